@@ -1,0 +1,76 @@
+"""The contract of backends: where an enqueued item goes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from ..item import WorkItem
+
+
+class Phase(Enum):
+    """How far a process is with stopping."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"
+    """Items are asked to end; new ones are still accepted, for requests that are being finished."""
+    STOPPED = "stopped"
+
+
+class Stats(NamedTuple):
+    """How many items of an app are in flight in this process, and how many have ended in it."""
+
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    interrupted: int
+
+
+class Watcher(Protocol):
+    """What a backend needs of the host: somebody who watches for the stop while items exist."""
+
+    awake: bool
+
+    def wake(self) -> None: ...
+    def ring(self) -> None: ...
+
+
+class Backend(ABC):
+    """Accepts items, knows them, and ends them when the host stops."""
+
+    @abstractmethod
+    def accept(self, item: WorkItem[Any], *, held: bool = False) -> None:
+        """Take an item; raises Refused. A held one waits for ``release`` or ``drop``."""
+
+    @abstractmethod
+    def release(self, item: WorkItem[Any]) -> None:
+        """Let a held item start, unless it was cancelled meanwhile."""
+
+    @abstractmethod
+    def drop(self, item: WorkItem[Any], error: BaseException) -> None:
+        """Cancel a held item, because its view ended with error."""
+
+    @abstractmethod
+    def get(self, item_id: str) -> WorkItem[Any] | None:
+        """The item with this id, if it is in flight or among those that ended last."""
+
+    @abstractmethod
+    def items(self) -> Iterable[WorkItem[Any]]:
+        """The items in flight, and those that ended last, oldest first."""
+
+    @abstractmethod
+    def stats(self) -> Stats:
+        """Count them."""
+
+    @abstractmethod
+    def wait_idle(self, timeout: float | None) -> bool:
+        """Wait until no item is in flight; False after timeout seconds."""
+
+    @abstractmethod
+    def stop(self, grace: float | None) -> list[WorkItem[Any]]:
+        """Stop now, giving items so many seconds; returns those that had not ended."""

@@ -1,0 +1,101 @@
+"""``BACKGROUND_*`` in ``app.config``, read once, at ``init_app``, into a frozen Settings."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from .errors import ConfigurationError
+
+Kind = Literal["thread", "asyncio"]
+Overflow = Literal["raise", "block", "run"]
+
+# What says how many items of one executor run at once, and how many do by default.
+_THREADS = min(32, (os.cpu_count() or 1) + 4)
+_COROUTINES = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorSettings:
+    """One executor: what it runs items on, and how many of them at once."""
+
+    kind: Kind
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an app has configured. Times are in seconds."""
+
+    grace_period: float = 90.0
+    max_queued: int = 10_000
+    overflow: Overflow = "raise"
+    executors: Mapping[str, ExecutorSettings] = field(default_factory=dict)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Settings:
+        """Read the settings; raises ConfigurationError with the key, the value and what is allowed."""
+        workers = _count(config, "BACKGROUND_WORKERS", _THREADS)
+        overflow = config.get("BACKGROUND_OVERFLOW", "raise")
+        if overflow not in ("raise", "block", "run"):
+            raise _wrong("BACKGROUND_OVERFLOW", overflow, '"raise", "block" or "run"')
+        return cls(
+            grace_period=_seconds(config, "BACKGROUND_GRACE_PERIOD", 90.0),
+            max_queued=_count(config, "BACKGROUND_MAX_QUEUED", 10_000),
+            overflow=cast(Overflow, overflow),
+            executors=_executors(config.get("BACKGROUND_EXECUTORS", {}), workers),
+        )
+
+
+def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
+    executors = {
+        "thread": ExecutorSettings("thread", workers),
+        "asyncio": ExecutorSettings("asyncio", _COROUTINES),
+    }
+    if not isinstance(named, Mapping):
+        raise _wrong("BACKGROUND_EXECUTORS", named, "a dict of names to dicts")
+    for name, options in named.items():
+        key = f"BACKGROUND_EXECUTORS[{name!r}]"
+        if not isinstance(options, Mapping):
+            raise _wrong(key, options, 'a dict such as {"kind": "thread", "workers": 2}')
+        kind = options.get("kind")
+        if kind == "thread":
+            executors[name] = ExecutorSettings("thread", _option(key, options, "workers", workers))
+        elif kind == "asyncio":
+            executors[name] = ExecutorSettings("asyncio", _option(key, options, "limit", _COROUTINES))
+        else:
+            raise _wrong(f'{key}["kind"]', kind, '"thread" or "asyncio"')
+    for name, kind in (("thread", "thread"), ("asyncio", "asyncio")):
+        if executors[name].kind != kind:
+            raise _wrong(
+                f'BACKGROUND_EXECUTORS[{name!r}]["kind"]', executors[name].kind, f'"{kind}" for this name'
+            )
+    return executors
+
+
+def _option(key: str, options: Mapping[str, Any], name: str, default: int) -> int:
+    for other in options:
+        if other not in ("kind", name):
+            raise _wrong(key, dict(options), f'"kind" and "{name}" only, not {other!r}')
+    return _count({f'{key}["{name}"]': options.get(name, default)}, f'{key}["{name}"]', default)
+
+
+def _count(config: Mapping[str, Any], key: str, default: int) -> int:
+    value = config.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise _wrong(key, value, "a whole number from 1")
+    return value
+
+
+def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
+    value = config.get(key, default)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise _wrong(key, value, "a number of seconds from 0")
+    return float(value)
+
+
+def _wrong(key: str, value: object, allowed: str) -> ConfigurationError:
+    return ConfigurationError(f"{key} is {value!r}; allowed is {allowed}")

@@ -1,0 +1,104 @@
+"""What can go wrong, each with its cure.
+
+::
+
+    BackgroundError
+    ├── ConfigurationError       a BACKGROUND_* setting or a task's option is not usable   (ValueError)
+    ├── NotInitialized           no app is known, or init_app was not called for it        (RuntimeError)
+    ├── ArgumentRefused          a live object was handed over to an item                   (TypeError)
+    ├── StateRefused             a state processor gave something that is not JSON          (TypeError)
+    ├── UploadMoved              an upload was used after an item had taken it over        (ValueError)
+    ├── Refused                  an item was not accepted; answers 503 in a view
+    │   ├── QueueFull            as many items are waiting as BACKGROUND_MAX_QUEUED allows
+    │   └── Stopping             the process stops and takes no more items
+    ├── NotFinished              the item had not ended when the wait's time was up      (TimeoutError)
+    ├── ItemCancelled            the item was cancelled
+    ├── ItemInterrupted          the host stopped before the item had ended
+    └── ItemTimeout              the item's own time was up                              (TimeoutError)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from werkzeug.exceptions import ServiceUnavailable
+
+if TYPE_CHECKING:
+    from .token import CancellationToken
+
+
+class BackgroundError(Exception):
+    """The base of every error that this package raises."""
+
+
+class ConfigurationError(BackgroundError, ValueError):
+    """A setting or an option has a value that is not allowed; the message says which are."""
+
+
+class NotInitialized(BackgroundError, RuntimeError):
+    """There is no app to enqueue for, or the app does not know this Background."""
+
+
+class ArgumentRefused(BackgroundError, TypeError):
+    """An argument is alive only while its request is; the message names it and the cure."""
+
+
+class StateRefused(BackgroundError, TypeError):
+    """A state processor returned something other than a dict of JSON values."""
+
+
+class UploadMoved(BackgroundError, ValueError):
+    """An upload was touched in the view after an item had taken it over."""
+
+
+class Refused(BackgroundError, ServiceUnavailable):
+    """An item was not accepted. A view that lets it pass answers 503 with Retry-After.
+
+    ``str()`` is for the developer; visitors see a general text without names or numbers.
+    """
+
+    retry_after_seconds = 1
+
+    def __init__(self, message: str) -> None:
+        ServiceUnavailable.__init__(
+            self,
+            "The server is busy. Please try again in a moment.",
+            retry_after=self.retry_after_seconds,
+        )
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class QueueFull(Refused):
+    """As many items wait as ``BACKGROUND_MAX_QUEUED`` allows, under ``BACKGROUND_OVERFLOW="raise"``."""
+
+
+class Stopping(Refused):
+    """The process stops: its items are drained, or their time is up. Another process will accept."""
+
+    retry_after_seconds = 5
+
+
+class NotFinished(BackgroundError, TimeoutError):
+    """``result()`` or ``exception()`` waited its time, and the item goes on."""
+
+
+class ItemCancelled(BackgroundError):
+    """Raised in an item by ``token.raise_if_cancelled()``, and by ``result()`` of a cancelled one.
+
+    Let it pass: the run ends with the status that belongs to the token's reason.
+    """
+
+    def __init__(self, message: str, token: CancellationToken | None = None) -> None:
+        super().__init__(message)
+        self.token = token
+
+
+class ItemInterrupted(BackgroundError):
+    """Raised by ``result()`` of an item that had not ended when the host's grace period had."""
+
+
+class ItemTimeout(BackgroundError, TimeoutError):
+    """The failure of an item that its ``timeout`` ended."""

@@ -1,0 +1,90 @@
+"""What happens to items, told to the world: for each event one log line and one signal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import signals
+from .errors import Refused
+from .item import Status, WorkItem
+
+if TYPE_CHECKING:
+    from blinker import NamedSignal
+    from flask import Flask
+
+
+class Events:
+    """Tells what happens to the items of one app, through a child of the app's logger."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self.log = app.logger.getChild("background")
+
+    def enqueued(self, item: WorkItem[Any]) -> None:
+        """It was accepted."""
+        if self.log.isEnabledFor(logging.DEBUG):
+            self.log.debug("Item %s (%s) enqueued", item.id, item.task_name)
+        if signals.item_enqueued.receivers:
+            self._send(signals.item_enqueued, item=item)
+
+    def started(self, item: WorkItem[Any]) -> None:
+        """Its run begins."""
+        if self.log.isEnabledFor(logging.DEBUG):
+            self.log.debug("Item %s (%s) started", item.id, item.task_name)
+        if signals.item_started.receivers:
+            self._send(signals.item_started, item=item)
+
+    def finished(self, item: WorkItem[Any], status: Status, corrects: bool = False) -> None:
+        """It has ended, with this status. Corrects: it was on record as interrupted."""
+        suffix = " after all; it was reported as interrupted" if corrects else ""
+        if status is Status.FAILED:
+            self.log.error("Item %s (%s) failed%s", item.id, item.task_name, suffix, exc_info=item._error)
+        elif status is Status.INTERRUPTED:
+            self.log.error(
+                "Item %s (%s) interrupted, %.1f s old: %s", item.id, item.task_name, item.age, item._error
+            )
+        elif corrects:
+            self.log.warning("Item %s (%s) %s%s", item.id, item.task_name, status, suffix)
+        elif self.log.isEnabledFor(logging.INFO):
+            self.log.info("Item %s (%s) %s", item.id, item.task_name, status)
+        if signals.item_finished.receivers:
+            self._send(signals.item_finished, item=item)
+
+    def dropped(self, item: WorkItem[Any], error: BaseException) -> None:
+        """It was to start after the response, but the view failed. ``finished`` follows."""
+        self.log.warning(
+            "Item %s (%s) dropped: its view ended with %s", item.id, item.task_name, type(error).__name__
+        )
+
+    def refused(self, task_name: str, error: Refused) -> None:
+        """An item was not accepted."""
+        self.log.warning("An item (%s) was refused: %s", task_name, error)
+        if signals.item_refused.receivers:
+            self._send(signals.item_refused, task_name=task_name, error=error)
+
+    def stopping(self, count: int, grace: float, how_to_cut: str) -> None:
+        """The stop begins, with this many items in flight."""
+        if count:
+            self.log.warning(
+                "Stopping: waiting up to %.0f s for %d item%s%s", grace, count, "s"[: count != 1], how_to_cut
+            )
+        if signals.stopping.receivers:
+            self._send(signals.stopping, grace=grace)
+
+    def stopped(self, unfinished: Sequence[WorkItem[Any]]) -> None:
+        """No more items are accepted."""
+        if signals.stopped.receivers:
+            self._send(signals.stopped, unfinished=list(unfinished))
+
+    def trouble(self, what: str, error: BaseException) -> None:
+        """Something that hurts no item went wrong."""
+        self.log.error("%s", what, exc_info=error)
+
+    def _send(self, signal: NamedSignal, **values: Any) -> None:
+        for receiver in signal.receivers_for(self._app):
+            try:
+                receiver(self._app, **values)
+            except Exception as error:
+                self.trouble(f"A receiver of {signal.name} failed", error)

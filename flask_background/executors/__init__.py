@@ -1,0 +1,1 @@
+"""What runs items in this process."""

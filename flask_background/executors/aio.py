@@ -1,0 +1,101 @@
+"""Coroutines on one event loop, on a thread of its own: thousands at a time under a limit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .. import native
+from ..runner import Adopt, Run
+from .base import Executor
+
+if TYPE_CHECKING:
+    from ..item import WorkItem
+
+
+class AsyncioExecutor(Executor):
+    """Runs coroutine functions, and awaits what functions on other executors return to be awaited."""
+
+    coroutines_only = True
+
+    def __init__(self, name: str, capacity: int, perform: Callable[[WorkItem[Any], Adopt], None]) -> None:
+        super().__init__(name, capacity)
+        self._perform = perform
+        self._lock = native.new_lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Touched on the loop's thread alone.
+        self._waiting: deque[WorkItem[Any]] = deque()
+        self._tasks: dict[asyncio.Task[None], Run] = {}
+
+    def put(self, item: WorkItem[Any]) -> None:
+        self._running_loop().call_soon_threadsafe(self._arrive, item)
+
+    def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:
+        """Await what a run has begun, on this loop, and end the run as that ends."""
+        self._running_loop().call_soon_threadsafe(self._start, run, awaitable)
+
+    def abort(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(self._cancel_all)
+
+    def close(self) -> None:
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(self._stop_when_done, loop)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = native.new_event_loop()
+                loop = self._loop
+                native.start_thread(lambda: self._run(loop), f"background-{self.name}")
+            return self._loop
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        ended = False
+        while not ended:
+            try:
+                loop.run_forever()
+                ended = True
+            except (SystemExit, KeyboardInterrupt):
+                pass  # from a task or callback that an item left on the loop: it ends that alone
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+    def _arrive(self, item: WorkItem[Any]) -> None:
+        if len(self._tasks) < self.capacity:
+            self._perform(item, self._start)
+        else:
+            self._waiting.append(item)
+
+    def _start(self, run: Run, awaitable: Awaitable[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(run.await_outcome(awaitable), context=run.context)
+        self._tasks[task] = run
+        task.add_done_callback(partial(self._done, awaitable))
+        run.abortable(lambda: loop.call_soon_threadsafe(task.cancel))
+
+    def _done(self, awaitable: Awaitable[Any], task: asyncio.Task[None]) -> None:
+        run = self._tasks.pop(task)
+        if task.cancelled():  # before its first step, so the run does not know yet
+            if asyncio.iscoroutine(awaitable):
+                awaitable.close()
+            run.context.run(run.fail, asyncio.CancelledError())
+        while self._waiting and len(self._tasks) < self.capacity:
+            self._perform(self._waiting.popleft(), self._start)
+
+    def _cancel_all(self) -> None:
+        for run in tuple(self._tasks.values()):
+            run.abort()
+
+    def _stop_when_done(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._tasks:
+            loop.call_later(0.05, self._stop_when_done, loop)
+        else:
+            loop.stop()

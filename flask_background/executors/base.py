@@ -1,0 +1,35 @@
+"""The contract of executors: they run items in this process, and report nothing: a run ends itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from ..item import WorkItem
+
+
+class Executor(ABC):
+    """Runs items, at most ``capacity`` at once. Starts nothing before the first one.
+
+    ``load`` counts its items that are queued or running; the backend keeps it, under its own lock.
+    """
+
+    coroutines_only: ClassVar[bool] = False
+
+    def __init__(self, name: str, capacity: int) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.load = 0
+
+    @abstractmethod
+    def put(self, item: WorkItem[Any]) -> None:
+        """Take an item to run. Never blocks; called on any thread, with no lock held."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """The grace period is over: cancel what can be cancelled, so that it can clean up."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the threads once they have nothing to do. Nothing is put afterwards."""

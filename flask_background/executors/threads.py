@@ -1,0 +1,55 @@
+"""Items on threads of our own: daemons, started one by one as the load asks for them.
+
+Not a ThreadPoolExecutor: its hook at interpreter exit joins every thread without limit, and costs ten times
+the memory for each queued item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import native
+from .base import Executor
+
+if TYPE_CHECKING:
+    from ..item import WorkItem
+
+
+class ThreadExecutor(Executor):
+    """Runs functions on at most ``capacity`` threads."""
+
+    def __init__(self, name: str, capacity: int, perform: Callable[[WorkItem[Any]], None]) -> None:
+        super().__init__(name, capacity)
+        self._perform = perform
+        self._queue: native.SimpleQueue[WorkItem[Any] | None] = native.SimpleQueue()
+        self._lock = native.new_lock()
+        self._threads = 0
+
+    def put(self, item: WorkItem[Any]) -> None:
+        self._queue.put(item)
+        if self._threads < self.capacity and self._threads < self.load:
+            self._add_thread()
+
+    def abort(self) -> None:
+        """Threads cannot be cancelled: their items are reported, and end with the process."""
+
+    def close(self) -> None:
+        with self._lock:
+            threads, self._threads = self._threads, 0
+        for _ in range(threads):
+            self._queue.put(None)
+
+    def _add_thread(self) -> None:
+        with self._lock:
+            if self._threads >= self.capacity:
+                return
+            self._threads += 1
+            number = self._threads
+        native.start_thread(self._work, f"background-{self.name}-{number}")
+
+    def _work(self) -> None:
+        get, perform = self._queue.get, self._perform
+        while (item := get()) is not None:
+            perform(item)
+            item = None  # or an idle thread would keep its last item alive

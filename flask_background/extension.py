@@ -1,0 +1,154 @@
+"""Background: the extension object. Wiring only; what it wires is in the other rooms."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from flask import current_app, has_app_context
+
+from . import arguments, hosts, response
+from .backends.base import Stats
+from .errors import NotInitialized
+from .item import WorkItem
+from .part import AppPart
+from .state import StateProcessor
+from .task import AdHoc, Task, When, hand_over, make_task
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Background:
+    """Background work for one Flask app, or for several that share their tasks.
+
+    ``Background(app)``, or ``Background()`` and ``init_app(app)`` later. Nothing is started before the first
+    item: no thread, no file.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        self._app = app
+        self._processors: list[StateProcessor] = []
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Read the app's ``BACKGROUND_*`` settings and get ready.
+
+        Raises ConfigurationError if a setting is not usable, RuntimeError if the app has a Background.
+        """
+        if "background" in app.extensions:
+            raise RuntimeError(
+                f"app {app.name!r} has a Background already: call init_app, or Background(app), once per app"
+            )
+        app.extensions["background"] = AppPart(app, self, self._processors)
+        response.guard(app)
+        hosts.prepare()
+
+    @overload
+    def task(self, func: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        executor: str | None = None,
+        timeout: float | None = None,
+        when: When = "now",
+    ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    def task(self, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Make a function a task: ``@background.task``, or with options ``@background.task(timeout=30)``.
+
+        ``name``: as it is called in logs; the module's and the function's by default. ``executor``: the name
+        of the executor that runs it; "asyncio" for coroutine functions and "thread" for others by default.
+        ``timeout``: seconds after which a run's token fires, and a coroutine is cancelled. ``when``: "now",
+        or "response" to start when the response has been sent. Raises ConfigurationError.
+        """
+        if func is None:
+            return lambda decorated: make_task(self, decorated, **options)
+        return make_task(self, func)
+
+    @overload
+    def enqueue(
+        self, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> WorkItem[T]: ...
+    @overload
+    def enqueue(self, func: Callable[P, Future[T]], /, *args: P.args, **kwargs: P.kwargs) -> WorkItem[T]: ...
+    @overload
+    def enqueue(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> WorkItem[R]: ...
+    def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> WorkItem[Any]:
+        """Hand over a call of any callable, a lambda too; see ``Task.enqueue``.
+
+        What the callable brings along (a closure's variables, a partial's arguments) is checked like
+        arguments.
+        """
+        if isinstance(func, Task):
+            return func.enqueue(*args, **kwargs)
+        if not callable(func):
+            raise TypeError(
+                f"background.enqueue() takes a function and its arguments, not {type(func).__name__}:"
+                " write enqueue(f, x), not enqueue(f(x))"
+            )
+        arguments.refuse_live_closure(func)
+        try:
+            signature = inspect.signature(func, follow_wrapped=False)
+        except ValueError:  # some builtins have none
+            pass
+        else:
+            signature.bind(*args, **kwargs)
+        return hand_over(self._part(), AdHoc.of(func), args, kwargs)
+
+    def state_processor(self, processor: StateProcessor) -> StateProcessor:
+        """Add a function that is called in the request, at every enqueue, and returns a dict of JSON values.
+
+        The items find them in ``current_item.state.values``. Raises StateRefused at enqueue if they are not
+        JSON.
+        """
+        self._processors.append(processor)
+        return processor
+
+    def get(self, item_id: str) -> WorkItem[Any] | None:
+        """The item with this id, or None: in flight in this process, or among the 1,000 that ended last."""
+        return self._part().backend.get(item_id)
+
+    def items(self) -> list[WorkItem[Any]]:
+        """The app's items in this process: those that ended last, then those in flight, oldest first."""
+        return self._part().backend.items()
+
+    def stats(self) -> Stats:
+        """How many of the app's items are queued and running in this process, and how many ended how."""
+        return self._part().backend.stats()
+
+    def wait_idle(self, timeout: float | None = None) -> bool:
+        """Wait until no item is queued or running; False after timeout seconds (None: without limit)."""
+        return self._part().backend.wait_idle(timeout)
+
+    def stop(self, grace: float | None = None) -> list[WorkItem[Any]]:
+        """Stop now: fire the tokens, give items grace seconds (None: the app's grace period), refuse others.
+
+        Returns the items that had not ended. For scripts, tests, and hosts that are not known here; under
+        gunicorn and in an ordinary process it happens by itself.
+        """
+        return self._part().backend.stop(grace)
+
+    def _part(self) -> AppPart:
+        """The part of the current app, else of the app given to the constructor."""
+        app = current_app._get_current_object() if has_app_context() else self._app  # type: ignore[attr-defined]
+        if app is None:
+            raise NotInitialized(
+                "Background does not know which app this is for: use it in a view, a command or an item, or"
+                " inside `with app.app_context():`"
+            )
+        part: AppPart | None = app.extensions.get("background")
+        if part is None or part.owner is not self:
+            raise NotInitialized(
+                f"this Background was not initialised for app {app.name!r}: call background.init_app(app)"
+            )
+        return part

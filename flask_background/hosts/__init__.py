@@ -1,0 +1,57 @@
+"""What the process lives in: found at the first enqueue, one for all apps of the process."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from .. import native
+from . import gunicorn, process
+from .base import Host
+
+if TYPE_CHECKING:
+    from gunicorn.workers.base import Worker
+
+_host: Host | None = None
+_lock = native.new_lock()
+
+
+def current() -> Host:
+    """The host of this process."""
+    global _host
+    host = _host
+    if host is not None and host.pid == os.getpid():
+        return host
+    with _lock:
+        if _host is None or _host.pid != os.getpid():
+            _host = detect()
+        return _host
+
+
+def detect() -> Host:
+    """Look where we are: under gunicorn, or in a process of its own."""
+    worker = gunicorn.find_worker()
+    if worker is not None:
+        return gunicorn.GunicornHost(worker)
+    return process.ProcessHost()
+
+
+def adopt(worker: Worker) -> None:
+    """This process is that gunicorn worker, whatever ``detect`` would find."""
+    global _host
+    with _lock:
+        if _host is None or _host.pid != os.getpid():
+            _host = gunicorn.GunicornHost(worker)
+
+
+def prepare() -> None:
+    """Before the first enqueue, as long as we are on the main thread: let TERM be heard."""
+    process.listen_for_term(lambda: _host)
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = native.new_lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)

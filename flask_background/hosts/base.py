@@ -1,0 +1,156 @@
+"""The contract of hosts, and what they share: watch for the stop, wait for the items, keep to the time.
+
+Three threads have a part in a stop. The *watcher* lives while items exist: it asks the host whether the stop
+has begun, and takes the apps through it. The *main thread* comes to ``drain`` when the host has done its own
+work, and waits there. A host may add a *heart*, which runs no foreign code that could hold it up.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import weakref
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from .. import native
+
+if TYPE_CHECKING:
+    from ..backends.local import LocalBackend
+
+# How often the watcher looks for the stop, and how long it stays when no item is in flight (seconds).
+_TICK = 0.1
+_LINGER = 5.0
+# What coroutines get to clean up in once their time is up.
+_CLEANUP = 0.1
+
+
+class Host(ABC):
+    """What the process lives in: says when it stops, and how long it may take."""
+
+    #: Seconds after the stop's beginning in which the host is sure not to kill; inf: it never does.
+    allowance = math.inf
+    #: Added to the line that says how many items are waited for.
+    how_to_cut = ""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.awake = False
+        self._lock = native.new_lock()
+        self._bell: native.SimpleQueue[None] = native.SimpleQueue()
+        self._backends: tuple[weakref.ref[LocalBackend], ...] = ()
+        self._began: float | None = None
+        self._cut = False
+        self._arrived = False
+        self._over = native.Gate()
+
+    @abstractmethod
+    def is_stopping(self) -> bool:
+        """Whether the stop has begun. Asked on the watcher's thread."""
+
+    def begun(self) -> None:
+        """The stop has begun. Called once, on the watcher's thread or the main one."""
+
+    def interrupted(self) -> None:
+        """A signal has raised SystemExit or KeyboardInterrupt in ``drain``."""
+
+    def add(self, backend: LocalBackend) -> None:
+        """An app is about to have its first item here."""
+        with self._lock:
+            self._backends = (*(ref for ref in self._backends if ref()), weakref.ref(backend))
+
+    def wake(self) -> None:
+        """An item was accepted, so there is something to watch."""
+        with self._lock:
+            if self.awake:
+                return
+            self.awake = True
+        native.start_thread(self._watch, "background-watcher")
+
+    def ring(self) -> None:
+        """An item has ended while its app stops: perhaps it was the last one."""
+        self._bell.put(None)
+
+    def cut(self) -> None:
+        """Wait no longer. Fit for a signal handler."""
+        self._cut = True
+        self._bell.put(None)
+
+    def backends(self) -> list[LocalBackend]:
+        """The apps in this process, as far as they have had items."""
+        return [backend for ref in self._backends if (backend := ref()) is not None]
+
+    def in_flight(self) -> int:
+        """How many items are queued or running, in all apps. Fit for a signal handler."""
+        return sum(len(backend.ledger.in_flight) for backend in self.backends())
+
+    def drain(self) -> None:
+        """Wait, on the main thread, until no item is in flight or their time is up. Raises nothing."""
+        if self.pid != os.getpid():
+            return  # inherited by a fork: those items are the parent's
+        self._arrived = True
+        while True:
+            try:
+                if not self.in_flight():
+                    self._take_through_stop()
+                    if self._close():
+                        return
+                self.wake()
+                self.ring()
+                if self._over.wait(_TICK) or self.is_up(late=_TICK):
+                    return
+            except (KeyboardInterrupt, SystemExit):
+                self.interrupted()
+
+    def _watch(self) -> None:
+        quiet_since = time.monotonic()
+        while True:
+            try:
+                if self._began is not None or self._arrived or self.is_stopping():
+                    self._take_through_stop()
+                    if self._arrived and (self.is_up() if self.in_flight() else self._close()):
+                        self._over.open()
+                        return
+            except Exception as error:
+                for backend in self.backends():
+                    backend.trouble("The watch over the host failed, and goes on", error)
+            now = time.monotonic()
+            if self._began is not None or self.in_flight():
+                quiet_since = now
+            elif now - quiet_since > _LINGER and self._rests():
+                return
+            try:
+                self._bell.get(timeout=_TICK)
+            except native.Empty:
+                pass
+
+    def _rests(self) -> bool:
+        """Whether the watcher may end: an item that came meanwhile keeps it, or has started another."""
+        self.awake = False
+        if not self.in_flight():
+            return True
+        with self._lock:
+            another, self.awake = self.awake, True
+        return another
+
+    def _take_through_stop(self) -> None:
+        """Do what is due now; an app that was first used after the stop began joins here."""
+        with self._lock:
+            begins = self._began is None
+            began = self._began = time.monotonic() if self._began is None else self._began
+        if begins:
+            self.begun()
+        for backend in self.backends():
+            backend.clock.begin(began, allowance=self.allowance, how_to_cut=self.how_to_cut)
+            backend.clock.tick()
+            if self._cut:
+                backend.clock.time_is_up()
+
+    def _close(self) -> bool:
+        return all([backend.clock.close_if_idle() for backend in self.backends()])
+
+    def is_up(self, late: float = 0.0) -> bool:
+        """Whether the grace period of every app is over, by so many seconds."""
+        up_at = max((backend.clock.up_at for backend in self.backends()), default=0.0)
+        return time.monotonic() >= up_at + _CLEANUP + late

@@ -1,0 +1,168 @@
+"""gunicorn: finds the worker that this process is, waits in its exit, and keeps its heart beating meanwhile.
+
+No line in gunicorn.conf.py is needed: the worker's own configuration object, which after the fork is this
+process's alone, gets hooks around the user's. ``worker_exit`` runs when requests are over, whatever ended the
+worker, and before the interpreter shuts down, so items can still use thread pools there. By then gunicorn
+has closed the file whose timestamp shows that the worker lives, so a copy of it is made at the beginning.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from .. import native
+from .base import Host
+
+if TYPE_CHECKING:
+    from gunicorn.workers.base import Worker
+    from gunicorn.workers.workertmp import WorkerTmp
+
+    from ..backends.local import LocalBackend
+
+# gunicorn kills when its graceful_timeout is over; by so many seconds before that all has to be on record.
+_MARGIN = 1.0
+_BEAT = 0.05
+# For how long the interpreter may take to end when items had to be left behind (threads are joined there,
+# without limit), in seconds.
+_EXIT_WITHIN = 0.15
+# INT and QUIT less than this apart are one Ctrl-C: a worker gets one itself and the other from its master.
+_ONE_PRESS = 1.0
+
+
+def find_worker() -> Worker | None:
+    """The gunicorn worker that this process is, if it is one. Works on any thread."""
+    base = sys.modules.get("gunicorn.workers.base")
+    if base is None:
+        return None
+    found = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if not isinstance(found, base.Worker):
+        found = _worker_on_stack()
+    if not isinstance(found, base.Worker) or found.pid != os.getpid():
+        return None
+    worker: Worker = found
+    return worker
+
+
+def _worker_on_stack() -> Any:
+    """Where something has replaced the TERM handler: the main thread was started by ``spawn_worker``."""
+    main = threading.main_thread().ident
+    frame = None if main is None else sys._current_frames().get(main)
+    while frame is not None:
+        if frame.f_code.co_name == "spawn_worker":
+            return frame.f_locals.get("worker")
+        frame = frame.f_back
+    return None
+
+
+class GunicornHost(Host):
+    """A gunicorn worker."""
+
+    how_to_cut = "; one more INT or QUIT (Ctrl-C) ends the wait"
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__()
+        self.graceful_timeout = float(worker.cfg.graceful_timeout)
+        self.allowance = max(0.0, self.graceful_timeout - _MARGIN)
+        self._worker = worker
+        self._pulse = _copy_of(worker.tmp)
+        self._pressed: dict[int | None, float] = {}
+        self._left_at: float | None = None
+        self._hook()
+        if worker.cfg.max_requests > 0:
+            self._put_off_recycle()
+
+    def add(self, backend: LocalBackend) -> None:
+        super().add(backend)
+        grace = backend.clock.grace
+        if self.graceful_timeout < grace:
+            backend.events.log.warning(
+                "BACKGROUND_GRACE_PERIOD is %g s, but gunicorn may kill a worker %g s after it was told to"
+                " stop (graceful_timeout), so items can be sure of %g s only. Start gunicorn with"
+                " --graceful-timeout %g, or set BACKGROUND_GRACE_PERIOD to %g",
+                grace,
+                self.graceful_timeout,
+                self.allowance,
+                math.ceil(grace + _MARGIN),
+                self.allowance,
+            )
+
+    def is_stopping(self) -> bool:
+        return not self._worker.alive or self._worker.ppid != os.getppid()
+
+    def begun(self) -> None:
+        native.start_thread(self._keep_alive, "background-heart")
+
+    def _keep_alive(self) -> None:
+        """Beat while items have time, and end the process if the interpreter does not."""
+        while True:
+            if not self.in_flight():
+                pass  # gunicorn's own rules hold
+            elif self._left_at is not None:
+                if time.monotonic() - self._left_at > _EXIT_WITHIN:
+                    os._exit(0)
+            elif self._pulse is not None and not self.is_up(late=_MARGIN):
+                self._pulse.notify()
+            native.sleep(_BEAT)
+
+    def _hook(self) -> None:
+        cfg = self._worker.cfg
+        users_exit, users_int = cfg.worker_exit, cfg.worker_int
+
+        def worker_exit(arbiter: Any, worker: Worker) -> None:
+            if os.getpid() == self.pid:
+                self.drain()
+                self._left_at = time.monotonic()
+            users_exit(arbiter, worker)
+
+        def worker_int(worker: Worker) -> None:
+            # Called by gunicorn's handler, whose argument tells which signal it was.
+            self._press(sys._getframe(1).f_locals.get("sig"))
+            users_int(worker)
+
+        cfg.set("worker_exit", worker_exit)
+        cfg.set("worker_int", worker_int)
+
+    def _press(self, sig: int | None) -> None:
+        now = time.monotonic()
+        again = sig in self._pressed or any(now - when > _ONE_PRESS for when in self._pressed.values())
+        began = self._began
+        if again or (began is not None and now - began > _ONE_PRESS):
+            self.cut()
+        self._pressed[sig] = now
+
+    def _put_off_recycle(self) -> None:
+        """Recycle by ``max_requests`` only when no item is in flight, or at twice the setting.
+
+        The replacement starts when this worker has exited, so waiting for items then would be an outage.
+        gunicorn decides before it calls the view, which may enqueue: so the decision is moved behind it.
+        """
+        worker, cfg = self._worker, self._worker.cfg
+        limit = worker.max_requests
+        users_post_request = cfg.post_request
+        worker.max_requests = 2 * limit
+
+        def post_request(worker: Worker, request: Any, environ: Any, response: Any) -> None:
+            users_post_request(worker, request, environ, response)
+            if worker.nr >= limit and worker.alive and not self.in_flight():
+                worker.log.info("Autorestarting worker: max_requests reached, no items in flight.")
+                worker.alive = False
+
+        cfg.set("post_request", post_request)
+
+
+def _copy_of(tmp: WorkerTmp) -> WorkerTmp | None:
+    """The worker's heartbeat file under a descriptor of its own, with gunicorn's own way of touching it."""
+    try:
+        descriptor = os.dup(tmp.fileno())
+    except (OSError, ValueError):
+        return None  # gunicorn has closed it: the worker is about to exit
+    pulse = copy.copy(tmp)
+    vars(pulse)["_tmp"] = os.fdopen(descriptor, "w+b", 0)
+    return pulse

@@ -1,0 +1,55 @@
+"""A process of its own: a script, ``flask run``, waitress. Waits for items when Python shuts down."""
+
+from __future__ import annotations
+
+import concurrent.futures.thread
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from .base import Host
+
+
+class ProcessHost(Host):
+    """A process that ends with its main thread, or by TERM or Ctrl-C. Nothing limits how long it takes."""
+
+    how_to_cut = "; Ctrl-C ends the wait"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = False
+        # Runs before threads are joined. Such callbacks run last in, first out: concurrent.futures has one,
+        # after which no pool takes work, so that has to be imported, and registered, before this one.
+        assert concurrent.futures.thread
+        threading._register_atexit(self.drain)  # type: ignore[attr-defined]
+
+    def is_stopping(self) -> bool:
+        return self.told
+
+    def interrupted(self) -> None:
+        self.cut()
+
+
+def listen_for_term(host: Callable[[], Host | None]) -> None:
+    """Make TERM end the process like Ctrl-C does while items are in flight, and as ever when there are none.
+
+    Only where nobody else handles it, and on the main thread, which alone may.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    pid = os.getpid()
+
+    def on_term(signum: int, frame: FrameType | None) -> None:
+        current = host()
+        if os.getpid() != pid or not isinstance(current, ProcessHost) or not current.in_flight():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        current.told = True
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, on_term)

@@ -1,0 +1,113 @@
+"""Operating-system threads and locks, also where gevent has put greenlets in their place.
+
+Under gevent an item on a "thread" that burns CPU or sleeps in C stops every greenlet of the process,
+gunicorn's heartbeat among them. So items, and whatever watches over them, live on real threads, and what
+they share with greenlets is guarded by real locks, held for a few lines that never switch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+import threading
+import time
+from _queue import Empty, SimpleQueue
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _thread import LockType
+
+__all__ = ["Empty", "Gate", "SimpleQueue", "new_event_loop", "new_lock", "sleep", "start_thread"]
+
+# How often a greenlet looks at a gate: a real lock cannot wake it.
+_GREENLET_POLL = 0.01
+
+_own_threads: set[int] = set()
+
+
+def _original(module: str, name: str) -> Any:
+    """The attribute as it was before gevent patched the module, if it did."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None:
+        return monkey.get_original(module, name)
+    return getattr(importlib.import_module(module), name)
+
+
+def _patched() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def new_lock() -> LockType:
+    """A lock between real threads."""
+    lock: LockType = _original("_thread", "allocate_lock")()
+    return lock
+
+
+def start_thread(target: Callable[[], None], name: str) -> None:
+    """Run target on a daemon thread of the operating system."""
+    if not _patched():
+        threading.Thread(target=target, name=name, daemon=True).start()
+        return
+    get_ident = _original("_thread", "get_ident")
+
+    def run() -> None:
+        _own_threads.add(get_ident())
+        try:
+            target()
+        finally:
+            _own_threads.discard(get_ident())
+
+    _original("_thread", "start_new_thread")(run, ())
+
+
+def sleep(seconds: float) -> None:
+    """Hold up this thread alone."""
+    _original("time", "sleep")(seconds)
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """An event loop that waits in the operating system, not in gevent's hub."""
+    if not _patched():
+        return asyncio.new_event_loop()
+    return asyncio.SelectorEventLoop(_original("selectors", "DefaultSelector")())
+
+
+class Gate:
+    """Opens once; whoever waits passes then. Cheaper than an Event, and safe under gevent."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = new_lock()
+        self._lock.acquire()
+
+    def open(self) -> None:
+        """Let everybody pass. Once is enough; more often does no harm."""
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # it was open
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait up to timeout seconds; says whether the gate is open."""
+        if timeout is not None and timeout < 0:
+            timeout = 0.0
+        if _patched() and _original("_thread", "get_ident")() not in _own_threads:
+            opened = self._wait_in_greenlet(timeout)
+        else:
+            opened = self._lock.acquire(timeout=-1 if timeout is None else min(timeout, 1e6))
+        if opened:
+            self.open()
+        return opened
+
+    def _wait_in_greenlet(self, timeout: float | None) -> bool:
+        gevent = sys.modules["gevent"]
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._lock.acquire(blocking=False):
+            if end is not None and time.monotonic() >= end:
+                return False
+            gevent.sleep(_GREENLET_POLL)
+        return True

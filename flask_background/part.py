@@ -1,0 +1,55 @@
+"""What one app holds, in ``app.extensions["background"]``: its settings, and this process's backend."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from . import hosts, native
+from .backends.local import LocalBackend
+from .config import Settings
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from .state import StateProcessor
+
+
+class AppPart:
+    """One app's part of a Background.
+
+    Whatever is alive belongs to one process: after a fork the child makes its own, and the parent's items
+    stay the parent's.
+    """
+
+    def __init__(self, app: Flask, owner: object, processors: list[StateProcessor]) -> None:
+        self.app = app
+        self.owner = owner
+        self.processors = processors
+        self.settings = Settings.from_config(app.config)
+        self._backend: LocalBackend | None = None
+
+    @property
+    def backend(self) -> LocalBackend:
+        """The backend of this process, made when the first item asks for it."""
+        backend = self._backend
+        if backend is not None and backend.pid == os.getpid():
+            return backend
+        with _making:
+            if self._backend is None or self._backend.pid != os.getpid():
+                host = hosts.current()
+                backend = LocalBackend(self.app, self.settings, host)
+                host.add(backend)
+                self._backend = backend
+            return self._backend
+
+
+_making = native.new_lock()
+
+
+def _after_fork() -> None:
+    global _making
+    _making = native.new_lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,288 @@
+"""Tasks: decorated functions that can be called as before, or enqueued."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import update_wrapper
+from keyword import iskeyword
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from flask import has_request_context, request
+
+from . import arguments, native, response
+from .errors import ConfigurationError
+from .item import Callee, Status, WorkItem, current_item_var
+from .state import RequestState
+from .token import CancellationSource
+
+if TYPE_CHECKING:
+    from .part import AppPart
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+When = Literal["now", "response"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """How a task's items are run. ``timeout`` is in seconds, from the beginning of the run."""
+
+    name: str
+    executor: str
+    timeout: float | None = None
+    when: When = "now"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise _wrong("name", self.name, "a string that is not empty")
+        if not isinstance(self.executor, str):
+            raise _wrong("executor", self.executor, "the name of an executor, such as 'thread'")
+        if self.timeout is not None and not (
+            isinstance(self.timeout, (int, float))
+            and not isinstance(self.timeout, bool)
+            and 0 < self.timeout < math.inf
+        ):
+            raise _wrong("timeout", self.timeout, "a number of seconds above 0, or None")
+        if self.when not in ("now", "response"):
+            raise _wrong("when", self.when, '"now" or "response"')
+
+
+class Using(TypedDict, total=False):
+    """The options that ``using`` can change."""
+
+    when: When
+    timeout: float | None
+    executor: str
+
+
+class Finder(Protocol):
+    """Finds the app that an item is enqueued for."""
+
+    def _part(self) -> AppPart: ...
+
+
+class Task(Generic[P, R]):
+    """A function that can be enqueued. Called, it is the function that it was."""
+
+    def __init__(
+        self, finder: Finder, func: Callable[P, R], options: TaskOptions, is_coroutine: bool
+    ) -> None:
+        update_wrapper(self, func)
+        self.func = func
+        self._set_options(options)
+        self.is_coroutine = is_coroutine
+        self._finder = finder
+        self._check_call = _call_checker(func)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function here and now. Outside of an item ``current_item`` is bound to one of its own.
+
+        That one's token never fires. What the function raises is raised here.
+        """
+        if current_item_var.get(None) is not None:
+            return self.func(*args, **kwargs)
+        item: WorkItem[Any] = WorkItem(self, (), {}, None, _Direct())
+        item.status = Status.RUNNING
+        item.attempt = 1
+        if self.is_coroutine:
+            return cast(R, _await_bound(item, cast(Any, self.func), args, kwargs))
+        token = current_item_var.set(item)
+        try:
+            return self.func(*args, **kwargs)
+        finally:
+            current_item_var.reset(token)
+
+    @overload
+    def enqueue(self: Task[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> WorkItem[T]: ...
+    @overload
+    def enqueue(self: Task[P, Future[T]], *args: P.args, **kwargs: P.kwargs) -> WorkItem[T]: ...
+    @overload
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> WorkItem[R]: ...
+    def enqueue(self, *args: Any, **kwargs: Any) -> WorkItem[Any]:
+        """Hand a call over and return its item at once.
+
+        Raises TypeError if the arguments do not fit the function, ArgumentRefused if one of them is alive
+        only while the request is, and QueueFull or Stopping (503 in a view) if the item is not accepted.
+        Uploads are moved to the item: they cannot be used in the view any more.
+        """
+        self._check_call(*args, **kwargs)
+        return hand_over(self._finder._part(), self, args, kwargs, self.options.when)
+
+    def using(self, **options: Unpack[Using]) -> Task[P, R]:
+        """The same task with other options; this one stays as it is.
+
+        ``when="response"``: start when the response has been sent; drop the item if the view ends in an
+        unhandled exception. Outside of a request it starts at once. ``timeout``: seconds that a run may take,
+        or None. ``executor``: the name of another executor.
+        """
+        task = copy(self)
+        task._set_options(replace(self.options, **options))
+        return task
+
+    def _set_options(self, options: TaskOptions) -> None:
+        self.options = options
+        self.name = options.name
+        self.executor = options.executor
+        self.timeout = options.timeout
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+
+@dataclass(frozen=True, slots=True)
+class AdHoc:
+    """A callable that was enqueued without being a task."""
+
+    func: Callable[..., Any]
+    name: str
+    executor: str
+    is_coroutine: bool
+    timeout: None = None
+
+    @classmethod
+    def of(cls, func: Callable[..., Any]) -> AdHoc:
+        """Work out the name and the executor, as for a task."""
+        is_coroutine = is_coroutine_function(func)
+        return cls(func, name_of(func), _executor_for(is_coroutine), is_coroutine)
+
+
+class _Direct:
+    """Keeps the item of a direct call, which nobody else knows and nobody cancels."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = native.new_lock()
+        self._source = CancellationSource()
+
+    def cancel(self, item: WorkItem[Any]) -> bool:
+        return False
+
+    def source_of(self, item: WorkItem[Any]) -> CancellationSource:
+        return self._source
+
+
+def hand_over(
+    part: AppPart, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
+) -> WorkItem[Any]:
+    """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
+    backend = part.backend
+    state = None
+    if has_request_context():
+        state = RequestState.capture(request._get_current_object(), part.processors)  # type: ignore[attr-defined]
+    elif (outer := current_item_var.get(None)) is not None:
+        state = outer.state
+    args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
+    item: WorkItem[Any] = WorkItem(callee, args, kwargs, state, backend)
+    held = response.hold() if when == "response" else None
+    if moved is None:
+        backend.accept(item, held=held is not None)
+    else:
+        item._uploads = moved.own
+        try:
+            backend.accept(item, held=held is not None)
+        except BaseException:
+            moved.give_back()
+            raise
+    if held is not None:
+        held.append((backend, item))
+    return item
+
+
+def is_coroutine_function(func: Callable[..., Any]) -> bool:
+    """Whether calling func gives a coroutine, also for a callable object with an async ``__call__``."""
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
+        getattr(func, "__call__", None)  # noqa: B004
+    )
+
+
+def make_task(
+    finder: Finder,
+    func: Callable[P, R],
+    *,
+    name: str | None = None,
+    executor: str | None = None,
+    timeout: float | None = None,
+    when: When = "now",
+) -> Task[P, R]:
+    """A task of func; its name and executor are worked out where they are not given."""
+    if not callable(func):
+        raise ConfigurationError(f"{func!r} is not a function: decorate one, @background.task above def")
+    is_coroutine = is_coroutine_function(func)
+    options = TaskOptions(
+        name=name_of(func) if name is None else name,
+        executor=_executor_for(is_coroutine) if executor is None else executor,
+        timeout=timeout,
+        when=when,
+    )
+    return Task(finder, func, options, is_coroutine)
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """The name of a task where none is given: ``module.function``."""
+    named = getattr(func, "func", func)  # of a partial
+    name = getattr(named, "__qualname__", type(named).__qualname__)
+    return f"{getattr(named, '__module__', None) or '?'}.{name}"
+
+
+def _executor_for(is_coroutine: bool) -> str:
+    return "asyncio" if is_coroutine else "thread"
+
+
+def _call_checker(func: Callable[..., Any]) -> Callable[..., None]:
+    """A function with func's signature that does nothing: what does not fit func is a TypeError in the view.
+
+    Made from source, as dataclasses and namedtuple do: fifty times as fast as ``Signature.bind``.
+    """
+    try:
+        signature = inspect.signature(func, follow_wrapped=False)
+    except (TypeError, ValueError):  # some builtins have none
+        return lambda *args, **kwargs: None
+    parameters = [
+        parameter.replace(
+            annotation=parameter.empty,
+            default=parameter.empty if parameter.default is parameter.empty else None,
+        )
+        for parameter in signature.parameters.values()
+    ]
+    bare = signature.replace(parameters=parameters, return_annotation=signature.empty)
+    name = getattr(func, "__name__", "task")
+    if not name.isidentifier() or iskeyword(name):
+        name = "task"
+    namespace: dict[str, Any] = {}
+    exec(f"def {name}{bare}: pass", namespace)
+    checker: Callable[..., None] = namespace[name]
+    return checker
+
+
+async def _await_bound(
+    item: WorkItem[Any], func: Callable[..., Awaitable[Any]], args: Any, kwargs: Any
+) -> Any:
+    token = current_item_var.set(item)
+    try:
+        return await func(*args, **kwargs)
+    finally:
+        current_item_var.reset(token)
+
+
+def _wrong(option: str, value: object, allowed: str) -> ConfigurationError:
+    return ConfigurationError(f"the task's option {option} is {value!r}; allowed is {allowed}")
