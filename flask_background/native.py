@@ -29,15 +29,15 @@ _own_threads: set[int] = set()
 
 def _original(module: str, name: str) -> Any:
     """The attribute as it was before gevent patched the module, if it did."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None:
-        return monkey.get_original(module, name)
+    if _patched():
+        return sys.modules["gevent.monkey"].get_original(module, name)
     return getattr(importlib.import_module(module), name)
 
 
 def _patched() -> bool:
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
+    # The module may be there without being patched, or half imported by another thread at this moment.
+    is_module_patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
+    return is_module_patched is not None and bool(is_module_patched("threading"))
 
 
 def new_lock() -> LockType:

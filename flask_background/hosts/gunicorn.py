@@ -41,8 +41,11 @@ def find_worker() -> Worker | None:
     base = sys.modules.get("gunicorn.workers.base")
     if base is None:
         return None
-    found = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if not isinstance(found, base.Worker):
+    # Every handler that gunicorn has set is a method of the worker; an app may have replaced some.
+    handlers = map(signal.getsignal, (signal.SIGTERM, signal.SIGABRT, signal.SIGUSR1, signal.SIGQUIT))
+    owners = (getattr(handler, "__self__", None) for handler in handlers)
+    found = next((owner for owner in owners if isinstance(owner, base.Worker)), None)
+    if found is None:
         found = _worker_on_stack()
     if not isinstance(found, base.Worker) or found.pid != os.getpid():
         return None
@@ -51,7 +54,7 @@ def find_worker() -> Worker | None:
 
 
 def _worker_on_stack() -> Any:
-    """Where something has replaced the TERM handler: the main thread was started by ``spawn_worker``."""
+    """Where all have been replaced: the main thread was started by ``spawn_worker``."""
     main = threading.main_thread().ident
     frame = None if main is None else sys._current_frames().get(main)
     while frame is not None:

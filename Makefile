@@ -1,0 +1,50 @@
+# Every command sets itself up: it makes .venv with what it needs, and goes.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Tests wait more than they compute, so more of them than there are cores run at once.
+JOBS ?= 5
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo   start the demo under gunicorn, on http://127.0.0.1:8000"
+	@echo "make test   run every test"
+	@echo "make lint   ruff, mypy --strict, import-linter"
+	@echo "make bench  compare speed and memory with ThreadPoolExecutor and Flask-Executor"
+
+demo: $(VENV)/.demo
+	$(BIN)/gunicorn --config demo_app/gunicorn.conf.py "demo_app:create_app()"
+
+test: $(VENV)/.test
+	@sh tests/browser.sh
+	$(BIN)/python -m pytest --numprocesses $(JOBS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each extra, renewed when the package's metadata has changed.
+$(VENV)/.demo $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) --editable ".[$*]"
+	@touch $@
+
+$(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) --editable ".[test]"
+	@# The oldest gunicorn that is supported, beside the newest.
+	rm -rf $(VENV)/gunicorn-22.0
+	$(PIP) --target $(VENV)/gunicorn-22.0 "gunicorn==22.0.0"
+	@touch $@
