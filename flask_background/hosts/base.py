@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..backends.local import LocalBackend
 
 # How often the watcher looks for the stop, and how long it stays when no item is in flight (seconds).
-_TICK = 0.1
+_TICK = 0.05
 _LINGER = 5.0
 # What coroutines get to clean up in once their time is up.
 _CLEANUP = 0.1
@@ -49,8 +49,8 @@ class Host(ABC):
     def is_stopping(self) -> bool:
         """Whether the stop has begun. Asked on the watcher's thread."""
 
-    def begun(self) -> None:
-        """The stop has begun. Called once, on the watcher's thread or the main one."""
+    def sustain(self) -> None:
+        """Items are in flight while the host stops. Called at every tick."""
 
     def interrupted(self) -> None:
         """A signal has raised SystemExit or KeyboardInterrupt in ``drain``."""
@@ -93,7 +93,7 @@ class Host(ABC):
         while True:
             try:
                 if not self.in_flight():
-                    self._take_through_stop()
+                    self._take_through_stop(time.monotonic())
                     if self._close():
                         return
                 self.wake()
@@ -104,11 +104,14 @@ class Host(ABC):
                 self.interrupted()
 
     def _watch(self) -> None:
-        quiet_since = time.monotonic()
+        # A stop counts from the last moment at which it had not begun, so that nobody gets more than his time.
+        quiet_since = seen = time.monotonic()
         while True:
             try:
-                if self._began is not None or self._arrived or self.is_stopping():
-                    self._take_through_stop()
+                if self._began is None and not self._arrived and not self.is_stopping():
+                    seen = time.monotonic()
+                else:
+                    self._take_through_stop(seen)
                     if self._arrived and (self.is_up() if self.in_flight() else self._close()):
                         self._over.open()
                         return
@@ -134,13 +137,12 @@ class Host(ABC):
             another, self.awake = self.awake, True
         return another
 
-    def _take_through_stop(self) -> None:
+    def _take_through_stop(self, seen: float) -> None:
         """Do what is due now; an app that was first used after the stop began joins here."""
         with self._lock:
-            begins = self._began is None
-            began = self._began = time.monotonic() if self._began is None else self._began
-        if begins:
-            self.begun()
+            began = self._began = seen if self._began is None else self._began
+        if self.in_flight():
+            self.sustain()
         for backend in self.backends():
             backend.clock.begin(began, allowance=self.allowance, how_to_cut=self.how_to_cut)
             backend.clock.tick()

