@@ -117,8 +117,8 @@ def _examine(
     kind = type(value)
     if kind in _SCALARS:
         return
-    if kind is LocalProxy or isinstance(value, LocalProxy):
-        _refuse(where(), "a proxy that means something else in every context", _COPY)
+    if issubclass(kind, LocalProxy):
+        _refuse(where(), *_behind(value))
     if isinstance(value, FileStorage):
         if uploads is None:
             _refuse(where(), "an upload", "pass it as an argument of its own, or in a list or dict")
@@ -148,6 +148,15 @@ def _examine(
         for index, member in enumerate(value):
             if type(member) not in _SCALARS:
                 _examine(member, lambda i=index: f"{where()}[{i}]", uploads, inside)  # type: ignore[misc]
+
+
+def _behind(proxy: LocalProxy[Any]) -> tuple[str, str]:
+    """What a proxy stands for, and the cure."""
+    try:
+        live = _liveness(type(proxy._get_current_object()))  # type: ignore[arg-type]
+    except RuntimeError:  # unbound
+        live = None
+    return live or ("a proxy, which means something else in every context", _COPY)
 
 
 @lru_cache(maxsize=1024)

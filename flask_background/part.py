@@ -35,21 +35,26 @@ class AppPart:
         backend = self._backend
         if backend is not None and backend.pid == os.getpid():
             return backend
-        with _making:
-            if self._backend is None or self._backend.pid != os.getpid():
-                host = hosts.current()
-                backend = LocalBackend(self.app, self.settings, host)
-                host.add(backend)
-                self._backend = backend
-            return self._backend
+        host = hosts.current()
+        made = LocalBackend(self.app, self.settings, host)
+        with _publishing:
+            backend = self._backend
+            if backend is None or backend.pid != made.pid:
+                backend = self._backend = made
+        if backend is made:
+            host.add(made)
+        return backend
 
 
-_making = native.new_lock()
+# Held for a few lines that call nothing foreign: under gevent, code that logs may switch to another greenlet,
+# which would wait for this lock for ever.
+_publishing = native.new_lock()
 
 
 def _after_fork() -> None:
-    global _making
-    _making = native.new_lock()  # another thread of the parent may have held it
+    global _publishing
+    _publishing = native.new_lock()  # another thread of the parent may have held it
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -54,4 +54,5 @@ def _after_fork() -> None:
     _lock = native.new_lock()  # another thread of the parent may have held it
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -104,7 +104,7 @@ class Host(ABC):
                 self.interrupted()
 
     def _watch(self) -> None:
-        # A stop counts from the last moment at which it had not begun, so that nobody gets more than his time.
+        # A stop counts from the last moment when it had not begun, so that no item gets too much time.
         quiet_since = seen = time.monotonic()
         while True:
             try:

@@ -19,14 +19,20 @@ class ProcessHost(Host):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told = False
+        self._told = False
         # Runs before threads are joined. Such callbacks run last in, first out: concurrent.futures has one,
         # after which no pool takes work, so that has to be imported, and registered, before this one.
         assert concurrent.futures.thread
         threading._register_atexit(self.drain)  # type: ignore[attr-defined]
 
     def is_stopping(self) -> bool:
-        return self.told
+        return self._told
+
+    def hear_term(self) -> None:
+        """TERM has come: end as by Ctrl-C, unless that is under way."""
+        self._told = True
+        if not self._arrived:
+            raise SystemExit(128 + signal.SIGTERM)
 
     def interrupted(self) -> None:
         self.cut()
@@ -41,15 +47,13 @@ def listen_for_term(host: Callable[[], Host | None]) -> None:
         return
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return
-    pid = os.getpid()
 
     def on_term(signum: int, frame: FrameType | None) -> None:
         current = host()
-        if os.getpid() != pid or not isinstance(current, ProcessHost) or not current.in_flight():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        current.told = True
-        raise SystemExit(128 + signum)
+        if isinstance(current, ProcessHost) and current.pid == os.getpid() and current.in_flight():
+            current.hear_term()
+        else:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
 
     signal.signal(signal.SIGTERM, on_term)

@@ -1,4 +1,4 @@
-"""The app under test: its items write down when they start, when they are told to stop, and when they are done."""
+"""The app under test: its items write down when they start, are told to stop, and are done."""
 
 from __future__ import annotations
 

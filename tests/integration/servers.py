@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 
 
-def eventually(what: str, check: Callable[[], T | None | bool], within: float = 15.0) -> T:
+def eventually(what: str, check: Callable[[], T | bool | None], within: float = 15.0) -> T:
     """Ask until check gives something true, and return that; fail with what after so many seconds."""
     end = time.monotonic() + within
     while True:
@@ -194,7 +194,9 @@ def gunicorn(
 
 
 @contextmanager
-def python(folder: Path, *arguments: str, env: Mapping[str, str] | None = None, **settings: Any) -> Iterator[Server]:
+def python(
+    folder: Path, *arguments: str, env: Mapping[str, str] | None = None, **settings: Any
+) -> Iterator[Server]:
     """A Python process that serves the recorder."""
     with _running(Server([sys.executable, *arguments], folder, _environment(settings, env))) as server:
         yield server

@@ -114,16 +114,14 @@ def test_items_survive(
     tmp_path: Path,
 ) -> None:
     """Items that outlive --timeout end well, however the worker is stopped."""
-    options = ("-k", worker_class, *COMMON, "--graceful-timeout", "10", *["--preload"][: preload])
+    options = ("-k", worker_class, *COMMON, "--graceful-timeout", "10", *["--preload"][:preload])
     with gunicorn(tmp_path, *options, env=gunicorn_env) as server:
         worker = enqueue(server, "sync", "coroutine")
         stopped_at = stop(server, worker)
         assert_finished(server, worker, stopped_at, "sync", "coroutine")
 
 
-def test_items_survive_max_requests(
-    worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path
-) -> None:
+def test_items_survive_max_requests(worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path) -> None:
     """At twice max_requests a worker recycles even while items are in flight, and they end well."""
     options = ("-k", worker_class, *COMMON, "--max-requests", "5", "--graceful-timeout", "10")
     with gunicorn(tmp_path, *options, env=gunicorn_env) as server:
@@ -140,10 +138,8 @@ def test_items_survive_a_request_that_hangs(
     worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path
 ) -> None:
     """The request that hangs is aborted, and the items of its worker end well."""
-    if worker_class == "gthread":  # its heart beats beside the requests, so nothing aborts them
-        hang = "/pid"
-    else:
-        hang = "/hang"
+    # The heart of gthread beats beside its requests, so nothing aborts them but a signal.
+    hang = "/pid" if worker_class == "gthread" else "/hang"
     options = ("-k", worker_class, *COMMON, "--graceful-timeout", "10")
     with gunicorn(tmp_path, *options, env=gunicorn_env) as server:
         worker = enqueue(server, "sync", "coroutine", seconds=7)
@@ -157,9 +153,7 @@ def test_items_survive_a_request_that_hangs(
         assert_finished(server, worker, stopped_at, "sync", "coroutine")
 
 
-def test_record_is_corrected(
-    worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path
-) -> None:
+def test_record_is_corrected(worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path) -> None:
     """A reload with items longer than graceful_timeout: named as interrupted in time, and corrected."""
     options = ("-k", worker_class, *COMMON, "--graceful-timeout", "2")
     with gunicorn(tmp_path, *options, env=gunicorn_env) as server:
@@ -168,7 +162,8 @@ def test_record_is_corrected(
         for kind in ("sync", "coroutine"):
             server.wait_for("finished", kind)
             first, last = eventually(
-                "two records", lambda kind=kind: len(e := server.events("finished", kind)) == 2 and e  # type: ignore[misc]
+                "two records",
+                lambda kind=kind: len(e := server.events("finished", kind)) == 2 and e,  # type: ignore[misc]
             )
             assert first["status"] == "interrupted"
             assert 0.5 < first["at"] - stopped_at < 1.6
@@ -178,9 +173,7 @@ def test_record_is_corrected(
         assert_finished(server, worker, stopped_at, "sync", "coroutine")
 
 
-def test_grace_period_ends(
-    worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path
-) -> None:
+def test_grace_period_ends(worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path) -> None:
     """What outlives the grace period is named, coroutines clean up, and the process is gone in time."""
     options = ("-k", worker_class, *COMMON, "--graceful-timeout", "10")
     with gunicorn(tmp_path, *options, env=gunicorn_env, grace_period=2) as server:
@@ -211,9 +204,7 @@ def test_second_interrupt_ends_the_wait(
             server.wait_for_log(rf"\.{kind}\) interrupted")
 
 
-def test_polite_items_end_at_once(
-    worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path
-) -> None:
+def test_polite_items_end_at_once(worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path) -> None:
     """An item that heeds its token lets the worker go at once."""
     with gunicorn(tmp_path, "-k", worker_class, *COMMON, env=gunicorn_env) as server:
         worker = enqueue(server, "polite", seconds=30)
@@ -245,9 +236,7 @@ def test_requests_are_finished_and_may_enqueue(
         assert server.events("finished")[-1]["status"] == "succeeded"
 
 
-def test_recycle_is_put_off(
-    worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path
-) -> None:
+def test_recycle_is_put_off(worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path) -> None:
     """With one worker and a long item in flight, max_requests makes no request wait; then it recycles."""
     options = ("-k", worker_class, *COMMON, "--max-requests", "10", "--graceful-timeout", "20")
     with gunicorn(tmp_path, *options, env=gunicorn_env) as server:
@@ -281,9 +270,7 @@ def test_heart_beats_while_items_work(
         assert "TIMEOUT" not in server.log
 
 
-def test_master_keeps_its_own_items(
-    worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path
-) -> None:
+def test_master_keeps_its_own_items(worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path) -> None:
     """What a preloading master enqueues runs in the master alone; the workers' items run in the workers."""
     env = {**gunicorn_env, "ENQUEUE_AT_IMPORT": "1.5"}
     with gunicorn(tmp_path, "--preload", "-k", worker_class, *COMMON, env=env) as server:
@@ -315,13 +302,19 @@ def test_no_warning_where_the_grace_period_fits(tmp_path: Path) -> None:
         assert "BACKGROUND_GRACE_PERIOD" not in server.log
 
 
-def test_found_where_the_handler_was_replaced(worker_class: str, tmp_path: Path) -> None:
-    """A TERM handler of the user's own hides the worker from getsignal, not from us."""
+@pytest.mark.parametrize(
+    ("worker_class", "replaced"),
+    [("sync", "TERM"), ("gthread", "TERM"), ("gevent", "TERM"), ("sync", "all"), ("gthread", "all")],
+)
+def test_found_where_handlers_were_replaced(worker_class: str, replaced: str, tmp_path: Path) -> None:
+    """Signal handlers of the user's own do not hide the worker from us."""
     conf = tmp_path / "conf.py"
     conf.write_text(
         "import signal\n"
         "def post_worker_init(worker):\n"
         "    signal.signal(signal.SIGTERM, lambda *_: setattr(worker, 'alive', False))\n"
+        f"    for name in ('ABRT', 'USR1', 'QUIT') if {replaced!r} == 'all' else ():\n"
+        "        signal.signal(getattr(signal, 'SIG' + name), signal.SIG_IGN)\n"
     )
     with gunicorn(tmp_path, "-c", str(conf), "-k", worker_class, *COMMON) as server:
         worker = enqueue(server, "sync", "coroutine", seconds=3)
@@ -343,6 +336,19 @@ def test_documented_hook(worker_class: str, tmp_path: Path) -> None:
         assert_finished(server, worker, stopped_at, "sync")
         server.wait_gone()
         assert server.log.count("the exit hook of the user") == 1
+
+
+def test_items_survive_the_reloader(worker_class: str, tmp_path: Path) -> None:
+    """A worker that gunicorn's reloader ends waits for its items like any other."""
+    watched = tmp_path / "watched.txt"
+    watched.write_text("before")
+    options = ("-k", worker_class, *COMMON, "--reload", "--reload-extra-file", str(watched))
+    with gunicorn(tmp_path, *options, "--reload-engine", "poll") as server:
+        worker = enqueue(server, "sync", "coroutine")
+        watched.write_text("after")
+        server.wait_for_log("Worker reloading")
+        stopped_at = time.time()
+        assert_finished(server, worker, stopped_at, "sync", "coroutine")
 
 
 def test_idle_worker_has_no_threads(tmp_path: Path) -> None:
