@@ -11,11 +11,12 @@ from flask import current_app, has_app_context
 
 from . import arguments, hosts, response
 from .backends.base import Stats
+from .enqueue import AdHoc, When, hand_over
 from .errors import NotInitialized
 from .item import WorkItem
 from .part import AppPart
 from .state import StateProcessor
-from .task import AdHoc, Task, When, hand_over, make_task
+from .task import Task, make_task
 
 if TYPE_CHECKING:
     from flask import Flask

@@ -15,7 +15,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
-    Literal,
     ParamSpec,
     Protocol,
     TypedDict,
@@ -25,12 +24,10 @@ from typing import (
     overload,
 )
 
-from flask import has_request_context, request
-
-from . import arguments, native, response
+from . import native
+from .enqueue import When, executor_for, hand_over, is_coroutine_function, name_of
 from .errors import ConfigurationError
-from .item import Callee, Status, WorkItem, current_item_var
-from .state import RequestState
+from .item import Status, WorkItem, current_item_var
 from .token import CancellationSource
 
 if TYPE_CHECKING:
@@ -39,8 +36,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-When = Literal["now", "response"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,23 +144,6 @@ class Task(Generic[P, R]):
         return f"<Task {self.name}>"
 
 
-@dataclass(frozen=True, slots=True)
-class AdHoc:
-    """A callable that was enqueued without being a task."""
-
-    func: Callable[..., Any]
-    name: str
-    executor: str
-    is_coroutine: bool
-    timeout: None = None
-
-    @classmethod
-    def of(cls, func: Callable[..., Any]) -> AdHoc:
-        """Work out the name and the executor, as for a task."""
-        is_coroutine = is_coroutine_function(func)
-        return cls(func, name_of(func), _executor_for(is_coroutine), is_coroutine)
-
-
 class _Direct:
     """Keeps the item of a direct call, which nobody else knows and nobody cancels."""
 
@@ -179,40 +157,6 @@ class _Direct:
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
         return self._source
-
-
-def hand_over(
-    part: AppPart, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
-) -> WorkItem[Any]:
-    """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
-    backend = part.backend
-    state = None
-    if has_request_context():
-        state = RequestState.capture(request._get_current_object(), part.processors)  # type: ignore[attr-defined]
-    elif (outer := current_item_var.get(None)) is not None:
-        state = outer.state
-    args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
-    item: WorkItem[Any] = WorkItem(callee, args, kwargs, state, backend)
-    held = response.hold() if when == "response" else None
-    if moved is None:
-        backend.accept(item, held=held is not None)
-    else:
-        item._uploads = moved.own
-        try:
-            backend.accept(item, held=held is not None)
-        except BaseException:
-            moved.give_back()
-            raise
-    if held is not None:
-        held.append((backend, item))
-    return item
-
-
-def is_coroutine_function(func: Callable[..., Any]) -> bool:
-    """Whether calling func gives a coroutine, also for a callable object with an async ``__call__``."""
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
-        getattr(func, "__call__", None)  # noqa: B004
-    )
 
 
 def make_task(
@@ -230,22 +174,11 @@ def make_task(
     is_coroutine = is_coroutine_function(func)
     options = TaskOptions(
         name=name_of(func) if name is None else name,
-        executor=_executor_for(is_coroutine) if executor is None else executor,
+        executor=executor_for(is_coroutine) if executor is None else executor,
         timeout=timeout,
         when=when,
     )
     return Task(finder, func, options, is_coroutine)
-
-
-def name_of(func: Callable[..., Any]) -> str:
-    """The name of a task where none is given: ``module.function``."""
-    named = getattr(func, "func", func)  # of a partial
-    name = getattr(named, "__qualname__", type(named).__qualname__)
-    return f"{getattr(named, '__module__', None) or '?'}.{name}"
-
-
-def _executor_for(is_coroutine: bool) -> str:
-    return "asyncio" if is_coroutine else "thread"
 
 
 def _call_checker(func: Callable[..., Any]) -> Callable[..., None]:

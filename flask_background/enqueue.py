@@ -1,0 +1,82 @@
+"""The way of every item, from the view to the backend."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from flask import has_request_context, request
+
+from . import arguments, response
+from .item import Callee, WorkItem, current_item_var
+from .state import RequestState
+
+if TYPE_CHECKING:
+    from .part import AppPart
+
+When = Literal["now", "response"]
+
+
+def hand_over(
+    part: AppPart, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
+) -> WorkItem[Any]:
+    """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
+    backend = part.backend
+    state = None
+    if has_request_context():
+        state = RequestState.capture(request._get_current_object(), part.processors)  # type: ignore[attr-defined]
+    elif (outer := current_item_var.get(None)) is not None:
+        state = outer.state
+    args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
+    item: WorkItem[Any] = WorkItem(callee, args, kwargs, state, backend)
+    held = response.hold() if when == "response" else None
+    if moved is None:
+        backend.accept(item, held=held is not None)
+    else:
+        item._uploads = moved.own
+        try:
+            backend.accept(item, held=held is not None)
+        except BaseException:
+            moved.give_back()
+            raise
+    if held is not None:
+        held.append((backend, item))
+    return item
+
+
+@dataclass(frozen=True, slots=True)
+class AdHoc:
+    """A callable that was enqueued without being a task."""
+
+    func: Callable[..., Any]
+    name: str
+    executor: str
+    is_coroutine: bool
+    timeout: None = None
+
+    @classmethod
+    def of(cls, func: Callable[..., Any]) -> AdHoc:
+        """Work out the name and the executor, as for a task."""
+        is_coroutine = is_coroutine_function(func)
+        return cls(func, name_of(func), executor_for(is_coroutine), is_coroutine)
+
+
+def is_coroutine_function(func: Callable[..., Any]) -> bool:
+    """Whether calling func gives a coroutine, also for a callable object with an async ``__call__``."""
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
+        getattr(func, "__call__", None)  # noqa: B004
+    )
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """The name of a task where none is given: ``module.function``."""
+    named = getattr(func, "func", func)  # of a partial
+    name = getattr(named, "__qualname__", type(named).__qualname__)
+    return f"{getattr(named, '__module__', None) or '?'}.{name}"
+
+
+def executor_for(is_coroutine: bool) -> str:
+    """The name of the executor where none is given."""
+    return "asyncio" if is_coroutine else "thread"
