@@ -29,7 +29,8 @@ _LIVE = {
     ("sqlalchemy.orm.session", "Session"): ("a database session", "open one in the item"),
     ("sqlalchemy.orm.scoping", "scoped_session"): ("a database session", "open one in the item"),
 }
-_SCALARS = frozenset({str, int, float, bool, bytes, type(None), complex})
+#: What needs no second look.
+SCALARS = frozenset({str, int, float, bool, bytes, type(None), complex})
 _REBUILT = frozenset({list, tuple, set, frozenset})
 
 
@@ -65,15 +66,6 @@ def take_over(
     Returns what the item gets, and the moves if there were any. Raises ArgumentRefused with the argument's
     name; nothing has been moved then. A container that holds no upload is passed on as it is, not copied.
     """
-    for value in args:
-        if type(value) not in _SCALARS:
-            break
-    else:
-        for value in kwargs.values():
-            if type(value) not in _SCALARS:
-                break
-        else:
-            return args, kwargs, None
     uploads: dict[int, FileStorage] = {}
     for index, value in enumerate(args):
         _examine(value, partial(_positional, func, index), uploads)
@@ -115,7 +107,7 @@ def _examine(
 ) -> None:
     """Refuse value if it, or anything in it, is live; collect the uploads. Where is its name, if asked."""
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in SCALARS:
         return
     if issubclass(kind, LocalProxy):
         _refuse(where(), *_behind(value))
@@ -146,7 +138,7 @@ def _examine(
             _examine(member, lambda k=key: f"{where()}[{k!r}]", uploads, inside)  # type: ignore[misc]
     else:
         for index, member in enumerate(value):
-            if type(member) not in _SCALARS:
+            if type(member) not in SCALARS:
                 _examine(member, lambda i=index: f"{where()}[{i}]", uploads, inside)  # type: ignore[misc]
 
 

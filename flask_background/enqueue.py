@@ -14,7 +14,11 @@ from .item import Callee, WorkItem, current_item_var
 from .state import RequestState
 
 if TYPE_CHECKING:
+    from flask import Request
+
     from .part import AppPart
+
+_current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
 
 When = Literal["now", "response"]
 
@@ -26,21 +30,22 @@ def hand_over(
     backend = part.backend
     state = None
     if has_request_context():
-        state = RequestState.capture(request._get_current_object(), part.processors)  # type: ignore[attr-defined]
+        state = RequestState.capture(_current_request(), part.processors)
     elif (outer := current_item_var.get(None)) is not None:
         state = outer.state
-    args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
+    moved = None
+    if kwargs or not arguments.SCALARS.issuperset(map(type, args)):
+        args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
     item: WorkItem[Any] = WorkItem(callee, args, kwargs, state, backend)
     held = response.hold() if when == "response" else None
-    if moved is None:
-        backend.accept(item, held=held is not None)
-    else:
-        item._uploads = moved.own
-        try:
-            backend.accept(item, held=held is not None)
-        except BaseException:
+    try:
+        if moved is not None:
+            item._uploads = moved.own
+        backend.accept(item, held is not None)
+    except BaseException:
+        if moved is not None:
             moved.give_back()
-            raise
+        raise
     if held is not None:
         held.append((backend, item))
     return item

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import signals
 from .errors import Refused
-from .item import Status, WorkItem
+from .item import Outcome, Status, WorkItem
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
     from flask import Flask
+
+_SUCCEEDED = Status.SUCCEEDED  # looked up once: this is on every item's way
 
 
 class Events:
@@ -36,21 +38,28 @@ class Events:
         if signals.item_started.receivers:
             self._send(signals.item_started, item=item)
 
-    def finished(self, item: WorkItem[Any], status: Status, corrects: bool = False) -> None:
-        """It has ended, with this status. Corrects: it was on record as interrupted."""
-        suffix = " after all; it was reported as interrupted" if corrects else ""
-        if status is Status.FAILED:
-            self.log.error("Item %s (%s) failed%s", item.id, item.task_name, suffix, exc_info=item._error)
-        elif status is Status.INTERRUPTED:
-            self.log.error(
-                "Item %s (%s) interrupted, %.1f s old: %s", item.id, item.task_name, item.age, item._error
-            )
-        elif corrects:
-            self.log.warning("Item %s (%s) %s%s", item.id, item.task_name, status, suffix)
-        elif self.log.isEnabledFor(logging.INFO):
-            self.log.info("Item %s (%s) %s", item.id, item.task_name, status)
+    def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
+        """It has ended, with this outcome. Corrects: it was on record as interrupted."""
+        status, _, error = outcome
+        if status is _SUCCEEDED and not corrects:
+            if self.log.isEnabledFor(logging.INFO):
+                self.log.info("Item %s (%s) succeeded", item.id, item.task_name)
+        else:
+            suffix = " after all; it was reported as interrupted" if corrects else ""
+            self._log_end(item, status, error, suffix)
         if signals.item_finished.receivers:
             self._send(signals.item_finished, item=item)
+
+    def _log_end(self, item: WorkItem[Any], status: Status, error: BaseException | None, suffix: str) -> None:
+        name = f"{item.id} ({item.task_name})"
+        if status is Status.FAILED:
+            self.log.error("Item %s failed%s", name, suffix, exc_info=error)
+        elif status is Status.INTERRUPTED:
+            self.log.error("Item %s interrupted, %.1f s old: %s", name, item.age, error)
+        elif suffix:
+            self.log.warning("Item %s %s%s", name, status, suffix)
+        else:
+            self.log.info("Item %s %s", name, status)
 
     def dropped(self, item: WorkItem[Any], error: BaseException) -> None:
         """It was to start after the response, but the view failed. ``finished`` follows."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from flask import current_app, has_app_context
+from flask import current_app
 
 from . import arguments, hosts, response
 from .backends.base import Stats
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+
+_current_app: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]
 
 
 class Background:
@@ -141,12 +144,16 @@ class Background:
 
     def _part(self) -> AppPart:
         """The part of the current app, else of the app given to the constructor."""
-        app = current_app._get_current_object() if has_app_context() else self._app  # type: ignore[attr-defined]
-        if app is None:
-            raise NotInitialized(
-                "Background does not know which app this is for: use it in a view, a command or an item, or"
-                " inside `with app.app_context():`"
-            )
+        app: Flask | None
+        try:
+            app = _current_app()
+        except RuntimeError:
+            app = self._app
+            if app is None:
+                raise NotInitialized(
+                    "Background does not know which app this is for: use it in a view, a command or an item,"
+                    " or inside `with app.app_context():`"
+                ) from None
         part: AppPart | None = app.extensions.get("background")
         if part is None or part.owner is not self:
             raise NotInitialized(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from enum import StrEnum
+from time import time
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from . import native
@@ -35,22 +35,26 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
 
+    next: tuple[Status, ...]
+    """What may follow."""
+
+    __hash__ = str.__hash__  # Enum's own is written in Python, and this is on everybody's way
+
     @property
     def is_final(self) -> bool:
         """Whether an item that stands here has ended."""
-        return self not in (Status.QUEUED, Status.RUNNING)
+        return self is not Status.QUEUED and self is not Status.RUNNING
 
 
-# Interrupted is what goes on record while the host may kill the process at any moment. If the process lives
-# on, so does the item, and the record is corrected.
-_ALLOWED: dict[Status, frozenset[Status]] = {
-    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED, Status.INTERRUPTED}),
-    Status.RUNNING: frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED}),
-    Status.INTERRUPTED: frozenset({Status.RUNNING, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}),
-    Status.SUCCEEDED: frozenset(),
-    Status.FAILED: frozenset(),
-    Status.CANCELLED: frozenset(),
-}
+# The one table of what may follow what. Interrupted is what goes on record while the host may kill the
+# process at any moment; if the process lives on, so does the item, and the record is corrected.
+_QUEUED = Status.QUEUED
+_ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+Status.QUEUED.next = (Status.RUNNING, Status.CANCELLED, Status.INTERRUPTED)
+Status.RUNNING.next = (*_ENDS, Status.INTERRUPTED)
+Status.INTERRUPTED.next = (Status.RUNNING, *_ENDS)
+for _end in _ENDS:
+    _end.next = ()
 
 
 class Progress(NamedTuple):
@@ -86,6 +90,23 @@ class Keeper(Protocol):
     def source_of(self, item: WorkItem[Any]) -> CancellationSource: ...
 
 
+Outcome = tuple[Status, Any, BaseException | None]
+"""What a run comes to: the status, what was returned, and what was raised."""
+
+
+class Attempt:
+    """One run of an item: when, how far it says that it is, what came of it. Times are ``time.time()``."""
+
+    finished: float | None = None
+    progress: Progress | None = None
+    value: Any = None
+    error: BaseException | None = None
+    abort: Callable[[], None] | None = None
+
+    def __init__(self, started: float | None = None) -> None:
+        self.started = started
+
+
 current_item_var: ContextVar[WorkItem[Any]] = ContextVar("flask_background.item")
 
 
@@ -93,27 +114,21 @@ class WorkItem(Generic[R]):
     """One enqueued call of a task: what ``enqueue`` returns, and what ``current_item`` stands for.
 
     ``id`` is 24 random hexadecimal digits, hard enough to guess to stand in a URL. ``state`` is the copied
-    request (None outside of one). ``attempt`` counts the runs: 0 while queued.
+    request (None outside of one).
     """
 
     # Tens of thousands may be queued, so what only a running or awaited item has is made when it is needed.
     __slots__ = (
-        "_abort",
         "_args",
+        "_attempt",
         "_enqueued",
-        "_error",
-        "_finished",
         "_gates",
         "_keeper",
         "_kwargs",
-        "_progress",
         "_source",
-        "_started",
         "_task",
         "_told",
         "_uploads",
-        "_value",
-        "attempt",
         "id",
         "state",
         "status",
@@ -127,23 +142,17 @@ class WorkItem(Generic[R]):
         state: RequestState | None,
         keeper: Keeper,
     ) -> None:
-        self.id = os.urandom(12).hex()
+        self.id = _ids.pop() if _ids else _make_ids()
         self.state = state
-        self.status = Status.QUEUED
-        self.attempt = 0
+        self.status = _QUEUED
         self._task = task
         self._args = args
         self._kwargs = kwargs or None
         self._keeper = keeper
-        self._enqueued = time.time()
-        self._started: float | None = None
-        self._finished: float | None = None
-        self._progress: Progress | None = None
-        self._value: Any = None
-        self._error: BaseException | None = None
+        self._enqueued = time()
+        self._attempt: Attempt | None = None
         self._source: CancellationSource | None = None
-        self._abort: Callable[[], None] | None = None
-        self._uploads: Sequence[FileStorage] = ()
+        self._uploads: Sequence[FileStorage] | None = None
         self._told = False
         self._gates: list[Callable[[], object]] | None = None
 
@@ -160,7 +169,12 @@ class WorkItem(Generic[R]):
     @property
     def progress(self) -> Progress | None:
         """What the item last reported; None before it did."""
-        return self._progress
+        return None if self._attempt is None else self._attempt.progress
+
+    @property
+    def attempt(self) -> int:
+        """Which run this is: 0 while the item is queued."""
+        return 0 if self._attempt is None or self._attempt.started is None else 1
 
     @property
     def enqueued_at(self) -> datetime:
@@ -170,21 +184,22 @@ class WorkItem(Generic[R]):
     @property
     def started_at(self) -> datetime | None:
         """When its run began, in UTC; None while it is queued."""
-        return None if self._started is None else datetime.fromtimestamp(self._started, UTC)
+        return _moment(None if self._attempt is None else self._attempt.started)
 
     @property
     def finished_at(self) -> datetime | None:
         """When it ended, in UTC; None before that."""
-        return None if self._finished is None else datetime.fromtimestamp(self._finished, UTC)
+        return _moment(None if self._attempt is None else self._attempt.finished)
 
     @property
     def age(self) -> float:
         """Seconds since it was enqueued."""
-        return max(0.0, time.time() - self._enqueued)
+        return max(0.0, time() - self._enqueued)
 
     def report_progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the run is; shown by ``progress`` until the item says something else."""
-        self._progress = Progress(done, total, message)
+        if self._attempt is not None:
+            self._attempt.progress = Progress(done, total, message)
 
     def cancel(self) -> bool:
         """Take a queued item back; ask a running one to end (REQUESTED). False if it had ended.
@@ -213,14 +228,14 @@ class WorkItem(Generic[R]):
         """What ``result`` would raise, or None; waits like ``wait`` and raises NotFinished if that ends."""
         if not self.wait(timeout):
             raise NotFinished(f"item {self.id} ({self.task_name}) is {self.status} after {timeout} s")
-        return self._error
+        return None if self._attempt is None else self._attempt.error
 
     def result(self, timeout: float | None = None) -> R:
         """What the function returned; raises what it raised; or ItemCancelled, -Interrupted, NotFinished."""
         error = self.exception(timeout)
         if error is not None:
             raise error
-        value: R = self._value
+        value: R = None if self._attempt is None else self._attempt.value  # type: ignore[assignment]
         return value
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -239,31 +254,46 @@ class WorkItem(Generic[R]):
         return self.result(0)
 
     def _when_final(self, callback: Callable[[], object]) -> None:
-        """Call callback when the item ends, or at once."""
-        gates = self._gates
-        if gates is None:
-            with self._keeper.lock:
-                gates = self._gates = [] if self._gates is None else self._gates
-        gates.append(callback)
+        """Call callback when the item has ended, or at once."""
+        with self._keeper.lock:
+            self._gates = [*(self._gates or ()), callback]
         if self._told:
             callback()
 
     def _forget(self, callback: Callable[[], object]) -> None:
-        gates = self._gates
-        if gates is not None and callback in gates:
-            gates.remove(callback)
+        with self._keeper.lock:
+            self._gates = [gate for gate in self._gates or () if gate is not callback]
 
     def _move(self, status: Status) -> None:
-        """Change the status as the table allows. The keeper's lock is held."""
-        if status not in _ALLOWED[self.status]:
+        """Change the status as the table allows."""
+        if status not in self.status.next:
             raise AssertionError(f"item {self.id} cannot go from {self.status} to {status}")
         self.status = status
 
     def _release(self) -> None:
         """Wake whoever waits for the end, now that it is in the log and its signal was sent."""
-        self._told = True
-        for callback in tuple(self._gates or ()):
-            callback()
+        self._told = True  # before the look at who waits, who in turn looks at this last
+        if self._gates:
+            for callback in self._gates:
+                callback()
 
     def __repr__(self) -> str:
         return f"<WorkItem {self.id} {self.task_name} {self.status}>"
+
+
+def _moment(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+# Random bytes come from the operating system, which means giving up the GIL: not for each item.
+_ids: list[str] = []
+
+
+def _make_ids() -> str:
+    random = os.urandom(12 * 256)
+    _ids.extend(random[start : start + 12].hex() for start in range(0, len(random), 12))
+    return _ids.pop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.clear)  # or parent and child would give out the same

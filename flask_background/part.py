@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import TYPE_CHECKING
 
 from . import hosts, native
@@ -32,28 +33,32 @@ class AppPart:
     @property
     def backend(self) -> LocalBackend:
         """The backend of this process, made when the first item asks for it."""
-        backend = self._backend
-        if backend is not None and backend.pid == os.getpid():
-            return backend
+        return self._backend or self._make_backend()
+
+    def _make_backend(self) -> LocalBackend:
         host = hosts.current()
         made = LocalBackend(self.app, self.settings, host)
         with _publishing:
-            backend = self._backend
-            if backend is None or backend.pid != made.pid:
-                backend = self._backend = made
-        if backend is made:
+            if self._backend is None:
+                self._backend = made
+                _with_backend.add(self)
+        if self._backend is made:
             host.add(made)
-        return backend
+        return self._backend
 
 
 # Held for a few lines that call nothing foreign: under gevent, code that logs may switch to another greenlet,
 # which would wait for this lock for ever.
 _publishing = native.new_lock()
+_with_backend: weakref.WeakSet[AppPart] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     global _publishing
     _publishing = native.new_lock()  # another thread of the parent may have held it
+    for part in _with_backend:
+        part._backend = None
+    _with_backend.clear()
 
 
 if hasattr(os, "register_at_fork"):

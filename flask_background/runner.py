@@ -7,10 +7,11 @@ import concurrent.futures
 import inspect
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from time import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import ItemCancelled, ItemInterrupted, ItemTimeout
-from .item import Status, WorkItem, current_item_var
+from .item import Attempt, Outcome, Status, WorkItem, current_item_var
 from .state import StateUrls
 from .token import CancelReason
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
     from .alarms import Alarm
 
-Outcome = tuple[Status, Any, BaseException | None]
-
+_SUCCEEDED = Status.SUCCEEDED  # looked up once: this is on every item's way
 _OUTSIDE_REQUEST = "Working outside of request context"
 
 
@@ -30,10 +30,10 @@ class Owner(Protocol):
 
     @property
     def app(self) -> Flask: ...
-    def start(self, item: WorkItem[Any]) -> bool: ...
+    def start(self, item: WorkItem[Any], run: Attempt) -> bool: ...
     def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm: ...
     def cancel_alarm(self, alarm: Alarm) -> None: ...
-    def finish(self, item: WorkItem[Any], outcome: Outcome) -> None: ...
+    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None: ...
     def trouble(self, what: str, error: BaseException) -> None: ...
 
 
@@ -43,7 +43,7 @@ Adopt = Callable[["Run", Awaitable[Any]], None]
 def perform(owner: Owner, item: WorkItem[Any], adopt: Adopt) -> None:
     """Run item on this thread. What it leaves to be awaited goes to adopt, which has to end the run."""
     run = Run(owner, item)
-    if not run.claim():
+    if not owner.start(item, run):
         return
     pending = run.context.run(run.enter_and_call)
     if pending is None:
@@ -55,61 +55,51 @@ def perform(owner: Owner, item: WorkItem[Any], adopt: Adopt) -> None:
         adopt(run, pending)
 
 
-class Run:
+class Run(Attempt):
     """One attempt at one item. Ends exactly once, by ``succeed`` or ``fail``, in its own context."""
 
-    __slots__ = ("_aborted", "_alarm", "_app_context", "_cancel", "context", "item", "owner")
+    _aborted = False
+    _alarm: Alarm | None = None
+    _app_context: AppContext | None = None
+    _cancel: Callable[[], object] | None = None
 
     def __init__(self, owner: Owner, item: WorkItem[Any]) -> None:
+        self.started = time()
         self.owner = owner
         self.item = item
         self.context = Context()
-        self._aborted = False
-        self._cancel: Callable[[], object] | None = None
-        self._alarm: Alarm | None = None
-        self._app_context: AppContext | None = None
-
-    def claim(self) -> bool:
-        """Take the item out of the queue; False if it was cancelled or may not start any more."""
-        if not self.owner.start(self.item):
-            return False
-        timeout = self.item._task.timeout
-        if timeout is not None:
-            self._alarm = self.owner.set_alarm(self.item, timeout)
-        return True
 
     def enter_and_call(self) -> Any:
-        """Call the function in its app context. Returns what is still to be awaited, or None at the end."""
-        item = self.item
+        """Call the function in an app context. Returns what is still to be awaited, or None at the end."""
+        item, owner = self.item, self.owner
+        task = item._task
         try:
-            self._enter()
-            value = item._task.func(*item._args, **(item._kwargs or {}))
+            current_item_var.set(item)
+            app_context = owner.app.app_context()
+            if item.state is not None and app_context.url_adapter is None:
+                app_context.url_adapter = StateUrls(owner.app, item.state)  # type: ignore[assignment]
+            app_context.push()
+            self._app_context = app_context
+            if task.timeout is not None:
+                self._alarm = owner.set_alarm(item, task.timeout)
+            value = task.func(*item._args, **item._kwargs) if item._kwargs else task.func(*item._args)
         except BaseException as error:
             self.fail(error)
             return None
-        if inspect.isawaitable(value) or isinstance(value, concurrent.futures.Future):
+        if value is not None and _is_pending(value):
             return value
-        self.succeed(value)
+        self._end((_SUCCEEDED, value, None))
         return None
-
-    def _enter(self) -> None:
-        current_item_var.set(self.item)
-        app = self.owner.app
-        app_context = app.app_context()
-        if app_context.url_adapter is None and self.item.state is not None:
-            app_context.url_adapter = StateUrls(app, self.item.state)  # type: ignore[assignment]
-        app_context.push()
-        self._app_context = app_context
 
     def abortable(self, cancel: Callable[[], object]) -> None:
         """What is awaited can be cancelled, by this call."""
         self._cancel = cancel
-        self.item._abort = self.abort
+        self.abort = self.cancel_awaited
         source = self.item._source
         if source is not None and source.token.reason in (CancelReason.REQUESTED, CancelReason.TIMEOUT):
-            self.abort()  # it was asked for before there was something to cancel
+            self.cancel_awaited()  # it was asked for before there was something to cancel
 
-    def abort(self) -> None:
+    def cancel_awaited(self) -> None:
         """Cancel what is awaited; how the run then ends is its token's to say."""
         self._aborted = True
         if self._cancel is not None:
@@ -135,27 +125,30 @@ class Run:
 
     def succeed(self, value: Any) -> None:
         """The function returned value."""
-        self._end((Status.SUCCEEDED, value, None))
+        self._end((_SUCCEEDED, value, None))
 
     def fail(self, error: BaseException) -> None:
         """The function raised error, which may be its own token's doing."""
         self._end(self._outcome_of(error))
 
     def _end(self, outcome: Outcome) -> None:
+        item, owner = self.item, self.owner
+        self.abort = None
         if self._alarm is not None:
-            self.owner.cancel_alarm(self._alarm)
-        self.item._abort = None
-        outcome = self._leave(outcome)
-        if outcome[0] is Status.FAILED and outcome[2] is not None:
+            owner.cancel_alarm(self._alarm)
+        if self._app_context is not None:
+            outcome = self._leave(self._app_context, outcome)
+        if outcome[2] is not None and outcome[0] is Status.FAILED:
             self._annotate(outcome[2])
-        self.owner.finish(self.item, outcome)
+        # The item keeps its attempt: without this each would be a cycle, with a context in it.
+        del self.item, self.owner, self.context
+        owner.finish(item, self, outcome)
 
-    def _leave(self, outcome: Outcome) -> Outcome:
+    def _leave(self, app_context: AppContext, outcome: Outcome) -> Outcome:
         """Tear the app context down. What that raises fails an item that had succeeded."""
-        if self._app_context is None:
-            return outcome
+        self._app_context = None
         try:
-            self._app_context.pop(outcome[2])
+            app_context.pop(outcome[2])
         except BaseException as error:
             if outcome[0] is Status.SUCCEEDED:
                 return Status.FAILED, None, error
@@ -189,3 +182,8 @@ class Run:
                 "An item has no request: pass the values that it needs as arguments, or read"
                 " current_item.state; a @background.state_processor can add to that."
             )
+
+
+def _is_pending(value: Any) -> bool:
+    """Whether an item that returned value ends when that does."""
+    return inspect.isawaitable(value) or isinstance(value, concurrent.futures.Future)

@@ -11,6 +11,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import update_wrapper
 from keyword import iskeyword
+from time import time
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -27,7 +28,7 @@ from typing import (
 from . import native
 from .enqueue import When, executor_for, hand_over, is_coroutine_function, name_of
 from .errors import ConfigurationError
-from .item import Status, WorkItem, current_item_var
+from .item import Attempt, Status, WorkItem, current_item_var
 from .token import CancellationSource
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Task(Generic[P, R]):
             return self.func(*args, **kwargs)
         item: WorkItem[Any] = WorkItem(self, (), {}, None, _Direct())
         item.status = Status.RUNNING
-        item.attempt = 1
+        item._attempt = Attempt(time())
         if self.is_coroutine:
             return cast(R, _await_bound(item, cast(Any, self.func), args, kwargs))
         token = current_item_var.set(item)

@@ -44,7 +44,7 @@ class Backend(ABC):
     """Accepts items, knows them, and ends them when the host stops."""
 
     @abstractmethod
-    def accept(self, item: WorkItem[Any], *, held: bool = False) -> None:
+    def accept(self, item: WorkItem[Any], held: bool = False) -> None:
         """Take an item; raises Refused. A held one waits for ``release`` or ``drop``."""
 
     @abstractmethod

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .. import native
 from ..alarms import Alarm, Alarms
 from ..config import Settings
 from ..errors import ConfigurationError, ItemCancelled, QueueFull, Refused, Stopping
@@ -18,8 +17,8 @@ from ..events import Events
 from ..executors.aio import AsyncioExecutor
 from ..executors.base import Executor
 from ..executors.threads import ThreadExecutor
-from ..item import Status, WorkItem
-from ..runner import Outcome, perform
+from ..item import Attempt, Outcome, Status, WorkItem
+from ..runner import perform
 from ..token import CancellationSource, CancelReason
 from .base import Backend, Phase, Stats, Watcher
 from .ledger import Ledger
@@ -28,6 +27,8 @@ from .stopping import StopClock
 if TYPE_CHECKING:
     from flask import Flask
 
+_RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
+
 
 class LocalBackend(Backend):
     """The items of one app in one process."""
@@ -35,11 +36,9 @@ class LocalBackend(Backend):
     def __init__(self, app: Flask, settings: Settings, watcher: Watcher) -> None:
         self.app = app
         self.pid = os.getpid()
-        self.ledger = Ledger()
-        self.lock = self.ledger.lock
         self.events = Events(app)
-        self.clock = StopClock(self, settings.grace_period)
         self._settings = settings
+        self._max_queued = settings.max_queued
         self._watcher = watcher
         self._alarms = Alarms()
         run = partial(perform, self)
@@ -53,28 +52,28 @@ class LocalBackend(Backend):
             else:
                 run_here = partial(run, adopt=self._aio.adopt)
                 self._executors[name] = ThreadExecutor(name, wanted.capacity, run_here)
+        self.ledger = Ledger(self._executors.values())
+        self.lock = self.ledger.lock
+        self.clock = StopClock(self, settings.grace_period)
 
     # For views.
 
-    def accept(self, item: WorkItem[Any], *, held: bool = False) -> None:
+    def accept(self, item: WorkItem[Any], held: bool = False) -> None:
         executor = self._executor_of(item)
-        limit = executor.capacity + self._settings.max_queued
-        overflow = self._settings.overflow
-        room = self.ledger.admit(item, executor, limit)
-        if not room and overflow == "block":
-            room = self._wait_for_room(item, executor, limit)
-        if room:
-            self._accepted(item)
-            if not held:
-                executor.put(item)
-        elif overflow == "run" and self.ledger.admit(item, executor, math.inf):
-            self._accepted(item)
+        limit = executor.capacity + self._max_queued
+        overflow = False
+        if not self.ledger.admit(item, executor, limit):
+            overflow = self._overflow(item, executor, limit)
+        if not self._watcher.awake:
+            self._watcher.wake()
+        self.events.enqueued(item)
+        if overflow:
             self._run_here(item, executor)
-        else:
-            raise self._refusal(item, executor)
+        elif not held:
+            executor.put(item)
 
     def release(self, item: WorkItem[Any]) -> None:
-        if self._holds(item):
+        if self._is_in_flight(item):
             self._executor_of(item).put(item)
 
     def drop(self, item: WorkItem[Any], error: BaseException) -> None:
@@ -82,18 +81,17 @@ class LocalBackend(Backend):
         if self.withdraw(item, (Status.CANCELLED, None, ItemCancelled(why))):
             self.events.dropped(item, error)
 
-    def _accepted(self, item: WorkItem[Any]) -> None:
-        if not self._watcher.awake:
-            self._watcher.wake()
-        self.events.enqueued(item)
-
-    def _wait_for_room(self, item: WorkItem[Any], executor: Executor, limit: float) -> bool:
-        while self.ledger.phase is not Phase.STOPPED:
-            gate = native.Gate()
-            if self.ledger.admit(item, executor, limit, gate):
-                return True
+    def _overflow(self, item: WorkItem[Any], executor: Executor, limit: float) -> bool:
+        """Enter an item that found no room, as BACKGROUND_OVERFLOW says; whether it has to run here."""
+        how = self._settings.overflow
+        while how == "block" and self.ledger.phase is not Phase.STOPPED:
+            gate = self.ledger.room_gate()
+            if self.ledger.admit(item, executor, limit):
+                return False
             gate.wait()
-        return False
+        if how == "run" and self.ledger.admit(item, executor, math.inf):
+            return True
+        raise self._refusal(item, executor)
 
     def _run_here(self, item: WorkItem[Any], executor: Executor) -> None:
         """Let the caller do the work, or wait for it: what is too much is slowed down where it comes from."""
@@ -132,23 +130,23 @@ class LocalBackend(Backend):
 
     # For runs.
 
-    def start(self, item: WorkItem[Any]) -> bool:
+    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
         """Claim an item for its run; False if it was withdrawn, or all is over."""
-        if not self.ledger.claim(item):
+        if not self.ledger.claim(item, self._executors[item._task.executor], run):
             return False
         self.events.started(item)
         return True
 
-    def finish(self, item: WorkItem[Any], outcome: Outcome) -> None:
+    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
         """Settle what a run has come to."""
-        corrects = self.ledger.settle(item, outcome)
-        status, _, error = outcome
-        if not (corrects and status is Status.INTERRUPTED):
-            self.events.finished(item, status, corrects)
-        if error is not None:
+        self.ledger.settle(item, run, outcome)
+        self._tell_end(item, outcome)
+        if run.error is not None:
             # The handle keeps the exception; what its frames hold (an upload, a page) need not stay with it.
-            traceback.clear_frames(error.__traceback__)
-        self._let_go(item)
+            traceback.clear_frames(run.error.__traceback__)
+        self.ledger.remove(item, self._executors[item._task.executor].running)
+        if self.ledger.phase is not _RUNNING:
+            self._watcher.ring()
 
     def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
         """Ask a running item to end in so many seconds."""
@@ -173,7 +171,7 @@ class LocalBackend(Backend):
                 source = item._source
                 if source is None:
                     source = item._source = CancellationSource()
-                    if self.ledger.phase is not Phase.RUNNING and self._holds(item):
+                    if self.ledger.phase is not Phase.RUNNING and self._is_in_flight(item):
                         source.limit(self.clock.on_record_at)
                         source.fire(CancelReason.SHUTDOWN)
         return source
@@ -183,7 +181,7 @@ class LocalBackend(Backend):
         why = ItemCancelled(f"item {item.id} ({item.task_name}) was cancelled")
         if self.withdraw(item, (Status.CANCELLED, None, why)):
             return True
-        if item.status not in (Status.RUNNING, Status.INTERRUPTED) or not self._holds(item):
+        if item.status not in (Status.RUNNING, Status.INTERRUPTED) or not self._is_in_flight(item):
             return False
         self._ask_to_end(item, CancelReason.REQUESTED)
         return True
@@ -209,13 +207,11 @@ class LocalBackend(Backend):
         return [] if self.clock.close_if_idle() else self.clock.time_is_up()
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
-        """End a waiting item, so that it never runs; False if it does or did."""
-        told = item.status
-        if not self.ledger.withdraw(item, outcome):
+        """End a queued item, so that it never runs; False if it does or did."""
+        if not self.ledger.withdraw(item, self._executors[item._task.executor], outcome):
             return False
-        if told is not outcome[0]:
-            self.events.finished(item, outcome[0], corrects=told is Status.INTERRUPTED)
-        self._let_go(item)
+        self._tell_end(item, outcome)
+        self.ledger.remove(item, self.ledger.leaving)
         return True
 
     def call_back(self, callbacks: Iterable[Callable[[], object]]) -> None:
@@ -233,21 +229,24 @@ class LocalBackend(Backend):
             executor.close()
         self.events.stopped(unfinished)
 
+    def _tell_end(self, item: WorkItem[Any], outcome: Outcome) -> None:
+        """Tell all who want to know; after that the process may end."""
+        corrects = item.id in self.clock.recorded
+        if not corrects or outcome[0] is not Status.INTERRUPTED:
+            self.events.finished(item, outcome, corrects)
+        if item._uploads is not None:
+            for upload in item._uploads:
+                upload.close()
+            item._uploads = None
+        item._args, item._kwargs = (), None
+        item._release()
+
     def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
         self.call_back(self.source_of(item).fire(reason))
-        abort = item._abort
+        abort = item._attempt.abort if item._attempt is not None else None
         if abort is not None:
             abort()
 
-    def _holds(self, item: WorkItem[Any]) -> bool:
-        return item.id in self.ledger.in_flight
-
-    def _let_go(self, item: WorkItem[Any]) -> None:
-        """The last thing in an item's life here: all have been told, so the process may end."""
-        for upload in item._uploads:
-            upload.close()
-        item._args, item._kwargs, item._uploads = (), None, ()
-        item._release()
-        self.ledger.remove(item, self._executors[item._task.executor])
-        if self.ledger.phase is not Phase.RUNNING:
-            self._watcher.ring()
+    def _is_in_flight(self, item: WorkItem[Any]) -> bool:
+        executor = self._executors[item._task.executor]
+        return item.id in executor.queued or item.id in executor.running

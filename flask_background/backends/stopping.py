@@ -37,7 +37,8 @@ class StopClock:
         #: Until when (``time.monotonic()``) an item can be sure to have, and when its time is up.
         self.on_record_at = math.inf
         self.up_at = math.inf
-        self._recorded = False
+        #: The ids of the items that are on record as interrupted.
+        self.recorded: set[str] = set()
 
     def begin(
         self,
@@ -69,8 +70,7 @@ class StopClock:
     def tick(self) -> None:
         """Do what is due."""
         now = time.monotonic()
-        if now >= self.on_record_at and not self._recorded:
-            self._recorded = True
+        if now >= self.on_record_at:
             self._record()
         if now >= self.up_at:
             self.time_is_up()
@@ -89,15 +89,20 @@ class StopClock:
         self._record()
         unfinished = self._ledger.unfinished()
         for item in unfinished:
-            self._backend.withdraw(item, (Status.INTERRUPTED, None, item._error))
+            self._backend.withdraw(item, (Status.INTERRUPTED, None, _unfinished(item)))
         self._backend.end(unfinished)
         return unfinished
 
     def _record(self) -> None:
         for item in self._ledger.unfinished():
-            error = ItemInterrupted(
-                f"item {item.id} ({item.task_name}) had not ended when the time to stop was up"
-            )
-            if self._ledger.interrupt(item, error):
-                self._backend.events.finished(item, Status.INTERRUPTED)
+            if item.id in self.recorded:
+                continue
+            self.recorded.add(item.id)
+            error = _unfinished(item)
+            if self._ledger.record(item, error):
+                self._backend.events.finished(item, (Status.INTERRUPTED, None, error))
                 item._release()
+
+
+def _unfinished(item: WorkItem[Any]) -> ItemInterrupted:
+    return ItemInterrupted(f"item {item.id} ({item.task_name}) had not ended when the time to stop was up")

@@ -92,7 +92,7 @@ class AsyncioExecutor(Executor):
 
     def _cancel_all(self) -> None:
         for run in tuple(self._tasks.values()):
-            run.abort()
+            run.cancel_awaited()
 
     def _stop_when_done(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._tasks:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Executor(ABC):
     """Runs items, at most ``capacity`` at once. Starts nothing before the first one.
 
-    ``load`` counts its items that are queued or running; the backend keeps it, under its own lock.
+    ``queued`` and ``running`` are its items by id, kept by the backend's ledger.
     """
 
     coroutines_only: ClassVar[bool] = False
@@ -20,7 +20,8 @@ class Executor(ABC):
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
         self.capacity = capacity
-        self.load = 0
+        self.queued: dict[str, WorkItem[Any]] = {}
+        self.running: dict[str, WorkItem[Any]] = {}
 
     @abstractmethod
     def put(self, item: WorkItem[Any]) -> None:

@@ -28,7 +28,7 @@ class ThreadExecutor(Executor):
 
     def put(self, item: WorkItem[Any]) -> None:
         self._queue.put(item)
-        if self._threads < self.capacity and self._threads < self.load:
+        if self._threads < self.capacity and self._threads < len(self.queued) + len(self.running):
             self._add_thread()
 
     def abort(self) -> None:

@@ -7,8 +7,10 @@ work, and waits there. A host may add a *heart*, which runs no foreign code that
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import math
 import os
+import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
@@ -44,6 +46,10 @@ class Host(ABC):
         self._cut = False
         self._arrived = False
         self._over = native.Gate()
+        # Python's own shutdown calls this before it joins threads, last in, first out. concurrent.futures has
+        # such a callback too, after which no pool takes work: it is imported, and registered, before this one.
+        assert concurrent.futures.thread
+        threading._register_atexit(self.drain)  # type: ignore[attr-defined]
 
     @abstractmethod
     def is_stopping(self) -> bool:
@@ -81,18 +87,21 @@ class Host(ABC):
         """The apps in this process, as far as they have had items."""
         return [backend for ref in self._backends if (backend := ref()) is not None]
 
-    def in_flight(self) -> int:
-        """How many items are queued or running, in all apps. Fit for a signal handler."""
-        return sum(len(backend.ledger.in_flight) for backend in self.backends())
+    def is_idle(self) -> bool:
+        """Whether no item is queued or running, in any app. Fit for a signal handler."""
+        return all(backend.ledger.is_idle() for backend in self.backends())
 
     def drain(self) -> None:
-        """Wait, on the main thread, until no item is in flight or their time is up. Raises nothing."""
+        """Wait, on the main thread, until no item is in flight or their time is up. Raises nothing.
+
+        Called by the host, and once more by Python's own shutdown, for a host that never came to it.
+        """
         if self.pid != os.getpid():
             return  # inherited by a fork: those items are the parent's
         self._arrived = True
         while True:
             try:
-                if not self.in_flight():
+                if self.is_idle():
                     self._take_through_stop(time.monotonic())
                     if self._close():
                         return
@@ -112,14 +121,14 @@ class Host(ABC):
                     seen = time.monotonic()
                 else:
                     self._take_through_stop(seen)
-                    if self._arrived and (self.is_up() if self.in_flight() else self._close()):
+                    if self._arrived and (self._close() if self.is_idle() else self.is_up()):
                         self._over.open()
                         return
             except Exception as error:
                 for backend in self.backends():
                     backend.trouble("The watch over the host failed, and goes on", error)
             now = time.monotonic()
-            if self._began is not None or self.in_flight():
+            if self._began is not None or not self.is_idle():
                 quiet_since = now
             elif now - quiet_since > _LINGER and self._rests():
                 return
@@ -131,7 +140,7 @@ class Host(ABC):
     def _rests(self) -> bool:
         """Whether the watcher may end: an item that came meanwhile keeps it, or has started another."""
         self.awake = False
-        if not self.in_flight():
+        if self.is_idle():
             return True
         with self._lock:
             another, self.awake = self.awake, True
@@ -141,7 +150,7 @@ class Host(ABC):
         """Do what is due now; an app that was first used after the stop began joins here."""
         with self._lock:
             began = self._began = seen if self._began is None else self._began
-        if self.in_flight():
+        if not self.is_idle():
             self.sustain()
         for backend in self.backends():
             backend.clock.begin(began, allowance=self.allowance, how_to_cut=self.how_to_cut)

@@ -2,8 +2,9 @@
 
 No line in gunicorn.conf.py is needed: the worker's own configuration object, which after the fork is this
 process's alone, gets hooks around the user's. ``worker_exit`` runs when requests are over, whatever ended the
-worker, and before the interpreter shuts down, so items can still use thread pools there. By then gunicorn
-has closed the file whose timestamp shows that the worker lives, so a copy of it is made at the beginning.
+worker, and before the interpreter shuts down (a second signal may raise SystemExit just before it, and then
+that shutdown is where items are waited for). By then gunicorn has closed the file whose timestamp shows that
+the worker lives, so a copy of it is made at the beginning.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class GunicornHost(Host):
     def _beat(self) -> None:
         """Beat while items have time, and end the process if the interpreter does not."""
         while True:
-            if not self.in_flight():
+            if self.is_idle():
                 pass  # gunicorn's own rules hold
             elif self._left_at is not None:
                 if time.monotonic() - self._left_at > _EXIT_WITHIN:
@@ -117,6 +118,10 @@ class GunicornHost(Host):
                 self._pulse.notify()
             native.sleep(_BEAT)
 
+    def drain(self) -> None:
+        super().drain()
+        self._left_at = self._left_at or time.monotonic()
+
     def _hook(self) -> None:
         cfg = self._worker.cfg
         users_exit, users_int = cfg.worker_exit, cfg.worker_int
@@ -124,7 +129,6 @@ class GunicornHost(Host):
         def worker_exit(arbiter: Any, worker: Worker) -> None:
             if os.getpid() == self.pid:
                 self.drain()
-                self._left_at = time.monotonic()
             users_exit(arbiter, worker)
 
         def worker_int(worker: Worker) -> None:
@@ -156,7 +160,7 @@ class GunicornHost(Host):
 
         def post_request(worker: Worker, request: Any, environ: Any, response: Any) -> None:
             users_post_request(worker, request, environ, response)
-            if worker.nr >= limit and worker.alive and not self.in_flight():
+            if worker.nr >= limit and worker.alive and self.is_idle():
                 worker.log.info("Autorestarting worker: max_requests reached, no items in flight.")
                 worker.alive = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures.thread
 import os
 import signal
 import threading
@@ -20,10 +19,6 @@ class ProcessHost(Host):
     def __init__(self) -> None:
         super().__init__()
         self._told = False
-        # Runs before threads are joined. Such callbacks run last in, first out: concurrent.futures has one,
-        # after which no pool takes work, so that has to be imported, and registered, before this one.
-        assert concurrent.futures.thread
-        threading._register_atexit(self.drain)  # type: ignore[attr-defined]
 
     def is_stopping(self) -> bool:
         return self._told
@@ -50,7 +45,7 @@ def listen_for_term(host: Callable[[], Host | None]) -> None:
 
     def on_term(signum: int, frame: FrameType | None) -> None:
         current = host()
-        if isinstance(current, ProcessHost) and current.pid == os.getpid() and current.in_flight():
+        if isinstance(current, ProcessHost) and current.pid == os.getpid() and not current.is_idle():
             current.hear_term()
         else:
             signal.signal(signum, signal.SIG_DFL)
