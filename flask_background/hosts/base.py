@@ -47,7 +47,7 @@ class Host(ABC):
         self._arrived = False
         self._over = native.Gate()
         # Python's own shutdown calls this before it joins threads, last in, first out. concurrent.futures has
-        # such a callback too, after which no pool takes work: it is imported, and registered, before this one.
+        # one too, after which no pool takes work: that is imported, and so registered, before this.
         assert concurrent.futures.thread
         threading._register_atexit(self.drain)  # type: ignore[attr-defined]
 
