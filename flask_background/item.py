@@ -226,7 +226,7 @@ class WorkItem(Generic[R]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What ``result`` would raise, or None; waits like ``wait`` and raises NotFinished if that ends."""
-        if not self.wait(timeout):
+        if not self.status.is_final and not self.wait(timeout):
             raise NotFinished(f"item {self.id} ({self.task_name}) is {self.status} after {timeout} s")
         return None if self._attempt is None else self._attempt.error
 

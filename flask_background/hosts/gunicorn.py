@@ -16,6 +16,8 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from .. import native
@@ -80,6 +82,10 @@ class GunicornHost(Host):
         self._left_at: float | None = None
         self._heart_beats = False
         self._hook()
+        if isinstance(pool := getattr(worker, "tpool", None), ThreadPoolExecutor):
+            # gthread's handler of INT and QUIT shuts its pool down, which takes this lock. If the signal
+            # comes while the main thread holds it, an ordinary lock would never be free again.
+            vars(pool)["_shutdown_lock"] = threading.RLock()
         if worker.cfg.max_requests > 0:
             self._put_off_recycle()
 
@@ -119,6 +125,10 @@ class GunicornHost(Host):
             native.sleep(_BEAT)
 
     def drain(self) -> None:
+        # Nobody serves them any more: whoever keeps one for a next request must not wait for our items.
+        for name in ("keepalived_conns", "pending_conns", "_keep"):  # the last one in gunicorn 22 and 23
+            for connection in tuple(getattr(self._worker, name, ())):
+                connection.close()
         super().drain()
         self._left_at = self._left_at or time.monotonic()
 
@@ -134,12 +144,18 @@ class GunicornHost(Host):
         def worker_int(worker: Worker) -> None:
             # Called by gunicorn's handler, whose argument tells which signal it was.
             self._press(sys._getframe(1).f_locals.get("sig"))
+            if threading.current_thread() is threading.main_thread():
+                # gunicorn's handler has done its part. Once more, it would raise SystemExit wherever the main
+                # thread is by then, between gunicorn and our drain too.
+                signal.signal(signal.SIGINT, self._press)
+                signal.signal(signal.SIGQUIT, self._press)
             users_int(worker)
 
         cfg.set("worker_exit", worker_exit)
         cfg.set("worker_int", worker_int)
 
-    def _press(self, sig: int | None) -> None:
+    def _press(self, sig: int | None, _frame: FrameType | None = None) -> None:
+        """Ctrl-C, or something like it; the second one ends the wait."""
         now = time.monotonic()
         again = sig in self._pressed or any(now - when > _ONE_PRESS for when in self._pressed.values())
         began = self._began

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -186,6 +188,25 @@ def test_grace_period_ends(worker_class: str, gunicorn_env: dict[str, str], tmp_
             assert server.events("finished", kind)[-1]["status"] == "interrupted"
             server.wait_for_log(rf"Item [0-9a-f]{{24}} \([\w.<>]+\.{kind}\) interrupted, \d+\.\d s old")
         assert server.events("cleanup", "coroutine")
+
+
+def test_kept_alive_connections_are_let_go(
+    worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path
+) -> None:
+    """Who keeps a connection for his next request sees it closed, and does not wait for the items."""
+    options = ("-k", worker_class, "--timeout", "2", "--keep-alive", "2", "--graceful-timeout", "20")
+    with gunicorn(tmp_path, *options, env=gunicorn_env) as server:
+        connection = HTTPConnection(server.url.removeprefix("http://"), timeout=10)
+        connection.request("GET", "/start?kind=sync&seconds=8")
+        answer = connection.getresponse()
+        worker = json.loads(answer.read())["pid"]
+        server.wait_for("started", "sync")
+        stopped_at = server.kill(signal.SIGQUIT, worker)
+        if connection.sock is not None:  # None: the server has closed it already
+            assert connection.sock.recv(1) == b""
+        assert time.time() - stopped_at < 5
+        server.wait_for("done", "sync")
+        connection.close()
 
 
 def test_second_interrupt_ends_the_wait(

@@ -1,0 +1,95 @@
+// Keeps what a page says of its items up to date. Without it the pages work too: a reload shows more.
+"use strict";
+
+const POLL_MS = 400;
+const RETRY_MS = 1500;
+const PATIENCE_MS = 3000;
+
+const fields = {
+  status: (item) => item.label,
+  message: (item) => item.progress?.message ?? "Waiting for its turn",
+  cancelled: (item) => (item.token.cancelled ? "yes" : "no"),
+  reason: (item) => item.token.reason ?? "–",
+  remaining: (item) => (item.token.remaining === null ? "–" : `${item.token.remaining.toFixed(0)} s`),
+};
+
+function show(item) {
+  const card = document.getElementById(`item-${item.id}`);
+  card.dataset.status = item.status;
+  for (const place of card.querySelectorAll("[data-field]")) {
+    const text = fields[place.dataset.field](item);
+    if (place.textContent !== text) place.textContent = text;
+  }
+  const bar = card.querySelector("progress");
+  if (bar && item.progress) {
+    bar.max = item.progress.total;
+    bar.value = item.progress.done;
+  }
+}
+
+// Takes the parts that change from a fresh copy of this page, so that templates alone say how they look.
+async function refresh() {
+  const answer = await fetch(location.href);
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const focus = document.activeElement?.id;
+  for (const part of document.querySelectorAll("[data-refresh]")) {
+    const fresh = page.getElementById(part.id);
+    if (fresh && fresh.innerHTML !== part.innerHTML) part.replaceChildren(...fresh.childNodes);
+  }
+  if (focus && document.activeElement?.id !== focus) document.getElementById(focus)?.focus();
+}
+
+async function poll() {
+  const cards = [...document.querySelectorAll("[data-live]")];
+  if (cards.length === 0) return;
+  let pause = POLL_MS;
+  try {
+    const ids = new URLSearchParams(cards.map((card) => ["id", card.dataset.item]));
+    const answer = await fetch(`/items?${ids}`, { signal: AbortSignal.timeout(PATIENCE_MS) });
+    if (!answer.ok) throw new Error(answer.statusText);
+    const { pid, items } = await answer.json();
+    items.filter((item) => !item.final).forEach(show);
+    const worker = document.getElementById("pid").textContent;
+    if (worker !== String(pid) || items.some((item) => item.final)) await refresh();
+    document.getElementById("lost").hidden = true;
+  } catch {
+    document.getElementById("lost").hidden = false;
+    pause = RETRY_MS;
+  }
+  setTimeout(poll, pause);
+}
+
+// Says what was chosen, and that it is too much before it is sent in vain.
+function watchUpload(form) {
+  const input = form.querySelector("input[type=file]");
+  const button = form.querySelector("button");
+  const chosen = form.querySelector("[data-chosen]");
+  const error = form.querySelector("[data-error]");
+  const words = { hint: chosen.textContent, button: button.textContent };
+  const { limit, most } = form.dataset;
+
+  function look() {
+    const files = [...input.files];
+    const size = files.reduce((sum, file) => sum + file.size, 0);
+    const megabytes = Math.ceil(size / 104_857.6) / 10;
+    const tooMuch = size > limit || files.length > most;
+    chosen.textContent = files.length === 0 ? words.hint
+      : files.length === 1 ? `${files[0].name}, ${megabytes} MB`
+      : `${files.length} pictures, ${megabytes} MB`;
+    error.hidden = !tooMuch;
+    error.textContent = tooMuch
+      ? `That is too much at once: at most ${most} pictures and ${limit / 1_048_576} MB together.` : "";
+    button.disabled = tooMuch;
+    button.textContent = words.button;
+  }
+
+  input.addEventListener("change", look);
+  form.addEventListener("submit", () => {
+    button.disabled = true;
+    button.textContent = "Uploading …";
+  });
+  addEventListener("pageshow", look);  // also when the visitor comes back to a page that was left as it is
+}
+
+document.querySelectorAll("form[data-limit]").forEach(watchUpload);
+poll();

@@ -1,0 +1,1 @@
+"""The demo, driven as its visitors do."""

@@ -1,0 +1,97 @@
+"""The demo under a real gunicorn, with its files in a temporary folder, and a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+from .browser import Browser
+from .driver import Demo
+
+ROOT = Path(__file__).parents[2]
+
+Start = Callable[..., Demo]
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """The demo, for all tests that leave it running and idle."""
+    demo = launch(tmp_path_factory.mktemp("demo"))
+    yield demo
+    demo.stop()
+
+
+@pytest.fixture
+def start_demo(tmp_path: Path) -> Iterator[Start]:
+    """Starts demos that the test may stop or reload; what it leaves running is ended."""
+    started: list[Demo] = []
+
+    def start(**environment: str) -> Demo:
+        started.append(launch(tmp_path / str(len(started)), **environment))
+        return started[-1]
+
+    yield start
+    for demo in started:
+        demo.stop()
+
+
+def launch(folder: Path, **environment: str) -> Demo:
+    """Start gunicorn as a newcomer does, on any free port."""
+    folder.mkdir(exist_ok=True)
+    instance = folder / "instance"
+    config = {"INSTANCE_PATH": str(instance)}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MAIL_")}
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "gunicorn",
+                "-c",
+                "demo_app/gunicorn.conf.py",
+                f"demo_app:create_app({config!r})",
+            ],
+            cwd=ROOT,
+            env=inherited | {"PORT": "0"} | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Demo(process, instance, log)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium with a profile of its own."""
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+    assert driver, "these tests need the package chromium-driver"
+    assert chromium, "these tests need the package chromium"
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ):
+        options.add_argument(flag)
+    # A path of its own keeps selenium from looking for a driver elsewhere.
+    chrome = webdriver.Chrome(options, Service(driver))
+    yield Browser(chrome, tmp_path_factory.mktemp("shots"))
+    chrome.quit()

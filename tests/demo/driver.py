@@ -1,0 +1,206 @@
+"""What the tests hold the demo with: its process, its pages over HTTP, and pictures to upload."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from email.message import Message
+from html import unescape
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlencode
+
+from PIL import Image, ImageDraw
+from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.test import encode_multipart
+
+T = TypeVar("T")
+
+Upload = tuple[str, bytes]
+"""A file's name and content."""
+
+
+def until(look: Callable[[], T | Literal[False] | None], seconds: float = 15.0) -> T:
+    """Look again until there is something to see, and return that."""
+    end = time.monotonic() + seconds
+    while True:
+        if seen := look():
+            return seen
+        assert time.monotonic() < end, f"nothing was seen in {seconds} s"
+        time.sleep(0.05)
+
+
+class Answer(NamedTuple):
+    """A response that was read."""
+
+    status: int
+    headers: Message
+    body: bytes
+    url: str
+
+    @property
+    def page(self) -> str:
+        """The text of the page, as sent."""
+        return self.body.decode()
+
+    @property
+    def text(self) -> str:
+        """What a visitor reads: no tags, entities as characters."""
+        page = re.sub(r"<details class=\"code\".*?</details>", "", self.page, flags=re.S)
+        return unescape(re.sub(r"<[^>]+>", " ", page))
+
+
+class Demo:
+    """A running demo."""
+
+    def __init__(self, process: subprocess.Popen[bytes], instance: Path, log: Path) -> None:
+        self.process = process
+        self.instance = instance
+        self._log = log
+        self.url = until(self._address)
+        self.worker = until(self.worker_pid)
+
+    def log(self) -> str:
+        """What it wrote to the terminal."""
+        return self._log.read_text()
+
+    def _address(self) -> str | None:
+        assert self.process.poll() is None, self.log()
+        said = re.search(r"(http://127\.0\.0\.1:\d+)/", self.log())
+        return said and said[1]
+
+    def request(
+        self, path: str, data: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Send a request and follow redirects."""
+        request = urllib.request.Request(self.url + path, data, dict(headers or {}))
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return Answer(response.status, response.headers, response.read(), response.url)
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, error.headers, error.read(), error.url)
+
+    def get(self, path: str) -> Answer:
+        """Get a page."""
+        return self.request(path)
+
+    def post(self, path: str, headers: Mapping[str, str] | None = None, **fields: str) -> Answer:
+        """Send a form."""
+        return self.request(path, urlencode(fields).encode(), headers)
+
+    def upload(self, *uploads: Upload, headers: Mapping[str, str] | None = None) -> Answer:
+        """Send pictures."""
+        data, kind = multipart(uploads)
+        return self.request("/", data, {"Content-Type": kind} | dict(headers or {}))
+
+    def items(self, *ids: str) -> list[dict[str, Any]]:
+        """How items stand."""
+        answer = self.get("/items?" + urlencode([("id", item_id) for item_id in ids]))
+        items: list[dict[str, Any]] = json.loads(answer.body)["items"]
+        return items
+
+    def ended(self, item_id: str) -> dict[str, Any]:
+        """How an item ended, once it has."""
+        return until(lambda: next((item for item in self.items(item_id) if item["final"]), None))
+
+    def pictures(self) -> list[Path]:
+        """The folders of the pictures in the gallery."""
+        return sorted(path.parent for path in self.instance.glob("pictures/*/about.json"))
+
+    def letters(self) -> list[Path]:
+        """The letters that were received, oldest first."""
+        return sorted(self.instance.glob("outbox/*.eml"))
+
+    def worker_pid(self) -> int | None:
+        """Who answers; None while nobody does."""
+        try:
+            return int(json.loads(self.get("/items").body)["pid"])
+        except (urllib.error.URLError, ConnectionError):
+            return None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the master."""
+        self.process.send_signal(number)
+
+    def press_ctrl_c(self) -> None:
+        """Do what a terminal does: all of its foreground processes get the signal."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def stop(self) -> None:
+        """End it, politely first."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGQUIT)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        workers = children(self.process.pid)
+        self.process.kill()
+        self.process.wait(20)
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in tasks for child in path.read_text().split()]
+
+
+def item_ids(answer: Answer) -> list[str]:
+    """The items that a page shows."""
+    return re.findall(r'data-item="([0-9a-f]{24})"', answer.page)
+
+
+def multipart(uploads: Iterable[Upload]) -> tuple[bytes, str]:
+    """A form with pictures: its body and its content type."""
+    files = MultiDict(
+        ("pictures", FileStorage(io.BytesIO(content), filename=name)) for name, content in uploads
+    )
+    boundary, body = encode_multipart(files)
+    return body, f"multipart/form-data; boundary={boundary}"
+
+
+def picture(
+    kind: str = "JPEG", size: tuple[int, int] = (1000, 600), color: str = "#2a9d8f", **options: Any
+) -> bytes:
+    """A picture: a sun over a hill."""
+    image = Image.new("RGB", size, color)
+    draw = ImageDraw.Draw(image)
+    width, height = size
+    draw.ellipse((width * 0.6, height * 0.12, width * 0.6 + height * 0.3, height * 0.42), "#ffe8a3")
+    draw.ellipse((-width * 0.3, height * 0.6, width * 0.9, height * 1.9), "#264653")
+    draw.ellipse((width * 0.4, height * 0.7, width * 1.5, height * 2.0), "#1d3540")
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A small PNG that would be a large picture: all of its pixels are black, and compress well."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    deflate = zlib.compressobj(9)
+    row = bytes(1 + width // 8)
+    rows = b"".join(deflate.compress(row) for _ in range(min(height, 2000))) + deflate.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )

@@ -1,0 +1,194 @@
+"""The sign-up: the letter as an SMTP server receives it."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import io
+import signal
+import socket
+from collections.abc import Awaitable
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from PIL import Image
+
+from .conftest import Start
+from .driver import Demo, children, item_ids, until
+
+
+def letter_in(path: Path) -> EmailMessage:
+    """Read a received letter."""
+    return email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+
+
+def received(demo: Demo, name: str, address: str) -> EmailMessage:
+    """Sign up, and return the letter that came of it."""
+    before = demo.letters()
+    answer = demo.post("/signup", name=name, address=address)
+    assert answer.status == 200
+    item = demo.ended(item_ids(answer)[0])
+    assert item["status"] == "succeeded", item
+    (path,) = set(demo.letters()) - set(before)
+    return letter_in(path)
+
+
+def test_letter_and_picture_arrive(demo: Demo) -> None:
+    """The welcome arrives over SMTP: sender, recipient, a link to this very host, a picture."""
+    letter = received(demo, "Ada Lovelace", "ada@example.com")
+    assert letter["To"] == "ada@example.com"
+    assert letter["From"] == "Flask-Background demo <demo@example.com>"
+    assert letter["Subject"] == "Welcome, Ada Lovelace!"
+    body = letter.get_body(("plain",))
+    assert body is not None
+    assert "Hello Ada Lovelace," in body.get_content()
+    assert f"\n{demo.url}/\n" in body.get_content().replace("\r\n", "\n")
+    (attached,) = letter.iter_attachments()
+    assert attached.get_filename() == "welcome.png"
+    with Image.open(io.BytesIO(attached.get_content()), formats=["PNG"]) as card:
+        card.load()
+        assert card.size == (960, 480)
+
+
+def test_outbox_shows_it(demo: Demo) -> None:
+    """The page shows the letter as it was received, with the name and size of what is attached."""
+    received(demo, "Grace <b>Hopper</b>", "grace@example.com")
+    outbox = demo.get("/signup")
+    assert "grace@example.com" in outbox.text
+    assert "Welcome, Grace &lt;b&gt;Hopper&lt;/b&gt;!" in outbox.page
+    assert "welcome.png" in outbox.text
+    assert " kB" in outbox.text
+    assert "127.0.0.1:" in outbox.text
+
+
+def test_name_in_any_script(demo: Demo) -> None:
+    """A long name in another script is whole in the subject and the text."""
+    name = "王小明" * 26
+    letter = received(demo, name, "wang@example.com")
+    assert letter["Subject"] == f"Welcome, {name}!"
+    assert letter["To"] == "wang@example.com"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ada@example.com\r\nBcc: all@example.com",
+        "ada@example.com\nBcc: all@example.com",
+        "ada@example.com, all@example.com",
+        "Ada <ada@example.com>",
+        "ada@example",
+        "@example.com",
+        "ada",
+        "",
+        "a" * 65 + "@example.com",
+        "ada@" + "a." * 130 + "com",
+        "ädä@example.com",
+        "ada@exa mple.com",
+    ],
+)
+def test_address_that_is_none(demo: Demo, address: str) -> None:
+    """What is not one plain address gets a message, and no letter."""
+    before = demo.letters()
+    answer = demo.post("/signup", name="Ada", address=address)
+    assert answer.status == 400
+    assert "Please give an e-mail address" in answer.text
+    assert not item_ids(answer)
+    assert demo.letters() == before
+
+
+@pytest.mark.parametrize("name", ["", "  ", "Ada\nBcc: all@example.com", "Ada\0", "a" * 81])
+def test_name_that_is_none(demo: Demo, name: str) -> None:
+    """A name cannot start another header."""
+    answer = demo.post("/signup", name=name, address="ada@example.com")
+    assert answer.status == 400
+    assert "Please give a name" in answer.text
+
+
+def test_letter_in_flight_survives_a_stop(start_demo: Start) -> None:
+    """A letter that was promised is delivered in the grace period: its server is still there."""
+    demo = start_demo()
+    for number in range(10):
+        demo.post("/signup", name="Ada", address=f"ada{number}@example.com")
+    demo.signal(signal.SIGTERM)
+    assert demo.process.wait(60) == 0
+    assert len(demo.letters()) == 10
+
+
+def test_local_server_ends_with_the_demo(start_demo: Start) -> None:
+    """The demo's own mail server leaves no process behind, not even when the demo is killed."""
+    demo = start_demo()
+    servers = children(demo.worker)
+    assert len(servers) == 1
+    demo.signal(signal.SIGKILL)
+    demo.process.wait(10)
+    until(lambda: not Path(f"/proc/{servers[0]}").exists())
+
+
+class RealServer(Controller):
+    """Stands for the mail server of a provider: it wants a name and a password."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.received: list[Envelope] = []
+        super().__init__(
+            self,
+            "127.0.0.1",
+            self.listener.getsockname()[1],
+            authenticator=self.authenticate,
+            auth_require_tls=False,
+        )
+
+    def _create_server(self) -> Awaitable[Any]:
+        return self.loop.create_server(self._factory_invoker, sock=self.listener)
+
+    def authenticate(self, server: SMTP, session: Session, *args: Any) -> AuthResult:
+        """Let the demo in."""
+        return AuthResult(success=args[-1] == LoginPassword(b"demo", b"s3cret"))
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Take a letter from those that were let in."""
+        if not session.authenticated:
+            return "530 Authentication required"
+        self.received.append(envelope)
+        return "250 OK"
+
+
+def test_real_mail_server(start_demo: Start) -> None:
+    """With MAIL_SERVER set, letters go there, no local server is started, and the page says so."""
+    server = RealServer()
+    server.start()
+    try:
+        demo = start_demo(
+            MAIL_SERVER=server.hostname,
+            MAIL_PORT=str(server.port),
+            MAIL_USERNAME="demo",
+            MAIL_PASSWORD="s3cret",
+            MAIL_DEFAULT_SENDER="me@example.org",
+        )
+        assert not children(demo.worker)
+        answer = demo.post("/signup", name="Ada", address="ada@example.com")
+        assert demo.ended(item_ids(answer)[0])["status"] == "succeeded"
+        page = demo.get("/signup").text
+        assert f"Letters go out through  {server.hostname}:{server.port}" in page
+        assert "s3cret" not in page
+    finally:
+        server.stop()
+    (envelope,) = server.received
+    assert (envelope.mail_from, envelope.rcpt_tos) == ("me@example.org", ["ada@example.com"])
+
+
+def test_mail_server_that_is_down(start_demo: Start) -> None:
+    """A letter that cannot be sent is shown as failed, without the error's details."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    demo = start_demo(MAIL_SERVER="127.0.0.1", MAIL_PORT=str(port))
+    answer = demo.post("/signup", name="Ada", address="ada@example.com")
+    (item_id,) = item_ids(answer)
+    assert demo.ended(item_id)["status"] == "failed"
+    page = demo.get(f"/signup?item={item_id}").text
+    assert "The mail server did not take the letter." in page
+    assert "refused" not in page
