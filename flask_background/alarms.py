@@ -60,6 +60,8 @@ class Alarms:
                 return
             alarm.callback = None
             self._cancelled += 1
+            if self._heap[0] is alarm:
+                self._bell.put(None)
             if self._cancelled > max(_MANY, len(self._heap) // 2):
                 self._heap = [other for other in self._heap if other.callback is not None]
                 heapq.heapify(self._heap)
@@ -71,10 +73,12 @@ class Alarms:
             with self._lock:
                 now = time.monotonic()
                 callback = None
+                while self._heap and self._heap[0].callback is None:
+                    heapq.heappop(self._heap)
+                    self._cancelled -= 1
                 if self._heap and self._heap[0].when <= now:
                     alarm = heapq.heappop(self._heap)
                     callback, alarm.callback = alarm.callback, None
-                    self._cancelled -= callback is None
                     last = now
                 elif not self._heap and now - last >= _LINGER:
                     self._running = False

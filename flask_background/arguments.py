@@ -91,6 +91,12 @@ def refuse_live_closure(func: Callable[..., Any]) -> None:
     if (owner := getattr(func, "__self__", None)) is not None:
         _examine(owner, lambda: "the method's object", None)
     code, cells = getattr(func, "__code__", None), getattr(func, "__closure__", None)
+    if code is not None and (defaults := func.__defaults__):
+        names = code.co_varnames[: code.co_argcount][-len(defaults) :]
+        for name, value in zip(names, defaults, strict=True):
+            _examine(value, partial(str, name), None)
+    for name, value in (getattr(func, "__kwdefaults__", None) or {}).items():
+        _examine(value, partial(str, name), None)
     for name, cell in zip(code.co_freevars, cells, strict=True) if code and cells else ():
         try:
             value = cell.cell_contents
@@ -201,6 +207,12 @@ class _Gone:
 
     def close(self) -> None:
         """Werkzeug closes every upload when the request ends."""
+
+    def __iter__(self) -> NoReturn:
+        self.read()
+
+    def __enter__(self) -> NoReturn:
+        self.read()
 
     def __getattr__(self, name: str) -> NoReturn:
         raise UploadMoved(

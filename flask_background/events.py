@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import signals
 from .errors import Refused
-from .item import Outcome, Status, WorkItem
+from .item import Outcome, Status, WorkItem, ending_item_var
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
@@ -48,7 +49,11 @@ class Events:
             suffix = " after all; it was reported as interrupted" if corrects else ""
             self._log_end(item, status, error, suffix)
         if signals.item_finished.receivers:
-            self._send(signals.item_finished, item=item)
+            ending = ending_item_var.set(item)
+            try:
+                self._send(signals.item_finished, item=item)
+            finally:
+                ending_item_var.reset(ending)
 
     def _log_end(self, item: WorkItem[Any], status: Status, error: BaseException | None, suffix: str) -> None:
         name = f"{item.id} ({item.task_name})"
@@ -95,5 +100,7 @@ class Events:
         for receiver in signal.receivers_for(self._app):
             try:
                 receiver(self._app, **values)
-            except Exception as error:
+            except BaseException as error:
                 self.trouble(f"A receiver of {signal.name} failed", error)
+                if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                    raise  # it may be a signal's, meant for the main thread

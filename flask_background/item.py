@@ -108,6 +108,8 @@ class Attempt:
 
 
 current_item_var: ContextVar[WorkItem[Any]] = ContextVar("flask_background.item")
+# The item whose end is being told: those who are told must not have to wait for themselves.
+ending_item_var: ContextVar[WorkItem[Any]] = ContextVar("flask_background.ending_item")
 
 
 class WorkItem(Generic[R]):
@@ -153,7 +155,7 @@ class WorkItem(Generic[R]):
         self._attempt: Attempt | None = None
         self._source: CancellationSource | None = None
         self._uploads: Sequence[FileStorage] | None = None
-        self._told = False
+        self._told = False  # the end is in the log, and its signal was sent
         self._gates: list[Callable[[], object]] | None = None
 
     @property
@@ -210,7 +212,7 @@ class WorkItem(Generic[R]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end; says whether it has come."""
-        if self._told:
+        if self._told or ending_item_var.get(None) is self:
             return True
         if self._keeper.pid != os.getpid():
             raise BackgroundError(
@@ -226,7 +228,7 @@ class WorkItem(Generic[R]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What ``result`` would raise, or None; waits like ``wait`` and raises NotFinished if that ends."""
-        if not self.status.is_final and not self.wait(timeout):
+        if not self.wait(timeout) and not self.status.is_final:
             raise NotFinished(f"item {self.id} ({self.task_name}) is {self.status} after {timeout} s")
         return None if self._attempt is None else self._attempt.error
 
@@ -243,8 +245,10 @@ class WorkItem(Generic[R]):
         ended = asyncio.Event()
 
         def tell() -> None:
-            if not loop.is_closed():
+            try:
                 loop.call_soon_threadsafe(ended.set)
+            except RuntimeError:
+                pass  # the loop has been closed, so nobody waits on it
 
         self._when_final(tell)
         try:
@@ -262,7 +266,7 @@ class WorkItem(Generic[R]):
 
     def _forget(self, callback: Callable[[], object]) -> None:
         with self._keeper.lock:
-            self._gates = [gate for gate in self._gates or () if gate is not callback]
+            self._gates = [gate for gate in self._gates or () if gate != callback]
 
     def _move(self, status: Status) -> None:
         """Change the status as the table allows."""
@@ -270,9 +274,8 @@ class WorkItem(Generic[R]):
             raise AssertionError(f"item {self.id} cannot go from {self.status} to {status}")
         self.status = status
 
-    def _release(self) -> None:
-        """Wake whoever waits for the end, now that it is in the log and its signal was sent."""
-        self._told = True  # before the look at who waits, who in turn looks at this last
+    def _wake(self) -> None:
+        """Wake whoever waits for the end. ``_told`` is set before: a waiter looks at that last."""
         if self._gates:
             for callback in self._gates:
                 callback()

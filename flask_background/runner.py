@@ -10,6 +10,8 @@ from contextvars import Context
 from time import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from werkzeug.local import LocalProxy
+
 from .errors import ItemCancelled, ItemInterrupted, ItemTimeout
 from .item import Attempt, Outcome, Status, WorkItem, current_item_var
 from .state import StateUrls
@@ -86,7 +88,7 @@ class Run(Attempt):
         except BaseException as error:
             self.fail(error)
             return None
-        if value is not None and _is_pending(value):
+        if value is not None and value is not item and _is_pending(value):
             return value
         self._end((_SUCCEEDED, value, None))
         return None
@@ -186,4 +188,6 @@ class Run(Attempt):
 
 def _is_pending(value: Any) -> bool:
     """Whether an item that returned value ends when that does."""
+    if isinstance(value, LocalProxy):
+        return False  # what it stands for may well be this item
     return inspect.isawaitable(value) or isinstance(value, concurrent.futures.Future)

@@ -44,10 +44,13 @@ class RequestState(NamedTuple):
     def capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
         """Copy the values; raises StateRefused if a processor's are not JSON."""
         environ = request.environ
+        host = environ.get("HTTP_HOST")
+        if host is None or ":" in host:
+            host = get_host(environ)  # leaves a scheme's own port out
         return cls(
             request.method,
             request.scheme,
-            environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}",
+            host,
             request.root_path,
             request.path,
             request.endpoint,

@@ -50,16 +50,16 @@ class Ledger:
             self.phase is _RUNNING or not self._is_stopped()
         ):
             return True
-        executor.queued.pop(item.id, None)
-        return False
+        # Gone already? Then the stop has found it here, and ended it: it was accepted after all.
+        return executor.queued.pop(item.id, None) is None
 
     def claim(self, item: WorkItem[Any], executor: Executor, attempt: Attempt) -> bool:
         """Move a queued item to the running ones; False if it was withdrawn, or all is over."""
-        if self.phase is _STOPPED:
+        if item.id not in executor.queued or (self.phase is _STOPPED and self._is_stopped()):
             return False
         executor.running[item.id] = item  # before it leaves the others: it is in flight all the time
         if executor.queued.pop(item.id, None) is None:
-            del executor.running[item.id]
+            executor.running.pop(item.id, None)
             return False
         item._attempt = attempt
         item._move(_CLAIMED)
@@ -70,6 +70,7 @@ class Ledger:
         _write(item, attempt, outcome)
         if self.phase is not _RUNNING:
             with self.lock:  # whoever made the record may have written over it
+                item._attempt = attempt
                 _write(item, attempt, outcome)
 
     def withdraw(self, item: WorkItem[Any], executor: Executor, outcome: Outcome) -> bool:
@@ -87,6 +88,7 @@ class Ledger:
         ended = self._ended
         ended[item.id] = item
         del book[item.id]
+        item._told = True
         if self._room_gates:
             _open(self._room_gates)
         if self._idle_gates and self.is_idle():
@@ -97,10 +99,13 @@ class Ledger:
     def record(self, item: WorkItem[Any], error: BaseException) -> bool:
         """Put on record that item has not ended, and let it go on; False if it has, or that is on record."""
         with self.lock:
+            attempt = item._attempt or Attempt()
             if item.status.is_final:
                 return False
-            item._attempt = item._attempt or Attempt()
-            _write(item, item._attempt, (Status.INTERRUPTED, None, error))
+            item._attempt = attempt
+            # Should the item end at this very moment, its own outcome is written once more, after this.
+            attempt.error, attempt.finished = error, time()
+            item.status = Status.INTERRUPTED
             return True
 
     def begin_stop(self) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..alarms import Alarm, Alarms
 from ..config import Settings
-from ..errors import ConfigurationError, ItemCancelled, QueueFull, Refused, Stopping
+from ..errors import BackgroundError, ConfigurationError, ItemCancelled, QueueFull, Refused, Stopping
 from ..events import Events
 from ..executors.aio import AsyncioExecutor
 from ..executors.base import Executor
@@ -66,15 +66,19 @@ class LocalBackend(Backend):
             overflow = self._overflow(item, executor, limit)
         if not self._watcher.awake:
             self._watcher.wake()
-        self.events.enqueued(item)
-        if overflow:
-            self._run_here(item, executor)
-        elif not held:
-            executor.put(item)
+        try:
+            self.events.enqueued(item)
+        finally:  # a signal may raise here, and the item has been accepted
+            if held:
+                pass
+            elif overflow:
+                self._run_here(item, executor)
+            else:
+                self._put(item, executor)
 
     def release(self, item: WorkItem[Any]) -> None:
         if self._is_in_flight(item):
-            self._executor_of(item).put(item)
+            self._put(item, self._executor_of(item))
 
     def drop(self, item: WorkItem[Any], error: BaseException) -> None:
         why = f"item {item.id} ({item.task_name}) was dropped: its view ended with {type(error).__name__}"
@@ -84,6 +88,8 @@ class LocalBackend(Backend):
     def _overflow(self, item: WorkItem[Any], executor: Executor, limit: float) -> bool:
         """Enter an item that found no room, as BACKGROUND_OVERFLOW says; whether it has to run here."""
         how = self._settings.overflow
+        if any(executor.is_here() for executor in self._executors.values()):
+            how = "raise"  # a coroutine of ours: to wait here would hold up those that it waits for
         while how == "block" and self.ledger.phase is not Phase.STOPPED:
             gate = self.ledger.room_gate()
             if self.ledger.admit(item, executor, limit):
@@ -92,6 +98,14 @@ class LocalBackend(Backend):
         if how == "run" and self.ledger.admit(item, executor, math.inf):
             return True
         raise self._refusal(item, executor)
+
+    def _put(self, item: WorkItem[Any], executor: Executor) -> None:
+        try:
+            executor.put(item)
+        except RuntimeError as error:  # the system has no thread to give
+            why = ItemCancelled(f"item {item.id} ({item.task_name}) could not be started: {error}")
+            self.withdraw(item, (Status.CANCELLED, None, why))
+            raise
 
     def _run_here(self, item: WorkItem[Any], executor: Executor) -> None:
         """Let the caller do the work, or wait for it: what is too much is slowed down where it comes from."""
@@ -141,10 +155,13 @@ class LocalBackend(Backend):
         """Settle what a run has come to."""
         self.ledger.settle(item, run, outcome)
         self._tell_end(item, outcome)
-        if run.error is not None:
-            # The handle keeps the exception; what its frames hold (an upload, a page) need not stay with it.
-            traceback.clear_frames(run.error.__traceback__)
+        # The handle keeps the exception; what its frames hold (an upload, a page) need not stay with it.
+        error = run.error
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__cause__ or error.__context__
         self.ledger.remove(item, self._executors[item._task.executor].running)
+        item._wake()
         if self.ledger.phase is not _RUNNING:
             self._watcher.ring()
 
@@ -178,6 +195,8 @@ class LocalBackend(Backend):
 
     def cancel(self, item: WorkItem[Any]) -> bool:
         """Withdraw a queued item, or ask a running one to end."""
+        if self.pid != os.getpid():
+            raise BackgroundError(f"item {item.id} belongs to process {self.pid}: cancel it there")
         why = ItemCancelled(f"item {item.id} ({item.task_name}) was cancelled")
         if self.withdraw(item, (Status.CANCELLED, None, why)):
             return True
@@ -203,8 +222,10 @@ class LocalBackend(Backend):
     def stop(self, grace: float | None) -> list[WorkItem[Any]]:
         began = time.monotonic()
         self.clock.begin(began, grace=grace)
-        self.wait_idle(self.clock.up_at - time.monotonic())
-        return [] if self.clock.close_if_idle() else self.clock.time_is_up()
+        up_at = self.clock.up_at if grace is None else min(self.clock.up_at, began + grace)
+        self.wait_idle(up_at - time.monotonic())
+        self.clock.close_if_idle()
+        return self.clock.time_is_up()
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
         """End a queued item, so that it never runs; False if it does or did."""
@@ -212,6 +233,7 @@ class LocalBackend(Backend):
             return False
         self._tell_end(item, outcome)
         self.ledger.remove(item, self.ledger.leaving)
+        item._wake()
         return True
 
     def call_back(self, callbacks: Iterable[Callable[[], object]]) -> None:
@@ -219,7 +241,7 @@ class LocalBackend(Backend):
         for callback in callbacks:
             try:
                 callback()
-            except Exception as error:
+            except BaseException as error:
                 self.trouble("A token's callback failed", error)
 
     def end(self, unfinished: list[WorkItem[Any]]) -> None:
@@ -233,13 +255,15 @@ class LocalBackend(Backend):
         """Tell all who want to know; after that the process may end."""
         corrects = item.id in self.clock.recorded
         if not corrects or outcome[0] is not Status.INTERRUPTED:
-            self.events.finished(item, outcome, corrects)
+            try:
+                self.events.finished(item, outcome, corrects)
+            except Exception:  # the log itself is broken: say so where logging does, and let nothing hang
+                traceback.print_exc()
         if item._uploads is not None:
             for upload in item._uploads:
                 upload.close()
             item._uploads = None
         item._args, item._kwargs = (), None
-        item._release()
 
     def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
         self.call_back(self.source_of(item).fire(reason))

@@ -101,7 +101,8 @@ class StopClock:
             error = _unfinished(item)
             if self._ledger.record(item, error):
                 self._backend.events.finished(item, (Status.INTERRUPTED, None, error))
-                item._release()
+                item._told = True
+                item._wake()
 
 
 def _unfinished(item: WorkItem[Any]) -> ItemInterrupted:

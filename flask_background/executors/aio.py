@@ -26,6 +26,7 @@ class AsyncioExecutor(Executor):
         self._perform = perform
         self._lock = native.new_lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
         # Touched on the loop's thread alone.
         self._waiting: deque[WorkItem[Any]] = deque()
         self._tasks: dict[asyncio.Task[None], Run] = {}
@@ -36,6 +37,14 @@ class AsyncioExecutor(Executor):
     def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:
         """Await what a run has begun, on this loop, and end the run as that ends."""
         self._running_loop().call_soon_threadsafe(self._start, run, awaitable)
+        if self._closed:
+            self.close()  # a late one, from a thread that went on: its loop ends with it
+
+    def is_here(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
 
     def abort(self) -> None:
         loop = self._loop
@@ -43,6 +52,7 @@ class AsyncioExecutor(Executor):
             loop.call_soon_threadsafe(self._cancel_all)
 
     def close(self) -> None:
+        self._closed = True
         with self._lock:
             loop, self._loop = self._loop, None
         if loop is not None:
@@ -51,9 +61,13 @@ class AsyncioExecutor(Executor):
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = native.new_event_loop()
-                loop = self._loop
-                native.start_thread(lambda: self._run(loop), f"background-{self.name}")
+                loop = native.new_event_loop()
+                try:
+                    native.start_thread(lambda: self._run(loop), f"background-{self.name}")
+                except RuntimeError:
+                    loop.close()
+                    raise
+                self._loop = loop
             return self._loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -76,6 +90,9 @@ class AsyncioExecutor(Executor):
 
     def _start(self, run: Run, awaitable: Awaitable[Any]) -> None:
         loop = asyncio.get_running_loop()
+        if isinstance(awaitable, asyncio.Future) and awaitable.get_loop() is not loop:
+            there = asyncio.run_coroutine_threadsafe(_result_of(awaitable), awaitable.get_loop())
+            awaitable = asyncio.wrap_future(there, loop=loop)
         task = loop.create_task(run.await_outcome(awaitable), context=run.context)
         self._tasks[task] = run
         task.add_done_callback(partial(self._done, awaitable))
@@ -99,3 +116,7 @@ class AsyncioExecutor(Executor):
             loop.call_later(0.05, self._stop_when_done, loop)
         else:
             loop.stop()
+
+
+async def _result_of(future: asyncio.Future[Any]) -> Any:
+    return await future

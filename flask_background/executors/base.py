@@ -27,6 +27,10 @@ class Executor(ABC):
     def put(self, item: WorkItem[Any]) -> None:
         """Take an item to run. Never blocks; called on any thread, with no lock held."""
 
+    def is_here(self) -> bool:
+        """Whether the caller runs where items must not wait for one another."""
+        return False
+
     @abstractmethod
     def abort(self) -> None:
         """The grace period is over: cancel what can be cancelled, so that it can clean up."""

@@ -46,7 +46,12 @@ class ThreadExecutor(Executor):
                 return
             self._threads += 1
             number = self._threads
-        native.start_thread(self._work, f"background-{self.name}-{number}")
+        try:
+            native.start_thread(self._work, f"background-{self.name}-{number}")
+        except RuntimeError:
+            self._threads -= 1
+            if self._threads == 0:
+                raise
 
     def _work(self) -> None:
         get, perform = self._queue.get, self._perform

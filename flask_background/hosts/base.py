@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from .. import native
+from ..errors import Stopping
 
 if TYPE_CHECKING:
     from ..backends.local import LocalBackend
@@ -45,11 +46,15 @@ class Host(ABC):
         self._began: float | None = None
         self._cut = False
         self._arrived = False
+        self._closed = False
         self._over = native.Gate()
         # Python's own shutdown calls this before it joins threads, last in, first out. concurrent.futures has
         # one too, after which no pool takes work: that is imported, and so registered, before this.
         assert concurrent.futures.thread
-        threading._register_atexit(self.drain)  # type: ignore[attr-defined]
+        try:
+            threading._register_atexit(self.drain)  # type: ignore[attr-defined]
+        except RuntimeError:
+            raise Stopping("nothing was enqueued: Python is shutting down") from None
 
     @abstractmethod
     def is_stopping(self) -> bool:
@@ -65,6 +70,9 @@ class Host(ABC):
         """An app is about to have its first item here."""
         with self._lock:
             self._backends = (*(ref for ref in self._backends if ref()), weakref.ref(backend))
+        if self._closed:
+            backend.clock.begin(time.monotonic())
+            backend.clock.time_is_up()
 
     def wake(self) -> None:
         """An item was accepted, so there is something to watch."""
@@ -72,7 +80,10 @@ class Host(ABC):
             if self.awake:
                 return
             self.awake = True
-        native.start_thread(self._watch, "background-watcher")
+        try:
+            native.start_thread(self._watch, "background-watcher")
+        except RuntimeError:
+            self.awake = False  # no thread to be had; the next item tries again
 
     def ring(self) -> None:
         """An item has ended while its app stops: perhaps it was the last one."""
@@ -99,18 +110,19 @@ class Host(ABC):
         if self.pid != os.getpid():
             return  # inherited by a fork: those items are the parent's
         self._arrived = True
-        while True:
+        while not self._closed:
             try:
                 if self.is_idle():
                     self._take_through_stop(time.monotonic())
                     if self._close():
-                        return
+                        break
                 self.wake()
                 self.ring()
                 if self._over.wait(_TICK) or self.is_up(late=_TICK):
-                    return
+                    break
             except (KeyboardInterrupt, SystemExit):
                 self.interrupted()
+        self._closed = True
 
     def _watch(self) -> None:
         # A stop counts from the last moment when it had not begun, so that no item gets too much time.
@@ -163,5 +175,6 @@ class Host(ABC):
 
     def is_up(self, late: float = 0.0) -> bool:
         """Whether the grace period of every app is over, by so many seconds."""
-        up_at = max((backend.clock.up_at for backend in self.backends()), default=0.0)
+        late_ones = (backend for backend in self.backends() if not backend.ledger.is_idle())
+        up_at = max((backend.clock.up_at for backend in late_ones), default=0.0)
         return time.monotonic() >= up_at + _CLEANUP + late

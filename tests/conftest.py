@@ -1,0 +1,133 @@
+"""Apps, gates and scripts for the tests, and a detector of what they leave behind."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, has_app_context, has_request_context
+from flask.globals import app_ctx, request_ctx
+from flask.testing import FlaskClient
+
+from flask_background import Background, WorkItem, alarms, hosts
+
+from .helpers import Script, Site, our_threads
+
+# How long what a test has started may take to be gone.
+_GONE_WITHIN = 5.0
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stop every app of a test, and fail the test if an item, a thread or a context is left."""
+    # The thread of the alarms stays a while for the next one; here it only would slow down each test.
+    monkeypatch.setattr(alarms, "_LINGER", 0.02)
+    before = {*our_threads(), *_in_flight()}
+    yield
+    left = _contexts()
+    for backend in hosts.current().backends():
+        backend.stop(0)
+    end = time.monotonic() + _GONE_WITHIN
+    while (remains := _remains(before)) and time.monotonic() < end:
+        time.sleep(0.002)
+    if left or remains:
+        pytest.fail(f"left behind: {', '.join(left + remains)}")
+
+
+def _contexts() -> list[str]:
+    """The contexts that are left, which are popped so that they hurt no other test."""
+    left = []
+    while has_request_context():
+        left.append(repr(request_ctx))
+        request_ctx.pop()
+    while has_app_context():
+        left.append(repr(app_ctx))
+        app_ctx.pop()
+    return left
+
+
+def _in_flight() -> list[WorkItem[Any]]:
+    return [item for backend in hosts.current().backends() for item in backend.ledger.unfinished()]
+
+
+def _remains(before: set[object]) -> list[str]:
+    """What is still alive that should not be."""
+    threads = [thread.name for thread in our_threads() if thread not in before]
+    # One watcher serves the whole process, and stays for 5 s.
+    if sum(thread.name == "background-watcher" for thread in our_threads()) < 2:
+        threads = [name for name in threads if name != "background-watcher"]
+    return [repr(item) for item in _in_flight() if item not in before] + threads
+
+
+@pytest.fixture
+def make_site() -> Callable[..., Site]:
+    """Makes apps with these settings, and a Background for each."""
+
+    def make(name: str = "shop", **settings: Any) -> Site:
+        app = Flask(name)
+        app.config.update(settings)
+        return Site(app, Background(app))
+
+    return make
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """An app and its Background, with the settings as they are by default."""
+    return make_site()
+
+
+@pytest.fixture
+def app(site: Site) -> Flask:
+    """The app."""
+    return site.app
+
+
+@pytest.fixture
+def background(site: Site) -> Background:
+    """The app's Background."""
+    return site.background
+
+
+@pytest.fixture
+def client(site: Site) -> FlaskClient:
+    """A client of the app."""
+    return site.client
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """Holds items up until it is set, at the latest when the test is over."""
+    gate = threading.Event()
+    yield gate
+    gate.set()
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Let threads take turns a thousand times as often, so that they meet where they should not."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
+    """Starts Python programs; what is still running when the test is over is killed."""
+    started: list[Script] = []
+
+    def start(*sources: str) -> Script:
+        folder = tmp_path / str(len(started))
+        folder.mkdir()
+        started.append(Script(folder, *sources))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.kill()

@@ -1,0 +1,175 @@
+"""What the tests share: bounded waits, an app with its Background, and scripts in processes of their own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import pytest
+from blinker import NamedSignal
+from flask import Flask
+from flask.testing import FlaskClient
+
+from flask_background import Background, WorkItem
+from flask_background.backends.local import LocalBackend
+from flask_background.token import CancellationSource
+
+if TYPE_CHECKING:
+    from _thread import LockType
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[1]
+
+# What should happen at once has to happen within so many seconds, on a slow and busy machine too.
+BOUND = 10.0
+
+
+def until(look: Callable[[], T], seconds: float = BOUND) -> T:
+    """Look again until there is something to see, and return that."""
+    end = time.monotonic() + seconds
+    while not (seen := look()):
+        assert time.monotonic() < end, f"nothing was seen in {seconds} s"
+        time.sleep(0.005)
+    return seen
+
+
+def our_threads() -> list[threading.Thread]:
+    """The threads that the package has started."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("background-")]
+
+
+class Site(NamedTuple):
+    """An app and its Background."""
+
+    app: Flask
+    background: Background
+
+    @property
+    def client(self) -> FlaskClient:
+        """A new client of the app."""
+        return self.app.test_client()
+
+    @property
+    def backend(self) -> LocalBackend:
+        """The app's backend in this process."""
+        backend: LocalBackend = self.app.extensions["background"].backend
+        return backend
+
+
+class Keeper:
+    """Keeps items that no backend has."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock: LockType = threading.Lock()
+        self.source = CancellationSource()
+        self.cancelled: list[WorkItem[Any]] = []
+
+    def cancel(self, item: WorkItem[Any]) -> bool:
+        """Remember who was cancelled."""
+        self.cancelled.append(item)
+        return True
+
+    def source_of(self, item: WorkItem[Any]) -> CancellationSource:
+        """One source for all of them."""
+        return self.source
+
+
+class Callee(NamedTuple):
+    """The least that an item needs of a task."""
+
+    func: Callable[..., Any] = lambda: None
+    name: str = "shop.send_mail"
+    executor: str = "thread"
+    timeout: float | None = None
+    is_coroutine: bool = False
+
+
+def make_item(*args: Any, keeper: Keeper | None = None, **callee: Any) -> WorkItem[Any]:
+    """An item that nobody runs."""
+    return WorkItem(Callee(**callee), args, {}, None, keeper or Keeper())
+
+
+def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What the package has logged."""
+    return [record for record in caplog.records if record.name.endswith(".background")]
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int = logging.DEBUG) -> list[str]:
+    """The package's log, without what is below level."""
+    return [record.getMessage() for record in records(caplog) if record.levelno >= level]
+
+
+@contextmanager
+def receiving(signal: NamedSignal, sender: Any) -> Iterator[list[dict[str, Any]]]:
+    """Collect what a signal sends."""
+    received: list[dict[str, Any]] = []
+
+    def receive(sender: Any, **values: Any) -> None:
+        received.append(values)
+
+    with signal.connected_to(receive, sender):
+        yield received
+
+
+class Script:
+    """A Python program in a process of its own."""
+
+    def __init__(self, folder: Path, *sources: str) -> None:
+        path = folder / "script.py"
+        path.write_text("".join(textwrap.dedent(source) for source in sources))
+        self._log = folder / "script.log"
+        with self._log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(path)],
+                cwd=folder,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def said(self) -> str:
+        """What it wrote so far."""
+        return self._log.read_text()
+
+    def wait_for(self, words: str) -> None:
+        """Wait until it writes that."""
+
+        def look() -> bool:
+            running = self.process.poll() is None
+            if words in self.said:
+                return True
+            assert running, f"it ended without saying {words!r}:\n{self.said}"
+            return False
+
+        until(look)
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def ends(self, seconds: float = BOUND) -> int:
+        """Wait for its end, and return its exit code."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it did not end in {seconds} s:\n{self.said}")
+
+    def kill(self) -> None:
+        """Leave nothing of it."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait(BOUND)

@@ -1,0 +1,145 @@
+"""The settings: read once, checked, and frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_background import Background
+from flask_background.config import ExecutorSettings, Settings
+from flask_background.errors import ConfigurationError
+
+
+def test_defaults() -> None:
+    """Without a setting everything is as documented."""
+    settings = Settings.from_config({})
+    assert settings.grace_period == 90.0
+    assert settings.max_queued == 10_000
+    assert settings.overflow == "raise"
+    assert set(settings.executors) == {"thread", "asyncio"}
+    threads = min(32, (os.cpu_count() or 1) + 4)
+    assert settings.executors["thread"] == ExecutorSettings("thread", threads)
+    assert settings.executors["asyncio"].kind == "asyncio"
+    assert settings.executors["asyncio"].capacity >= 1_000
+
+
+def test_given() -> None:
+    """Settings are what the app says, whole seconds too; keys of others do not matter."""
+    settings = Settings.from_config(
+        {
+            "BACKGROUND_GRACE_PERIOD": 5,
+            "BACKGROUND_WORKERS": 3,
+            "BACKGROUND_MAX_QUEUED": 7,
+            "BACKGROUND_OVERFLOW": "block",
+            "SECRET_KEY": "s3cret",
+        }
+    )
+    assert settings.grace_period == 5.0
+    assert isinstance(settings.grace_period, float)
+    assert settings.max_queued == 7
+    assert settings.overflow == "block"
+    assert settings.executors["thread"].capacity == 3
+
+
+def test_executors() -> None:
+    """More executors can be named, each with its bound, and the built-in ones can be changed."""
+    settings = Settings.from_config(
+        {
+            "BACKGROUND_WORKERS": 3,
+            "BACKGROUND_EXECUTORS": {
+                "thread": {"kind": "thread", "workers": 9},
+                "mails": {"kind": "thread", "workers": 1},
+                "pictures": {"kind": "thread"},
+                "calls": {"kind": "asyncio", "limit": 50},
+                "pushes": {"kind": "asyncio"},
+            },
+        }
+    )
+    assert settings.executors["thread"] == ExecutorSettings("thread", 9)
+    assert settings.executors["mails"] == ExecutorSettings("thread", 1)
+    assert settings.executors["pictures"] == ExecutorSettings("thread", 3)
+    assert settings.executors["calls"] == ExecutorSettings("asyncio", 50)
+    assert settings.executors["pushes"] == settings.executors["asyncio"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("BACKGROUND_GRACE_PERIOD", "90", "a number of seconds from 0"),
+        ("BACKGROUND_GRACE_PERIOD", -1, "a number of seconds from 0"),
+        ("BACKGROUND_GRACE_PERIOD", math.nan, "a number of seconds from 0"),
+        ("BACKGROUND_GRACE_PERIOD", math.inf, "a number of seconds from 0"),
+        ("BACKGROUND_GRACE_PERIOD", True, "a number of seconds from 0"),
+        ("BACKGROUND_GRACE_PERIOD", None, "a number of seconds from 0"),
+        ("BACKGROUND_WORKERS", 0, "a whole number from 1"),
+        ("BACKGROUND_WORKERS", 2.0, "a whole number from 1"),
+        ("BACKGROUND_WORKERS", True, "a whole number from 1"),
+        ("BACKGROUND_WORKERS", "4", "a whole number from 1"),
+        ("BACKGROUND_MAX_QUEUED", 0, "a whole number from 1"),
+        ("BACKGROUND_MAX_QUEUED", None, "a whole number from 1"),
+        ("BACKGROUND_OVERFLOW", "drop", '"raise", "block" or "run"'),
+        ("BACKGROUND_OVERFLOW", None, '"raise", "block" or "run"'),
+        ("BACKGROUND_EXECUTORS", ["mails"], "a dict"),
+    ],
+)
+def test_wrong(key: str, value: Any, allowed: str) -> None:
+    """An error names the key, the value and what is allowed."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_config({key: value})
+    assert str(caught.value).startswith(f"{key} is {value!r}; allowed is {allowed}")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "where", "allowed"),
+    [
+        ("mails", 3, "['mails']", "a dict such as"),
+        ("mails", {}, "['mails'][\"kind\"]", '"thread" or "asyncio"'),
+        ("mails", {"kind": "fork"}, "['mails'][\"kind\"]", '"thread" or "asyncio"'),
+        ("mails", {"kind": "thread", "workers": 0}, "['mails'][\"workers\"]", "a whole number from 1"),
+        ("mails", {"kind": "thread", "limit": 5}, "['mails']", "not 'limit'"),
+        ("mails", {"kind": "asyncio", "limit": "5"}, "['mails'][\"limit\"]", "a whole number from 1"),
+        ("mails", {"kind": "asyncio", "workers": 5}, "['mails']", "not 'workers'"),
+        ("thread", {"kind": "asyncio"}, "['thread'][\"kind\"]", '"thread" for this name'),
+        ("asyncio", {"kind": "thread"}, "['asyncio'][\"kind\"]", '"asyncio" for this name'),
+    ],
+)
+def test_wrong_executor(name: str, options: Any, where: str, allowed: str) -> None:
+    """An error about an executor says which one, and what it may be."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_config({"BACKGROUND_EXECUTORS": {name: options}})
+    message = str(caught.value)
+    assert message.startswith(f"BACKGROUND_EXECUTORS{where} is ")
+    assert allowed in message
+
+
+def test_frozen() -> None:
+    """What was read cannot be changed."""
+    settings = Settings.from_config({})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.max_queued = 1  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.executors["thread"].capacity = 1  # type: ignore[misc]
+
+
+def test_read_once(app: Flask, background: Background) -> None:
+    """The config is read at init_app: what is changed later counts for nothing."""
+    app.config["BACKGROUND_MAX_QUEUED"] = "nonsense"
+    assert app.extensions["background"].settings.max_queued == 10_000
+    assert background.enqueue(lambda: 42).result(5) == 42
+
+
+def test_refused_at_init() -> None:
+    """A wrong setting is an error at init_app; when it has been put right, init_app works."""
+    app = Flask("shop")
+    app.config["BACKGROUND_WORKERS"] = 0
+    background = Background()
+    with pytest.raises(ConfigurationError, match="BACKGROUND_WORKERS"):
+        background.init_app(app)
+    app.config["BACKGROUND_WORKERS"] = 1
+    background.init_app(app)
+    assert app.extensions["background"].settings.executors["thread"].capacity == 1

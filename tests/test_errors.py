@@ -1,0 +1,110 @@
+"""The errors: what they are, what they say, and what a view answers that lets them pass."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.exceptions import HTTPException, ServiceUnavailable
+
+from flask_background import errors
+from flask_background.errors import (
+    ArgumentRefused,
+    BackgroundError,
+    ConfigurationError,
+    ItemCancelled,
+    ItemInterrupted,
+    ItemTimeout,
+    NotFinished,
+    NotInitialized,
+    QueueFull,
+    Refused,
+    StateRefused,
+    Stopping,
+    UploadMoved,
+)
+from flask_background.token import CancellationToken
+
+
+@pytest.mark.parametrize(
+    ("error", "parents"),
+    [
+        (ConfigurationError, (BackgroundError, ValueError)),
+        (NotInitialized, (BackgroundError, RuntimeError)),
+        (ArgumentRefused, (BackgroundError, TypeError)),
+        (StateRefused, (BackgroundError, TypeError)),
+        (UploadMoved, (BackgroundError, ValueError)),
+        (Refused, (BackgroundError, ServiceUnavailable)),
+        (QueueFull, (Refused,)),
+        (Stopping, (Refused,)),
+        (NotFinished, (BackgroundError, TimeoutError)),
+        (ItemCancelled, (BackgroundError,)),
+        (ItemInterrupted, (BackgroundError,)),
+        (ItemTimeout, (BackgroundError, TimeoutError)),
+    ],
+)
+def test_family(error: type[Exception], parents: tuple[type[Exception], ...]) -> None:
+    """Each error can be caught as one of ours, and as the built-in that it is a case of."""
+    assert error.__bases__ == parents
+
+
+def test_tree_is_complete() -> None:
+    """The tree in the module's docstring shows every error, and shows nothing else."""
+    defined = {
+        name
+        for name, member in inspect.getmembers(errors, inspect.isclass)
+        if member.__module__ == errors.__name__
+    }
+    drawn = {
+        line.split("─ ")[-1].split()[0]
+        for line in (errors.__doc__ or "").splitlines()
+        if "─ " in line or line.strip() == "BackgroundError"
+    }
+    assert drawn == defined
+
+
+@pytest.mark.parametrize(("error", "seconds"), [(QueueFull, "1"), (Stopping, "5")])
+def test_refused_in_a_view(app: Flask, client: FlaskClient, error: type[Refused], seconds: str) -> None:
+    """A view that lets a refusal pass answers 503 with Retry-After, and tells visitors no details."""
+
+    @app.post("/")
+    def view() -> str:
+        raise error("mails.send was not enqueued: 10000 items wait")
+
+    response = client.post("/")
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == seconds
+    assert "try again" in response.text
+    assert "mails.send" not in response.text
+    assert "10000" not in response.text
+
+
+def test_refused_by_a_handler(app: Flask, client: FlaskClient) -> None:
+    """An app can answer refusals in its own way."""
+
+    @app.errorhandler(Refused)
+    def busy(error: Refused) -> tuple[str, int]:
+        return f"later: {error.message}", 202
+
+    @app.post("/")
+    def view() -> str:
+        raise QueueFull("full")
+
+    assert client.post("/").text == "later: full"
+
+
+def test_refused_speaks_to_developers() -> None:
+    """The text of a refusal is the message, not the page."""
+    error = QueueFull("mails.send was not enqueued")
+    assert str(error) == error.message == "mails.send was not enqueued"
+    assert isinstance(error, HTTPException)
+    assert error.code == 503
+
+
+def test_cancelled_carries_its_token() -> None:
+    """Whose cancellation it was can be told from the token; there may be none."""
+    token = CancellationToken()
+    assert ItemCancelled("ended", token).token is token
+    assert ItemCancelled("ended").token is None

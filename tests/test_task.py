@@ -1,0 +1,395 @@
+"""Tasks: ordinary functions when called, items when enqueued, copies with other options."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from flask import Flask, request
+
+from flask_background import Background, Status, Task, WorkItem, current_item
+from flask_background.errors import ConfigurationError
+
+from .helpers import BOUND, Site
+
+
+def add(a: int, b: int = 2, *rest: int, c: int = 3, **more: int) -> tuple[Any, ...]:
+    """Add up."""
+    return a, b, rest, c, more
+
+
+async def add_async(a: int, b: int = 2) -> int:
+    """Add up later."""
+    await asyncio.sleep(0)
+    return a + b
+
+
+# As the function that it was.
+
+
+def test_looks_like_its_function(background: Background) -> None:
+    """A task has its function's name, docstring and signature."""
+    task = background.task(add)
+    assert isinstance(task, Task)
+    assert task.func is task.__wrapped__ is add  # type: ignore[attr-defined]
+    assert task.__name__ == "add"  # type: ignore[attr-defined]
+    assert task.__doc__ == "Add up."
+    assert inspect.signature(task) == inspect.signature(add)
+    assert repr(task) == "<Task tests.test_task.add>"
+
+
+def test_call(background: Background) -> None:
+    """A call runs the function here and now, and raises what that raises."""
+    task = background.task(add)
+    assert task(1, 2, 3, c=4, d=5) == (1, 2, (3,), 4, {"d": 5})
+    assert background.task(threading.get_ident)() == threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        background.task(lambda: 1 / 0)()
+    with pytest.raises(TypeError):
+        task()  # type: ignore[call-arg]
+    assert background.items() == []
+
+
+def test_call_needs_no_app() -> None:
+    """An ordinary call needs neither an app nor init_app."""
+    task = Background().task(lambda: current_item.task_name)
+    assert "test_call_needs_no_app" in task()
+    assert not current_item
+
+
+def test_call_binds_current_item(background: Background) -> None:
+    """In an ordinary call current_item is there: running, its token never fires, and it can report."""
+
+    @background.task(name="shop.work", timeout=0.001)
+    def work() -> tuple[Any, ...]:
+        current_item.report_progress(1, 2)
+        current_item.token.raise_if_cancelled()
+        item = current_item
+        return (
+            item.task_name,
+            item.status,
+            item.attempt,
+            item.progress,
+            item.state,
+            item.token.wait(0.01),
+            item.token.remaining,
+            item.cancel(),
+        )
+
+    assert work() == ("shop.work", Status.RUNNING, 1, (1, 2, None), None, False, None, False)
+    assert not current_item
+
+
+def test_call_in_an_item(background: Background) -> None:
+    """A task that an item calls is part of that item."""
+    inner = background.task(lambda: current_item.id)
+    item = background.enqueue(lambda: inner())
+    assert item.result(BOUND) == item.id
+
+
+def test_call_in_a_call(background: Background) -> None:
+    """A task that a called task calls is part of the same call."""
+    inner = background.task(lambda: current_item.id)
+    assert background.task(lambda: inner() == current_item.id)()
+
+
+def test_call_that_fails_unbinds(background: Background) -> None:
+    """After a call that failed current_item is unbound again."""
+    with pytest.raises(ZeroDivisionError):
+        background.task(lambda: 1 / 0)()
+    assert not current_item
+
+
+def test_call_of_a_coroutine_function(background: Background) -> None:
+    """A call of a coroutine function gives a coroutine, in which current_item is bound, and nowhere else."""
+
+    @background.task
+    async def work(number: int) -> tuple[int, str]:
+        before = current_item.id
+        await asyncio.sleep(0.001)
+        assert current_item.id == before
+        return number, before
+
+    async def main() -> list[tuple[int, str]]:
+        coroutine = work(1)
+        assert inspect.isawaitable(coroutine)
+        assert not current_item
+        results = await asyncio.gather(coroutine, work(2))
+        assert not current_item
+        return results
+
+    (one, first), (two, second) = asyncio.run(main())
+    assert (one, two) == (1, 2)
+    assert first != second
+
+
+def test_call_in_a_request(app: Flask, background: Background) -> None:
+    """An ordinary call in a view is an ordinary call: the request is there."""
+    with app.test_request_context("/here"):
+        assert background.task(lambda: request.path)() == "/here"
+
+
+# Enqueued.
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((1,), {}),
+        ((1, 5), {}),
+        ((1, 2, 3, 4), {"c": 7}),
+        ((), {"a": 1, "b": 2}),
+        ((1,), {"d": 4, "when": 5, "timeout": 6, "name": 7}),
+    ],
+)
+def test_enqueue(background: Background, args: tuple[int, ...], kwargs: dict[str, int]) -> None:
+    """enqueue takes the function's own arguments, whatever they are called."""
+    item = background.task(add).enqueue(*args, **kwargs)
+    assert isinstance(item, WorkItem)
+    assert item.result(BOUND) == add(*args, **kwargs)
+    assert item.task_name == "tests.test_task.add"
+
+
+def test_enqueue_coroutine_function(background: Background) -> None:
+    """A coroutine function's item has what it returned in the end."""
+    assert background.task(add_async).enqueue(1, b=4).result(BOUND) == 5
+
+
+def test_enqueue_needs_arguments_that_fit(background: Background) -> None:
+    """What does not fit the function is a TypeError in the view that reads as Python's own."""
+
+    @background.task
+    def save(photo: Any, /, title: str, *, size: int = 1) -> None: ...
+
+    for enqueue, said in (
+        (lambda: save.enqueue(), r"save\(\) missing 2 required positional arguments: 'photo' and 'title'"),
+        (lambda: save.enqueue(1), r"save\(\) missing 1 required positional argument: 'title'"),
+        (lambda: save.enqueue(1, "a", 3), r"save\(\) takes 2 positional arguments but 3 were given"),
+        (lambda: save.enqueue(1, "a", colour=3), r"save\(\) got an unexpected keyword argument 'colour'"),
+        (lambda: save.enqueue(1, photo=1, title="a"), r"save\(\) got some positional-only arguments"),
+        (lambda: save.enqueue(1, "a", title="b"), r"save\(\) got multiple values for argument 'title'"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            enqueue()  # type: ignore[no-untyped-call]
+    assert background.items() == []
+
+
+def wrapped(func: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator as they are written: with wraps."""
+
+    @functools.wraps(func)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return func(*args, **kwargs)
+
+    return wrapper
+
+
+class Callable_:
+    """A callable object."""
+
+    def __call__(self, a: int) -> int:
+        return a + 1
+
+
+class AsyncCallable:
+    """A callable object whose call is a coroutine."""
+
+    async def __call__(self, a: int) -> int:
+        return a + 1
+
+
+class Method:
+    """A class with methods."""
+
+    def method(self, a: int) -> int:
+        """Add one."""
+        return a + 1
+
+    @classmethod
+    def make(cls, a: int) -> int:
+        """Add one."""
+        return a + 1
+
+
+@pytest.mark.parametrize(
+    ("func", "name"),
+    [
+        (lambda a: a + 1, "tests.test_task.<lambda>"),
+        (wrapped(lambda a: a + 1), "tests.test_task.<lambda>"),
+        (functools.partial(lambda a, b: a + b, b=1), "tests.test_task.<lambda>"),
+        (functools.partial(add_async, b=1), "tests.test_task.add_async"),
+        (Callable_(), "tests.test_task.Callable_"),
+        (AsyncCallable(), "tests.test_task.AsyncCallable"),
+        (Method().method, "tests.test_task.Method.method"),
+        (Method.make, "tests.test_task.Method.make"),
+        ((1).__add__, "?.int.__add__"),
+    ],
+)
+def test_any_callable(background: Background, func: Callable[..., Any], name: str) -> None:
+    """Any callable can be a task, or be enqueued as it is; it is named after what it is."""
+    for item in (background.task(func).enqueue(1), background.enqueue(func, 1)):
+        assert item.result(BOUND) == 2
+        assert item.task_name == name
+
+
+def test_builtins_without_signature(background: Background) -> None:
+    """Where Python knows no signature, the call is checked when it runs."""
+    assert background.task(dict).enqueue(a=1).result(BOUND) == {"a": 1}
+    assert background.enqueue(max, 1, 2).result(BOUND) == 2
+    assert isinstance(background.enqueue(max, 1).exception(BOUND), TypeError)
+
+
+def test_task_of_a_task(background: Background) -> None:
+    """A task can be decorated again, or be enqueued by background.enqueue, with its own options."""
+    inner = background.task(name="shop.work", timeout=60)(lambda a: (a, current_item.token.remaining))
+    number, remaining = background.enqueue(inner, 1).result(BOUND)
+    assert number == 1
+    assert remaining > 50
+    assert background.enqueue(inner, 1).task_name == "shop.work"
+    outer = background.task(inner)
+    assert outer.enqueue(1).result(BOUND) == (1, None)
+    assert background.enqueue(functools.partial(inner, 1)).result(BOUND) == (1, None)
+
+
+def test_order_of_decorators(app: Flask, background: Background) -> None:
+    """A task can be a view at the same time: called by Flask, enqueued by others."""
+
+    @app.get("/report")
+    @background.task
+    def report() -> str:
+        return current_item.task_name
+
+    assert "report" in app.test_client().get("/report").text
+    assert "report" in report.enqueue().result(BOUND)
+
+
+# Options.
+
+
+def test_names(background: Background) -> None:
+    """A task is named after its module and function, unless it is given a name."""
+    assert background.task(add).name == "tests.test_task.add"
+    assert background.task(name="shop.add")(add).name == "shop.add"
+    assert background.task()(add).name == "tests.test_task.add"
+
+
+def test_executors(background: Background) -> None:
+    """A coroutine function goes to the event loop, others to threads, unless an executor is named."""
+    assert background.task(add).executor == "thread"
+    assert background.task(add_async).executor == "asyncio"
+    assert background.task(AsyncCallable()).executor == "asyncio"
+    assert background.task(functools.partial(add_async, 1)).executor == "asyncio"
+    assert background.task(executor="mails")(add).executor == "mails"
+
+
+def test_using(make_site: Callable[..., Site]) -> None:
+    """using() gives a copy with other options; the task stays as it was."""
+    site = make_site(BACKGROUND_EXECUTORS={"mails": {"kind": "thread", "workers": 1}})
+    task = site.background.task(name="shop.work", timeout=60)(
+        lambda: (threading.current_thread().name, current_item.token.remaining)
+    )
+    options = task.options
+    other = task.using(timeout=None, executor="mails")
+    assert task.options is options
+    assert other is not task
+    assert other.name == "shop.work"
+    thread, remaining = other.enqueue().result(BOUND)
+    assert thread.startswith("background-mails")
+    assert remaining is None
+    thread, remaining = task.enqueue().result(BOUND)
+    assert thread.startswith("background-thread")
+    assert remaining > 50
+    assert other.using(timeout=5).options == other.options.__class__("shop.work", "mails", 5)
+    assert other() == (threading.current_thread().name, None)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("timeout", 0),
+        ("timeout", -1),
+        ("timeout", "30"),
+        ("timeout", math.inf),
+        ("timeout", math.nan),
+        ("timeout", True),
+        ("when", "later"),
+        ("when", None),
+        ("executor", 3),
+    ],
+)
+def test_wrong_options(background: Background, option: str, value: Any) -> None:
+    """A wrong option is an error where the task is made, which names it, the value and what is allowed."""
+    said = rf"the task's option {option} is .*; allowed is "
+    with pytest.raises(ConfigurationError, match=said):
+        background.task(**{option: value})(add)
+    with pytest.raises(ConfigurationError, match=said):
+        background.task(add).using(**{option: value})
+
+
+@pytest.mark.parametrize("name", ["", 3])
+def test_wrong_names(background: Background, name: Any) -> None:
+    """A name is a string that is not empty."""
+    with pytest.raises(ConfigurationError, match="the task's option name is"):
+        background.task(name=name)(add)
+
+
+def test_unknown_options(background: Background) -> None:
+    """An option that does not exist is an error at once."""
+    with pytest.raises(TypeError, match="colour"):
+        background.task(colour="red")(add)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="colour"):
+        background.task(add).using(colour="red")  # type: ignore[call-arg]
+
+
+def test_options_are_frozen(background: Background) -> None:
+    """Options cannot be changed, only replaced by using()."""
+    with pytest.raises(AttributeError):
+        background.task(add).options.timeout = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("thing", ["shop.add", 3, None])
+def test_not_a_function(background: Background, thing: Any) -> None:
+    """What is not a function cannot be a task; the error says how to write it."""
+    if thing is not None:
+        with pytest.raises(ConfigurationError, match=r"is not a function: decorate one"):
+            background.task(thing)
+    with pytest.raises(ConfigurationError, match=r"is not a function: decorate one"):
+        background.task()(thing)
+
+
+def test_enqueue_of_a_call(background: Background) -> None:
+    """background.enqueue(f(x)) is a common slip: the error says what to write."""
+    with pytest.raises(TypeError, match=r"write enqueue\(f, x\), not enqueue\(f\(x\)\)"):
+        background.enqueue(add(1))  # type: ignore[call-overload]
+    coroutine = add_async(1)
+    with pytest.raises(TypeError, match=r"not enqueue\(f\(x\)\)"):
+        background.enqueue(coroutine)  # type: ignore[call-overload]
+    coroutine.close()
+
+
+def test_enqueue_checks_the_call(background: Background) -> None:
+    """background.enqueue checks the arguments in the view as well."""
+    with pytest.raises(TypeError, match="missing a required argument"):
+        background.enqueue(add)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        background.enqueue(lambda: None, 1)  # type: ignore[call-overload]
+    assert background.items() == []
+
+
+def test_function_that_returns_a_future(background: Background) -> None:
+    """The handle of a function that returns a Future has that one's result."""
+
+    @background.task
+    def work() -> Future[int]:
+        future: Future[int] = Future()
+        future.set_result(42)
+        return future
+
+    assert work.enqueue().result(BOUND) == 42
