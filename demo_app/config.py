@@ -19,6 +19,4 @@ MAIL_USERNAME = os.environ.get("MAIL_USERNAME")
 MAIL_PASSWORD = os.environ.get("MAIL_PASSWORD")
 MAIL_USE_TLS = os.environ.get("MAIL_USE_TLS", "").lower() in {"1", "true", "yes", "on"}
 MAIL_DEBUG = False
-MAIL_DEFAULT_SENDER = os.environ.get(
-    "MAIL_DEFAULT_SENDER", "Flask-Background demo <demo@example.com>"
-)
+MAIL_DEFAULT_SENDER = os.environ.get("MAIL_DEFAULT_SENDER", "Flask-Background demo <demo@example.com>")

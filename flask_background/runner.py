@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
+import traceback
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from time import time
@@ -191,3 +192,18 @@ def _is_pending(value: Any) -> bool:
     if isinstance(value, LocalProxy):
         return False  # what it stands for may well be this item
     return inspect.isawaitable(value) or isinstance(value, concurrent.futures.Future)
+
+
+def let_frames_go(error: BaseException) -> None:
+    """Forget the variables of the frames that error has passed: a handle keeps it, not an upload."""
+    seen: set[int] = set()
+    errors: list[BaseException | None] = [error]
+    while errors:
+        this = errors.pop()
+        if this is None or id(this) in seen:
+            continue
+        seen.add(id(this))
+        traceback.clear_frames(this.__traceback__)
+        errors += (this.__cause__, this.__context__)
+        if isinstance(this, BaseExceptionGroup):
+            errors += this.exceptions

@@ -500,9 +500,7 @@ def test_same_upload_twice(background: Background, visit: Visit) -> None:
     ],
     ids=["deque", "OrderedDict", "namedtuple", "key", "deep"],
 )
-def test_upload_in_other_containers(
-    background: Background, visit: Visit, wrap: Callable[[Any], Any]
-) -> None:
+def test_upload_in_other_containers(background: Background, visit: Visit, wrap: Callable[[Any], Any]) -> None:
     """Where an upload cannot be replaced, it is refused with the cure, and stays the view's."""
 
     def view() -> str:
@@ -616,9 +614,7 @@ def test_closed_when_it_fails(background: Background, visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("how", ["cancel", "stop"])
-def test_closed_when_it_never_runs(
-    make_site: Callable[..., Site], gate: threading.Event, how: str
-) -> None:
+def test_closed_when_it_never_runs(make_site: Callable[..., Site], gate: threading.Event, how: str) -> None:
     """The file of an item that never runs is closed when it is cancelled, or when the process stops."""
     site = make_site(BACKGROUND_WORKERS=1)
     blocker = site.background.enqueue(gate.wait, BOUND)

@@ -71,9 +71,7 @@ def test_finished(
     assert bool(record.exc_info) is (status is Status.FAILED)
 
 
-def test_way_of_an_item(
-    background: Background, events: Events, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_way_of_an_item(background: Background, events: Events, caplog: pytest.LogCaptureFixture) -> None:
     """An item's whole way can be followed at level DEBUG, each step once."""
     item = background.task(name="shop.work")(lambda secret: None).enqueue("s3cret")
     assert item.wait(BOUND)

@@ -65,6 +65,7 @@ def test_looking_starts_nothing(background: Background) -> None:
 
 def test_backend_goes_with_its_app() -> None:
     """An app that is not used any more is not kept by the host, which knows it weakly."""
+
     def use() -> weakref.ref[Flask]:
         app = Flask("gone")
         background = Background(app)

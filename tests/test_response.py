@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, Response, abort, after_this_request, request, send_file, stream_with_context
+from flask import Flask, Response, abort, after_this_request, request, send_file
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
 
@@ -137,6 +137,7 @@ def test_after_a_stream(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue
 @pytest.mark.parametrize("hook", ["before_request", "after_request", "teardown_request", "after_this"])
 def test_enqueued_in_hooks(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, hook: str) -> None:
     """What is enqueued before or after the view waits for the response as well."""
+
     @app.get("/")
     def view() -> str:
         if hook == "after_this":
@@ -459,9 +460,7 @@ def test_held_counts(make_site: Callable[..., Site]) -> None:
 
 
 @pytest.mark.parametrize("kind", [QueueFull, Stopping])
-def test_refusal_of_the_last_keeps_the_others(
-    make_site: Callable[..., Site], kind: type[Exception]
-) -> None:
+def test_refusal_of_the_last_keeps_the_others(make_site: Callable[..., Site], kind: type[Exception]) -> None:
     """A refusal that is answered with 503 is a response: what the view had enqueued before it starts."""
     site = make_site()
     task = site.background.task(lambda: 42).using(when="response")

@@ -107,9 +107,7 @@ def test_time_limit(owner: Owner) -> None:
         (CancelReason.TIMEOUT, Status.FAILED, ItemTimeout),
     ],
 )
-def test_own_cancellation(
-    owner: Owner, reason: CancelReason, status: Status, kind: type[Exception]
-) -> None:
+def test_own_cancellation(owner: Owner, reason: CancelReason, status: Status, kind: type[Exception]) -> None:
     """An item that its own token ends gets the status and the error that belong to the reason."""
 
     def work() -> None:

@@ -10,7 +10,6 @@ import pytest
 from flask import Flask, has_app_context
 
 from flask_background import Background, Status, WorkItem, signals
-from flask_background.backends.base import Stats
 from flask_background.errors import QueueFull, Stopping
 
 from .helpers import BOUND, Site, receiving, until

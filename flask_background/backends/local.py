@@ -18,7 +18,7 @@ from ..executors.aio import AsyncioExecutor
 from ..executors.base import Executor
 from ..executors.threads import ThreadExecutor
 from ..item import Attempt, Outcome, Status, WorkItem
-from ..runner import perform
+from ..runner import let_frames_go, perform
 from ..token import CancellationSource, CancelReason
 from .base import Backend, Phase, Stats, Watcher
 from .ledger import Ledger
@@ -27,6 +27,9 @@ from .stopping import StopClock
 if TYPE_CHECKING:
     from flask import Flask
 
+# Who waits for room looks again after so many seconds: several who came at once may have sent one another
+# away, with nothing in flight whose end would call them.
+_RETRY = 0.05
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
 
@@ -94,7 +97,7 @@ class LocalBackend(Backend):
             gate = self.ledger.room_gate()
             if self.ledger.admit(item, executor, limit):
                 return False
-            gate.wait()
+            gate.wait(_RETRY)
         if how == "run" and self.ledger.admit(item, executor, math.inf):
             return True
         raise self._refusal(item, executor)
@@ -155,11 +158,8 @@ class LocalBackend(Backend):
         """Settle what a run has come to."""
         self.ledger.settle(item, run, outcome)
         self._tell_end(item, outcome)
-        # The handle keeps the exception; what its frames hold (an upload, a page) need not stay with it.
-        error = run.error
-        while error is not None:
-            traceback.clear_frames(error.__traceback__)
-            error = error.__cause__ or error.__context__
+        if run.error is not None:
+            let_frames_go(run.error)
         self.ledger.remove(item, self._executors[item._task.executor].running)
         item._wake()
         if self.ledger.phase is not _RUNNING:

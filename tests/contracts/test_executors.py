@@ -27,9 +27,7 @@ R = TypeVar("R")
 
 SETTINGS = {
     "thread": lambda capacity: {"BACKGROUND_WORKERS": capacity},
-    "asyncio": lambda capacity: {
-        "BACKGROUND_EXECUTORS": {"asyncio": {"kind": "asyncio", "limit": capacity}}
-    },
+    "asyncio": lambda capacity: {"BACKGROUND_EXECUTORS": {"asyncio": {"kind": "asyncio", "limit": capacity}}},
 }
 
 
@@ -645,15 +643,46 @@ def fail_deep(thing: Thing) -> None:
         raise ValueError("outer") from error
 
 
+def raise_deep(thing: Thing, error: Exception) -> Exception:
+    """The error, with a frame that holds the argument."""
+    try:
+        raise error
+    except Exception as raised:
+        return raised
+
+
+def fail_twice(thing: Thing) -> None:
+    """Fail with a cause and, apart from that, a context."""
+    try:
+        raise raise_deep(thing, KeyError("context"))
+    except KeyError:
+        raise ValueError("outer") from raise_deep(thing, OSError("cause"))
+
+
+def fail_in_a_group(thing: Thing) -> None:
+    """Fail with several errors at once, as task groups do."""
+    raise ExceptionGroup("all", [raise_deep(thing, KeyError("one")), raise_deep(thing, KeyError("two"))])
+
+
+def fail_in_a_circle(thing: Thing) -> None:
+    """Fail with an error that is its cause's own context."""
+    first, second = raise_deep(thing, KeyError("first")), raise_deep(thing, KeyError("second"))
+    second.__context__ = first
+    raise first from second
+
+
 @pytest.mark.parametrize(
     "func",
     [
         lambda thing: None,
         lambda thing: 1 / 0,
         fail_deep,
-        lambda thing: current_item.cancel() and current_item.token.raise_if_cancelled(),
+        fail_twice,
+        fail_in_a_group,
+        fail_in_a_circle,
+        lambda thing: current_item.cancel() and current_item.token.raise_if_cancelled(),  # type: ignore[func-returns-value]
     ],
-    ids=["succeeds", "fails", "fails deep", "is cancelled"],
+    ids=["succeeds", "fails", "deep", "twice", "group", "circle", "cancelled"],
 )
 def test_lets_arguments_go(lane: Lane, func: Callable[[Thing], Any]) -> None:
     """When an item has ended, its arguments are free, although its handle, result and error are kept."""
@@ -661,8 +690,8 @@ def test_lets_arguments_go(lane: Lane, func: Callable[[Thing], Any]) -> None:
     reference = weakref.ref(thing)
     item = lane.task(func).enqueue(thing)
     del thing
-    assert item.wait(BOUND)
-    assert lane.background.wait_idle(BOUND)
+    assert item.wait(2.0)
+    assert lane.background.wait_idle(2.0)
     until(lambda: is_gone(reference), 2.0)
 
 
@@ -729,9 +758,7 @@ def test_thousand_coroutines(site: Site) -> None:
     assert len({item.result(BOUND) for item in items}) == 1
 
 
-def test_coroutines_are_not_called_early(
-    make_site: Callable[..., Site], gate: threading.Event
-) -> None:
+def test_coroutines_are_not_called_early(make_site: Callable[..., Site], gate: threading.Event) -> None:
     """A coroutine that is cancelled in the queue was never made, so nothing warns that it was not awaited."""
     lane = Lane("asyncio", make_site(**SETTINGS["asyncio"](1)))
     hold_one(lane, gate)

@@ -201,6 +201,4 @@ def png_that_claims(width: int, height: int) -> bytes:
     row = bytes(1 + width // 8)
     rows = b"".join(deflate.compress(row) for _ in range(min(height, 2000))) + deflate.flush()
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")

@@ -83,9 +83,7 @@ def test_item_survives_a_reload(start_demo: Start) -> None:
     item_id = started(demo, 5)
     demo.signal(signal.SIGHUP)
     until(lambda: demo.worker_pid() not in (None, demo.worker))
-    item = until(
-        lambda: next((item for item in demo.items(item_id) if item["token"]["cancelled"]), None)
-    )
+    item = until(lambda: next((item for item in demo.items(item_id) if item["token"]["cancelled"]), None))
     assert item["pid"] == demo.worker
     assert item["token"]["reason"] == "shutdown"
     assert 60 < item["token"]["remaining"] <= 90

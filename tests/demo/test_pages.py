@@ -48,9 +48,7 @@ def in_light_and_dark(browser: Browser, name: str, size: tuple[int, int]) -> Non
 
 
 @LOOKS
-def test_gallery(
-    start_demo: Start, browser: Browser, files: list[Path], size: tuple[int, int]
-) -> None:
+def test_gallery(start_demo: Start, browser: Browser, files: list[Path], size: tuple[int, int]) -> None:
     """Chosen pictures are counted, uploaded and shown without a reload; what is none says so."""
     demo = start_demo()
     browser.look(size)

@@ -1,0 +1,51 @@
+"""Prints the table; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from .measures import FULL, QUICK, measure
+from .table import render
+
+_HEADER = """\
+Flask-Background against its peers, in one process and one run: {packages}.
+Python {python} on {system}, {cpus} CPUs.
+
+Medians of {rounds} interleaved rounds after one to warm up; ± is half the spread of the middle half of them.
+A ratio is ours to the peer's, the median over the rounds. The same number of threads for all (4 where none
+is named), no other settings. The function does nothing and takes one string; ours carries the request's
+state along, Flask-Executor a copy of the request context, ThreadPoolExecutor nothing. End to end, the
+function runs in an app context, which for ThreadPoolExecutor it pushes itself; "app context alone" is a
+loop that pushes and pops one, without a queue. The workers are idle where one item is enqueued, and held
+back where many are. Bytes are counted by tracemalloc.
+"""
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare with the peers.")
+    parser.add_argument("--quick", action="store_true", help="a few seconds, to see that all works")
+    size = QUICK if parser.parse_args().quick else FULL
+    print(
+        _HEADER.format(
+            packages=", ".join(map(_versioned, ("Flask-Background", "Flask-Executor", "Flask", "Werkzeug"))),
+            python=platform.python_version(),
+            system=platform.platform(),
+            cpus=os.cpu_count(),
+            rounds=size.rounds,
+        )
+    )
+    print(render(measure(size)))
+
+
+def _versioned(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:  # ours, run from its directory
+        return package
+
+
+main()

@@ -1,0 +1,224 @@
+"""What is measured: each measure takes one sample a round of every peer, and makes one row of the table."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from statistics import median
+from time import perf_counter, sleep
+from types import MappingProxyType
+
+from .peers import ContextAlone, FlaskExecutor, Ours, Peer, Pool, peers
+from .table import Goal, Row
+
+_DEFAULT_WORKERS = min(32, (os.cpu_count() or 1) + 4)  # of Flask-Background and ThreadPoolExecutor alike
+
+_ENQUEUE = {Pool.name: Goal(1.0), FlaskExecutor.name: Goal(1 / 6)}
+_END_TO_END = {
+    Pool.name: Goal(3.0, at_least=True),
+    FlaskExecutor.name: Goal(10.0, at_least=True),
+    ContextAlone.name: Goal(0.5, at_least=True),
+}
+_QUEUED_BYTES = Goal(400)
+_IMPORT_MS = Goal(25)
+
+_IMPORTED = {
+    Ours.name: "flask_background",
+    Pool.name: "concurrent.futures.thread",
+    FlaskExecutor.name: "flask_executor",
+}
+_TIME_IMPORT = """\
+import time, flask
+began = time.perf_counter()
+import {}
+print((time.perf_counter() - began) * 1e3)
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many rounds, and how many of everything in each."""
+
+    rounds: int
+    batch: int
+    requests: int
+    latencies: int
+    queued: int
+
+
+FULL = Size(rounds=15, batch=1_000, requests=200, latencies=100, queued=1_000)
+QUICK = Size(rounds=2, batch=200, requests=20, latencies=10, queued=100)
+
+
+def noop(_: str) -> None:
+    """What an item does here."""
+
+
+def measure(size: Size) -> Iterator[Row]:
+    """All of them, one after the other."""
+    with peers(workers=4) as everyone:
+        samples = interleaved(everyone, size.rounds, lambda peer: enqueue_one(peer, size.requests))
+        yield _row("enqueue, 1 in a request, µs", samples, _ENQUEUE)
+        samples = interleaved(everyone, size.rounds, lambda peer: enqueue_many(peer, size.batch))
+        yield _row(f"enqueue, {size.batch:,} in a request, µs", samples, _ENQUEUE)
+        samples = interleaved(everyone, size.rounds, lambda peer: latency(peer, size.latencies))
+        yield _row("enqueue to start, µs", samples)
+    for workers in (1, 4, _DEFAULT_WORKERS):
+        with peers(workers) as everyone:
+            everyone.append(ContextAlone(everyone[0].site, workers))
+            samples = interleaved(everyone, size.rounds, lambda peer: throughput(peer, size.batch))
+            yield _row(f"end to end, threads: {workers}, items/s", samples, _END_TO_END)
+    with peers(workers=4) as everyone:
+        samples = interleaved(everyone, 2, lambda peer: memory_of_one(peer, size.queued))
+        yield _row("queued item, 1 in a request, bytes", samples, limit=_QUEUED_BYTES)
+        samples = interleaved(everyone, 2, lambda peer: memory_of_many(peer, size.queued))
+        yield _row(f"queued item, {size.queued:,} in a request, bytes", samples, limit=_QUEUED_BYTES)
+    yield _row("import after Flask, ms", import_times(size.rounds), limit=_IMPORT_MS)
+
+
+def _row(
+    title: str,
+    samples: dict[str, list[float]],
+    goals: Mapping[str, Goal] = MappingProxyType({}),
+    limit: Goal | None = None,
+) -> Row:
+    return Row(title, samples.pop(Ours.name), samples, goals, limit)
+
+
+def interleaved(
+    everyone: Sequence[Peer], rounds: int, sample: Callable[[Peer], float]
+) -> dict[str, list[float]]:
+    """Sample all peers in turn, round by round, so that noise meets all alike; the first round warms up."""
+    samples: dict[str, list[float]] = {peer.name: [] for peer in everyone}
+    for number in range(rounds + 1):
+        for peer in everyone:
+            gc.collect()
+            value = sample(peer)
+            if number:
+                samples[peer.name].append(value)
+    return samples
+
+
+def enqueue_one(peer: Peer, requests: int) -> float:
+    """What a view waits for its only enqueue, in µs: the median of so many requests."""
+    enqueue = peer.enqueuer(noop)
+    times = []
+
+    def view() -> None:
+        began = perf_counter()
+        enqueue("x")
+        times.append(perf_counter() - began)
+
+    for _ in range(requests):
+        peer.site.visit(view)
+    peer.site.visit(peer.settle)
+    return median(times) * 1e6
+
+
+def enqueue_many(peer: Peer, count: int) -> float:
+    """What each of many costs a view, in µs. The workers are held, so as not to be measured too."""
+    enqueue = peer.enqueuer(noop)
+    times = []
+
+    def view() -> None:
+        with peer.held():
+            began = perf_counter()
+            for _ in range(count):
+                enqueue("x")
+            times.append(perf_counter() - began)
+        peer.settle()
+
+    peer.site.visit(view)
+    return times[0] / count * 1e6
+
+
+def latency(peer: Peer, count: int) -> float:
+    """From the call of enqueue to the function's first line, in µs: the median on idle workers."""
+    starts: SimpleQueue[float] = SimpleQueue()
+    enqueue = peer.enqueuer(lambda _: starts.put(perf_counter()))
+    times = []
+
+    def view() -> None:
+        for _ in range(count):
+            began = perf_counter()
+            enqueue("x")
+            times.append(starts.get() - began)
+            sleep(0.001)  # the worker goes back to its queue
+
+    peer.site.visit(view)
+    return median(times) * 1e6
+
+
+def throughput(peer: Peer, count: int) -> float:
+    """Items per second, from the first enqueue until all are done, each in an app context."""
+    enqueue = peer.enqueuer(peer.in_app_context(noop))
+    times = []
+
+    def view() -> None:
+        began = perf_counter()
+        for _ in range(count):
+            enqueue("x")
+        peer.settle()
+        times.append(perf_counter() - began)
+
+    peer.site.visit(view)
+    return count / times[0]
+
+
+def memory_of_one(peer: Peer, count: int) -> float:
+    """Bytes that an item takes while it is queued, each from a request of its own."""
+    enqueue = peer.enqueuer(noop)
+
+    def fill() -> None:
+        for _ in range(count):
+            peer.site.visit(lambda: enqueue("x"))
+
+    return _memory(peer, fill) / count
+
+
+def memory_of_many(peer: Peer, count: int) -> float:
+    """Bytes that an item takes while it is queued, all from one request."""
+    enqueue = peer.enqueuer(noop)
+
+    def fill() -> None:
+        for _ in range(count):
+            enqueue("x")
+
+    return _memory(peer, fill) / count
+
+
+def _memory(peer: Peer, fill: Callable[[], None]) -> int:
+    grown = []
+
+    def view() -> None:
+        with peer.held():
+            tracemalloc.start()
+            fill()
+            gc.collect()
+            grown.append(tracemalloc.get_traced_memory()[0])
+            tracemalloc.stop()
+        peer.settle()
+
+    peer.site.visit(view)
+    return grown[0]
+
+
+def import_times(rounds: int) -> dict[str, list[float]]:
+    """Milliseconds that an import takes after Flask's, in fresh processes, from compiled code."""
+    samples: dict[str, list[float]] = {name: [] for name in _IMPORTED}
+    with tempfile.TemporaryDirectory() as compiled:
+        environ = os.environ | {"PYTHONPYCACHEPREFIX": compiled, "PYTHONDONTWRITEBYTECODE": ""}
+        for number in range(rounds + 1):
+            for name, module in _IMPORTED.items():
+                command = [sys.executable, "-c", _TIME_IMPORT.format(module)]
+                took = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
+                if number:
+                    samples[name].append(float(took))
+    return samples
