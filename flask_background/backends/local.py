@@ -27,8 +27,8 @@ from .stopping import StopClock
 if TYPE_CHECKING:
     from flask import Flask
 
-# Who waits for room looks again after so many seconds: several who came at once may have sent one another
-# away, with nothing in flight whose end would call them.
+# Several who come at once may send one another away, where there is room for some. So they try again one by
+# one, and who waits looks again after so many seconds: nothing may be in flight whose end would call him.
 _RETRY = 0.05
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
@@ -44,6 +44,7 @@ class LocalBackend(Backend):
         self._max_queued = settings.max_queued
         self._watcher = watcher
         self._alarms = Alarms()
+        self._border = native.new_lock()
         run = partial(perform, self)
         self._aio = AsyncioExecutor("asyncio", settings.executors["asyncio"].capacity, run)
         self._executors: dict[str, Executor] = {}
@@ -93,10 +94,13 @@ class LocalBackend(Backend):
         how = self._settings.overflow
         if any(executor.is_here() for executor in self._executors.values()):
             how = "raise"  # a coroutine of ours: to wait here would hold up those that it waits for
-        while how == "block" and self.ledger.phase is not Phase.STOPPED:
-            gate = self.ledger.room_gate()
-            if self.ledger.admit(item, executor, limit):
-                return False
+        while True:
+            gate = self.ledger.room_gate() if how == "block" else None
+            with self._border:
+                if self.ledger.admit(item, executor, limit):
+                    return False
+            if gate is None or self.ledger.phase is Phase.STOPPED:
+                break
             gate.wait(_RETRY)
         if how == "run" and self.ledger.admit(item, executor, math.inf):
             return True
