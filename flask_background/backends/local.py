@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .. import native
 from ..alarms import Alarm, Alarms
 from ..config import Settings
 from ..errors import BackgroundError, ConfigurationError, ItemCancelled, QueueFull, Refused, Stopping
