@@ -36,7 +36,7 @@ class ThreadExecutor(Executor):
 
     def close(self) -> None:
         with self._lock:
-            threads, self._threads = self._threads, 0
+            threads, self._threads, self.capacity = self._threads, 0, 0
         for _ in range(threads):
             self._queue.put(None)
 
