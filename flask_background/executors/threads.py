@@ -35,7 +35,7 @@ class ThreadExecutor(Executor):
         """Threads cannot be cancelled: their items are reported, and end with the process."""
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock:  # whatever is still put finds no place for a thread
             threads, self._threads, self.capacity = self._threads, 0, 0
         for _ in range(threads):
             self._queue.put(None)
