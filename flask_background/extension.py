@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from flask import current_app
@@ -19,6 +18,8 @@ from .state import StateProcessor
 from .task import Task, make_task
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from flask import Flask
 
 P = ParamSpec("P")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
@@ -241,6 +240,8 @@ class WorkItem(Generic[R]):
         return value
 
     def __await__(self) -> Generator[Any, None, R]:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
 

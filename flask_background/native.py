@@ -7,7 +7,6 @@ they share with greenlets is guarded by real locks, held for a few lines that ne
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import sys
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
     from _thread import LockType
 
 __all__ = ["Empty", "Gate", "SimpleQueue", "new_event_loop", "new_lock", "sleep", "start_thread"]
@@ -70,6 +70,8 @@ def sleep(seconds: float) -> None:
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """An event loop that waits in the operating system, not in gevent's hub."""
+    import asyncio
+
     if not _patched():
         return asyncio.new_event_loop()
     return asyncio.SelectorEventLoop(_original("selectors", "DefaultSelector")())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import inspect
+import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from contextvars import Context
@@ -19,6 +18,8 @@ from .state import StateUrls
 from .token import CancelReason
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     from flask import Flask
     from flask.ctx import AppContext
 
@@ -51,7 +52,7 @@ def perform(owner: Owner, item: WorkItem[Any], adopt: Adopt) -> None:
     pending = run.context.run(run.enter_and_call)
     if pending is None:
         return
-    if isinstance(pending, concurrent.futures.Future):
+    if _is_future(pending):
         run.abortable(pending.cancel)
         pending.add_done_callback(run.take_future)
     else:
@@ -165,7 +166,7 @@ class Run(Attempt):
             error.token is not None and source is not None and error.token is source.token
             if isinstance(error, ItemCancelled)
             else self._aborted
-            and isinstance(error, (asyncio.CancelledError, concurrent.futures.CancelledError))
+            and type(error).__name__ == "CancelledError"  # asyncio's, or that of concurrent.futures
         )
         if not own or reason is None:
             return Status.FAILED, None, error
@@ -191,7 +192,13 @@ def _is_pending(value: Any) -> bool:
     """Whether an item that returned value ends when that does."""
     if isinstance(value, LocalProxy):
         return False  # what it stands for may well be this item
-    return inspect.isawaitable(value) or isinstance(value, concurrent.futures.Future)
+    return inspect.isawaitable(value) or _is_future(value)
+
+
+def _is_future(value: Any) -> bool:
+    """Whether value is a Future of concurrent.futures, which is not imported for this question."""
+    futures = sys.modules.get("concurrent.futures")
+    return futures is not None and isinstance(value, futures.Future)
 
 
 def let_frames_go(error: BaseException) -> None:

@@ -6,7 +6,6 @@ import inspect
 import math
 import os
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import update_wrapper
@@ -32,6 +31,8 @@ from .item import Attempt, Status, WorkItem, current_item_var
 from .token import CancellationSource
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from .part import AppPart
 
 P = ParamSpec("P")

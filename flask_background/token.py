@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import time
 from collections.abc import Callable
@@ -67,6 +66,8 @@ class CancellationToken:
 
     async def wait_async(self, timeout: float | None = None) -> bool:
         """The same for coroutines: waits without holding up the event loop."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         fired = asyncio.Event()
         forget = self.on_cancel(lambda: loop.call_soon_threadsafe(fired.set))

@@ -295,8 +295,8 @@ def test_term(script: Start) -> None:
         APP,
         """
         background = make(GRACE_PERIOD=30)
-        background.enqueue(obey)
         try:
+            background.enqueue(obey)
             time.sleep(30)
         finally:
             say("main cleaned up")
@@ -316,8 +316,8 @@ def test_term_when_the_main_thread_takes_long(script: Start) -> None:
         APP,
         """
         background = make(GRACE_PERIOD=30)
-        background.enqueue(obey)
         try:
+            background.enqueue(obey)
             time.sleep(30)
         finally:
             end = time.monotonic() + 0.5

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flask_background import Background, CancelReason, Status, WorkItem, current_item
+from flask_background import Background, CancelReason, Status, WorkItem, current_item, native
 from flask_background.backends.base import Phase
 from flask_background.errors import ItemInterrupted, Stopping
 
@@ -227,6 +227,22 @@ def test_callbacks_do_not_hold_the_stop_up(site: Site, gate: threading.Event) ->
     assert site.background.stop(0.05) == [item]
     assert time.monotonic() - began < BOUND / 2
     assert called.wait(BOUND)
+
+
+def test_callbacks_without_a_thread(
+    site: Site, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no thread can be started any more, as in some Pythons' shutdown, callbacks are still called."""
+    item = running(site.background, gate)
+    called = threading.Event()
+    item.token.on_cancel(called.set)
+
+    def start_thread(target: Callable[[], None], name: str) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(native, "start_thread", start_thread)
+    assert site.background.stop(0.02) == [item]
+    assert called.wait(2.0)
 
 
 @pytest.mark.parametrize("how", ["stop", "cancel", "timeout"])

@@ -15,7 +15,6 @@ from ..alarms import Alarm, Alarms
 from ..config import Settings
 from ..errors import BackgroundError, ConfigurationError, ItemCancelled, QueueFull, Refused, Stopping
 from ..events import Events
-from ..executors.aio import AsyncioExecutor
 from ..executors.base import Executor
 from ..executors.threads import ThreadExecutor
 from ..item import Attempt, Outcome, Status, WorkItem
@@ -46,6 +45,8 @@ class LocalBackend(Backend):
         self._watcher = watcher
         self._alarms = Alarms()
         self._border = native.new_lock()
+        from ..executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
+
         run = partial(perform, self)
         self._aio = AsyncioExecutor("asyncio", settings.executors["asyncio"].capacity, run)
         self._executors: dict[str, Executor] = {}

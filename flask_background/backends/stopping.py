@@ -65,7 +65,11 @@ class StopClock:
         self._backend.events.stopping(len(items), seconds, how_to_cut)
         if callbacks:
             # On a thread of their own: they are foreign, and the stop must not wait for them.
-            native.start_thread(partial(self._backend.call_back, callbacks), "background-callbacks")
+            call_back = partial(self._backend.call_back, callbacks)
+            try:
+                native.start_thread(call_back, "background-callbacks")
+            except RuntimeError:  # Python is shutting down and starts no more threads
+                call_back()
 
     def tick(self) -> None:
         """Do what is due."""

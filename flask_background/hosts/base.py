@@ -7,7 +7,7 @@ work, and waits there. A host may add a *heart*, which runs no foreign code that
 
 from __future__ import annotations
 
-import concurrent.futures.thread
+import importlib
 import math
 import os
 import threading
@@ -27,6 +27,8 @@ _TICK = 0.05
 _LINGER = 5.0
 # What coroutines get to clean up in once their time is up.
 _CLEANUP = 0.1
+# What the watcher gets beyond that to name what is left, should the machine be busy.
+_PATIENCE = 0.25
 
 
 class Host(ABC):
@@ -50,8 +52,8 @@ class Host(ABC):
         self._over = native.Gate()
         # Python's own shutdown calls this before it joins threads, last in, first out. concurrent.futures has
         # one too, after which no pool takes work: that is imported, and so registered, before this.
-        assert concurrent.futures.thread
         try:
+            importlib.import_module("concurrent.futures.thread")
             threading._register_atexit(self.drain)  # type: ignore[attr-defined]
         except RuntimeError:
             raise Stopping("nothing was enqueued: Python is shutting down") from None
@@ -118,7 +120,7 @@ class Host(ABC):
                         break
                 self.wake()
                 self.ring()
-                if self._over.wait(_TICK) or self.is_up(late=_TICK):
+                if self._over.wait(_TICK) or self.is_up(late=_PATIENCE):
                     break
             except (KeyboardInterrupt, SystemExit):
                 self.interrupted()

@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +81,7 @@ class GunicornHost(Host):
         self._left_at: float | None = None
         self._heart_beats = False
         self._hook()
-        if isinstance(pool := getattr(worker, "tpool", None), ThreadPoolExecutor):
+        if (pool := getattr(worker, "tpool", None)) is not None:
             # gthread's handler of INT and QUIT shuts its pool down, which takes this lock. If the signal
             # comes while the main thread holds it, an ordinary lock would never be free again.
             vars(pool)["_shutdown_lock"] = threading.RLock()
