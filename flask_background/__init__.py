@@ -2,8 +2,9 @@
 
 from .extension import Background
 from .globals import current_item
-from .item import Status, WorkItem
+from .item import WorkItem
 from .state import RequestState
+from .status import Status
 from .task import Task
 from .token import CancellationToken, CancelReason
 

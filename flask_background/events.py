@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import signals
 from .errors import Refused
-from .item import Outcome, Status, WorkItem, ending_item_var
+from .item import WorkItem, ending_item_var
+from .status import Outcome, Status
 
 if TYPE_CHECKING:
     from blinker import NamedSignal

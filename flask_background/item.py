@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from enum import StrEnum
 from time import time
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from . import native
 from .errors import BackgroundError, NotFinished
+from .status import Attempt, Progress, Status
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -22,46 +22,6 @@ if TYPE_CHECKING:
     from .token import CancellationSource, CancellationToken
 
 R = TypeVar("R", covariant=True)
-
-
-class Status(StrEnum):
-    """Where an item stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
-
-    next: tuple[Status, ...]
-    """What may follow."""
-
-    __hash__ = str.__hash__  # Enum's own is written in Python, and this is on everybody's way
-
-    @property
-    def is_final(self) -> bool:
-        """Whether an item that stands here has ended."""
-        return self is not Status.QUEUED and self is not Status.RUNNING
-
-
-# The one table of what may follow what. Interrupted is what goes on record while the host may kill the
-# process at any moment; if the process lives on, so does the item, and the record is corrected.
-_QUEUED = Status.QUEUED
-_ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
-Status.QUEUED.next = (Status.RUNNING, Status.CANCELLED, Status.INTERRUPTED)
-Status.RUNNING.next = (*_ENDS, Status.INTERRUPTED)
-Status.INTERRUPTED.next = (Status.RUNNING, *_ENDS)
-for _end in _ENDS:
-    _end.next = ()
-
-
-class Progress(NamedTuple):
-    """How far an item says that it is: ``done`` of ``total`` (None: unknown), and a message or None."""
-
-    done: float
-    total: float | None = None
-    message: str | None = None
 
 
 class Callee(Protocol):
@@ -89,22 +49,7 @@ class Keeper(Protocol):
     def source_of(self, item: WorkItem[Any]) -> CancellationSource: ...
 
 
-Outcome = tuple[Status, Any, BaseException | None]
-"""What a run comes to: the status, what was returned, and what was raised."""
-
-
-class Attempt:
-    """One run of an item: when, how far it says that it is, what came of it. Times are ``time.time()``."""
-
-    finished: float | None = None
-    progress: Progress | None = None
-    value: Any = None
-    error: BaseException | None = None
-    abort: Callable[[], None] | None = None
-
-    def __init__(self, started: float | None = None) -> None:
-        self.started = started
-
+_QUEUED = Status.QUEUED  # looked up once: this is on every item's way
 
 current_item_var: ContextVar[WorkItem[Any]] = ContextVar("flask_background.item")
 # The item whose end is being told: those who are told must not have to wait for themselves.

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from werkzeug.local import LocalProxy
 
 from .errors import ItemCancelled, ItemInterrupted, ItemTimeout
-from .item import Attempt, Outcome, Status, WorkItem, current_item_var
+from .item import WorkItem, current_item_var
 from .state import StateUrls
+from .status import Attempt, Outcome, Status
 from .token import CancelReason
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from typing import (
 from . import native
 from .enqueue import When, executor_for, hand_over, is_coroutine_function, name_of
 from .errors import ConfigurationError
-from .item import Attempt, Status, WorkItem, current_item_var
+from .item import WorkItem, current_item_var
+from .status import Attempt, Status
 from .token import CancellationSource
 
 if TYPE_CHECKING:

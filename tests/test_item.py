@@ -14,7 +14,7 @@ from werkzeug.datastructures import FileStorage
 
 from flask_background import Background, Status, WorkItem, current_item
 from flask_background.errors import BackgroundError, NotFinished
-from flask_background.item import Progress
+from flask_background.status import Progress
 
 from .helpers import BOUND, Keeper, make_item, until
 

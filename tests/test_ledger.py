@@ -19,7 +19,7 @@ from flask_background.backends.base import Phase, Stats
 from flask_background.backends.ledger import Ledger
 from flask_background.errors import ItemInterrupted
 from flask_background.executors.base import Executor
-from flask_background.item import Attempt, Outcome
+from flask_background.status import Attempt, Outcome
 
 from .helpers import BOUND, Site, lines, make_item
 

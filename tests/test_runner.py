@@ -13,8 +13,8 @@ from flask import Flask, current_app, g, has_app_context, request, session
 from flask_background import Background, CancelReason, Status, WorkItem, current_item
 from flask_background.alarms import Alarm
 from flask_background.errors import ItemCancelled, ItemInterrupted, ItemTimeout
-from flask_background.item import Outcome
 from flask_background.runner import Run, perform
+from flask_background.status import Outcome
 
 from .helpers import BOUND, Keeper, make_item
 

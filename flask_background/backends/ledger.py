@@ -17,7 +17,8 @@ from typing import Any
 
 from .. import native
 from ..executors.base import Executor
-from ..item import Attempt, Outcome, Status, WorkItem
+from ..item import WorkItem
+from ..status import Attempt, Outcome, Status
 from .base import Phase, Stats
 
 # How many of the items that ended last can still be found by their ids; at most twice as many are.

@@ -17,8 +17,9 @@ from ..errors import BackgroundError, ConfigurationError, ItemCancelled, QueueFu
 from ..events import Events
 from ..executors.base import Executor
 from ..executors.threads import ThreadExecutor
-from ..item import Attempt, Outcome, Status, WorkItem
+from ..item import WorkItem
 from ..runner import let_frames_go, perform
+from ..status import Attempt, Outcome, Status
 from ..token import CancellationSource, CancelReason
 from .base import Backend, Phase, Stats, Watcher
 from .ledger import Ledger

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import native
 from ..errors import ItemInterrupted
-from ..item import Status, WorkItem
+from ..item import WorkItem
+from ..status import Status
 from ..token import CancelReason
 from .base import Phase
 

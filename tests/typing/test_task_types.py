@@ -23,7 +23,7 @@ from flask_background import (
     current_item,
 )
 from flask_background.errors import QueueFull, Refused, Stopping
-from flask_background.item import Progress
+from flask_background.status import Progress
 
 background = Background()
 
