@@ -14,13 +14,13 @@ _HEADER = """\
 Flask-Background against its peers, in one process and one run: {packages}.
 Python {python} on {system}, {cpus} CPUs.
 
-Medians of {rounds} interleaved rounds after one to warm up; ± is half the spread of the middle half of them.
-A ratio is ours to the peer's, the median over the rounds. The same number of threads for all (4 where none
-is named), no other settings. The function does nothing and takes one string; ours carries the request's
-state along, Flask-Executor a copy of the request context, ThreadPoolExecutor nothing. End to end, the
-function runs in an app context, which for ThreadPoolExecutor it pushes itself; "app context alone" is a
-loop that pushes and pops one, without a queue. The workers are idle where one item is enqueued, and held
-back where many are. Bytes are counted by tracemalloc.
+Medians of {rounds} interleaved rounds after one to warm up; ± is half the spread of their middle half.
+A ratio is ours to the peer's in the same round, the median over the rounds. All have the same number of
+threads (4 where none is named) and no other settings. The function does nothing and takes one string. Ours
+carries the request's state along, Flask-Executor a copy of the request context, ThreadPoolExecutor nothing.
+From enqueue to start, and end to end, the function has an app context, which for ThreadPoolExecutor it pushes
+itself; "app context alone" is a loop that pushes and pops one, with no queue. The workers are idle where one
+item is enqueued, and held back where many are. Bytes are counted by tracemalloc, queue and books included.
 """
 
 

@@ -29,16 +29,27 @@ _END_TO_END = {
 _QUEUED_BYTES = Goal(400)
 _IMPORT_MS = Goal(25)
 
-_IMPORTED = {
-    Ours.name: "flask_background",
-    Pool.name: "concurrent.futures.thread",
-    FlaskExecutor.name: "flask_executor",
+# What to import, and what then is called in a view.
+_FRESH = {
+    Ours.name: ("flask_background", "flask_background.Background(app).task(len).enqueue"),
+    Pool.name: ("concurrent.futures.thread", "partial(concurrent.futures.ThreadPoolExecutor().submit, len)"),
+    FlaskExecutor.name: ("flask_executor", "partial(flask_executor.Executor(app).submit, len)"),
 }
-_TIME_IMPORT = """\
-import time, flask
-began = time.perf_counter()
-import {}
-print((time.perf_counter() - began) * 1e3)
+_TIME_FRESH = """\
+from functools import partial
+from time import perf_counter
+from flask import Flask
+
+began = perf_counter()
+import {module}
+imported = perf_counter() - began
+
+app = Flask("benchmarks")
+enqueue = {enqueuer}
+with app.test_request_context():
+    began = perf_counter()
+    enqueue("x")
+    print(imported, perf_counter() - began)
 """
 
 
@@ -53,7 +64,7 @@ class Size:
     queued: int
 
 
-FULL = Size(rounds=15, batch=1_000, requests=200, latencies=100, queued=1_000)
+FULL = Size(rounds=21, batch=1_000, requests=200, latencies=100, queued=1_000)
 QUICK = Size(rounds=2, batch=200, requests=20, latencies=10, queued=100)
 
 
@@ -80,7 +91,9 @@ def measure(size: Size) -> Iterator[Row]:
         yield _row("queued item, 1 in a request, bytes", samples, limit=_QUEUED_BYTES)
         samples = interleaved(everyone, 2, lambda peer: memory_of_many(peer, size.queued))
         yield _row(f"queued item, {size.queued:,} in a request, bytes", samples, limit=_QUEUED_BYTES)
-    yield _row("import after Flask, ms", import_times(size.rounds), limit=_IMPORT_MS)
+    imports, enqueues = in_fresh_processes(size.rounds)
+    yield _row("import after Flask, ms", imports, limit=_IMPORT_MS)
+    yield _row("first enqueue in a process, ms", enqueues)
 
 
 def _row(
@@ -142,7 +155,7 @@ def enqueue_many(peer: Peer, count: int) -> float:
 def latency(peer: Peer, count: int) -> float:
     """From the call of enqueue to the function's first line, in µs: the median on idle workers."""
     starts: SimpleQueue[float] = SimpleQueue()
-    enqueue = peer.enqueuer(lambda _: starts.put(perf_counter()))
+    enqueue = peer.enqueuer(peer.in_app_context(lambda _: starts.put(perf_counter())))
     times = []
 
     def view() -> None:
@@ -210,15 +223,19 @@ def _memory(peer: Peer, fill: Callable[[], None]) -> int:
     return grown[0]
 
 
-def import_times(rounds: int) -> dict[str, list[float]]:
-    """Milliseconds that an import takes after Flask's, in fresh processes, from compiled code."""
-    samples: dict[str, list[float]] = {name: [] for name in _IMPORTED}
+def in_fresh_processes(rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Milliseconds that an import takes after Flask's, and then the first enqueue, from compiled code."""
+    imports: dict[str, list[float]] = {name: [] for name in _FRESH}
+    enqueues: dict[str, list[float]] = {name: [] for name in _FRESH}
     with tempfile.TemporaryDirectory() as compiled:
         environ = os.environ | {"PYTHONPYCACHEPREFIX": compiled, "PYTHONDONTWRITEBYTECODE": ""}
         for number in range(rounds + 1):
-            for name, module in _IMPORTED.items():
-                command = [sys.executable, "-c", _TIME_IMPORT.format(module)]
-                took = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
+            for name, (module, enqueuer) in _FRESH.items():
+                script = _TIME_FRESH.format(module=module, enqueuer=enqueuer)
+                run = subprocess.run(
+                    [sys.executable, "-c", script], env=environ, check=True, capture_output=True, text=True
+                )
                 if number:
-                    samples[name].append(float(took))
-    return samples
+                    for samples, took in zip((imports, enqueues), run.stdout.split(), strict=True):
+                        samples[name].append(float(took) * 1e3)
+    return imports, enqueues

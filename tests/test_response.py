@@ -511,6 +511,23 @@ def test_app_that_passes_a_request_on(make_site: Callable[..., Site]) -> None:
     assert len(items) == 3
 
 
+def test_app_that_calls_another(make_site: Callable[..., Site]) -> None:
+    """Where an app calls another one with its very own environ, what it enqueues then is still its own."""
+    outer, inner, outer_task, _ = two_apps(make_site)
+    items: list[WorkItem[int]] = []
+    inner.app.add_url_rule("/", view_func=lambda: "inner")
+
+    @outer.app.get("/")
+    def ask() -> bytes:
+        body = inner.app(request.environ, lambda status, headers, exc_info=None: io.BytesIO().write)
+        answer = b"".join(body)
+        body.close()  # type: ignore[attr-defined]
+        items.append(outer_task.enqueue())
+        return answer
+
+    expect_held_until_closed(outer.app, items)
+
+
 def test_inner_app_fails(make_site: Callable[..., Site]) -> None:
     """Where the other app's view fails, its items are dropped, and not those of the app that asked."""
     outer, inner, outer_task, inner_task = two_apps(make_site)

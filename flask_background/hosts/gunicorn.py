@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -124,12 +125,28 @@ class GunicornHost(Host):
             native.sleep(_BEAT)
 
     def drain(self) -> None:
-        # Nobody serves them any more: whoever keeps one for a next request must not wait for our items.
-        for name in ("keepalived_conns", "pending_conns", "_keep"):  # the last one in gunicorn 22 and 23
-            for connection in tuple(getattr(self._worker, name, ())):
-                connection.close()
+        self._let_connections_go()
         super().drain()
         self._left_at = self._left_at or time.monotonic()
+
+    def _let_connections_go(self) -> None:
+        """Nobody serves them any more: who keeps one for a next request must not wait for our items."""
+        worker = self._worker
+
+        def close() -> None:
+            for name in ("keepalived_conns", "pending_conns", "_keep"):  # the last one in gunicorn 22 and 23
+                for connection in tuple(getattr(worker, name, ())):
+                    connection.close()
+
+        def finish(callback: Callable[..., object], *args: Any) -> None:
+            callback(*args)
+            close()
+
+        if (finished := getattr(worker, "method_queue", None)) is not None:
+            # gthread's threads leave a connection whose request is over to the main thread, which is here.
+            vars(finished)["defer"] = finish
+            finished.run_callbacks(None)
+        close()
 
     def _hook(self) -> None:
         cfg = self._worker.cfg

@@ -742,6 +742,17 @@ def test_lets_results_go(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lane.background.items()) == 2
 
 
+def test_idle_executor_lets_its_last_item_go(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An executor that has nothing to do does not hold the item that it ran last."""
+    monkeypatch.setattr(ledger, "KEPT", 1)
+    reference = weakref.ref(lane.task(Thing).enqueue().result(BOUND))
+    other = Lane("asyncio" if lane.kind == "thread" else "thread", lane.site).task(lambda: None)
+    for _ in range(4):
+        assert other.enqueue().wait(BOUND)
+        assert lane.background.wait_idle(BOUND)
+    until(lambda: is_gone(reference), 2.0)
+
+
 # Only the event loop can do this.
 
 

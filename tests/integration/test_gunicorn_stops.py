@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -195,18 +196,18 @@ def test_kept_alive_connections_are_let_go(
 ) -> None:
     """Who keeps a connection for his next request sees it closed, and does not wait for the items."""
     options = ("-k", worker_class, "--timeout", "2", "--keep-alive", "2", "--graceful-timeout", "20")
-    with gunicorn(tmp_path, *options, env=gunicorn_env) as server:
+    with gunicorn(tmp_path, *options, env=gunicorn_env) as server, ExitStack() as stack:
         connection = HTTPConnection(server.url.removeprefix("http://"), timeout=10)
+        stack.callback(connection.close)
         connection.request("GET", "/start?kind=sync&seconds=8")
         answer = connection.getresponse()
         worker = json.loads(answer.read())["pid"]
-        server.wait_for("started", "sync")
+        # At once: perhaps the server has not yet put the connection where it keeps it.
         stopped_at = server.kill(signal.SIGQUIT, worker)
         if connection.sock is not None:  # None: the server has closed it already
             assert connection.sock.recv(1) == b""
         assert time.time() - stopped_at < 5
         server.wait_for("done", "sync")
-        connection.close()
 
 
 def test_second_interrupt_ends_the_wait(
