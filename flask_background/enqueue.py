@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from flask import has_request_context, request
 
 from . import arguments, response
 from .item import Callee, WorkItem, current_item_var
+from .options import When
 from .state import RequestState
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from .part import AppPart
 
 _current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
-
-When = Literal["now", "response"]
 
 
 def hand_over(

@@ -10,9 +10,10 @@ from flask import current_app
 
 from . import arguments, hosts, response
 from .backends.base import Stats
-from .enqueue import AdHoc, When, hand_over
+from .enqueue import AdHoc, hand_over
 from .errors import NotInitialized
 from .item import WorkItem
+from .options import When
 from .part import AppPart
 from .state import StateProcessor
 from .task import Task, make_task

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import math
 import os
 from collections.abc import Awaitable, Callable
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import update_wrapper
 from keyword import iskeyword
 from time import time
@@ -17,7 +16,6 @@ from typing import (
     Generic,
     ParamSpec,
     Protocol,
-    TypedDict,
     TypeVar,
     Unpack,
     cast,
@@ -25,9 +23,10 @@ from typing import (
 )
 
 from . import native
-from .enqueue import When, executor_for, hand_over, is_coroutine_function, name_of
+from .enqueue import executor_for, hand_over, is_coroutine_function, name_of
 from .errors import ConfigurationError
 from .item import WorkItem, current_item_var
+from .options import TaskOptions, Using, When
 from .status import Attempt, Status
 from .token import CancellationSource
 
@@ -39,38 +38,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
-    """How a task's items are run. ``timeout`` is in seconds, from the beginning of the run."""
-
-    name: str
-    executor: str
-    timeout: float | None = None
-    when: When = "now"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise _wrong("name", self.name, "a string that is not empty")
-        if not isinstance(self.executor, str):
-            raise _wrong("executor", self.executor, "the name of an executor, such as 'thread'")
-        if self.timeout is not None and not (
-            isinstance(self.timeout, (int, float))
-            and not isinstance(self.timeout, bool)
-            and 0 < self.timeout < math.inf
-        ):
-            raise _wrong("timeout", self.timeout, "a number of seconds above 0, or None")
-        if self.when not in ("now", "response"):
-            raise _wrong("when", self.when, '"now" or "response"')
-
-
-class Using(TypedDict, total=False):
-    """The options that ``using`` can change."""
-
-    when: When
-    timeout: float | None
-    executor: str
 
 
 class Finder(Protocol):
@@ -218,7 +185,3 @@ async def _await_bound(
         return await func(*args, **kwargs)
     finally:
         current_item_var.reset(token)
-
-
-def _wrong(option: str, value: object, allowed: str) -> ConfigurationError:
-    return ConfigurationError(f"the task's option {option} is {value!r}; allowed is {allowed}")
