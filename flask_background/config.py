@@ -6,12 +6,14 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal
 
 from .errors import ConfigurationError
 
 Kind = Literal["thread", "asyncio"]
 Overflow = Literal["raise", "block", "run"]
+Durability = Literal["power", "process"]
 
 # What says how many items of one executor run at once, and how many do by default.
 _THREADS = min(32, (os.cpu_count() or 1) + 4)
@@ -34,19 +36,30 @@ class Settings:
     max_queued: int = 10_000
     overflow: Overflow = "raise"
     executors: Mapping[str, ExecutorSettings] = field(default_factory=dict)
+    #: The journal's folder; None: ``background`` in the app's instance folder.
+    journal: Path | None = None
+    durability: Durability = "power"
+    run_in_web: bool = True
+    keep: float = 86_400.0
+    max_payload: int = 1_000_000
+    #: None: in debug and testing.
+    strict: bool | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
         """Read the settings; raises ConfigurationError with the key, the value and what is allowed."""
         workers = _count(config, "BACKGROUND_WORKERS", _THREADS)
-        overflow = config.get("BACKGROUND_OVERFLOW", "raise")
-        if overflow not in ("raise", "block", "run"):
-            raise _wrong("BACKGROUND_OVERFLOW", overflow, '"raise", "block" or "run"')
         return cls(
             grace_period=_seconds(config, "BACKGROUND_GRACE_PERIOD", 90.0),
             max_queued=_count(config, "BACKGROUND_MAX_QUEUED", 10_000),
-            overflow=cast(Overflow, overflow),
+            overflow=_one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),
             executors=_executors(config.get("BACKGROUND_EXECUTORS", {}), workers),
+            journal=_folder(config, "BACKGROUND_JOURNAL"),
+            durability=_one_of(config, "BACKGROUND_DURABILITY", "power", "process"),
+            run_in_web=_flag(config, "BACKGROUND_RUN_IN_WEB", True),
+            keep=_seconds(config, "BACKGROUND_KEEP", 86_400.0),
+            max_payload=_count(config, "BACKGROUND_MAX_PAYLOAD", 1_000_000),
+            strict=_flag(config, "BACKGROUND_STRICT", None),
         )
 
 
@@ -88,6 +101,31 @@ def _count(config: Mapping[str, Any], key: str, default: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise _wrong(key, value, "a whole number from 1")
     return value
+
+
+def _one_of(config: Mapping[str, Any], key: str, *allowed: str) -> Any:
+    """One of these strings; the first one by default."""
+    value = config.get(key, allowed[0])
+    if value not in allowed:
+        *others, last = (f'"{name}"' for name in allowed)
+        raise _wrong(key, value, f"{', '.join(others)} or {last}")
+    return value
+
+
+def _flag(config: Mapping[str, Any], key: str, default: bool | None) -> Any:
+    value = config.get(key, default)
+    if value is not default and not isinstance(value, bool):
+        raise _wrong(key, value, "True or False")
+    return value
+
+
+def _folder(config: Mapping[str, Any], key: str) -> Path | None:
+    value = config.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise _wrong(key, value, "the path of a folder, or None for the app's instance folder")
+    return Path(value)
 
 
 def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
