@@ -8,14 +8,14 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 from statistics import median
 from time import perf_counter, sleep
-from types import MappingProxyType
 
 from .peers import ContextAlone, FlaskExecutor, Ours, Peer, Pool, peers
+from .rounds import interleaved, row
 from .table import Goal, Row
 
 _DEFAULT_WORKERS = min(32, (os.cpu_count() or 1) + 4)  # of Flask-Background and ThreadPoolExecutor alike
@@ -76,47 +76,24 @@ def measure(size: Size) -> Iterator[Row]:
     """All of them, one after the other."""
     with peers(workers=4) as everyone:
         samples = interleaved(everyone, size.rounds, lambda peer: enqueue_one(peer, size.requests))
-        yield _row("enqueue, 1 in a request, µs", samples, _ENQUEUE)
+        yield row("enqueue, 1 in a request, µs", samples, _ENQUEUE)
         samples = interleaved(everyone, size.rounds, lambda peer: enqueue_many(peer, size.batch))
-        yield _row(f"enqueue, {size.batch:,} in a request, µs", samples, _ENQUEUE)
+        yield row(f"enqueue, {size.batch:,} in a request, µs", samples, _ENQUEUE)
         samples = interleaved(everyone, size.rounds, lambda peer: latency(peer, size.latencies))
-        yield _row("enqueue to start, µs", samples)
+        yield row("enqueue to start, µs", samples)
     for workers in (1, 4, _DEFAULT_WORKERS):
         with peers(workers) as everyone:
             everyone.append(ContextAlone(everyone[0].site, workers))
             samples = interleaved(everyone, size.rounds, lambda peer: throughput(peer, size.batch))
-            yield _row(f"end to end, threads: {workers}, items/s", samples, _END_TO_END)
+            yield row(f"end to end, threads: {workers}, items/s", samples, _END_TO_END)
     with peers(workers=4) as everyone:
         samples = interleaved(everyone, 2, lambda peer: memory_of_one(peer, size.queued))
-        yield _row("queued item, 1 in a request, bytes", samples, limit=_QUEUED_BYTES)
+        yield row("queued item, 1 in a request, bytes", samples, limit=_QUEUED_BYTES)
         samples = interleaved(everyone, 2, lambda peer: memory_of_many(peer, size.queued))
-        yield _row(f"queued item, {size.queued:,} in a request, bytes", samples, limit=_QUEUED_BYTES)
+        yield row(f"queued item, {size.queued:,} in a request, bytes", samples, limit=_QUEUED_BYTES)
     imports, enqueues = in_fresh_processes(size.rounds)
-    yield _row("import after Flask, ms", imports, limit=_IMPORT_MS)
-    yield _row("first enqueue in a process, ms", enqueues)
-
-
-def _row(
-    title: str,
-    samples: dict[str, list[float]],
-    goals: Mapping[str, Goal] = MappingProxyType({}),
-    limit: Goal | None = None,
-) -> Row:
-    return Row(title, samples.pop(Ours.name), samples, goals, limit)
-
-
-def interleaved(
-    everyone: Sequence[Peer], rounds: int, sample: Callable[[Peer], float]
-) -> dict[str, list[float]]:
-    """Sample all peers in turn, round by round, so that noise meets all alike; the first round warms up."""
-    samples: dict[str, list[float]] = {peer.name: [] for peer in everyone}
-    for number in range(rounds + 1):
-        for peer in everyone:
-            gc.collect()
-            value = sample(peer)
-            if number:
-                samples[peer.name].append(value)
-    return samples
+    yield row("import after Flask, ms", imports, limit=_IMPORT_MS)
+    yield row("first enqueue in a process, ms", enqueues)
 
 
 def enqueue_one(peer: Peer, requests: int) -> float:

@@ -16,6 +16,8 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 from flask_background import Background
 
+from .rounds import OURS
+
 Function = Callable[[str], object]
 
 
@@ -96,7 +98,7 @@ class Peer(ABC):
 class Ours(Peer):
     """Flask-Background."""
 
-    name = "Flask-Background"
+    name = OURS
 
     def __init__(self, site: Site, workers: int) -> None:
         super().__init__(site, workers)
