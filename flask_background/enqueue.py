@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .part import AppPart
 
+_SCALARS = arguments.SCALARS
 _current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
 
 
@@ -33,7 +34,11 @@ def hand_over(
     elif (outer := current_item_var.get(None)) is not None:
         state = outer.state
     moved = None
-    if kwargs or not arguments.SCALARS.issuperset(map(type, args)):
+    plain = not kwargs
+    for value in args:
+        if type(value) not in _SCALARS:
+            plain = False
+    if not plain:
         args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
     item: WorkItem[Any] = WorkItem(callee, args, kwargs, state, backend)
     held = response.hold() if when == "response" else None
