@@ -76,9 +76,11 @@ class LocalBackend(Backend):
         try:
             self.events.enqueued(item)
         finally:  # a signal may raise here, and the item has been accepted
-            if run_here and not held:
+            if held:
+                pass
+            elif run_here:
                 self._run_here(item, executor)
-            elif not held:
+            else:
                 self._put(item, executor)
 
     def release(self, item: WorkItem[Any]) -> None:
