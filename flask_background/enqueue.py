@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flask import has_request_context, request
+import flask
 
 from . import arguments, response
 from .item import Callee, WorkItem, current_item_var
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from .part import AppPart
 
-_current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
+_SCALARS = arguments.SCALARS
+_current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
 
 
 def hand_over(
@@ -27,13 +28,19 @@ def hand_over(
 ) -> WorkItem[Any]:
     """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
     backend = part.backend
-    state = None
-    if has_request_context():
-        state = RequestState.capture(_current_request(), part.processors)
-    elif (outer := current_item_var.get(None)) is not None:
-        state = outer.state
+    try:
+        request = _current_request()
+    except RuntimeError:  # outside of one; to ask first would cost each view something
+        outer = current_item_var.get(None)
+        state = None if outer is None else outer.state
+    else:
+        state = RequestState.capture(request, part.processors)
     moved = None
-    if kwargs or not arguments.SCALARS.issuperset(map(type, args)):
+    plain = not kwargs
+    for value in args:
+        if type(value) not in _SCALARS:
+            plain = False
+    if not plain:
         args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
     item: WorkItem[Any] = WorkItem(callee, args, kwargs, state, backend)
     held = response.hold() if when == "response" else None

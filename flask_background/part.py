@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from .state import StateProcessor
 
 
+class _MadeWhenNeeded:
+    """``AppPart.backend`` as long as there is none: what is made becomes an attribute, which comes first."""
+
+    def __get__(self, part: AppPart, kind: type[AppPart]) -> LocalBackend:
+        return part._make_backend()
+
+
 class AppPart:
     """One app's part of a Background.
 
@@ -28,23 +35,20 @@ class AppPart:
         self.owner = owner
         self.processors = processors
         self.settings = Settings.from_config(app.config)
-        self._backend: LocalBackend | None = None
 
-    @property
-    def backend(self) -> LocalBackend:
-        """The backend of this process, made when the first item asks for it."""
-        return self._backend or self._make_backend()
+    #: The backend of this process, made when the first item asks for it.
+    backend = _MadeWhenNeeded()
 
     def _make_backend(self) -> LocalBackend:
         host = hosts.current()
         made = LocalBackend(self.app, self.settings, host)
         with _publishing:
-            if self._backend is None:
-                self._backend = made
+            backend: LocalBackend = vars(self).setdefault("backend", made)
+            if backend is made:
                 _with_backend.add(self)
-        if self._backend is made:
+        if backend is made:
             host.add(made)
-        return self._backend
+        return backend
 
 
 # Held for a few lines that call nothing foreign: under gevent, code that logs may switch to another greenlet,
@@ -57,7 +61,7 @@ def _after_fork() -> None:
     global _publishing
     _publishing = native.new_lock()  # another thread of the parent may have held it
     for part in _with_backend:
-        part._backend = None
+        vars(part).pop("backend", None)
     _with_backend.clear()
 
 

@@ -51,8 +51,7 @@ class LocalBackend(Backend):
             elif wanted.kind == "asyncio":
                 self._executors[name] = AsyncioExecutor(name, wanted.capacity, run)
             else:
-                run_here = partial(run, adopt=self._aio.adopt)
-                self._executors[name] = ThreadExecutor(name, wanted.capacity, run_here)
+                self._executors[name] = ThreadExecutor(name, wanted.capacity, run, self._aio.adopt)
         self.ledger = Ledger(self._executors.values())
         self.lock = self.ledger.lock
         self._border = Border(self.ledger, self._executors, settings)
@@ -77,9 +76,11 @@ class LocalBackend(Backend):
         try:
             self.events.enqueued(item)
         finally:  # a signal may raise here, and the item has been accepted
-            if run_here and not held:
+            if held:
+                pass
+            elif run_here:
                 self._run_here(item, executor)
-            elif not held:
+            else:
                 self._put(item, executor)
 
     def release(self, item: WorkItem[Any]) -> None:
@@ -123,7 +124,8 @@ class LocalBackend(Backend):
         if run.error is not None:
             let_frames_go(run.error)
         self.ledger.remove(item, self._executors[item._task.executor].running)
-        item._wake()
+        if item._gates is not None:
+            item._wake()
         if self.ledger.phase is not _RUNNING:
             self._watcher.ring()
 
