@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Generator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from . import native
 from .item import Callee, Keeper, WorkItem
@@ -38,16 +38,24 @@ class JournaledItem(WorkItem[R]):
     __slots__ = ("__weakref__", "entry", "here")
 
     def __init__(
-        self, task: Callee, state: RequestState | None, keeper: JournalKeeper, entry: Entry | None = None
+        self,
+        task: Callee,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        state: RequestState | None,
+        keeper: JournalKeeper,
     ) -> None:
         #: Whether it is queued or running in this process, which then knows more than the journal.
         self.here = True
-        self.entry = entry
-        super().__init__(task, (), {}, state, keeper)
-        if entry is not None:
-            self.id = entry.id
-            self._enqueued = entry.enqueued
-            self.here = False
+        self.entry: Entry | None = None
+        super().__init__(task, args, kwargs, state, keeper)
+
+    @classmethod
+    def of(cls, entry: Entry, task: Callee, state: RequestState | None, keeper: JournalKeeper) -> Self:
+        """The handle of an item that is in the journal, and not here."""
+        item = cls(task, (), {}, state, keeper)
+        item.id, item._enqueued, item.entry, item.here = entry.id, entry.enqueued, entry, False
+        return item
 
     @property  # type: ignore[override]
     def status(self) -> Status:

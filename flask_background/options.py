@@ -67,17 +67,26 @@ class TaskOptions:
         return to_timestamp(self.delay, self.run_at, now)
 
 
-class Using(TypedDict, total=False):
-    """The options that ``using`` can change."""
-
-    when: When
-    timeout: float | None
+class _Run(TypedDict, total=False):
     executor: str
+    timeout: float | None
+    when: When
     durable: bool
     max_attempts: int
     backoff: Backoff
     retry_on: tuple[type[BaseException], ...]
     max_crashes: int
+
+
+class Options(_Run, total=False):
+    """The options that a task can be given where it is made."""
+
+    name: str
+
+
+class Using(_Run, total=False):
+    """The options that ``using`` can change."""
+
     delay: float | timedelta | None
     run_at: datetime | None
     key: str | None

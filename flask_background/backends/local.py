@@ -21,6 +21,8 @@ from ..status import Attempt, Outcome, Status
 from ..token import CancellationSource, CancelReason
 from .base import Backend, Phase, Stats, Watcher
 from .border import Border, mismatch
+from .keys import Keys
+from .later import Later
 from .ledger import Ledger
 from .stopping import StopClock
 
@@ -40,6 +42,7 @@ class LocalBackend(Backend):
         self._max_queued = settings.max_queued
         self._watcher = watcher
         self._alarms = Alarms()
+        self.keys = Keys()
         from ..executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
 
         run = partial(perform, self)
@@ -55,21 +58,27 @@ class LocalBackend(Backend):
                 self._executors[name] = ThreadExecutor(name, wanted.capacity, run_here)
         self.ledger = Ledger(self._executors.values())
         self.lock = self.ledger.lock
+        self.later = Later(self, self._alarms)
         self._border = Border(self.ledger, self._executors, settings)
         self.clock = StopClock(self, settings.grace_period)
 
     # For views.
 
-    def accept(self, item: WorkItem[Any], held: bool = False) -> None:
+    def accept(
+        self, item: WorkItem[Any], held: bool = False, due: float | None = None
+    ) -> WorkItem[Any]:
         task = item._task
         executor = self._executors.get(task.executor)
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
             raise mismatch(task, self._executors)
+        if task.key is not None and (other := self.keys.take(item)) is not item:
+            return other
         run_here = False
         if not self.ledger.admit(item, executor, executor.capacity + self._max_queued):
             try:
                 run_here = self._border.pass_through(item, executor)
             except Refused as error:
+                self.keys.give_back(item)
                 self.events.refused(item.task_name, error)
                 raise
         if not self._watcher.awake:
@@ -77,10 +86,13 @@ class LocalBackend(Backend):
         try:
             self.events.enqueued(item)
         finally:  # a signal may raise here, and the item has been accepted
-            if run_here and not held:
+            if due is not None:
+                self.later.wait_until(item, due)
+            elif run_here and not held:
                 self._run_here(item, executor)
             elif not held:
                 self._put(item, executor)
+        return item
 
     def release(self, item: WorkItem[Any]) -> None:
         if self._is_in_flight(item):
@@ -107,6 +119,10 @@ class LocalBackend(Backend):
             perform(self, item, self._aio.adopt)
         item.wait()
 
+    def executor_of(self, item: WorkItem[Any]) -> Executor:
+        """The executor that runs it."""
+        return self._executors[item._task.executor]
+
     # For runs.
 
     def start(self, item: WorkItem[Any], run: Attempt) -> bool:
@@ -117,7 +133,13 @@ class LocalBackend(Backend):
         return True
 
     def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Settle what a run has come to."""
+        """Settle what a run has come to, unless another one follows."""
+        if outcome[0] is Status.FAILED and self.later.try_again(item, run, outcome[2]):
+            return
+        self.conclude(item, run, outcome)
+
+    def conclude(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
+        """Settle the outcome of an item, and tell it."""
         self.ledger.settle(item, run, outcome)
         self._tell_end(item, outcome)
         if run.error is not None:
@@ -226,6 +248,7 @@ class LocalBackend(Backend):
                 upload.close()
             item._uploads = None
         item._args, item._kwargs = (), None
+        self.keys.give_back(item)
 
     def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
         self.call_back(self.source_of(item).fire(reason))
