@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .backends.base import Backend
     from .part import AppPart
 
+_SCALARS = arguments.SCALARS
 _current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
 
 
@@ -37,7 +38,11 @@ def hand_over(
     elif (outer := current_item_var.get(None)) is not None:
         state = outer.state
     moved = None
-    if kwargs or not arguments.SCALARS.issuperset(map(type, args)):
+    plain = not kwargs
+    for value in args:
+        if type(value) not in _SCALARS:
+            plain = False
+    if not plain:
         args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
     kind = JournaledItem if callee.durable else WorkItem
     item: WorkItem[Any] = kind(callee, args, kwargs, state, backend)

@@ -248,8 +248,8 @@ _ids: list[str] = []
 
 
 def _make_ids() -> str:
-    random = os.urandom(12 * 256)
-    _ids.extend(random[start : start + 12].hex() for start in range(0, len(random), 12))
+    random = os.urandom(12 * 256).hex()
+    _ids.extend([random[start : start + 24] for start in range(0, len(random), 24)])
     return _ids.pop()
 
 

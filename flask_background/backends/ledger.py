@@ -66,12 +66,15 @@ class Ledger:
         if item._attempt is not None:
             attempt.number = item._attempt.number + 1
         item._attempt = attempt
-        item._move(_CLAIMED)
+        item.status = _CLAIMED  # from queued, or from interrupted if that went on record meanwhile
         return True
 
     def settle(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
         """Give a running item its outcome."""
-        _write(item, attempt, outcome)
+        status, attempt.value, attempt.error = outcome
+        attempt.finished = time()
+        if status is not item.status:
+            item._move(status)
         if self.phase is not _RUNNING:
             with self.lock:  # whoever made the record may have written over it
                 item._attempt = attempt

@@ -54,8 +54,7 @@ class LocalBackend(Backend):
             elif wanted.kind == "asyncio":
                 self._executors[name] = AsyncioExecutor(name, wanted.capacity, run)
             else:
-                run_here = partial(run, adopt=self._aio.adopt)
-                self._executors[name] = ThreadExecutor(name, wanted.capacity, run_here)
+                self._executors[name] = ThreadExecutor(name, wanted.capacity, run, self._aio.adopt)
         self.ledger = Ledger(self._executors.values())
         self.lock = self.ledger.lock
         self.later = Later(self, self._alarms)
@@ -145,7 +144,8 @@ class LocalBackend(Backend):
         if run.error is not None:
             let_frames_go(run.error)
         self.ledger.remove(item, self._executors[item._task.executor].running)
-        item._wake()
+        if item._gates is not None:
+            item._wake()
         if self.ledger.phase is not _RUNNING:
             self._watcher.ring()
 
