@@ -10,11 +10,14 @@
     ├── UploadMoved              an upload was used after an item had taken it over        (ValueError)
     ├── Refused                  an item was not accepted; answers 503 in a view
     │   ├── QueueFull            as many items are waiting as BACKGROUND_MAX_QUEUED allows
-    │   └── Stopping             the process stops and takes no more items
+    │   ├── Stopping             the process stops and takes no more items
+    │   └── JournalError         the journal cannot be written or read: disk full, not writable, locked
     ├── NotFinished              the item had not ended when the wait's time was up      (TimeoutError)
     ├── ItemCancelled            the item was cancelled
     ├── ItemInterrupted          the host stopped before the item had ended
-    └── ItemTimeout              the item's own time was up                              (TimeoutError)
+    ├── ItemTimeout              the item's own time was up                              (TimeoutError)
+    ├── ItemFailed               the item failed in another process, or was parked
+    └── ResultLost               what a durable item returned is not data, so it was not kept
 """
 
 from __future__ import annotations
@@ -81,6 +84,12 @@ class Stopping(Refused):
     retry_after_seconds = 5
 
 
+class JournalError(Refused):
+    """The journal cannot be written or read. What was to be enqueued is not; the message says what to look at."""
+
+    retry_after_seconds = 5
+
+
 class NotFinished(BackgroundError, TimeoutError):
     """``result()`` or ``exception()`` waited its time, and the item goes on."""
 
@@ -102,3 +111,11 @@ class ItemInterrupted(BackgroundError):
 
 class ItemTimeout(BackgroundError, TimeoutError):
     """The failure of an item that its ``timeout`` ended."""
+
+
+class ItemFailed(BackgroundError):
+    """Raised by ``result()`` of a durable item that failed in another process, with that traceback as a note."""
+
+
+class ResultLost(BackgroundError):
+    """Raised by ``result()`` of a durable item that succeeded, and returned what the journal cannot hold."""

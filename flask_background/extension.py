@@ -11,12 +11,12 @@ from flask import current_app
 from . import arguments, hosts, response
 from .backends.base import Stats
 from .enqueue import AdHoc, hand_over
-from .errors import NotInitialized
+from .errors import ConfigurationError, NotInitialized
 from .item import WorkItem
 from .options import Options
 from .part import AppPart
 from .registry import Registry
-from .schedule import make_schedule
+from .schedule import Cron, Every
 from .state import StateProcessor
 from .task import Task, make_task
 
@@ -94,7 +94,9 @@ class Background:
         ``flask-background[cron]``. Once per machine, however many processes the app has; of runs that were
         missed, one is caught up on. Stands above ``@background.task(...)``, or makes a task by itself.
         """
-        schedule = make_schedule(when, seconds, timezone)
+        if (when is None) is (seconds is None):
+            raise ConfigurationError('periodic() takes a cron expression, such as "*/5 * * * *", or seconds=')
+        schedule = Every(seconds) if seconds is not None else Cron(when or "", timezone)
 
         def decorate(func: Callable[[], Any] | Task[[], Any]) -> Task[[], Any]:
             task = func if isinstance(func, Task) else self.task(durable=True)(func)
