@@ -7,6 +7,8 @@ claim, so one who comes too late, after another claim, changes nothing, and lear
 from __future__ import annotations
 
 import sqlite3
+from itertools import chain
+from operator import attrgetter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +16,10 @@ from ..status import Status
 from .entry import COLUMNS, Entry
 
 _ALL = ", ".join(COLUMNS)
-_INSERT = f"insert into item ({_ALL}) values ({', '.join('?' * len(COLUMNS))})"
+_ROW = f"({', '.join('?' * len(COLUMNS))})"
+_values = attrgetter(*COLUMNS)
+# Rows in one statement; SQLite takes 32,766 values.
+_MOST = 256
 _LIVE = "status in ('queued', 'running')"
 _MINE = f"where id = :id and fence = :fence and owner is not null and {_LIVE}"
 
@@ -31,8 +36,22 @@ def insert(db: sqlite3.Connection, entry: Entry) -> Entry | None:
     if entry.key is not None:
         for other in _select(db, f"where task = ? and key = ? and {_LIVE}", (entry.task, entry.key)):
             return other
-    db.execute(_INSERT, [getattr(entry, column) for column in COLUMNS])
+    insert_all(db, [entry])
     return None
+
+
+def insert_all(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+    """Enter items that have no keys.
+
+    Each statement gives up the GIL, and gets it back late where other threads compute; so few statements, and
+    of few sizes, so that SQLite knows them already.
+    """
+    start = 0
+    while start < len(entries):
+        count = min(_MOST, 1 << (len(entries) - start).bit_length() - 1)
+        values = chain.from_iterable(map(_values, entries[start : start + count]))
+        db.execute(f"insert into item ({_ALL}) values {', '.join([_ROW] * count)}", tuple(values))
+        start += count
 
 
 def claim(

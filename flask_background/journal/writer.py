@@ -11,23 +11,37 @@ import sqlite3
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from time import monotonic
+from typing import Any, NamedTuple, TypeVar
 
 from .. import native
 from ..errors import JournalError
 from .database import Database, Mode
+from .entry import Entry
+from .store import insert_all
 
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], T]
 
 # How many steps one transaction carries at most.
 _ROUND = 2_000
+# How long to wait for those who come again, in seconds.
+_LINGER = 0.0005
 # How long to wait after a failed round, in seconds.
 _BACKOFF = 0.5
 
 # Nothing is wrong with the connection then.
 _HARMLESS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 _OWN_FAULT = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError, sqlite3.DataError)
+
+
+class Insert(NamedTuple):
+    """The step that enters an item without a key: all of a round are written together."""
+
+    entry: Entry
+
+    def __call__(self, connection: sqlite3.Connection) -> None:
+        insert_all(connection, [self.entry])
 
 
 class _Order:
@@ -56,6 +70,8 @@ class Writer:
         self._orders: native.SimpleQueue[_Order | None] = native.SimpleQueue()
         self._told: native.SimpleQueue[_Order | None] = native.SimpleQueue()
         self._running = False
+        # How many waited for the last round: they may well come again, and are worth a moment.
+        self._expected = 0
         self._reading = native.new_lock()
 
     def do(self, step: Step[T], *, sync: bool = True) -> T:
@@ -140,6 +156,7 @@ class Writer:
                 order = self._orders.get(timeout=_BACKOFF)
             else:
                 order = self._orders.get(block=wait)
+            linger_until = monotonic() + _LINGER
             while True:
                 if order is None:
                     closing = True
@@ -147,7 +164,10 @@ class Writer:
                     orders.append(order)
                 if len(orders) >= _ROUND:
                     break
-                order = self._orders.get_nowait()
+                if len(orders) < self._expected and (time := linger_until - monotonic()) > 0:
+                    order = self._orders.get(timeout=time)
+                else:
+                    order = self._orders.get_nowait()
         except native.Empty:
             pass
         return orders, closing
@@ -168,6 +188,7 @@ class Writer:
             for order in orders:
                 self._fail(order, error)
         left = []
+        self._expected = sum(order.gate is not None for order in orders)
         for order in orders:
             if order.gate is not None:
                 order.gate.open()
@@ -188,15 +209,7 @@ class Writer:
             full = self._power and (database.mode != "wal" or any(order.sync for order in orders))
             connection = database.begin(full=full)
             try:
-                for order in orders:
-                    try:
-                        order.value = order.step(connection)
-                    except sqlite3.Error as error:
-                        if isinstance(error, _OWN_FAULT):
-                            raise _Spoiled from error
-                        raise
-                    except BaseException as error:
-                        raise _Spoiled from error
+                _take(orders, connection)
                 connection.execute("commit")
             except BaseException as error:
                 if connection.in_transaction:
@@ -257,6 +270,22 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _take(orders: list[_Order], connection: sqlite3.Connection) -> None:
+    """Let every step do its part of the transaction."""
+    try:
+        entries = [order.step.entry for order in orders if isinstance(order.step, Insert)]
+        insert_all(connection, entries)
+        for order in orders:
+            if not isinstance(order.step, Insert):
+                order.value = order.step(connection)
+    except sqlite3.Error as error:
+        if isinstance(error, _OWN_FAULT):
+            raise _Spoiled from error
+        raise
+    except BaseException as error:
+        raise _Spoiled from error
 
 
 class _Spoiled(Exception):
