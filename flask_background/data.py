@@ -186,10 +186,10 @@ def _wrong_zone(moment: datetime) -> _Wrong | None:
         return None
     if type(zone) is timezone and zone.tzname(None) == timezone(zone.utcoffset(None)).tzname(None):
         return None
-    if type(zone) is ZoneInfo and zone.key is not None:
+    if type(zone) is ZoneInfo:
         try:
             ZoneInfo(zone.key)
-        except Exception:  # made from a file, under a name of its own
+        except Exception:  # made from a file, under no name or one of its own
             pass
         else:
             return None

@@ -114,7 +114,7 @@ class Serializer(TaggedJSONSerializer):
         TagTuple,
         PassList,
         TagBytes,
-        _TagUpload,
+        _TagUpload,  # before TagMarkup, which would ask the upload's file for an attribute
         TagMarkup,
         TagUUID,
         _TagDatetime,
