@@ -6,6 +6,8 @@
     ├── ConfigurationError       a BACKGROUND_* setting or a task's option is not usable   (ValueError)
     ├── NotInitialized           no app is known, or init_app was not called for it        (RuntimeError)
     ├── ArgumentRefused          a live object was handed over to an item                   (TypeError)
+    │   ├── NotData              what is to be kept in the journal is no data
+    │   └── PayloadTooLarge      the arguments are larger than BACKGROUND_MAX_PAYLOAD allows
     ├── StateRefused             a state processor gave something that is not JSON          (TypeError)
     ├── UploadMoved              an upload was used after an item had taken it over        (ValueError)
     ├── Refused                  an item was not accepted; answers 503 in a view
@@ -44,6 +46,14 @@ class NotInitialized(BackgroundError, RuntimeError):
 
 class ArgumentRefused(BackgroundError, TypeError):
     """An argument is alive only while its request is; the message names it and the cure."""
+
+
+class NotData(ArgumentRefused):
+    """Of a durable item, something would not come back from the journal as it is; the message says what."""
+
+
+class PayloadTooLarge(ArgumentRefused):
+    """A durable item's arguments are larger than ``BACKGROUND_MAX_PAYLOAD`` allows."""
 
 
 class StateRefused(BackgroundError, TypeError):

@@ -119,7 +119,7 @@ def _is_number(value: object) -> bool:
 
 def _unusable(cron: Cron, why: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{cron!r}: {why}; allowed are five fields, minute, hour, day of the month, month, day of the week, such"
+        f"{cron!r}: {why}; allowed are five fields, minute, hour, day of the month, month, weekday, such"
         ' as "30 4 * * MON-FRI"'
     )
 

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from flask_background import schedule
 from flask_background.errors import ConfigurationError
 from flask_background.schedule import Cron, Every, Schedule, to_timestamp
 
@@ -80,6 +81,14 @@ def test_cron_in_utc() -> None:
     now = datetime(2024, 2, 28, 4, 30, 0, 1, tzinfo=UTC).timestamp()
     due = [datetime(2024, 2, 29, 4, 30, tzinfo=UTC), datetime(2024, 3, 1, 4, 30, tzinfo=UTC)]
     assert runs(Cron("30 4 * * *"), now, 2) == [moment.timestamp() for moment in due]
+
+
+def test_cron_in_utc_needs_no_time_zones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default works on a machine without a time zone database."""
+    monkeypatch.setattr(schedule, "ZoneInfo", {}.__getitem__)
+    assert Cron("30 4 * * *").next_after(0.0) == 4.5 * 3600
+    with pytest.raises(ConfigurationError, match="pip install tzdata"):
+        Cron("30 4 * * *", BERLIN)
 
 
 def test_cron_after_means_after() -> None:
