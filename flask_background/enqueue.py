@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from flask import has_request_context, request
+import flask
 
 from . import arguments, response
 from .item import Callee, WorkItem, current_item_var
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .part import AppPart
 
 _SCALARS = arguments.SCALARS
-_current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
+_current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
 
 
 def hand_over(
@@ -32,11 +32,13 @@ def hand_over(
 ) -> WorkItem[Any]:
     """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
     backend: Backend = part.durable if callee.durable else part.backend
-    state = None
-    if has_request_context():
-        state = RequestState.capture(_current_request(), part.processors)
-    elif (outer := current_item_var.get(None)) is not None:
-        state = outer.state
+    try:
+        request = _current_request()
+    except RuntimeError:  # outside of one; to ask first would cost each view something
+        outer = current_item_var.get(None)
+        state = None if outer is None else outer.state
+    else:
+        state = RequestState.capture(request, part.processors)
     moved = None
     plain = not kwargs
     for value in args:

@@ -87,9 +87,11 @@ class LocalBackend(Backend):
         finally:  # a signal may raise here, and the item has been accepted
             if due is not None:
                 self.later.wait_until(item, due)
-            elif run_here and not held:
+            elif held:
+                pass
+            elif run_here:
                 self._run_here(item, executor)
-            elif not held:
+            else:
                 self._put(item, executor)
         return item
 
