@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import traceback
@@ -19,7 +20,7 @@ from ..item import WorkItem
 from ..runner import let_frames_go, perform
 from ..status import Attempt, Outcome, Status
 from ..token import CancellationSource, CancelReason
-from .base import Backend, Phase, Stats, Watcher
+from .base import Backend, Companion, Phase, Stats, Watcher
 from .border import Border, mismatch
 from .keys import Keys
 from .later import Later
@@ -58,6 +59,7 @@ class LocalBackend(Backend):
         self.ledger = Ledger(self._executors.values())
         self.lock = self.ledger.lock
         self.later = Later(self, self._alarms)
+        self.companion: Companion | None = None
         self._border = Border(self.ledger, self._executors, settings)
         self.clock = StopClock(self, settings.grace_period)
 
@@ -94,6 +96,27 @@ class LocalBackend(Backend):
             else:
                 self._put(item, executor)
         return item
+
+    def take(self, item: WorkItem[Any], held: bool = False) -> bool:
+        """Take an item that the journal has accepted, however many wait here; False if all is over here."""
+        executor = self._executors[item._task.executor]
+        if not self.ledger.admit(item, executor, math.inf):
+            return False
+        if not self._watcher.awake:
+            self._watcher.wake()
+        if not held:
+            try:
+                executor.put(item)
+            except RuntimeError:  # the system has no thread to give
+                return not self.let_go(item)
+        return True
+
+    def let_go(self, item: WorkItem[Any]) -> bool:
+        """Know nothing more of an item that goes on elsewhere; False if it is not in flight here."""
+        was_here = self.ledger.let_go(item, self._executors[item._task.executor])
+        if self.ledger.phase is not _RUNNING:
+            self._watcher.ring()
+        return was_here
 
     def release(self, item: WorkItem[Any]) -> None:
         if self._is_in_flight(item):
@@ -236,6 +259,8 @@ class LocalBackend(Backend):
             executor.abort()
             executor.close()
         self.events.stopped(unfinished)
+        if self.companion is not None:
+            self.companion.stopped()
 
     def _tell_end(self, item: WorkItem[Any], outcome: Outcome) -> None:
         """Tell all who want to know; after that the process may end."""

@@ -25,10 +25,10 @@ _MINE = f"where id = :id and fence = :fence and owner is not null and {_LIVE}"
 
 
 class Recovered(NamedTuple):
-    """What became of a dead process's items."""
+    """What became of a dead process's items: how many are free again, and which have ended."""
 
     released: int
-    parked: list[Entry]
+    ended: list[Entry]
 
 
 def insert(db: sqlite3.Connection, entry: Entry) -> Entry | None:
@@ -149,17 +149,18 @@ def recover(
 
     What has crashed as often as it may is parked. What somebody wanted to end has been cancelled.
     """
-    parked = []
+    ended = []
     released = 0
     for entry in _select(db, "where owner = ?", (owner,)):
         ran = entry.id in running
         crashes = entry.crashes + (ran and charged)
         if entry.cancel:
             finish(db, entry.id, entry.fence, Status.CANCELLED, now)
+            ended += _select(db, "where id = ?", (entry.id,))
         elif crashes >= entry.max_crashes:
             db.execute("update item set crashes = ? where id = ?", (crashes, entry.id))
             park(db, entry.id, entry.fence, f"its process died in {crashes} of its runs", now)
-            parked += _select(db, "where id = ?", (entry.id,))
+            ended += _select(db, "where id = ?", (entry.id,))
         else:
             attempt = entry.attempt
             if ran and charged and entry.status is Status.QUEUED:
@@ -171,7 +172,7 @@ def recover(
                 (crashes, attempt, entry.id),
             )
             released += 1
-    return Recovered(released, parked)
+    return Recovered(released, ended)
 
 
 def request_cancel(db: sqlite3.Connection, id: str, now: float) -> Literal["cancelled", "asked"] | None:
@@ -252,6 +253,16 @@ def next_due(db: sqlite3.Connection, now: float) -> float | None:
     return None if due is None else float(due)
 
 
+def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float) -> bool:
+    """Whether there is an item to claim, of one of these tasks."""
+    known = ", ".join("?" * len(tasks))
+    found = db.execute(
+        f"select 1 from item where status = 'queued' and owner is null and due <= ? and task in ({known}) limit 1",
+        (now, *tasks),
+    )
+    return found.fetchone() is not None
+
+
 def unknown(db: sqlite3.Connection, tasks: Collection[str], now: float) -> list[Entry]:
     """Free items that are due, of tasks other than these."""
     known = ", ".join("?" * len(tasks))
@@ -268,6 +279,11 @@ def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> floa
         (name, spec, first),
     )
     return float(db.execute("select next from schedule where name = ?", (name,)).fetchone()[0])
+
+
+def planned(db: sqlite3.Connection, now: float) -> dict[str, float]:
+    """The periodic tasks that are due, and when they were planned."""
+    return dict(db.execute("select name, next from schedule where next <= ?", (now,)).fetchall())
 
 
 def fire(db: sqlite3.Connection, name: str, planned: float, following: float, entry: Entry) -> bool:
