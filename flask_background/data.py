@@ -72,9 +72,9 @@ def dump_call(
 ) -> str:
     """The arguments of a call of func as text.
 
-    ``replace`` gets each upload among them, and returns a reference, a dict of JSON values, to keep in its
-    place; without it uploads are no data. It is called only when all arguments have proved to be data. Raises
-    NotData, which names the argument, or PayloadTooLarge, which may be after that.
+    ``replace`` gets each upload among them once, and returns a reference, a dict of JSON values, to keep in
+    its place; without it uploads are no data. It is called only when all arguments have proved to be data.
+    Raises NotData, which names the argument, or PayloadTooLarge, which may be after that.
     """
     uploads = replace is not None
     for index, value in enumerate(args):
@@ -87,7 +87,8 @@ def dump_call(
     if _all_plain(args) and _all_plain(kwargs.values()) and all(map(str.isidentifier, kwargs)):
         text = encode((args, kwargs))  # the usual call: no value and no name that looks like a tag
     else:
-        text = (Serializer(replace=replace) if uploads else _plain).dumps([list(args), dict(kwargs)])
+        serializer = _plain if replace is None else Serializer(replace=_once(replace))
+        text = serializer.dumps([list(args), dict(kwargs)])
     return _fitting(text, "the arguments", max_bytes)
 
 
@@ -222,6 +223,18 @@ def _cure(kind: type) -> str:
     if is_dataclass(kind):
         return "pass its dataclasses.asdict()"
     return "pass the strings, numbers, lists and dicts that the item can make it of"
+
+
+def _once(replace: Replace) -> Replace:
+    """The same for an upload that is passed twice: its file can be read once."""
+    known: dict[int, dict[str, Any]] = {}
+
+    def replace_once(upload: FileStorage) -> dict[str, Any]:
+        if id(upload) not in known:
+            known[id(upload)] = replace(upload)
+        return known[id(upload)]
+
+    return replace_once
 
 
 def _all_plain(values: Iterable[Any]) -> bool:
