@@ -26,7 +26,7 @@ from werkzeug.datastructures import FileStorage, MultiDict
 from .arguments import positional
 from .errors import NotData, PayloadTooLarge
 from .state import RequestState
-from .tagged import PLAIN, Rebuild, Replace, Serializer, encode
+from .tagged import PLAIN, Rebuild, Replace, Serializer, encode, once
 
 #: Deeper values are refused, so that what one process has written no other one is too deep in calls to read.
 DEEPEST = 64
@@ -87,7 +87,7 @@ def dump_call(
     if _all_plain(args) and _all_plain(kwargs.values()) and all(map(str.isidentifier, kwargs)):
         text = encode((args, kwargs))  # the usual call: no value and no name that looks like a tag
     else:
-        serializer = _plain if replace is None else Serializer(replace=_once(replace))
+        serializer = _plain if replace is None else Serializer(replace=once(replace))
         text = serializer.dumps([list(args), dict(kwargs)])
     return _fitting(text, "the arguments", max_bytes)
 
@@ -223,18 +223,6 @@ def _cure(kind: type) -> str:
     if is_dataclass(kind):
         return "pass its dataclasses.asdict()"
     return "pass the strings, numbers, lists and dicts that the item can make it of"
-
-
-def _once(replace: Replace) -> Replace:
-    """The same for an upload that is passed twice: its file can be read once."""
-    known: dict[int, dict[str, Any]] = {}
-
-    def replace_once(upload: FileStorage) -> dict[str, Any]:
-        if id(upload) not in known:
-            known[id(upload)] = replace(upload)
-        return known[id(upload)]
-
-    return replace_once
 
 
 def _all_plain(values: Iterable[Any]) -> bool:
