@@ -427,6 +427,16 @@ def test_references_can_be_looked_at() -> None:
     assert reference == {"file": "0", "filename": "a.png", "name": "f", "headers": []}
 
 
+def test_an_upload_in_two_places() -> None:
+    """It is replaced once, as its file can be read once, and each place refers to that."""
+    upload = FileStorage(io.BytesIO(), "a.png", "f")
+    replaced: list[FileStorage] = []
+    text = dump_call(photo_task, (upload,), {"size": [upload]}, replace=_refer(replaced))
+    assert replaced == [upload]
+    (first,), kwargs = load_call(text)
+    assert kwargs == {"size": [first]}
+
+
 def test_no_upload_is_replaced_in_vain() -> None:
     """Where another argument is refused nothing has been done for the uploads yet."""
     replaced: list[FileStorage] = []
