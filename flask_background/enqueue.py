@@ -20,7 +20,6 @@ from .state import RequestState
 if TYPE_CHECKING:
     from flask import Request
 
-    from .backends.base import Backend
     from .part import AppPart
 
 _SCALARS = arguments.SCALARS
@@ -31,7 +30,7 @@ def hand_over(
     part: AppPart, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
 ) -> WorkItem[Any]:
     """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
-    backend: Backend = part.durable if callee.durable else part.backend
+    backend: Any = part.durable if callee.durable else part.backend
     try:
         request = _current_request()
     except RuntimeError:  # outside of one; to ask first would cost each view something
@@ -53,7 +52,7 @@ def hand_over(
     try:
         if moved is not None:
             item._uploads = moved.own
-        accepted = backend.accept(item, held is not None, due)
+        accepted: WorkItem[Any] = backend.accept(item, held is not None, due)
     except BaseException:
         if moved is not None:
             moved.give_back()

@@ -46,7 +46,12 @@ class Packing:
         def refer(upload: FileStorage) -> dict[str, Any]:
             uploads.append(upload)
             headers = [list(pair) for pair in upload.headers]
-            return {"n": len(uploads) - 1, "filename": upload.filename, "name": upload.name, "headers": headers}
+            return {
+                "n": len(uploads) - 1,
+                "filename": upload.filename,
+                "name": upload.name,
+                "headers": headers,
+            }
 
         payload = data.dump_call(func, args, kwargs, replace=refer, max_bytes=self._max_bytes)
         if uploads:
@@ -80,10 +85,10 @@ class Packing:
         """Remove an item's uploads."""
         shutil.rmtree(self._folder / item_id, ignore_errors=True)
 
-    def orphans(self) -> list[str]:
-        """The ids of items that have uploads here."""
+    def orphans(self, before: float) -> list[str]:
+        """The ids of items whose uploads have been here since before then (``time.time()``)."""
         try:
-            return [path.name for path in self._folder.iterdir()]
+            return [path.name for path in self._folder.iterdir() if path.stat().st_mtime < before]
         except FileNotFoundError:
             return []
 

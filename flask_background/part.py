@@ -65,16 +65,26 @@ class AppPart:
         """Where the journal is."""
         return self.settings.journal or Path(self.app.instance_path, "background")
 
+    def has_journal(self) -> bool:
+        """Whether the app has durable items, or may have."""
+        return (
+            self._durable is not None
+            or self.owner.registry.has_durable()
+            or (self.folder / "journal.sqlite3").exists()
+        )
+
     def look_for_work(self) -> None:
         """Run what other processes have left in the journal. Raises nothing, and does it once."""
         if self.looked:
             return
         self.looked = True
-        if self.owner.registry.has_durable() or (self.folder / "journal.sqlite3").exists():
+        if self.has_journal():
             try:
                 self.durable  # noqa: B018
             except Exception as error:
-                self.backend.trouble("The journal could not be opened; the next durable item tries again", error)
+                self.backend.trouble(
+                    "The journal could not be opened; the next durable item tries again", error
+                )
 
     worker_started = look_for_work
 

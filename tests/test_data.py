@@ -205,7 +205,7 @@ def test_call_round_trip(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         "\udcff",  # a file name that is not UTF-8
         b"\0\xff",
         Markup("<b>"),
-        uuid4(),
+        UUID(int=0x72C9640200534B9985A814F52B7DA51E),
         Decimal("1.10"),
         Decimal("-0E+7"),
         Decimal("sNaN12"),

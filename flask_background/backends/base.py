@@ -52,9 +52,7 @@ class Intake(ABC):
     """Accepts items."""
 
     @abstractmethod
-    def accept(
-        self, item: WorkItem[Any], held: bool = False, due: float | None = None
-    ) -> WorkItem[Any]:
+    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         """Take an item; raises Refused. A held one waits for ``release`` or ``drop``.
 
         ``due``: when it may start (``time.time()``), if not now. Returns the item, or the one in flight that

@@ -12,12 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ..errors import ItemCancelled
 from ..item import WorkItem
 from ..journal import store
 from ..journal.entry import Entry
 from ..journal.owner import Owner
-from ..journal.writer import Insert, writer_at
+from ..journal.writer import Insert, Step, writer_at
 from ..journaled import JournaledItem
 from ..packing import Packing, attempt_of, entry_of, state_of
 from ..status import Attempt, Status
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from ..config import Settings
     from ..registry import Registry
+    from ..task import Task
     from .local import LocalBackend
 
 # How many items a process claims for each that an executor can run at once: one to run, and one to go on with.
@@ -74,11 +74,10 @@ class DurableBackend(DurableRuns, Intake):
         due = item._enqueued if due is None else due
         entry = entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
         try:
-            if entry.key is None:
-                self.writer.do(Insert(entry))
-                other = None
-            else:
-                other = self.writer.do(partial(store.insert, entry=entry))
+            step: Step[Entry | None] = Insert(entry)
+            if entry.key is not None:
+                step = partial(store.insert, entry=entry)
+            other = self.writer.do(step)
         except BaseException:
             self.packing.forget(item.id)
             raise
@@ -171,6 +170,19 @@ class DurableBackend(DurableRuns, Intake):
         item = self._handles.get(item_id)
         if item is not None and item.here:
             self.cancel(item)
+
+    def tell_end(self, entry: Entry) -> None:
+        """Tell the end of an item that no process has run to it."""
+        item = self.handle(entry)
+        error = attempt_of(entry).error
+        self.local.events.finished(item, (entry.status, None, error))
+        self.packing.forget(entry.id)
+
+    def periodic_entry(self, task: Task[..., Any], planned: float) -> Entry:
+        """A new item of a periodic task, which was planned for then."""
+        item = JournaledItem[Any](task, (), {}, None, self)
+        payload, _ = self.packing.pack(item.id, task.func, (), {})
+        return entry_of(item, task, payload=payload, uploads=False, due=planned, owner=None)
 
     # For the stop.
 

@@ -16,7 +16,7 @@ from ..errors import BackgroundError, ItemCancelled, Refused
 from ..events import Events
 from ..executors.base import Executor
 from ..executors.threads import ThreadExecutor
-from ..item import WorkItem
+from ..item import Callee, WorkItem
 from ..runner import let_frames_go, perform
 from ..status import Attempt, Outcome, Status
 from ..token import CancellationSource, CancelReason
@@ -46,16 +46,15 @@ class LocalBackend(Backend):
         self.keys = Keys()
         from ..executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
 
-        run = partial(perform, self)
-        self._aio = AsyncioExecutor("asyncio", settings.executors["asyncio"].capacity, run)
+        self._aio = AsyncioExecutor("asyncio", settings.executors["asyncio"].capacity, perform)
         self._executors: dict[str, Executor] = {}
         for name, wanted in settings.executors.items():
             if name == "asyncio":
                 self._executors[name] = self._aio
             elif wanted.kind == "asyncio":
-                self._executors[name] = AsyncioExecutor(name, wanted.capacity, run)
+                self._executors[name] = AsyncioExecutor(name, wanted.capacity, perform)
             else:
-                self._executors[name] = ThreadExecutor(name, wanted.capacity, run, self._aio.adopt)
+                self._executors[name] = ThreadExecutor(name, wanted.capacity, perform, self._aio.adopt)
         self.ledger = Ledger(self._executors.values())
         self.lock = self.ledger.lock
         self.later = Later(self, self._alarms)
@@ -65,9 +64,7 @@ class LocalBackend(Backend):
 
     # For views.
 
-    def accept(
-        self, item: WorkItem[Any], held: bool = False, due: float | None = None
-    ) -> WorkItem[Any]:
+    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         task = item._task
         executor = self._executors.get(task.executor)
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
@@ -142,6 +139,20 @@ class LocalBackend(Backend):
         else:
             perform(self, item, self._aio.adopt)
         item.wait()
+
+    def check(self, task: Callee) -> None:
+        """Raise ConfigurationError if no executor here is for this task."""
+        executor = self._executors.get(task.executor)
+        if executor is None or (executor.coroutines_only and not task.is_coroutine):
+            raise mismatch(task, self._executors)
+
+    def executor_names(self) -> list[str]:
+        """The executors that there are."""
+        return list(self._executors)
+
+    def executor(self, name: str) -> Executor:
+        """The executor of this name."""
+        return self._executors[name]
 
     def executor_of(self, item: WorkItem[Any]) -> Executor:
         """The executor that runs it."""

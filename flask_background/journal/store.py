@@ -7,9 +7,9 @@ claim, so one who comes too late, after another claim, changes nothing, and lear
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
-from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ..status import Status
@@ -75,7 +75,11 @@ def claim(
 def start(db: sqlite3.Connection, id: str, fence: int, now: float) -> bool:
     """Its run begins, and counts as an attempt."""
     return _change(
-        db, f"update item set status = 'running', attempt = attempt + 1, started = :now {_MINE}", id, fence, now=now
+        db,
+        f"update item set status = 'running', attempt = attempt + 1, started = :now {_MINE}",
+        id,
+        fence,
+        now=now,
     )
 
 
@@ -201,7 +205,8 @@ def retry(db: sqlite3.Connection, id: str, now: float) -> bool:
 def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:
     """Let go of items that ended before then; returns the ids of those that have uploads."""
     rows = db.execute(
-        "delete from item where id in (select id from item where finished < ? limit ?) returning id", (before, limit)
+        "delete from item where id in (select id from item where finished < ? limit ?) returning id",
+        (before, limit),
     ).fetchall()
     return [id for (id,) in rows]
 
@@ -210,7 +215,8 @@ def purge(db: sqlite3.Connection, statuses: Collection[Status]) -> list[str]:
     """Let go of all items that have ended so; returns their ids."""
     marks = ", ".join("?" * len(statuses))
     rows = db.execute(
-        f"delete from item where status in ({marks}) and finished is not null returning id", tuple(map(str, statuses))
+        f"delete from item where status in ({marks}) and finished is not null returning id",
+        tuple(map(str, statuses)),
     ).fetchall()
     return [id for (id,) in rows]
 
@@ -235,7 +241,9 @@ def entries(
 
 def stats(db: sqlite3.Connection) -> dict[Status, int]:
     """How many items there are, by status."""
-    return {Status(status): count for status, count in db.execute("select status, count(*) from item group by 1")}
+    return {
+        Status(status): count for status, count in db.execute("select status, count(*) from item group by 1")
+    }
 
 
 def cancels(db: sqlite3.Connection, owner: str) -> list[str]:
@@ -267,7 +275,9 @@ def unknown(db: sqlite3.Connection, tasks: Collection[str], now: float) -> list[
     """Free items that are due, of tasks other than these."""
     known = ", ".join("?" * len(tasks))
     return _select(
-        db, f"where status = 'queued' and owner is null and due <= ? and task not in ({known}) limit 100", (now, *tasks)
+        db,
+        f"where status = 'queued' and owner is null and due <= ? and task not in ({known}) limit 100",
+        (now, *tasks),
     )
 
 
