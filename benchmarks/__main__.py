@@ -23,8 +23,8 @@ itself; "app context alone" is a loop that pushes and pops one, with no queue. T
 item is enqueued, and held back where many are. Bytes are counted by tracemalloc, queue and books included.
 
 One item in a request finds cold caches, as in a view, and pays for the copy of the request's state; the items
-of one request share that copy. End to end is one view that enqueues {batch:,} items in a row and waits: all of it
-is Python code, which runs on one CPU at a time, so it is the time to enqueue plus the time to run, and more
+of one request share that copy. End to end is one view that enqueues {batch:,} items in a row and waits. It is
+all Python code, which runs on one CPU at a time: it takes the time to enqueue plus the time to run, and more
 threads do not help. The goals are what we would like; NO says that it is not so.
 """
 

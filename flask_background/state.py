@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,7 +45,7 @@ class RequestState(NamedTuple):
     def capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
         """Copy the values; raises StateRefused if a processor's are not JSON.
 
-        All items of a request share one copy, and what requests have in common is shared by all.
+        All items of a request share one copy.
         """
         state: RequestState | None = getattr(request, _KEPT_AS, None)
         if state is None or state.endpoint is None:  # which may come with the routing
@@ -54,15 +53,14 @@ class RequestState(NamedTuple):
             host = environ.get("HTTP_HOST")
             if host is None or ":" in host:
                 host = get_host(environ)  # leaves a scheme's own port out
-            address = request.remote_addr
             values = (
-                sys.intern(request.method),
+                request.method,
                 request.scheme,
-                sys.intern(host),
+                host,
                 request.root_path,
                 request.path,
                 request.endpoint,
-                None if address is None else sys.intern(address),
+                request.remote_addr,
                 _NOTHING,
             )
             state = tuple.__new__(cls, values)  # half the price of cls(...), and most views enqueue once
