@@ -6,6 +6,7 @@ import math
 import os
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,8 @@ class LocalBackend(Backend):
                 self._executors[name] = AsyncioExecutor(name, wanted.capacity, perform)
             else:
                 self._executors[name] = ThreadExecutor(name, wanted.capacity, perform, self._aio.adopt)
+        # Items know their backend; an idle executor does not, and ends with it.
+        weakref.finalize(self, _close, tuple(self._executors.values())).atexit = False
         self.ledger = Ledger(self._executors.values())
         self.lock = self.ledger.lock
         self.later = Later(self, self._alarms)
@@ -297,3 +300,8 @@ class LocalBackend(Backend):
     def _is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self._executors[item._task.executor]
         return item.id in executor.queued or item.id in executor.running
+
+
+def _close(executors: Iterable[Executor]) -> None:
+    for executor in executors:
+        executor.close()

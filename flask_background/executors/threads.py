@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 class ThreadExecutor(Executor):
     """Runs functions on at most ``capacity`` threads. What they leave to be awaited goes to adopt."""
 
-    def __init__(
-        self, name: str, capacity: int, perform: Perform, adopt: Adopt
-    ) -> None:
+    def __init__(self, name: str, capacity: int, perform: Perform, adopt: Adopt) -> None:
         super().__init__(name, capacity)
         self._perform = perform
         self._adopt = adopt
