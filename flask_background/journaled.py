@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Generator
 from datetime import datetime
@@ -121,6 +120,8 @@ class JournaledItem(WorkItem[R]):
         return self.result(0)
 
     async def _ended(self) -> None:
+        import asyncio
+
         while not (self._told if self.here else self.status.is_final):
             await asyncio.sleep(_LOOK)
 

@@ -52,6 +52,9 @@ class AppPart:
         self._opening = threading.Lock()
         self._durable: DurableBackend | None = None
 
+    #: Whether items in memory are held to what durable ones have to keep; decided at the first item.
+    strict = False
+
     #: The backend of this process, made when the first item asks for it.
     backend = _MadeWhenNeeded()
 
@@ -90,6 +93,8 @@ class AppPart:
 
     def _make_backend(self) -> LocalBackend:
         host = hosts.current()
+        strict = self.settings.strict
+        self.strict = self.app.debug or self.app.testing if strict is None else strict
         made = LocalBackend(self.app, self.settings, host)
         with _publishing:
             backend: LocalBackend = vars(self).setdefault("backend", made)

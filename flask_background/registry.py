@@ -28,6 +28,7 @@ class Unknown:
     retry: RetryPolicy = RetryPolicy()
     key: None = None
     durable: bool = True
+    portable: bool = True
     due: None = None
 
 

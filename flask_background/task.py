@@ -113,6 +113,7 @@ class Task(Generic[P, R]):
         self.executor = options.executor
         self.timeout = options.timeout
         self.durable = options.durable
+        self.portable = True  # could be made durable
         self.key = options.key
         self.retry = options.retry
         self.due = options.due if options.is_delayed else None

@@ -82,7 +82,7 @@ class DurableRuns(ABC):
             step = partial(_release, this, due=now + delay, error=error_as_data(error))
             then = partial(self._retried, delay=delay)
         else:
-            result = result_as_data(value) if status is Status.SUCCEEDED else None
+            result = result_as_data(value, self.packing.max_bytes) if status is Status.SUCCEEDED else None
             failed = None if error is None else error_as_data(error)
             step = partial(_finish, this, status=status, result=result, error=failed, now=now)
             then = self._told
