@@ -14,7 +14,7 @@ from . import arguments, response
 from .item import Callee, WorkItem, current_item_var
 from .journaled import JournaledItem
 from .options import When
-from .retry import RetryPolicy
+from .retry import ONCE, RetryPolicy
 from .state import RequestState
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class AdHoc:
     portable: bool = False
     key: None = None
     due: None = None
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = ONCE
 
     @classmethod
     def of(cls, func: Callable[..., Any]) -> AdHoc:

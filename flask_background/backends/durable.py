@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 from ..item import WorkItem
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ..task import Task
     from .local import LocalBackend
 
-# How many items a process claims for each that an executor can run at once: one to run, and one to go on with.
-_AHEAD = 2
+# How many items a process claims for each that an executor can run at once: some to go on with.
+_AHEAD = 3
 # How long the end of a process waits for the journal, in seconds.
 _LAST_WRITES = 2.0
 
@@ -58,6 +58,7 @@ class DurableBackend(DurableRuns, Intake):
         self.runs_items = runs
         self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
         self._backlog = True
+        self._claiming = False
         local.companion = self
         self.keeper = Keeper(self)
 
@@ -81,7 +82,7 @@ class DurableBackend(DurableRuns, Intake):
         except BaseException:
             self.packing.forget(item.id)
             raise
-        self._drop_arguments(item)
+        self.let_arguments_go(item)
         if other is not None:
             self.packing.forget(item.id)
             return self.handle(other)
@@ -156,13 +157,17 @@ class DurableBackend(DurableRuns, Intake):
         self._backlog = self.writer.read(partial(store.is_free, tasks=tasks, now=now))
         if not self._backlog or not room:
             return
+        if self._claiming:
+            return
+        self._claiming = True
         claim = partial(store.claim, owner=self.owner.id, room=room, tasks=tasks, now=now)
-        for entry in self.writer.do(claim, sync=False):
-            self._arrive(entry)
+        # They arrive where others leave, in the order of the commits: one may have been released just before.
+        self.writer.later(claim, self._arrive, sync=False)
 
-    def claim_more(self) -> None:
-        """There is room for another item, if one waits."""
-        if self._backlog:
+    def claim_more(self, item: WorkItem[Any]) -> None:
+        """An item has ended; take more of its executor's, if some wait and few are here."""
+        executor = self.local.executor_of(item)
+        if self._backlog and len(executor.queued) + len(executor.running) <= executor.capacity:
             self.keeper.ring()
 
     def cancel_here(self, item_id: str) -> None:
@@ -189,9 +194,9 @@ class DurableBackend(DurableRuns, Intake):
     def stop_begins(self) -> None:
         """What has not started is left to other processes, and to those that come."""
         for item in self.local.ledger.unfinished():
-            if isinstance(item, JournaledItem) and not item.held and item.status is Status.QUEUED:
-                if self.local.let_go(item):
-                    self.give_back(item)
+            waits = isinstance(item, JournaledItem) and not item.held and item.status is Status.QUEUED
+            if waits and self.local.let_go(item):
+                self.give_back(cast("JournaledItem[Any]", item))
 
     def spare(self) -> None:
         """The host may kill from now on."""
@@ -200,30 +205,28 @@ class DurableBackend(DurableRuns, Intake):
     def stopped(self) -> None:
         """Nothing is accepted or started here any more."""
         self.keeper.close()
-        self.writer.flush(_LAST_WRITES)
-        if self.local.ledger.is_idle():
-            self.owner.close()
-            self.writer.close()
+        if self.writer.flush(_LAST_WRITES) and self.local.ledger.is_idle():
+            self.owner.close()  # else its items are recovered when the process is gone
+        self.writer.close()
 
-    def _arrive(self, entry: Entry) -> None:
-        item = self.handle(entry)
-        item._attempt, item._told = None, False
-        item.entry, item.here, item.status = entry, True, Status.QUEUED
-        if not self.local.take(item):
-            self.give_back(item)
+    def _arrive(self, entries: list[Entry]) -> None:
+        """These have been claimed."""
+        self._claiming = False
+        for entry in entries:
+            item = self.handle(entry)
+            item._attempt, item._told = None, False
+            item.entry, item.here, item.status = entry, True, Status.QUEUED
+            if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
+                self.give_back(item)
 
     def _end_unrun(self, item: WorkItem[Any]) -> None:
         """It was withdrawn before it ran; the journal hears of that."""
-        assert isinstance(item, JournaledItem) and item.entry is not None
+        assert isinstance(item, JournaledItem)
+        assert item.entry is not None
         step = partial(
             store.finish, id=item.id, fence=item.entry.fence, status=Status.CANCELLED, now=time.time()
         )
         self.writer.later(step, lambda _: self.packing.forget(item.id))
-
-    def _drop_arguments(self, item: WorkItem[Any]) -> None:
-        for upload in item._uploads or ():
-            upload.close()
-        item._args, item._kwargs, item._uploads = (), None, None
 
     def _has_room(self, executor: str) -> bool:
         return self.runs_items and self.local.ledger.phase is Phase.RUNNING and self._room(executor) > 0

@@ -48,8 +48,9 @@ class DurableRuns(ABC):
         self.packing = packing
 
     def start(self, item: WorkItem[Any], run: Attempt) -> bool:
-        """Make the arguments, and claim the item for its run; False if it was withdrawn, or they do not fit."""
-        assert isinstance(item, JournaledItem) and item.entry is not None
+        """Make the arguments, and claim the item; False if it was withdrawn, or they do not fit."""
+        assert isinstance(item, JournaledItem)
+        assert item.entry is not None
         entry, task = item.entry, cast(Any, item._task)
         try:
             item._args, kwargs, item._uploads = self.packing.unpack(entry)
@@ -64,6 +65,7 @@ class DurableRuns(ABC):
             self.trouble(f"Item {item.id} runs uncounted, should its process die", error)
         if not self.local.start(item, run):
             self.owner.end(item.id)
+            self.let_arguments_go(item)
             return False
         run.number = entry.attempt + 1
         began = partial(store.start, id=item.id, fence=entry.fence, now=run.started or time.time())
@@ -72,7 +74,8 @@ class DurableRuns(ABC):
 
     def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
         """Put what a run has come to into the journal; when it is there, tell it."""
-        assert isinstance(item, JournaledItem) and item.entry is not None
+        assert isinstance(item, JournaledItem)
+        assert item.entry is not None
         status, value, error = outcome
         this, now = (item.id, item.entry.fence), time.time()
         then: Callable[..., None] = self._left
@@ -140,8 +143,9 @@ class DurableRuns(ABC):
             self.local.conclude(item, run, outcome)
             if item.entry is not None and item.entry.uploads:
                 self.packing.forget(item.id)
-            self.claim_more()
+            self.claim_more(item)
         else:
+            self.local.events.late(item, outcome)
             self._left(item, run, outcome, is_mine)
 
     def _retried(
@@ -155,6 +159,7 @@ class DurableRuns(ABC):
 
     def _left(self, item: JournaledItem[Any], run: Attempt, outcome: Outcome, is_mine: bool) -> None:
         self.owner.end(item.id)
+        self.let_arguments_go(item)
         self.local.let_go(item)
         self._leave(item)
 
@@ -168,9 +173,15 @@ class DurableRuns(ABC):
             return None
         return item._task.retry.delay_after(run.number, error)
 
+    def let_arguments_go(self, item: WorkItem[Any]) -> None:
+        """The next run makes its own."""
+        for upload in item._uploads or ():
+            upload.close()
+        item._args, item._kwargs, item._uploads = (), None, None
+
     @abstractmethod
-    def claim_more(self) -> None:
-        """There is room for another item."""
+    def claim_more(self, item: WorkItem[Any]) -> None:
+        """An item has ended, so there is room for another one."""
 
 
 def _release(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> bool:
