@@ -21,6 +21,7 @@ from ..journaled import JournaledItem
 from ..packing import Packing, attempt_of, entry_of, state_of
 from ..status import Attempt, Status
 from .base import Intake, Phase
+from .border import check_executor
 from .keeper import Keeper
 from .runs import DurableRuns
 
@@ -68,7 +69,7 @@ class DurableBackend(DurableRuns, Intake):
         assert isinstance(item, JournaledItem)
         task: Any = item._task
         self.registry.check_portable(task)
-        self.local.check(task)
+        check_executor(task, self.local.executors)
         payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
         here = due is None and (held or self._has_room(task.executor))
         owner = self.owner.id if here else None
@@ -153,7 +154,7 @@ class DurableBackend(DurableRuns, Intake):
     def claim(self, now: float) -> None:
         """Take what this process has room for."""
         tasks = list(self.registry.tasks)
-        room = {name: room for name in self.local.executor_names() if (room := self._room(name)) > 0}
+        room = {name: room for name in self.local.executors if (room := self._room(name)) > 0}
         self._backlog = self.writer.read(partial(store.is_free, tasks=tasks, now=now))
         if not self._backlog or not room:
             return
@@ -166,7 +167,7 @@ class DurableBackend(DurableRuns, Intake):
 
     def claim_more(self, item: WorkItem[Any]) -> None:
         """An item has ended; take more of its executor's, if some wait and few are here."""
-        executor = self.local.executor_of(item)
+        executor = self.local.executors[item._task.executor]
         if self._backlog and len(executor.queued) + len(executor.running) <= executor.capacity:
             self.keeper.ring()
 
@@ -232,5 +233,5 @@ class DurableBackend(DurableRuns, Intake):
         return self.runs_items and self.local.ledger.phase is Phase.RUNNING and self._room(executor) > 0
 
     def _room(self, name: str) -> int:
-        executor = self.local.executor(name)
+        executor = self.local.executors[name]
         return _AHEAD * executor.capacity - len(executor.queued) - len(executor.running)

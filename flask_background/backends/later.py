@@ -43,7 +43,7 @@ class Later:
         assert error is not None
         delay = item._task.retry.delay_after(run.number, error)
         backend = self._backend
-        if delay is None or not backend.ledger.requeue(item, backend.executor_of(item), error):
+        if delay is None or not backend.ledger.requeue(item, backend.executors[item._task.executor], error):
             return False
         for upload in item._uploads or ():
             if not upload.stream.closed and upload.stream.seekable():

@@ -32,6 +32,9 @@ class ThreadExecutor(Executor):
         if self._threads < self.capacity and self._threads < len(self.queued) + len(self.running):
             self._add_thread()
 
+    def run_here(self, item: WorkItem[Any]) -> None:
+        self._perform(item._keeper, item, self._adopt)
+
     def abort(self) -> None:
         """Threads cannot be cancelled: their items are reported, and end with the process."""
 
