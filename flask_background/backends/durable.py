@@ -214,11 +214,21 @@ class DurableBackend(DurableRuns, Intake):
         """These have been claimed."""
         self._claiming = False
         for entry in entries:
-            item = self.handle(entry)
+            try:
+                item = self.handle(entry)
+            except Exception as error:  # options or a state that nobody can read
+                self._park_unread(entry, error)
+                continue
             item._attempt, item._told = None, False
             item.entry, item.here, item.status = entry, True, Status.QUEUED
             if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
                 self.give_back(item)
+
+    def _park_unread(self, entry: Entry, error: Exception) -> None:
+        reason = f"its row cannot be read: {error}"
+        self.trouble(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
+        step = partial(store.park, id=entry.id, fence=entry.fence, reason=reason, now=time.time())
+        self.writer.later(step)
 
     def _end_unrun(self, item: WorkItem[Any]) -> None:
         """It was withdrawn before it ran; the journal hears of that."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import sqlite3
 
     from ..alarms import Alarm
+    from ..journal.entry import Entry
     from ..journal.owner import Owner
     from ..journal.writer import Writer
     from ..token import CancellationSource
@@ -79,6 +80,8 @@ class DurableRuns(ABC):
         status, value, error = outcome
         this, now = (item.id, item.entry.fence), time.time()
         then: Callable[..., None] = self._left
+        if run.progress is not None:
+            self._report(item, item.entry, run.progress)
         if status is Status.INTERRUPTED:  # the host stopped, so the run does not count
             step = partial(_release, this, charged=False)
         elif error is not None and (delay := self._delay_after(item, run, outcome)) is not None:
@@ -95,11 +98,13 @@ class DurableRuns(ABC):
         """Let other processes see the progress, now and then."""
         assert item.entry is not None
         now = time.monotonic()
-        if now - item.reported >= _REPORT_EVERY or progress.done == progress.total:
+        if now - item.reported >= _REPORT_EVERY:
             item.reported = now
-            text = progress_as_data(progress)
-            step = partial(store.report, id=item.id, fence=item.entry.fence, progress=text)
-            self.writer.later(step, sync=False)
+            self._report(item, item.entry, progress)
+
+    def _report(self, item: JournaledItem[Any], entry: Entry, progress: Progress) -> None:
+        text = progress_as_data(progress)
+        self.writer.later(partial(store.report, id=item.id, fence=entry.fence, progress=text), sync=False)
 
     def give_back(self, item: JournaledItem[Any]) -> None:
         """Leave an item that has not started to the other processes, and to those that come."""
