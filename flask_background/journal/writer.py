@@ -6,13 +6,14 @@ run has come to must not be lost, so such a step is tried until it succeeds.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any, TypeVar
 
 from .. import native
@@ -70,7 +71,13 @@ class Writer:
         self._mode = mode
         self._database: Database | None = None
         self._lock = native.new_lock()
-        self._orders: native.SimpleQueue[_Order | None] = native.SimpleQueue()
+        # Orders wait here, and the bell is rung when there are as many as the thread wants: once for a round,
+        # for each time that a thread is woken costs more than what it then does.
+        self._orders: deque[_Order] = deque()
+        self._bell = native.new_lock()
+        self._bell.acquire()
+        self._wanted: float = 1
+        self._closing = False
         self._told: native.SimpleQueue[_Order | None] = native.SimpleQueue()
         self._running = False
         # How many waited for the last round: they may well come again, and are worth a moment.
@@ -121,14 +128,17 @@ class Writer:
 
     def close(self) -> None:
         """End the threads and close the file, once all is written. What comes later opens it again."""
-        self._orders.put(None)
+        self._closing = True
+        self._ring()
 
     def _give(self, order: _Order) -> None:
+        self._orders.append(order)
+        if len(self._orders) >= self._wanted:
+            self._ring()
         with self._lock:
-            self._orders.put(order)
             if self._running:
                 return
-            self._running = True
+            self._running, self._closing = True, False
         try:
             native.start_thread(self._write, "background-journal")
         except RuntimeError:
@@ -139,41 +149,38 @@ class Writer:
         """The thread: rounds until it is told to end, and nothing is left."""
         native.start_thread(self._tell, "background-journal-told")
         left: list[_Order] = []
-        closing = False
         while True:
-            orders, told_to_close = self._next(left, wait=not closing)
-            closing = closing or told_to_close
+            if left:
+                self._wait(_BACKOFF)
+            orders = left + self._next()
             left = self._round(orders) if orders else []
             with self._lock:
-                if closing and not left and self._orders.empty():
+                if self._closing and not left and not self._orders:
                     self._running = False
                     self._told.put(None)
                     self._close()
                     return
 
-    def _next(self, left: list[_Order], wait: bool) -> tuple[list[_Order], bool]:
-        """What the next round has to write: what is left of the last one, and what has come."""
-        orders, closing = left, False
+    def _next(self) -> list[_Order]:
+        """What has come for the next round; waits for it, and a moment for those who come again."""
+        self._wanted = 1
+        if not self._orders and not self._closing:
+            self._wait(-1)
+        if 0 < len(self._orders) < self._expected:
+            self._wanted = self._expected
+            if len(self._orders) < self._expected:
+                self._wait(_LINGER)
+        self._wanted = math.inf
+        return [self._orders.popleft() for _ in range(min(_ROUND, len(self._orders)))]
+
+    def _wait(self, timeout: float) -> None:
+        self._bell.acquire(timeout=timeout)
+
+    def _ring(self) -> None:
         try:
-            if left:
-                order = self._orders.get(timeout=_BACKOFF)
-            else:
-                order = self._orders.get(block=wait)
-            linger_until = monotonic() + _LINGER
-            while True:
-                if order is None:
-                    closing = True
-                else:
-                    orders.append(order)
-                if len(orders) >= _ROUND:
-                    break
-                if len(orders) < self._expected and (time := linger_until - monotonic()) > 0:
-                    order = self._orders.get(timeout=time)
-                else:
-                    order = self._orders.get_nowait()
-        except native.Empty:
-            pass
-        return orders, closing
+            self._bell.release()
+        except RuntimeError:
+            pass  # it rings already
 
     def _round(self, orders: list[_Order]) -> list[_Order]:
         """Write all of them in one transaction. Returns those that have to be tried again."""
