@@ -52,6 +52,8 @@ class JournaledItem(WorkItem[R]):
         #: When the journal last heard of its progress (``time.monotonic()``).
         self.reported = 0.0
         super().__init__(task, args, kwargs, state, keeper)
+        # In the order of time, so that what is enqueued together lies together in the journal's index.
+        self.id = f"{int(self._enqueued * 16) & 0xFFFF_FFFF:08x}{self.id[8:]}"
 
     @classmethod
     def of(cls, entry: Entry, task: Callee, state: RequestState | None, keeper: JournalKeeper) -> Self:

@@ -80,7 +80,12 @@ class Database:
     def checkpoint(self) -> None:
         """Copy the WAL back to the database if it has grown long. The caller has the turn."""
         self._commits += 1
-        if self.mode != "wal" or self.writer is None or self._commits % _LOOK or time.monotonic() < self._not_before:
+        if (
+            self.mode != "wal"
+            or self.writer is None
+            or self._commits % _LOOK
+            or time.monotonic() < self._not_before
+        ):
             return
         if self._wal.exists() and self._wal.stat().st_size >= _LONG:
             (busy, *_) = self.writer.execute("pragma wal_checkpoint(truncate)").fetchone()
