@@ -60,6 +60,7 @@ class DurableBackend(DurableRuns, Intake):
         self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
         self._backlog = True
         self._claiming = False
+        self._called_at = 0
         local.companion = self
         self.keeper = Keeper(self)
 
@@ -92,7 +93,8 @@ class DurableBackend(DurableRuns, Intake):
         self.local.events.enqueued(item)
         if not here:
             self._backlog = True
-            self._leave(item)
+            item.leave()
+            self._call_for_round()
         elif not self.local.take(item, held):
             self.give_back(item)
         return item
@@ -168,7 +170,8 @@ class DurableBackend(DurableRuns, Intake):
     def claim_more(self, item: WorkItem[Any]) -> None:
         """An item has ended; take more of its executor's, if some wait and few are here."""
         executor = self.local.executors[item._task.executor]
-        if self._backlog and len(executor.queued) + len(executor.running) <= executor.capacity:
+        few = len(executor.queued) + len(executor.running) <= executor.capacity
+        if few and self._backlog and not self._claiming:
             self.keeper.ring()
 
     def cancel_here(self, item_id: str) -> None:
@@ -223,12 +226,21 @@ class DurableBackend(DurableRuns, Intake):
             item.entry, item.here, item.status = entry, True, Status.QUEUED
             if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
                 self.give_back(item)
+        if entries:
+            self.keeper.ring()  # perhaps there are more
 
     def _park_unread(self, entry: Entry, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"
         self.trouble(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
         step = partial(store.park, id=entry.id, fence=entry.fence, reason=reason, now=time.time())
         self.writer.later(step)
+
+    def _call_for_round(self) -> None:
+        """Wake the others once for all that one transaction has entered."""
+        rounds = self.writer.rounds
+        if rounds != self._called_at:
+            self._called_at = rounds
+            self.call_others()
 
     def _end_unrun(self, item: WorkItem[Any]) -> None:
         """It was withdrawn before it ran; the journal hears of that."""

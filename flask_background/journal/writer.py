@@ -29,6 +29,10 @@ Step = Callable[[sqlite3.Connection], T]
 _ROUND = 2_000
 # How long to wait for those who come again, in seconds.
 _LINGER = 0.0005
+# And how long what nobody waits for is kept back, so that one sync does for many.
+_COMPANY = 0.003
+# How long a view waits until its step's transaction begins, in seconds; SQLite itself may take 2 s more.
+_PATIENCE = 3.0
 # How long to wait after a failed round, in seconds.
 _BACKOFF = 0.5
 
@@ -67,6 +71,8 @@ class Writer:
 
     def __init__(self, folder: Path, *, power: bool, mode: Mode = "wal") -> None:
         self.folder = folder
+        #: How many transactions there have been.
+        self.rounds = 0
         self._power = power
         self._mode = mode
         self._database: Database | None = None
@@ -77,6 +83,7 @@ class Writer:
         self._bell = native.new_lock()
         self._bell.acquire()
         self._wanted: float = 1
+        self._idles = False
         self._closing = False
         self._told: native.SimpleQueue[_Order | None] = native.SimpleQueue()
         self._running = False
@@ -92,7 +99,13 @@ class Writer:
         order = _Order(step, sync)
         order.gate = native.Gate()
         self._give(order)
-        order.gate.wait()
+        if not order.gate.wait(_PATIENCE):
+            try:
+                self._orders.remove(order)
+            except ValueError:
+                order.gate.wait()  # it is being written just now
+            else:
+                raise _failure(self.folder, TimeoutError(f"somebody has been writing for {_PATIENCE:g} s"))
         if order.error is not None:
             raise order.error
         value: T = order.value
@@ -133,7 +146,7 @@ class Writer:
 
     def _give(self, order: _Order) -> None:
         self._orders.append(order)
-        if len(self._orders) >= self._wanted:
+        if len(self._orders) >= self._wanted or (self._idles and order.gate is not None):
             self._ring()
         with self._lock:
             if self._running:
@@ -152,8 +165,8 @@ class Writer:
         while True:
             if left:
                 self._wait(_BACKOFF)
-            orders = left + self._next()
-            left = self._round(orders) if orders else []
+            self._gather()
+            left = self._round(left)
             with self._lock:
                 if self._closing and not left and not self._orders:
                     self._running = False
@@ -161,8 +174,8 @@ class Writer:
                     self._close()
                     return
 
-    def _next(self) -> list[_Order]:
-        """What has come for the next round; waits for it, and a moment for those who come again."""
+    def _gather(self) -> None:
+        """Wait until there is something to write, and a moment for those who come again."""
         self._wanted = 1
         if not self._orders and not self._closing:
             self._wait(-1)
@@ -171,7 +184,10 @@ class Writer:
             if len(self._orders) < self._expected:
                 self._wait(_LINGER)
         self._wanted = math.inf
-        return [self._orders.popleft() for _ in range(min(_ROUND, len(self._orders)))]
+        if self._orders and not self._closing and all(order.gate is None for order in tuple(self._orders)):
+            self._idles = True
+            self._wait(_COMPANY)
+            self._idles = False
 
     def _wait(self, timeout: float) -> None:
         self._bell.acquire(timeout=timeout)
@@ -182,22 +198,20 @@ class Writer:
         except RuntimeError:
             pass  # it rings already
 
-    def _round(self, orders: list[_Order]) -> list[_Order]:
-        """Write all of them in one transaction. Returns those that have to be tried again."""
+    def _round(self, left: list[_Order]) -> list[_Order]:
+        """Write all that wait in one transaction. Returns those that have to be tried again."""
+        orders = left
         try:
-            self._transact(orders)
-        except _Spoiled:
-            for order in orders:  # one of them raised: each by itself
-                try:
-                    self._transact([order])
-                except _Spoiled as spoiled:
-                    order.error = spoiled.__cause__
-                except (sqlite3.Error, OSError) as error:
-                    self._fail(order, error)
+            database = self._opened()
+            with database.turn:  # others may have it for a while: whoever comes meanwhile is taken along
+                orders += self._waiting()
+                self._attempt(database, orders)
         except (sqlite3.Error, OSError) as error:
+            orders += self._waiting()
             for order in orders:
-                self._fail(order, error)
+                order.error = order.error or _failure(self.folder, error)
         left = []
+        self.rounds += 1
         self._expected = sum(order.gate is not None for order in orders)
         for order in orders:
             if order.gate is not None:
@@ -209,29 +223,50 @@ class Writer:
                 left.append(order)
         return left
 
-    def _transact(self, orders: list[_Order]) -> None:
+    def _waiting(self) -> list[_Order]:
+        """What waits by now, for this round."""
+        found: list[_Order] = []
+        while self._orders and len(found) < _ROUND:
+            try:
+                found.append(self._orders.popleft())
+            except IndexError:  # it has just lost its patience
+                break
+        return found
+
+    def _opened(self) -> Database:
         with self._reading:
             if self._database is None:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._database = Database(self.folder, self._mode)
-        database = self._database
-        with database.turn:
-            full = self._power and (database.mode != "wal" or any(order.sync for order in orders))
-            connection = database.begin(full=full)
-            try:
-                _take(orders, connection)
-                connection.execute("commit")
-            except BaseException as error:
-                if connection.in_transaction:
-                    connection.execute("rollback")
-                if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF not in _HARMLESS:
-                    with self._reading:
-                        database.close()  # and open it anew for the next round
-                raise
-            database.checkpoint()
+            return self._database
 
-    def _fail(self, order: _Order, error: Exception) -> None:
-        order.error = _failure(self.folder, error)
+    def _attempt(self, database: Database, orders: list[_Order]) -> None:
+        """Write them together, or, if one of them raises, each by itself."""
+        if not orders:
+            return
+        try:
+            self._transact(database, orders)
+        except _Spoiled as spoiled:
+            if len(orders) == 1:
+                orders[0].error = spoiled.__cause__
+                return
+            for order in orders:
+                self._attempt(database, [order])
+        database.checkpoint()
+
+    def _transact(self, database: Database, orders: list[_Order]) -> None:
+        full = self._power and (database.mode != "wal" or any(order.sync for order in orders))
+        connection = database.begin(full=full)
+        try:
+            _take(orders, connection)
+            connection.execute("commit")
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF not in _HARMLESS:
+                with self._reading:
+                    database.close()  # and open it anew for the next round
+            raise
 
     def _tell(self) -> None:
         """The other thread: call those who want to know."""
@@ -248,11 +283,8 @@ class Writer:
     def _close(self) -> None:
         database = self._database
         if database is not None:
-            try:
-                with database.turn, self._reading:
-                    database.close()
-            except TimeoutError:
-                pass  # better open than closed out of turn
+            with database.turn, self._reading:
+                database.close()
 
 
 _writers: dict[Path, Writer] = {}
