@@ -208,8 +208,8 @@ class DurableBackend(DurableRuns, Intake):
 
     def stopped(self) -> None:
         """Nothing is accepted or started here any more."""
-        self.keeper.close()
-        if self.writer.flush(_LAST_WRITES) and self.local.ledger.is_idle():
+        has_ended = self.keeper.close(_LAST_WRITES)
+        if self.writer.flush(_LAST_WRITES) and has_ended and self.local.ledger.is_idle():
             self.owner.close()  # else its items are recovered when the process is gone
         self.writer.close()
 

@@ -40,6 +40,7 @@ class Keeper:
         self._folder = backend.owner.folder
         self._watch = Watch(backend.owner)
         self._closed = False
+        self._ended = native.Gate()
         self._looked_over_at = 0.0
         self._in_trouble = False
         self._scheduled: set[str] = set()
@@ -49,12 +50,20 @@ class Keeper:
         """There is a reason to look."""
         owners.ring_one(self._backend.owner.bell_path)
 
-    def close(self) -> None:
-        """End the thread."""
+    def close(self, timeout: float) -> bool:
+        """End the thread; says whether it has ended, after timeout seconds at most."""
         self._closed = True
         self.ring()
+        return self._ended.wait(timeout)
 
     def _run(self) -> None:
+        try:
+            self._keep()
+        finally:
+            self._watch.close()
+            self._ended.open()
+
+    def _keep(self) -> None:
         dead = self._watch.dead()
         while not self._closed:
             try:
@@ -67,7 +76,6 @@ class Keeper:
                 native.sleep(_TROUBLE)
                 timeout = 0.0
             dead = self._watch.wait(timeout)
-        self._watch.close()
 
     def _look(self, dead: list[str]) -> float:
         """Do what there is to do; seconds until there may be more."""
