@@ -1,0 +1,156 @@
+"""The program that is traced, starved and killed: it drives a journal, and records what it was promised.
+
+Its arguments are MODULE:CLASS MODE FOLDER RECORD OPTIONS. Of folders and records there may be several,
+with ":" between them; they take turns. The class is a `Subject`; all that a journal is asked for is in
+its few methods.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from .record import Record
+
+#: {"subject": {...}, "mode": {...}, "who": number of the process in the record}.
+Options = dict[str, Any]
+
+
+class Refused(Exception):
+    """The journal has said that it can't take the item, and that it did not."""
+
+
+class Broken(Exception):
+    """What a crash has left of the journal is not sound."""
+
+
+class Subject(Protocol):
+    """A journal in a folder, seen from one process."""
+
+    def __init__(self, folder: Path, **options: Any) -> None: ...
+
+    def enqueue(self, item: str, upload: bytes | None = None) -> list[str]:
+        """Take an item on; returns the facts that are promised. Raises Refused."""
+        ...
+
+    def work(
+        self, run: Callable[[str], None], done: Callable[[str], None], stop: threading.Event, idle: bool
+    ) -> None:
+        """Run items until stop is set, or, if ``idle``, until there are none.
+
+        ``done(item)`` is called when its outcome is on record.
+        """
+        ...
+
+    def close(self) -> None:
+        """End in good order."""
+        ...
+
+    @classmethod
+    def look(cls, folder: Path) -> set[str]:
+        """The facts that a folder holds, read with nothing but SQLite; raises Broken."""
+        ...
+
+
+def cycle(subject: Subject, record: Record, *, items: int = 3, uploads: int = 0, size: int = 40) -> None:
+    """Enqueue items one by one, then run them all."""
+    for index in range(items):
+        item = f"i{index}"
+        begun = time.monotonic()
+        try:
+            facts = subject.enqueue(item, bytes([65 + index % 26]) * size if index < uploads else None)
+        except Refused:
+            record.mark("nack", item)
+        else:
+            for fact in facts:
+                record.mark("ack", fact)
+        record.mark("took", f"{time.monotonic() - begun:.3f}")
+    work(subject, record)
+
+
+def work(subject: Subject, record: Record) -> None:
+    """Run what is there, and end."""
+    subject.work(
+        run=lambda item: _run(record, item, 0.0),
+        done=lambda item: _drop(record, item),
+        stop=threading.Event(),
+        idle=True,
+    )
+
+
+def storm(
+    subject: Subject, record: Record, *, items: int = 1_000_000, every: float = 0.01, takes: float = 0.02
+) -> None:
+    """Enqueue now and then, and run what comes, until TERM."""
+    stop, enough = threading.Event(), threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGUSR1, lambda *_: enough.set())
+    record.mark("ready", "-")
+
+    def enqueue() -> None:
+        for index in range(items):
+            if stop.is_set() or enough.wait(every):
+                return
+            item = f"{record.who}-{index}"
+            try:
+                subject.enqueue(item)
+            except Refused:
+                record.mark("nack", item)
+            else:
+                record.mark("ack", item)
+
+    producer = threading.Thread(target=enqueue)
+    producer.start()
+    subject.work(
+        run=lambda item: _run(record, item, takes),
+        done=lambda item: _drop(record, item),
+        stop=stop,
+        idle=False,
+    )
+    producer.join()
+
+
+def _run(record: Record, item: str, takes: float) -> None:
+    record.mark("begin", item)
+    time.sleep(takes)
+    record.mark("end", item)
+
+
+def _drop(record: Record, item: str) -> None:
+    record.mark("done", item)
+
+
+def program(
+    subject: type[Subject], mode: str, folder: Path | str, record: Path | str, options: Options | None = None
+) -> list[str]:
+    """The command line of such a child, without Python itself."""
+    where = f"{subject.__module__}:{subject.__qualname__}"
+    return [
+        "-c",
+        "from tests.faults.child import main; main()",
+        where,
+        mode,
+        str(folder),
+        str(record),
+        json.dumps(options or {}),
+    ]
+
+
+def main() -> None:
+    """Do what the command line says."""
+    where, mode, folder, log, options = sys.argv[1:]
+    given: Options = json.loads(options)
+    module, _, name = where.partition(":")
+    for each, its_log in zip(folder.split(":"), log.split(":"), strict=True):
+        record = Record(Path(its_log), given.get("who"))
+        subject = getattr(importlib.import_module(module), name)(Path(each), **given.get("subject", {}))
+        {"cycle": cycle, "work": work, "storm": storm}[mode](subject, record, **given.get("mode", {}))
+        subject.close()
+        record.close()

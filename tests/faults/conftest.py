@@ -1,0 +1,51 @@
+"""How thoroughly to look: a little in every run of the tests, everything in ``make faults``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+
+class Size(NamedTuple):
+    """How much is tried."""
+
+    #: Items of a recorded run, and mixed states of each of its moments.
+    items: int
+    mixes: int
+    #: At most so many of the places where a child could be killed.
+    places: int
+    #: A storm's kills, or the seconds after which there are no more.
+    kills: int
+    seconds: float
+
+
+#: Puts a report at the end of what ``make faults`` prints.
+Tell = Callable[[object], None]
+
+FULL = os.environ.get("FAULTS") == "full"
+
+
+@pytest.fixture(scope="session")
+def size() -> Size:
+    """Small, or with FAULTS=full in the environment, full."""
+    if FULL:
+        return Size(items=40, mixes=12, places=100_000, kills=10_000, seconds=1_800)
+    return Size(items=3, mixes=1, places=12, kills=40, seconds=6)
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Tells what was found."""
+    return lambda report: record_property("faults", str(report))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the reports."""
+    for outcome in ("passed", "failed") if FULL else ():
+        for report in terminalreporter.getreports(outcome):
+            for name, text in report.user_properties:
+                if name == "faults":
+                    terminalreporter.write_line(f"{report.nodeid}: {text}")
