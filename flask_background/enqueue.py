@@ -5,20 +5,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from flask import has_request_context, request
 
 from . import arguments, response
 from .item import Callee, WorkItem, current_item_var
+from .journaled import JournaledItem
 from .options import When
+from .retry import RetryPolicy
 from .state import RequestState
 
 if TYPE_CHECKING:
     from flask import Request
 
+    from .backends.base import Backend
     from .part import AppPart
 
+_SCALARS = arguments.SCALARS
 _current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
 
 
@@ -26,28 +31,34 @@ def hand_over(
     part: AppPart, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
 ) -> WorkItem[Any]:
     """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
-    backend = part.backend
+    backend: Backend = part.durable if callee.durable else part.backend
     state = None
     if has_request_context():
         state = RequestState.capture(_current_request(), part.processors)
     elif (outer := current_item_var.get(None)) is not None:
         state = outer.state
     moved = None
-    if kwargs or not arguments.SCALARS.issuperset(map(type, args)):
+    plain = not kwargs
+    for value in args:
+        if type(value) not in _SCALARS:
+            plain = False
+    if not plain:
         args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
-    item: WorkItem[Any] = WorkItem(callee, args, kwargs, state, backend)
+    kind = JournaledItem if callee.durable else WorkItem
+    item: WorkItem[Any] = kind(callee, args, kwargs, state, backend)
     held = response.hold() if when == "response" else None
+    due = None if callee.due is None else callee.due(time())
     try:
         if moved is not None:
             item._uploads = moved.own
-        backend.accept(item, held is not None)
+        accepted = backend.accept(item, held is not None, due)
     except BaseException:
         if moved is not None:
             moved.give_back()
         raise
-    if held is not None:
+    if held is not None and accepted is item:
         held.append((backend, item))
-    return item
+    return accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,10 @@ class AdHoc:
     executor: str
     is_coroutine: bool
     timeout: None = None
+    durable: bool = False
+    key: None = None
+    due: None = None
+    retry: RetryPolicy = RetryPolicy()
 
     @classmethod
     def of(cls, func: Callable[..., Any]) -> AdHoc:

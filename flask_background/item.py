@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from werkzeug.datastructures import FileStorage
 
+    from .retry import RetryPolicy
     from .state import RequestState
     from .token import CancellationSource, CancellationToken
 
@@ -37,6 +38,14 @@ class Callee(Protocol):
     def executor(self) -> str: ...
     @property
     def is_coroutine(self) -> bool: ...
+    @property
+    def retry(self) -> RetryPolicy: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def durable(self) -> bool: ...
+    @property
+    def due(self) -> Callable[[float], float] | None: ...
 
 
 class Keeper(Protocol):
@@ -119,8 +128,8 @@ class WorkItem(Generic[R]):
 
     @property
     def attempt(self) -> int:
-        """Which run this is: 0 while the item is queued."""
-        return 0 if self._attempt is None or self._attempt.started is None else 1
+        """Which run this is, or was the last: 0 before the first one."""
+        return 0 if self._attempt is None or self._attempt.started is None else self._attempt.number
 
     @property
     def enqueued_at(self) -> datetime:
@@ -239,8 +248,8 @@ _ids: list[str] = []
 
 
 def _make_ids() -> str:
-    random = os.urandom(12 * 256)
-    _ids.extend(random[start : start + 12].hex() for start in range(0, len(random), 12))
+    random = os.urandom(12 * 256).hex()
+    _ids.extend([random[start : start + 24] for start in range(0, len(random), 24)])
     return _ids.pop()
 
 

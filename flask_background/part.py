@@ -1,10 +1,11 @@
-"""What one app holds, in ``app.extensions["background"]``: its settings, and this process's backend."""
+"""What one app holds, in ``app.extensions["background"]``: its settings, and this process's backends."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from . import hosts, native
 from .backends.local import LocalBackend
@@ -13,7 +14,16 @@ from .config import Settings
 if TYPE_CHECKING:
     from flask import Flask
 
+    from .backends.durable import DurableBackend
+    from .registry import Registry
     from .state import StateProcessor
+
+
+class Owner(Protocol):
+    """The Background that this is a part of."""
+
+    registry: Registry
+    processors: list[StateProcessor]
 
 
 class AppPart:
@@ -23,17 +33,44 @@ class AppPart:
     stay the parent's.
     """
 
-    def __init__(self, app: Flask, owner: object, processors: list[StateProcessor]) -> None:
+    def __init__(self, app: Flask, owner: Owner) -> None:
         self.app = app
         self.owner = owner
-        self.processors = processors
+        self.processors = owner.processors
         self.settings = Settings.from_config(app.config)
+        #: Whether this process runs durable items: a web process may leave that to others.
+        self.runs_durable = self.settings.run_in_web
+        self.looked = False
         self._backend: LocalBackend | None = None
+        self._durable: DurableBackend | None = None
 
     @property
     def backend(self) -> LocalBackend:
         """The backend of this process, made when the first item asks for it."""
         return self._backend or self._make_backend()
+
+    @property
+    def durable(self) -> DurableBackend:
+        """The journal's backend in this process, opened when it is first asked for; raises JournalError."""
+        return self._durable or self._open_journal()
+
+    @property
+    def folder(self) -> Path:
+        """Where the journal is."""
+        return self.settings.journal or Path(self.app.instance_path, "background")
+
+    def look_for_work(self) -> None:
+        """Run what other processes have left in the journal. Raises nothing, and does it once."""
+        if self.looked:
+            return
+        self.looked = True
+        if self.owner.registry.has_durable():
+            try:
+                self.durable  # noqa: B018
+            except Exception as error:
+                self.backend.trouble("The journal could not be opened; the next durable item tries again", error)
+
+    worker_started = look_for_work
 
     def _make_backend(self) -> LocalBackend:
         host = hosts.current()
@@ -41,24 +78,38 @@ class AppPart:
         with _publishing:
             if self._backend is None:
                 self._backend = made
-                _with_backend.add(self)
+                _alive.add(self)
         if self._backend is made:
             host.add(made)
         return self._backend
+
+    def _open_journal(self) -> DurableBackend:
+        from .backends.durable import DurableBackend  # with sqlite3, for apps that have durable tasks
+
+        made = DurableBackend(
+            self.backend, self.settings, self.folder, self.owner.registry, runs=self.runs_durable
+        )
+        with _publishing:
+            if self._durable is None:
+                self._durable = made
+        if self._durable is made:
+            made.open()
+        return self._durable
 
 
 # Held for a few lines that call nothing foreign: under gevent, code that logs may switch to another greenlet,
 # which would wait for this lock for ever.
 _publishing = native.new_lock()
-_with_backend: weakref.WeakSet[AppPart] = weakref.WeakSet()
+_alive: weakref.WeakSet[AppPart] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     global _publishing
     _publishing = native.new_lock()  # another thread of the parent may have held it
-    for part in _with_backend:
-        part._backend = None
-    _with_backend.clear()
+    for part in _alive:
+        part._backend = part._durable = None
+        part.looked = False
+    _alive.clear()
 
 
 if hasattr(os, "register_at_fork"):

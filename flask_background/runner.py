@@ -47,12 +47,14 @@ Adopt = Callable[["Run", Awaitable[Any]], None]
 
 def perform(owner: Owner, item: WorkItem[Any], adopt: Adopt) -> None:
     """Run item on this thread. What it leaves to be awaited goes to adopt, which has to end the run."""
-    run = Run(owner, item)
-    if not owner.start(item, run):
+    attempt = Attempt(time())
+    if not owner.start(item, attempt):
         return
-    pending = run.context.run(run.enter_and_call)
-    if pending is None:
+    context = Context()
+    left = context.run(_enter_and_call, owner, item, attempt, context)
+    if left is None:
         return
+    run, pending = left
     if _is_future(pending):
         run.abortable(pending.cancel)
         pending.add_done_callback(run.take_future)
@@ -60,47 +62,85 @@ def perform(owner: Owner, item: WorkItem[Any], adopt: Adopt) -> None:
         adopt(run, pending)
 
 
-class Run(Attempt):
-    """One attempt at one item. Ends exactly once, by ``succeed`` or ``fail``, in its own context."""
+def _enter_and_call(
+    owner: Owner, item: WorkItem[Any], attempt: Attempt, context: Context
+) -> tuple[Run, Any] | None:
+    """Call the function in an app context, and end; or return the run that goes on, and what it awaits.
 
-    _aborted = False
-    _alarm: Alarm | None = None
-    _app_context: AppContext | None = None
-    _cancel: Callable[[], object] | None = None
-
-    def __init__(self, owner: Owner, item: WorkItem[Any]) -> None:
-        self.started = time()
-        self.owner = owner
-        self.item = item
-        self.context = Context()
-
-    def enter_and_call(self) -> Any:
-        """Call the function in an app context. Returns what is still to be awaited, or None at the end."""
-        item, owner = self.item, self.owner
-        task = item._task
-        try:
-            current_item_var.set(item)
-            app_context = owner.app.app_context()
-            if item.state is not None and app_context.url_adapter is None:
-                app_context.url_adapter = StateUrls(owner.app, item.state)  # type: ignore[assignment]
-            app_context.push()
-            self._app_context = app_context
-            if task.timeout is not None:
-                self._alarm = owner.set_alarm(item, task.timeout)
-            value = task.func(*item._args, **item._kwargs) if item._kwargs else task.func(*item._args)
-        except BaseException as error:
-            self.fail(error)
-            return None
+    Every item comes this way, so it is one straight line.
+    """
+    task = item._task
+    entered: AppContext | None = None
+    alarm: Alarm | None = None
+    try:
+        current_item_var.set(item)
+        app_context = owner.app.app_context()
+        if app_context.url_adapter is None and item.state is not None:
+            app_context.url_adapter = StateUrls(owner.app, item.state)  # type: ignore[assignment]
+        app_context.push()
+        entered = app_context
+        if task.timeout is not None:
+            alarm = owner.set_alarm(item, task.timeout)
+        value = task.func(*item._args, **item._kwargs) if item._kwargs else task.func(*item._args)
         if value is not None and value is not item and _is_pending(value):
-            return value
-        self._end((_SUCCEEDED, value, None))
-        return None
+            return Run(owner, item, attempt, context, entered, alarm), value
+    except BaseException as error:
+        _end(owner, item, attempt, entered, alarm, _outcome_of(item, error))
+    else:
+        _end(owner, item, attempt, entered, alarm, (_SUCCEEDED, value, None))
+    return None
+
+
+def _end(
+    owner: Owner,
+    item: WorkItem[Any],
+    attempt: Attempt,
+    app_context: AppContext | None,
+    alarm: Alarm | None,
+    outcome: Outcome,
+) -> None:
+    """Leave, and hand the outcome over. What a teardown raises fails an item that had succeeded."""
+    if alarm is not None:
+        owner.cancel_alarm(alarm)
+    if app_context is not None:
+        try:
+            app_context.pop(outcome[2])
+        except BaseException as error:
+            if outcome[0] is _SUCCEEDED:
+                outcome = Status.FAILED, None, error
+            else:
+                owner.trouble(f"The teardown of item {item.id} failed", error)
+    if outcome[2] is not None and outcome[0] is Status.FAILED:
+        _annotate(item, outcome[2])
+    owner.finish(item, attempt, outcome)
+
+
+class Run:
+    """A run that goes on when its function has returned, until what that returned has been awaited.
+
+    Ends exactly once, by ``succeed`` or ``fail``, in its own context.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        item: WorkItem[Any],
+        attempt: Attempt,
+        context: Context,
+        app_context: AppContext,
+        alarm: Alarm | None,
+    ) -> None:
+        self.context = context
+        self._entered = owner, item, attempt, app_context, alarm
+        self._aborted = False
+        self._cancel: Callable[[], object] | None = None
 
     def abortable(self, cancel: Callable[[], object]) -> None:
         """What is awaited can be cancelled, by this call."""
+        _, item, attempt, *_ = self._entered
         self._cancel = cancel
-        self.abort = self.cancel_awaited
-        source = self.item._source
+        attempt.abort = self.cancel_awaited
+        source = item._source
         if source is not None and source.token.reason in (CancelReason.REQUESTED, CancelReason.TIMEOUT):
             self.cancel_awaited()  # it was asked for before there was something to cancel
 
@@ -129,64 +169,48 @@ class Run(Attempt):
             self.succeed(value)
 
     def succeed(self, value: Any) -> None:
-        """The function returned value."""
+        """What was awaited gave value."""
         self._end((_SUCCEEDED, value, None))
 
     def fail(self, error: BaseException) -> None:
-        """The function raised error, which may be its own token's doing."""
-        self._end(self._outcome_of(error))
+        """What was awaited raised error, which may be the item's own token's doing."""
+        self._end(_outcome_of(self._entered[1], error, self._aborted))
 
     def _end(self, outcome: Outcome) -> None:
-        item, owner = self.item, self.owner
-        self.abort = None
-        if self._alarm is not None:
-            owner.cancel_alarm(self._alarm)
-        if self._app_context is not None:
-            outcome = self._leave(self._app_context, outcome)
-        if outcome[2] is not None and outcome[0] is Status.FAILED:
-            self._annotate(outcome[2])
-        # The item keeps its attempt: without this each would be a cycle, with a context in it.
-        del self.item, self.owner, self.context
-        owner.finish(item, self, outcome)
+        owner, item, attempt, app_context, alarm = self._entered
+        attempt.abort = None
+        del self._entered, self.context  # whoever still knows this run, a Future say, keeps no item with it
+        _end(owner, item, attempt, app_context, alarm, outcome)
 
-    def _leave(self, app_context: AppContext, outcome: Outcome) -> Outcome:
-        """Tear the app context down. What that raises fails an item that had succeeded."""
-        self._app_context = None
-        try:
-            app_context.pop(outcome[2])
-        except BaseException as error:
-            if outcome[0] is Status.SUCCEEDED:
-                return Status.FAILED, None, error
-            self.owner.trouble(f"The teardown of item {self.item.id} failed", error)
-        return outcome
 
-    def _outcome_of(self, error: BaseException) -> Outcome:
-        source = self.item._source
-        reason = source.token.reason if source is not None else None
-        own = (
-            error.token is not None and source is not None and error.token is source.token
-            if isinstance(error, ItemCancelled)
-            else self._aborted
-            and type(error).__name__ == "CancelledError"  # asyncio's, or that of concurrent.futures
+def _outcome_of(item: WorkItem[Any], error: BaseException, aborted: bool = False) -> Outcome:
+    """What it means that item raised error. Aborted: what it awaited was cancelled for its token's sake."""
+    source = item._source
+    reason = source.token.reason if source is not None else None
+    own = (
+        error.token is not None and source is not None and error.token is source.token
+        if isinstance(error, ItemCancelled)
+        else aborted and type(error).__name__ == "CancelledError"  # asyncio's, or that of concurrent.futures
+    )
+    if not own or reason is None:
+        return Status.FAILED, None, error
+    name = f"item {item.id} ({item.task_name})"
+    if reason is CancelReason.REQUESTED:
+        return Status.CANCELLED, None, ItemCancelled(f"{name} was cancelled")
+    if reason is CancelReason.SHUTDOWN:
+        return Status.INTERRUPTED, None, ItemInterrupted(f"{name} ended because the host stopped")
+    timeout = ItemTimeout(f"{name} did not end within its {item._task.timeout} s")
+    timeout.__cause__ = error
+    return Status.FAILED, None, timeout
+
+
+def _annotate(item: WorkItem[Any], error: BaseException) -> None:
+    error.add_note(f"in work item {item.id} ({item.task_name})")
+    if isinstance(error, RuntimeError) and _OUTSIDE_REQUEST in str(error):
+        error.add_note(
+            "An item has no request: pass the values that it needs as arguments, or read"
+            " current_item.state; a @background.state_processor can add to that."
         )
-        if not own or reason is None:
-            return Status.FAILED, None, error
-        name = f"item {self.item.id} ({self.item.task_name})"
-        if reason is CancelReason.REQUESTED:
-            return Status.CANCELLED, None, ItemCancelled(f"{name} was cancelled")
-        if reason is CancelReason.SHUTDOWN:
-            return Status.INTERRUPTED, None, ItemInterrupted(f"{name} ended because the host stopped")
-        timeout = ItemTimeout(f"{name} did not end within its {self.item._task.timeout} s")
-        timeout.__cause__ = error
-        return Status.FAILED, None, timeout
-
-    def _annotate(self, error: BaseException) -> None:
-        error.add_note(f"in work item {self.item.id} ({self.item.task_name})")
-        if isinstance(error, RuntimeError) and _OUTSIDE_REQUEST in str(error):
-            error.add_note(
-                "An item has no request: pass the values that it needs as arguments, or read"
-                " current_item.state; a @background.state_processor can add to that."
-            )
 
 
 def _is_pending(value: Any) -> bool:

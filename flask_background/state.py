@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 StateProcessor = Callable[[], Mapping[str, Any]]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_KEPT_AS = "_flask_background_state"  # among the request's attributes
 
 
 class RequestState(NamedTuple):
@@ -42,21 +44,28 @@ class RequestState(NamedTuple):
 
     @classmethod
     def capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
-        """Copy the values; raises StateRefused if a processor's are not JSON."""
-        environ = request.environ
-        host = environ.get("HTTP_HOST")
-        if host is None or ":" in host:
-            host = get_host(environ)  # leaves a scheme's own port out
-        return cls(
-            request.method,
-            request.scheme,
-            host,
-            request.root_path,
-            request.path,
-            request.endpoint,
-            request.remote_addr,
-            _processed(processors) if processors else _NOTHING,
-        )
+        """Copy the values; raises StateRefused if a processor's are not JSON.
+
+        All items of a request share one copy, and what requests have in common is shared by all.
+        """
+        attributes = vars(request)
+        state: RequestState | None = attributes.get(_KEPT_AS)
+        if state is None or state.endpoint is None:  # which may come with the routing
+            host = request.environ.get("HTTP_HOST")
+            if host is None or ":" in host:
+                host = get_host(request.environ)  # leaves a scheme's own port out
+            address = request.remote_addr
+            state = attributes[_KEPT_AS] = cls(
+                sys.intern(request.method),
+                sys.intern(request.scheme),
+                sys.intern(host),
+                request.root_path,
+                request.path,
+                request.endpoint,
+                None if address is None else sys.intern(address),
+                _NOTHING,
+            )
+        return state._replace(values=_processed(processors)) if processors else state
 
 
 def _processed(processors: Iterable[StateProcessor]) -> Mapping[str, Any]:

@@ -44,8 +44,14 @@ class Backend(ABC):
     """Accepts items, knows them, and ends them when the host stops."""
 
     @abstractmethod
-    def accept(self, item: WorkItem[Any], held: bool = False) -> None:
-        """Take an item; raises Refused. A held one waits for ``release`` or ``drop``."""
+    def accept(
+        self, item: WorkItem[Any], held: bool = False, due: float | None = None
+    ) -> WorkItem[Any]:
+        """Take an item; raises Refused. A held one waits for ``release`` or ``drop``.
+
+        ``due``: when it may start (``time.time()``), if not now. Returns the item, or the one in flight that
+        has the same key.
+        """
 
     @abstractmethod
     def release(self, item: WorkItem[Any]) -> None:

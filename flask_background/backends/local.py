@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 import traceback
@@ -10,10 +9,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .. import native
 from ..alarms import Alarm, Alarms
 from ..config import Settings
-from ..errors import BackgroundError, ConfigurationError, ItemCancelled, QueueFull, Refused, Stopping
+from ..errors import BackgroundError, ItemCancelled, Refused
 from ..events import Events
 from ..executors.base import Executor
 from ..executors.threads import ThreadExecutor
@@ -22,15 +20,15 @@ from ..runner import let_frames_go, perform
 from ..status import Attempt, Outcome, Status
 from ..token import CancellationSource, CancelReason
 from .base import Backend, Phase, Stats, Watcher
+from .border import Border, mismatch
+from .keys import Keys
+from .later import Later
 from .ledger import Ledger
 from .stopping import StopClock
 
 if TYPE_CHECKING:
     from flask import Flask
 
-# Several who come at once may send one another away, where there is room for some. So they try again one by
-# one, and who waits looks again after so many seconds: nothing may be in flight whose end would call him.
-_RETRY = 0.05
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
 
@@ -41,11 +39,10 @@ class LocalBackend(Backend):
         self.app = app
         self.pid = os.getpid()
         self.events = Events(app)
-        self._settings = settings
         self._max_queued = settings.max_queued
         self._watcher = watcher
         self._alarms = Alarms()
-        self._border = native.new_lock()
+        self.keys = Keys()
         from ..executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
 
         run = partial(perform, self)
@@ -57,57 +54,53 @@ class LocalBackend(Backend):
             elif wanted.kind == "asyncio":
                 self._executors[name] = AsyncioExecutor(name, wanted.capacity, run)
             else:
-                run_here = partial(run, adopt=self._aio.adopt)
-                self._executors[name] = ThreadExecutor(name, wanted.capacity, run_here)
+                self._executors[name] = ThreadExecutor(name, wanted.capacity, run, self._aio.adopt)
         self.ledger = Ledger(self._executors.values())
         self.lock = self.ledger.lock
+        self.later = Later(self, self._alarms)
+        self._border = Border(self.ledger, self._executors, settings)
         self.clock = StopClock(self, settings.grace_period)
 
     # For views.
 
-    def accept(self, item: WorkItem[Any], held: bool = False) -> None:
-        executor = self._executor_of(item)
-        limit = executor.capacity + self._max_queued
-        overflow = False
-        if not self.ledger.admit(item, executor, limit):
-            overflow = self._overflow(item, executor, limit)
+    def accept(
+        self, item: WorkItem[Any], held: bool = False, due: float | None = None
+    ) -> WorkItem[Any]:
+        task = item._task
+        executor = self._executors.get(task.executor)
+        if executor is None or (executor.coroutines_only and not task.is_coroutine):
+            raise mismatch(task, self._executors)
+        if task.key is not None and (other := self.keys.take(item)) is not item:
+            return other
+        run_here = False
+        if not self.ledger.admit(item, executor, executor.capacity + self._max_queued):
+            try:
+                run_here = self._border.pass_through(item, executor)
+            except Refused as error:
+                self.keys.give_back(item)
+                self.events.refused(item.task_name, error)
+                raise
         if not self._watcher.awake:
             self._watcher.wake()
         try:
             self.events.enqueued(item)
         finally:  # a signal may raise here, and the item has been accepted
-            if held:
-                pass
-            elif overflow:
+            if due is not None:
+                self.later.wait_until(item, due)
+            elif run_here and not held:
                 self._run_here(item, executor)
-            else:
+            elif not held:
                 self._put(item, executor)
+        return item
 
     def release(self, item: WorkItem[Any]) -> None:
         if self._is_in_flight(item):
-            self._put(item, self._executor_of(item))
+            self._put(item, self._executors[item._task.executor])
 
     def drop(self, item: WorkItem[Any], error: BaseException) -> None:
         why = f"item {item.id} ({item.task_name}) was dropped: its view ended with {type(error).__name__}"
         if self.withdraw(item, (Status.CANCELLED, None, ItemCancelled(why))):
             self.events.dropped(item, error)
-
-    def _overflow(self, item: WorkItem[Any], executor: Executor, limit: float) -> bool:
-        """Enter an item that found no room, as BACKGROUND_OVERFLOW says; whether it has to run here."""
-        how = self._settings.overflow
-        if any(executor.is_here() for executor in self._executors.values()):
-            how = "raise"  # a coroutine of ours: to wait here would hold up those that it waits for
-        while True:
-            gate = self.ledger.room_gate() if how == "block" else None
-            with self._border:
-                if self.ledger.admit(item, executor, limit):
-                    return False
-            if gate is None or self.ledger.phase is Phase.STOPPED:
-                break
-            gate.wait(_RETRY)
-        if how == "run" and self.ledger.admit(item, executor, math.inf):
-            return True
-        raise self._refusal(item, executor)
 
     def _put(self, item: WorkItem[Any], executor: Executor) -> None:
         try:
@@ -125,32 +118,9 @@ class LocalBackend(Backend):
             perform(self, item, self._aio.adopt)
         item.wait()
 
-    def _executor_of(self, item: WorkItem[Any]) -> Executor:
-        task = item._task
-        executor = self._executors.get(task.executor)
-        if executor is None:
-            raise ConfigurationError(
-                f"task {task.name} wants the executor {task.executor!r}; this app has"
-                f" {', '.join(sorted(self._executors))}. BACKGROUND_EXECUTORS adds more"
-            )
-        if executor.coroutines_only and not task.is_coroutine:
-            raise ConfigurationError(
-                f"task {task.name} is not a coroutine function, and the executor {task.executor!r} runs"
-                " coroutines: it would hold all of them up. Leave the executor out, or name one of threads"
-            )
-        return executor
-
-    def _refusal(self, item: WorkItem[Any], executor: Executor) -> Refused:
-        error: Refused
-        if self.ledger.phase is Phase.STOPPED:
-            error = Stopping(f"{item.task_name} was not enqueued: this process has stopped taking items")
-        else:
-            error = QueueFull(
-                f"{item.task_name} was not enqueued: {self._settings.max_queued} items wait for the executor"
-                f" {executor.name!r}, as many as BACKGROUND_MAX_QUEUED allows"
-            )
-        self.events.refused(item.task_name, error)
-        return error
+    def executor_of(self, item: WorkItem[Any]) -> Executor:
+        """The executor that runs it."""
+        return self._executors[item._task.executor]
 
     # For runs.
 
@@ -162,13 +132,20 @@ class LocalBackend(Backend):
         return True
 
     def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Settle what a run has come to."""
+        """Settle what a run has come to, unless another one follows."""
+        if outcome[0] is Status.FAILED and self.later.try_again(item, run, outcome[2]):
+            return
+        self.conclude(item, run, outcome)
+
+    def conclude(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
+        """Settle the outcome of an item, and tell it."""
         self.ledger.settle(item, run, outcome)
         self._tell_end(item, outcome)
         if run.error is not None:
             let_frames_go(run.error)
         self.ledger.remove(item, self._executors[item._task.executor].running)
-        item._wake()
+        if item._gates is not None:
+            item._wake()
         if self.ledger.phase is not _RUNNING:
             self._watcher.ring()
 
@@ -271,6 +248,7 @@ class LocalBackend(Backend):
                 upload.close()
             item._uploads = None
         item._args, item._kwargs = (), None
+        self.keys.give_back(item)
 
     def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
         self.call_back(self.source_of(item).fire(reason))

@@ -56,6 +56,7 @@ class StopClock:
         self.on_record_at = min(self.up_at, began + allowance)
         if not self._ledger.begin_stop():
             return
+        self._backend.later.dismiss()
         items = self._ledger.unfinished()
         callbacks = []
         for item in items:

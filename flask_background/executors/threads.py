@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import native
+from ..runner import Adopt
 from .base import Executor
 
 if TYPE_CHECKING:
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 
 
 class ThreadExecutor(Executor):
-    """Runs functions on at most ``capacity`` threads."""
+    """Runs functions on at most ``capacity`` threads. What they leave to be awaited goes to adopt."""
 
-    def __init__(self, name: str, capacity: int, perform: Callable[[WorkItem[Any]], None]) -> None:
+    def __init__(
+        self, name: str, capacity: int, perform: Callable[[WorkItem[Any], Adopt], None], adopt: Adopt
+    ) -> None:
         super().__init__(name, capacity)
         self._perform = perform
+        self._adopt = adopt
         self._queue: native.SimpleQueue[WorkItem[Any] | None] = native.SimpleQueue()
         self._lock = native.new_lock()
         self._threads = 0
@@ -54,7 +58,7 @@ class ThreadExecutor(Executor):
                 raise
 
     def _work(self) -> None:
-        get, perform = self._queue.get, self._perform
+        get, perform, adopt = self._queue.get, self._perform, self._adopt
         while (item := get()) is not None:
-            perform(item)
+            perform(item, adopt)
             item = None  # or an idle thread would keep its last item alive
