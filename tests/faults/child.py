@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +37,7 @@ class Subject(Protocol):
 
     def __init__(self, folder: Path, **options: Any) -> None: ...
 
-    def enqueue(self, item: str, upload: bytes | None = None) -> list[str]:
+    def enqueue(self, item: str) -> list[str]:
         """Take an item on; returns the facts that are promised. Raises Refused."""
         ...
 
@@ -59,19 +60,27 @@ class Subject(Protocol):
         ...
 
 
-def cycle(subject: Subject, record: Record, *, items: int = 3, uploads: int = 0, size: int = 40) -> None:
-    """Enqueue items one by one, then run them all."""
-    for index in range(items):
+def cycle(subject: Subject, record: Record, *, items: int = 3, producers: int = 1) -> None:
+    """Enqueue items, one by one in each of the threads that produce them, then run them all."""
+
+    def enqueue(index: int) -> None:
         item = f"i{index}"
         begun = time.monotonic()
         try:
-            facts = subject.enqueue(item, bytes([65 + index % 26]) * size if index < uploads else None)
+            facts = subject.enqueue(item)
         except Refused:
             record.mark("nack", item)
         else:
             for fact in facts:
                 record.mark("ack", fact)
         record.mark("took", f"{time.monotonic() - begun:.3f}")
+
+    if producers == 1:  # in this thread: strace counts the calls of each thread by themselves
+        for index in range(items):
+            enqueue(index)
+    else:
+        with ThreadPoolExecutor(producers) as pool:
+            assert list(pool.map(enqueue, range(items)))
     work(subject, record)
 
 

@@ -5,7 +5,7 @@ Assumed of the file system, and no more than that:
 - What a file held when fsync or fdatasync began is there once that has returned, its length included.
 - Of what was written since, any page of 4096 bytes may be there or not, in any of the versions it had,
   and any one may be torn between two versions at a sector of 512 bytes. The length is any that the file
-  had since.
+  had since; what was cut off is gone if the length says so.
 - Names (created, removed, renamed) are there for certain once their folder was synced. That is what POSIX
   promises, and ``names="folder"``. Under ``names="file"``, as on ext4, XFS and Btrfs, those of a file are
   there also once the file itself was synced, with the names of the folders that it is in. Names that no
@@ -91,28 +91,36 @@ class Node:
 
     def mixed(self, chance: random.Random) -> bytes:
         """The durable content with some of what came after."""
+        count = len(self.pending)
+        cut = chance.choice((0, count, chance.randint(0, count)))
+        length = len(self._content(cut, cut))
         versions: dict[int, bytes] = {}
 
-        def version(count: int) -> bytes:
-            if count not in versions:
-                content = bytearray(self.durable)
-                for write in self.pending[:count]:
-                    write.to(content)
-                versions[count] = bytes(content)
-            return versions[count]
-
         def any_version() -> bytes:
-            return version(chance.choice((0, len(self.pending), chance.randint(0, len(self.pending)))))
+            until = chance.choice((0, count, chance.randint(0, count)))
+            if until not in versions:
+                versions[until] = self._content(until, cut).ljust(length, b"\0")
+            return versions[until]
 
-        length = len(any_version())
         pages = []
         for start in range(0, length, _PAGE):
-            page = any_version()[start : start + _PAGE].ljust(_PAGE, b"\0")
+            page = any_version()[start : start + _PAGE]
             if chance.random() < 0.25:
                 tear = chance.randrange(_SECTOR, _PAGE, _SECTOR)
-                page = page[:tear] + any_version()[start + tear : start + _PAGE].ljust(_PAGE - tear, b"\0")
+                page = page[:tear] + any_version()[start + tear : start + _PAGE]
             pages.append(page)
         return b"".join(pages)[:length]
+
+    def _content(self, writes: int, cuts: int) -> bytes:
+        """The durable content with the first so many of what came after, of which cuts go by themselves.
+
+        A cut is in the file's metadata: what it took away is gone if the cut is there, else it is not.
+        """
+        content = bytearray(self.durable)
+        for index, write in enumerate(self.pending):
+            if index < (cuts if write.data is None else writes):
+                write.to(content)
+        return bytes(content)
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from .child import Broken, Refused
 
@@ -47,6 +47,32 @@ def _sync(folder: Path) -> None:
     os.close(number)
 
 
+class Owner:
+    """A process that lives as long as it holds the lock on a file of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self.id = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._file = (folder / self.id).open("a")
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def is_dead(self, other: str) -> bool:
+        """Whether another one is."""
+        if other == self.id:
+            return False
+        with (self._folder / other).open("a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+            return True
+
+    def close(self) -> None:
+        """It is over."""
+        self._file.close()
+
+
 class Plain:
     """One table, one transaction for each change; an owner is alive while its lock is held."""
 
@@ -61,12 +87,9 @@ class Plain:
         folder.mkdir(exist_ok=True)
         if careful:
             _sync(folder.parent)
-        (folder / "owners").mkdir(exist_ok=True)
         self._turn = (folder / "turn").open("a")
         self._lock = threading.Lock()
-        self.owner = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._own = (folder / "owners" / self.owner).open("a")
-        fcntl.lockf(self._own, fcntl.LOCK_EX)
+        self._owner = Owner(folder / "owners")
         with self._alone():
             self._connection = sqlite3.connect(
                 folder / "journal.sqlite3", isolation_level=None, check_same_thread=False
@@ -76,7 +99,7 @@ class Plain:
             self._connection.execute("PRAGMA wal_autocheckpoint = 0")
             self._connection.execute(_SCHEMA)
 
-    def enqueue(self, item: str, upload: bytes | None = None) -> list[str]:
+    def enqueue(self, item: str) -> list[str]:
         """Insert a row."""
         try:
             with self._alone():
@@ -109,7 +132,7 @@ class Plain:
         ).fetchone()
         if found is None:
             return None
-        values = (self.owner, time.monotonic(), found[0])[-self.BEFORE.count("?") :]
+        values = (self._owner.id, time.monotonic(), found[0])[-self.BEFORE.count("?") :]
         self._connection.execute(self.BEFORE, values)
         return str(found[0])
 
@@ -118,16 +141,8 @@ class Plain:
             "SELECT DISTINCT owner FROM item WHERE status = 'running'"
         ).fetchall()
         for (owner,) in owners:
-            if owner != self.owner and self._is_dead(owner):
+            if self._owner.is_dead(owner):
                 self._connection.execute("UPDATE item SET status = 'queued' WHERE owner = ?", (owner,))
-
-    def _is_dead(self, owner: str) -> bool:
-        with (self._folder / "owners" / owner).open("a") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return False
-            return True
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -142,9 +157,8 @@ class Plain:
         """Close what is open."""
         with self._alone():
             self._connection.close()
-        files: tuple[TextIO, ...] = (self._turn, self._own)
-        for file in files:
-            file.close()
+        self._turn.close()
+        self._owner.close()
 
     @classmethod
     def look(cls, folder: Path) -> set[str]:
@@ -189,9 +203,9 @@ class Forgetting(Plain):
 class Swallowing(Plain):
     """Says that it took an item which the disk had no room for."""
 
-    def enqueue(self, item: str, upload: bytes | None = None) -> list[str]:
+    def enqueue(self, item: str) -> list[str]:
         """Ignore what goes wrong."""
         try:
-            return super().enqueue(item, upload)
+            return super().enqueue(item)
         except Refused:
             return [item]
