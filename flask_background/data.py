@@ -26,7 +26,7 @@ from werkzeug.datastructures import FileStorage, MultiDict
 from .arguments import positional
 from .errors import NotData, PayloadTooLarge
 from .state import RequestState
-from .tagged import PLAIN, Rebuild, Replace, Serializer, encode
+from .tagged import PLAIN, Rebuild, Replace, Serializer, encode, once
 
 #: Deeper values are refused, so that what one process has written no other one is too deep in calls to read.
 DEEPEST = 64
@@ -72,9 +72,9 @@ def dump_call(
 ) -> str:
     """The arguments of a call of func as text.
 
-    ``replace`` gets each upload among them, and returns a reference, a dict of JSON values, to keep in its
-    place; without it uploads are no data. It is called only when all arguments have proved to be data. Raises
-    NotData, which names the argument, or PayloadTooLarge, which may be after that.
+    ``replace`` gets each upload among them once, and returns a reference, a dict of JSON values, to keep in
+    its place; without it uploads are no data. It is called only when all arguments have proved to be data.
+    Raises NotData, which names the argument, or PayloadTooLarge, which may be after that.
     """
     uploads = replace is not None
     for index, value in enumerate(args):
@@ -87,7 +87,8 @@ def dump_call(
     if _all_plain(args) and _all_plain(kwargs.values()) and all(map(str.isidentifier, kwargs)):
         text = encode((args, kwargs))  # the usual call: no value and no name that looks like a tag
     else:
-        text = (Serializer(replace=replace) if uploads else _plain).dumps([list(args), dict(kwargs)])
+        serializer = _plain if replace is None else Serializer(replace=once(replace))
+        text = serializer.dumps([list(args), dict(kwargs)])
     return _fitting(text, "the arguments", max_bytes)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from flask import has_request_context, request
+import flask
 
 from . import arguments, response
 from .item import Callee, WorkItem, current_item_var
@@ -20,23 +20,24 @@ from .state import RequestState
 if TYPE_CHECKING:
     from flask import Request
 
-    from .backends.base import Backend
     from .part import AppPart
 
 _SCALARS = arguments.SCALARS
-_current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
+_current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
 
 
 def hand_over(
     part: AppPart, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
 ) -> WorkItem[Any]:
     """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
-    backend: Backend = part.durable if callee.durable else part.backend
-    state = None
-    if has_request_context():
-        state = RequestState.capture(_current_request(), part.processors)
-    elif (outer := current_item_var.get(None)) is not None:
-        state = outer.state
+    backend: Any = part.durable if callee.durable else part.backend
+    try:
+        request = _current_request()
+    except RuntimeError:  # outside of one; to ask first would cost each view something
+        outer = current_item_var.get(None)
+        state = None if outer is None else outer.state
+    else:
+        state = RequestState.capture(request, part.processors)
     moved = None
     plain = not kwargs
     for value in args:
@@ -51,7 +52,7 @@ def hand_over(
     try:
         if moved is not None:
             item._uploads = moved.own
-        accepted = backend.accept(item, held is not None, due)
+        accepted: WorkItem[Any] = backend.accept(item, held is not None, due)
     except BaseException:
         if moved is not None:
             moved.give_back()

@@ -54,6 +54,12 @@ class Events:
         if signals.item_retried.receivers:
             self._send(signals.item_retried, item=item, error=error, delay=delay)
 
+    def recovered(self, count: int, owner: str) -> None:
+        """Items of a process that died are free again."""
+        self.log.warning(
+            "%d item%s of process %s, which died, will be run again", count, "s"[: count != 1], owner
+        )
+
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
         """It has ended, with this outcome. Corrects: it was on record as interrupted."""
         status, _, error = outcome

@@ -56,9 +56,9 @@ class Background:
             raise RuntimeError(
                 f"app {app.name!r} has a Background already: call init_app, or Background(app), once per app"
             )
-        app.extensions["background"] = AppPart(app, self)
-        response.guard(app)
-        hosts.prepare()
+        part = app.extensions["background"] = AppPart(app, self)
+        response.guard(app, part.look_for_work)
+        hosts.prepare(part)
 
     @overload
     def task(self, func: Callable[P, R], /) -> Task[P, R]: ...
@@ -145,12 +145,30 @@ class Background:
         return processor
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
-        """The item with this id, or None: in flight in this process, or among the 1,000 that ended last."""
-        return self._part().backend.get(item_id)
+        """The item with this id, or None.
+
+        A durable one is found from any process of the app, until ``BACKGROUND_KEEP`` after its end; another
+        one where it was enqueued, in flight or among the 1,000 that ended last.
+        """
+        part = self._part()
+        item = part.backend.get(item_id)
+        if item is None and part.has_journal():
+            item = part.durable.get(item_id)
+        return item
 
     def items(self) -> list[WorkItem[Any]]:
-        """The app's items in this process: those that ended last, then those in flight, oldest first."""
-        return self._part().backend.items()
+        """The app's items in this process: those that ended last, then those in flight, oldest first.
+
+        Where there is a journal, the 1,000 durable ones that were enqueued last come before them, whichever
+        process they are in.
+        """
+        part = self._part()
+        items = part.backend.items()
+        if not part.has_journal():
+            return items
+        durable: list[WorkItem[Any]] = [*part.durable.items()]
+        ids = {item.id for item in durable}
+        return durable + [item for item in items if item.id not in ids]
 
     def stats(self) -> Stats:
         """How many of the app's items are queued and running in this process, and how many ended how."""

@@ -35,7 +35,7 @@ class JournalKeeper(Keeper, Protocol):
 class JournaledItem(WorkItem[R]):
     """A durable work item. What it says is true whichever process of the app runs it."""
 
-    __slots__ = ("__weakref__", "entry", "here")
+    __slots__ = ("__weakref__", "entry", "held", "here", "reported")
 
     def __init__(
         self,
@@ -48,6 +48,10 @@ class JournaledItem(WorkItem[R]):
         #: Whether it is queued or running in this process, which then knows more than the journal.
         self.here = True
         self.entry: Entry | None = None
+        #: Whether it waits for a response.
+        self.held = False
+        #: When the journal last heard of its progress (``time.monotonic()``).
+        self.reported = 0.0
         super().__init__(task, args, kwargs, state, keeper)
 
     @classmethod
@@ -57,7 +61,7 @@ class JournaledItem(WorkItem[R]):
         item.id, item._enqueued, item.entry, item.here = entry.id, entry.enqueued, entry, False
         return item
 
-    @property  # type: ignore[override]
+    @property
     def status(self) -> Status:
         """Where the item stands."""
         self._look()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, TypedDict
@@ -48,7 +47,11 @@ class TaskOptions:
             raise _wrong("when", self.when, '"now" or "response"')
         if not isinstance(self.durable, bool):
             raise _wrong("durable", self.durable, "True or False")
-        if not isinstance(self.max_crashes, int) or isinstance(self.max_crashes, bool) or self.max_crashes < 1:
+        if (
+            not isinstance(self.max_crashes, int)
+            or isinstance(self.max_crashes, bool)
+            or self.max_crashes < 1
+        ):
             raise _wrong("max_crashes", self.max_crashes, "a whole number from 1")
         if self.key is not None and (not isinstance(self.key, str) or not self.key):
             raise _wrong("key", self.key, "a string that is not empty, or None")

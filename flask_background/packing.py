@@ -13,12 +13,14 @@ from werkzeug.datastructures import FileStorage, Headers
 
 from . import data
 from .errors import ItemCancelled, ItemFailed, JournalError, NotData, ResultLost
+from .journal.entry import Entry
 from .status import Attempt, Progress, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .journal.entry import Entry
+    from .item import WorkItem
+    from .state import RequestState
 
 _CHUNK = 1 << 20
 
@@ -44,7 +46,12 @@ class Packing:
         def refer(upload: FileStorage) -> dict[str, Any]:
             uploads.append(upload)
             headers = [list(pair) for pair in upload.headers]
-            return {"n": len(uploads) - 1, "filename": upload.filename, "name": upload.name, "headers": headers}
+            return {
+                "n": len(uploads) - 1,
+                "filename": upload.filename,
+                "name": upload.name,
+                "headers": headers,
+            }
 
         payload = data.dump_call(func, args, kwargs, replace=refer, max_bytes=self._max_bytes)
         if uploads:
@@ -78,10 +85,10 @@ class Packing:
         """Remove an item's uploads."""
         shutil.rmtree(self._folder / item_id, ignore_errors=True)
 
-    def orphans(self) -> list[str]:
-        """The ids of items that have uploads here."""
+    def orphans(self, before: float) -> list[str]:
+        """The ids of items whose uploads have been here since before then (``time.time()``)."""
         try:
-            return [path.name for path in self._folder.iterdir()]
+            return [path.name for path in self._folder.iterdir() if path.stat().st_mtime < before]
         except FileNotFoundError:
             return []
 
@@ -99,6 +106,40 @@ class Packing:
         if self._sync:
             for path in (folder, self._folder, self._folder.parent):
                 _sync_folder(path)
+
+
+def entry_of(
+    item: WorkItem[Any], task: Any, *, payload: str, uploads: bool, due: float, owner: str | None
+) -> Entry:
+    """A new item as the journal has it; with an owner it has been claimed."""
+    options = task.options
+    return Entry(
+        id=item.id,
+        task=task.name,
+        executor=task.executor,
+        options=json.dumps(
+            {
+                "timeout": options.timeout,
+                "max_attempts": options.max_attempts,
+                **({} if callable(options.backoff) else {"backoff": options.backoff}),
+            }
+        ),
+        payload=payload,
+        uploads=uploads,
+        state=None if item.state is None else data.dump_state(item.state),
+        key=options.key,
+        status=Status.QUEUED,
+        owner=owner,
+        fence=0 if owner is None else 1,
+        max_crashes=options.max_crashes,
+        due=due,
+        enqueued=item._enqueued,
+    )
+
+
+def state_of(entry: Entry) -> RequestState | None:
+    """The state of the request that enqueued it."""
+    return None if entry.state is None else data.load_state(entry.state)
 
 
 def result_as_data(value: Any) -> str:
@@ -132,7 +173,8 @@ def progress_as_data(progress: Progress) -> str:
 
 def attempt_of(entry: Entry) -> Attempt:
     """The last attempt, as far as the journal knows it."""
-    attempt = Attempt(entry.started, entry.attempt)
+    attempt = Attempt(entry.started)
+    attempt.number = entry.attempt
     attempt.finished = entry.finished
     if entry.progress is not None:
         attempt.progress = Progress(*json.loads(entry.progress))
@@ -160,3 +202,11 @@ def _error_of(entry: Entry) -> BaseException:
     failed = ItemFailed(f"{name} failed with {what['type']}: {what['message']}")
     failed.add_note(what["trace"])
     return failed
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

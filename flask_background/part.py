@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +27,13 @@ class Owner(Protocol):
     processors: list[StateProcessor]
 
 
+class _MadeWhenNeeded:
+    """``AppPart.backend`` as long as there is none: what is made becomes an attribute, which comes first."""
+
+    def __get__(self, part: AppPart, kind: type[AppPart]) -> LocalBackend:
+        return part._make_backend()
+
+
 class AppPart:
     """One app's part of a Background.
 
@@ -41,13 +49,11 @@ class AppPart:
         #: Whether this process runs durable items: a web process may leave that to others.
         self.runs_durable = self.settings.run_in_web
         self.looked = False
-        self._backend: LocalBackend | None = None
+        self._opening = threading.Lock()
         self._durable: DurableBackend | None = None
 
-    @property
-    def backend(self) -> LocalBackend:
-        """The backend of this process, made when the first item asks for it."""
-        return self._backend or self._make_backend()
+    #: The backend of this process, made when the first item asks for it.
+    backend = _MadeWhenNeeded()
 
     @property
     def durable(self) -> DurableBackend:
@@ -59,16 +65,26 @@ class AppPart:
         """Where the journal is."""
         return self.settings.journal or Path(self.app.instance_path, "background")
 
+    def has_journal(self) -> bool:
+        """Whether the app has durable items, or may have."""
+        return (
+            self._durable is not None
+            or self.owner.registry.has_durable()
+            or (self.folder / "journal.sqlite3").exists()
+        )
+
     def look_for_work(self) -> None:
         """Run what other processes have left in the journal. Raises nothing, and does it once."""
         if self.looked:
             return
         self.looked = True
-        if self.owner.registry.has_durable():
+        if self.has_journal():
             try:
                 self.durable  # noqa: B018
             except Exception as error:
-                self.backend.trouble("The journal could not be opened; the next durable item tries again", error)
+                self.backend.trouble(
+                    "The journal could not be opened; the next durable item tries again", error
+                )
 
     worker_started = look_for_work
 
@@ -76,40 +92,39 @@ class AppPart:
         host = hosts.current()
         made = LocalBackend(self.app, self.settings, host)
         with _publishing:
-            if self._backend is None:
-                self._backend = made
-                _alive.add(self)
-        if self._backend is made:
+            backend: LocalBackend = vars(self).setdefault("backend", made)
+            if backend is made:
+                _with_backend.add(self)
+        if backend is made:
             host.add(made)
-        return self._backend
+        return backend
 
     def _open_journal(self) -> DurableBackend:
         from .backends.durable import DurableBackend  # with sqlite3, for apps that have durable tasks
 
-        made = DurableBackend(
-            self.backend, self.settings, self.folder, self.owner.registry, runs=self.runs_durable
-        )
-        with _publishing:
+        with self._opening:  # not the other lock: this calls what may log
             if self._durable is None:
-                self._durable = made
-        if self._durable is made:
-            made.open()
-        return self._durable
+                self._durable = DurableBackend(
+                    self.backend, self.settings, self.folder, self.owner.registry, runs=self.runs_durable
+                )
+            return self._durable
 
 
 # Held for a few lines that call nothing foreign: under gevent, code that logs may switch to another greenlet,
 # which would wait for this lock for ever.
 _publishing = native.new_lock()
-_alive: weakref.WeakSet[AppPart] = weakref.WeakSet()
+_with_backend: weakref.WeakSet[AppPart] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     global _publishing
     _publishing = native.new_lock()  # another thread of the parent may have held it
-    for part in _alive:
-        part._backend = part._durable = None
+    for part in _with_backend:
+        vars(part).pop("backend", None)
+        part._durable = None
+        part._opening = threading.Lock()
         part.looked = False
-    _alive.clear()
+    _with_backend.clear()
 
 
 if hasattr(os, "register_at_fork"):

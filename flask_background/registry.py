@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import ConfigurationError
+from .retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from .journal.entry import Entry
     from .schedule import Schedule
     from .task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Stands for a task that this app does not have."""
+
+    name: str
+    executor: str
+    func: Callable[..., Any] = print
+    timeout: None = None
+    is_coroutine: bool = False
+    retry: RetryPolicy = RetryPolicy()
+    key: None = None
+    durable: bool = True
+    due: None = None
 
 
 class Periodic(NamedTuple):
@@ -45,6 +65,29 @@ class Registry:
     def add_periodic(self, task: Task[..., Any], schedule: Schedule) -> None:
         """Let a durable task be enqueued by the schedule."""
         self.periodic[task.name] = Periodic(task, schedule)
+
+    def task_of(self, entry: Entry) -> Task[..., Any] | Unknown:
+        """The task of an item in the journal, with the options that it was enqueued with."""
+        task = self.tasks.get(entry.task)
+        if task is None:
+            return Unknown(entry.task, entry.executor)
+        return task.using(executor=entry.executor, durable=True, **json.loads(entry.options))
+
+    def check_portable(self, task: Task[..., Any]) -> None:
+        """Raise ConfigurationError if another process could not run the task with these options."""
+        known = self.tasks.get(task.name)
+        if known is None or known.func is not task.func:
+            raise ConfigurationError(
+                f"task {task.name} is durable, and there is another one of this name: other processes could not"
+                " tell them apart. Give it a name, @background.task(name=...)"
+            )
+        for option in ("backoff", "retry_on"):
+            value = getattr(task.options, option)
+            if value != getattr(known.options, option) and (option == "retry_on" or callable(value)):
+                raise ConfigurationError(
+                    f"task {task.name} is durable, so {option} cannot be changed by using(): functions and classes"
+                    " do not go into the journal. Give it where the task is made"
+                )
 
     def has_durable(self) -> bool:
         """Whether any task may have items in the journal."""

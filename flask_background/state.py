@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,25 +45,26 @@ class RequestState(NamedTuple):
     def capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
         """Copy the values; raises StateRefused if a processor's are not JSON.
 
-        All items of a request share one copy, and what requests have in common is shared by all.
+        All items of a request share one copy.
         """
-        attributes = vars(request)
-        state: RequestState | None = attributes.get(_KEPT_AS)
+        state: RequestState | None = getattr(request, _KEPT_AS, None)
         if state is None or state.endpoint is None:  # which may come with the routing
-            host = request.environ.get("HTTP_HOST")
+            environ = request.environ
+            host = environ.get("HTTP_HOST")
             if host is None or ":" in host:
-                host = get_host(request.environ)  # leaves a scheme's own port out
-            address = request.remote_addr
-            state = attributes[_KEPT_AS] = cls(
-                sys.intern(request.method),
-                sys.intern(request.scheme),
-                sys.intern(host),
+                host = get_host(environ)  # leaves a scheme's own port out
+            values = (
+                request.method,
+                request.scheme,
+                host,
                 request.root_path,
                 request.path,
                 request.endpoint,
-                None if address is None else sys.intern(address),
+                request.remote_addr,
                 _NOTHING,
             )
+            state = tuple.__new__(cls, values)  # half the price of cls(...), and most views enqueue once
+            setattr(request, _KEPT_AS, state)
         return state._replace(values=_processed(processors)) if processors else state
 
 

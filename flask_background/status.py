@@ -32,7 +32,7 @@ class Status(StrEnum):
 # process at any moment; if the process lives on, so does the item, and the record is corrected.
 _ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 # A run that fails may be followed by another one: the item is queued again.
-Status.QUEUED.next = (Status.RUNNING, Status.CANCELLED, Status.INTERRUPTED)
+Status.QUEUED.next = (Status.RUNNING, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED)
 Status.RUNNING.next = (*_ENDS, Status.INTERRUPTED, Status.QUEUED)
 Status.INTERRUPTED.next = (Status.RUNNING, *_ENDS)
 for _end in _ENDS:

@@ -135,3 +135,15 @@ class Serializer(TaggedJSONSerializer):
 
     def loads(self, value: str) -> Any:
         return json.loads(value, object_hook=self.untag)
+
+
+def once(replace: Replace) -> Replace:
+    """The same for an upload that is passed twice: its file can be read once."""
+    known: dict[int, dict[str, Any]] = {}
+
+    def replace_once(upload: FileStorage) -> dict[str, Any]:
+        if id(upload) not in known:
+            known[id(upload)] = replace(upload)
+        return known[id(upload)]
+
+    return replace_once

@@ -12,16 +12,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ..errors import BackgroundError, ItemCancelled
 from ..item import WorkItem
 from ..journal import store
 from ..journal.entry import Entry
 from ..journal.owner import Owner
-from ..journal.writer import Writer
+from ..journal.writer import Insert, Step, writer_at
 from ..journaled import JournaledItem
-from ..packing import Packing, attempt_of, progress_as_data
-from ..status import Attempt, Progress, Status
-from .base import Backend, Phase, Stats
+from ..packing import Packing, attempt_of, entry_of, state_of
+from ..status import Attempt, Status
+from .base import Intake, Phase
 from .keeper import Keeper
 from .runs import DurableRuns
 
@@ -30,101 +29,205 @@ if TYPE_CHECKING:
 
     from ..config import Settings
     from ..registry import Registry
+    from ..task import Task
     from .local import LocalBackend
 
 # How many items a process claims for each that an executor can run at once: one to run, and one to go on with.
 _AHEAD = 2
+# How long the end of a process waits for the journal, in seconds.
+_LAST_WRITES = 2.0
 
 
-class DurableBackend(DurableRuns, Backend):
+class DurableBackend(DurableRuns, Intake):
     """The durable items of one app, as one process sees them."""
 
     def __init__(
         self, local: LocalBackend, settings: Settings, folder: Path, registry: Registry, *, runs: bool
     ) -> None:
-        self.writer = Writer.at(folder, settings.durability)
-        owner = Owner(folder)
-        packing = Packing(folder / "uploads", settings.max_payload, sync=settings.durability == "power")
-        super().__init__(local, self.writer, owner, packing)
+        power = settings.durability == "power"
+        self.writer = writer_at(folder, power=power)
+        self.writer.do(lambda _: None, sync=False)  # opens it, or raises JournalError
+        super().__init__(
+            local,
+            self.writer,
+            Owner(folder / "owners", registry.tasks),
+            Packing(folder / "uploads", settings.max_payload, sync=power),
+        )
         self.registry = registry
         self.keep = settings.keep
         self.runs_items = runs
-        self.keeper = Keeper(self)
         self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
+        self._backlog = True
+        local.companion = self
+        self.keeper = Keeper(self)
 
     # For views.
 
-    def accept(self, item: WorkItem[Any], held: bool = False) -> WorkItem[Any]:
+    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         assert isinstance(item, JournaledItem)
-        options = item._task.options
-        self.local.executor_of(item)  # raises if there is none of that name
-        now = time.time()
-        due = options.due(now)
-        payload, uploads = self.packing.pack(item.id, item._task.func, item._args, item._kwargs or {})
-        here = held or (due <= now and self.has_room(item._task.executor))
-        entry = Entry.of(
-            item, payload=payload, uploads=uploads, due=due, owner=self.owner.id if here else None
-        )
+        task: Any = item._task
+        self.registry.check_portable(task)
+        self.local.check(task)
+        payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
+        here = due is None and (held or self._has_room(task.executor))
+        owner = self.owner.id if here else None
+        due = item._enqueued if due is None else due
+        entry = entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
         try:
-            other = self.writer.do(partial(store.insert, entry=entry))
+            step: Step[Entry | None] = Insert(entry)
+            if entry.key is not None:
+                step = partial(store.insert, entry=entry)
+            other = self.writer.do(step)
         except BaseException:
             self.packing.forget(item.id)
             raise
+        self._drop_arguments(item)
         if other is not None:
             self.packing.forget(item.id)
             return self.handle(other)
-        item.entry = entry
+        item.entry, item.held = entry, held
         self._handles[item.id] = item
         self.local.events.enqueued(item)
         if not here:
-            item.leave()
-            self.call_others()
+            self._backlog = True
+            self._leave(item)
         elif not self.local.take(item, held):
             self.give_back(item)
         return item
 
     def release(self, item: WorkItem[Any]) -> None:
+        assert isinstance(item, JournaledItem)
+        item.held = False
         self.local.release(item)
 
     def drop(self, item: WorkItem[Any], error: BaseException) -> None:
         self.local.drop(item, error)
+        self._end_unrun(item)
 
     # For handles.
 
-    def get(self, item_id: str) -> WorkItem[Any] | None:
+    def get(self, item_id: str) -> JournaledItem[Any] | None:
+        """The handle of an item, wherever it is; None if the journal does not know it."""
         handle = self._handles.get(item_id)
         if handle is not None:
             return handle
         entry = self.look(item_id)
         return None if entry is None else self.handle(entry)
 
+    def items(self) -> list[JournaledItem[Any]]:
+        """Those that were enqueued last, oldest first."""
+        return [self.handle(entry) for entry in self.writer.read(store.entries)]
+
     def look(self, item_id: str) -> Entry | None:
         """What the journal knows of an item."""
         return self.writer.read(partial(store.get, id=item_id))
-
-    def handle(self, entry: Entry) -> JournaledItem[Any]:
-        """The handle of an item in this process."""
-        handle = self._handles.get(entry.id)
-        if handle is None:
-            task = self.registry.task_of(entry)
-            handle = JournaledItem(task, entry.request_state(), self, entry)
-            self._handles[entry.id] = handle
-        return handle
 
     def read_attempt(self, entry: Entry) -> Attempt:
         """The last attempt, as far as the journal knows it."""
         return attempt_of(entry)
 
+    def handle(self, entry: Entry) -> JournaledItem[Any]:
+        """The handle of an item in this process."""
+        handle = self._handles.get(entry.id)
+        if handle is None:
+            handle = JournaledItem.of(entry, self.registry.task_of(entry), state_of(entry), self)
+            self._handles[entry.id] = handle
+        return handle
+
     def cancel(self, item: WorkItem[Any]) -> bool:
         """Withdraw an item that is queued, or ask a running one to end, wherever it is."""
         assert isinstance(item, JournaledItem)
-        if item.here and self.local.cancel(item):
-            return True
+        if item.here:
+            asked = self.local.cancel(item)
+            if asked and item.status is Status.CANCELLED:
+                self._end_unrun(item)
+            return asked
         answer = self.writer.do(partial(store.request_cancel, id=item.id, now=time.time()))
         if answer == "asked":
             self.call_others()
         return answer is not None
 
-    def items(self) -> list[WorkItem[Any]]:
-        entries = self.writer.read(store.entries)
-        return [self.handle(entry) for entry in entries]
+    # For the keeper.
+
+    def claim(self, now: float) -> None:
+        """Take what this process has room for."""
+        tasks = list(self.registry.tasks)
+        room = {name: room for name in self.local.executor_names() if (room := self._room(name)) > 0}
+        self._backlog = self.writer.read(partial(store.is_free, tasks=tasks, now=now))
+        if not self._backlog or not room:
+            return
+        claim = partial(store.claim, owner=self.owner.id, room=room, tasks=tasks, now=now)
+        for entry in self.writer.do(claim, sync=False):
+            self._arrive(entry)
+
+    def claim_more(self) -> None:
+        """There is room for another item, if one waits."""
+        if self._backlog:
+            self.keeper.ring()
+
+    def cancel_here(self, item_id: str) -> None:
+        """Somebody in another process wants this one to end."""
+        item = self._handles.get(item_id)
+        if item is not None and item.here:
+            self.cancel(item)
+
+    def tell_end(self, entry: Entry) -> None:
+        """Tell the end of an item that no process has run to it."""
+        item = self.handle(entry)
+        error = attempt_of(entry).error
+        self.local.events.finished(item, (entry.status, None, error))
+        self.packing.forget(entry.id)
+
+    def periodic_entry(self, task: Task[..., Any], planned: float) -> Entry:
+        """A new item of a periodic task, which was planned for then."""
+        item = JournaledItem[Any](task, (), {}, None, self)
+        payload, _ = self.packing.pack(item.id, task.func, (), {})
+        return entry_of(item, task, payload=payload, uploads=False, due=planned, owner=None)
+
+    # For the stop.
+
+    def stop_begins(self) -> None:
+        """What has not started is left to other processes, and to those that come."""
+        for item in self.local.ledger.unfinished():
+            if isinstance(item, JournaledItem) and not item.held and item.status is Status.QUEUED:
+                if self.local.let_go(item):
+                    self.give_back(item)
+
+    def spare(self) -> None:
+        """The host may kill from now on."""
+        self.owner.spare()
+
+    def stopped(self) -> None:
+        """Nothing is accepted or started here any more."""
+        self.keeper.close()
+        self.writer.flush(_LAST_WRITES)
+        if self.local.ledger.is_idle():
+            self.owner.close()
+            self.writer.close()
+
+    def _arrive(self, entry: Entry) -> None:
+        item = self.handle(entry)
+        item._attempt, item._told = None, False
+        item.entry, item.here, item.status = entry, True, Status.QUEUED
+        if not self.local.take(item):
+            self.give_back(item)
+
+    def _end_unrun(self, item: WorkItem[Any]) -> None:
+        """It was withdrawn before it ran; the journal hears of that."""
+        assert isinstance(item, JournaledItem) and item.entry is not None
+        step = partial(
+            store.finish, id=item.id, fence=item.entry.fence, status=Status.CANCELLED, now=time.time()
+        )
+        self.writer.later(step, lambda _: self.packing.forget(item.id))
+
+    def _drop_arguments(self, item: WorkItem[Any]) -> None:
+        for upload in item._uploads or ():
+            upload.close()
+        item._args, item._kwargs, item._uploads = (), None, None
+
+    def _has_room(self, executor: str) -> bool:
+        return self.runs_items and self.local.ledger.phase is Phase.RUNNING and self._room(executor) > 0
+
+    def _room(self, name: str) -> int:
+        executor = self.local.executor(name)
+        return _AHEAD * executor.capacity - len(executor.queued) - len(executor.running)

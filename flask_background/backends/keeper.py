@@ -8,13 +8,15 @@ as a net.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import native
-from ..errors import JournalError
+from ..journal import owner as owners
 from ..journal import store
-from ..schedule import catch_up
+from ..journal.wake import Watch
+from ..status import Status
 from .base import Phase
 
 if TYPE_CHECKING:
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 # The net, in seconds; and how long to wait when the journal cannot be read or written.
 _NET = 5.0
 _TROUBLE = 1.0
-# Items that have ended long ago are let go of so often, and so many at a time.
-_PRUNE_EVERY = 60.0
+# What is not urgent is looked at so often; items that ended long ago are let go of so many at a time.
+_LOOK_OVER_EVERY = 60.0
 _PRUNED = 500
+# Files of an item that the journal does not know may be about to be entered; not for so long.
+_ORPHANED = 3_600.0
 
 
 class Keeper:
@@ -33,17 +37,17 @@ class Keeper:
 
     def __init__(self, backend: DurableBackend) -> None:
         self._backend = backend
+        self._folder = backend.owner.folder
+        self._watch = Watch(backend.owner)
         self._closed = False
-        self._pruned_at = 0.0
+        self._looked_over_at = 0.0
         self._in_trouble = False
-
-    def start(self) -> None:
-        """Look once, and then whenever there is a reason."""
+        self._scheduled: set[str] = set()
         native.start_thread(self._run, "background-keeper")
 
     def ring(self) -> None:
-        """There is a reason."""
-        self._backend.owner.ring()
+        """There is a reason to look."""
+        owners.ring_one(self._backend.owner.bell_path)
 
     def close(self) -> None:
         """End the thread."""
@@ -51,8 +55,7 @@ class Keeper:
         self.ring()
 
     def _run(self) -> None:
-        owner = self._backend.owner
-        dead: list[str] = owner.dead()
+        dead = self._watch.dead()
         while not self._closed:
             try:
                 timeout = self._look(dead)
@@ -61,42 +64,78 @@ class Keeper:
                 if not self._in_trouble:  # once is enough
                     self._backend.trouble("The journal cannot be kept; this goes on when it can be", error)
                 self._in_trouble = True
-                timeout = _TROUBLE
-            dead = owner.wait(timeout)
+                native.sleep(_TROUBLE)
+                timeout = 0.0
+            dead = self._watch.wait(timeout)
+        self._watch.close()
 
     def _look(self, dead: list[str]) -> float:
         """Do what there is to do; seconds until there may be more."""
-        backend = self._backend
+        backend, now = self._backend, time.time()
         for name in dead:
             self._recover(name)
-        now = time.time()
         for item_id in backend.writer.read(partial(store.cancels, owner=backend.owner.id)):
             backend.cancel_here(item_id)
         if backend.runs_items and backend.local.ledger.phase is Phase.RUNNING:
             self._fire(now)
             backend.claim(now)
-        if now - self._pruned_at >= _PRUNE_EVERY:
-            self._pruned_at = now
-            backend.prune(now, _PRUNED)
+        if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
+            self._looked_over_at = now
+            self._look_over(now)
         due = backend.writer.read(partial(store.next_due, now=now))
         return _NET if due is None else min(_NET, max(0.0, due - time.time()))
 
     def _recover(self, name: str) -> None:
         """Free the items of a process that is dead."""
         backend = self._backend
-        takeover = backend.owner.take_over(name)
+        takeover = owners.take_over(self._folder, name)
         if takeover is None:
             return  # another process does it
         with takeover:
             step = partial(
                 store.recover, owner=name, running=takeover.running, charged=takeover.charged, now=time.time()
             )
-            recovered = backend.writer.do(step)
+            released, ended = backend.writer.do(step)
             takeover.done()
-        for entry in recovered.parked:
-            backend.local.events.parked(backend.handle(entry), entry.reason or "")
-        if recovered.released:
+        for entry in ended:
+            backend.tell_end(entry)
+        if released:
+            backend.local.events.recovered(released, name)
             backend.call_others()
 
     def _fire(self, now: float) -> None:
         """Enqueue the periodic tasks that are due."""
+        backend = self._backend
+        periodic = backend.registry.periodic
+        for name, (_, schedule) in periodic.items():
+            if name not in self._scheduled:
+                first = partial(
+                    store.schedule, name=name, spec=repr(schedule), first=schedule.next_after(now)
+                )
+                backend.writer.do(first)
+                self._scheduled.add(name)
+        for name, planned in backend.writer.read(partial(store.planned, now=now)).items():
+            if name in periodic:
+                task, schedule = periodic[name]
+                following = schedule.catch_up(planned, now)
+                entry = backend.periodic_entry(task, planned)
+                backend.writer.do(
+                    partial(store.fire, name=name, planned=planned, following=following, entry=entry)
+                )
+
+    def _look_over(self, now: float) -> None:
+        """Let go of what ended long ago, and park what no living process knows the task of."""
+        backend = self._backend
+        for item_id in backend.writer.do(
+            partial(store.prune, before=now - backend.keep, limit=_PRUNED), sync=False
+        ):
+            backend.packing.forget(item_id)
+        for item_id in backend.packing.orphans(now - _ORPHANED):
+            if backend.look(item_id) is None:
+                backend.packing.forget(item_id)
+        for entry in backend.writer.read(partial(store.unknown, tasks=list(backend.registry.tasks), now=now)):
+            if not any(owners.knows(self._folder, name, entry.task) for name in owners.others(self._folder)):
+                reason = f"no process of the app has a task named {entry.task!r}"
+                step = partial(store.park, id=entry.id, fence=entry.fence, reason=reason, now=now)
+                if backend.writer.do(step):
+                    backend.tell_end(replace(entry, status=Status.FAILED, reason=reason))

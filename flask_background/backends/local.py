@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import traceback
@@ -15,11 +16,11 @@ from ..errors import BackgroundError, ItemCancelled, Refused
 from ..events import Events
 from ..executors.base import Executor
 from ..executors.threads import ThreadExecutor
-from ..item import WorkItem
+from ..item import Callee, WorkItem
 from ..runner import let_frames_go, perform
 from ..status import Attempt, Outcome, Status
 from ..token import CancellationSource, CancelReason
-from .base import Backend, Phase, Stats, Watcher
+from .base import Backend, Companion, Phase, Stats, Watcher
 from .border import Border, mismatch
 from .keys import Keys
 from .later import Later
@@ -45,27 +46,25 @@ class LocalBackend(Backend):
         self.keys = Keys()
         from ..executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
 
-        run = partial(perform, self)
-        self._aio = AsyncioExecutor("asyncio", settings.executors["asyncio"].capacity, run)
+        self._aio = AsyncioExecutor("asyncio", settings.executors["asyncio"].capacity, perform)
         self._executors: dict[str, Executor] = {}
         for name, wanted in settings.executors.items():
             if name == "asyncio":
                 self._executors[name] = self._aio
             elif wanted.kind == "asyncio":
-                self._executors[name] = AsyncioExecutor(name, wanted.capacity, run)
+                self._executors[name] = AsyncioExecutor(name, wanted.capacity, perform)
             else:
-                self._executors[name] = ThreadExecutor(name, wanted.capacity, run, self._aio.adopt)
+                self._executors[name] = ThreadExecutor(name, wanted.capacity, perform, self._aio.adopt)
         self.ledger = Ledger(self._executors.values())
         self.lock = self.ledger.lock
         self.later = Later(self, self._alarms)
+        self.companion: Companion | None = None
         self._border = Border(self.ledger, self._executors, settings)
         self.clock = StopClock(self, settings.grace_period)
 
     # For views.
 
-    def accept(
-        self, item: WorkItem[Any], held: bool = False, due: float | None = None
-    ) -> WorkItem[Any]:
+    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         task = item._task
         executor = self._executors.get(task.executor)
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
@@ -87,11 +86,34 @@ class LocalBackend(Backend):
         finally:  # a signal may raise here, and the item has been accepted
             if due is not None:
                 self.later.wait_until(item, due)
-            elif run_here and not held:
+            elif held:
+                pass
+            elif run_here:
                 self._run_here(item, executor)
-            elif not held:
+            else:
                 self._put(item, executor)
         return item
+
+    def take(self, item: WorkItem[Any], held: bool = False) -> bool:
+        """Take an item that the journal has accepted, however many wait here; False if all is over here."""
+        executor = self._executors[item._task.executor]
+        if not self.ledger.admit(item, executor, math.inf):
+            return False
+        if not self._watcher.awake:
+            self._watcher.wake()
+        if not held:
+            try:
+                executor.put(item)
+            except RuntimeError:  # the system has no thread to give
+                return not self.let_go(item)
+        return True
+
+    def let_go(self, item: WorkItem[Any]) -> bool:
+        """Know nothing more of an item that goes on elsewhere; False if it is not in flight here."""
+        was_here = self.ledger.let_go(item, self._executors[item._task.executor])
+        if self.ledger.phase is not _RUNNING:
+            self._watcher.ring()
+        return was_here
 
     def release(self, item: WorkItem[Any]) -> None:
         if self._is_in_flight(item):
@@ -117,6 +139,20 @@ class LocalBackend(Backend):
         else:
             perform(self, item, self._aio.adopt)
         item.wait()
+
+    def check(self, task: Callee) -> None:
+        """Raise ConfigurationError if no executor here is for this task."""
+        executor = self._executors.get(task.executor)
+        if executor is None or (executor.coroutines_only and not task.is_coroutine):
+            raise mismatch(task, self._executors)
+
+    def executor_names(self) -> list[str]:
+        """The executors that there are."""
+        return list(self._executors)
+
+    def executor(self, name: str) -> Executor:
+        """The executor of this name."""
+        return self._executors[name]
 
     def executor_of(self, item: WorkItem[Any]) -> Executor:
         """The executor that runs it."""
@@ -234,6 +270,8 @@ class LocalBackend(Backend):
             executor.abort()
             executor.close()
         self.events.stopped(unfinished)
+        if self.companion is not None:
+            self.companion.stopped()
 
     def _tell_end(self, item: WorkItem[Any], outcome: Outcome) -> None:
         """Tell all who want to know; after that the process may end."""

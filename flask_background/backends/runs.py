@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from ..errors import ItemFailed
 from ..item import WorkItem
+from ..journal import owner as owners
 from ..journal import store
 from ..journaled import JournaledItem
 from ..packing import Packing, error_as_data, progress_as_data, result_as_data
@@ -31,10 +34,8 @@ if TYPE_CHECKING:
 # A run may report its progress as often as it likes; the journal hears of it so often, in seconds.
 _REPORT_EVERY = 0.25
 
-Step = Callable[["sqlite3.Connection"], bool]
 
-
-class DurableRuns:
+class DurableRuns(ABC):
     """What a run needs of the backend that holds its item, with the journal behind it."""
 
     def __init__(self, local: LocalBackend, writer: Writer, owner: Owner, packing: Packing) -> None:
@@ -49,37 +50,41 @@ class DurableRuns:
     def start(self, item: WorkItem[Any], run: Attempt) -> bool:
         """Make the arguments, and claim the item for its run; False if it was withdrawn, or they do not fit."""
         assert isinstance(item, JournaledItem) and item.entry is not None
-        entry = item.entry
+        entry, task = item.entry, cast(Any, item._task)
         try:
             item._args, kwargs, item._uploads = self.packing.unpack(entry)
             item._kwargs = kwargs or None
-            item._task.check_call(*item._args, **kwargs)
+            task.check_call(*item._args, **kwargs)
         except Exception as error:
             self.park(item, f"its arguments do not fit any more: {error}")
             return False
-        self.owner.begin(item.id)
+        try:
+            self.owner.begin(item.id)
+        except OSError as error:
+            self.trouble(f"Item {item.id} runs uncounted, should its process die", error)
         if not self.local.start(item, run):
             self.owner.end(item.id)
             return False
         run.number = entry.attempt + 1
-        self.writer.later(partial(store.start, id=item.id, fence=entry.fence, now=run.started), sync=False)
+        began = partial(store.start, id=item.id, fence=entry.fence, now=run.started or time.time())
+        self.writer.later(began, sync=False)
         return True
 
     def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
         """Put what a run has come to into the journal; when it is there, tell it."""
         assert isinstance(item, JournaledItem) and item.entry is not None
         status, value, error = outcome
-        name, now = {"id": item.id, "fence": item.entry.fence}, time.time()
-        failed = None if error is None else error_as_data(error)
-        step: Step
+        this, now = (item.id, item.entry.fence), time.time()
+        then: Callable[..., None] = self._left
         if status is Status.INTERRUPTED:  # the host stopped, so the run does not count
-            step, then = partial(store.release, **name, charged=False), self._left
-        elif status is Status.FAILED and (delay := self._delay_after(item, run, error)) is not None:
-            step = partial(store.release, **name, due=now + delay, error=failed)
+            step = partial(_release, this, charged=False)
+        elif error is not None and (delay := self._delay_after(item, run, outcome)) is not None:
+            step = partial(_release, this, due=now + delay, error=error_as_data(error))
             then = partial(self._retried, delay=delay)
         else:
             result = result_as_data(value) if status is Status.SUCCEEDED else None
-            step = partial(store.finish, **name, status=status, result=result, error=failed, now=now)
+            failed = None if error is None else error_as_data(error)
+            step = partial(_finish, this, status=status, result=result, error=failed, now=now)
             then = self._told
         self.writer.later(step, partial(then, item, run, outcome))
 
@@ -102,10 +107,10 @@ class DurableRuns:
     def park(self, item: JournaledItem[Any], reason: str) -> None:
         """End an item that cannot be run as failed, until somebody has it retried."""
         assert item.entry is not None
-        self.local.let_go(item)
-        step = partial(store.park, id=item.id, fence=item.entry.fence, reason=reason, now=time.time())
-        self.writer.later(step, lambda _: self._leave(item))
-        self.local.events.parked(item, reason)
+        why = ItemFailed(f"item {item.id} ({item.task_name}) was parked: {reason}")
+        if self.local.withdraw(item, (Status.FAILED, None, why)):
+            step = partial(store.park, id=item.id, fence=item.entry.fence, reason=reason, now=time.time())
+            self.writer.later(step)
 
     def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
         """Ask a running item to end in so many seconds."""
@@ -125,7 +130,7 @@ class DurableRuns:
 
     def call_others(self) -> None:
         """Wake every process of the app, this one too: there is something to claim or to cancel."""
-        self.owner.ring_all()
+        owners.ring(self.owner.folder)
 
     # When the journal has it; on the writer's thread for such calls.
 
@@ -157,10 +162,20 @@ class DurableRuns:
         item.leave()
         self.call_others()
 
-    def _delay_after(self, item: WorkItem[Any], run: Attempt, error: BaseException | None) -> float | None:
-        assert error is not None
+    def _delay_after(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> float | None:
+        status, _, error = outcome
+        if status is not Status.FAILED or error is None:
+            return None
         return item._task.retry.delay_after(run.number, error)
 
+    @abstractmethod
     def claim_more(self) -> None:
         """There is room for another item."""
-        raise NotImplementedError
+
+
+def _release(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> bool:
+    return store.release(db, *this, **values)
+
+
+def _finish(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> bool:
+    return store.finish(db, *this, **values)

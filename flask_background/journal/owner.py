@@ -37,8 +37,9 @@ class Owner:
         self._lock = native.new_lock()
         self._running: set[str] = set()
         self._path = folder / self.id
-        os.mkfifo(self._path.with_suffix(".bell"), 0o600)
-        self.bell = os.open(self._path.with_suffix(".bell"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.bell_path = self._path.with_suffix(".bell")
+        os.mkfifo(self.bell_path, 0o600)
+        self.bell = os.open(self.bell_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         # Under another name until it is locked, or it would look like a dead process's.
         new = self._path.with_suffix(".new")
         self._file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -7,9 +7,9 @@ claim, so one who comes too late, after another claim, changes nothing, and lear
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
-from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ..status import Status
@@ -25,10 +25,10 @@ _MINE = f"where id = :id and fence = :fence and owner is not null and {_LIVE}"
 
 
 class Recovered(NamedTuple):
-    """What became of a dead process's items."""
+    """What became of a dead process's items: how many are free again, and which have ended."""
 
     released: int
-    parked: list[Entry]
+    ended: list[Entry]
 
 
 def insert(db: sqlite3.Connection, entry: Entry) -> Entry | None:
@@ -75,7 +75,11 @@ def claim(
 def start(db: sqlite3.Connection, id: str, fence: int, now: float) -> bool:
     """Its run begins, and counts as an attempt."""
     return _change(
-        db, f"update item set status = 'running', attempt = attempt + 1, started = :now {_MINE}", id, fence, now=now
+        db,
+        f"update item set status = 'running', attempt = attempt + 1, started = :now {_MINE}",
+        id,
+        fence,
+        now=now,
     )
 
 
@@ -149,17 +153,18 @@ def recover(
 
     What has crashed as often as it may is parked. What somebody wanted to end has been cancelled.
     """
-    parked = []
+    ended = []
     released = 0
     for entry in _select(db, "where owner = ?", (owner,)):
         ran = entry.id in running
         crashes = entry.crashes + (ran and charged)
         if entry.cancel:
             finish(db, entry.id, entry.fence, Status.CANCELLED, now)
+            ended += _select(db, "where id = ?", (entry.id,))
         elif crashes >= entry.max_crashes:
             db.execute("update item set crashes = ? where id = ?", (crashes, entry.id))
             park(db, entry.id, entry.fence, f"its process died in {crashes} of its runs", now)
-            parked += _select(db, "where id = ?", (entry.id,))
+            ended += _select(db, "where id = ?", (entry.id,))
         else:
             attempt = entry.attempt
             if ran and charged and entry.status is Status.QUEUED:
@@ -171,7 +176,7 @@ def recover(
                 (crashes, attempt, entry.id),
             )
             released += 1
-    return Recovered(released, parked)
+    return Recovered(released, ended)
 
 
 def request_cancel(db: sqlite3.Connection, id: str, now: float) -> Literal["cancelled", "asked"] | None:
@@ -200,7 +205,8 @@ def retry(db: sqlite3.Connection, id: str, now: float) -> bool:
 def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:
     """Let go of items that ended before then; returns the ids of those that have uploads."""
     rows = db.execute(
-        "delete from item where id in (select id from item where finished < ? limit ?) returning id", (before, limit)
+        "delete from item where id in (select id from item where finished < ? limit ?) returning id",
+        (before, limit),
     ).fetchall()
     return [id for (id,) in rows]
 
@@ -209,7 +215,8 @@ def purge(db: sqlite3.Connection, statuses: Collection[Status]) -> list[str]:
     """Let go of all items that have ended so; returns their ids."""
     marks = ", ".join("?" * len(statuses))
     rows = db.execute(
-        f"delete from item where status in ({marks}) and finished is not null returning id", tuple(map(str, statuses))
+        f"delete from item where status in ({marks}) and finished is not null returning id",
+        tuple(map(str, statuses)),
     ).fetchall()
     return [id for (id,) in rows]
 
@@ -234,7 +241,9 @@ def entries(
 
 def stats(db: sqlite3.Connection) -> dict[Status, int]:
     """How many items there are, by status."""
-    return {Status(status): count for status, count in db.execute("select status, count(*) from item group by 1")}
+    return {
+        Status(status): count for status, count in db.execute("select status, count(*) from item group by 1")
+    }
 
 
 def cancels(db: sqlite3.Connection, owner: str) -> list[str]:
@@ -252,11 +261,23 @@ def next_due(db: sqlite3.Connection, now: float) -> float | None:
     return None if due is None else float(due)
 
 
+def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float) -> bool:
+    """Whether there is an item to claim, of one of these tasks."""
+    known = ", ".join("?" * len(tasks))
+    found = db.execute(
+        f"select 1 from item where status = 'queued' and owner is null and due <= ? and task in ({known}) limit 1",
+        (now, *tasks),
+    )
+    return found.fetchone() is not None
+
+
 def unknown(db: sqlite3.Connection, tasks: Collection[str], now: float) -> list[Entry]:
     """Free items that are due, of tasks other than these."""
     known = ", ".join("?" * len(tasks))
     return _select(
-        db, f"where status = 'queued' and owner is null and due <= ? and task not in ({known}) limit 100", (now, *tasks)
+        db,
+        f"where status = 'queued' and owner is null and due <= ? and task not in ({known}) limit 100",
+        (now, *tasks),
     )
 
 
@@ -268,6 +289,11 @@ def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> floa
         (name, spec, first),
     )
     return float(db.execute("select next from schedule where name = ?", (name,)).fetchone()[0])
+
+
+def planned(db: sqlite3.Connection, now: float) -> dict[str, float]:
+    """The periodic tasks that are due, and when they were planned."""
+    return dict(db.execute("select name, next from schedule where next <= ?", (now,)).fetchall())
 
 
 def fire(db: sqlite3.Connection, name: str, planned: float, following: float, entry: Entry) -> bool:
