@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 from .record import Record
 
-#: {"subject": {...}, "mode": {...}, "who": number of the process in the record}.
+#: {"subject": {...}, "mode": {...}, "takes": seconds of a run, "who": number of the process in the record}.
 Options = dict[str, Any]
 
 
@@ -33,21 +34,21 @@ class Broken(Exception):
 
 
 class Subject(Protocol):
-    """A journal in a folder, seen from one process."""
+    """A journal in a folder, seen from one process, which calls ``run(item)`` for each item.
 
-    def __init__(self, folder: Path, **options: Any) -> None: ...
+    ``done(item)`` is called when its outcome is on record.
+    """
+
+    def __init__(
+        self, folder: Path, run: Callable[[str], None], done: Callable[[str], None], **options: Any
+    ) -> None: ...
 
     def enqueue(self, item: str) -> list[str]:
         """Take an item on; returns the facts that are promised. Raises Refused."""
         ...
 
-    def work(
-        self, run: Callable[[str], None], done: Callable[[str], None], stop: threading.Event, idle: bool
-    ) -> None:
-        """Run items until stop is set, or, if ``idle``, until there are none.
-
-        ``done(item)`` is called when its outcome is on record.
-        """
+    def work(self, stop: threading.Event, idle: bool) -> None:
+        """Run items until stop is set; if ``idle``, until there are none, or it takes too long."""
         ...
 
     def close(self) -> None:
@@ -56,7 +57,10 @@ class Subject(Protocol):
 
     @classmethod
     def look(cls, folder: Path) -> set[str]:
-        """The facts that a folder holds, read with nothing but SQLite; raises Broken."""
+        """The facts that a folder holds, read with nothing but SQLite; raises Broken.
+
+        The name of each item is one; and with "=" and its status, what became of it.
+        """
         ...
 
 
@@ -86,17 +90,10 @@ def cycle(subject: Subject, record: Record, *, items: int = 3, producers: int = 
 
 def work(subject: Subject, record: Record) -> None:
     """Run what is there, and end."""
-    subject.work(
-        run=lambda item: _run(record, item, 0.0),
-        done=lambda item: _drop(record, item),
-        stop=threading.Event(),
-        idle=True,
-    )
+    subject.work(threading.Event(), idle=True)
 
 
-def storm(
-    subject: Subject, record: Record, *, items: int = 1_000_000, every: float = 0.01, takes: float = 0.02
-) -> None:
+def storm(subject: Subject, record: Record, *, every: float = 0.01) -> None:
     """Enqueue now and then, and run what comes, until TERM."""
     stop, enough = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -104,7 +101,7 @@ def storm(
     record.mark("ready", "-")
 
     def enqueue() -> None:
-        for index in range(items):
+        for index in count():
             if stop.is_set() or enough.wait(every):
                 return
             item = f"{record.who}-{index}"
@@ -117,23 +114,8 @@ def storm(
 
     producer = threading.Thread(target=enqueue)
     producer.start()
-    subject.work(
-        run=lambda item: _run(record, item, takes),
-        done=lambda item: _drop(record, item),
-        stop=stop,
-        idle=False,
-    )
+    subject.work(stop, idle=False)
     producer.join()
-
-
-def _run(record: Record, item: str, takes: float) -> None:
-    record.mark("begin", item)
-    time.sleep(takes)
-    record.mark("end", item)
-
-
-def _drop(record: Record, item: str) -> None:
-    record.mark("done", item)
 
 
 def program(
@@ -159,7 +141,17 @@ def main() -> None:
     module, _, name = where.partition(":")
     for each, its_log in zip(folder.split(":"), log.split(":"), strict=True):
         record = Record(Path(its_log), given.get("who"))
-        subject = getattr(importlib.import_module(module), name)(Path(each), **given.get("subject", {}))
+
+        def run(item: str, record: Record = record) -> None:
+            record.mark("begin", item)
+            time.sleep(given.get("takes", 0.0))
+            record.mark("end", item)
+
+        def done(item: str, record: Record = record) -> None:
+            record.mark("done", item)
+
+        kind = getattr(importlib.import_module(module), name)
+        subject: Subject = kind(Path(each), run, done, **given.get("subject", {}))
         {"cycle": cycle, "work": work, "storm": storm}[mode](subject, record, **given.get("mode", {}))
         subject.close()
         record.close()

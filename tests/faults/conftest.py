@@ -18,7 +18,7 @@ class Size(NamedTuple):
     #: Items of a recorded run, and mixed states of each of its moments.
     items: int
     mixes: int
-    #: At most so many of the places where a child could be killed.
+    #: At most so many of the places where a child could be killed, and of the states to recover from.
     places: int
     #: A storm's kills, or the seconds after which there are no more.
     kills: int
@@ -38,7 +38,7 @@ FULL = os.environ.get("FAULTS") == "full"
 def size() -> Size:
     """Small, or with FAULTS=full in the environment, full."""
     if FULL:
-        return Size(items=40, mixes=12, places=100_000, kills=10_000, seconds=1_800)
+        return Size(items=40, mixes=12, places=1_000, kills=10_000, seconds=1_800)
     return Size(items=3, mixes=1, places=8, kills=40, seconds=6)
 
 

@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import strace
+from .aftermath import Left, unfinished, work_off
 from .child import Broken, Options, Subject, program
 from .disk import Names, State
+from .record import Record
 from .replay import Replay
 
 
@@ -45,6 +47,8 @@ class Outcome:
     different: int = 0
     acknowledged: set[str] = field(default_factory=set)
     losses: list[Loss] = field(default_factory=list)
+    #: What was wrong after recovery.
+    wrong: list[str] = field(default_factory=list)
 
     @property
     def killed(self) -> list[Loss]:
@@ -58,6 +62,7 @@ class Outcome:
             f"{self.moments} moments, {self.states} states, {self.different} of them different,"
             f" {len(self.acknowledged)} acknowledged, {len(self.losses)} states with losses"
             + (f" ({lost}); the first: {self.losses[0]}" if lost else "")
+            + (f"; after recovery: {self.wrong}" if self.wrong else "")
         )
 
 
@@ -68,14 +73,19 @@ def cut(
     *,
     names: Names = "file",
     mixes: int = 2,
+    recover: int = 0,
     seed: int = 0,
 ) -> Outcome:
-    """Let a subject enqueue and run some items, and cut its power at every moment of that."""
+    """Let a subject enqueue and run some items, and cut its power at every moment of that.
+
+    In so many of the states that are left, it also has to run what is there.
+    """
     root, record, log = folder / "disk", folder / "record", folder / "strace"
     root.mkdir()
     ended = strace.run(log, program(subject, "cycle", root / "journal", record, options))
     assert ended.returncode == 0, ended.stdout
     outcome, chance = Outcome(), random.Random(seed)
+    kept: list[tuple[str, State, set[str]]] = []
     replay = Replay(root, record, names=names)
     seen: dict[bytes, set[str] | Broken] = {}
     for moment in strace.read(log):
@@ -88,6 +98,11 @@ def cut(
             digest = _digest(state)
             if digest not in seen:
                 seen[digest] = _look(state, subject, folder / "left")
+                # So many of all, each with the same chance.
+                if len(kept) < recover:
+                    kept.append((f"moment {outcome.moments}, {case}", state, set(replay.acknowledged)))
+                elif (place := chance.randrange(len(seen))) < recover:
+                    kept[place] = (f"moment {outcome.moments}, {case}", state, set(replay.acknowledged))
             found = seen[digest]
             if isinstance(found, Broken):
                 everything = frozenset(replay.acknowledged)
@@ -95,7 +110,26 @@ def cut(
             elif missing := frozenset(replay.acknowledged - found):
                 outcome.losses.append(Loss(outcome.moments, case, missing))
     outcome.different = len(seen)
+    outcome.wrong = _recover(folder / "recovered", kept, subject, options) if kept else []
     return outcome
+
+
+def _recover(
+    folder: Path, states: list[tuple[str, State, set[str]]], subject: type[Subject], options: Options
+) -> list[str]:
+    """Start the subject on these states, and say what is wrong then."""
+    folder.mkdir()
+    left = []
+    for number, (how, state, acknowledged) in enumerate(states):
+        each = Left(how, folder / str(number))
+        _lay_out(state, each.root)
+        record = Record(each.record)
+        for fact in acknowledged:
+            record.mark("ack", fact)
+        record.close()
+        left.append(each)
+    work_off(left, subject, options)
+    return [f"{each.how}: {complaint}" for each in left for complaint in unfinished(each, subject)]
 
 
 def _digest(state: State) -> bytes:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from .aftermath import unfinished
 from .conftest import Size, StartStorm, Tell
 from .power import cut
 from .product import Journal
-from .syscalls import Place, attempt, kill_at, places, some, unfinished
+from .syscalls import Place, attempt, kill_at, places, some
 
 # The second one copies its WAL back all the time; the third is for file systems that cannot do WAL.
-KINDS: list[dict[str, Any]] = [{}, {"long": 20_000}, {"mode": "truncate"}]
+KINDS: list[dict[str, Any]] = [{"uploads": True}, {"long": 20_000}, {"mode": "truncate"}]
 
 
 @pytest.mark.timeout(3_600)
@@ -21,15 +22,16 @@ KINDS: list[dict[str, Any]] = [{}, {"long": 20_000}, {"mode": "truncate"}]
 def test_a_power_cut(tmp_path: Path, size: Size, tell: Tell, kind: dict[str, Any]) -> None:
     """At level "power" everything acknowledged is there, wherever the power is cut."""
     options = {"subject": kind, "mode": {"items": size.items, "producers": 3}}
-    outcome = cut(tmp_path, Journal, options, mixes=size.mixes)
+    outcome = cut(tmp_path, Journal, options, mixes=size.mixes, recover=size.places)
     tell(outcome)
     assert len(outcome.acknowledged) == size.items
     assert not outcome.losses, outcome
+    assert not outcome.wrong, outcome
 
 
 def test_a_power_cut_at_level_process(tmp_path: Path) -> None:
     """Then a power cut takes what is not synced, but the end of the process takes nothing."""
-    outcome = cut(tmp_path, Journal, {"subject": {"power": False}})
+    outcome = cut(tmp_path, Journal, {"subject": {"level": "process"}})
     assert outcome.losses
     assert not outcome.killed, outcome
 
@@ -43,7 +45,7 @@ def test_a_kill_at_each_call(tmp_path: Path, size: Size, tell: Tell, kind: dict[
     tried, wrong = kill_at(tmp_path, where, Journal, options)
     tell(f"{len(tried)} places")
     assert not wrong
-    assert all(child.ended.returncode == -9 for child in tried)
+    assert all(child.code == -9 for child in tried)
 
 
 @pytest.mark.timeout(3_600)
@@ -59,16 +61,16 @@ def test_a_failing_disk(tmp_path: Path, size: Size, kind: dict[str, Any], call: 
         for times in (1, 4, 20):
             fault = f"{call}:error={error}:when={first}..{first + times - 1}"
             child = attempt(tmp_path / str(times), Place(call, first), Journal, options, fault)
-            assert child.ended.returncode == 0, child.ended.stdout
+            assert child.code == 0, child.said
             assert not unfinished(child, Journal), fault
             assert max(float(seconds) for seconds in child.what("took")) < 5
 
 
 @pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("kind", [{"power": False, "long": 200_000}])
+@pytest.mark.parametrize("kind", [{"level": "process", "long": 200_000}])
 def test_a_storm(storm: StartStorm, size: Size, tell: Tell, kind: dict[str, Any]) -> None:
     """Four processes, killed and stopped at random: nothing is lost, and nothing runs twice at once."""
-    made = storm(Journal, {"subject": kind, "mode": {"every": 0.03}})
+    made = storm(Journal, {"subject": kind, "mode": {"every": 0.03}, "takes": 0.02})
     made.rage(size.kills, size.seconds, pause=0.15)
     made.calm()
     report = made.report()

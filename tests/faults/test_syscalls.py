@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from .aftermath import missing
 from .conftest import Size
-from .syscalls import Place, attempt, kill_at, missing, places, some
+from .syscalls import Place, attempt, kill_at, places, some
 from .toys import Deleting, Forgetting, Plain, Swallowing
 
 SHORT = {"mode": {"items": 2}}
@@ -19,7 +20,7 @@ def test_a_sound_toy_survives_each_kill(tmp_path: Path, size: Size) -> None:
     assert {"pwrite64", "fdatasync", "mkdir", "unlink"} <= {place.name for place in where}
     tried, wrong = kill_at(tmp_path, some(where, size.places), Plain, SHORT)
     assert not wrong
-    assert all(child.ended.returncode == -9 for child in tried)
+    assert all(child.code == -9 for child in tried)
 
 
 @pytest.mark.parametrize("wrong", [Deleting, Forgetting])
@@ -43,6 +44,6 @@ def test_a_failing_disk(tmp_path: Path, toy: type[Plain], error: str) -> None:
     )
     fault = f"pwrite64:error={error}:when={first}"
     child = attempt(tmp_path, Place("pwrite64", first), toy, SHORT, fault)
-    assert child.ended.returncode == 0, child.ended.stdout
+    assert child.code == 0, child.said
     assert missing(child, toy) == ([] if toy is Plain else ["i1 is lost"])
     assert child.what("nack") == (["i1"] if toy is Plain else [])

@@ -81,9 +81,16 @@ class Plain:
     AFTER = "UPDATE item SET status = 'succeeded', owner = NULL WHERE id = ?"
 
     def __init__(
-        self, folder: Path, *, mode: str = "wal", synchronous: str = "FULL", careful: bool = True
+        self,
+        folder: Path,
+        run: Callable[[str], None],
+        done: Callable[[str], None],
+        *,
+        mode: str = "wal",
+        synchronous: str = "FULL",
+        careful: bool = True,
     ) -> None:
-        self._folder = folder
+        self.run, self.done = run, done
         folder.mkdir(exist_ok=True)
         if careful:
             _sync(folder.parent)
@@ -108,9 +115,7 @@ class Plain:
             raise Refused(str(error)) from error
         return [item]
 
-    def work(
-        self, run: Callable[[str], None], done: Callable[[str], None], stop: threading.Event, idle: bool
-    ) -> None:
+    def work(self, stop: threading.Event, idle: bool) -> None:
         """Claim, run and finish, one after the other."""
         while not stop.is_set():
             with self._alone():
@@ -121,10 +126,10 @@ class Plain:
                     return
                 stop.wait(0.005)
                 continue
-            run(item)
+            self.run(item)
             with self._alone():
                 self._connection.execute(self.AFTER, (item,))
-            done(item)
+            self.done(item)
 
     def _claim(self) -> str | None:
         found = self._connection.execute(
@@ -187,17 +192,15 @@ class Leasing(Plain):
 class Forgetting(Plain):
     """Tells that an item is done before that is on record."""
 
-    def work(
-        self, run: Callable[[str], None], done: Callable[[str], None], stop: threading.Event, idle: bool
+    def __init__(
+        self, folder: Path, run: Callable[[str], None], done: Callable[[str], None], **options: Any
     ) -> None:
-        """Done first, recorded later."""
-
         def hasty(item: str) -> None:
             run(item)
             done(item)
             time.sleep(0.1)
 
-        super().work(hasty, lambda item: None, stop, idle)
+        super().__init__(folder, hasty, lambda item: None, **options)
 
 
 class Swallowing(Plain):
