@@ -14,7 +14,7 @@ from . import arguments, response
 from .item import Callee, WorkItem, current_item_var
 from .journaled import JournaledItem
 from .options import When
-from .retry import RetryPolicy
+from .retry import ONCE, RetryPolicy
 from .state import RequestState
 
 if TYPE_CHECKING:
@@ -39,11 +39,13 @@ def hand_over(
     else:
         state = RequestState.capture(request, part.processors)
     moved = None
-    plain = not kwargs
+    plain = not (kwargs or part.strict)
     for value in args:
         if type(value) not in _SCALARS:
             plain = False
     if not plain:
+        if part.strict and callee.portable:
+            check_data(callee.func, args, kwargs, part.settings.max_payload)
         args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
     kind = JournaledItem if callee.durable else WorkItem
     item: WorkItem[Any] = kind(callee, args, kwargs, state, backend)
@@ -62,6 +64,15 @@ def hand_over(
     return accepted
 
 
+def check_data(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int
+) -> None:
+    """Hold an item in memory to what a durable one has to keep, so that it can be made one later."""
+    from . import data
+
+    data.dump_call(func, args, kwargs, replace=lambda upload: {}, max_bytes=max_bytes)
+
+
 @dataclass(frozen=True, slots=True)
 class AdHoc:
     """A callable that was enqueued without being a task."""
@@ -72,9 +83,10 @@ class AdHoc:
     is_coroutine: bool
     timeout: None = None
     durable: bool = False
+    portable: bool = False
     key: None = None
     due: None = None
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = ONCE
 
     @classmethod
     def of(cls, func: Callable[..., Any]) -> AdHoc:

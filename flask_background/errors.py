@@ -95,7 +95,7 @@ class Stopping(Refused):
 
 
 class JournalError(Refused):
-    """The journal cannot be written or read. What was to be enqueued is not; the message says what to look at."""
+    """The journal cannot be written or read: what was to be enqueued is not. The message says where to look."""
 
     retry_after_seconds = 5
 
@@ -124,7 +124,7 @@ class ItemTimeout(BackgroundError, TimeoutError):
 
 
 class ItemFailed(BackgroundError):
-    """Raised by ``result()`` of a durable item that failed in another process, with that traceback as a note."""
+    """Raised by ``result()`` of a durable item that failed in another process; that traceback is a note."""
 
 
 class ResultLost(BackgroundError):

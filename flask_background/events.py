@@ -60,6 +60,15 @@ class Events:
             "%d item%s of process %s, which died, will be run again", count, "s"[: count != 1], owner
         )
 
+    def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
+        """It has run to its end here, and the journal says that another process has it."""
+        self.log.warning(
+            "Item %s (%s) %s here, but it is another process's by now: that one's outcome counts",
+            item.id,
+            item.task_name,
+            outcome[0],
+        )
+
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
         """It has ended, with this outcome. Corrects: it was on record as interrupted."""
         status, _, error = outcome

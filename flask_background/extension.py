@@ -79,11 +79,13 @@ class Background:
         ``max_crashes``: how often a durable item may take its process down before it fails; 3 by default.
         Raises ConfigurationError.
         """
-        if func is None:
-            return lambda decorated: self.task(decorated, **options)
-        task: Task[..., Any] = make_task(self, func, **options)
-        self.registry.add(task)
-        return task
+
+        def decorate(func: Callable[..., Any]) -> Task[..., Any]:
+            task = make_task(self, func, **options)
+            self.registry.add(task)
+            return task
+
+        return decorate if func is None else decorate(func)
 
     def periodic(
         self, when: str | None = None, *, seconds: float | None = None, timezone: str = "UTC"

@@ -45,6 +45,8 @@ class Callee(Protocol):
     @property
     def durable(self) -> bool: ...
     @property
+    def portable(self) -> bool: ...
+    @property
     def due(self) -> Callable[[float], float] | None: ...
 
 
@@ -68,7 +70,7 @@ ending_item_var: ContextVar[WorkItem[Any]] = ContextVar("flask_background.ending
 class WorkItem(Generic[R]):
     """One enqueued call of a task: what ``enqueue`` returns, and what ``current_item`` stands for.
 
-    ``id`` is 24 random hexadecimal digits, hard enough to guess to stand in a URL. ``state`` is the copied
+    ``id`` is 24 hexadecimal digits, at least 16 of them random: hard enough to guess to stand in a URL. ``state`` is the copied
     request (None outside of one).
     """
 

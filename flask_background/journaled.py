@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Generator
 from datetime import datetime
@@ -53,6 +52,8 @@ class JournaledItem(WorkItem[R]):
         #: When the journal last heard of its progress (``time.monotonic()``).
         self.reported = 0.0
         super().__init__(task, args, kwargs, state, keeper)
+        # In the order of time, so that what is enqueued together lies together in the journal's index.
+        self.id = f"{int(self._enqueued * 16) & 0xFFFF_FFFF:08x}{self.id[8:]}"
 
     @classmethod
     def of(cls, entry: Entry, task: Callee, state: RequestState | None, keeper: JournalKeeper) -> Self:
@@ -121,6 +122,8 @@ class JournaledItem(WorkItem[R]):
         return self.result(0)
 
     async def _ended(self) -> None:
+        import asyncio
+
         while not (self._told if self.here else self.status.is_final):
             await asyncio.sleep(_LOOK)
 

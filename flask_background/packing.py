@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.datastructures import FileStorage, Headers
 
 from . import data
-from .errors import ItemCancelled, ItemFailed, JournalError, NotData, ResultLost
+from .errors import ArgumentRefused, ItemCancelled, ItemFailed, JournalError, ResultLost
 from .journal.entry import Entry
 from .status import Attempt, Progress, Status
 
@@ -33,7 +33,7 @@ class Packing:
 
     def __init__(self, folder: Path, max_bytes: int, *, sync: bool) -> None:
         self._folder = folder
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._sync = sync
 
     def pack(self, item_id: str, func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[str, bool]:
@@ -53,7 +53,7 @@ class Packing:
                 "headers": headers,
             }
 
-        payload = data.dump_call(func, args, kwargs, replace=refer, max_bytes=self._max_bytes)
+        payload = data.dump_call(func, args, kwargs, replace=refer, max_bytes=self.max_bytes)
         if uploads:
             try:
                 self._save(item_id, uploads)
@@ -142,11 +142,11 @@ def state_of(entry: Entry) -> RequestState | None:
     return None if entry.state is None else data.load_state(entry.state)
 
 
-def result_as_data(value: Any) -> str:
-    """What an item returned, as text. What is no data is not kept: the text says so."""
+def result_as_data(value: Any, max_bytes: int) -> str:
+    """What an item returned, as text. What is no data, or too large, is not kept: the text says so."""
     try:
-        return data.dump(value, "the result")
-    except NotData as error:
+        return data.dump(value, "the result", max_bytes=max_bytes)
+    except ArgumentRefused as error:
         return json.dumps({_LOST: str(error)})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from . import hosts, native
 from .backends.local import LocalBackend
 from .config import Settings
+from .errors import JournalError
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .backends.durable import DurableBackend
     from .registry import Registry
     from .state import StateProcessor
+
+
+# How long those who come at the same time wait for the journal to be opened, in seconds.
+_OPENED_WITHIN = 10.0
 
 
 class Owner(Protocol):
@@ -49,8 +53,10 @@ class AppPart:
         #: Whether this process runs durable items: a web process may leave that to others.
         self.runs_durable = self.settings.run_in_web
         self.looked = False
-        self._opening = threading.Lock()
         self._durable: DurableBackend | None = None
+
+    #: Whether items in memory are held to what durable ones have to keep; decided at the first item.
+    strict = False
 
     #: The backend of this process, made when the first item asks for it.
     backend = _MadeWhenNeeded()
@@ -90,6 +96,8 @@ class AppPart:
 
     def _make_backend(self) -> LocalBackend:
         host = hosts.current()
+        strict = self.settings.strict
+        self.strict = self.app.debug or self.app.testing if strict is None else strict
         made = LocalBackend(self.app, self.settings, host)
         with _publishing:
             backend: LocalBackend = vars(self).setdefault("backend", made)
@@ -102,12 +110,21 @@ class AppPart:
     def _open_journal(self) -> DurableBackend:
         from .backends.durable import DurableBackend  # with sqlite3, for apps that have durable tasks
 
-        with self._opening:  # not the other lock: this calls what may log
+        opening = native.Gate()
+        first = vars(self).setdefault("_opening", opening) is opening
+        if not first:  # and no lock: under gevent the one who opens it may be another greenlet
+            vars(self).get("_opening", opening).wait(_OPENED_WITHIN)
             if self._durable is None:
-                self._durable = DurableBackend(
-                    self.backend, self.settings, self.folder, self.owner.registry, runs=self.runs_durable
-                )
+                raise JournalError(f"the journal in {self.folder} could not be opened: nothing was enqueued")
             return self._durable
+        try:
+            self._durable = DurableBackend(
+                self.backend, self.settings, self.folder, self.owner.registry, runs=self.runs_durable
+            )
+        finally:
+            vars(self).pop("_opening", None)
+            opening.open()
+        return self._durable
 
 
 # Held for a few lines that call nothing foreign: under gevent, code that logs may switch to another greenlet,
@@ -122,7 +139,7 @@ def _after_fork() -> None:
     for part in _with_backend:
         vars(part).pop("backend", None)
         part._durable = None
-        part._opening = threading.Lock()
+        vars(part).pop("_opening", None)
         part.looked = False
     _with_backend.clear()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import ConfigurationError
-from .retry import RetryPolicy
+from .retry import ONCE, RetryPolicy
 
 if TYPE_CHECKING:
     from .journal.entry import Entry
@@ -25,9 +25,10 @@ class Unknown:
     func: Callable[..., Any] = print
     timeout: None = None
     is_coroutine: bool = False
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = ONCE
     key: None = None
     durable: bool = True
+    portable: bool = True
     due: None = None
 
 
@@ -56,8 +57,8 @@ class Registry:
             != (other.func.__module__, other.func.__qualname__)
         ):
             raise ConfigurationError(
-                f"two tasks are named {task.name!r}, and one is durable: its items in the journal would not know"
-                " which of them is meant. Give one another name, @background.task(name=...)"
+                f"two tasks are named {task.name!r}, and one is durable: its items in the journal would not"
+                " know which of them is meant. Give one another name, @background.task(name=...)"
             )
         self.tasks[task.name] = task
         self._has_durable = self._has_durable or task.options.durable
@@ -78,15 +79,15 @@ class Registry:
         known = self.tasks.get(task.name)
         if known is None or known.func is not task.func:
             raise ConfigurationError(
-                f"task {task.name} is durable, and there is another one of this name: other processes could not"
-                " tell them apart. Give it a name, @background.task(name=...)"
+                f"task {task.name} is durable, and there is another one of this name: other processes could"
+                " not tell them apart. Give it a name, @background.task(name=...)"
             )
         for option in ("backoff", "retry_on"):
             value = getattr(task.options, option)
             if value != getattr(known.options, option) and (option == "retry_on" or callable(value)):
                 raise ConfigurationError(
-                    f"task {task.name} is durable, so {option} cannot be changed by using(): functions and classes"
-                    " do not go into the journal. Give it where the task is made"
+                    f"task {task.name} is durable, so {option} cannot be changed by using(): functions and"
+                    " classes do not go into the journal. Give it where the task is made"
                 )
 
     def has_durable(self) -> bool:

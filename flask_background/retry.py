@@ -71,6 +71,10 @@ class RetryPolicy:
         return _default(attempt)
 
 
+#: Of a task that says nothing about it.
+ONCE = RetryPolicy()
+
+
 def _default(attempt: int) -> float:
     doublings = min(attempt - 1, 16)  # no number too large for a float
     return min(2.0**doublings, _LONGEST) * random.uniform(0.5, 1.0)

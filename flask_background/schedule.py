@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from zoneinfo import ZoneInfo
 
 from .errors import ConfigurationError
 
@@ -104,6 +103,8 @@ def to_timestamp(delay: float | timedelta | None, run_at: datetime | None, now: 
 def _zone(cron: Cron) -> tzinfo:
     if cron.timezone == "UTC":
         return UTC
+    from zoneinfo import ZoneInfo  # which takes as long to import as the rest of this room
+
     try:
         return ZoneInfo(cron.timezone)  # which keeps what it has read
     except (KeyError, ValueError, TypeError, AttributeError, OSError):

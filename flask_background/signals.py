@@ -1,8 +1,8 @@
 """Blinker signals. The sender is the app; a receiver's error is logged and hurts nobody else.
 
 Receivers run where the event happens: in the view for ``item_enqueued`` and ``item_refused``, on the
-item's thread (outside of its app context) for ``item_started``, ``item_retried`` and ``item_finished``, on the thread that
-watches the host for ``stopping`` and ``stopped``.
+item's thread (outside of its app context) for ``item_started``, ``item_retried`` and ``item_finished`` (of a
+durable item: on the journal's), on the thread that watches the host for ``stopping`` and ``stopped``.
 """
 
 from __future__ import annotations

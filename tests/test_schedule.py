@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import zoneinfo
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from flask_background import schedule
 from flask_background.errors import ConfigurationError
 from flask_background.schedule import Cron, Every, Schedule, to_timestamp
 
@@ -85,7 +85,7 @@ def test_cron_in_utc() -> None:
 
 def test_cron_in_utc_needs_no_time_zones(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default works on a machine without a time zone database."""
-    monkeypatch.setattr(schedule, "ZoneInfo", {}.__getitem__)
+    monkeypatch.setattr(zoneinfo, "ZoneInfo", {}.__getitem__)
     assert Cron("30 4 * * *").next_after(0.0) == 4.5 * 3600
     with pytest.raises(ConfigurationError, match="pip install tzdata"):
         Cron("30 4 * * *", BERLIN)
@@ -187,6 +187,7 @@ def test_cron_validates_the_time_zone(name: object) -> None:
 
 _WITHOUT_CRONSIM = """
 import sys
+import zoneinfo
 sys.modules["cronsim"] = None
 from flask_background.schedule import Cron, Every
 Every(60)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 from ..item import WorkItem
@@ -21,6 +21,7 @@ from ..journaled import JournaledItem
 from ..packing import Packing, attempt_of, entry_of, state_of
 from ..status import Attempt, Status
 from .base import Intake, Phase
+from .border import check_executor
 from .keeper import Keeper
 from .runs import DurableRuns
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from ..task import Task
     from .local import LocalBackend
 
-# How many items a process claims for each that an executor can run at once: one to run, and one to go on with.
-_AHEAD = 2
+# How many items a process claims for each that an executor can run at once: some to go on with.
+_AHEAD = 3
 # How long the end of a process waits for the journal, in seconds.
 _LAST_WRITES = 2.0
 
@@ -58,6 +59,8 @@ class DurableBackend(DurableRuns, Intake):
         self.runs_items = runs
         self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
         self._backlog = True
+        self._claiming = False
+        self._called_at = 0
         local.companion = self
         self.keeper = Keeper(self)
 
@@ -67,7 +70,7 @@ class DurableBackend(DurableRuns, Intake):
         assert isinstance(item, JournaledItem)
         task: Any = item._task
         self.registry.check_portable(task)
-        self.local.check(task)
+        check_executor(task, self.local.executors)
         payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
         here = due is None and (held or self._has_room(task.executor))
         owner = self.owner.id if here else None
@@ -81,7 +84,7 @@ class DurableBackend(DurableRuns, Intake):
         except BaseException:
             self.packing.forget(item.id)
             raise
-        self._drop_arguments(item)
+        self.let_arguments_go(item)
         if other is not None:
             self.packing.forget(item.id)
             return self.handle(other)
@@ -90,7 +93,8 @@ class DurableBackend(DurableRuns, Intake):
         self.local.events.enqueued(item)
         if not here:
             self._backlog = True
-            self._leave(item)
+            item.leave()
+            self._call_for_round()
         elif not self.local.take(item, held):
             self.give_back(item)
         return item
@@ -152,17 +156,22 @@ class DurableBackend(DurableRuns, Intake):
     def claim(self, now: float) -> None:
         """Take what this process has room for."""
         tasks = list(self.registry.tasks)
-        room = {name: room for name in self.local.executor_names() if (room := self._room(name)) > 0}
+        room = {name: room for name in self.local.executors if (room := self._room(name)) > 0}
         self._backlog = self.writer.read(partial(store.is_free, tasks=tasks, now=now))
         if not self._backlog or not room:
             return
+        if self._claiming:
+            return
+        self._claiming = True
         claim = partial(store.claim, owner=self.owner.id, room=room, tasks=tasks, now=now)
-        for entry in self.writer.do(claim, sync=False):
-            self._arrive(entry)
+        # They arrive where others leave, in the order of the commits: one may have been released just before.
+        self.writer.later(claim, self._arrive, sync=False)
 
-    def claim_more(self) -> None:
-        """There is room for another item, if one waits."""
-        if self._backlog:
+    def claim_more(self, item: WorkItem[Any]) -> None:
+        """An item has ended; take more of its executor's, if some wait and few are here."""
+        executor = self.local.executors[item._task.executor]
+        few = len(executor.queued) + len(executor.running) <= executor.capacity
+        if few and self._backlog and not self._claiming:
             self.keeper.ring()
 
     def cancel_here(self, item_id: str) -> None:
@@ -189,9 +198,9 @@ class DurableBackend(DurableRuns, Intake):
     def stop_begins(self) -> None:
         """What has not started is left to other processes, and to those that come."""
         for item in self.local.ledger.unfinished():
-            if isinstance(item, JournaledItem) and not item.held and item.status is Status.QUEUED:
-                if self.local.let_go(item):
-                    self.give_back(item)
+            waits = isinstance(item, JournaledItem) and not item.held and item.status is Status.QUEUED
+            if waits and self.local.let_go(item):
+                self.give_back(cast("JournaledItem[Any]", item))
 
     def spare(self) -> None:
         """The host may kill from now on."""
@@ -200,34 +209,51 @@ class DurableBackend(DurableRuns, Intake):
     def stopped(self) -> None:
         """Nothing is accepted or started here any more."""
         self.keeper.close()
-        self.writer.flush(_LAST_WRITES)
-        if self.local.ledger.is_idle():
-            self.owner.close()
-            self.writer.close()
+        if self.writer.flush(_LAST_WRITES) and self.local.ledger.is_idle():
+            self.owner.close()  # else its items are recovered when the process is gone
+        self.writer.close()
 
-    def _arrive(self, entry: Entry) -> None:
-        item = self.handle(entry)
-        item._attempt, item._told = None, False
-        item.entry, item.here, item.status = entry, True, Status.QUEUED
-        if not self.local.take(item):
-            self.give_back(item)
+    def _arrive(self, entries: list[Entry]) -> None:
+        """These have been claimed."""
+        self._claiming = False
+        for entry in entries:
+            try:
+                item = self.handle(entry)
+            except Exception as error:  # options or a state that nobody can read
+                self._park_unread(entry, error)
+                continue
+            item._attempt, item._told = None, False
+            item.entry, item.here, item.status = entry, True, Status.QUEUED
+            if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
+                self.give_back(item)
+        if entries:
+            self.keeper.ring()  # perhaps there are more
+
+    def _park_unread(self, entry: Entry, error: Exception) -> None:
+        reason = f"its row cannot be read: {error}"
+        self.trouble(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
+        step = partial(store.park, id=entry.id, fence=entry.fence, reason=reason, now=time.time())
+        self.writer.later(step)
+
+    def _call_for_round(self) -> None:
+        """Wake the others once for all that one transaction has entered."""
+        rounds = self.writer.rounds
+        if rounds != self._called_at:
+            self._called_at = rounds
+            self.call_others()
 
     def _end_unrun(self, item: WorkItem[Any]) -> None:
         """It was withdrawn before it ran; the journal hears of that."""
-        assert isinstance(item, JournaledItem) and item.entry is not None
+        assert isinstance(item, JournaledItem)
+        assert item.entry is not None
         step = partial(
             store.finish, id=item.id, fence=item.entry.fence, status=Status.CANCELLED, now=time.time()
         )
         self.writer.later(step, lambda _: self.packing.forget(item.id))
 
-    def _drop_arguments(self, item: WorkItem[Any]) -> None:
-        for upload in item._uploads or ():
-            upload.close()
-        item._args, item._kwargs, item._uploads = (), None, None
-
     def _has_room(self, executor: str) -> bool:
         return self.runs_items and self.local.ledger.phase is Phase.RUNNING and self._room(executor) > 0
 
     def _room(self, name: str) -> int:
-        executor = self.local.executor(name)
+        executor = self.local.executors[name]
         return _AHEAD * executor.capacity - len(executor.queued) - len(executor.running)

@@ -82,7 +82,8 @@ class Keeper:
         if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
             self._looked_over_at = now
             self._look_over(now)
-        due = backend.writer.read(partial(store.next_due, now=now))
+        periodic = list(backend.registry.periodic) if backend.runs_items else []
+        due = backend.writer.read(partial(store.next_due, now=now, periodic=periodic))
         return _NET if due is None else min(_NET, max(0.0, due - time.time()))
 
     def _recover(self, name: str) -> None:
@@ -124,8 +125,12 @@ class Keeper:
                 )
 
     def _look_over(self, now: float) -> None:
-        """Let go of what ended long ago, and park what no living process knows the task of."""
+        """Let go of what ended long ago; recover what has no owner, and park what has no task, any more."""
         backend = self._backend
+        for name in backend.writer.read(store.owners):
+            if not owners.exists(self._folder, name):  # somebody has removed its file
+                recovered = backend.writer.do(partial(store.recover, owner=name, running=(), now=now))
+                backend.local.events.recovered(recovered.released, name)
         for item_id in backend.writer.do(
             partial(store.prune, before=now - backend.keep, limit=_PRUNED), sync=False
         ):

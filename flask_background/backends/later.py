@@ -39,11 +39,11 @@ class Later:
             raise error
 
     def try_again(self, item: WorkItem[Any], run: Attempt, error: BaseException | None) -> bool:
-        """Let a failed item wait for its next attempt; False if its task grants none, or the process stops."""
+        """Let a failed item wait for its next attempt; False if it has none, or the process stops."""
         assert error is not None
         delay = item._task.retry.delay_after(run.number, error)
         backend = self._backend
-        if delay is None or not backend.ledger.requeue(item, backend.executor_of(item), error):
+        if delay is None or not backend.ledger.requeue(item, backend.executors[item._task.executor], error):
             return False
         for upload in item._uploads or ():
             if not upload.stream.closed and upload.stream.seekable():

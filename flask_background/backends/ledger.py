@@ -63,7 +63,7 @@ class Ledger:
         if executor.queued.pop(item.id, None) is None:
             executor.running.pop(item.id, None)
             return False
-        if item._attempt is not None:
+        if item._attempt is not None and item._attempt.started is not None:
             attempt.number = item._attempt.number + 1
         item._attempt = attempt
         item.status = _CLAIMED  # from queued, or from interrupted if that went on record meanwhile

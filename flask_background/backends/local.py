@@ -6,6 +6,7 @@ import math
 import os
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,9 @@ from ..alarms import Alarm, Alarms
 from ..config import Settings
 from ..errors import BackgroundError, ItemCancelled, Refused
 from ..events import Events
+from ..executors import close_all, make_executors
 from ..executors.base import Executor
-from ..executors.threads import ThreadExecutor
-from ..item import Callee, WorkItem
+from ..item import WorkItem
 from ..runner import let_frames_go, perform
 from ..status import Attempt, Outcome, Status
 from ..token import CancellationSource, CancelReason
@@ -44,31 +45,23 @@ class LocalBackend(Backend):
         self._watcher = watcher
         self._alarms = Alarms()
         self.keys = Keys()
-        from ..executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
-
-        self._aio = AsyncioExecutor("asyncio", settings.executors["asyncio"].capacity, perform)
-        self._executors: dict[str, Executor] = {}
-        for name, wanted in settings.executors.items():
-            if name == "asyncio":
-                self._executors[name] = self._aio
-            elif wanted.kind == "asyncio":
-                self._executors[name] = AsyncioExecutor(name, wanted.capacity, perform)
-            else:
-                self._executors[name] = ThreadExecutor(name, wanted.capacity, perform, self._aio.adopt)
-        self.ledger = Ledger(self._executors.values())
+        self.executors = make_executors(settings.executors, perform)
+        # Items know their backend; an idle executor does not, and ends with it.
+        weakref.finalize(self, close_all, self.executors).atexit = False
+        self.ledger = Ledger(self.executors.values())
         self.lock = self.ledger.lock
         self.later = Later(self, self._alarms)
         self.companion: Companion | None = None
-        self._border = Border(self.ledger, self._executors, settings)
+        self._border = Border(self.ledger, self.executors, settings)
         self.clock = StopClock(self, settings.grace_period)
 
     # For views.
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         task = item._task
-        executor = self._executors.get(task.executor)
+        executor = self.executors.get(task.executor)
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
-            raise mismatch(task, self._executors)
+            raise mismatch(task, self.executors)
         if task.key is not None and (other := self.keys.take(item)) is not item:
             return other
         run_here = False
@@ -89,14 +82,15 @@ class LocalBackend(Backend):
             elif held:
                 pass
             elif run_here:
-                self._run_here(item, executor)
+                executor.run_here(item)
+                item.wait()  # what is too much is slowed down where it comes from
             else:
                 self._put(item, executor)
         return item
 
     def take(self, item: WorkItem[Any], held: bool = False) -> bool:
         """Take an item that the journal has accepted, however many wait here; False if all is over here."""
-        executor = self._executors[item._task.executor]
+        executor = self.executors[item._task.executor]
         if not self.ledger.admit(item, executor, math.inf):
             return False
         if not self._watcher.awake:
@@ -110,14 +104,14 @@ class LocalBackend(Backend):
 
     def let_go(self, item: WorkItem[Any]) -> bool:
         """Know nothing more of an item that goes on elsewhere; False if it is not in flight here."""
-        was_here = self.ledger.let_go(item, self._executors[item._task.executor])
+        was_here = self.ledger.let_go(item, self.executors[item._task.executor])
         if self.ledger.phase is not _RUNNING:
             self._watcher.ring()
         return was_here
 
     def release(self, item: WorkItem[Any]) -> None:
         if self._is_in_flight(item):
-            self._put(item, self._executors[item._task.executor])
+            self._put(item, self.executors[item._task.executor])
 
     def drop(self, item: WorkItem[Any], error: BaseException) -> None:
         why = f"item {item.id} ({item.task_name}) was dropped: its view ended with {type(error).__name__}"
@@ -132,37 +126,11 @@ class LocalBackend(Backend):
             self.withdraw(item, (Status.CANCELLED, None, why))
             raise
 
-    def _run_here(self, item: WorkItem[Any], executor: Executor) -> None:
-        """Let the caller do the work, or wait for it: what is too much is slowed down where it comes from."""
-        if executor.coroutines_only:
-            executor.put(item)
-        else:
-            perform(self, item, self._aio.adopt)
-        item.wait()
-
-    def check(self, task: Callee) -> None:
-        """Raise ConfigurationError if no executor here is for this task."""
-        executor = self._executors.get(task.executor)
-        if executor is None or (executor.coroutines_only and not task.is_coroutine):
-            raise mismatch(task, self._executors)
-
-    def executor_names(self) -> list[str]:
-        """The executors that there are."""
-        return list(self._executors)
-
-    def executor(self, name: str) -> Executor:
-        """The executor of this name."""
-        return self._executors[name]
-
-    def executor_of(self, item: WorkItem[Any]) -> Executor:
-        """The executor that runs it."""
-        return self._executors[item._task.executor]
-
     # For runs.
 
     def start(self, item: WorkItem[Any], run: Attempt) -> bool:
         """Claim an item for its run; False if it was withdrawn, or all is over."""
-        if not self.ledger.claim(item, self._executors[item._task.executor], run):
+        if not self.ledger.claim(item, self.executors[item._task.executor], run):
             return False
         self.events.started(item)
         return True
@@ -179,7 +147,7 @@ class LocalBackend(Backend):
         self._tell_end(item, outcome)
         if run.error is not None:
             let_frames_go(run.error)
-        self.ledger.remove(item, self._executors[item._task.executor].running)
+        self.ledger.remove(item, self.executors[item._task.executor].running)
         if item._gates is not None:
             item._wake()
         if self.ledger.phase is not _RUNNING:
@@ -249,7 +217,7 @@ class LocalBackend(Backend):
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
         """End a queued item, so that it never runs; False if it does or did."""
-        if not self.ledger.withdraw(item, self._executors[item._task.executor], outcome):
+        if not self.ledger.withdraw(item, self.executors[item._task.executor], outcome):
             return False
         self._tell_end(item, outcome)
         self.ledger.remove(item, self.ledger.leaving)
@@ -266,7 +234,7 @@ class LocalBackend(Backend):
 
     def end(self, unfinished: list[WorkItem[Any]]) -> None:
         """Nothing will be accepted or started any more."""
-        for executor in self._executors.values():
+        for executor in self.executors.values():
             executor.abort()
             executor.close()
         self.events.stopped(unfinished)
@@ -295,5 +263,5 @@ class LocalBackend(Backend):
             abort()
 
     def _is_in_flight(self, item: WorkItem[Any]) -> bool:
-        executor = self._executors[item._task.executor]
+        executor = self.executors[item._task.executor]
         return item.id in executor.queued or item.id in executor.running

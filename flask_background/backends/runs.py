@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import sqlite3
 
     from ..alarms import Alarm
+    from ..journal.entry import Entry
     from ..journal.owner import Owner
     from ..journal.writer import Writer
     from ..token import CancellationSource
@@ -48,8 +49,9 @@ class DurableRuns(ABC):
         self.packing = packing
 
     def start(self, item: WorkItem[Any], run: Attempt) -> bool:
-        """Make the arguments, and claim the item for its run; False if it was withdrawn, or they do not fit."""
-        assert isinstance(item, JournaledItem) and item.entry is not None
+        """Make the arguments, and claim the item; False if it was withdrawn, or they do not fit."""
+        assert isinstance(item, JournaledItem)
+        assert item.entry is not None
         entry, task = item.entry, cast(Any, item._task)
         try:
             item._args, kwargs, item._uploads = self.packing.unpack(entry)
@@ -64,6 +66,7 @@ class DurableRuns(ABC):
             self.trouble(f"Item {item.id} runs uncounted, should its process die", error)
         if not self.local.start(item, run):
             self.owner.end(item.id)
+            self.let_arguments_go(item)
             return False
         run.number = entry.attempt + 1
         began = partial(store.start, id=item.id, fence=entry.fence, now=run.started or time.time())
@@ -72,17 +75,20 @@ class DurableRuns(ABC):
 
     def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
         """Put what a run has come to into the journal; when it is there, tell it."""
-        assert isinstance(item, JournaledItem) and item.entry is not None
+        assert isinstance(item, JournaledItem)
+        assert item.entry is not None
         status, value, error = outcome
         this, now = (item.id, item.entry.fence), time.time()
         then: Callable[..., None] = self._left
+        if run.progress is not None:
+            self._report(item, item.entry, run.progress)
         if status is Status.INTERRUPTED:  # the host stopped, so the run does not count
             step = partial(_release, this, charged=False)
         elif error is not None and (delay := self._delay_after(item, run, outcome)) is not None:
             step = partial(_release, this, due=now + delay, error=error_as_data(error))
             then = partial(self._retried, delay=delay)
         else:
-            result = result_as_data(value) if status is Status.SUCCEEDED else None
+            result = result_as_data(value, self.packing.max_bytes) if status is Status.SUCCEEDED else None
             failed = None if error is None else error_as_data(error)
             step = partial(_finish, this, status=status, result=result, error=failed, now=now)
             then = self._told
@@ -92,11 +98,13 @@ class DurableRuns(ABC):
         """Let other processes see the progress, now and then."""
         assert item.entry is not None
         now = time.monotonic()
-        if now - item.reported >= _REPORT_EVERY or progress.done == progress.total:
+        if now - item.reported >= _REPORT_EVERY:
             item.reported = now
-            text = progress_as_data(progress)
-            step = partial(store.report, id=item.id, fence=item.entry.fence, progress=text)
-            self.writer.later(step, sync=False)
+            self._report(item, item.entry, progress)
+
+    def _report(self, item: JournaledItem[Any], entry: Entry, progress: Progress) -> None:
+        text = progress_as_data(progress)
+        self.writer.later(partial(store.report, id=item.id, fence=entry.fence, progress=text), sync=False)
 
     def give_back(self, item: JournaledItem[Any]) -> None:
         """Leave an item that has not started to the other processes, and to those that come."""
@@ -140,8 +148,9 @@ class DurableRuns(ABC):
             self.local.conclude(item, run, outcome)
             if item.entry is not None and item.entry.uploads:
                 self.packing.forget(item.id)
-            self.claim_more()
+            self.claim_more(item)
         else:
+            self.local.events.late(item, outcome)
             self._left(item, run, outcome, is_mine)
 
     def _retried(
@@ -155,6 +164,7 @@ class DurableRuns(ABC):
 
     def _left(self, item: JournaledItem[Any], run: Attempt, outcome: Outcome, is_mine: bool) -> None:
         self.owner.end(item.id)
+        self.let_arguments_go(item)
         self.local.let_go(item)
         self._leave(item)
 
@@ -168,9 +178,15 @@ class DurableRuns(ABC):
             return None
         return item._task.retry.delay_after(run.number, error)
 
+    def let_arguments_go(self, item: WorkItem[Any]) -> None:
+        """The next run makes its own."""
+        for upload in item._uploads or ():
+            upload.close()
+        item._args, item._kwargs, item._uploads = (), None, None
+
     @abstractmethod
-    def claim_more(self) -> None:
-        """There is room for another item."""
+    def claim_more(self, item: WorkItem[Any]) -> None:
+        """An item has ended, so there is room for another one."""
 
 
 def _release(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> bool:

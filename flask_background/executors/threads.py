@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 class ThreadExecutor(Executor):
     """Runs functions on at most ``capacity`` threads. What they leave to be awaited goes to adopt."""
 
-    def __init__(
-        self, name: str, capacity: int, perform: Perform, adopt: Adopt
-    ) -> None:
+    def __init__(self, name: str, capacity: int, perform: Perform, adopt: Adopt) -> None:
         super().__init__(name, capacity)
         self._perform = perform
         self._adopt = adopt
@@ -33,6 +31,9 @@ class ThreadExecutor(Executor):
         self._queue.put(item)
         if self._threads < self.capacity and self._threads < len(self.queued) + len(self.running):
             self._add_thread()
+
+    def run_here(self, item: WorkItem[Any]) -> None:
+        self._perform(item._keeper, item, self._adopt)
 
     def abort(self) -> None:
         """Threads cannot be cancelled: their items are reported, and end with the process."""

@@ -28,6 +28,8 @@ _BUSY = 2.0
 # so many seconds.
 _LONG = 4_000_000
 _AGAIN = 1.0
+# It is looked at after so many commits.
+_LOOK = 32
 
 
 class Database:
@@ -38,6 +40,7 @@ class Database:
         self.mode = mode
         self._wal = self._path.with_name(self._path.name + "-wal")
         self._not_before = 0.0
+        self._commits = 0
         self._full: bool | None = None
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
@@ -76,7 +79,13 @@ class Database:
 
     def checkpoint(self) -> None:
         """Copy the WAL back to the database if it has grown long. The caller has the turn."""
-        if self.mode != "wal" or self.writer is None or time.monotonic() < self._not_before:
+        self._commits += 1
+        if (
+            self.mode != "wal"
+            or self.writer is None
+            or self._commits % _LOOK
+            or time.monotonic() < self._not_before
+        ):
             return
         if self._wal.exists() and self._wal.stat().st_size >= _LONG:
             (busy, *_) = self.writer.execute("pragma wal_checkpoint(truncate)").fetchone()

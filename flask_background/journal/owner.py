@@ -148,6 +148,11 @@ def others(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if "." not in name and name not in _own]
 
 
+def exists(folder: Path, owner_id: str) -> bool:
+    """Whether an owner is there at all, alive or not."""
+    return owner_id in _own or (folder / owner_id).exists()
+
+
 def knows(folder: Path, owner_id: str, task: str) -> bool:
     """Whether the process of an owner has a task of this name."""
     try:

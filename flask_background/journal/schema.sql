@@ -1,6 +1,7 @@
 -- One row for each durable item. Times are time.time(), texts are JSON unless their name says what they are.
 create table if not exists item (
-    id text primary key,
+    number integer primary key,          -- so that new rows lie together, and a commit writes few pages
+    id text not null unique,
     task text not null,                  -- its name; only registered tasks are run
     executor text not null,
     options text not null,
@@ -24,7 +25,7 @@ create table if not exists item (
     result text,
     error text,
     reason text                          -- why it was parked
-) without rowid;
+);
 
 create unique index if not exists item_key on item (task, key)
     where key is not null and status in ('queued', 'running');

@@ -251,14 +251,21 @@ def cancels(db: sqlite3.Connection, owner: str) -> list[str]:
     return [id for (id,) in db.execute("select id from item where owner = ? and cancel", (owner,))]
 
 
-def next_due(db: sqlite3.Connection, now: float) -> float | None:
-    """When the next item that is free, and the next periodic task, is due, if any is after now."""
+def next_due(db: sqlite3.Connection, now: float, periodic: Collection[str]) -> float | None:
+    """When the next free item, or one of these periodic tasks, is due, if that is after now."""
+    names = ", ".join("?" * len(periodic))
     (due,) = db.execute(
-        "select min(due) from (select due from item where status = 'queued' and owner is null and due > :now"
-        " union all select next from schedule)",
-        {"now": now},
+        "select min(due) from ("
+        "select min(due) as due from item where status = 'queued' and owner is null and due > ?"
+        f" union all select next from schedule where next > ? and name in ({names}))",
+        (now, now, *periodic),
     ).fetchone()
     return None if due is None else float(due)
+
+
+def owners(db: sqlite3.Connection) -> list[str]:
+    """All processes that have items."""
+    return [owner for (owner,) in db.execute("select distinct owner from item where owner is not null")]
 
 
 def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float) -> bool:

@@ -6,13 +6,14 @@ run has come to must not be lost, so such a step is tried until it succeeds.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any, TypeVar
 
 from .. import native
@@ -28,6 +29,10 @@ Step = Callable[[sqlite3.Connection], T]
 _ROUND = 2_000
 # How long to wait for those who come again, in seconds.
 _LINGER = 0.0005
+# And how long what nobody waits for is kept back, so that one sync does for many.
+_COMPANY = 0.003
+# How long a view waits until its step's transaction begins, in seconds; SQLite itself may take 2 s more.
+_PATIENCE = 3.0
 # How long to wait after a failed round, in seconds.
 _BACKOFF = 0.5
 
@@ -66,11 +71,20 @@ class Writer:
 
     def __init__(self, folder: Path, *, power: bool, mode: Mode = "wal") -> None:
         self.folder = folder
+        #: How many transactions there have been.
+        self.rounds = 0
         self._power = power
         self._mode = mode
         self._database: Database | None = None
         self._lock = native.new_lock()
-        self._orders: native.SimpleQueue[_Order | None] = native.SimpleQueue()
+        # Orders wait here, and the bell is rung when there are as many as the thread wants: once for a round,
+        # for each time that a thread is woken costs more than what it then does.
+        self._orders: deque[_Order] = deque()
+        self._bell = native.new_lock()
+        self._bell.acquire()
+        self._wanted: float = 1
+        self._idles = False
+        self._closing = False
         self._told: native.SimpleQueue[_Order | None] = native.SimpleQueue()
         self._running = False
         # How many waited for the last round: they may well come again, and are worth a moment.
@@ -85,7 +99,13 @@ class Writer:
         order = _Order(step, sync)
         order.gate = native.Gate()
         self._give(order)
-        order.gate.wait()
+        if not order.gate.wait(_PATIENCE):
+            try:
+                self._orders.remove(order)
+            except ValueError:
+                order.gate.wait()  # it is being written just now
+            else:
+                raise _failure(self.folder, TimeoutError(f"somebody has been writing for {_PATIENCE:g} s"))
         if order.error is not None:
             raise order.error
         value: T = order.value
@@ -121,14 +141,17 @@ class Writer:
 
     def close(self) -> None:
         """End the threads and close the file, once all is written. What comes later opens it again."""
-        self._orders.put(None)
+        self._closing = True
+        self._ring()
 
     def _give(self, order: _Order) -> None:
+        self._orders.append(order)
+        if len(self._orders) >= self._wanted or (self._idles and order.gate is not None):
+            self._ring()
         with self._lock:
-            self._orders.put(order)
             if self._running:
                 return
-            self._running = True
+            self._running, self._closing = True, False
         try:
             native.start_thread(self._write, "background-journal")
         except RuntimeError:
@@ -139,58 +162,56 @@ class Writer:
         """The thread: rounds until it is told to end, and nothing is left."""
         native.start_thread(self._tell, "background-journal-told")
         left: list[_Order] = []
-        closing = False
         while True:
-            orders, told_to_close = self._next(left, wait=not closing)
-            closing = closing or told_to_close
-            left = self._round(orders) if orders else []
+            if left:
+                self._wait(_BACKOFF)
+            self._gather()
+            left = self._round(left)
             with self._lock:
-                if closing and not left and self._orders.empty():
+                if self._closing and not left and not self._orders:
                     self._running = False
                     self._told.put(None)
                     self._close()
                     return
 
-    def _next(self, left: list[_Order], wait: bool) -> tuple[list[_Order], bool]:
-        """What the next round has to write: what is left of the last one, and what has come."""
-        orders, closing = left, False
-        try:
-            if left:
-                order = self._orders.get(timeout=_BACKOFF)
-            else:
-                order = self._orders.get(block=wait)
-            linger_until = monotonic() + _LINGER
-            while True:
-                if order is None:
-                    closing = True
-                else:
-                    orders.append(order)
-                if len(orders) >= _ROUND:
-                    break
-                if len(orders) < self._expected and (time := linger_until - monotonic()) > 0:
-                    order = self._orders.get(timeout=time)
-                else:
-                    order = self._orders.get_nowait()
-        except native.Empty:
-            pass
-        return orders, closing
+    def _gather(self) -> None:
+        """Wait until there is something to write, and a moment for those who come again."""
+        self._wanted = 1
+        if not self._orders and not self._closing:
+            self._wait(-1)
+        if 0 < len(self._orders) < self._expected:
+            self._wanted = self._expected
+            if len(self._orders) < self._expected:
+                self._wait(_LINGER)
+        self._wanted = math.inf
+        if self._orders and not self._closing and all(order.gate is None for order in tuple(self._orders)):
+            self._idles = True
+            self._wait(_COMPANY)
+            self._idles = False
 
-    def _round(self, orders: list[_Order]) -> list[_Order]:
-        """Write all of them in one transaction. Returns those that have to be tried again."""
+    def _wait(self, timeout: float) -> None:
+        self._bell.acquire(timeout=timeout)
+
+    def _ring(self) -> None:
         try:
-            self._transact(orders)
-        except _Spoiled:
-            for order in orders:  # one of them raised: each by itself
-                try:
-                    self._transact([order])
-                except _Spoiled as spoiled:
-                    order.error = spoiled.__cause__
-                except (sqlite3.Error, OSError) as error:
-                    self._fail(order, error)
+            self._bell.release()
+        except RuntimeError:
+            pass  # it rings already
+
+    def _round(self, left: list[_Order]) -> list[_Order]:
+        """Write all that wait in one transaction. Returns those that have to be tried again."""
+        orders = left
+        try:
+            database = self._opened()
+            with database.turn:  # others may have it for a while: whoever comes meanwhile is taken along
+                orders += self._waiting()
+                self._attempt(database, orders)
         except (sqlite3.Error, OSError) as error:
+            orders += self._waiting()
             for order in orders:
-                self._fail(order, error)
+                order.error = order.error or _failure(self.folder, error)
         left = []
+        self.rounds += 1
         self._expected = sum(order.gate is not None for order in orders)
         for order in orders:
             if order.gate is not None:
@@ -202,29 +223,50 @@ class Writer:
                 left.append(order)
         return left
 
-    def _transact(self, orders: list[_Order]) -> None:
+    def _waiting(self) -> list[_Order]:
+        """What waits by now, for this round."""
+        found: list[_Order] = []
+        while self._orders and len(found) < _ROUND:
+            try:
+                found.append(self._orders.popleft())
+            except IndexError:  # it has just lost its patience
+                break
+        return found
+
+    def _opened(self) -> Database:
         with self._reading:
             if self._database is None:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._database = Database(self.folder, self._mode)
-        database = self._database
-        with database.turn:
-            full = self._power and (database.mode != "wal" or any(order.sync for order in orders))
-            connection = database.begin(full=full)
-            try:
-                _take(orders, connection)
-                connection.execute("commit")
-            except BaseException as error:
-                if connection.in_transaction:
-                    connection.execute("rollback")
-                if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF not in _HARMLESS:
-                    with self._reading:
-                        database.close()  # and open it anew for the next round
-                raise
-            database.checkpoint()
+            return self._database
 
-    def _fail(self, order: _Order, error: Exception) -> None:
-        order.error = _failure(self.folder, error)
+    def _attempt(self, database: Database, orders: list[_Order]) -> None:
+        """Write them together, or, if one of them raises, each by itself."""
+        if not orders:
+            return
+        try:
+            self._transact(database, orders)
+        except _Spoiled as spoiled:
+            if len(orders) == 1:
+                orders[0].error = spoiled.__cause__
+                return
+            for order in orders:
+                self._attempt(database, [order])
+        database.checkpoint()
+
+    def _transact(self, database: Database, orders: list[_Order]) -> None:
+        full = self._power and (database.mode != "wal" or any(order.sync for order in orders))
+        connection = database.begin(full=full)
+        try:
+            _take(orders, connection)
+            connection.execute("commit")
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF not in _HARMLESS:
+                with self._reading:
+                    database.close()  # and open it anew for the next round
+            raise
 
     def _tell(self) -> None:
         """The other thread: call those who want to know."""
@@ -241,11 +283,8 @@ class Writer:
     def _close(self) -> None:
         database = self._database
         if database is not None:
-            try:
-                with database.turn, self._reading:
-                    database.close()
-            except TimeoutError:
-                pass  # better open than closed out of turn
+            with database.turn, self._reading:
+                database.close()
 
 
 _writers: dict[Path, Writer] = {}
