@@ -81,7 +81,10 @@ class Journal:
         """Wait: the app has its own threads."""
         end = time.monotonic() + _PATIENCE
         while not stop.wait(0.01):
-            ended = all(item.status in _ENDED for item in self.background.items())
+            try:
+                ended = all(item.status in _ENDED for item in self.background.items())
+            except JournalError:  # the disk fails
+                ended = False
             if idle and (ended or time.monotonic() > end):
                 return
 
