@@ -13,6 +13,7 @@ from werkzeug.datastructures import FileStorage, Headers
 
 from . import data
 from .errors import ArgumentRefused, ItemCancelled, ItemFailed, JournalError, ResultLost
+from .journal.database import sync_folder
 from .journal.entry import Entry
 from .status import Attempt, Progress, Status
 
@@ -105,7 +106,7 @@ class Packing:
                     os.fsync(descriptor)
         if self._sync:
             for path in (folder, self._folder, self._folder.parent):
-                _sync_folder(path)
+                sync_folder(path)
 
 
 def entry_of(
@@ -202,11 +203,3 @@ def _error_of(entry: Entry) -> BaseException:
     failed = ItemFailed(f"{name} failed with {what['type']}: {what['message']}")
     failed.add_note(what["trace"])
     return failed
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -47,7 +47,7 @@ class DurableBackend(DurableRuns, Intake):
     ) -> None:
         power = settings.durability == "power"
         self.writer = writer_at(folder, power=power)
-        self.writer.do(lambda _: None, sync=False)  # opens it, or raises JournalError
+        self.writer.open()
         super().__init__(
             local,
             self.writer,

@@ -135,10 +135,12 @@ class Keeper:
     def _look_over(self, now: float) -> None:
         """Let go of what ended long ago; recover what has no owner, and park what has no task, any more."""
         backend = self._backend
+        owners.sweep(self._folder)
         for name in backend.writer.read(store.owners):
-            if not owners.exists(self._folder, name):  # somebody has removed its file
+            if not owners.exists(self._folder, name):  # somebody, or a power cut, has removed its file
                 recovered = backend.writer.do(partial(store.recover, owner=name, running=(), now=now))
                 backend.local.events.recovered(recovered.released, name)
+                backend.call_others()
         for item_id in backend.writer.do(
             partial(store.prune, before=now - backend.keep, limit=_PRUNED), sync=False
         ):

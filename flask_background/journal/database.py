@@ -51,6 +51,8 @@ class Database:
         if self.writer is None:
             if not self._path.exists():  # so that it is private whatever the umask; SQLite's others follow it
                 os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                sync_folder(self._path.parent)
+                sync_folder(self._path.parent.parent)
             connection = self._connect()
             try:
                 (mode,) = connection.execute(f"pragma journal_mode = {self.mode}").fetchone()
@@ -102,3 +104,12 @@ class Database:
         return sqlite3.connect(
             self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False, cached_statements=64
         )
+
+
+def sync_folder(path: Path) -> None:
+    """Let the names in a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

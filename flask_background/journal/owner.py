@@ -36,10 +36,8 @@ class Owner:
         self.id = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._lock = native.new_lock()
         self._running: set[str] = set()
+        self._closed = False
         self._path = folder / self.id
-        self.bell_path = self._path.with_suffix(".bell")
-        os.mkfifo(self.bell_path, 0o600)
-        self.bell = os.open(self.bell_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         # Under another name until it is locked, or it would look like a dead process's.
         new = self._path.with_suffix(".new")
         self._file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -47,19 +45,24 @@ class Owner:
         self._header = len(header)
         self._size = os.write(self._file, header)
         fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.bell_path = self._path.with_suffix(".bell")
+        os.mkfifo(self.bell_path, 0o600)
+        self.bell = os.open(self.bell_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         _own.add(self.id)
         new.rename(self._path)
+        ring(folder)  # the others are to watch over this one
 
     def begin(self, item_id: str) -> None:
         """A run is about to begin. Raises OSError if that cannot be written."""
         with self._lock:
             self._running.add(item_id)
-            self._size += os.write(self._file, f"+{item_id}\n".encode())
+            if not self._closed:
+                self._size += os.write(self._file, f"+{item_id}\n".encode())
 
     def end(self, item_id: str) -> None:
         """It has ended, and the journal knows."""
         with self._lock:
-            if item_id not in self._running:
+            if self._closed or item_id not in self._running:
                 return
             self._running.discard(item_id)
             with suppress(OSError):  # worth a crash too many for this item, should the process die now
@@ -72,11 +75,15 @@ class Owner:
     def spare(self) -> None:
         """The host may kill from now on: that is not the running items' fault."""
         with self._lock, suppress(OSError):
-            os.write(self._file, b"!\n")
+            if not self._closed:
+                os.write(self._file, b"!\n")
 
     def close(self) -> None:
         """Leave. Nothing may be owned any more."""
-        if self.id in _own:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True  # the descriptors are soon those of other files
             for suffix in ("", ".bell"):
                 self._path.with_suffix(suffix).unlink(missing_ok=True)
             _own.discard(self.id)
@@ -90,7 +97,7 @@ class Takeover:
     def __init__(self, path: Path, file: int) -> None:
         self._path = path
         self._file = file
-        _, *lines = _lines(file)
+        lines = _lines(file)[1:]  # nothing at all after a power cut
         self.charged = b"!" not in lines
         running: set[str] = set()
         for line in lines:
@@ -153,6 +160,18 @@ def exists(folder: Path, owner_id: str) -> bool:
     return owner_id in _own or (folder / owner_id).exists()
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a process has left that died while it became an owner."""
+    for name in os.listdir(folder):
+        path = folder / name
+        if path.suffix == ".new" and is_dead(folder, name):
+            path.unlink(missing_ok=True)
+        elif path.suffix == ".bell":
+            new, owner = path.with_suffix(".new"), path.with_suffix("")
+            if not new.exists() and not owner.exists():  # in this order: the one becomes the other
+                path.unlink(missing_ok=True)
+
+
 def knows(folder: Path, owner_id: str, task: str) -> bool:
     """Whether the process of an owner has a task of this name."""
     try:
@@ -180,9 +199,11 @@ def ring_one(bell: Path) -> None:
 
 
 def _lines(file: int) -> list[bytes]:
-    os.lseek(file, 0, os.SEEK_SET)
-    with os.fdopen(os.dup(file), "rb") as reader:
-        return reader.read().splitlines()
+    # By no other descriptor: to close that would free the lock.
+    content = b""
+    while more := os.pread(file, 1 << 20, len(content)):
+        content += more
+    return content.splitlines()
 
 
 def _after_fork() -> None:

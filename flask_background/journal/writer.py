@@ -37,7 +37,13 @@ _PATIENCE = 3.0
 _BACKOFF = 0.5
 
 # Nothing is wrong with the connection then.
-_HARMLESS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+_HARMLESS = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    # What could not be synced may be in the WAL; to open it anew would bring that back, although it was refused.
+    sqlite3.SQLITE_IOERR,
+)
 _OWN_FAULT = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError, sqlite3.DataError)
 
 
@@ -84,7 +90,8 @@ class Writer:
         self._bell.acquire()
         self._wanted: float = 1
         self._idles = False
-        self._closing = False
+        self._closing = True
+        self._users = 0
         self._told: native.SimpleQueue[_Order | None] = native.SimpleQueue()
         self._running = False
         # How many waited for the last round: they may well come again, and are worth a moment.
@@ -128,6 +135,8 @@ class Writer:
 
     def read(self, query: Step[T]) -> T:
         """Return what query returns. Never waits for a writer, in WAL mode. Raises JournalError."""
+        if not self._users:  # nothing is to stay open
+            return self.do(query, sync=False)
         for _ in range(2):
             with self._reading:
                 database = self._database
@@ -139,9 +148,25 @@ class Writer:
             self.do(lambda _: None, sync=False)  # opens it
         raise _failure(self.folder, TimeoutError("it is closed again and again"))
 
+    def open(self) -> None:
+        """Keep the file open from now on; raises JournalError if it cannot be opened."""
+        with self._lock:
+            self._users += 1
+            self._closing = False
+        try:
+            self.do(lambda _: None, sync=False)
+        except BaseException:
+            self.close()
+            raise
+
     def close(self) -> None:
-        """End the threads and close the file, once all is written. What comes later opens it again."""
-        self._closing = True
+        """The counterpart: the last one ends the threads and closes the file, once all is written.
+
+        What comes later is done all the same, and opens it for the moment.
+        """
+        with self._lock:
+            self._users -= 1
+            self._closing = not self._users
         self._ring()
 
     def _give(self, order: _Order) -> None:
@@ -151,7 +176,7 @@ class Writer:
         with self._lock:
             if self._running:
                 return
-            self._running, self._closing = True, False
+            self._running = True
         try:
             native.start_thread(self._write, "background-journal")
         except RuntimeError:
@@ -165,7 +190,8 @@ class Writer:
         while True:
             if left:
                 self._wait(_BACKOFF)
-            self._gather()
+            else:
+                self._gather()
             left = self._round(left)
             with self._lock:
                 if self._closing and not left and not self._orders:
