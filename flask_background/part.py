@@ -52,6 +52,8 @@ class AppPart:
         self.settings = Settings.from_config(app.config)
         #: Whether this process runs durable items: a web process may leave that to others.
         self.runs_durable = self.settings.run_in_web
+        #: The executors whose durable items this process runs; None: all.
+        self.executors: frozenset[str] | None = None
         self.looked = False
         self._durable: DurableBackend | None = None
 
@@ -119,7 +121,11 @@ class AppPart:
             return self._durable
         try:
             self._durable = DurableBackend(
-                self.backend, self.settings, self.folder, self.owner.registry, runs=self.runs_durable
+                self.backend,
+                self.settings,
+                self.folder,
+                self.owner.registry,
+                runs=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
             )
         finally:
             vars(self).pop("_opening", None)

@@ -8,6 +8,7 @@ step, and an end is told only when it is on disk.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
@@ -43,7 +44,13 @@ class DurableBackend(DurableRuns, Intake):
     """The durable items of one app, as one process sees them."""
 
     def __init__(
-        self, local: LocalBackend, settings: Settings, folder: Path, registry: Registry, *, runs: bool
+        self,
+        local: LocalBackend,
+        settings: Settings,
+        folder: Path,
+        registry: Registry,
+        *,
+        runs: Collection[str],
     ) -> None:
         power = settings.durability == "power"
         self.writer = writer_at(folder, power=power)
@@ -56,7 +63,8 @@ class DurableBackend(DurableRuns, Intake):
         )
         self.registry = registry
         self.keep = settings.keep
-        self.runs_items = runs
+        #: The executors whose items this process runs.
+        self.runs = frozenset(runs)
         self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
         self._backlog = True
         self._claiming = False
@@ -156,8 +164,10 @@ class DurableBackend(DurableRuns, Intake):
     def claim(self, now: float) -> None:
         """Take what this process has room for."""
         tasks = list(self.registry.tasks)
-        room = {name: room for name in self.local.executors if (room := self._room(name)) > 0}
-        self._backlog = self.writer.read(partial(store.is_free, tasks=tasks, now=now))
+        room = {name: room for name in self.runs if (room := self._room(name)) > 0}
+        self._backlog = self.writer.read(
+            partial(store.is_free, tasks=tasks, now=now, executors=list(self.runs))
+        )
         if not self._backlog or not room:
             return
         if self._claiming:
@@ -173,6 +183,14 @@ class DurableBackend(DurableRuns, Intake):
         few = len(executor.queued) + len(executor.running) <= executor.capacity
         if few and self._backlog and not self._claiming:
             self.keeper.ring()
+
+    def has_nothing_to_do(self) -> bool:
+        """Whether nothing is in flight here, and nothing that this process could take is due."""
+        tasks = list(self.registry.tasks)
+        free = self.writer.read(
+            partial(store.is_free, tasks=tasks, now=time.time(), executors=list(self.runs))
+        )
+        return not free and not self._claiming and self.local.ledger.is_idle()
 
     def cancel_here(self, item_id: str) -> None:
         """Somebody in another process wants this one to end."""
@@ -252,7 +270,7 @@ class DurableBackend(DurableRuns, Intake):
         self.writer.later(step, lambda _: self.packing.forget(item.id))
 
     def _has_room(self, executor: str) -> bool:
-        return self.runs_items and self.local.ledger.phase is Phase.RUNNING and self._room(executor) > 0
+        return executor in self.runs and self.local.ledger.phase is Phase.RUNNING and self._room(executor) > 0
 
     def _room(self, name: str) -> int:
         executor = self.local.executors[name]

@@ -84,13 +84,13 @@ class Keeper:
             self._recover(name)
         for item_id in backend.writer.read(partial(store.cancels, owner=backend.owner.id)):
             backend.cancel_here(item_id)
-        if backend.runs_items and backend.local.ledger.phase is Phase.RUNNING:
+        if backend.runs and backend.local.ledger.phase is Phase.RUNNING:
             self._fire(now)
             backend.claim(now)
         if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
             self._looked_over_at = now
             self._look_over(now)
-        periodic = list(backend.registry.periodic) if backend.runs_items else []
+        periodic = list(backend.registry.periodic) if backend.runs else []
         due = backend.writer.read(partial(store.next_due, now=now, periodic=periodic))
         return _NET if due is None else min(_NET, max(0.0, due - time.time()))
 

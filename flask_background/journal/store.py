@@ -268,12 +268,13 @@ def owners(db: sqlite3.Connection) -> list[str]:
     return [owner for (owner,) in db.execute("select distinct owner from item where owner is not null")]
 
 
-def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float) -> bool:
-    """Whether there is an item to claim, of one of these tasks."""
-    known = ", ".join("?" * len(tasks))
+def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float, executors: Collection[str]) -> bool:
+    """Whether there is an item to claim, of one of these tasks, for one of these executors."""
+    known, named = ", ".join("?" * len(tasks)), ", ".join("?" * len(executors))
     found = db.execute(
-        f"select 1 from item where status = 'queued' and owner is null and due <= ? and task in ({known}) limit 1",
-        (now, *tasks),
+        f"select 1 from item where status = 'queued' and owner is null and due <= ? and task in ({known})"
+        f" and executor in ({named}) limit 1",
+        (now, *tasks, *executors),
     )
     return found.fetchone() is not None
 
