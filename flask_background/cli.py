@@ -1,6 +1,7 @@
 """``flask background``: look at durable items, change them, and run them outside the web processes.
 
-Errors are one line, and the exit status is 1, or 2 for a command that makes no sense. Arguments are never shown.
+Errors are one line, and the exit status is 1, or 2 for a command that makes no sense. Items' arguments are
+never shown.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from .errors import BackgroundError
-from .journal import store
+from .journal import queries, store
 from .packing import attempt_of
 from .status import Status
 from .worker import run_worker
@@ -109,7 +110,7 @@ def run(part: AppPart, task: str, args: tuple[str, ...], wait: bool, as_json: bo
 def list_(part: AppPart, status: str | None, task: str | None, limit: int, as_json: bool) -> None:
     """The items that were enqueued last."""
     wanted = None if status is None else Status(status)
-    entries = _read(part, partial(store.entries, status=wanted, task=task, limit=limit))
+    entries = _read(part, partial(queries.entries, status=wanted, task=task, limit=limit))
     if as_json:
         click.echo(json.dumps([_fields(entry) for entry in entries]))
     else:
@@ -136,7 +137,7 @@ def show(part: AppPart, item_id: str, as_json: bool) -> None:
 def cancel(part: AppPart, item_id: str, as_json: bool) -> None:
     """Take a queued item back; ask a running one to end."""
     _entry(part, item_id)
-    answer = part.durable.writer.do(partial(store.request_cancel, id=item_id, now=time.time()))
+    answer = part.durable.writer.do(partial(store.request_cancel, item_id=item_id, now=time.time()))
     part.durable.call_others()
     _answer(item_id, answer, "it has ended", as_json)
 
@@ -147,7 +148,7 @@ def cancel(part: AppPart, item_id: str, as_json: bool) -> None:
 def retry(part: AppPart, item_id: str, as_json: bool) -> None:
     """Run an item again that has failed, was parked or cancelled."""
     entry = _entry(part, item_id)
-    done = part.durable.writer.do(partial(store.retry, id=item_id, now=time.time()))
+    done = part.durable.writer.do(partial(store.retry, item_id=item_id, now=time.time()))
     part.durable.call_others()
     _answer(item_id, "queued" if done else None, f"it is {entry.status}", as_json)
 
@@ -169,7 +170,7 @@ def purge(part: AppPart, statuses: tuple[str, ...], as_json: bool) -> None:
 @_json
 def stats(part: AppPart, as_json: bool) -> None:
     """How many items there are, by status."""
-    found = _read(part, store.stats)
+    found = _read(part, queries.stats)
     counts = {str(status): found.get(status, 0) for status in Status if status is not Status.INTERRUPTED}
     if as_json:
         click.echo(json.dumps(counts))

@@ -95,7 +95,7 @@ class Stopping(Refused):
 
 
 class JournalError(Refused):
-    """The journal cannot be written or read: what was to be enqueued is not. The message says where to look."""
+    """The journal cannot be used: what was to be enqueued is not. The message says where to look."""
 
     retry_after_seconds = 5
 

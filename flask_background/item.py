@@ -70,8 +70,8 @@ ending_item_var: ContextVar[WorkItem[Any]] = ContextVar("flask_background.ending
 class WorkItem(Generic[R]):
     """One enqueued call of a task: what ``enqueue`` returns, and what ``current_item`` stands for.
 
-    ``id`` is 24 hexadecimal digits, at least 16 of them random: hard enough to guess to stand in a URL. ``state`` is the copied
-    request (None outside of one).
+    ``id`` is 24 hexadecimal digits, at least 16 of them random: hard enough to guess to stand in a URL.
+    ``state`` is the copied request (None outside of one).
     """
 
     # Tens of thousands may be queued, so what only a running or awaited item has is made when it is needed.

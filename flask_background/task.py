@@ -99,8 +99,8 @@ class Task(Generic[P, R]):
         ``when="response"``: start when the response has been sent; drop the item if the view ends in an
         unhandled exception. Outside of a request it starts at once. ``timeout``: seconds that a run may take,
         or None. ``executor``: the name of another executor. ``durable``: in the journal. ``delay``: seconds,
-        or a timedelta, ``run_at``: an aware datetime; before that it does not start. ``key``: while an item of
-        this task with the same key is queued or running, enqueue returns that one. ``max_attempts``,
+        or a timedelta, ``run_at``: an aware datetime; before that it does not start. ``key``: while an item
+        of this task with the same key is queued or running, enqueue returns that one. ``max_attempts``,
         ``backoff``, ``retry_on``, ``max_crashes``: see ``Background.task``.
         """
         task = copy(self)

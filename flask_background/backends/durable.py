@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 from ..item import WorkItem
-from ..journal import store
+from ..journal import queries, store
 from ..journal.entry import Entry
 from ..journal.owner import Owner
-from ..journal.writer import Insert, Step, writer_at
+from ..journal.rounds import Insert, Step
+from ..journal.writer import writer_at
 from ..journaled import JournaledItem
 from ..packing import Packing, attempt_of, entry_of, state_of
 from ..status import Attempt, Status
@@ -128,11 +129,11 @@ class DurableBackend(DurableRuns, Intake):
 
     def items(self) -> list[JournaledItem[Any]]:
         """Those that were enqueued last, oldest first."""
-        return [self.handle(entry) for entry in self.writer.read(store.entries)]
+        return [self.handle(entry) for entry in self.writer.read(queries.entries)]
 
     def look(self, item_id: str) -> Entry | None:
         """What the journal knows of an item."""
-        return self.writer.read(partial(store.get, id=item_id))
+        return self.writer.read(partial(queries.get, item_id=item_id))
 
     def read_attempt(self, entry: Entry) -> Attempt:
         """The last attempt, as far as the journal knows it."""
@@ -154,7 +155,7 @@ class DurableBackend(DurableRuns, Intake):
             if asked and item.status is Status.CANCELLED:
                 self._end_unrun(item)
             return asked
-        answer = self.writer.do(partial(store.request_cancel, id=item.id, now=time.time()))
+        answer = self.writer.do(partial(store.request_cancel, item_id=item.id, now=time.time()))
         if answer == "asked":
             self.call_others()
         return answer is not None
@@ -166,7 +167,7 @@ class DurableBackend(DurableRuns, Intake):
         tasks = list(self.registry.tasks)
         room = {name: room for name in self.runs if (room := self._room(name)) > 0}
         self._backlog = self.writer.read(
-            partial(store.is_free, tasks=tasks, now=now, executors=list(self.runs))
+            partial(queries.is_free, tasks=tasks, now=now, executors=list(self.runs))
         )
         if not self._backlog or not room:
             return
@@ -188,7 +189,7 @@ class DurableBackend(DurableRuns, Intake):
         """Whether nothing is in flight here, and nothing that this process could take is due."""
         tasks = list(self.registry.tasks)
         free = self.writer.read(
-            partial(store.is_free, tasks=tasks, now=time.time(), executors=list(self.runs))
+            partial(queries.is_free, tasks=tasks, now=time.time(), executors=list(self.runs))
         )
         return not free and not self._claiming and self.local.ledger.is_idle()
 
@@ -250,7 +251,7 @@ class DurableBackend(DurableRuns, Intake):
     def _park_unread(self, entry: Entry, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"
         self.trouble(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
-        step = partial(store.park, id=entry.id, fence=entry.fence, reason=reason, now=time.time())
+        step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=time.time())
         self.writer.later(step)
 
     def _call_for_round(self) -> None:
@@ -265,7 +266,7 @@ class DurableBackend(DurableRuns, Intake):
         assert isinstance(item, JournaledItem)
         assert item.entry is not None
         step = partial(
-            store.finish, id=item.id, fence=item.entry.fence, status=Status.CANCELLED, now=time.time()
+            store.finish, item_id=item.id, fence=item.entry.fence, status=Status.CANCELLED, now=time.time()
         )
         self.writer.later(step, lambda _: self.packing.forget(item.id))
 

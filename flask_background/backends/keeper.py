@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .. import native
 from ..journal import owner as owners
-from ..journal import store
+from ..journal import queries, store
 from ..journal.wake import Watch
 from ..status import Status
 from .base import Phase
@@ -82,7 +82,7 @@ class Keeper:
         backend, now = self._backend, time.time()
         for name in dead:
             self._recover(name)
-        for item_id in backend.writer.read(partial(store.cancels, owner=backend.owner.id)):
+        for item_id in backend.writer.read(partial(queries.cancels, owner=backend.owner.id)):
             backend.cancel_here(item_id)
         if backend.runs and backend.local.ledger.phase is Phase.RUNNING:
             self._fire(now)
@@ -91,7 +91,7 @@ class Keeper:
             self._looked_over_at = now
             self._look_over(now)
         periodic = list(backend.registry.periodic) if backend.runs else []
-        due = backend.writer.read(partial(store.next_due, now=now, periodic=periodic))
+        due = backend.writer.read(partial(queries.next_due, now=now, periodic=periodic))
         return _NET if due is None else min(_NET, max(0.0, due - time.time()))
 
     def _recover(self, name: str) -> None:
@@ -123,7 +123,7 @@ class Keeper:
                 )
                 backend.writer.do(first)
                 self._scheduled.add(name)
-        for name, planned in backend.writer.read(partial(store.planned, now=now)).items():
+        for name, planned in backend.writer.read(partial(queries.planned, now=now)).items():
             if name in periodic:
                 task, schedule = periodic[name]
                 following = schedule.catch_up(planned, now)
@@ -136,7 +136,7 @@ class Keeper:
         """Let go of what ended long ago; recover what has no owner, and park what has no task, any more."""
         backend = self._backend
         owners.sweep(self._folder)
-        for name in backend.writer.read(store.owners):
+        for name in backend.writer.read(queries.owners):
             if not owners.exists(self._folder, name):  # somebody, or a power cut, has removed its file
                 recovered = backend.writer.do(partial(store.recover, owner=name, running=(), now=now))
                 backend.local.events.recovered(recovered.released, name)
@@ -148,9 +148,11 @@ class Keeper:
         for item_id in backend.packing.orphans(now - _ORPHANED):
             if backend.look(item_id) is None:
                 backend.packing.forget(item_id)
-        for entry in backend.writer.read(partial(store.unknown, tasks=list(backend.registry.tasks), now=now)):
+        for entry in backend.writer.read(
+            partial(queries.unknown, tasks=list(backend.registry.tasks), now=now)
+        ):
             if not any(owners.knows(self._folder, name, entry.task) for name in owners.others(self._folder)):
                 reason = f"no process of the app has a task named {entry.task!r}"
-                step = partial(store.park, id=entry.id, fence=entry.fence, reason=reason, now=now)
+                step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=now)
                 if backend.writer.do(step):
                     backend.tell_end(replace(entry, status=Status.FAILED, reason=reason))

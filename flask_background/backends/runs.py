@@ -69,7 +69,7 @@ class DurableRuns(ABC):
             self.let_arguments_go(item)
             return False
         run.number = entry.attempt + 1
-        began = partial(store.start, id=item.id, fence=entry.fence, now=run.started or time.time())
+        began = partial(store.start, item_id=item.id, fence=entry.fence, now=run.started or time.time())
         self.writer.later(began, sync=False)
         return True
 
@@ -104,12 +104,14 @@ class DurableRuns(ABC):
 
     def _report(self, item: JournaledItem[Any], entry: Entry, progress: Progress) -> None:
         text = progress_as_data(progress)
-        self.writer.later(partial(store.report, id=item.id, fence=entry.fence, progress=text), sync=False)
+        self.writer.later(
+            partial(store.report, item_id=item.id, fence=entry.fence, progress=text), sync=False
+        )
 
     def give_back(self, item: JournaledItem[Any]) -> None:
         """Leave an item that has not started to the other processes, and to those that come."""
         assert item.entry is not None
-        step = partial(store.release, id=item.id, fence=item.entry.fence)
+        step = partial(store.release, item_id=item.id, fence=item.entry.fence)
         self.writer.later(step, lambda _: self._leave(item))
 
     def park(self, item: JournaledItem[Any], reason: str) -> None:
@@ -117,7 +119,9 @@ class DurableRuns(ABC):
         assert item.entry is not None
         why = ItemFailed(f"item {item.id} ({item.task_name}) was parked: {reason}")
         if self.local.withdraw(item, (Status.FAILED, None, why)):
-            step = partial(store.park, id=item.id, fence=item.entry.fence, reason=reason, now=time.time())
+            step = partial(
+                store.park, item_id=item.id, fence=item.entry.fence, reason=reason, now=time.time()
+            )
             self.writer.later(step)
 
     def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:

@@ -1,8 +1,8 @@
 """When a gunicorn worker has started: the moment for an app to look for items that others have left.
 
 Without a line in gunicorn.conf.py: gunicorn calls ``post_worker_init`` when the app is loaded, and finds it
-in the configuration that after the fork is the worker's own. An app that a worker loads finds that worker; one
-that the master has preloaded finds its worker right after the fork, on the stack of the master's code.
+in the configuration that after the fork is the worker's own. An app that a worker loads finds that worker;
+one that the master has preloaded finds its worker right after the fork, on the stack of the master's code.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The SQLite file: how it is opened, written in one transaction, checkpointed and closed.
 
 SQLite before 3.51.3 can corrupt a database in WAL mode when one connection commits while another one resets
-the WAL after a checkpoint (sqlite.org: "WAL-reset bug"). That cannot happen here: whoever writes, checkpoints,
-opens or closes holds the turn (turn.py), and SQLite makes no checkpoint by itself (``wal_autocheckpoint=0``).
-So no commit ever meets a checkpoint, among the app's processes; other programs should only read the file.
+the WAL after a checkpoint (sqlite.org: "WAL-reset bug"). That cannot happen here: whoever writes,
+checkpoints, opens or closes holds the turn (turn.py), and SQLite makes no checkpoint by itself
+(``wal_autocheckpoint=0``). So no commit ever meets a checkpoint, among the app's processes; other programs
+should only read the file.
 
 Where the file system cannot do WAL (it needs shared memory), the rollback journal is used, which does not
 have that bug.

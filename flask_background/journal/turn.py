@@ -11,8 +11,8 @@ from types import TracebackType
 class Turn:
     """A record lock on a file of its own, which the kernel frees when its holder dies. For one thread.
 
-    SQLite's own wait for a lock sleeps up to 0.1 s between its tries, and has no order. This one has no limit:
-    whoever cannot wait that long is to wait for the thread that does.
+    SQLite's own wait for a lock sleeps up to 0.1 s between its tries, and has no order. This one has no
+    limit: whoever cannot wait that long is to wait for the thread that does.
     """
 
     def __init__(self, path: Path) -> None:

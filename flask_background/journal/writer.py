@@ -12,18 +12,15 @@ import sqlite3
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from .. import native
 from ..errors import JournalError
-from .database import Database, Mode
-from .entry import Entry
-from .store import insert_all
+from .database import Mode
+from .rounds import Order, Rounds, Step
 
 T = TypeVar("T")
-Step = Callable[[sqlite3.Connection], T]
 
 # How many steps one transaction carries at most.
 _ROUND = 2_000
@@ -36,41 +33,6 @@ _PATIENCE = 3.0
 # How long to wait after a failed round, in seconds.
 _BACKOFF = 0.5
 
-# Nothing is wrong with the connection then.
-_HARMLESS = (
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_FULL,
-    # What could not be synced may be in the WAL; to open it anew would bring that back, although it was refused.
-    sqlite3.SQLITE_IOERR,
-)
-_OWN_FAULT = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError, sqlite3.DataError)
-
-
-@dataclass(frozen=True, slots=True)
-class Insert:
-    """The step that enters an item without a key: all of a round are written together."""
-
-    entry: Entry
-
-    def __call__(self, connection: sqlite3.Connection) -> Entry | None:
-        insert_all(connection, [self.entry])
-        return None
-
-
-class _Order:
-    """A step, and what becomes of it."""
-
-    __slots__ = ("error", "gate", "step", "sync", "then", "value")
-
-    def __init__(self, step: Step[Any], sync: bool) -> None:
-        self.step = step
-        self.sync = sync
-        self.gate: native.Gate | None = None
-        self.then: Callable[[Any], object] | None = None
-        self.value: Any = None
-        self.error: BaseException | None = None
-
 
 class Writer:
     """Writes to one journal for one process; ``power``: what is acknowledged survives a power cut."""
@@ -79,31 +41,28 @@ class Writer:
         self.folder = folder
         #: How many transactions there have been.
         self.rounds = 0
-        self._power = power
-        self._mode = mode
-        self._database: Database | None = None
+        self._rounds = Rounds(folder, power=power, mode=mode)
         self._lock = native.new_lock()
         # Orders wait here, and the bell is rung when there are as many as the thread wants: once for a round,
         # for each time that a thread is woken costs more than what it then does.
-        self._orders: deque[_Order] = deque()
+        self._orders: deque[Order] = deque()
         self._bell = native.new_lock()
         self._bell.acquire()
         self._wanted: float = 1
         self._idles = False
         self._closing = True
         self._users = 0
-        self._told: native.SimpleQueue[_Order | None] = native.SimpleQueue()
+        self._told: native.SimpleQueue[Order | None] = native.SimpleQueue()
         self._running = False
         # How many waited for the last round: they may well come again, and are worth a moment.
         self._expected = 0
-        self._reading = native.new_lock()
 
     def do(self, step: Step[T], *, sync: bool = True) -> T:
         """Take a step, and return what it returned when it is written. Raises JournalError if it cannot be.
 
         ``sync``: at level "power", whether it has to survive a power cut.
         """
-        order = _Order(step, sync)
+        order = Order(step, sync)
         order.gate = native.Gate()
         self._give(order)
         if not order.gate.wait(_PATIENCE):
@@ -112,7 +71,7 @@ class Writer:
             except ValueError:
                 order.gate.wait()  # it is being written just now
             else:
-                raise _failure(self.folder, TimeoutError(f"somebody has been writing for {_PATIENCE:g} s"))
+                raise self._rounds.failure(TimeoutError(f"somebody has been writing for {_PATIENCE:g} s"))
         if order.error is not None:
             raise order.error
         value: T = order.value
@@ -123,7 +82,7 @@ class Writer:
 
         ``then`` is called on a thread for that, one after the other; it must not raise.
         """
-        order = _Order(step, sync)
+        order = Order(step, sync)
         order.then = then
         self._give(order)
 
@@ -138,15 +97,11 @@ class Writer:
         if not self._users:  # nothing is to stay open
             return self.do(query, sync=False)
         for _ in range(2):
-            with self._reading:
-                database = self._database
-                if database is not None and database.reader is not None:
-                    try:
-                        return query(database.reader)
-                    except sqlite3.Error as error:
-                        raise _failure(self.folder, error) from error
+            found = self._rounds.read(query)
+            if found is not None:
+                return found[0]
             self.do(lambda _: None, sync=False)  # opens it
-        raise _failure(self.folder, TimeoutError("it is closed again and again"))
+        raise self._rounds.failure(TimeoutError("it is closed again and again"))
 
     def open(self) -> None:
         """Keep the file open from now on; raises JournalError if it cannot be opened."""
@@ -169,7 +124,7 @@ class Writer:
             self._closing = not self._users
         self._ring()
 
-    def _give(self, order: _Order) -> None:
+    def _give(self, order: Order) -> None:
         self._orders.append(order)
         if len(self._orders) >= self._wanted or (self._idles and order.gate is not None):
             self._ring()
@@ -186,7 +141,7 @@ class Writer:
     def _write(self) -> None:
         """The thread: rounds until it is told to end, and nothing is left."""
         native.start_thread(self._tell, "background-journal-told")
-        left: list[_Order] = []
+        left: list[Order] = []
         while True:
             if left:
                 self._wait(_BACKOFF)
@@ -197,7 +152,7 @@ class Writer:
                 if self._closing and not left and not self._orders:
                     self._running = False
                     self._told.put(None)
-                    self._close()
+                    self._rounds.close()
                     return
 
     def _gather(self) -> None:
@@ -224,18 +179,19 @@ class Writer:
         except RuntimeError:
             pass  # it rings already
 
-    def _round(self, left: list[_Order]) -> list[_Order]:
+    def _round(self, left: list[Order]) -> list[Order]:
         """Write all that wait in one transaction. Returns those that have to be tried again."""
         orders = left
         try:
-            database = self._opened()
+            database = self._rounds.open()
             with database.turn:  # others may have it for a while: whoever comes meanwhile is taken along
                 orders += self._waiting()
-                self._attempt(database, orders)
+                if orders:
+                    self._rounds.write(database, orders)
         except (sqlite3.Error, OSError) as error:
             orders += self._waiting()
             for order in orders:
-                order.error = order.error or _failure(self.folder, error)
+                order.error = self._rounds.failure(error)
         left = []
         self.rounds += 1
         self._expected = sum(order.gate is not None for order in orders)
@@ -249,50 +205,15 @@ class Writer:
                 left.append(order)
         return left
 
-    def _waiting(self) -> list[_Order]:
+    def _waiting(self) -> list[Order]:
         """What waits by now, for this round."""
-        found: list[_Order] = []
+        found: list[Order] = []
         while self._orders and len(found) < _ROUND:
             try:
                 found.append(self._orders.popleft())
             except IndexError:  # it has just lost its patience
                 break
         return found
-
-    def _opened(self) -> Database:
-        with self._reading:
-            if self._database is None:
-                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._database = Database(self.folder, self._mode)
-            return self._database
-
-    def _attempt(self, database: Database, orders: list[_Order]) -> None:
-        """Write them together, or, if one of them raises, each by itself."""
-        if not orders:
-            return
-        try:
-            self._transact(database, orders)
-        except _Spoiled as spoiled:
-            if len(orders) == 1:
-                orders[0].error = spoiled.__cause__
-                return
-            for order in orders:
-                self._attempt(database, [order])
-        database.checkpoint()
-
-    def _transact(self, database: Database, orders: list[_Order]) -> None:
-        full = self._power and (database.mode != "wal" or any(order.sync for order in orders))
-        connection = database.begin(full=full)
-        try:
-            _take(orders, connection)
-            connection.execute("commit")
-        except BaseException as error:
-            if connection.in_transaction:
-                connection.execute("rollback")
-            if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF not in _HARMLESS:
-                with self._reading:
-                    database.close()  # and open it anew for the next round
-            raise
 
     def _tell(self) -> None:
         """The other thread: call those who want to know."""
@@ -305,12 +226,6 @@ class Writer:
             except Exception:
                 traceback.print_exc()
             order = None  # or an idle thread would keep it
-
-    def _close(self) -> None:
-        database = self._database
-        if database is not None:
-            with database.turn, self._reading:
-                database.close()
 
 
 _writers: dict[Path, Writer] = {}
@@ -338,30 +253,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def _take(orders: list[_Order], connection: sqlite3.Connection) -> None:
-    """Let every step do its part of the transaction."""
-    try:
-        entries = [order.step.entry for order in orders if isinstance(order.step, Insert)]
-        insert_all(connection, entries)
-        for order in orders:
-            if not isinstance(order.step, Insert):
-                order.value = order.step(connection)
-    except sqlite3.Error as error:
-        if isinstance(error, _OWN_FAULT):
-            raise _Spoiled from error
-        raise
-    except BaseException as error:
-        raise _Spoiled from error
-
-
-class _Spoiled(Exception):
-    """A step raised something that is not the disk's fault."""
-
-
-def _failure(folder: Path, error: Exception) -> JournalError:
-    return JournalError(
-        f"the journal in {folder} cannot be used ({error}): nothing was enqueued. Is the disk full, is the folder"
-        " writable for this process, does another program hold a lock on journal.sqlite3?"
-    )
