@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 from ..item import WorkItem
+from ..journal import owner as owners
 from ..journal import queries, store
 from ..journal.entry import Entry
 from ..journal.owner import Owner
@@ -259,7 +260,7 @@ class DurableBackend(DurableRuns, Intake):
         rounds = self.writer.rounds
         if rounds != self._called_at:
             self._called_at = rounds
-            self.call_others()
+            owners.ring(self.owner.folder, but=None if self.runs else self.owner.id)
 
     def _end_unrun(self, item: WorkItem[Any]) -> None:
         """It was withdrawn before it ran; the journal hears of that."""

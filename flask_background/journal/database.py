@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -25,12 +24,11 @@ Mode = Literal["wal", "truncate"]
 
 # How long SQLite waits for another program that holds a lock, in seconds.
 _BUSY = 2.0
-# From so many bytes on the WAL is copied back and emptied; where somebody reads it, that is tried again after
-# so many seconds.
-_LONG = 4_000_000
-_AGAIN = 1.0
-# It is looked at after so many commits.
-_LOOK = 32
+# After so many commits the WAL is copied back; where somebody reads it, that is tried again after so many.
+_COMMITS = 250
+_AGAIN = 25
+# What is left of a WAL that has become longer, in bytes.
+_LONG = 16_000_000
 
 
 class Database:
@@ -39,8 +37,6 @@ class Database:
     def __init__(self, folder: Path, mode: Mode = "wal") -> None:
         self._path = folder / "journal.sqlite3"
         self.mode = mode
-        self._wal = self._path.with_name(self._path.name + "-wal")
-        self._not_before = 0.0
         self._commits = 0
         self._full: bool | None = None
         self.writer: sqlite3.Connection | None = None
@@ -61,6 +57,7 @@ class Database:
                     self.mode = "truncate"
                     connection.execute("pragma journal_mode = truncate")
                 connection.execute("pragma wal_autocheckpoint = 0")
+                connection.execute(f"pragma journal_size_limit = {_LONG}")
                 schema = resources.files(__package__).joinpath("schema.sql").read_text()
                 connection.executescript(f"begin immediate; {schema} commit;")
             except BaseException:
@@ -81,18 +78,13 @@ class Database:
         return connection
 
     def checkpoint(self) -> None:
-        """Copy the WAL back to the database if it has grown long. The caller has the turn."""
+        """Copy the WAL back to the database if much has been written. The caller has the turn."""
         self._commits += 1
-        if (
-            self.mode != "wal"
-            or self.writer is None
-            or self._commits % _LOOK
-            or time.monotonic() < self._not_before
-        ):
+        if self.mode != "wal" or self.writer is None or self._commits < _COMMITS:
             return
-        if self._wal.exists() and self._wal.stat().st_size >= _LONG:
-            (busy, *_) = self.writer.execute("pragma wal_checkpoint(truncate)").fetchone()
-            self._not_before = time.monotonic() + (_AGAIN if busy else 0.0)
+        # Not truncated: to write where the file has been before takes half the time of letting it grow.
+        (busy, *_) = self.writer.execute("pragma wal_checkpoint(restart)").fetchone()
+        self._commits = _COMMITS - _AGAIN if busy else 0
 
     def close(self) -> None:
         """Close both connections; the caller has the turn, for the last one to close makes a checkpoint."""

@@ -181,10 +181,10 @@ def knows(folder: Path, owner_id: str, task: str) -> bool:
         return False
 
 
-def ring(folder: Path) -> None:
-    """Wake every process of the app."""
+def ring(folder: Path, but: str | None = None) -> None:
+    """Wake every process of the app, but this owner's."""
     for name in os.listdir(folder):
-        if name.endswith(".bell"):
+        if name.endswith(".bell") and name != f"{but}.bell":
             ring_one(folder / name)
 
 

@@ -18,10 +18,22 @@ class Turn:
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
+    def take(self) -> bool:
+        """Take it without waiting, if nobody has it. ``with`` waits."""
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def give_back(self) -> None:
+        """It is the next one's."""
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
     def __enter__(self) -> None:
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+        self.give_back()

@@ -50,6 +50,7 @@ class Writer:
         self._bell.acquire()
         self._wanted: float = 1
         self._idles = False
+        self._writing = native.new_lock()
         self._closing = True
         self._users = 0
         self._told: native.SimpleQueue[Order | None] = native.SimpleQueue()
@@ -63,15 +64,17 @@ class Writer:
         ``sync``: at level "power", whether it has to survive a power cut.
         """
         order = Order(step, sync)
-        order.gate = native.Gate()
-        self._give(order)
-        if not order.gate.wait(_PATIENCE):
-            try:
-                self._orders.remove(order)
-            except ValueError:
-                order.gate.wait()  # it is being written just now
-            else:
-                raise self._rounds.failure(TimeoutError(f"somebody has been writing for {_PATIENCE:g} s"))
+        if not self._write_alone(order):
+            order.gate = native.Gate()
+            self._give(order)
+            if not order.gate.wait(_PATIENCE):
+                try:
+                    self._orders.remove(order)
+                except ValueError:
+                    order.gate.wait()  # it is being written just now
+                else:
+                    why = TimeoutError(f"somebody has been writing for {_PATIENCE:g} s")
+                    raise self._rounds.failure(why)
         if order.error is not None:
             raise order.error
         value: T = order.value
@@ -124,6 +127,25 @@ class Writer:
             self._closing = not self._users
         self._ring()
 
+    def _write_alone(self, order: Order) -> bool:
+        """Write an order here and now, without waking a thread, if nobody else writes or waits to."""
+        if self._expected > 1 or self._orders or not self._users or not self._writing.acquire(blocking=False):
+            return False
+        try:
+            database = self._rounds.open()
+            if not database.turn.take():
+                return False
+            try:
+                self._rounds.write(database, [order])
+            finally:
+                database.turn.give_back()
+        except (sqlite3.Error, OSError) as error:
+            order.error = self._rounds.failure(error)
+        finally:
+            self._writing.release()
+        self.rounds += 1
+        return True
+
     def _give(self, order: Order) -> None:
         self._orders.append(order)
         if len(self._orders) >= self._wanted or (self._idles and order.gate is not None):
@@ -152,7 +174,8 @@ class Writer:
                 if self._closing and not left and not self._orders:
                     self._running = False
                     self._told.put(None)
-                    self._rounds.close()
+                    with self._writing:
+                        self._rounds.close()
                     return
 
     def _gather(self) -> None:
@@ -184,7 +207,7 @@ class Writer:
         orders = left
         try:
             database = self._rounds.open()
-            with database.turn:  # others may have it for a while: whoever comes meanwhile is taken along
+            with self._writing, database.turn:  # it may take a while: whoever comes meanwhile is taken along
                 orders += self._waiting()
                 if orders:
                     self._rounds.write(database, orders)

@@ -42,8 +42,8 @@ class Journal:
     ) -> None:
         if mode != "wal":  # as on a file system that cannot do WAL
             Writer.__init__.__kwdefaults__ = {"mode": mode}
-        if long is not None:  # of the WAL: make checkpoints often
-            database._LONG, database._AGAIN = long, 0.0
+        if long is not None:  # so many commits: make checkpoints often
+            database._COMMITS = long
         self._uploads = uploads
         self._done = done
         self._names: dict[str, str] = {}
