@@ -32,6 +32,8 @@ Tell = Callable[[object], None]
 StartStorm = Callable[..., Storm]
 
 FULL = os.environ.get("FAULTS") == "full"
+# How long a test may take, in seconds.
+TIMEOUT = 3_600 if FULL else 120
 
 
 @pytest.fixture(scope="session")

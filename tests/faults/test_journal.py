@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .aftermath import unfinished
-from .conftest import Size, StartStorm, Tell
+from .conftest import TIMEOUT, Size, StartStorm, Tell
 from .power import cut
 from .product import Journal
 from .syscalls import Place, attempt, kill_at, places, some
@@ -17,7 +17,7 @@ from .syscalls import Place, attempt, kill_at, places, some
 KINDS: list[dict[str, Any]] = [{"uploads": True}, {"long": 2}, {"mode": "truncate"}]
 
 
-@pytest.mark.timeout(3_600)
+@pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_power_cut(tmp_path: Path, size: Size, tell: Tell, kind: dict[str, Any]) -> None:
     """At level "power" everything acknowledged is there, wherever the power is cut."""
@@ -36,7 +36,7 @@ def test_a_power_cut_at_level_process(tmp_path: Path) -> None:
     assert not outcome.killed, outcome
 
 
-@pytest.mark.timeout(3_600)
+@pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize("kind", [KINDS[1], KINDS[2]])
 def test_a_kill_at_each_call(tmp_path: Path, size: Size, tell: Tell, kind: dict[str, Any]) -> None:
     """What is acknowledged is there, runs, and does not run again once it is done."""
@@ -49,7 +49,7 @@ def test_a_kill_at_each_call(tmp_path: Path, size: Size, tell: Tell, kind: dict[
     assert sum(child.code == -9 for child in tried) > len(tried) / 2
 
 
-@pytest.mark.timeout(3_600)
+@pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[2]])
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync"])
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
@@ -67,7 +67,7 @@ def test_a_failing_disk(tmp_path: Path, size: Size, kind: dict[str, Any], call: 
             assert max(float(seconds) for seconds in child.what("took")) < 5
 
 
-@pytest.mark.timeout(3_600)
+@pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize("kind", [{"level": "process", "long": 20}])
 def test_a_storm(storm: StartStorm, size: Size, tell: Tell, kind: dict[str, Any]) -> None:
     """Four processes, killed and stopped at random: nothing is lost, and nothing runs twice at once."""
