@@ -7,11 +7,12 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Tests wait more than they compute, so more of them than there are cores run at once.
 JOBS ?= 5
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test faults lint bench clean
 
 help:
 	@echo "make demo   start the demo under gunicorn, on http://127.0.0.1:8000"
 	@echo "make test   run every test"
+	@echo "make faults kill, starve and cut the power of the journal 10,000 times: half an hour"
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  compare speed and memory with ThreadPoolExecutor and Flask-Executor"
 
@@ -20,7 +21,12 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	@sh tests/browser.sh
+	@sh tests/strace.sh
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
+
+faults: $(VENV)/.test
+	@sh tests/strace.sh
+	FAULTS=full $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist worksteal --timeout 7200
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .

@@ -68,7 +68,7 @@ def take_over(
     """
     uploads: dict[int, FileStorage] = {}
     for index, value in enumerate(args):
-        _examine(value, partial(_positional, func, index), uploads)
+        _examine(value, partial(positional, func, index), uploads)
     for name, value in kwargs.items():
         _examine(value, partial(str, name), uploads)
     if not uploads:
@@ -166,7 +166,8 @@ def _liveness(kind: type) -> tuple[str, str] | None:
     return None
 
 
-def _positional(func: Callable[..., Any], index: int) -> str:
+def positional(func: Callable[..., Any], index: int) -> str:
+    """The name of func's positional argument, as far as that can be told."""
     code = getattr(func, "__code__", None)
     if code is not None and index < code.co_argcount:
         return str(code.co_varnames[index])

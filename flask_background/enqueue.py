@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import time
 from typing import TYPE_CHECKING, Any
 
-from flask import has_request_context, request
+import flask
 
 from . import arguments, response
 from .item import Callee, WorkItem, current_item_var
+from .journaled import JournaledItem
 from .options import When
+from .retry import ONCE, RetryPolicy
 from .state import RequestState
 
 if TYPE_CHECKING:
@@ -19,35 +22,55 @@ if TYPE_CHECKING:
 
     from .part import AppPart
 
-_current_request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
+_SCALARS = arguments.SCALARS
+_current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
 
 
 def hand_over(
     part: AppPart, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
 ) -> WorkItem[Any]:
     """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
-    backend = part.backend
-    state = None
-    if has_request_context():
-        state = RequestState.capture(_current_request(), part.processors)
-    elif (outer := current_item_var.get(None)) is not None:
-        state = outer.state
+    backend: Any = part.durable if callee.durable else part.backend
+    try:
+        request = _current_request()
+    except RuntimeError:  # outside of one; to ask first would cost each view something
+        outer = current_item_var.get(None)
+        state = None if outer is None else outer.state
+    else:
+        state = RequestState.capture(request, part.processors)
     moved = None
-    if kwargs or not arguments.SCALARS.issuperset(map(type, args)):
+    plain = not (kwargs or part.strict)
+    for value in args:
+        if type(value) not in _SCALARS:
+            plain = False
+    if not plain:
+        if part.strict and callee.portable:
+            check_data(callee.func, args, kwargs, part.settings.max_payload)
         args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
-    item: WorkItem[Any] = WorkItem(callee, args, kwargs, state, backend)
+    kind = JournaledItem if callee.durable else WorkItem
+    item: WorkItem[Any] = kind(callee, args, kwargs, state, backend)
     held = response.hold() if when == "response" else None
+    due = None if callee.due is None else callee.due(time())
     try:
         if moved is not None:
             item._uploads = moved.own
-        backend.accept(item, held is not None)
+        accepted: WorkItem[Any] = backend.accept(item, held is not None, due)
     except BaseException:
         if moved is not None:
             moved.give_back()
         raise
-    if held is not None:
+    if held is not None and accepted is item:
         held.append((backend, item))
-    return item
+    return accepted
+
+
+def check_data(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int
+) -> None:
+    """Hold an item in memory to what a durable one has to keep, so that it can be made one later."""
+    from . import data
+
+    data.dump_call(func, args, kwargs, replace=lambda upload: {}, max_bytes=max_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +82,11 @@ class AdHoc:
     executor: str
     is_coroutine: bool
     timeout: None = None
+    durable: bool = False
+    portable: bool = False
+    key: None = None
+    due: None = None
+    retry: RetryPolicy = ONCE
 
     @classmethod
     def of(cls, func: Callable[..., Any]) -> AdHoc:

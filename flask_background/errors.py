@@ -6,15 +6,20 @@
     ├── ConfigurationError       a BACKGROUND_* setting or a task's option is not usable   (ValueError)
     ├── NotInitialized           no app is known, or init_app was not called for it        (RuntimeError)
     ├── ArgumentRefused          a live object was handed over to an item                   (TypeError)
+    │   ├── NotData              what is to be kept in the journal is no data
+    │   └── PayloadTooLarge      the arguments are larger than BACKGROUND_MAX_PAYLOAD allows
     ├── StateRefused             a state processor gave something that is not JSON          (TypeError)
     ├── UploadMoved              an upload was used after an item had taken it over        (ValueError)
     ├── Refused                  an item was not accepted; answers 503 in a view
     │   ├── QueueFull            as many items are waiting as BACKGROUND_MAX_QUEUED allows
-    │   └── Stopping             the process stops and takes no more items
+    │   ├── Stopping             the process stops and takes no more items
+    │   └── JournalError         the journal cannot be written or read: disk full, not writable, locked
     ├── NotFinished              the item had not ended when the wait's time was up      (TimeoutError)
     ├── ItemCancelled            the item was cancelled
     ├── ItemInterrupted          the host stopped before the item had ended
-    └── ItemTimeout              the item's own time was up                              (TimeoutError)
+    ├── ItemTimeout              the item's own time was up                              (TimeoutError)
+    ├── ItemFailed               the item failed in another process, or was parked
+    └── ResultLost               what a durable item returned is not data, so it was not kept
 """
 
 from __future__ import annotations
@@ -41,6 +46,14 @@ class NotInitialized(BackgroundError, RuntimeError):
 
 class ArgumentRefused(BackgroundError, TypeError):
     """An argument is alive only while its request is; the message names it and the cure."""
+
+
+class NotData(ArgumentRefused):
+    """Of a durable item, something would not come back from the journal as it is; the message says what."""
+
+
+class PayloadTooLarge(ArgumentRefused):
+    """A durable item's arguments are larger than ``BACKGROUND_MAX_PAYLOAD`` allows."""
 
 
 class StateRefused(BackgroundError, TypeError):
@@ -81,6 +94,12 @@ class Stopping(Refused):
     retry_after_seconds = 5
 
 
+class JournalError(Refused):
+    """The journal cannot be used: what was to be enqueued is not. The message says where to look."""
+
+    retry_after_seconds = 5
+
+
 class NotFinished(BackgroundError, TimeoutError):
     """``result()`` or ``exception()`` waited its time, and the item goes on."""
 
@@ -102,3 +121,11 @@ class ItemInterrupted(BackgroundError):
 
 class ItemTimeout(BackgroundError, TimeoutError):
     """The failure of an item that its ``timeout`` ended."""
+
+
+class ItemFailed(BackgroundError):
+    """Raised by ``result()`` of a durable item that failed in another process; that traceback is a note."""
+
+
+class ResultLost(BackgroundError):
+    """Raised by ``result()`` of a durable item that succeeded, and returned what the journal cannot hold."""

@@ -40,6 +40,35 @@ class Events:
         if signals.item_started.receivers:
             self._send(signals.item_started, item=item)
 
+    def retried(self, item: WorkItem[Any], error: BaseException, delay: float) -> None:
+        """A run failed, and another one follows in so many seconds."""
+        self.log.warning(
+            "Item %s (%s) failed in attempt %d of %d; the next one follows in %.1f s",
+            item.id,
+            item.task_name,
+            item.attempt,
+            item._task.retry.max_attempts,
+            delay,
+            exc_info=error,
+        )
+        if signals.item_retried.receivers:
+            self._send(signals.item_retried, item=item, error=error, delay=delay)
+
+    def recovered(self, count: int, owner: str) -> None:
+        """Items of a process that died are free again."""
+        self.log.warning(
+            "%d item%s of process %s, which died, will be run again", count, "s"[: count != 1], owner
+        )
+
+    def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
+        """It has run to its end here, and the journal says that another process has it."""
+        self.log.warning(
+            "Item %s (%s) %s here, but it is another process's by now: that one's outcome counts",
+            item.id,
+            item.task_name,
+            outcome[0],
+        )
+
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
         """It has ended, with this outcome. Corrects: it was on record as interrupted."""
         status, _, error = outcome

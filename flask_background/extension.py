@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
 
 from . import arguments, hosts, response
 from .backends.base import Stats
 from .enqueue import AdHoc, hand_over
-from .errors import NotInitialized
+from .errors import ConfigurationError, NotInitialized
 from .item import WorkItem
-from .options import When
+from .options import Options
 from .part import AppPart
+from .registry import Registry
+from .schedule import Cron, Every
 from .state import StateProcessor
 from .task import Task, make_task
 
@@ -40,7 +42,8 @@ class Background:
 
     def __init__(self, app: Flask | None = None) -> None:
         self._app = app
-        self._processors: list[StateProcessor] = []
+        self.processors: list[StateProcessor] = []
+        self.registry = Registry()
         if app is not None:
             self.init_app(app)
 
@@ -53,33 +56,56 @@ class Background:
             raise RuntimeError(
                 f"app {app.name!r} has a Background already: call init_app, or Background(app), once per app"
             )
-        app.extensions["background"] = AppPart(app, self, self._processors)
-        response.guard(app)
-        hosts.prepare()
+        part = app.extensions["background"] = AppPart(app, self)
+        response.guard(app, part.look_for_work)
+        hosts.prepare(part)
 
     @overload
     def task(self, func: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        executor: str | None = None,
-        timeout: float | None = None,
-        when: When = "now",
-    ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    def task(self, /, **options: Unpack[Options]) -> Callable[[Callable[P, R]], Task[P, R]]: ...
     def task(self, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Make a function a task: ``@background.task``, or with options ``@background.task(timeout=30)``.
 
         ``name``: as it is called in logs; the module's and the function's by default. ``executor``: the name
         of the executor that runs it; "asyncio" for coroutine functions and "thread" for others by default.
         ``timeout``: seconds after which a run's token fires, and a coroutine is cancelled. ``when``: "now",
-        or "response" to start when the response has been sent. Raises ConfigurationError.
+        or "response" to start when the response has been sent. ``durable``: items are on disk when enqueue
+        returns, and survive the process.
+
+        ``max_attempts``: how many runs may fail before the item does; 1 by default. ``backoff``: seconds
+        between them, or a function of the attempt's number and its exception that returns them; about 1, 2,
+        4 ... seconds by default. ``retry_on``: the exceptions that are worth another attempt.
+        ``max_crashes``: how often a durable item may take its process down before it fails; 3 by default.
+        Raises ConfigurationError.
         """
-        if func is None:
-            return lambda decorated: make_task(self, decorated, **options)
-        return make_task(self, func)
+
+        def decorate(func: Callable[..., Any]) -> Task[..., Any]:
+            task = make_task(self, func, **options)
+            self.registry.add(task)
+            return task
+
+        return decorate if func is None else decorate(func)
+
+    def periodic(
+        self, when: str | None = None, *, seconds: float | None = None, timezone: str = "UTC"
+    ) -> Callable[[Callable[[], Any] | Task[[], Any]], Task[[], Any]]:
+        """Enqueue a durable task again and again: ``@background.periodic("*/5 * * * *")`` or ``seconds=30``.
+
+        ``when``: a cron expression, in ``timezone`` (a name such as "Europe/Berlin"); needs
+        ``flask-background[cron]``. Once per machine, however many processes the app has; of runs that were
+        missed, one is caught up on. Stands above ``@background.task(...)``, or makes a task by itself.
+        """
+        if (when is None) is (seconds is None):
+            raise ConfigurationError('periodic() takes a cron expression, such as "*/5 * * * *", or seconds=')
+        schedule = Every(seconds) if seconds is not None else Cron(when or "", timezone)
+
+        def decorate(func: Callable[[], Any] | Task[[], Any]) -> Task[[], Any]:
+            task = func if isinstance(func, Task) else self.task(durable=True)(func)
+            self.registry.add_periodic(task, schedule)
+            return task
+
+        return decorate
 
     @overload
     def enqueue(
@@ -117,16 +143,34 @@ class Background:
         The items find them in ``current_item.state.values``. Raises StateRefused at enqueue if they are not
         JSON.
         """
-        self._processors.append(processor)
+        self.processors.append(processor)
         return processor
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
-        """The item with this id, or None: in flight in this process, or among the 1,000 that ended last."""
-        return self._part().backend.get(item_id)
+        """The item with this id, or None.
+
+        A durable one is found from any process of the app, until ``BACKGROUND_KEEP`` after its end; another
+        one where it was enqueued, in flight or among the 1,000 that ended last.
+        """
+        part = self._part()
+        item = part.backend.get(item_id)
+        if item is None and part.has_journal():
+            item = part.durable.get(item_id)
+        return item
 
     def items(self) -> list[WorkItem[Any]]:
-        """The app's items in this process: those that ended last, then those in flight, oldest first."""
-        return self._part().backend.items()
+        """The app's items in this process: those that ended last, then those in flight, oldest first.
+
+        Where there is a journal, the 1,000 durable ones that were enqueued last come before them, whichever
+        process they are in.
+        """
+        part = self._part()
+        items = part.backend.items()
+        if not part.has_journal():
+            return items
+        durable: list[WorkItem[Any]] = [*part.durable.items()]
+        ids = {item.id for item in durable}
+        return durable + [item for item in items if item.id not in ids]
 
     def stats(self) -> Stats:
         """How many of the app's items are queued and running in this process, and how many ended how."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from werkzeug.datastructures import FileStorage
 
+    from .retry import RetryPolicy
     from .state import RequestState
     from .token import CancellationSource, CancellationToken
 
@@ -37,6 +38,16 @@ class Callee(Protocol):
     def executor(self) -> str: ...
     @property
     def is_coroutine(self) -> bool: ...
+    @property
+    def retry(self) -> RetryPolicy: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def durable(self) -> bool: ...
+    @property
+    def portable(self) -> bool: ...
+    @property
+    def due(self) -> Callable[[float], float] | None: ...
 
 
 class Keeper(Protocol):
@@ -59,8 +70,8 @@ ending_item_var: ContextVar[WorkItem[Any]] = ContextVar("flask_background.ending
 class WorkItem(Generic[R]):
     """One enqueued call of a task: what ``enqueue`` returns, and what ``current_item`` stands for.
 
-    ``id`` is 24 random hexadecimal digits, hard enough to guess to stand in a URL. ``state`` is the copied
-    request (None outside of one).
+    ``id`` is 24 hexadecimal digits, at least 16 of them random: hard enough to guess to stand in a URL.
+    ``state`` is the copied request (None outside of one).
     """
 
     # Tens of thousands may be queued, so what only a running or awaited item has is made when it is needed.
@@ -119,8 +130,8 @@ class WorkItem(Generic[R]):
 
     @property
     def attempt(self) -> int:
-        """Which run this is: 0 while the item is queued."""
-        return 0 if self._attempt is None or self._attempt.started is None else 1
+        """Which run this is, or was the last: 0 before the first one."""
+        return 0 if self._attempt is None or self._attempt.started is None else self._attempt.number
 
     @property
     def enqueued_at(self) -> datetime:
@@ -239,8 +250,8 @@ _ids: list[str] = []
 
 
 def _make_ids() -> str:
-    random = os.urandom(12 * 256)
-    _ids.extend(random[start : start + 12].hex() for start in range(0, len(random), 12))
+    random = os.urandom(12 * 256).hex()
+    _ids.extend([random[start : start + 24] for start in range(0, len(random), 24)])
     return _ids.pop()
 
 

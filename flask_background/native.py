@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
+    import select
     from _thread import LockType
 
-__all__ = ["Empty", "Gate", "SimpleQueue", "new_event_loop", "new_lock", "sleep", "start_thread"]
+__all__ = ["Empty", "Gate", "SimpleQueue", "new_event_loop", "new_lock", "new_poll", "sleep", "start_thread"]
 
 # How often a greenlet looks at a gate: a real lock cannot wake it.
 _GREENLET_POLL = 0.01
@@ -66,6 +67,12 @@ def start_thread(target: Callable[[], None], name: str) -> None:
 def sleep(seconds: float) -> None:
     """Hold up this thread alone."""
     _original("time", "sleep")(seconds)
+
+
+def new_poll() -> select.poll:
+    """A poll that holds up this thread alone."""
+    poll: select.poll = _original("select", "poll")()
+    return poll
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Literal, TypedDict
 
 from .errors import ConfigurationError
+from .retry import Backoff, RetryPolicy
+from .schedule import to_timestamp
 
 When = Literal["now", "response"]
 
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """How a task's items are run. ``timeout`` is in seconds, from the beginning of the run."""
+    """How a task's items are run. ``timeout`` is in seconds, from the beginning of a run."""
 
     name: str
     executor: str
     timeout: float | None = None
     when: When = "now"
+    durable: bool = False
+    max_attempts: int = 1
+    backoff: Backoff = None
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    max_crashes: int = 3
+    delay: float | timedelta | None = None
+    run_at: datetime | None = None
+    key: str | None = None
+    retry: RetryPolicy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -33,14 +45,54 @@ class TaskOptions:
             raise _wrong("timeout", self.timeout, "a number of seconds above 0, or None")
         if self.when not in ("now", "response"):
             raise _wrong("when", self.when, '"now" or "response"')
+        if not isinstance(self.durable, bool):
+            raise _wrong("durable", self.durable, "True or False")
+        if (
+            not isinstance(self.max_crashes, int)
+            or isinstance(self.max_crashes, bool)
+            or self.max_crashes < 1
+        ):
+            raise _wrong("max_crashes", self.max_crashes, "a whole number from 1")
+        if self.key is not None and (not isinstance(self.key, str) or not self.key):
+            raise _wrong("key", self.key, "a string that is not empty, or None")
+        if self.when != "now" and self.is_delayed:
+            raise _wrong("when", self.when, '"now" where a delay or run_at is given')
+        to_timestamp(self.delay, self.run_at, 0.0)  # raises if they are not usable
+        object.__setattr__(self, "retry", RetryPolicy(self.max_attempts, self.backoff, self.retry_on))
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether items wait for their time."""
+        return self.delay is not None or self.run_at is not None
+
+    def due(self, now: float) -> float:
+        """When an item may start that is enqueued now; both are ``time.time()``."""
+        return to_timestamp(self.delay, self.run_at, now)
 
 
-class Using(TypedDict, total=False):
+class _Run(TypedDict, total=False):
+    executor: str
+    timeout: float | None
+    when: When
+    durable: bool
+    max_attempts: int
+    backoff: Backoff
+    retry_on: tuple[type[BaseException], ...]
+    max_crashes: int
+
+
+class Options(_Run, total=False):
+    """The options that a task can be given where it is made."""
+
+    name: str
+
+
+class Using(_Run, total=False):
     """The options that ``using`` can change."""
 
-    when: When
-    timeout: float | None
-    executor: str
+    delay: float | timedelta | None
+    run_at: datetime | None
+    key: str | None
 
 
 def _wrong(option: str, value: object, allowed: str) -> ConfigurationError:

@@ -1,19 +1,41 @@
-"""What one app holds, in ``app.extensions["background"]``: its settings, and this process's backend."""
+"""What one app holds, in ``app.extensions["background"]``: its settings, and this process's backends."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from . import hosts, native
 from .backends.local import LocalBackend
 from .config import Settings
+from .errors import JournalError
 
 if TYPE_CHECKING:
     from flask import Flask
 
+    from .backends.durable import DurableBackend
+    from .registry import Registry
     from .state import StateProcessor
+
+
+# How long those who come at the same time wait for the journal to be opened, in seconds.
+_OPENED_WITHIN = 10.0
+
+
+class Owner(Protocol):
+    """The Background that this is a part of."""
+
+    registry: Registry
+    processors: list[StateProcessor]
+
+
+class _MadeWhenNeeded:
+    """``AppPart.backend`` as long as there is none: what is made becomes an attribute, which comes first."""
+
+    def __get__(self, part: AppPart, kind: type[AppPart]) -> LocalBackend:
+        return part._make_backend()
 
 
 class AppPart:
@@ -23,28 +45,92 @@ class AppPart:
     stay the parent's.
     """
 
-    def __init__(self, app: Flask, owner: object, processors: list[StateProcessor]) -> None:
+    def __init__(self, app: Flask, owner: Owner) -> None:
         self.app = app
         self.owner = owner
-        self.processors = processors
+        self.processors = owner.processors
         self.settings = Settings.from_config(app.config)
-        self._backend: LocalBackend | None = None
+        #: Whether this process runs durable items: a web process may leave that to others.
+        self.runs_durable = self.settings.run_in_web
+        #: The executors whose durable items this process runs; None: all.
+        self.executors: frozenset[str] | None = None
+        self.looked = False
+        self._durable: DurableBackend | None = None
+
+    #: Whether items in memory are held to what durable ones have to keep; decided at the first item.
+    strict = False
+
+    #: The backend of this process, made when the first item asks for it.
+    backend = _MadeWhenNeeded()
 
     @property
-    def backend(self) -> LocalBackend:
-        """The backend of this process, made when the first item asks for it."""
-        return self._backend or self._make_backend()
+    def durable(self) -> DurableBackend:
+        """The journal's backend in this process, opened when it is first asked for; raises JournalError."""
+        return self._durable or self._open_journal()
+
+    @property
+    def folder(self) -> Path:
+        """Where the journal is."""
+        return self.settings.journal or Path(self.app.instance_path, "background")
+
+    def has_journal(self) -> bool:
+        """Whether the app has durable items, or may have."""
+        return (
+            self._durable is not None
+            or self.owner.registry.has_durable()
+            or (self.folder / "journal.sqlite3").exists()
+        )
+
+    def look_for_work(self) -> None:
+        """Run what other processes have left in the journal. Raises nothing, and does it once."""
+        if self.looked:
+            return
+        self.looked = True
+        if self.has_journal():
+            try:
+                self.durable  # noqa: B018
+            except Exception as error:
+                self.backend.trouble(
+                    "The journal could not be opened; the next durable item tries again", error
+                )
+
+    worker_started = look_for_work
 
     def _make_backend(self) -> LocalBackend:
         host = hosts.current()
+        strict = self.settings.strict
+        self.strict = self.app.debug or self.app.testing if strict is None else strict
         made = LocalBackend(self.app, self.settings, host)
         with _publishing:
-            if self._backend is None:
-                self._backend = made
+            backend: LocalBackend = vars(self).setdefault("backend", made)
+            if backend is made:
                 _with_backend.add(self)
-        if self._backend is made:
+        if backend is made:
             host.add(made)
-        return self._backend
+        return backend
+
+    def _open_journal(self) -> DurableBackend:
+        from .backends.durable import DurableBackend  # with sqlite3, for apps that have durable tasks
+
+        opening = native.Gate()
+        first = vars(self).setdefault("_opening", opening) is opening
+        if not first:  # and no lock: under gevent the one who opens it may be another greenlet
+            vars(self).get("_opening", opening).wait(_OPENED_WITHIN)
+            if self._durable is None:
+                raise JournalError(f"the journal in {self.folder} could not be opened: nothing was enqueued")
+            return self._durable
+        try:
+            self._durable = DurableBackend(
+                self.backend,
+                self.settings,
+                self.folder,
+                self.owner.registry,
+                runs=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
+            )
+        finally:
+            vars(self).pop("_opening", None)
+            opening.open()
+        return self._durable
 
 
 # Held for a few lines that call nothing foreign: under gevent, code that logs may switch to another greenlet,
@@ -57,7 +143,10 @@ def _after_fork() -> None:
     global _publishing
     _publishing = native.new_lock()  # another thread of the parent may have held it
     for part in _with_backend:
-        part._backend = None
+        vars(part).pop("backend", None)
+        part._durable = None
+        vars(part).pop("_opening", None)
+        part.looked = False
     _with_backend.clear()
 
 

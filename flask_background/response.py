@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from flask import got_request_exception, has_request_context, request
@@ -27,10 +28,15 @@ class ResponseGate:
     not call it for files that are passed through.
     """
 
-    def __init__(self, wsgi_app: WSGIApplication) -> None:
+    def __init__(self, wsgi_app: WSGIApplication, at_first: Callable[[], object]) -> None:
         self._wsgi_app = wsgi_app
+        self._at_first = at_first
+        self._pid: int | None = None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._at_first()
         held: Held = []
         outer = environ.get(_KEY)  # of an app that passes this request on
         environ[_KEY] = held
@@ -44,9 +50,12 @@ class ResponseGate:
         return ClosingIterator(body, lambda: _release(held)) if held else body
 
 
-def guard(app: Flask) -> None:
-    """Put the gate before app, and drop what waits when a view ends in an unhandled exception."""
-    app.wsgi_app = ResponseGate(app.wsgi_app)  # type: ignore[method-assign]
+def guard(app: Flask, at_first: Callable[[], object]) -> None:
+    """Put the gate before app, and drop what waits when a view ends in an unhandled exception.
+
+    ``at_first`` is called at the first request in each process.
+    """
+    app.wsgi_app = ResponseGate(app.wsgi_app, at_first)  # type: ignore[method-assign]
     got_request_exception.connect(_view_failed, app)
 
 

@@ -43,6 +43,7 @@ class Owner(Protocol):
 
 
 Adopt = Callable[["Run", Awaitable[Any]], None]
+Perform = Callable[[Any, WorkItem[Any], Adopt], None]
 
 
 def perform(owner: Owner, item: WorkItem[Any], adopt: Adopt) -> None:

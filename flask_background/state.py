@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 StateProcessor = Callable[[], Mapping[str, Any]]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_KEPT_AS = "_flask_background_state"  # among the request's attributes
 
 
 class RequestState(NamedTuple):
@@ -42,21 +43,29 @@ class RequestState(NamedTuple):
 
     @classmethod
     def capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
-        """Copy the values; raises StateRefused if a processor's are not JSON."""
-        environ = request.environ
-        host = environ.get("HTTP_HOST")
-        if host is None or ":" in host:
-            host = get_host(environ)  # leaves a scheme's own port out
-        return cls(
-            request.method,
-            request.scheme,
-            host,
-            request.root_path,
-            request.path,
-            request.endpoint,
-            request.remote_addr,
-            _processed(processors) if processors else _NOTHING,
-        )
+        """Copy the values; raises StateRefused if a processor's are not JSON.
+
+        All items of a request share one copy.
+        """
+        state: RequestState | None = getattr(request, _KEPT_AS, None)
+        if state is None or state.endpoint is None:  # which may come with the routing
+            environ = request.environ
+            host = environ.get("HTTP_HOST")
+            if host is None or ":" in host:
+                host = get_host(environ)  # leaves a scheme's own port out
+            values = (
+                request.method,
+                request.scheme,
+                host,
+                request.root_path,
+                request.path,
+                request.endpoint,
+                request.remote_addr,
+                _NOTHING,
+            )
+            state = tuple.__new__(cls, values)  # half the price of cls(...), and most views enqueue once
+            setattr(request, _KEPT_AS, state)
+        return state._replace(values=_processed(processors)) if processors else state
 
 
 def _processed(processors: Iterable[StateProcessor]) -> Mapping[str, Any]:

@@ -31,8 +31,9 @@ class Status(StrEnum):
 # The one table of what may follow what. Interrupted is what goes on record while the host may kill the
 # process at any moment; if the process lives on, so does the item, and the record is corrected.
 _ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
-Status.QUEUED.next = (Status.RUNNING, Status.CANCELLED, Status.INTERRUPTED)
-Status.RUNNING.next = (*_ENDS, Status.INTERRUPTED)
+# A run that fails may be followed by another one: the item is queued again.
+Status.QUEUED.next = (Status.RUNNING, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED)
+Status.RUNNING.next = (*_ENDS, Status.INTERRUPTED, Status.QUEUED)
 Status.INTERRUPTED.next = (Status.RUNNING, *_ENDS)
 for _end in _ENDS:
     _end.next = ()
@@ -58,6 +59,7 @@ class Attempt:
     value: Any = None
     error: BaseException | None = None
     abort: Callable[[], None] | None = None
+    number: int = 1
 
     def __init__(self, started: float | None = None) -> None:
         self.started = started

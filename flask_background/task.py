@@ -26,7 +26,7 @@ from . import native
 from .enqueue import executor_for, hand_over, is_coroutine_function, name_of
 from .errors import ConfigurationError
 from .item import WorkItem, current_item_var
-from .options import TaskOptions, Using, When
+from .options import Options, TaskOptions, Using
 from .status import Attempt, Status
 from .token import CancellationSource
 
@@ -57,7 +57,7 @@ class Task(Generic[P, R]):
         self._set_options(options)
         self.is_coroutine = is_coroutine
         self._finder = finder
-        self._check_call = _call_checker(func)
+        self.check_call = _call_checker(func)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here and now. Outside of an item ``current_item`` is bound to one of its own.
@@ -90,7 +90,7 @@ class Task(Generic[P, R]):
         only while the request is, and QueueFull or Stopping (503 in a view) if the item is not accepted.
         Uploads are moved to the item: they cannot be used in the view any more.
         """
-        self._check_call(*args, **kwargs)
+        self.check_call(*args, **kwargs)
         return hand_over(self._finder._part(), self, args, kwargs, self.options.when)
 
     def using(self, **options: Unpack[Using]) -> Task[P, R]:
@@ -98,7 +98,10 @@ class Task(Generic[P, R]):
 
         ``when="response"``: start when the response has been sent; drop the item if the view ends in an
         unhandled exception. Outside of a request it starts at once. ``timeout``: seconds that a run may take,
-        or None. ``executor``: the name of another executor.
+        or None. ``executor``: the name of another executor. ``durable``: in the journal. ``delay``: seconds,
+        or a timedelta, ``run_at``: an aware datetime; before that it does not start. ``key``: while an item
+        of this task with the same key is queued or running, enqueue returns that one. ``max_attempts``,
+        ``backoff``, ``retry_on``, ``max_crashes``: see ``Background.task``.
         """
         task = copy(self)
         task._set_options(replace(self.options, **options))
@@ -109,6 +112,11 @@ class Task(Generic[P, R]):
         self.name = options.name
         self.executor = options.executor
         self.timeout = options.timeout
+        self.durable = options.durable
+        self.portable = True  # could be made durable
+        self.key = options.key
+        self.retry = options.retry
+        self.due = options.due if options.is_delayed else None
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
@@ -132,23 +140,15 @@ class _Direct:
 def make_task(
     finder: Finder,
     func: Callable[P, R],
-    *,
-    name: str | None = None,
-    executor: str | None = None,
-    timeout: float | None = None,
-    when: When = "now",
+    **options: Unpack[Options],
 ) -> Task[P, R]:
     """A task of func; its name and executor are worked out where they are not given."""
     if not callable(func):
         raise ConfigurationError(f"{func!r} is not a function: decorate one, @background.task above def")
     is_coroutine = is_coroutine_function(func)
-    options = TaskOptions(
-        name=name_of(func) if name is None else name,
-        executor=executor_for(is_coroutine) if executor is None else executor,
-        timeout=timeout,
-        when=when,
-    )
-    return Task(finder, func, options, is_coroutine)
+    options.setdefault("name", name_of(func))
+    options.setdefault("executor", executor_for(is_coroutine))
+    return Task(finder, func, TaskOptions(**options), is_coroutine)
 
 
 def _call_checker(func: Callable[..., Any]) -> Callable[..., None]:

@@ -20,7 +20,7 @@ from blinker import NamedSignal
 from flask import Flask
 from flask.testing import FlaskClient
 
-from flask_background import Background, WorkItem
+from flask_background import Background, Status, WorkItem
 from flask_background.backends.local import LocalBackend
 from flask_background.token import CancellationSource
 
@@ -65,6 +65,13 @@ class Site(NamedTuple):
         """The app's backend in this process."""
         backend: LocalBackend = self.app.extensions["background"].backend
         return backend
+
+
+def fill(site: Site, gate: threading.Event, count: int) -> list[WorkItem[Any]]:
+    """Enqueue so many items that wait for the gate, and wait until the first one runs."""
+    items = [site.background.enqueue(gate.wait, BOUND) for _ in range(count)]
+    until(lambda: items[0].status is Status.RUNNING)
+    return items
 
 
 class Keeper:

@@ -23,10 +23,14 @@ ALLOWED = {
     (Status.QUEUED, Status.RUNNING),
     (Status.QUEUED, Status.CANCELLED),
     (Status.QUEUED, Status.INTERRUPTED),
+    # What cannot be run is parked.
+    (Status.QUEUED, Status.FAILED),
     (Status.RUNNING, Status.SUCCEEDED),
     (Status.RUNNING, Status.FAILED),
     (Status.RUNNING, Status.CANCELLED),
     (Status.RUNNING, Status.INTERRUPTED),
+    # Another attempt.
+    (Status.RUNNING, Status.QUEUED),
     # The record of what had not ended in time is corrected.
     (Status.INTERRUPTED, Status.RUNNING),
     (Status.INTERRUPTED, Status.SUCCEEDED),

@@ -419,7 +419,7 @@ def test_nobody_waits_at_an_empty_queue(make_site: Callable[..., Site]) -> None:
             return number
 
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1, BACKGROUND_OVERFLOW="block")
-    site.backend._executors["thread"].queued = Simultaneous()
+    site.backend.executors["thread"].queued = Simultaneous()
     items: list[WorkItem[int]] = []
     visitors = [
         threading.Thread(

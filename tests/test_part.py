@@ -25,7 +25,7 @@ def test_nothing_before_the_first_item(app: Flask, background: Background) -> No
     assert part.app is app
     assert part.owner is background
     assert part.settings.grace_period == 90.0
-    assert part._backend is None
+    assert "backend" not in vars(part)
     backend = part.backend
     assert part.backend is backend
     assert backend.app is app

@@ -478,3 +478,68 @@ def test_url_with_host_matching(hosts_site: Site) -> None:
         of_view = url_for("blog", _external=True)
         item = hosts_site.background.enqueue(lambda: url_for("blog", _external=True))
     assert item.result(BOUND) == of_view == "https://blog.test/"
+
+
+def test_one_state_for_a_request(app: Flask, background: Background, client: FlaskClient) -> None:
+    """The items of a request share its state; those of another have another."""
+    items = []
+
+    @app.post("/orders/<int:number>")
+    def order(number: int) -> str:
+        items.extend(background.enqueue(lambda: None) for _ in range(2))
+        return ""
+
+    client.post("/orders/1")
+    client.post("/orders/2")
+    first, second, third, fourth = [item.state for item in items]
+    assert first is second
+    assert third is fourth
+    assert first is not None
+    assert third is not None
+    assert (first.path, third.path) == ("/orders/1", "/orders/2")
+
+
+def test_processors_are_asked_at_every_enqueue(site: Site) -> None:
+    """What a state processor returns is the item's own, though the rest of the state is the request's."""
+    numbers = iter(range(10))
+    site.background.state_processor(lambda: {"number": next(numbers)})
+    with site.app.test_request_context("/orders"):
+        states = [site.background.enqueue(lambda: None).state for _ in range(2)]
+    assert [state and (state.path, state.values) for state in states] == [
+        ("/orders", {"number": 0}),
+        ("/orders", {"number": 1}),
+    ]
+
+
+def test_state_of_an_inner_request(make_site: Callable[..., Site]) -> None:
+    """A request that is passed on to another app with the same environ has there a state of its own."""
+    outer, inner = make_site("outer"), make_site("inner")
+    items = []
+
+    @inner.app.get("/orders")
+    def orders() -> str:
+        items.append(inner.background.enqueue(lambda: None))
+        return ""
+
+    @outer.app.get("/shop/orders")
+    def shop() -> Any:
+        items.append(outer.background.enqueue(lambda: None))
+        request.environ.update(SCRIPT_NAME="/shop", PATH_INFO="/orders")
+        return inner.app.wsgi_app
+
+    outer.client.get("/shop/orders")
+    assert [item.state and (item.state.root_path, item.state.path) for item in items] == [
+        ("", "/shop/orders"),
+        ("/shop", "/orders"),
+    ]
+
+
+def test_state_before_the_routing(app: Flask, background: Background) -> None:
+    """What is enqueued before the routing does not leave the others of the request without an endpoint."""
+    app.add_url_rule("/orders", "orders", lambda: "")
+    with app.test_request_context("/orders"):
+        rule, request.url_rule = request.url_rule, None
+        early = background.enqueue(lambda: None).state
+        request.url_rule = rule
+        late = background.enqueue(lambda: None).state
+    assert [state and state.endpoint for state in (early, late)] == [None, "orders"]

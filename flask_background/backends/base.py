@@ -40,12 +40,24 @@ class Watcher(Protocol):
     def ring(self) -> None: ...
 
 
-class Backend(ABC):
-    """Accepts items, knows them, and ends them when the host stops."""
+class Companion(Protocol):
+    """Who holds durable items here, and so has a part in the stop."""
+
+    def stop_begins(self) -> None: ...
+    def spare(self) -> None: ...
+    def stopped(self) -> None: ...
+
+
+class Intake(ABC):
+    """Accepts items."""
 
     @abstractmethod
-    def accept(self, item: WorkItem[Any], held: bool = False) -> None:
-        """Take an item; raises Refused. A held one waits for ``release`` or ``drop``."""
+    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
+        """Take an item; raises Refused. A held one waits for ``release`` or ``drop``.
+
+        ``due``: when it may start (``time.time()``), if not now. Returns the item, or the one in flight that
+        has the same key.
+        """
 
     @abstractmethod
     def release(self, item: WorkItem[Any]) -> None:
@@ -54,6 +66,10 @@ class Backend(ABC):
     @abstractmethod
     def drop(self, item: WorkItem[Any], error: BaseException) -> None:
         """Cancel a held item, because its view ended with error."""
+
+
+class Backend(Intake):
+    """Accepts items, knows them, and ends them when the host stops."""
 
     @abstractmethod
     def get(self, item_id: str) -> WorkItem[Any] | None:

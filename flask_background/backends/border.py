@@ -57,6 +57,13 @@ class Border:
         )
 
 
+def check_executor(task: Callee, executors: Mapping[str, Executor]) -> None:
+    """Raise ConfigurationError if none of the executors is for this task."""
+    executor = executors.get(task.executor)
+    if executor is None or (executor.coroutines_only and not task.is_coroutine):
+        raise mismatch(task, executors)
+
+
 def mismatch(task: Callee, executors: Mapping[str, Executor]) -> ConfigurationError:
     """The error of a task that names an executor which is not there, or which is not for it."""
     if task.executor not in executors:

@@ -37,6 +37,7 @@ class Ledger:
         #: Withdrawn, and about to be told so.
         self.leaving: dict[str, WorkItem[Any]] = {}
         self._executors = tuple(executors)
+        self._turns = 0  # how many have gone back from running to queued
         self._idle_gates: list[native.Gate] = []
         self._room_gates: list[native.Gate] = []
         # Two pages of ended items: the one that is written on, and the one before it.
@@ -62,13 +63,18 @@ class Ledger:
         if executor.queued.pop(item.id, None) is None:
             executor.running.pop(item.id, None)
             return False
+        if item._attempt is not None and item._attempt.started is not None:
+            attempt.number = item._attempt.number + 1
         item._attempt = attempt
-        item._move(_CLAIMED)
+        item.status = _CLAIMED  # from queued, or from interrupted if that went on record meanwhile
         return True
 
     def settle(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
         """Give a running item its outcome."""
-        _write(item, attempt, outcome)
+        status, attempt.value, attempt.error = outcome
+        attempt.finished = time()
+        if status is not item.status:
+            item._move(status)
         if self.phase is not _RUNNING:
             with self.lock:  # whoever made the record may have written over it
                 item._attempt = attempt
@@ -83,6 +89,29 @@ class Ledger:
             item._attempt = item._attempt or Attempt()
             _write(item, item._attempt, outcome)
             return True
+
+    def requeue(self, item: WorkItem[Any], executor: Executor, error: BaseException) -> bool:
+        """Move a running item back to the queued ones, for another run; False once a stop has begun."""
+        with self.lock:
+            if self.phase is not _RUNNING:
+                return False
+            if item._attempt is not None:
+                item._attempt.error = error
+            item._move(Status.QUEUED)
+            self._turns += 1
+            executor.queued[item.id] = item
+            del executor.running[item.id]
+            return True
+
+    def let_go(self, item: WorkItem[Any], executor: Executor) -> bool:
+        """Take an item out that goes on elsewhere; False if it is not in flight."""
+        with self.lock:
+            if executor.queued.pop(item.id, None) is None and executor.running.pop(item.id, None) is None:
+                return False
+        _open(self._room_gates)
+        if self.is_idle():
+            _open(self._idle_gates)
+        return True
 
     def remove(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> None:
         """Take an item out of the book that it is in, once all who want to know have been told of its end."""
@@ -131,10 +160,13 @@ class Ledger:
 
     def is_idle(self) -> bool:
         """Whether nothing is in flight: queued, running, or about to be told that it has ended."""
+        turns = self._turns
         for executor in self._executors:  # first these, for an item enters the next book before it leaves one
             if executor.queued:
                 return False
-        return not self.leaving and not any(executor.running for executor in self._executors)
+        if self.leaving or any(executor.running for executor in self._executors):
+            return False
+        return turns == self._turns or self.is_idle()  # one may have gone back, behind our back
 
     def unfinished(self) -> list[WorkItem[Any]]:
         """The items in flight, in the order in which they came."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,14 +15,16 @@ from ..alarms import Alarm, Alarms
 from ..config import Settings
 from ..errors import BackgroundError, ItemCancelled, Refused
 from ..events import Events
+from ..executors import close_all, make_executors
 from ..executors.base import Executor
-from ..executors.threads import ThreadExecutor
 from ..item import WorkItem
 from ..runner import let_frames_go, perform
 from ..status import Attempt, Outcome, Status
 from ..token import CancellationSource, CancelReason
-from .base import Backend, Phase, Stats, Watcher
+from .base import Backend, Companion, Phase, Stats, Watcher
 from .border import Border, mismatch
+from .keys import Keys
+from .later import Later
 from .ledger import Ledger
 from .stopping import StopClock
 
@@ -40,36 +44,32 @@ class LocalBackend(Backend):
         self._max_queued = settings.max_queued
         self._watcher = watcher
         self._alarms = Alarms()
-        from ..executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
-
-        run = partial(perform, self)
-        self._aio = AsyncioExecutor("asyncio", settings.executors["asyncio"].capacity, run)
-        self._executors: dict[str, Executor] = {}
-        for name, wanted in settings.executors.items():
-            if name == "asyncio":
-                self._executors[name] = self._aio
-            elif wanted.kind == "asyncio":
-                self._executors[name] = AsyncioExecutor(name, wanted.capacity, run)
-            else:
-                run_here = partial(run, adopt=self._aio.adopt)
-                self._executors[name] = ThreadExecutor(name, wanted.capacity, run_here)
-        self.ledger = Ledger(self._executors.values())
+        self.keys = Keys()
+        self.executors = make_executors(settings.executors, perform)
+        # Items know their backend; an idle executor does not, and ends with it.
+        weakref.finalize(self, close_all, self.executors).atexit = False
+        self.ledger = Ledger(self.executors.values())
         self.lock = self.ledger.lock
-        self._border = Border(self.ledger, self._executors, settings)
+        self.later = Later(self, self._alarms)
+        self.companion: Companion | None = None
+        self._border = Border(self.ledger, self.executors, settings)
         self.clock = StopClock(self, settings.grace_period)
 
     # For views.
 
-    def accept(self, item: WorkItem[Any], held: bool = False) -> None:
+    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         task = item._task
-        executor = self._executors.get(task.executor)
+        executor = self.executors.get(task.executor)
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
-            raise mismatch(task, self._executors)
+            raise mismatch(task, self.executors)
+        if task.key is not None and (other := self.keys.take(item)) is not item:
+            return other
         run_here = False
         if not self.ledger.admit(item, executor, executor.capacity + self._max_queued):
             try:
                 run_here = self._border.pass_through(item, executor)
             except Refused as error:
+                self.keys.give_back(item)
                 self.events.refused(item.task_name, error)
                 raise
         if not self._watcher.awake:
@@ -77,14 +77,41 @@ class LocalBackend(Backend):
         try:
             self.events.enqueued(item)
         finally:  # a signal may raise here, and the item has been accepted
-            if run_here and not held:
-                self._run_here(item, executor)
-            elif not held:
+            if due is not None:
+                self.later.wait_until(item, due)
+            elif held:
+                pass
+            elif run_here:
+                executor.run_here(item)
+                item.wait()  # what is too much is slowed down where it comes from
+            else:
                 self._put(item, executor)
+        return item
+
+    def take(self, item: WorkItem[Any], held: bool = False) -> bool:
+        """Take an item that the journal has accepted, however many wait here; False if all is over here."""
+        executor = self.executors[item._task.executor]
+        if not self.ledger.admit(item, executor, math.inf):
+            return False
+        if not self._watcher.awake:
+            self._watcher.wake()
+        if not held:
+            try:
+                executor.put(item)
+            except RuntimeError:  # the system has no thread to give
+                return not self.let_go(item)
+        return True
+
+    def let_go(self, item: WorkItem[Any]) -> bool:
+        """Know nothing more of an item that goes on elsewhere; False if it is not in flight here."""
+        was_here = self.ledger.let_go(item, self.executors[item._task.executor])
+        if self.ledger.phase is not _RUNNING:
+            self._watcher.ring()
+        return was_here
 
     def release(self, item: WorkItem[Any]) -> None:
         if self._is_in_flight(item):
-            self._put(item, self._executors[item._task.executor])
+            self._put(item, self.executors[item._task.executor])
 
     def drop(self, item: WorkItem[Any], error: BaseException) -> None:
         why = f"item {item.id} ({item.task_name}) was dropped: its view ended with {type(error).__name__}"
@@ -99,31 +126,30 @@ class LocalBackend(Backend):
             self.withdraw(item, (Status.CANCELLED, None, why))
             raise
 
-    def _run_here(self, item: WorkItem[Any], executor: Executor) -> None:
-        """Let the caller do the work, or wait for it: what is too much is slowed down where it comes from."""
-        if executor.coroutines_only:
-            executor.put(item)
-        else:
-            perform(self, item, self._aio.adopt)
-        item.wait()
-
     # For runs.
 
     def start(self, item: WorkItem[Any], run: Attempt) -> bool:
         """Claim an item for its run; False if it was withdrawn, or all is over."""
-        if not self.ledger.claim(item, self._executors[item._task.executor], run):
+        if not self.ledger.claim(item, self.executors[item._task.executor], run):
             return False
         self.events.started(item)
         return True
 
     def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Settle what a run has come to."""
+        """Settle what a run has come to, unless another one follows."""
+        if outcome[0] is Status.FAILED and self.later.try_again(item, run, outcome[2]):
+            return
+        self.conclude(item, run, outcome)
+
+    def conclude(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
+        """Settle the outcome of an item, and tell it."""
         self.ledger.settle(item, run, outcome)
         self._tell_end(item, outcome)
         if run.error is not None:
             let_frames_go(run.error)
-        self.ledger.remove(item, self._executors[item._task.executor].running)
-        item._wake()
+        self.ledger.remove(item, self.executors[item._task.executor].running)
+        if item._gates is not None:
+            item._wake()
         if self.ledger.phase is not _RUNNING:
             self._watcher.ring()
 
@@ -191,7 +217,7 @@ class LocalBackend(Backend):
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
         """End a queued item, so that it never runs; False if it does or did."""
-        if not self.ledger.withdraw(item, self._executors[item._task.executor], outcome):
+        if not self.ledger.withdraw(item, self.executors[item._task.executor], outcome):
             return False
         self._tell_end(item, outcome)
         self.ledger.remove(item, self.ledger.leaving)
@@ -208,10 +234,12 @@ class LocalBackend(Backend):
 
     def end(self, unfinished: list[WorkItem[Any]]) -> None:
         """Nothing will be accepted or started any more."""
-        for executor in self._executors.values():
+        for executor in self.executors.values():
             executor.abort()
             executor.close()
         self.events.stopped(unfinished)
+        if self.companion is not None:
+            self.companion.stopped()
 
     def _tell_end(self, item: WorkItem[Any], outcome: Outcome) -> None:
         """Tell all who want to know; after that the process may end."""
@@ -226,6 +254,7 @@ class LocalBackend(Backend):
                 upload.close()
             item._uploads = None
         item._args, item._kwargs = (), None
+        self.keys.give_back(item)
 
     def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
         self.call_back(self.source_of(item).fire(reason))
@@ -234,5 +263,5 @@ class LocalBackend(Backend):
             abort()
 
     def _is_in_flight(self, item: WorkItem[Any]) -> bool:
-        executor = self._executors[item._task.executor]
+        executor = self.executors[item._task.executor]
         return item.id in executor.queued or item.id in executor.running

@@ -56,6 +56,9 @@ class StopClock:
         self.on_record_at = min(self.up_at, began + allowance)
         if not self._ledger.begin_stop():
             return
+        self._backend.later.dismiss()
+        if self._backend.companion is not None:
+            self._backend.companion.stop_begins()
         items = self._ledger.unfinished()
         callbacks = []
         for item in items:
@@ -99,6 +102,8 @@ class StopClock:
         return unfinished
 
     def _record(self) -> None:
+        if self._backend.companion is not None:
+            self._backend.companion.spare()
         for item in self._ledger.unfinished():
             if item.id in self.recorded:
                 continue

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import native
-from ..runner import Adopt, Run
+from ..runner import Perform, Run
 from .base import Executor
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class AsyncioExecutor(Executor):
 
     coroutines_only = True
 
-    def __init__(self, name: str, capacity: int, perform: Callable[[WorkItem[Any], Adopt], None]) -> None:
+    def __init__(self, name: str, capacity: int, perform: Perform) -> None:
         super().__init__(name, capacity)
         self._perform = perform
         self._lock = native.new_lock()
@@ -84,7 +84,7 @@ class AsyncioExecutor(Executor):
 
     def _arrive(self, item: WorkItem[Any]) -> None:
         if len(self._tasks) < self.capacity:
-            self._perform(item, self._start)
+            self._perform(item._keeper, item, self._start)
         else:
             self._waiting.append(item)
 
@@ -105,7 +105,8 @@ class AsyncioExecutor(Executor):
                 awaitable.close()
             run.context.run(run.fail, asyncio.CancelledError())
         while self._waiting and len(self._tasks) < self.capacity:
-            self._perform(self._waiting.popleft(), self._start)
+            item = self._waiting.popleft()
+            self._perform(item._keeper, item, self._start)
 
     def _cancel_all(self) -> None:
         for run in tuple(self._tasks.values()):

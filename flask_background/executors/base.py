@@ -27,6 +27,10 @@ class Executor(ABC):
     def put(self, item: WorkItem[Any]) -> None:
         """Take an item to run. Never blocks; called on any thread, with no lock held."""
 
+    def run_here(self, item: WorkItem[Any]) -> None:
+        """Run an item on the caller's thread, if that can be; else ``put`` it."""
+        self.put(item)
+
     def is_here(self) -> bool:
         """Whether the caller runs where items must not wait for one another."""
         return False

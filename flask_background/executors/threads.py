@@ -6,10 +6,10 @@ the memory for each queued item.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import native
+from ..runner import Adopt, Perform
 from .base import Executor
 
 if TYPE_CHECKING:
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 class ThreadExecutor(Executor):
-    """Runs functions on at most ``capacity`` threads."""
+    """Runs functions on at most ``capacity`` threads. What they leave to be awaited goes to adopt."""
 
-    def __init__(self, name: str, capacity: int, perform: Callable[[WorkItem[Any]], None]) -> None:
+    def __init__(self, name: str, capacity: int, perform: Perform, adopt: Adopt) -> None:
         super().__init__(name, capacity)
         self._perform = perform
+        self._adopt = adopt
         self._queue: native.SimpleQueue[WorkItem[Any] | None] = native.SimpleQueue()
         self._lock = native.new_lock()
         self._threads = 0
@@ -30,6 +31,9 @@ class ThreadExecutor(Executor):
         self._queue.put(item)
         if self._threads < self.capacity and self._threads < len(self.queued) + len(self.running):
             self._add_thread()
+
+    def run_here(self, item: WorkItem[Any]) -> None:
+        self._perform(item._keeper, item, self._adopt)
 
     def abort(self) -> None:
         """Threads cannot be cancelled: their items are reported, and end with the process."""
@@ -54,7 +58,7 @@ class ThreadExecutor(Executor):
                 raise
 
     def _work(self) -> None:
-        get, perform = self._queue.get, self._perform
+        get, perform, adopt = self._queue.get, self._perform, self._adopt
         while (item := get()) is not None:
-            perform(item)
+            perform(item._keeper, item, adopt)
             item = None  # or an idle thread would keep its last item alive

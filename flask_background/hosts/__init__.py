@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from .. import native
-from . import gunicorn, process
+from . import gunicorn, process, starting
 from .base import Host
 
 if TYPE_CHECKING:
@@ -44,9 +44,13 @@ def adopt(worker: Worker) -> None:
             _host = gunicorn.GunicornHost(worker)
 
 
-def prepare() -> None:
-    """Before the first enqueue, as long as we are on the main thread: let TERM be heard."""
+def prepare(starter: starting.Starter) -> None:
+    """Before the first enqueue, as long as we are on the main thread: let TERM be heard.
+
+    The starter is told when a gunicorn worker has loaded the app.
+    """
     process.listen_for_term(lambda: _host)
+    starting.tell_when_started(starter)
 
 
 def _after_fork() -> None:

@@ -49,14 +49,14 @@ def find_worker() -> Worker | None:
     owners = (getattr(handler, "__self__", None) for handler in handlers)
     found = next((owner for owner in owners if isinstance(owner, base.Worker)), None)
     if found is None:
-        found = _worker_on_stack()
+        found = worker_on_stack()
     if not isinstance(found, base.Worker) or found.pid != os.getpid():
         return None
     worker: Worker = found
     return worker
 
 
-def _worker_on_stack() -> Any:
+def worker_on_stack() -> Any:
     """Where all have been replaced: the main thread was started by ``spawn_worker``."""
     main = threading.main_thread().ident
     frame = None if main is None else sys._current_frames().get(main)

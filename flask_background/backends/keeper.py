@@ -1,0 +1,158 @@
+"""The thread that keeps this process's part of the journal: it sleeps until something concerns it.
+
+It is woken through its FIFO (an item is free to claim, somebody wants one cancelled), by the death of a
+sibling (the kernel tells), and when an item or a schedule is due. A look every few seconds stands behind that
+as a net.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .. import native
+from ..journal import owner as owners
+from ..journal import queries, store
+from ..journal.wake import Watch
+from ..status import Status
+from .base import Phase
+
+if TYPE_CHECKING:
+    from .durable import DurableBackend
+
+# The net, in seconds; and how long to wait when the journal cannot be read or written.
+_NET = 5.0
+_TROUBLE = 1.0
+# What is not urgent is looked at so often; items that ended long ago are let go of so many at a time.
+_LOOK_OVER_EVERY = 60.0
+_PRUNED = 500
+# Files of an item that the journal does not know may be about to be entered; not for so long.
+_ORPHANED = 3_600.0
+
+
+class Keeper:
+    """Recovers, claims, cancels, fires schedules and prunes, for one app in one process."""
+
+    def __init__(self, backend: DurableBackend) -> None:
+        self._backend = backend
+        self._folder = backend.owner.folder
+        self._watch = Watch(backend.owner)
+        self._closed = False
+        self._ended = native.Gate()
+        self._looked_over_at = 0.0
+        self._in_trouble = False
+        self._scheduled: set[str] = set()
+        native.start_thread(self._run, "background-keeper")
+
+    def ring(self) -> None:
+        """There is a reason to look."""
+        owners.ring_one(self._backend.owner.bell_path)
+
+    def close(self, timeout: float) -> bool:
+        """End the thread; says whether it has ended, after timeout seconds at most."""
+        self._closed = True
+        self.ring()
+        return self._ended.wait(timeout)
+
+    def _run(self) -> None:
+        try:
+            self._keep()
+        finally:
+            self._watch.close()
+            self._ended.open()
+
+    def _keep(self) -> None:
+        dead = self._watch.dead()
+        while not self._closed:
+            try:
+                timeout = self._look(dead)
+                self._in_trouble = False
+            except Exception as error:
+                if not self._in_trouble:  # once is enough
+                    self._backend.trouble("The journal cannot be kept; this goes on when it can be", error)
+                self._in_trouble = True
+                native.sleep(_TROUBLE)
+                timeout = 0.0
+            dead = self._watch.wait(timeout)
+
+    def _look(self, dead: list[str]) -> float:
+        """Do what there is to do; seconds until there may be more."""
+        backend, now = self._backend, time.time()
+        for name in dead:
+            self._recover(name)
+        for item_id in backend.writer.read(partial(queries.cancels, owner=backend.owner.id)):
+            backend.cancel_here(item_id)
+        if backend.runs and backend.local.ledger.phase is Phase.RUNNING:
+            self._fire(now)
+            backend.claim(now)
+        if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
+            self._looked_over_at = now
+            self._look_over(now)
+        periodic = list(backend.registry.periodic) if backend.runs else []
+        due = backend.writer.read(partial(queries.next_due, now=now, periodic=periodic))
+        return _NET if due is None else min(_NET, max(0.0, due - time.time()))
+
+    def _recover(self, name: str) -> None:
+        """Free the items of a process that is dead."""
+        backend = self._backend
+        takeover = owners.take_over(self._folder, name)
+        if takeover is None:
+            return  # another process does it
+        with takeover:
+            step = partial(
+                store.recover, owner=name, running=takeover.running, charged=takeover.charged, now=time.time()
+            )
+            released, ended = backend.writer.do(step)
+            takeover.done()
+        for entry in ended:
+            backend.tell_end(entry)
+        if released:
+            backend.local.events.recovered(released, name)
+            backend.call_others()
+
+    def _fire(self, now: float) -> None:
+        """Enqueue the periodic tasks that are due."""
+        backend = self._backend
+        periodic = backend.registry.periodic
+        for name, (_, schedule) in periodic.items():
+            if name not in self._scheduled:
+                first = partial(
+                    store.schedule, name=name, spec=repr(schedule), first=schedule.next_after(now)
+                )
+                backend.writer.do(first)
+                self._scheduled.add(name)
+        for name, planned in backend.writer.read(partial(queries.planned, now=now)).items():
+            if name in periodic:
+                task, schedule = periodic[name]
+                following = schedule.catch_up(planned, now)
+                entry = backend.periodic_entry(task, planned)
+                backend.writer.do(
+                    partial(store.fire, name=name, planned=planned, following=following, entry=entry)
+                )
+
+    def _look_over(self, now: float) -> None:
+        """Let go of what ended long ago; recover what has no owner, and park what has no task, any more."""
+        backend = self._backend
+        owners.sweep(self._folder)
+        for name in backend.writer.read(queries.owners):
+            if not owners.exists(self._folder, name):  # somebody, or a power cut, has removed its file
+                recovered = backend.writer.do(partial(store.recover, owner=name, running=(), now=now))
+                backend.local.events.recovered(recovered.released, name)
+                backend.call_others()
+        for item_id in backend.writer.do(
+            partial(store.prune, before=now - backend.keep, limit=_PRUNED), sync=False
+        ):
+            backend.packing.forget(item_id)
+        for item_id in backend.packing.orphans(now - _ORPHANED):
+            if backend.look(item_id) is None:
+                backend.packing.forget(item_id)
+        for entry in backend.writer.read(
+            partial(queries.unknown, tasks=list(backend.registry.tasks), now=now)
+        ):
+            if not any(owners.knows(self._folder, name, entry.task) for name in owners.others(self._folder)):
+                reason = f"no process of the app has a task named {entry.task!r}"
+                step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=now)
+                if backend.writer.do(step):
+                    backend.tell_end(replace(entry, status=Status.FAILED, reason=reason))

@@ -1,0 +1,260 @@
+"""``flask background``: look at durable items, change them, and run them outside the web processes.
+
+Errors are one line, and the exit status is 1, or 2 for a command that makes no sense. Items' arguments are
+never shown.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+
+from .errors import BackgroundError
+from .journal import queries, store
+from .packing import attempt_of
+from .status import Status
+from .worker import run_worker
+
+if TYPE_CHECKING:
+    from .backends.durable import DurableBackend
+    from .journal.entry import Entry
+    from .part import AppPart
+    from .task import Task
+
+background = AppGroup("background", help="Durable items: run them, look at them, change them.")
+
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable, with times in UTC.")
+_statuses = click.Choice([str(status) for status in Status if status is not Status.INTERRUPTED])
+
+
+def _part() -> AppPart:
+    part: AppPart | None = current_app.extensions.get("background")
+    if part is None:
+        raise click.ClickException(f"app {current_app.name!r} has no Background: call init_app")
+    return part
+
+
+def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command whose errors are one line. Items are left to other processes while it runs."""
+
+    def decorate(func: Callable[..., None]) -> click.Command:
+        @wraps(func)
+        def call(**options: Any) -> None:
+            part = _part()
+            part.runs_durable = False
+            try:
+                func(part, **options)
+            except BackgroundError as error:
+                raise click.ClickException(str(error)) from error
+
+        return background.command(name)(call)
+
+    return decorate
+
+
+@background.command("worker")
+@click.option("--executor", "executors", multiple=True, help="Only items of this executor; may be repeated.")
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="How many processes.")
+@click.option("--burst", is_flag=True, help="End when there is nothing left to run.")
+def worker(executors: tuple[str, ...], count: int, burst: bool) -> None:
+    """Run durable items until TERM or INT; then they have the grace period, as elsewhere."""
+    part = _part()
+    for name in executors:
+        if name not in part.settings.executors:
+            known = ", ".join(sorted(part.settings.executors))
+            raise click.BadParameter(f"{name!r} is no executor of this app; it has {known}")
+    try:
+        run_worker(part, executors=executors, count=count, burst=burst)
+    except BackgroundError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@_command("run")
+@click.argument("task")
+@click.argument("args", nargs=-1)
+@click.option("--wait", is_flag=True, help="Wait for the end, and print the result.")
+@_json
+def run(part: AppPart, task: str, args: tuple[str, ...], wait: bool, as_json: bool) -> None:
+    """Start TASK with ARGS: JSON where they can be read as such, else strings.
+
+    A durable item is left to the processes that run them; another one runs here, and is waited for.
+    """
+    found = _find_task(part, task)
+    if not found.options.durable or wait:
+        part.runs_durable = True
+    try:
+        item = found.enqueue(*map(_value, args))
+    except TypeError as error:
+        raise click.UsageError(f"{task}: {error}") from error
+    result = item.result() if wait or not found.options.durable else None
+    part.backend.stop(None)
+    if as_json:
+        click.echo(json.dumps({"id": item.id, "status": item.status, "result": _shown(result)}))
+    else:
+        click.echo(f"{item.id} {item.status}" + (f": {result!r}" if result is not None else ""))
+
+
+@_command("list")
+@click.option("--status", type=_statuses, help="Only these.")
+@click.option("--task", help="Only those of this task.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The latest so many.")
+@_json
+def list_(part: AppPart, status: str | None, task: str | None, limit: int, as_json: bool) -> None:
+    """The items that were enqueued last."""
+    wanted = None if status is None else Status(status)
+    entries = _read(part, partial(queries.entries, status=wanted, task=task, limit=limit))
+    if as_json:
+        click.echo(json.dumps([_fields(entry) for entry in entries]))
+    else:
+        _table(("id", "status", "attempt", "age", "task"), map(_row, entries))
+
+
+@_command("show")
+@click.argument("item_id", metavar="ID")
+@_json
+def show(part: AppPart, item_id: str, as_json: bool) -> None:
+    """One item."""
+    entry = _entry(part, item_id)
+    if as_json:
+        click.echo(json.dumps(_fields(entry)))
+        return
+    for name, value in _fields(entry).items():
+        if value is not None:
+            click.echo(f"{name + ':':<13}{value}")
+
+
+@_command("cancel")
+@click.argument("item_id", metavar="ID")
+@_json
+def cancel(part: AppPart, item_id: str, as_json: bool) -> None:
+    """Take a queued item back; ask a running one to end."""
+    _entry(part, item_id)
+    answer = part.durable.writer.do(partial(store.request_cancel, item_id=item_id, now=time.time()))
+    part.durable.call_others()
+    _answer(item_id, answer, "it has ended", as_json)
+
+
+@_command("retry")
+@click.argument("item_id", metavar="ID")
+@_json
+def retry(part: AppPart, item_id: str, as_json: bool) -> None:
+    """Run an item again that has failed, was parked or cancelled."""
+    entry = _entry(part, item_id)
+    done = part.durable.writer.do(partial(store.retry, item_id=item_id, now=time.time()))
+    part.durable.call_others()
+    _answer(item_id, "queued" if done else None, f"it is {entry.status}", as_json)
+
+
+@_command("purge")
+@click.option("--status", "statuses", type=_statuses, multiple=True, help="Only these; may be repeated.")
+@click.confirmation_option(prompt="Forget these ended items?")
+@_json
+def purge(part: AppPart, statuses: tuple[str, ...], as_json: bool) -> None:
+    """Forget items that have ended."""
+    wanted = [Status(status) for status in statuses] or list(Status)
+    ids = part.durable.writer.do(partial(store.purge, statuses=wanted))
+    for item_id in ids:
+        part.durable.packing.forget(item_id)
+    click.echo(json.dumps({"purged": len(ids)}) if as_json else f"{len(ids)} forgotten")
+
+
+@_command("stats")
+@_json
+def stats(part: AppPart, as_json: bool) -> None:
+    """How many items there are, by status."""
+    found = _read(part, queries.stats)
+    counts = {str(status): found.get(status, 0) for status in Status if status is not Status.INTERRUPTED}
+    if as_json:
+        click.echo(json.dumps(counts))
+    else:
+        _table(("status", "items"), ((name, str(count)) for name, count in counts.items()))
+
+
+def _find_task(part: AppPart, name: str) -> Task[..., Any]:
+    tasks = part.owner.registry.tasks
+    found = (
+        [tasks[name]]
+        if name in tasks
+        else [task for full, task in tasks.items() if full.endswith(f".{name}")]
+    )
+    if len(found) == 1:
+        return found[0]
+    what = "several tasks end in" if found else "there is no task named"
+    raise click.UsageError(f"{what} {name!r}; there are: {', '.join(sorted(tasks)) or 'none'}")
+
+
+def _read(part: AppPart, query: Callable[..., Any]) -> Any:
+    durable: DurableBackend = part.durable
+    return durable.writer.read(query)
+
+
+def _entry(part: AppPart, item_id: str) -> Entry:
+    entry = part.durable.look(item_id)
+    if entry is None:
+        raise click.ClickException(f"the journal has no item {item_id!r}")
+    return entry
+
+
+def _answer(item_id: str, answer: str | None, why_not: str, as_json: bool) -> None:
+    if answer is None:
+        raise click.ClickException(f"item {item_id}: {why_not}")
+    click.echo(json.dumps({"id": item_id, "status": answer}) if as_json else f"{item_id} {answer}")
+
+
+def _fields(entry: Entry) -> dict[str, Any]:
+    attempt = attempt_of(entry)
+    return {
+        "id": entry.id,
+        "task": entry.task,
+        "status": str(entry.status),
+        "executor": entry.executor,
+        "key": entry.key,
+        "process": entry.owner,
+        "attempt": entry.attempt,
+        "crashes": entry.crashes,
+        "due": _moment(entry.due),
+        "enqueued": _moment(entry.enqueued),
+        "started": _moment(entry.started),
+        "finished": _moment(entry.finished),
+        "progress": None if attempt.progress is None else list(attempt.progress),
+        "error": None if attempt.error is None else str(attempt.error),
+    }
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    age = max(0, int(time.time() - entry.enqueued))
+    return entry.id, str(entry.status), str(entry.attempt), f"{age} s", entry.task
+
+
+def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    lines = [titles, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _shown(value: Any) -> Any:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

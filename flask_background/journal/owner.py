@@ -1,0 +1,214 @@
+"""A process as the owner of items: known to be alive by a record lock, and to have run what its file says.
+
+``owners/<pid>-<random>`` is locked as long as its process lives; the kernel frees it at once when that dies,
+however it dies, and not while it is merely stopped or starved. No clock has a part in this. The file says
+which tasks the process knows, and then, a line each, which runs began and ended, and whether the host was
+about to kill. A line is in the system's cache before the run begins, where kill -9 does not reach it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .. import native
+
+# The file is begun anew when nothing runs and it has become so long, in bytes.
+_LONG = 100_000
+
+# The owners of this process: to open one of their files and close it would free its lock.
+_own: set[str] = set()
+
+
+class Owner:
+    """This process and app, as the others see it."""
+
+    def __init__(self, folder: Path, tasks: Collection[str]) -> None:
+        self.folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.id = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._lock = native.new_lock()
+        self._running: set[str] = set()
+        self._closed = False
+        self._path = folder / self.id
+        # Under another name until it is locked, or it would look like a dead process's.
+        new = self._path.with_suffix(".new")
+        self._file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        header = json.dumps(sorted(tasks)).encode() + b"\n"
+        self._header = len(header)
+        self._size = os.write(self._file, header)
+        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.bell_path = self._path.with_suffix(".bell")
+        os.mkfifo(self.bell_path, 0o600)
+        self.bell = os.open(self.bell_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        _own.add(self.id)
+        new.rename(self._path)
+        ring(folder)  # the others are to watch over this one
+
+    def begin(self, item_id: str) -> None:
+        """A run is about to begin. Raises OSError if that cannot be written."""
+        with self._lock:
+            self._running.add(item_id)
+            if not self._closed:
+                self._size += os.write(self._file, f"+{item_id}\n".encode())
+
+    def end(self, item_id: str) -> None:
+        """It has ended, and the journal knows."""
+        with self._lock:
+            if self._closed or item_id not in self._running:
+                return
+            self._running.discard(item_id)
+            with suppress(OSError):  # worth a crash too many for this item, should the process die now
+                if self._size > _LONG and not self._running:
+                    os.ftruncate(self._file, self._header)
+                    self._size = self._header
+                else:
+                    self._size += os.write(self._file, f"-{item_id}\n".encode())
+
+    def spare(self) -> None:
+        """The host may kill from now on: that is not the running items' fault."""
+        with self._lock, suppress(OSError):
+            if not self._closed:
+                os.write(self._file, b"!\n")
+
+    def close(self) -> None:
+        """Leave. Nothing may be owned any more."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True  # the descriptors are soon those of other files
+            for suffix in ("", ".bell"):
+                self._path.with_suffix(suffix).unlink(missing_ok=True)
+            _own.discard(self.id)
+            os.close(self._file)
+            os.close(self.bell)
+
+
+class Takeover:
+    """A dead owner, held so that nobody else recovers its items at the same time."""
+
+    def __init__(self, path: Path, file: int) -> None:
+        self._path = path
+        self._file = file
+        lines = _lines(file)[1:]  # nothing at all after a power cut
+        self.charged = b"!" not in lines
+        running: set[str] = set()
+        for line in lines:
+            if line[:1] == b"+":
+                running.add(line[1:].decode("ascii", "replace"))
+            else:
+                running.discard(line[1:].decode("ascii", "replace"))
+        #: The ids of the items that were running.
+        self.running = frozenset(running)
+
+    def done(self) -> None:
+        """It owns nothing any more: remove its files."""
+        self._path.with_suffix(".bell").unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+
+def take_over(folder: Path, owner_id: str) -> Takeover | None:
+    """Take over from an owner that is dead; None if it is alive, or another process does this."""
+    if owner_id in _own:
+        return None
+    path = folder / owner_id
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file).st_nlink:  # else somebody was faster
+            return Takeover(path, file)
+    except OSError:
+        pass
+    os.close(file)
+    return None
+
+
+def is_dead(folder: Path, owner_id: str) -> bool:
+    """Whether an owner's process is gone, and its items are still to be recovered."""
+    takeover = take_over(folder, owner_id)
+    if takeover is None:
+        return False
+    with takeover:
+        return True
+
+
+def others(folder: Path) -> list[str]:
+    """The owners that are not of this process."""
+    return [name for name in os.listdir(folder) if "." not in name and name not in _own]
+
+
+def exists(folder: Path, owner_id: str) -> bool:
+    """Whether an owner is there at all, alive or not."""
+    return owner_id in _own or (folder / owner_id).exists()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a process has left that died while it became an owner."""
+    for name in os.listdir(folder):
+        path = folder / name
+        if path.suffix == ".new" and is_dead(folder, name):
+            path.unlink(missing_ok=True)
+        elif path.suffix == ".bell":
+            new, owner = path.with_suffix(".new"), path.with_suffix("")
+            if not new.exists() and not owner.exists():  # in this order: the one becomes the other
+                path.unlink(missing_ok=True)
+
+
+def knows(folder: Path, owner_id: str, task: str) -> bool:
+    """Whether the process of an owner has a task of this name."""
+    try:
+        with open(folder / owner_id, "rb") as file:
+            return task in json.loads(file.readline())
+    except (OSError, ValueError):
+        return False
+
+
+def ring(folder: Path, but: str | None = None) -> None:
+    """Wake every process of the app, but this owner's."""
+    for name in os.listdir(folder):
+        if name.endswith(".bell") and name != f"{but}.bell":
+            ring_one(folder / name)
+
+
+def ring_one(bell: Path) -> None:
+    """Wake one; if it is dead, or has been woken often enough, nothing happens."""
+    with suppress(OSError):
+        descriptor = os.open(bell, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"!")
+        finally:
+            os.close(descriptor)
+
+
+def _lines(file: int) -> list[bytes]:
+    # By no other descriptor: to close that would free the lock.
+    content = b""
+    while more := os.pread(file, 1 << 20, len(content)):
+        content += more
+    return content.splitlines()
+
+
+def _after_fork() -> None:
+    _own.clear()  # the locks are the parent's
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,278 @@
+"""The one writer of a process: everything that waits is written in one transaction, with one sync.
+
+Each step is a function of the connection. A view's step has to be on disk before it goes on, or fail; what a
+run has come to must not be lost, so such a step is tried until it succeeds.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+import traceback
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from .. import native
+from ..errors import JournalError
+from .database import Mode
+from .rounds import Order, Rounds, Step
+
+T = TypeVar("T")
+
+# How many steps one transaction carries at most.
+_ROUND = 2_000
+# How long to wait for those who come again, in seconds.
+_LINGER = 0.0005
+# And how long what nobody waits for is kept back, so that one sync does for many.
+_COMPANY = 0.003
+# How long a view waits until its step's transaction begins, in seconds; SQLite itself may take 2 s more.
+_PATIENCE = 3.0
+# How long to wait after a failed round, in seconds.
+_BACKOFF = 0.5
+
+
+class Writer:
+    """Writes to one journal for one process; ``power``: what is acknowledged survives a power cut."""
+
+    def __init__(self, folder: Path, *, power: bool, mode: Mode = "wal") -> None:
+        self.folder = folder
+        #: How many transactions there have been.
+        self.rounds = 0
+        self._rounds = Rounds(folder, power=power, mode=mode)
+        self._lock = native.new_lock()
+        # Orders wait here, and the bell is rung when there are as many as the thread wants: once for a round,
+        # for each time that a thread is woken costs more than what it then does.
+        self._orders: deque[Order] = deque()
+        self._bell = native.new_lock()
+        self._bell.acquire()
+        self._wanted: float = 1
+        self._idles = False
+        self._writing = native.new_lock()
+        self._closing = True
+        self._users = 0
+        self._told: native.SimpleQueue[Order | None] = native.SimpleQueue()
+        self._running = False
+        # How many waited for the last round: they may well come again, and are worth a moment.
+        self._expected = 0
+
+    def do(self, step: Step[T], *, sync: bool = True) -> T:
+        """Take a step, and return what it returned when it is written. Raises JournalError if it cannot be.
+
+        ``sync``: at level "power", whether it has to survive a power cut.
+        """
+        order = Order(step, sync)
+        if not self._write_alone(order):
+            order.gate = native.Gate()
+            self._give(order)
+            if not order.gate.wait(_PATIENCE):
+                try:
+                    self._orders.remove(order)
+                except ValueError:
+                    order.gate.wait()  # it is being written just now
+                else:
+                    why = TimeoutError(f"somebody has been writing for {_PATIENCE:g} s")
+                    raise self._rounds.failure(why)
+        if order.error is not None:
+            raise order.error
+        value: T = order.value
+        return value
+
+    def later(self, step: Step[T], then: Callable[[T], object] | None = None, *, sync: bool = True) -> None:
+        """Take a step as soon as possible, however long the disk fails; then call ``then`` with its value.
+
+        ``then`` is called on a thread for that, one after the other; it must not raise.
+        """
+        order = Order(step, sync)
+        order.then = then
+        self._give(order)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all steps up to now are written, and their callers told; False after timeout seconds."""
+        gate = native.Gate()
+        self.later(lambda _: None, lambda _: gate.open(), sync=False)
+        return gate.wait(timeout)
+
+    def read(self, query: Step[T]) -> T:
+        """Return what query returns. Never waits for a writer, in WAL mode. Raises JournalError."""
+        if not self._users:  # nothing is to stay open
+            return self.do(query, sync=False)
+        for _ in range(2):
+            found = self._rounds.read(query)
+            if found is not None:
+                return found[0]
+            self.do(lambda _: None, sync=False)  # opens it
+        raise self._rounds.failure(TimeoutError("it is closed again and again"))
+
+    def open(self) -> None:
+        """Keep the file open from now on; raises JournalError if it cannot be opened."""
+        with self._lock:
+            self._users += 1
+            self._closing = False
+        try:
+            self.do(lambda _: None, sync=False)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """The counterpart: the last one ends the threads and closes the file, once all is written.
+
+        What comes later is done all the same, and opens it for the moment.
+        """
+        with self._lock:
+            self._users -= 1
+            self._closing = not self._users
+        self._ring()
+
+    def _write_alone(self, order: Order) -> bool:
+        """Write an order here and now, without waking a thread, if nobody else writes or waits to."""
+        if self._expected > 1 or self._orders or not self._users or not self._writing.acquire(blocking=False):
+            return False
+        try:
+            database = self._rounds.open()
+            if not database.turn.take():
+                return False
+            try:
+                self._rounds.write(database, [order])
+            finally:
+                database.turn.give_back()
+        except (sqlite3.Error, OSError) as error:
+            order.error = self._rounds.failure(error)
+        finally:
+            self._writing.release()
+        self.rounds += 1
+        return True
+
+    def _give(self, order: Order) -> None:
+        self._orders.append(order)
+        if len(self._orders) >= self._wanted or (self._idles and order.gate is not None):
+            self._ring()
+        with self._lock:
+            if self._running:
+                return
+            self._running = True
+        try:
+            native.start_thread(self._write, "background-journal")
+        except RuntimeError:
+            self._running = False
+            raise
+
+    def _write(self) -> None:
+        """The thread: rounds until it is told to end, and nothing is left."""
+        native.start_thread(self._tell, "background-journal-told")
+        left: list[Order] = []
+        while True:
+            if left:
+                self._wait(_BACKOFF)
+            else:
+                self._gather()
+            left = self._round(left)
+            with self._lock:
+                if self._closing and not left and not self._orders:
+                    self._running = False
+                    self._told.put(None)
+                    with self._writing:
+                        self._rounds.close()
+                    return
+
+    def _gather(self) -> None:
+        """Wait until there is something to write, and a moment for those who come again."""
+        self._wanted = 1
+        if not self._orders and not self._closing:
+            self._wait(-1)
+        if 0 < len(self._orders) < self._expected:
+            self._wanted = self._expected
+            if len(self._orders) < self._expected:
+                self._wait(_LINGER)
+        self._wanted = math.inf
+        if self._orders and not self._closing and all(order.gate is None for order in tuple(self._orders)):
+            self._idles = True
+            self._wait(_COMPANY)
+            self._idles = False
+
+    def _wait(self, timeout: float) -> None:
+        self._bell.acquire(timeout=timeout)
+
+    def _ring(self) -> None:
+        try:
+            self._bell.release()
+        except RuntimeError:
+            pass  # it rings already
+
+    def _round(self, left: list[Order]) -> list[Order]:
+        """Write all that wait in one transaction. Returns those that have to be tried again."""
+        orders = left
+        try:
+            database = self._rounds.open()
+            with self._writing, database.turn:  # it may take a while: whoever comes meanwhile is taken along
+                orders += self._waiting()
+                if orders:
+                    self._rounds.write(database, orders)
+        except (sqlite3.Error, OSError) as error:
+            orders += self._waiting()
+            for order in orders:
+                order.error = self._rounds.failure(error)
+        left = []
+        self.rounds += 1
+        self._expected = sum(order.gate is not None for order in orders)
+        for order in orders:
+            if order.gate is not None:
+                order.gate.open()
+            elif order.error is None or not isinstance(order.error, JournalError):
+                self._told.put(order)
+            else:
+                order.error = None
+                left.append(order)
+        return left
+
+    def _waiting(self) -> list[Order]:
+        """What waits by now, for this round."""
+        found: list[Order] = []
+        while self._orders and len(found) < _ROUND:
+            try:
+                found.append(self._orders.popleft())
+            except IndexError:  # it has just lost its patience
+                break
+        return found
+
+    def _tell(self) -> None:
+        """The other thread: call those who want to know."""
+        while (order := self._told.get()) is not None:
+            try:
+                if order.error is not None:
+                    raise order.error
+                if order.then is not None:
+                    order.then(order.value)
+            except Exception:
+                traceback.print_exc()
+            order = None  # or an idle thread would keep it
+
+
+_writers: dict[Path, Writer] = {}
+_inherited: list[object] = []
+_lock = native.new_lock()
+
+
+def writer_at(folder: Path, *, power: bool) -> Writer:
+    """The writer of this process for a journal: there must be only one, as record locks are a process's."""
+    folder = folder.resolve()
+    with _lock:
+        writer = _writers.get(folder)
+        if writer is None:
+            writer = _writers[folder] = Writer(folder, power=power)
+        return writer
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = native.new_lock()
+    # Neither used nor closed, which would touch the parent's files: kept for ever.
+    _inherited.append(dict(_writers))
+    _writers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

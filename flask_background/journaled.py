@@ -1,0 +1,149 @@
+"""The handle of a durable item: where the item is not in this process, the journal knows about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+
+from . import native
+from .item import Callee, Keeper, WorkItem
+from .status import Attempt, Progress, Status
+
+if TYPE_CHECKING:
+    from .journal.entry import Entry
+    from .state import RequestState
+
+R = TypeVar("R", covariant=True)
+
+# How often somebody who waits looks into the journal while the item is elsewhere, in seconds.
+_LOOK = 0.05
+# It may leave this process while somebody waits for its end here.
+_STAY = 0.5
+
+
+class JournalKeeper(Keeper, Protocol):
+    """What the handle needs of the backend that keeps the journal."""
+
+    def look(self, item_id: str) -> Entry | None: ...
+    def read_attempt(self, entry: Entry) -> Attempt: ...
+    def report(self, item: JournaledItem[Any], progress: Progress) -> None: ...
+
+
+class JournaledItem(WorkItem[R]):
+    """A durable work item. What it says is true whichever process of the app runs it."""
+
+    __slots__ = ("__weakref__", "entry", "held", "here", "reported")
+
+    def __init__(
+        self,
+        task: Callee,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        state: RequestState | None,
+        keeper: JournalKeeper,
+    ) -> None:
+        #: Whether it is queued or running in this process, which then knows more than the journal.
+        self.here = True
+        self.entry: Entry | None = None
+        #: Whether it waits for a response.
+        self.held = False
+        #: When the journal last heard of its progress (``time.monotonic()``).
+        self.reported = 0.0
+        super().__init__(task, args, kwargs, state, keeper)
+        # In the order of time, so that what is enqueued together lies together in the journal's index.
+        self.id = f"{int(self._enqueued * 16) & 0xFFFF_FFFF:08x}{self.id[8:]}"
+
+    @classmethod
+    def of(cls, entry: Entry, task: Callee, state: RequestState | None, keeper: JournalKeeper) -> Self:
+        """The handle of an item that is in the journal, and not here."""
+        item = cls(task, (), {}, state, keeper)
+        item.id, item._enqueued, item.entry, item.here = entry.id, entry.enqueued, entry, False
+        return item
+
+    @property
+    def status(self) -> Status:
+        """Where the item stands."""
+        self._look()
+        return cast(Status, _status.__get__(self))
+
+    @status.setter
+    def status(self, status: Status) -> None:
+        _status.__set__(self, status)
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the item last reported; None before it did."""
+        self._look()
+        return super().progress
+
+    @property
+    def attempt(self) -> int:
+        """Which run this is: 0 before the first one."""
+        self._look()
+        return super().attempt
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When its last run began, in UTC; None before the first one."""
+        self._look()
+        return super().started_at
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When it ended, in UTC; None before that."""
+        self._look()
+        return super().finished_at
+
+    def report_progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far the run is, so that every process of the app can show it."""
+        super().report_progress(done, total, message)
+        if self.here and self._attempt is not None and self._attempt.progress is not None:
+            cast(JournalKeeper, self._keeper).report(self, self._attempt.progress)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if self.here:
+                if super().wait(_STAY if left is None else min(_STAY, left)) and self._told:
+                    return True
+            elif self.status.is_final:
+                return True
+            else:
+                native.Gate().wait(_LOOK if left is None else min(_LOOK, left))
+            if left == 0.0:
+                return not self.here and self.status.is_final
+
+    def __await__(self) -> Generator[Any, None, R]:
+        yield from self._ended().__await__()
+        return self.result(0)
+
+    async def _ended(self) -> None:
+        import asyncio
+
+        while not (self._told if self.here else self.status.is_final):
+            await asyncio.sleep(_LOOK)
+
+    def leave(self) -> None:
+        """From now on the journal knows where it stands, not this process."""
+        self.here = False
+        self._wake()
+
+    def _look(self) -> None:
+        """Read what the journal knows, unless the item is here, or has ended for good."""
+        if self.here or self._told:
+            return
+        keeper = cast(JournalKeeper, self._keeper)
+        entry = keeper.look(self.id)
+        if entry is None:  # ended so long ago that the journal has let it go
+            return
+        self.entry = entry
+        self._attempt = keeper.read_attempt(entry)
+        self.status = entry.status
+        self._told = entry.status.is_final
+
+
+_status: Any = WorkItem.__dict__["status"]  # the base's slot

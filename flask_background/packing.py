@@ -1,0 +1,205 @@
+"""A durable item's arguments, uploads, result and error as data, and back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from werkzeug.datastructures import FileStorage, Headers
+
+from . import data
+from .errors import ArgumentRefused, ItemCancelled, ItemFailed, JournalError, ResultLost
+from .journal.database import sync_folder
+from .journal.entry import Entry
+from .status import Attempt, Progress, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .item import WorkItem
+    from .state import RequestState
+
+_CHUNK = 1 << 20
+
+
+class Packing:
+    """Packs what items get and give. Uploads become files in a folder of the item's own.
+
+    ``sync``: they have to be on disk, not only in the system's cache, before the item is accepted.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, *, sync: bool) -> None:
+        self._folder = folder
+        self.max_bytes = max_bytes
+        self._sync = sync
+
+    def pack(self, item_id: str, func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[str, bool]:
+        """The call as text, and whether it has uploads, which are on disk then.
+
+        Raises ArgumentRefused for what is not data, and JournalError if an upload cannot be written.
+        """
+        uploads: list[FileStorage] = []
+
+        def refer(upload: FileStorage) -> dict[str, Any]:
+            uploads.append(upload)
+            headers = [list(pair) for pair in upload.headers]
+            return {
+                "n": len(uploads) - 1,
+                "filename": upload.filename,
+                "name": upload.name,
+                "headers": headers,
+            }
+
+        payload = data.dump_call(func, args, kwargs, replace=refer, max_bytes=self.max_bytes)
+        if uploads:
+            try:
+                self._save(item_id, uploads)
+            except OSError as error:
+                self.forget(item_id)
+                raise JournalError(f"an upload could not be written beside the journal: {error}") from error
+        return payload, bool(uploads)
+
+    def unpack(self, entry: Entry) -> tuple[tuple[Any, ...], dict[str, Any], list[FileStorage]]:
+        """The arguments, made anew, and the uploads among them, which are open then."""
+        opened: list[FileStorage] = []
+
+        def reopen(reference: dict[str, Any]) -> FileStorage:
+            stream = open(self._folder / entry.id / str(int(reference["n"])), "rb")  # noqa: SIM115
+            headers = Headers([tuple(pair) for pair in reference["headers"]])
+            upload = FileStorage(stream, reference["filename"], reference["name"], headers=headers)
+            opened.append(upload)
+            return upload
+
+        try:
+            args, kwargs = data.load_call(entry.payload, rebuild=reopen)
+        except BaseException:
+            for upload in opened:
+                upload.close()
+            raise
+        return args, kwargs, opened
+
+    def forget(self, item_id: str) -> None:
+        """Remove an item's uploads."""
+        shutil.rmtree(self._folder / item_id, ignore_errors=True)
+
+    def orphans(self, before: float) -> list[str]:
+        """The ids of items whose uploads have been here since before then (``time.time()``)."""
+        try:
+            return [path.name for path in self._folder.iterdir() if path.stat().st_mtime < before]
+        except FileNotFoundError:
+            return []
+
+    def _save(self, item_id: str, uploads: list[FileStorage]) -> None:
+        folder = self._folder / item_id
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        for number, upload in enumerate(uploads):
+            descriptor = os.open(folder / str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as file:
+                shutil.copyfileobj(upload.stream, file, _CHUNK)
+                file.flush()
+                if self._sync:
+                    os.fsync(descriptor)
+        if self._sync:
+            for path in (folder, self._folder, self._folder.parent):
+                sync_folder(path)
+
+
+def entry_of(
+    item: WorkItem[Any], task: Any, *, payload: str, uploads: bool, due: float, owner: str | None
+) -> Entry:
+    """A new item as the journal has it; with an owner it has been claimed."""
+    options = task.options
+    return Entry(
+        id=item.id,
+        task=task.name,
+        executor=task.executor,
+        options=json.dumps(
+            {
+                "timeout": options.timeout,
+                "max_attempts": options.max_attempts,
+                **({} if callable(options.backoff) else {"backoff": options.backoff}),
+            }
+        ),
+        payload=payload,
+        uploads=uploads,
+        state=None if item.state is None else data.dump_state(item.state),
+        key=options.key,
+        status=Status.QUEUED,
+        owner=owner,
+        fence=0 if owner is None else 1,
+        max_crashes=options.max_crashes,
+        due=due,
+        enqueued=item._enqueued,
+    )
+
+
+def state_of(entry: Entry) -> RequestState | None:
+    """The state of the request that enqueued it."""
+    return None if entry.state is None else data.load_state(entry.state)
+
+
+def result_as_data(value: Any, max_bytes: int) -> str:
+    """What an item returned, as text. What is no data, or too large, is not kept: the text says so."""
+    try:
+        return data.dump(value, "the result", max_bytes=max_bytes)
+    except ArgumentRefused as error:
+        return json.dumps({_LOST: str(error)})
+
+
+_LOST = "flask_background.lost"
+
+
+def error_as_data(error: BaseException) -> str:
+    """An exception as text, with its traceback."""
+    kind = type(error)
+    return json.dumps(
+        {
+            "type": f"{kind.__module__}.{kind.__qualname__}",
+            "message": str(error),
+            "trace": "".join(traceback.format_exception(error)),
+        }
+    )
+
+
+def progress_as_data(progress: Progress) -> str:
+    """A progress as text; a message that is not a string is made one."""
+    done, total, message = progress
+    return json.dumps([done, total, None if message is None else str(message)])
+
+
+def attempt_of(entry: Entry) -> Attempt:
+    """The last attempt, as far as the journal knows it."""
+    attempt = Attempt(entry.started)
+    attempt.number = entry.attempt
+    attempt.finished = entry.finished
+    if entry.progress is not None:
+        attempt.progress = Progress(*json.loads(entry.progress))
+    if entry.status is Status.SUCCEEDED and entry.result is not None:
+        attempt.value, attempt.error = _result_of(entry.result)
+    elif entry.status is Status.FAILED:
+        attempt.error = _error_of(entry)
+    elif entry.status is Status.CANCELLED:
+        attempt.error = ItemCancelled(f"item {entry.id} ({entry.task}) was cancelled")
+    return attempt
+
+
+def _result_of(text: str) -> tuple[Any, BaseException | None]:
+    value = data.load(text)
+    if isinstance(value, dict) and value.keys() == {_LOST}:
+        return None, ResultLost(value[_LOST])
+    return value, None
+
+
+def _error_of(entry: Entry) -> BaseException:
+    name = f"item {entry.id} ({entry.task})"
+    if entry.error is None:
+        return ItemFailed(f"{name} was parked: {entry.reason}")
+    what = json.loads(entry.error)
+    failed = ItemFailed(f"{name} failed with {what['type']}: {what['message']}")
+    failed.add_note(what["trace"])
+    return failed

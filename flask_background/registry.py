@@ -1,0 +1,95 @@
+"""The tasks of a Background by name: what a journal says is run only if it is one of these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import ConfigurationError
+from .retry import ONCE, RetryPolicy
+
+if TYPE_CHECKING:
+    from .journal.entry import Entry
+    from .schedule import Schedule
+    from .task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Stands for a task that this app does not have."""
+
+    name: str
+    executor: str
+    func: Callable[..., Any] = print
+    timeout: None = None
+    is_coroutine: bool = False
+    retry: RetryPolicy = ONCE
+    key: None = None
+    durable: bool = True
+    portable: bool = True
+    due: None = None
+
+
+class Periodic(NamedTuple):
+    """A task that is enqueued again and again."""
+
+    task: Task[..., Any]
+    schedule: Schedule
+
+
+class Registry:
+    """The tasks, and which of them are periodic."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self.periodic: dict[str, Periodic] = {}
+        self._has_durable = False
+
+    def add(self, task: Task[..., Any]) -> None:
+        """Enter a task. Raises ConfigurationError if two have one name, and one of them is durable."""
+        other = self.tasks.get(task.name)
+        if (
+            other is not None
+            and (task.options.durable or other.options.durable)
+            and (task.func.__module__, task.func.__qualname__)
+            != (other.func.__module__, other.func.__qualname__)
+        ):
+            raise ConfigurationError(
+                f"two tasks are named {task.name!r}, and one is durable: its items in the journal would not"
+                " know which of them is meant. Give one another name, @background.task(name=...)"
+            )
+        self.tasks[task.name] = task
+        self._has_durable = self._has_durable or task.options.durable
+
+    def add_periodic(self, task: Task[..., Any], schedule: Schedule) -> None:
+        """Let a durable task be enqueued by the schedule."""
+        self.periodic[task.name] = Periodic(task, schedule)
+
+    def task_of(self, entry: Entry) -> Task[..., Any] | Unknown:
+        """The task of an item in the journal, with the options that it was enqueued with."""
+        task = self.tasks.get(entry.task)
+        if task is None:
+            return Unknown(entry.task, entry.executor)
+        return task.using(executor=entry.executor, durable=True, **json.loads(entry.options))
+
+    def check_portable(self, task: Task[..., Any]) -> None:
+        """Raise ConfigurationError if another process could not run the task with these options."""
+        known = self.tasks.get(task.name)
+        if known is None or known.func is not task.func:
+            raise ConfigurationError(
+                f"task {task.name} is durable, and there is another one of this name: other processes could"
+                " not tell them apart. Give it a name, @background.task(name=...)"
+            )
+        for option in ("backoff", "retry_on"):
+            value = getattr(task.options, option)
+            if value != getattr(known.options, option) and (option == "retry_on" or callable(value)):
+                raise ConfigurationError(
+                    f"task {task.name} is durable, so {option} cannot be changed by using(): functions and"
+                    " classes do not go into the journal. Give it where the task is made"
+                )
+
+    def has_durable(self) -> bool:
+        """Whether any task may have items in the journal."""
+        return self._has_durable

@@ -1,0 +1,215 @@
+"""Owners: known to be alive by a lock, and to have run what their files say."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flask_background.journal import owner as owners
+from flask_background.journal.owner import Owner
+from flask_background.journal.wake import Watch
+
+from ..helpers import BOUND, Script, until
+
+OWNER = """
+    import sys, time
+    from pathlib import Path
+    from flask_background.journal.owner import Owner
+
+    owner = Owner(Path({folder!r}), ["mail"])
+    for line in {lines!r}:
+        if line == "!":
+            owner.spare()
+        else:
+            (owner.begin if line[0] == "+" else owner.end)(line[1:])
+    print("owner", owner.id, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of the owners."""
+    return tmp_path / "owners"
+
+
+@pytest.fixture
+def owner(folder: Path) -> Iterator[Owner]:
+    """This process as an owner."""
+    owner = Owner(folder, ["mail", "pdf"])
+    yield owner
+    owner.close()
+
+
+@pytest.fixture
+def process(script: Callable[..., Script], folder: Path) -> Callable[..., tuple[Script, str]]:
+    """Starts another process, whose file has these lines; returns it with its owner's id."""
+
+    def start(*lines: str) -> tuple[Script, str]:
+        program = script(OWNER.format(folder=str(folder), lines=lines))
+        program.wait_for("\n")
+        return program, program.said.split()[1]
+
+    return start
+
+
+def test_own_is_never_dead(owner: Owner, folder: Path) -> None:
+    """A process does not take over from itself; that would free its lock."""
+    assert owners.take_over(folder, owner.id) is None
+    assert not owners.is_dead(folder, owner.id)
+    assert owners.others(folder) == []
+    assert owners.exists(folder, owner.id)
+    assert not owners.exists(folder, "1-gone")
+
+
+@pytest.mark.parametrize(
+    ("lines", "running", "charged"),
+    [
+        ((), set(), True),
+        (("+a", "+b", "-a"), {"b"}, True),
+        (("+a", "!"), {"a"}, False),
+    ],
+)
+def test_take_over(
+    folder: Path,
+    process: Callable[..., tuple[Script, str]],
+    lines: tuple[str, ...],
+    running: set[str],
+    charged: bool,
+) -> None:
+    """A live process keeps its own; of a dead one the file says what was running."""
+    program, name = process(*lines)
+    assert owners.others(folder) == [name]
+    assert owners.knows(folder, name, "mail")
+    assert not owners.knows(folder, name, "pdf")
+    assert not owners.is_dead(folder, name)
+    program.send(signal.SIGSTOP)
+    assert not owners.is_dead(folder, name)
+    program.kill()
+    takeover = owners.take_over(folder, name)
+    assert takeover is not None
+    with takeover:
+        assert (takeover.running, takeover.charged) == (running, charged)
+        assert not taken_elsewhere(folder, name)
+        takeover.done()
+    assert os.listdir(folder) == []
+    assert owners.take_over(folder, name) is None
+
+
+def taken_elsewhere(folder: Path, name: str) -> bool:
+    """Whether another process could take over."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(owners.is_dead(folder, name))
+    return bool(os.waitpid(pid, 0)[1])
+
+
+def test_empty_file(folder: Path) -> None:
+    """A power cut may leave nothing of a file but its name."""
+    folder.mkdir()
+    (folder / "1-a").touch()
+    takeover = owners.take_over(folder, "1-a")
+    assert takeover is not None
+    with takeover:
+        assert takeover.running == set()
+
+
+def test_file_does_not_grow_for_ever(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is begun anew when nothing runs."""
+    monkeypatch.setattr(owners, "_LONG", 500)
+    for number in range(100):
+        owner.begin(f"{number:024x}")
+        owner.end(f"{number:024x}")
+    assert (folder / owner.id).stat().st_size < 600
+    assert (folder / owner.id).read_bytes().startswith(b'["mail", "pdf"]\n')
+
+
+def test_closed_writes_nowhere(folder: Path, tmp_path: Path) -> None:
+    """The descriptor of a closed owner may be another file's by now."""
+    owner = Owner(folder, [])
+    owner.close()
+    descriptors = [os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT) for _ in range(5)]
+    owner.begin("a")
+    owner.end("a")
+    owner.spare()
+    owner.close()
+    assert (tmp_path / "other").read_bytes() == b""
+    for descriptor in descriptors:
+        os.close(descriptor)
+    assert os.listdir(folder) == []
+
+
+def test_sweep(owner: Owner, folder: Path) -> None:
+    """What a process left that died while it became an owner is removed, and nothing else."""
+    (folder / "1-a.new").touch()
+    os.mkfifo(folder / "1-b.bell")
+    owners.sweep(folder)
+    owners.sweep(folder)
+    assert sorted(os.listdir(folder)) == [owner.id, f"{owner.id}.bell"]
+
+
+def test_bell(owner: Owner, folder: Path) -> None:
+    """Whoever waits is woken by a ring, each time, and not by one that was before the last wait."""
+    watch = Watch(owner)
+    watch.wait(0.0)
+    for _ in range(3):
+        threading.Timer(0.02, owners.ring, [folder]).start()
+        began = time.monotonic()
+        assert watch.wait(BOUND) == []
+        assert time.monotonic() - began < BOUND / 2
+    began = time.monotonic()
+    watch.wait(0.05)
+    assert time.monotonic() - began >= 0.05
+    watch.close()
+
+
+def test_death_wakes(owner: Owner, folder: Path, process: Callable[..., tuple[Script, str]]) -> None:
+    """The kernel tells of a sibling's death at once, again and again until somebody has taken over."""
+    watch = Watch(owner)
+    program, name = process("+a")
+    watch.wait(0.0)
+    threading.Timer(0.05, program.process.kill).start()
+    began = time.monotonic()
+    dead = until(lambda: watch.wait(BOUND))
+    assert dead == [name]
+    assert time.monotonic() - began < 2
+    program.process.wait(BOUND)
+    assert until(lambda: watch.wait(1.0)) == [name]
+    watch.close()
+
+
+def test_without_pidfd(
+    owner: Owner,
+    process: Callable[..., tuple[Script, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the kernel does not tell, somebody looks every half second, also while the bell rings."""
+    monkeypatch.delattr(os, "pidfd_open")
+    watch = Watch(owner)
+    program, name = process()
+    watch.wait(0.0)
+    program.kill()
+    began = time.monotonic()
+
+    def look() -> list[str]:
+        owners.ring(owner.folder)
+        return watch.wait(BOUND)
+
+    assert until(look) == [name]
+    assert time.monotonic() - began < 2
+    watch.close()
+
+
+def test_fork_is_nobody(owner: Owner, folder: Path) -> None:
+    """A child has not inherited the lock, nor does it free it."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(owners.others(folder) != [owner.id] or owners.is_dead(folder, owner.id))
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not taken_elsewhere(folder, owner.id)

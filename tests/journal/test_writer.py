@@ -1,0 +1,189 @@
+"""The writer: one transaction for all that waits, and what becomes of a step when the disk fails."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_background.errors import JournalError
+from flask_background.journal import queries
+from flask_background.journal.entry import Entry
+from flask_background.journal.rounds import Insert
+from flask_background.journal.writer import Writer, writer_at
+from flask_background.status import Status
+
+from ..helpers import BOUND, our_threads, until
+
+
+@pytest.fixture(params=["wal", "truncate"])
+def writer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writer]:
+    """An open writer, in either mode."""
+    writer = Writer(tmp_path / "journal", power=True, mode=request.param)
+    writer.open()
+    yield writer
+    writer.close()
+    until(lambda: not [thread for thread in our_threads() if "journal" in thread.name])
+
+
+def entry(number: int, **values: Any) -> Entry:
+    """A new item."""
+    now = time.time()
+    return Entry(
+        id=f"{number:024x}",
+        task="t",
+        executor="thread",
+        options="{}",
+        payload="[[],{}]",
+        status=Status.QUEUED,
+        max_crashes=3,
+        due=now,
+        enqueued=now,
+        **values,
+    )
+
+
+def test_a_round_for_many(writer: Writer) -> None:
+    """What many threads enqueue at once needs far fewer transactions than there are items."""
+    before = writer.rounds
+
+    def enqueue(first: int) -> None:
+        for number in range(first, first + 20):
+            writer.do(Insert(entry(number)))
+
+    threads = [threading.Thread(target=enqueue, args=(20 * index,)) for index in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BOUND)
+    assert writer.read(queries.stats) == {Status.QUEUED: 640}
+    assert writer.rounds - before < 320
+
+
+def test_step_that_raises_fails_alone(writer: Writer) -> None:
+    """Its caller gets the error, nothing of it is written, and the others of its round are."""
+    held, free = threading.Event(), threading.Event()
+    writer.later(lambda db: held.set() or free.wait(BOUND))
+    assert held.wait(BOUND)
+    outcomes: dict[str, Any] = {}
+
+    def spoil(db: sqlite3.Connection) -> None:
+        Insert(entry(1))(db)
+        raise KeyError("mine")
+
+    def call(name: str, step: Any) -> None:
+        try:
+            outcomes[name] = writer.do(step)
+        except Exception as error:
+            outcomes[name] = error
+
+    steps = {"good": Insert(entry(2)), "bad": spoil, "twice": Insert(entry(3)), "again": Insert(entry(3))}
+    threads = [threading.Thread(target=call, args=step) for step in steps.items()]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(writer._orders) == 4)
+    free.set()
+    for thread in threads:
+        thread.join(BOUND)
+    assert outcomes["good"] is None
+    assert isinstance(outcomes["bad"], KeyError)
+    assert {type(outcomes["twice"]), type(outcomes["again"])} == {type(None), sqlite3.IntegrityError}
+    assert {found.id for found in writer.read(queries.entries)} == {entry(2).id, entry(3).id}
+
+
+def test_later(writer: Writer) -> None:
+    """What nobody waits for is written in its order, and told."""
+    told: list[int] = []
+    for number in range(50):
+        writer.later(lambda db, number=number: number, told.append)  # type: ignore[misc]
+    assert writer.flush(BOUND)
+    assert told == list(range(50))
+
+
+def test_locked_for_long(writer: Writer) -> None:
+    """A view's step fails within seconds, and is not written; another one is, when the lock is gone."""
+    holder = sqlite3.connect(writer.folder / "journal.sqlite3", isolation_level=None)
+    holder.execute("begin immediate")
+    told: list[object] = []
+    writer.later(Insert(entry(1)), told.append)
+    began = time.monotonic()
+    with pytest.raises(JournalError, match="locked"):
+        writer.do(Insert(entry(2)))
+    assert time.monotonic() - began < 6
+    assert told == []
+    holder.execute("rollback")
+    holder.close()
+    assert writer.flush(BOUND)
+    assert told == [None]
+    assert [found.id for found in writer.read(queries.entries)] == [entry(1).id]
+
+
+def test_turn_is_taken(writer: Writer, tmp_path: Path) -> None:
+    """While another process has the turn a view's step fails within seconds, and is never written."""
+    pid = os.fork()
+    if pid == 0:
+        import fcntl
+
+        turn = os.open(writer.folder / "turn", os.O_RDWR)
+        fcntl.lockf(turn, fcntl.LOCK_EX)
+        (tmp_path / "taken").touch()
+        time.sleep(60)
+        os._exit(1)
+    try:
+        until(lambda: (tmp_path / "taken").exists())
+        with pytest.raises(JournalError, match="writing"):
+            writer.do(Insert(entry(1)))
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    assert writer.do(Insert(entry(2))) is None
+    assert [found.id for found in writer.read(queries.entries)] == [entry(2).id]
+
+
+def test_private(tmp_path: Path) -> None:
+    """The files are their owner's alone, whatever the umask."""
+    before = os.umask(0)
+    try:
+        writer = Writer(tmp_path / "journal", power=True)
+        writer.open()
+        writer.do(Insert(entry(1)))
+    finally:
+        os.umask(before)
+    names = {path.name for path in writer.folder.iterdir()}
+    assert names == {"journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm", "turn"}
+    for path in (writer.folder, *writer.folder.iterdir()):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+    writer.close()
+
+
+def test_closed_works_for_the_moment(tmp_path: Path) -> None:
+    """What comes after the end is written all the same, and no thread and no file stays open."""
+    writer = Writer(tmp_path / "journal", power=False)
+    for number in range(3):
+        assert writer.do(Insert(entry(number))) is None
+        until(lambda: not [thread for thread in our_threads() if "journal" in thread.name])
+    assert writer.read(queries.stats) == {Status.QUEUED: 3}
+
+
+def test_one_for_a_folder(tmp_path: Path) -> None:
+    """A process has one writer for a journal, by whatever path it is named."""
+    (tmp_path / "a").mkdir()
+    assert writer_at(tmp_path / "a", power=True) is writer_at(tmp_path / "b" / ".." / "a", power=True)
+
+
+def test_long_wal_is_copied_back(tmp_path: Path) -> None:
+    """The WAL does not grow for ever."""
+    writer = Writer(tmp_path / "journal", power=False)
+    writer.open()
+    for number in range(600):
+        writer.do(Insert(entry(number, state="x" * 100_000)))
+    wal = writer.folder / "journal.sqlite3-wal"
+    assert wal.stat().st_size < 40_000_000  # 250 commits, at most
+    writer.close()
