@@ -14,7 +14,7 @@ help:
 	@echo "make test   run every test"
 	@echo "make faults kill, starve and cut the power of the journal 10,000 times: half an hour"
 	@echo "make lint   ruff, mypy --strict, import-linter"
-	@echo "make bench  compare speed and memory with ThreadPoolExecutor and Flask-Executor"
+	@echo "make bench  compare speed and memory with ThreadPoolExecutor, Flask-Executor, Huey, Celery and RQ"
 
 demo: $(VENV)/.demo
 	$(BIN)/gunicorn --config demo_app/gunicorn.conf.py "demo_app:create_app()"
@@ -22,6 +22,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	@sh tests/browser.sh
 	@sh tests/strace.sh
+	@sh tests/redis.sh
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 faults: $(VENV)/.test
@@ -35,6 +36,7 @@ lint: $(VENV)/.lint
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.bench
+	@sh tests/redis.sh
 	$(BIN)/python -m benchmarks
 
 clean:
