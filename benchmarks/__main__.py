@@ -35,8 +35,8 @@ Durable items beside queues that other packages keep: {packages}.
 Ours is at level "power": when enqueue returns, a power cut does not lose the item. SqliteHuey syncs at each
 commit too, and loses the item that runs when its process is killed. Celery and RQ write to a real Redis
 with ``appendonly yes``, which syncs once a second and so may lose the last one; Celery with its defaults
-loses what runs as well. "A commit each" is plain SQLite, one row and one sync a transaction; "fdatasync" is one write of
-4 KiB and one sync, over what the file has, or at its end. Producers are threads of one process in a request.
+loses what runs as well. "A commit each" is plain SQLite, one row and one sync a transaction; "fdatasync" is
+one write of 4 KiB and one sync, over what the file has, or at its end. Producers are threads of one process in a request.
 End to end, two more processes run items that write one byte each.
 """
 
