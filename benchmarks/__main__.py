@@ -36,8 +36,8 @@ Ours is at level "power": when enqueue returns, a power cut does not lose the it
 commit too, and loses the item that runs when its process is killed. Celery and RQ write to a real Redis
 with ``appendonly yes``, which syncs once a second and so may lose the last one; Celery with its defaults
 loses what runs as well. "A commit each" is plain SQLite, one row and one sync a transaction; "fdatasync" is
-one write of 4 KiB and one sync, over what the file has, or at its end. Producers are threads of one process in a request.
-End to end, two more processes run items that write one byte each.
+one write of 4 KiB and one sync, over what the file has, or at its end. Producers are threads of one process
+in a request. End to end, two more processes run items that write one byte each.
 """
 
 
