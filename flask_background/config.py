@@ -36,7 +36,7 @@ class Settings:
     max_queued: int = 10_000
     overflow: Overflow = "raise"
     executors: Mapping[str, ExecutorSettings] = field(default_factory=dict)
-    #: The journal's folder; None: ``background`` in the app's instance folder.
+    #: The journal's folder; None: ``background-NAME`` in the app's instance folder.
     journal: Path | None = None
     durability: Durability = "power"
     run_in_web: bool = True

@@ -71,7 +71,8 @@ class AppPart:
     @property
     def folder(self) -> Path:
         """Where the journal is."""
-        return self.settings.journal or Path(self.app.instance_path, "background")
+        # Apps in one folder share its instance folder, and must not take each other's items for nobody's.
+        return self.settings.journal or Path(self.app.instance_path, f"background-{self.app.name}")
 
     def has_journal(self) -> bool:
         """Whether the app has durable items, or may have."""
