@@ -143,3 +143,45 @@ def test_refused_at_init() -> None:
     app.config["BACKGROUND_WORKERS"] = 1
     background.init_app(app)
     assert app.extensions["background"].settings.executors["thread"].capacity == 1
+
+
+def test_journal_settings() -> None:
+    """Those of the journal, by default and given."""
+    settings = Settings.from_config({})
+    assert (settings.journal, settings.durability, settings.run_in_web) == (None, "power", True)
+    assert (settings.keep, settings.max_payload, settings.strict) == (86_400.0, 1_000_000, None)
+    settings = Settings.from_config(
+        {
+            "BACKGROUND_JOURNAL": "/var/lib/shop",
+            "BACKGROUND_DURABILITY": "process",
+            "BACKGROUND_RUN_IN_WEB": False,
+            "BACKGROUND_KEEP": 60,
+            "BACKGROUND_MAX_PAYLOAD": 10,
+            "BACKGROUND_STRICT": False,
+        }
+    )
+    assert (str(settings.journal), settings.durability, settings.run_in_web) == (
+        "/var/lib/shop",
+        "process",
+        False,
+    )
+    assert (settings.keep, settings.max_payload, settings.strict) == (60.0, 10, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("BACKGROUND_JOURNAL", "", "the path of a folder"),
+        ("BACKGROUND_JOURNAL", 3, "the path of a folder"),
+        ("BACKGROUND_DURABILITY", "disk", '"power" or "process"'),
+        ("BACKGROUND_RUN_IN_WEB", "no", "True or False"),
+        ("BACKGROUND_KEEP", -1, "seconds from 0"),
+        ("BACKGROUND_MAX_PAYLOAD", 0, "whole number from 1"),
+        ("BACKGROUND_STRICT", 1, "True or False"),
+    ],
+)
+def test_wrong_journal_settings(key: str, value: object, allowed: str) -> None:
+    """The error names the key, the value and what is allowed."""
+    with pytest.raises(ConfigurationError, match=allowed) as caught:
+        Settings.from_config({key: value})
+    assert f"{key} is {value!r}" in str(caught.value)
