@@ -68,9 +68,10 @@ class LocalBackend(Backend):
         if not self.ledger.admit(item, executor, executor.capacity + self._max_queued):
             try:
                 run_here = self._border.pass_through(item, executor)
-            except Refused as error:
+            except BaseException as error:
                 self.keys.give_back(item)
-                self.events.refused(item.task_name, error)
+                if isinstance(error, Refused):
+                    self.events.refused(item.task_name, error)
                 raise
         if not self._watcher.awake:
             self._watcher.wake()
