@@ -12,8 +12,9 @@ from contextlib import suppress
 import pytest
 
 from flask_background import CancelReason, Status, native
+from flask_background.backends import border, entrance, local
 from flask_background.errors import ItemInterrupted
-from flask_background.hosts import base
+from flask_background.hosts import base, process
 from flask_background.hosts.base import Host
 
 from .helpers import BOUND, Script, Site, our_threads, until
@@ -331,6 +332,14 @@ def test_term_while_an_item_is_accepted(script: Start) -> None:
     )
     assert program.ends() == 128 + signal.SIGTERM, program.said
     assert "item done" in program.said
+
+
+def test_delicate_functions_exist() -> None:
+    """The functions that TERM does not interrupt, and the waits that it does, are known by their right names."""
+    rooms = {**vars(local), **vars(entrance), **vars(border)}
+    for name in process._DELICATE | process._PATIENT:
+        owner, method = name.split(".")
+        assert getattr(rooms[owner], method).__code__.co_qualname == name
 
 
 def test_term_while_an_item_waits_for_room(script: Start) -> None:

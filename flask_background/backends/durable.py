@@ -11,22 +11,18 @@ import time
 from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakValueDictionary
 
 from ..item import WorkItem
-from ..journal import owner as owners
 from ..journal import queries, store
 from ..journal.entry import Entry
 from ..journal.owner import Owner
-from ..journal.rounds import Insert, Step
 from ..journal.writer import writer_at
 from ..journaled import JournaledItem
 from ..packing import Packing, attempt_of, entry_of, state_of
 from ..status import Attempt, Status
-from .base import Intake, Phase
-from .border import check_executor
+from .base import Phase
+from .entrance import Entrance
 from .keeper import Keeper
-from .runs import DurableRuns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,13 +32,11 @@ if TYPE_CHECKING:
     from ..task import Task
     from .local import LocalBackend
 
-# How many items a process claims for each that an executor can run at once: some to go on with.
-_AHEAD = 3
 # How long the end of a process waits for the journal, in seconds.
 _LAST_WRITES = 2.0
 
 
-class DurableBackend(DurableRuns, Intake):
+class DurableBackend(Entrance):
     """The durable items of one app, as one process sees them."""
 
     def __init__(
@@ -62,61 +56,13 @@ class DurableBackend(DurableRuns, Intake):
             self.writer,
             Owner(folder / "owners", registry.tasks),
             Packing(folder / "uploads", settings.max_payload, sync=power),
+            registry,
+            runs,
         )
-        self.registry = registry
         self.keep = settings.keep
-        #: The executors whose items this process runs.
-        self.runs = frozenset(runs)
-        self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
-        self._backlog = True
         self._claiming = False
-        self._called_at = 0
         local.companion = self
         self.keeper = Keeper(self)
-
-    # For views.
-
-    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
-        assert isinstance(item, JournaledItem)
-        task: Any = item._task
-        self.registry.check_portable(task)
-        check_executor(task, self.local.executors)
-        payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
-        here = due is None and (held or self._has_room(task.executor))
-        owner = self.owner.id if here else None
-        due = item._enqueued if due is None else due
-        entry = entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
-        try:
-            step: Step[Entry | None] = Insert(entry)
-            if entry.key is not None:
-                step = partial(store.insert, entry=entry)
-            other = self.writer.do(step)
-        except BaseException:
-            self.packing.forget(item.id)
-            raise
-        self.let_arguments_go(item)
-        if other is not None:
-            self.packing.forget(item.id)
-            return self.handle(other)
-        item.entry, item.held = entry, held
-        self._handles[item.id] = item
-        self.local.events.enqueued(item)
-        if not here:
-            self._backlog = True
-            item.leave()
-            self._call_for_round()
-        elif not self.local.take(item, held):
-            self.give_back(item)
-        return item
-
-    def release(self, item: WorkItem[Any]) -> None:
-        assert isinstance(item, JournaledItem)
-        item.held = False
-        self.local.release(item)
-
-    def drop(self, item: WorkItem[Any], error: BaseException) -> None:
-        self.local.drop(item, error)
-        self._end_unrun(item)
 
     # For handles.
 
@@ -154,7 +100,7 @@ class DurableBackend(DurableRuns, Intake):
         if item.here:
             asked = self.local.cancel(item)
             if asked and item.status is Status.CANCELLED:
-                self._end_unrun(item)
+                self.end_unrun(item)
             return asked
         answer = self.writer.do(partial(store.request_cancel, item_id=item.id, now=time.time()))
         if answer == "asked":
@@ -166,11 +112,11 @@ class DurableBackend(DurableRuns, Intake):
     def claim(self, now: float) -> None:
         """Take what this process has room for."""
         tasks = list(self.registry.tasks)
-        room = {name: room for name in self.runs if (room := self._room(name)) > 0}
-        self._backlog = self.writer.read(
+        room = {name: room for name in self.runs if (room := self.room(name)) > 0}
+        self.backlog = self.writer.read(
             partial(queries.is_free, tasks=tasks, now=now, executors=list(self.runs))
         )
-        if not self._backlog or not room:
+        if not self.backlog or not room:
             return
         if self._claiming:
             return
@@ -183,7 +129,7 @@ class DurableBackend(DurableRuns, Intake):
         """An item has ended; take more of its executor's, if some wait and few are here."""
         executor = self.local.executors[item._task.executor]
         few = len(executor.queued) + len(executor.running) <= executor.capacity
-        if few and self._backlog and not self._claiming:
+        if few and self.backlog and not self._claiming:
             self.keeper.ring()
 
     def has_nothing_to_do(self) -> bool:
@@ -254,26 +200,3 @@ class DurableBackend(DurableRuns, Intake):
         self.trouble(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
         step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=time.time())
         self.writer.later(step)
-
-    def _call_for_round(self) -> None:
-        """Wake the others once for all that one transaction has entered."""
-        rounds = self.writer.rounds
-        if rounds != self._called_at:
-            self._called_at = rounds
-            owners.ring(self.owner.folder, but=None if self.runs else self.owner.id)
-
-    def _end_unrun(self, item: WorkItem[Any]) -> None:
-        """It was withdrawn before it ran; the journal hears of that."""
-        assert isinstance(item, JournaledItem)
-        assert item.entry is not None
-        step = partial(
-            store.finish, item_id=item.id, fence=item.entry.fence, status=Status.CANCELLED, now=time.time()
-        )
-        self.writer.later(step, lambda _: self.packing.forget(item.id))
-
-    def _has_room(self, executor: str) -> bool:
-        return executor in self.runs and self.local.ledger.phase is Phase.RUNNING and self._room(executor) > 0
-
-    def _room(self, name: str) -> int:
-        executor = self.local.executors[name]
-        return _AHEAD * executor.capacity - len(executor.queued) - len(executor.running)

@@ -18,8 +18,8 @@ _DELICATE = {
     "LocalBackend.accept",
     "LocalBackend.release",
     "LocalBackend.take",
-    "DurableBackend.accept",
-    "DurableBackend.release",
+    "Entrance.accept",
+    "Entrance.release",
 }
 # Save in the waits that these begin: they may last.
 _PATIENT = {"Border.pass_through", "WorkItem.wait"}

@@ -1,0 +1,124 @@
+"""How durable items come into the journal, and into the process that enqueues them."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Collection
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from ..item import WorkItem
+from ..journal import owner as owners
+from ..journal import store
+from ..journal.entry import Entry
+from ..journal.rounds import Insert, Step
+from ..journaled import JournaledItem
+from ..packing import entry_of
+from ..status import Status
+from .base import Intake, Phase
+from .border import check_executor
+from .runs import DurableRuns
+
+if TYPE_CHECKING:
+    from ..journal.owner import Owner
+    from ..journal.writer import Writer
+    from ..packing import Packing
+    from ..registry import Registry
+    from .local import LocalBackend
+
+# How many items a process claims for each that an executor can run at once: some to go on with.
+_AHEAD = 3
+
+
+class Entrance(DurableRuns, Intake):
+    """Enters items, claimed for this process as long as it has room."""
+
+    def __init__(
+        self,
+        local: LocalBackend,
+        writer: Writer,
+        owner: Owner,
+        packing: Packing,
+        registry: Registry,
+        runs: Collection[str],
+    ) -> None:
+        super().__init__(local, writer, owner, packing)
+        self.registry = registry
+        #: The executors whose items this process runs.
+        self.runs = frozenset(runs)
+        #: Whether there are items that this process could claim.
+        self.backlog = True
+        self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
+        self._called_at = 0
+
+    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
+        assert isinstance(item, JournaledItem)
+        task: Any = item._task
+        self.registry.check_portable(task)
+        check_executor(task, self.local.executors)
+        payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
+        here = due is None and (held or self._has_room(task.executor))
+        owner = self.owner.id if here else None
+        due = item._enqueued if due is None else due
+        entry = entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
+        try:
+            step: Step[Entry | None] = Insert(entry)
+            if entry.key is not None:
+                step = partial(store.insert, entry=entry)
+            other = self.writer.do(step)
+        except BaseException:
+            self.packing.forget(item.id)
+            raise
+        self.let_arguments_go(item)
+        if other is not None:
+            self.packing.forget(item.id)
+            return self.handle(other)
+        item.entry, item.held = entry, held
+        self._handles[item.id] = item
+        self.local.events.enqueued(item)
+        if not here:
+            self.backlog = True
+            item.leave()
+            self._call_for_round()
+        elif not self.local.take(item, held):
+            self.give_back(item)
+        return item
+
+    def release(self, item: WorkItem[Any]) -> None:
+        assert isinstance(item, JournaledItem)
+        item.held = False
+        self.local.release(item)
+
+    def drop(self, item: WorkItem[Any], error: BaseException) -> None:
+        self.local.drop(item, error)
+        self.end_unrun(item)
+
+    def end_unrun(self, item: WorkItem[Any]) -> None:
+        """It was withdrawn before it ran; the journal hears of that."""
+        assert isinstance(item, JournaledItem)
+        assert item.entry is not None
+        step = partial(
+            store.finish, item_id=item.id, fence=item.entry.fence, status=Status.CANCELLED, now=time.time()
+        )
+        self.writer.later(step, lambda _: self.packing.forget(item.id))
+
+    def _call_for_round(self) -> None:
+        """Wake the others once for all that one transaction has entered."""
+        rounds = self.writer.rounds
+        if rounds != self._called_at:
+            self._called_at = rounds
+            owners.ring(self.owner.folder, but=None if self.runs else self.owner.id)
+
+    def _has_room(self, executor: str) -> bool:
+        return executor in self.runs and self.local.ledger.phase is Phase.RUNNING and self.room(executor) > 0
+
+    def room(self, name: str) -> int:
+        """How many more items of an executor this process would claim."""
+        executor = self.local.executors[name]
+        return _AHEAD * executor.capacity - len(executor.queued) - len(executor.running)
+
+    @abstractmethod
+    def handle(self, entry: Entry) -> JournaledItem[Any]:
+        """The handle of an item in this process."""
