@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import flask
 
-from . import arguments, response
+from . import arguments, commit, response
 from .item import Callee, WorkItem, current_item_var
 from .journaled import JournaledItem
 from .options import When
@@ -54,6 +54,8 @@ def hand_over(
     try:
         if moved is not None:
             item._uploads = moved.own
+        if when == "commit":
+            return commit.hold(part.app, backend, item, due)
         accepted: WorkItem[Any] = backend.accept(item, held is not None, due)
     except BaseException:
         if moved is not None:

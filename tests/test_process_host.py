@@ -335,7 +335,7 @@ def test_term_while_an_item_is_accepted(script: Start) -> None:
 
 
 def test_delicate_functions_exist() -> None:
-    """The functions that TERM does not interrupt, and the waits that it does, are known by their right names."""
+    """The functions that TERM does not interrupt, and the waits that it does, are found by their names."""
     rooms = {**vars(local), **vars(entrance), **vars(border)}
     for name in process._DELICATE | process._PATIENT:
         owner, method = name.split(".")

@@ -61,8 +61,11 @@ class DurableBackend(Entrance):
         )
         self.keep = settings.keep
         self._claiming = False
-        local.companion = self
+        self._over = False
         self.keeper = Keeper(self)
+        local.companion = self
+        if local.ledger.phase is Phase.STOPPED:  # opened to be read, after the stop
+            self.stopped()
 
     # For handles.
 
@@ -174,6 +177,10 @@ class DurableBackend(Entrance):
 
     def stopped(self) -> None:
         """Nothing is accepted or started here any more."""
+        with self.lock:
+            was_over, self._over = self._over, True
+        if was_over:
+            return
         has_ended = self.keeper.close(_LAST_WRITES)
         if self.writer.flush(_LAST_WRITES) and has_ended and self.local.ledger.is_idle():
             self.owner.close()  # else its items are recovered when the process is gone

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from ..errors import Stopping
 from ..item import WorkItem
 from ..journal import owner as owners
 from ..journal import store
@@ -55,19 +57,10 @@ class Entrance(DurableRuns, Intake):
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         assert isinstance(item, JournaledItem)
-        task: Any = item._task
-        self.registry.check_portable(task)
-        check_executor(task, self.local.executors)
-        payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
-        here = due is None and (held or self._has_room(task.executor))
-        owner = self.owner.id if here else None
-        due = item._enqueued if due is None else due
-        entry = entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
+        here = due is None and (held or self._has_room(item._task.executor))
+        entry = self._pack(item, due, here)
         try:
-            step: Step[Entry | None] = Insert(entry)
-            if entry.key is not None:
-                step = partial(store.insert, entry=entry)
-            other = self.writer.do(step)
+            other = self._insert(entry)
         except BaseException:
             self.packing.forget(item.id)
             raise
@@ -75,13 +68,9 @@ class Entrance(DurableRuns, Intake):
         if other is not None:
             self.packing.forget(item.id)
             return self.handle(other)
-        item.entry, item.held = entry, held
-        self._handles[item.id] = item
-        self.local.events.enqueued(item)
+        self._welcome(item, entry, held)
         if not here:
-            self.backlog = True
-            item.leave()
-            self._call_for_round()
+            self._leave_to_all(item)
         elif not self.local.take(item, held):
             self.give_back(item)
         return item
@@ -91,9 +80,70 @@ class Entrance(DurableRuns, Intake):
         item.held = False
         self.local.release(item)
 
-    def drop(self, item: WorkItem[Any], error: BaseException) -> None:
-        self.local.drop(item, error)
+    def drop(self, item: WorkItem[Any], why: str) -> None:
+        self.local.drop(item, why)
         self.end_unrun(item)
+
+    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+        assert isinstance(item, JournaledItem)
+        entry = self._pack(item, None, here=True)
+        self._welcome(item, entry, held=True)
+        if not self.local.take(item, held=True):
+            self.packing.forget(item.id)
+            raise Stopping(f"{item.task_name} was not enqueued: this process has stopped taking items")
+        self.let_arguments_go(item)
+        return item
+
+    def enter(self, item: WorkItem[Any], due: float | None) -> None:
+        assert isinstance(item, JournaledItem)
+        assert item.entry is not None
+        if not self.local.is_in_flight(item):
+            return
+        if due is not None:
+            item.entry = replace(item.entry, due=due, owner=None)
+        try:
+            other = self._insert(item.entry)
+        except BaseException as error:
+            self._give_up(item, f"it could not be entered: {error}")
+            raise
+        if other is not None:
+            self._give_up(item, f"item {other.id}, which has the same key, is queued or running")
+        elif not self.local.is_in_flight(item):  # cancelled at this very moment
+            self.end_unrun(item)
+        elif due is None:
+            self.release(item)
+        elif self.local.let_go(item):
+            item.held = False
+            self._leave_to_all(item)
+
+    def _pack(self, item: JournaledItem[Any], due: float | None, here: bool) -> Entry:
+        task: Any = item._task
+        self.registry.check_portable(task)
+        check_executor(task, self.local.executors)
+        payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
+        owner = self.owner.id if here else None
+        due = item._enqueued if due is None else due
+        return entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
+
+    def _insert(self, entry: Entry) -> Entry | None:
+        step: Step[Entry | None] = Insert(entry)
+        if entry.key is not None:
+            step = partial(store.insert, entry=entry)
+        return self.writer.do(step)
+
+    def _welcome(self, item: JournaledItem[Any], entry: Entry, held: bool) -> None:
+        item.entry, item.held = entry, held
+        self._handles[item.id] = item
+        self.local.events.enqueued(item)
+
+    def _leave_to_all(self, item: JournaledItem[Any]) -> None:
+        self.backlog = True
+        item.leave()
+        self._call_for_round()
+
+    def _give_up(self, item: JournaledItem[Any], why: str) -> None:
+        self.local.drop(item, why)
+        self.packing.forget(item.id)
 
     def end_unrun(self, item: WorkItem[Any]) -> None:
         """It was withdrawn before it ran; the journal hears of that."""

@@ -111,13 +111,22 @@ class LocalBackend(Backend):
         return was_here
 
     def release(self, item: WorkItem[Any]) -> None:
-        if self._is_in_flight(item):
+        if self.is_in_flight(item):
             self._put(item, self.executors[item._task.executor])
 
-    def drop(self, item: WorkItem[Any], error: BaseException) -> None:
-        why = f"item {item.id} ({item.task_name}) was dropped: its view ended with {type(error).__name__}"
-        if self.withdraw(item, (Status.CANCELLED, None, ItemCancelled(why))):
-            self.events.dropped(item, error)
+    def drop(self, item: WorkItem[Any], why: str) -> None:
+        error = ItemCancelled(f"item {item.id} ({item.task_name}) was dropped: {why}")
+        if self.withdraw(item, (Status.CANCELLED, None, error)):
+            self.events.dropped(item, why)
+
+    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+        return self.accept(item, held=True)
+
+    def enter(self, item: WorkItem[Any], due: float | None) -> None:
+        if due is None:
+            self.release(item)
+        elif self.is_in_flight(item):
+            self.later.wait_until(item, due)
 
     def _put(self, item: WorkItem[Any], executor: Executor) -> None:
         try:
@@ -177,7 +186,7 @@ class LocalBackend(Backend):
                 source = item._source
                 if source is None:
                     source = item._source = CancellationSource()
-                    if self.ledger.phase is not Phase.RUNNING and self._is_in_flight(item):
+                    if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
                         source.limit(self.clock.on_record_at)
                         source.fire(CancelReason.SHUTDOWN)
         return source
@@ -189,7 +198,7 @@ class LocalBackend(Backend):
         why = ItemCancelled(f"item {item.id} ({item.task_name}) was cancelled")
         if self.withdraw(item, (Status.CANCELLED, None, why)):
             return True
-        if item.status not in (Status.RUNNING, Status.INTERRUPTED) or not self._is_in_flight(item):
+        if item.status not in (Status.RUNNING, Status.INTERRUPTED) or not self.is_in_flight(item):
             return False
         self._ask_to_end(item, CancelReason.REQUESTED)
         return True
@@ -263,6 +272,6 @@ class LocalBackend(Backend):
         if abort is not None:
             abort()
 
-    def _is_in_flight(self, item: WorkItem[Any]) -> bool:
+    def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]
         return item.id in executor.queued or item.id in executor.running
