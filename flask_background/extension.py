@@ -70,7 +70,8 @@ class Background:
         ``name``: as it is called in logs; the module's and the function's by default. ``executor``: the name
         of the executor that runs it; "asyncio" for coroutine functions and "thread" for others by default.
         ``timeout``: seconds after which a run's token fires, and a coroutine is cancelled. ``when``: "now",
-        or "response" to start when the response has been sent. ``durable``: items are on disk when enqueue
+        "response" to start when the response has been sent, or "commit" to be enqueued when the current
+        SQLAlchemy session has committed. ``durable``: items are on disk when enqueue
         returns, and survive the process.
 
         ``max_attempts``: how many runs may fail before the item does; 1 by default. ``backoff``: seconds
