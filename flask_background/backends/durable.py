@@ -77,9 +77,10 @@ class DurableBackend(Entrance):
         entry = self.look(item_id)
         return None if entry is None else self.handle(entry)
 
-    def items(self) -> list[JournaledItem[Any]]:
-        """Those that were enqueued last, oldest first."""
-        return [self.handle(entry) for entry in self.writer.read(queries.entries)]
+    def items(self, status: Status | None = None, task: str | None = None) -> list[JournaledItem[Any]]:
+        """Those that were enqueued last, oldest first; with this status, and of the task with this name."""
+        entries = self.writer.read(partial(queries.entries, status=status, task=task))
+        return [self.handle(entry) for entry in entries]
 
     def look(self, item_id: str) -> Entry | None:
         """What the journal knows of an item."""
