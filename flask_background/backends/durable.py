@@ -69,6 +69,9 @@ class DurableBackend(DurableRuns, Intake):
         self.runs = frozenset(runs)
         self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
         self._backlog = True
+        # Whether items of this process wait in the journal: new ones wait behind them, or they would wait
+        # for as long as new ones come.
+        self._behind = False
         self._claiming = False
         self._called_at = 0
         local.companion = self
@@ -82,8 +85,9 @@ class DurableBackend(DurableRuns, Intake):
         self.registry.check_portable(task)
         check_executor(task, self.local.executors)
         payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
-        here = due is None and (held or self._has_room(task.executor))
+        here = due is None and (held or (not self._behind and self._has_room(task.executor)))
         owner = self.owner.id if here else None
+        is_due = due is None
         due = item._enqueued if due is None else due
         entry = entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
         try:
@@ -103,6 +107,7 @@ class DurableBackend(DurableRuns, Intake):
         self.local.events.enqueued(item)
         if not here:
             self._backlog = True
+            self._behind = self._behind or is_due
             item.leave()
             self._call_for_round()
         elif not self.local.take(item, held):
@@ -170,6 +175,7 @@ class DurableBackend(DurableRuns, Intake):
         self._backlog = self.writer.read(
             partial(queries.is_free, tasks=tasks, now=now, executors=list(self.runs))
         )
+        self._behind = self._behind and self._backlog
         if not self._backlog or not room:
             return
         if self._claiming:
