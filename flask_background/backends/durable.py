@@ -7,12 +7,14 @@ step, and an end is told only when it is on disk.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
+from .. import native
 from ..item import WorkItem
 from ..journal import owner as owners
 from ..journal import queries, store
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 _AHEAD = 3
 # How long the end of a process waits for the journal, in seconds.
 _LAST_WRITES = 2.0
+# How often somebody who waits for the end of all looks into the journal, in seconds.
+_LOOK = 0.02
 
 
 class DurableBackend(DurableRuns, Intake):
@@ -137,6 +141,19 @@ class DurableBackend(DurableRuns, Intake):
         """Those that were enqueued last, oldest first."""
         return [self.handle(entry) for entry in self.writer.read(queries.entries)]
 
+    def wait_idle(self, timeout: float | None) -> bool:
+        """Wait until nothing is in flight here, nor waits, for its time too, so that this process runs it."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left = max(0.0, end - time.monotonic())
+            if not self.local.wait_idle(left):
+                return False
+            if self.has_nothing_to_do(math.inf):
+                return True
+            if left == 0.0:
+                return False
+            native.Gate().wait(min(_LOOK, left))
+
     def look(self, item_id: str) -> Entry | None:
         """What the journal knows of an item."""
         return self.writer.read(partial(queries.get, item_id=item_id))
@@ -192,13 +209,14 @@ class DurableBackend(DurableRuns, Intake):
         if few and self._backlog and not self._claiming:
             self.keeper.ring()
 
-    def has_nothing_to_do(self) -> bool:
-        """Whether nothing is in flight here, and nothing that this process could take is due."""
-        tasks = list(self.registry.tasks)
-        free = self.writer.read(
-            partial(queries.is_free, tasks=tasks, now=time.time(), executors=list(self.runs))
-        )
-        return not free and not self._claiming and self.local.ledger.is_idle()
+    def has_nothing_to_do(self, until: float | None = None) -> bool:
+        """Whether nothing is in flight here, and nothing that this process could take is due, now or then."""
+        if self.local.ledger.phase is Phase.RUNNING:
+            tasks, due = list(self.registry.tasks), time.time() if until is None else until
+            free = partial(queries.is_free, tasks=tasks, now=due, executors=list(self.runs))
+            if self.writer.read(free):
+                return False
+        return not self._claiming and self.local.ledger.is_idle()
 
     def cancel_here(self, item_id: str) -> None:
         """Somebody in another process wants this one to end."""
