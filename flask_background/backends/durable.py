@@ -77,6 +77,8 @@ class DurableBackend(DurableRuns, Intake):
         # for as long as new ones come.
         self._behind = False
         self._claiming = False
+        # Whether there was a reason to claim once more while a claim was under way.
+        self._again = False
         self._called_at = 0
         local.companion = self
         self.keeper = Keeper(self)
@@ -195,9 +197,10 @@ class DurableBackend(DurableRuns, Intake):
         self._behind = self._behind and self._backlog
         if not self._backlog or not room:
             return
+        self._again = True
         if self._claiming:
             return
-        self._claiming = True
+        self._claiming, self._again = True, False
         claim = partial(store.claim, owner=self.owner.id, room=room, tasks=tasks, now=now)
         # They arrive where others leave, in the order of the commits: one may have been released just before.
         self.writer.later(claim, self._arrive, sync=False)
@@ -206,8 +209,10 @@ class DurableBackend(DurableRuns, Intake):
         """An item has ended; take more of its executor's, if some wait and few are here."""
         executor = self.local.executors[item._task.executor]
         few = len(executor.queued) + len(executor.running) <= executor.capacity
-        if few and self._backlog and not self._claiming:
-            self.keeper.ring()
+        if few and self._backlog:
+            self._again = True
+            if not self._claiming:
+                self.keeper.ring()
 
     def has_nothing_to_do(self, until: float | None = None) -> bool:
         """Whether nothing is in flight here, and nothing that this process could take is due, now or then."""
@@ -270,7 +275,7 @@ class DurableBackend(DurableRuns, Intake):
             item.entry, item.here, item.status = entry, True, Status.QUEUED
             if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
                 self.give_back(item)
-        if entries:
+        if entries or self._again:
             self.keeper.ring()  # perhaps there are more
 
     def _park_unread(self, entry: Entry, error: Exception) -> None:
