@@ -183,6 +183,8 @@ class DurableBackend(DurableRuns, Intake):
         answer = self.writer.do(partial(store.request_cancel, item_id=item.id, now=time.time()))
         if answer == "asked":
             self.call_others()
+        elif answer == "cancelled" and (entry := self.look(item.id)) is not None:
+            self.tell_end(entry)
         return answer is not None
 
     # For the keeper.
