@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 from .. import native
+from ..errors import Refused
 from ..item import WorkItem
 from ..journal import owner as owners
 from ..journal import queries, store
@@ -90,19 +91,21 @@ class DurableBackend(DurableRuns, Intake):
         task: Any = item._task
         self.registry.check_portable(task)
         check_executor(task, self.local.executors)
-        payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
         here = due is None and (held or (not self._behind and self._has_room(task.executor)))
         owner = self.owner.id if here else None
         is_due = due is None
         due = item._enqueued if due is None else due
-        entry = entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
         try:
+            payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
+            entry = entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
             step: Step[Entry | None] = Insert(entry)
             if entry.key is not None:
                 step = partial(store.insert, entry=entry)
             other = self.writer.do(step)
-        except BaseException:
+        except BaseException as error:
             self.packing.forget(item.id)
+            if isinstance(error, Refused):
+                self.local.events.refused(item.task_name, error)
             raise
         self.let_arguments_go(item)
         if other is not None:
