@@ -113,14 +113,16 @@ class DurableBackend(DurableRuns, Intake):
             return self.handle(other)
         item.entry, item.held = entry, held
         self._handles[item.id] = item
-        self.local.events.enqueued(item)
-        if not here:
-            self._backlog = True
-            self._behind = self._behind or is_due
-            item.leave()
-            self._call_for_round()
-        elif not self.local.take(item, held):
-            self.give_back(item)
+        try:
+            self.local.events.enqueued(item)
+        finally:  # a signal may raise here, and the item has been accepted
+            if not here:
+                self._backlog = True
+                self._behind = self._behind or is_due
+                item.leave()
+                self._call_for_round()
+            elif not self.local.take(item, held):
+                self.give_back(item)
         return item
 
     def release(self, item: WorkItem[Any]) -> None:
