@@ -163,7 +163,10 @@ class DurableBackend(DurableRuns, Intake):
 
     def look(self, item_id: str) -> Entry | None:
         """What the journal knows of an item."""
-        return self.writer.read(partial(queries.get, item_id=item_id))
+        try:
+            return self.writer.read(partial(queries.get, item_id=item_id))
+        except UnicodeEncodeError:  # half a surrogate pair, which no id has
+            return None
 
     def read_attempt(self, entry: Entry) -> Attempt:
         """The last attempt, as far as the journal knows it."""
