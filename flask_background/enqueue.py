@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import flask
 
 from . import arguments, commit, response
+from .errors import Refused
 from .item import Callee, WorkItem, current_item_var
 from .journaled import JournaledItem
 from .options import When
@@ -30,7 +31,11 @@ def hand_over(
     part: AppPart, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
 ) -> WorkItem[Any]:
     """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
-    backend: Any = part.durable if callee.durable else part.backend
+    try:
+        backend: Any = part.durable if callee.durable else part.backend
+    except Refused as error:  # there is no journal
+        part.backend.events.refused(callee.name, error)
+        raise
     try:
         request = _current_request()
     except RuntimeError:  # outside of one; to ask first would cost each view something

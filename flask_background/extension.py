@@ -182,8 +182,11 @@ class Background:
         return self._part().backend.stats()
 
     def wait_idle(self, timeout: float | None = None) -> bool:
-        """Wait until no item is queued or running; False after timeout seconds (None: without limit)."""
-        return self._part().backend.wait_idle(timeout)
+        """Wait until no item is queued or running; False after timeout seconds (None: without limit).
+
+        Durable items count if this process runs them, or would: not those that run in another process.
+        """
+        return self._part().wait_idle(timeout)
 
     def stop(self, grace: float | None = None) -> list[WorkItem[Any]]:
         """Stop now: fire the tokens, give items grace seconds (None: the app's grace period), refuse others.

@@ -97,6 +97,10 @@ class AppPart:
 
     worker_started = look_for_work
 
+    def wait_idle(self, timeout: float | None) -> bool:
+        """Wait until no item is in flight in this process, nor waits in the journal for it."""
+        return (self._durable or self.backend).wait_idle(timeout)
+
     def _make_backend(self) -> LocalBackend:
         host = hosts.current()
         strict = self.settings.strict

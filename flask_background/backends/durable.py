@@ -7,11 +7,13 @@ step, and an end is told only when it is on disk.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from .. import native
 from ..item import WorkItem
 from ..journal import queries, store
 from ..journal.entry import Entry
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 # How long the end of a process waits for the journal, in seconds.
 _LAST_WRITES = 2.0
+# How often somebody who waits for the end of all looks into the journal, in seconds.
+_LOOK = 0.02
 
 
 class DurableBackend(Entrance):
@@ -61,6 +65,8 @@ class DurableBackend(Entrance):
         )
         self.keep = settings.keep
         self._claiming = False
+        # Whether there was a reason to claim once more while a claim was under way.
+        self._again = False
         self._over = False
         self.keeper = Keeper(self)
         local.companion = self
@@ -82,9 +88,25 @@ class DurableBackend(Entrance):
         entries = self.writer.read(partial(queries.entries, status=status, task=task))
         return [self.handle(entry) for entry in entries]
 
+    def wait_idle(self, timeout: float | None) -> bool:
+        """Wait until nothing is in flight here, nor waits, for its time too, so that this process runs it."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left = max(0.0, end - time.monotonic())
+            if not self.local.wait_idle(left):
+                return False
+            if self.has_nothing_to_do(math.inf):
+                return True
+            if left == 0.0:
+                return False
+            native.Gate().wait(min(_LOOK, left))
+
     def look(self, item_id: str) -> Entry | None:
         """What the journal knows of an item."""
-        return self.writer.read(partial(queries.get, item_id=item_id))
+        try:
+            return self.writer.read(partial(queries.get, item_id=item_id))
+        except UnicodeEncodeError:  # half a surrogate pair, which no id has
+            return None
 
     def read_attempt(self, entry: Entry) -> Attempt:
         """The last attempt, as far as the journal knows it."""
@@ -109,6 +131,8 @@ class DurableBackend(Entrance):
         answer = self.writer.do(partial(store.request_cancel, item_id=item.id, now=time.time()))
         if answer == "asked":
             self.call_others()
+        elif answer == "cancelled" and (entry := self.look(item.id)) is not None:
+            self.tell_end(entry)
         return answer is not None
 
     # For the keeper.
@@ -120,11 +144,13 @@ class DurableBackend(Entrance):
         self.backlog = self.writer.read(
             partial(queries.is_free, tasks=tasks, now=now, executors=list(self.runs))
         )
+        self.behind = self.behind and self.backlog
         if not self.backlog or not room:
             return
+        self._again = True
         if self._claiming:
             return
-        self._claiming = True
+        self._claiming, self._again = True, False
         claim = partial(store.claim, owner=self.owner.id, room=room, tasks=tasks, now=now)
         # They arrive where others leave, in the order of the commits: one may have been released just before.
         self.writer.later(claim, self._arrive, sync=False)
@@ -133,16 +159,19 @@ class DurableBackend(Entrance):
         """An item has ended; take more of its executor's, if some wait and few are here."""
         executor = self.local.executors[item._task.executor]
         few = len(executor.queued) + len(executor.running) <= executor.capacity
-        if few and self.backlog and not self._claiming:
-            self.keeper.ring()
+        if few and self.backlog:
+            self._again = True
+            if not self._claiming:
+                self.keeper.ring()
 
-    def has_nothing_to_do(self) -> bool:
-        """Whether nothing is in flight here, and nothing that this process could take is due."""
-        tasks = list(self.registry.tasks)
-        free = self.writer.read(
-            partial(queries.is_free, tasks=tasks, now=time.time(), executors=list(self.runs))
-        )
-        return not free and not self._claiming and self.local.ledger.is_idle()
+    def has_nothing_to_do(self, until: float | None = None) -> bool:
+        """Whether nothing is in flight here, and nothing that this process could take is due, now or then."""
+        if self.local.ledger.phase is Phase.RUNNING:
+            tasks, due = list(self.registry.tasks), time.time() if until is None else until
+            free = partial(queries.is_free, tasks=tasks, now=due, executors=list(self.runs))
+            if self.writer.read(free):
+                return False
+        return not self._claiming and self.local.ledger.is_idle()
 
     def cancel_here(self, item_id: str) -> None:
         """Somebody in another process wants this one to end."""
@@ -200,7 +229,7 @@ class DurableBackend(Entrance):
             item.entry, item.here, item.status = entry, True, Status.QUEUED
             if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
                 self.give_back(item)
-        if entries:
+        if entries or self._again:
             self.keeper.ring()  # perhaps there are more
 
     def _park_unread(self, entry: Entry, error: Exception) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ..errors import Stopping
+from ..errors import Refused, Stopping
 from ..item import WorkItem
 from ..journal import owner as owners
 from ..journal import store
@@ -52,27 +52,35 @@ class Entrance(DurableRuns, Intake):
         self.runs = frozenset(runs)
         #: Whether there are items that this process could claim.
         self.backlog = True
+        #: Whether items of this process wait in the journal: new ones wait behind them, or they would wait
+        #: for as long as new ones come.
+        self.behind = False
         self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
         self._called_at = 0
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         assert isinstance(item, JournaledItem)
-        here = due is None and (held or self._has_room(item._task.executor))
-        entry = self._pack(item, due, here)
+        here = due is None and (held or (not self.behind and self._has_room(item._task.executor)))
         try:
+            entry = self._pack(item, due, here)
             other = self._insert(entry)
-        except BaseException:
+        except BaseException as error:
             self.packing.forget(item.id)
+            if isinstance(error, Refused):
+                self.local.events.refused(item.task_name, error)
             raise
         self.let_arguments_go(item)
         if other is not None:
             self.packing.forget(item.id)
             return self.handle(other)
-        self._welcome(item, entry, held)
-        if not here:
-            self._leave_to_all(item)
-        elif not self.local.take(item, held):
-            self.give_back(item)
+        try:
+            self._welcome(item, entry, held)
+        finally:  # a signal may raise here, and the item has been accepted
+            if not here:
+                self.behind = self.behind or due is None
+                self._leave_to_all(item)
+            elif not self.local.take(item, held):
+                self.give_back(item)
         return item
 
     def release(self, item: WorkItem[Any]) -> None:

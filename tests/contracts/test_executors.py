@@ -1,4 +1,7 @@
-"""What every executor promises, through a real app: one suite, run over threads and over the event loop."""
+"""What every executor promises, through a real app: one suite, over threads and over the event loop.
+
+It is run twice: over items in memory, and over durable ones.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import pytest
@@ -18,7 +22,15 @@ from flask import current_app, g, has_request_context
 
 from flask_background import CancelReason, Status, Task, WorkItem, current_item
 from flask_background.backends import ledger
-from flask_background.errors import ItemCancelled, ItemInterrupted, ItemTimeout, QueueFull, Stopping
+from flask_background.errors import (
+    ItemCancelled,
+    ItemInterrupted,
+    ItemTimeout,
+    NotFinished,
+    QueueFull,
+    Stopping,
+)
+from flask_background.journal.entry import Entry
 
 from ..helpers import BOUND, Site, lines, records, until
 
@@ -34,24 +46,38 @@ SETTINGS = {
 class Lane:
     """One executor of one app, with tasks for it that are made of plain functions."""
 
-    def __init__(self, kind: str, site: Site) -> None:
+    def __init__(self, kind: str, site: Site, durable: bool = False) -> None:
         self.kind = kind
         self.site = site
+        self.durable = durable
         self.background = site.background
+
+    def maker(self, name: str, **options: Any) -> Callable[[Callable[..., Any]], Task[..., Any]]:
+        """Makes a task; of durable ones no two have one name."""
+        others = [other for other in self.background.registry.tasks if other.startswith(name)]
+        if self.durable and others:
+            name = f"{name}-{len(others)}"
+        return self.background.task(name=name, durable=self.durable, **options)
+
+    def entry(self, item: WorkItem[Any]) -> Entry:
+        """What the journal knows of a durable item."""
+        entry = self.site.app.extensions["background"].durable.look(item.id)
+        assert isinstance(entry, Entry)
+        return entry
 
     def task(self, func: Callable[P, R], **options: Any) -> Task[P, Any]:
         """A task that does what func does."""
         if self.kind == "thread":
-            return self.background.task(name="shop.work", **options)(func)
+            return self.maker("shop.work", **options)(func)
 
         async def run(*args: P.args, **kwargs: P.kwargs) -> R:
             return func(*args, **kwargs)
 
-        return self.background.task(name="shop.work", **options)(run)
+        return self.maker("shop.work", **options)(run)
 
     def holding(self, gate: threading.Event, func: Callable[[], R], **options: Any) -> Task[[], Any]:
         """A task that does what func does, and then waits for the gate or for its token."""
-        make = self.background.task(name="shop.hold", **options)
+        make = self.maker("shop.hold", **options)
         if self.kind == "thread":
 
             def hold() -> R:
@@ -77,7 +103,7 @@ class Lane:
 
     def stubborn(self, gate: threading.Event, func: Callable[[], R], **options: Any) -> Task[[], Any]:
         """A task that waits for the gate alone, whatever its token says, and then does what func does."""
-        make = self.background.task(name="shop.stubborn", **options)
+        make = self.maker("shop.stubborn", **options)
         if self.kind == "thread":
 
             def hold() -> R:
@@ -99,14 +125,23 @@ class Lane:
         return make(hold_async)
 
 
-@pytest.fixture(params=["thread", "asyncio"])
-def make_lane(request: pytest.FixtureRequest, make_site: Callable[..., Site]) -> Callable[..., Lane]:
-    """Makes an executor with some capacity."""
+@pytest.fixture(params=["thread", "asyncio", "durable-thread", "durable-asyncio"])
+def make_lane(
+    request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_path: Path
+) -> Callable[..., Lane]:
+    """Makes an executor with some capacity, for items in memory or for durable ones."""
+    how, _, kind = request.param.rpartition("-")
 
     def make(capacity: int = 4, **settings: Any) -> Lane:
-        return Lane(request.param, make_site(**SETTINGS[request.param](capacity), **settings))
+        journal = {"BACKGROUND_JOURNAL": tmp_path / "journal"} if how else {}
+        return Lane(kind, make_site(**SETTINGS[kind](capacity), **journal, **settings), bool(how))
 
     return make
+
+
+# What durable items do otherwise, as README says, or cannot do: all their arguments are data.
+in_memory = pytest.mark.parametrize("make_lane", ["thread", "asyncio"], indirect=True)
+durable = pytest.mark.parametrize("make_lane", ["durable-thread", "durable-asyncio"], indirect=True)
 
 
 @pytest.fixture
@@ -266,7 +301,8 @@ def test_capacity(make_lane: Callable[..., Lane], gate: threading.Event) -> None
         assert started.acquire(timeout=BOUND)
     assert not started.acquire(timeout=0.05)
     stats = lane.background.stats()
-    assert (stats.queued, stats.running) == (7, 3)
+    # What a process has no use for yet waits in the journal, for any process; these are counted in none.
+    assert (stats.queued, stats.running) == (6 if lane.durable else 7, 3)
     assert [item.status for item in items] == [Status.RUNNING] * 3 + [Status.QUEUED] * 7
     gate.set()
     assert lane.background.wait_idle(BOUND)
@@ -286,6 +322,7 @@ def test_capacity_is_freed(make_lane: Callable[..., Lane], gate: threading.Event
     assert lane.task(lambda: 42).enqueue().result(BOUND) == 42
 
 
+@in_memory
 def test_queue_full(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
     """What is more than MAX_QUEUED waiting is refused; there is room again when one has started."""
     lane = make_lane(capacity=2, BACKGROUND_MAX_QUEUED=3)
@@ -300,6 +337,39 @@ def test_queue_full(make_lane: Callable[..., Lane], gate: threading.Event) -> No
     gate.set()
     assert lane.background.wait_idle(BOUND)
     assert lane.background.stats()[2:] == (5, 0, 1, 0)
+
+
+@durable
+def test_queue_is_never_full_of_durable(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
+    """Durable items wait on disk, however many; they all run."""
+    lane = make_lane(capacity=2, BACKGROUND_MAX_QUEUED=3)
+    holding = lane.holding(gate, lambda: None)
+    items = [holding.enqueue() for _ in range(20)]
+    gate.set()
+    for item in items:
+        assert item.wait(BOUND)
+    assert lane.background.stats().succeeded == 20
+
+
+@durable
+def test_new_durable_ones_do_not_overtake(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
+    """What waits in the journal starts before what is enqueued later, however much that is."""
+    lane = make_lane(capacity=1)
+    ran: list[int] = []
+
+    def work(number: int) -> None:
+        ran.append(number)
+        if len(ran) < 100:
+            task.enqueue(1_000 + len(ran))
+
+    task = lane.task(work)
+    hold_one(lane, gate)
+    items = [task.enqueue(number) for number in range(5)]
+    gate.set()
+    for item in items:
+        assert item.wait(BOUND)
+    assert lane.background.wait_idle(BOUND)
+    assert ran[:5] == list(range(5))
 
 
 # Cancelling.
@@ -562,6 +632,7 @@ def test_teardown_fails_too(lane: Lane, caplog: pytest.LogCaptureFixture) -> Non
 # Stopping.
 
 
+@in_memory
 def test_stop(lane: Lane, gate: threading.Event) -> None:
     """A stop asks running items to end, waits for them, and refuses what comes later."""
     item = hold_one(lane, gate)
@@ -574,6 +645,7 @@ def test_stop(lane: Lane, gate: threading.Event) -> None:
         lane.task(lambda: None).enqueue()
 
 
+@in_memory
 def test_stop_drains_the_queue(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
     """Items that wait when the stop begins still run, as long as there is time."""
     lane = make_lane(capacity=1)
@@ -589,6 +661,7 @@ def test_stop_drains_the_queue(make_lane: Callable[..., Lane], gate: threading.E
     assert [item.result(0) for item in queued] == [CancelReason.SHUTDOWN] * 5
 
 
+@in_memory
 def test_stop_without_grace(
     make_lane: Callable[..., Lane], gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -613,6 +686,84 @@ def test_stop_without_grace(
     assert running.status is Status.SUCCEEDED
     assert running.result(0) == 42
     assert queued.status is Status.INTERRUPTED
+    assert f"Item {running.id} (shop.stubborn) succeeded after all; it was reported as interrupted" in lines(
+        caplog, logging.WARNING
+    )
+
+
+# Stopping with durable items: what has not ended is left to other processes, and to those that come.
+
+
+@durable
+def test_stop_of_durable(lane: Lane, gate: threading.Event) -> None:
+    """A stop asks running items to end, waits for them, and leaves those that gave up to the next process."""
+    item = hold_one(lane, gate)
+    until(lambda: lane.entry(item).status is Status.RUNNING)
+    assert lane.background.stop(BOUND) == []
+    assert item.token.reason is CancelReason.SHUTDOWN
+    assert not item.wait(0)
+    assert item.status is Status.QUEUED
+    assert item.attempt == 0
+    assert (lane.entry(item).owner, lane.entry(item).crashes) == (None, 0)
+    with pytest.raises(NotFinished):
+        item.result(0)
+
+
+@durable
+def test_enqueue_after_the_stop_of_durable(lane: Lane) -> None:
+    """A process that has stopped still enters items, which others run."""
+    task = lane.task(lambda: 42)
+    assert task.enqueue().result(BOUND) == 42
+    assert lane.background.stop(BOUND) == []
+    item = task.enqueue()
+    assert not item.wait(0.05)
+    assert item.status is Status.QUEUED
+    assert lane.entry(item).owner is None
+
+
+@durable
+def test_stop_leaves_the_queue_of_durable(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
+    """Items that wait when the stop begins do not run here any more; what runs has its time."""
+    lane = make_lane(capacity=1)
+    running = lane.stubborn(gate, lambda: 1).enqueue()
+    until(lambda: running.status is Status.RUNNING)
+    ran: list[int] = []
+    task = lane.task(ran.append)
+    queued = [task.enqueue(number) for number in range(5)]
+    stopper = threading.Thread(target=lane.background.stop, args=(BOUND,))
+    stopper.start()
+    until(lambda: running.token.cancelled)
+    gate.set()
+    stopper.join(BOUND)
+    assert not stopper.is_alive()
+    assert running.result(0) == 1
+    assert ran == []
+    for item in queued:
+        entry = lane.entry(item)
+        assert (entry.status, entry.owner, entry.attempt) == (Status.QUEUED, None, 0)
+        assert item.status is Status.QUEUED
+
+
+@durable
+def test_stop_of_durable_without_grace(
+    make_lane: Callable[..., Lane], gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What runs on is returned, and named in the log as interrupted; when it ends, that counts."""
+    lane = make_lane(capacity=1)
+    running = lane.stubborn(gate, lambda: 42).enqueue()
+    until(lambda: running.status is Status.RUNNING)
+    queued = lane.task(lambda: None).enqueue()
+    assert lane.background.stop(0) == [running]
+    assert running.status is Status.INTERRUPTED
+    (line,) = lines(caplog, logging.ERROR)
+    assert line.startswith(f"Item {running.id} (shop.stubborn) interrupted, 0.")
+    assert lane.entry(running).owner is not None
+    gate.set()
+    assert lane.background.wait_idle(BOUND)
+    assert running.status is Status.SUCCEEDED
+    assert running.result(0) == 42
+    assert lane.entry(running).status is Status.SUCCEEDED
+    assert (queued.status, lane.entry(queued).owner) == (Status.QUEUED, None)
     assert f"Item {running.id} (shop.stubborn) succeeded after all; it was reported as interrupted" in lines(
         caplog, logging.WARNING
     )
@@ -671,6 +822,7 @@ def fail_in_a_circle(thing: Thing) -> None:
     raise first from second
 
 
+@in_memory
 @pytest.mark.parametrize(
     "func",
     [
@@ -695,6 +847,7 @@ def test_lets_arguments_go(lane: Lane, func: Callable[[Thing], Any]) -> None:
     until(lambda: is_gone(reference), 2.0)
 
 
+@in_memory
 def test_lets_arguments_of_a_timeout_go(lane: Lane, gate: threading.Event) -> None:
     """An item that its timeout ended holds no argument either, through the cause of its error."""
     make = lane.background.task(timeout=0.02)
@@ -715,6 +868,7 @@ def test_lets_arguments_of_a_timeout_go(lane: Lane, gate: threading.Event) -> No
     until(lambda: is_gone(reference), 2.0)
 
 
+@in_memory
 def test_lets_arguments_of_queued_go(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
     """An item that is cancelled in the queue lets its arguments go at once."""
     lane = make_lane(capacity=1)
@@ -739,14 +893,16 @@ def test_lets_results_go(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
         del thing
         assert lane.background.wait_idle(BOUND)
     until(lambda: all(is_gone(reference) for reference in references[:4]), 2.0)
-    assert len(lane.background.items()) == 2
+    # The journal knows the others, without what is not data.
+    assert len(lane.background.items()) == (6 if lane.durable else 2)
 
 
 def test_idle_executor_lets_its_last_item_go(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
     """An executor that has nothing to do does not hold the item that it ran last."""
     monkeypatch.setattr(ledger, "KEPT", 1)
     reference = weakref.ref(lane.task(Thing).enqueue().result(BOUND))
-    other = Lane("asyncio" if lane.kind == "thread" else "thread", lane.site).task(lambda: None)
+    other_kind = "asyncio" if lane.kind == "thread" else "thread"
+    other = Lane(other_kind, lane.site, lane.durable).task(lambda: None)
     for _ in range(4):
         assert other.enqueue().wait(BOUND)
         assert lane.background.wait_idle(BOUND)

@@ -1,0 +1,569 @@
+"""What every backend promises of an item: one suite, run over items in memory and over durable ones."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import request
+from werkzeug.datastructures import FileStorage
+
+from flask_background import CancelReason, Status, Task, WorkItem, current_item, signals
+from flask_background.errors import (
+    ArgumentRefused,
+    ConfigurationError,
+    ItemCancelled,
+    ItemTimeout,
+    NotFinished,
+    UploadMoved,
+)
+
+from ..helpers import BOUND, Site, lines, receiving, until
+
+
+class Shop:
+    """An app whose tasks all go to one backend."""
+
+    def __init__(self, site: Site, durable: bool) -> None:
+        self.site = site
+        self.app = site.app
+        self.background = site.background
+        self.durable = durable
+
+    def task(self, func: Callable[..., Any], name: str = "shop.work", **options: Any) -> Task[..., Any]:
+        """A task of func."""
+        return self.background.task(name=name, durable=self.durable, **options)(func)
+
+    def holding(self, gate: threading.Event, **options: Any) -> Task[..., Any]:
+        """A task that waits for the gate or its token, and returns its argument."""
+
+        def hold(value: Any = None) -> Any:
+            until(lambda: gate.is_set() or current_item.token.cancelled)
+            current_item.token.raise_if_cancelled()
+            return value
+
+        return self.task(hold, "shop.hold", **options)
+
+
+@pytest.fixture(params=["memory", "durable"])
+def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_path: Path) -> Shop:
+    """An app with two threads."""
+    site = make_site(BACKGROUND_WORKERS=2, BACKGROUND_JOURNAL=tmp_path / "journal")
+    return Shop(site, request.param == "durable")
+
+
+@pytest.fixture
+def heard(shop: Shop) -> Iterator[list[tuple[str, str]]]:
+    """The signals of items, as they come."""
+    heard: list[tuple[str, str]] = []
+    names = ("item-enqueued", "item-started", "item-retried", "item-finished")
+
+    def listen(name: str) -> Callable[..., None]:
+        return lambda sender, item, **_: heard.append((name, item.id))
+
+    listeners = {name: listen(name) for name in names}
+    for name, listener in listeners.items():
+        signals._signals[name].connect(listener, shop.app)
+    yield heard
+    for name, listener in listeners.items():
+        signals._signals[name].disconnect(listener)
+
+
+def told(heard: list[tuple[str, str]], item: WorkItem[Any]) -> list[str]:
+    """What was heard of one item."""
+    return [name for name, item_id in heard if item_id == item.id]
+
+
+# Accepted, found, ended.
+
+
+def test_way_of_an_item(shop: Shop, heard: list[tuple[str, str]], gate: threading.Event) -> None:
+    """Queued, running, succeeded; each step is told once, and the times are in order."""
+    item = shop.holding(gate).enqueue([1, "two"])
+    assert item.status in (Status.QUEUED, Status.RUNNING)
+    assert (item.task_name, item.finished_at, item.progress) == ("shop.hold", None, None)
+    until(lambda: item.status is Status.RUNNING)
+    assert item.attempt == 1
+    assert not item.wait(0.01)
+    with pytest.raises(NotFinished, match=item.id):
+        item.result(0.01)
+    gate.set()
+    assert item.result(BOUND) == [1, "two"]
+    assert (item.status, item.exception(0), item.attempt) == (Status.SUCCEEDED, None, 1)
+    assert told(heard, item) == ["item-enqueued", "item-started", "item-finished"]
+    assert item.started_at is not None
+    assert item.finished_at is not None
+    assert item.enqueued_at <= item.started_at <= item.finished_at
+    assert not item.cancel()
+
+
+def test_get(shop: Shop, gate: threading.Event) -> None:
+    """An item is found by its id while it is in flight, and when it has ended; nobody else is."""
+    item = shop.holding(gate).enqueue(42)
+    assert shop.background.get(item.id) is item
+    gate.set()
+    assert item.wait(BOUND)
+    found = shop.background.get(item.id)
+    assert found is not None
+    assert found.result(0) == 42
+    for unknown in ("0" * 24, "", "' or 1 = 1 --", item.id.upper() + "X", "\0", "\ud800"):
+        assert shop.background.get(unknown) is None
+
+
+def test_items(shop: Shop, gate: threading.Event) -> None:
+    """All items are listed, the oldest first, each once."""
+    task = shop.holding(gate)
+    ended = shop.task(lambda: None).enqueue()
+    assert ended.wait(BOUND)
+    items = [task.enqueue(number) for number in range(4)]
+    assert [item.id for item in shop.background.items()] == [item.id for item in (ended, *items)]
+    gate.set()
+    assert shop.background.wait_idle(BOUND)
+    assert {item.id for item in shop.background.items()} == {item.id for item in (ended, *items)}
+
+
+def test_stats(shop: Shop, gate: threading.Event) -> None:
+    """Items are counted where they stand, and by how they ended."""
+    task = shop.holding(gate)
+    failing = shop.task(lambda: 1 / 0)
+    items = [task.enqueue() for _ in range(4)]
+    until(lambda: shop.background.stats()[:2] == (2, 2))
+    assert items[3].cancel()
+    until(lambda: shop.background.stats() == (1, 2, 0, 0, 1, 0))
+    gate.set()
+    assert isinstance(failing.enqueue().exception(BOUND), ZeroDivisionError)
+    assert shop.background.wait_idle(BOUND)
+    assert shop.background.stats() == (0, 0, 3, 1, 1, 0)
+
+
+def test_wait_idle(shop: Shop, gate: threading.Event) -> None:
+    """Idle is an app of which nothing runs or waits, however much that is."""
+    assert shop.background.wait_idle(0)
+    task = shop.holding(gate)
+    items = [task.enqueue() for _ in range(20)]
+    assert not shop.background.wait_idle(0)
+    assert not shop.background.wait_idle(0.02)
+    gate.set()
+    assert shop.background.wait_idle(BOUND)
+    assert [item.status for item in items] == [Status.SUCCEEDED] * 20
+
+
+def test_many_are_run_without_a_pause(shop: Shop) -> None:
+    """However many wait, when one has ended the next one starts."""
+    ran: list[int] = []
+    task = shop.task(ran.append)
+    began = time.monotonic()
+    for number in range(200):
+        task.enqueue(number)
+    assert shop.background.wait_idle(BOUND)
+    assert time.monotonic() - began < 4  # what is forgotten is found every five seconds
+    assert sorted(ran) == list(range(200))
+
+
+def test_awaited(shop: Shop, gate: threading.Event) -> None:
+    """A coroutine can await an item, its result or its error."""
+    good, bad = shop.holding(gate).enqueue(42), shop.task(lambda: 1 / 0).enqueue()
+
+    async def wait() -> Any:
+        asyncio.get_running_loop().call_later(0.02, gate.set)
+        with pytest.raises(ZeroDivisionError):
+            await bad
+        return await good
+
+    assert asyncio.run(wait()) == 42
+
+
+def test_progress(shop: Shop, gate: threading.Event) -> None:
+    """What an item reports can be seen at once, and at the end the last of it."""
+    reported = threading.Event()
+
+    def work() -> None:
+        for done in range(100):
+            current_item.report_progress(done, 100, f"{done} of 100")
+        reported.set()
+        assert gate.wait(BOUND)
+        current_item.report_progress(100)
+
+    item = shop.task(work).enqueue()
+    assert reported.wait(BOUND)
+    assert item.progress == (99, 100, "99 of 100")
+    gate.set()
+    assert item.wait(BOUND)
+    assert item.progress == (100, None, None)
+
+
+# Refused.
+
+
+def test_refused_arguments(shop: Shop, heard: list[tuple[str, str]]) -> None:
+    """What the function does not take, and what lives only as long as the request, never becomes an item."""
+    task = shop.task(lambda a, b=1: None)
+    with pytest.raises(TypeError, match="missing"):
+        task.enqueue()
+    with pytest.raises(TypeError, match="c"):
+        task.enqueue(1, c=2)
+    with shop.app.test_request_context(), pytest.raises(ArgumentRefused, match=r"\bb\b"):
+        task.enqueue(1, b=request)
+    assert (shop.background.items(), heard) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "options", [{"executor": "mail"}, {"executor": "asyncio"}, {"delay": -1}, {"delay": "1"}, {"key": ""}]
+)
+def test_refused_options(shop: Shop, options: dict[str, Any], heard: list[tuple[str, str]]) -> None:
+    """An executor that is not there or not for functions, and other nonsense, is refused in the view."""
+    task = shop.task(lambda: None)
+    with pytest.raises(ConfigurationError):
+        task.using(**options).enqueue()
+    assert (shop.background.items(), heard) == ([], [])
+    assert task.enqueue().wait(BOUND)
+
+
+# State and uploads.
+
+
+def test_state(shop: Shop) -> None:
+    """An item has the state of the request that enqueued it, and hands it on to those that it enqueues."""
+    shop.background.state_processor(lambda: {"user": 7})
+    inner = shop.task(lambda: [current_item.state.path, current_item.state.values["user"]], "shop.inner")  # type: ignore[union-attr]
+    outer = shop.task(lambda: inner.enqueue().id, "shop.outer")
+    with shop.app.test_request_context("/orders"):
+        item = outer.enqueue()
+    found = shop.background.get(item.result(BOUND))
+    assert found is not None
+    assert found.result(BOUND) == ["/orders", 7]
+    assert found.state == item.state
+    assert outer.enqueue().state is None
+
+
+def test_uploads(shop: Shop) -> None:
+    """An upload is moved to its item, with its name and type, and closed when that has ended."""
+    seen: list[FileStorage] = []
+
+    def keep(photo: FileStorage) -> list[Any]:
+        seen.append(photo)
+        return [photo.read(), photo.filename, photo.mimetype]
+
+    upload = FileStorage(io.BytesIO(b"picture"), "a.png", content_type="image/png")
+    item = shop.task(keep).enqueue(upload)
+    with pytest.raises(UploadMoved):
+        upload.read()
+    assert item.result(BOUND) == [b"picture", "a.png", "image/png"]
+    assert shop.background.wait_idle(BOUND)
+    until(lambda: seen[0].stream.closed)
+
+
+def test_upload_of_what_is_refused(shop: Shop) -> None:
+    """The upload of a call that is not accepted stays the view's."""
+    upload = FileStorage(io.BytesIO(b"picture"), "a.png")
+    task = shop.task(lambda photo: None)
+    with pytest.raises(ConfigurationError):
+        task.using(executor="nowhere").enqueue(upload)
+    assert upload.read() == b"picture"
+    upload.close()
+
+
+# Cancelled.
+
+
+def test_cancel_queued(
+    shop: Shop, heard: list[tuple[str, str]], gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What has not started never does; the log and a signal tell, once."""
+    caplog.set_level(logging.INFO)
+    task = shop.holding(gate)
+    items = [task.enqueue() for _ in range(8)]
+    until(lambda: items[1].status is Status.RUNNING)
+    for item in (items[2], items[7]):  # one that its process has, and one that waits in the journal
+        assert item.cancel()
+        assert item.wait(BOUND)
+        assert (item.status, item.started_at, item.attempt) == (Status.CANCELLED, None, 0)
+        assert isinstance(item.exception(0), ItemCancelled)
+        assert not item.cancel()
+        until(lambda item=item: told(heard, item) == ["item-enqueued", "item-finished"])  # type: ignore[misc]
+        assert lines(caplog).count(f"Item {item.id} (shop.hold) cancelled") == 1
+    gate.set()
+    assert shop.background.wait_idle(BOUND)
+    assert shop.background.stats().succeeded == 6
+
+
+def test_cancel_delayed(shop: Shop, heard: list[tuple[str, str]], caplog: pytest.LogCaptureFixture) -> None:
+    """What waits for its time is taken back as well."""
+    caplog.set_level(logging.INFO)
+    item = shop.task(lambda: None).using(delay=60).enqueue()
+    assert item.cancel()
+    assert item.status is Status.CANCELLED
+    assert item.wait(0)
+    assert told(heard, item) == ["item-enqueued", "item-finished"]
+    assert lines(caplog) == [f"Item {item.id} (shop.work) cancelled"]
+    assert shop.background.wait_idle(BOUND)
+
+
+def test_cancel_running(shop: Shop, heard: list[tuple[str, str]], gate: threading.Event) -> None:
+    """What runs is asked to end, and is cancelled when it does for that."""
+    item = shop.holding(gate).enqueue()
+    until(lambda: item.status is Status.RUNNING)
+    assert item.cancel()
+    assert item.wait(BOUND)
+    assert (item.status, item.token.reason) == (Status.CANCELLED, CancelReason.REQUESTED)
+    with pytest.raises(ItemCancelled):
+        item.result(0)
+    assert told(heard, item) == ["item-enqueued", "item-started", "item-finished"]
+
+
+# Later.
+
+
+def test_delay(shop: Shop) -> None:
+    """An item does not start before its time, and soon after it."""
+    task = shop.task(time.time)
+    began = time.time()
+    first = task.using(delay=timedelta(seconds=0.3)).enqueue()
+    second = task.using(run_at=datetime.now(UTC) + timedelta(seconds=0.15)).enqueue()
+    assert (first.status, first.started_at) == (Status.QUEUED, None)
+    assert task.enqueue().result(BOUND) - began < 0.15
+    assert 0.15 <= second.result(BOUND) - began < 2
+    assert 0.3 <= first.result(BOUND) - began < 2
+
+
+def test_time_that_has_passed(shop: Shop) -> None:
+    """A ``run_at`` that has passed, and a delay of 0, mean at once."""
+    task = shop.task(lambda: 42)
+    assert task.using(run_at=datetime(2000, 1, 1, tzinfo=UTC)).enqueue().result(BOUND) == 42
+    assert task.using(delay=0).enqueue().result(BOUND) == 42
+
+
+def test_delayed_is_waited_for(shop: Shop) -> None:
+    """An app with an item that waits for its time is not idle."""
+    item = shop.task(lambda: 42).using(delay=0.2).enqueue()
+    assert not shop.background.wait_idle(0.02)
+    assert shop.background.wait_idle(BOUND)
+    assert item.result(0) == 42
+
+
+# Again.
+
+
+def test_attempts(shop: Shop, heard: list[tuple[str, str]]) -> None:
+    """A failed run is followed by others, each with arguments as they were, until one succeeds."""
+    seen: list[tuple[int, Any]] = []
+
+    def work(value: int) -> str:
+        seen.append((current_item.attempt, value))
+        if len(seen) < 3:
+            raise OSError("no")
+        return "done"
+
+    item = shop.task(work, max_attempts=5, backoff=0.01).enqueue(7)
+    assert not shop.background.wait_idle(0)
+    assert shop.background.wait_idle(BOUND)
+    assert item.result(0) == "done"
+    assert seen == [(1, 7), (2, 7), (3, 7)]
+    assert item.attempt == 3
+    again = ["item-retried", "item-started"]
+    assert told(heard, item) == ["item-enqueued", "item-started", *again, *again, "item-finished"]
+
+
+def test_last_attempt_fails(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """When there is none left, or the error is not worth one, the item fails with the last error."""
+    numbers: list[int] = []
+
+    def work(kind: str) -> None:
+        numbers.append(len(numbers))
+        raise {"os": OSError, "key": KeyError, "exit": SystemExit}[kind](numbers[-1])
+
+    task = shop.task(work, max_attempts=2, backoff=0, retry_on=(OSError,))
+    item = task.enqueue("os")
+    assert repr(item.exception(BOUND)) == "OSError(1)"
+    assert (item.status, item.attempt) == (Status.FAILED, 2)
+    assert [line for line in lines(caplog, logging.ERROR) if item.id in line] == [
+        f"Item {item.id} (shop.work) failed"
+    ]
+    for kind in ("key", "exit"):
+        item = task.enqueue(kind)
+        assert item.wait(BOUND)
+        assert item.attempt == 1
+
+
+def test_cancel_between_attempts(shop: Shop, heard: list[tuple[str, str]]) -> None:
+    """An item that waits for its next attempt is queued, and can be taken back."""
+    runs: list[int] = []
+
+    def work() -> None:
+        runs.append(1)
+        raise OSError("no")
+
+    item = shop.task(work, max_attempts=2, backoff=60).enqueue()
+    until(lambda: "item-retried" in told(heard, item))
+    until(lambda: item.status is Status.QUEUED)
+    assert not item.wait(0.01)
+    until(item.cancel)
+    assert item.wait(BOUND)
+    assert item.status is Status.CANCELLED
+    assert isinstance(item.exception(0), ItemCancelled)
+    assert (runs, item.attempt) == ([1], 1)
+    assert told(heard, item)[-1] == "item-finished"
+
+
+def test_timeout_of_an_attempt(shop: Shop) -> None:
+    """A run whose time is up is a failed one, after which another may follow."""
+
+    def work() -> int:
+        if current_item.attempt == 1:
+            assert current_item.token.wait(BOUND)
+            current_item.token.raise_if_cancelled()
+        return current_item.attempt
+
+    task = shop.task(work, timeout=0.05)
+    assert isinstance(task.enqueue().exception(BOUND), ItemTimeout)
+    assert task.using(max_attempts=2, backoff=0).enqueue().result(BOUND) == 2
+
+
+# Once.
+
+
+def test_key(shop: Shop, heard: list[tuple[str, str]], gate: threading.Event) -> None:
+    """While an item with a key is in flight, enqueue gives that one; each task has keys of its own."""
+    task, other = shop.holding(gate), shop.task(lambda value: value)
+    first = task.using(key="k").enqueue(1)
+    assert task.using(key="k").enqueue(2) is first
+    assert other.using(key="k").enqueue(3).result(BOUND) == 3
+    second = task.using(key="K").enqueue(4)
+    third = task.enqueue(5)
+    assert len({first.id, second.id, third.id}) == 3
+    gate.set()
+    assert [item.result(BOUND) for item in (first, second, third)] == [1, 4, 5]
+    assert task.using(key="k").enqueue(6).result(BOUND) == 6
+    assert told(heard, first) == ["item-enqueued", "item-started", "item-finished"]
+
+
+def test_key_of_a_waiting_one(shop: Shop) -> None:
+    """A key is taken by an item that waits for its time or its next attempt, until that is cancelled."""
+    waiting = shop.task(lambda value: value).using(key="k", delay=60)
+    first = waiting.enqueue(1)
+    assert waiting.using(delay=None).enqueue(2) is first
+    assert first.cancel()
+    assert waiting.using(delay=None).enqueue(3).result(BOUND) == 3
+
+
+def test_key_among_threads(shop: Shop, gate: threading.Event) -> None:
+    """Of those who enqueue with one key at the same time, one enters an item, and all get it."""
+    task = shop.holding(gate).using(key="k")
+    barrier = threading.Barrier(8)
+    items: list[WorkItem[Any]] = []
+
+    def enqueue() -> None:
+        barrier.wait(BOUND)
+        items.append(task.enqueue())
+
+    threads = [threading.Thread(target=enqueue) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BOUND)
+    assert len(items) == 8
+    assert len({item.id for item in items}) == 1
+    assert len(shop.background.items()) == 1
+
+
+# With the response.
+
+
+def test_held(shop: Shop, heard: list[tuple[str, str]]) -> None:
+    """An item that waits for its response is queued, can be found, and starts when that is closed."""
+    task = shop.task(lambda: 42, when="response")
+    shop.app.add_url_rule("/", view_func=lambda: task.enqueue().id)
+    with shop.site.client.get("/") as response:
+        item = shop.background.get(response.text)
+        assert item is not None
+        assert not item.wait(0.05)
+        assert item.status is Status.QUEUED
+        assert not shop.background.wait_idle(0)
+    assert item.result(BOUND) == 42
+    assert told(heard, item) == ["item-enqueued", "item-started", "item-finished"]
+
+
+def test_held_and_cancelled(shop: Shop) -> None:
+    """One that is cancelled before does not start."""
+    ran: list[int] = []
+    task = shop.task(lambda: ran.append(1), when="response")
+    shop.app.add_url_rule("/", view_func=lambda: task.enqueue().id)
+    with shop.site.client.get("/") as response:
+        item = shop.background.get(response.text)
+        assert item is not None
+        assert item.cancel()
+        assert item.status is Status.CANCELLED
+    assert shop.background.wait_idle(BOUND)
+    assert ran == []
+
+
+def test_dropped(shop: Shop, heard: list[tuple[str, str]], caplog: pytest.LogCaptureFixture) -> None:
+    """One whose view fails is cancelled; handle, log and signal say so."""
+    items: list[WorkItem[Any]] = []
+    task = shop.task(lambda: 42, when="response")
+
+    @shop.app.get("/")
+    def view() -> str:
+        items.append(task.enqueue())
+        raise KeyError("lost")
+
+    shop.app.config["PROPAGATE_EXCEPTIONS"] = False
+    assert shop.site.client.get("/").status_code == 500
+    with pytest.raises(ItemCancelled, match="view ended with KeyError"):
+        items[0].result(0)
+    assert items[0].status is Status.CANCELLED
+    assert told(heard, items[0]) == ["item-enqueued", "item-finished"]
+    assert f"Item {items[0].id} (shop.work) dropped: its view ended with KeyError" in lines(caplog)
+    assert shop.background.wait_idle(BOUND)
+
+
+# Whoever listens.
+
+
+@pytest.mark.parametrize("name", ["item_enqueued", "item_started", "item_finished"])
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_receiver_that_fails(
+    shop: Shop, name: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A receiver's error is logged and hurts no item, nor those that come after it."""
+    task = shop.task(lambda: 42)
+    failures = [error("receiver")]
+
+    def receive(sender: Any, **_: Any) -> None:
+        if failures:
+            raise failures.pop()
+
+    with getattr(signals, name).connected_to(receive, shop.app):
+        if (name, error) == ("item_enqueued", SystemExit):  # it may be meant for the main thread
+            with pytest.raises(SystemExit):
+                task.enqueue()
+            (item,) = shop.background.items()
+        else:
+            item = task.enqueue()
+        assert item.result(BOUND) == 42
+    assert [line for line in lines(caplog, logging.ERROR) if "receiver" in line.lower()]
+    assert task.enqueue().result(BOUND) == 42
+
+
+def test_refusal_is_told(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """A refusal is told by a signal and the log, beside the error in the view."""
+    task = shop.task(lambda: 42)
+    if shop.durable:
+        Path(shop.app.config["BACKGROUND_JOURNAL"]).write_text("")  # in the folder's place
+    else:
+        shop.background.stop(0)
+    with receiving(signals.item_refused, shop.app) as refused:
+        try:
+            task.enqueue()
+        except Exception as error:
+            raised = error
+    assert refused == [{"task_name": "shop.work", "error": raised}]
+    assert [line for line in lines(caplog) if line.startswith("An item (shop.work) was refused: ")]
