@@ -157,10 +157,14 @@ _LOST = "flask_background.lost"
 def error_as_data(error: BaseException) -> str:
     """An exception as text, with its traceback."""
     kind = type(error)
+    try:
+        message = str(error)
+    except Exception as broken:
+        message = f"its text cannot be had ({type(broken).__name__})"
     return json.dumps(
         {
             "type": f"{kind.__module__}.{kind.__qualname__}",
-            "message": str(error),
+            "message": message,
             "trace": "".join(traceback.format_exception(error)),
         }
     )

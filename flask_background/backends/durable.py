@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import native
+from ..errors import JournalError
 from ..item import WorkItem
 from ..journal import queries, store
 from ..journal.entry import Entry
@@ -123,12 +125,12 @@ class DurableBackend(Entrance):
     def cancel(self, item: WorkItem[Any]) -> bool:
         """Withdraw an item that is queued, or ask a running one to end, wherever it is."""
         assert isinstance(item, JournaledItem)
+        request = partial(store.request_cancel, item_id=item.id, now=time.time())
         if item.here:
-            asked = self.local.cancel(item)
-            if asked and item.status is Status.CANCELLED:
-                self.end_unrun(item)
-            return asked
-        answer = self.writer.do(partial(store.request_cancel, item_id=item.id, now=time.time()))
+            with suppress(JournalError):  # should this process die, the next one knows; otherwise we do
+                self.writer.do(request)
+            return self._cancel_here(item)
+        answer = self.writer.do(request)
         if answer == "asked":
             self.call_others()
         elif answer == "cancelled" and (entry := self.look(item.id)) is not None:
@@ -176,8 +178,14 @@ class DurableBackend(Entrance):
     def cancel_here(self, item_id: str) -> None:
         """Somebody in another process wants this one to end."""
         item = self._handles.get(item_id)
-        if item is not None and item.here:
-            self.cancel(item)
+        if item is not None and item.here and not item.is_unwanted():
+            self._cancel_here(item)
+
+    def _cancel_here(self, item: JournaledItem[Any]) -> bool:
+        asked = self.local.cancel(item)
+        if asked and item.status is Status.CANCELLED:
+            self.end_unrun(item)
+        return asked
 
     def tell_end(self, entry: Entry) -> None:
         """Tell the end of an item that no process has run to it."""
@@ -213,8 +221,19 @@ class DurableBackend(Entrance):
             return
         has_ended = self.keeper.close(_LAST_WRITES)
         if self.writer.flush(_LAST_WRITES) and has_ended and self.local.ledger.is_idle():
-            self.owner.close()  # else its items are recovered when the process is gone
+            with suppress(JournalError):  # then they are recovered when the process is gone
+                self._give_all_back()
+                self.owner.close()
         self.writer.close()
+
+    def _give_all_back(self) -> None:
+        """What was claimed at the very last."""
+        step = partial(store.recover, owner=self.owner.id, running=(), now=time.time(), charged=False)
+        released, ended = self.writer.do(step)
+        for entry in ended:
+            self.tell_end(entry)
+        if released:
+            self.call_others()
 
     def _arrive(self, entries: list[Entry]) -> None:
         """These have been claimed."""
@@ -225,8 +244,7 @@ class DurableBackend(Entrance):
             except Exception as error:  # options or a state that nobody can read
                 self._park_unread(entry, error)
                 continue
-            item._attempt, item._told = None, False
-            item.entry, item.here, item.status = entry, True, Status.QUEUED
+            item.arrive(entry)
             if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
                 self.give_back(item)
         if entries or self._again:

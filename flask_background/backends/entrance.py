@@ -137,7 +137,7 @@ class Entrance(DurableRuns, Intake):
         step: Step[Entry | None] = Insert(entry)
         if entry.key is not None:
             step = partial(store.insert, entry=entry)
-        return self.writer.do(step)
+        return self.writer.do(step, undo=partial(store.abandon, item_id=entry.id, now=entry.enqueued))
 
     def _welcome(self, item: JournaledItem[Any], entry: Entry, held: bool) -> None:
         item.entry, item.held = entry, held

@@ -103,9 +103,10 @@ class LocalBackend(Backend):
                 return not self.let_go(item)
         return True
 
-    def let_go(self, item: WorkItem[Any]) -> bool:
-        """Know nothing more of an item that goes on elsewhere; False if it is not in flight here."""
-        was_here = self.ledger.let_go(item, self.executors[item._task.executor])
+    def let_go(self, item: WorkItem[Any], *, running: bool = False) -> bool:
+        """Know nothing more of an item that goes on elsewhere; False if it is not queued (running) here."""
+        executor = self.executors[item._task.executor]
+        was_here = self.ledger.let_go(item, executor.running if running else executor.queued)
         if self.ledger.phase is not _RUNNING:
             self._watcher.ring()
         return was_here
