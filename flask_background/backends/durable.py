@@ -127,9 +127,11 @@ class DurableBackend(Entrance):
         assert isinstance(item, JournaledItem)
         request = partial(store.request_cancel, item_id=item.id, now=time.time())
         if item.here:
+            answer = None
             with suppress(JournalError):  # should this process die, the next one knows; otherwise we do
-                self.writer.do(request)
-            return self._cancel_here(item)
+                answer = self.writer.do(request)
+            # The keeper may have seen the request already.
+            return self._cancel_here(item) or (answer is not None and item.status is Status.CANCELLED)
         answer = self.writer.do(request)
         if answer == "asked":
             self.call_others()
