@@ -64,18 +64,18 @@ class Keeper:
             self._ended.open()
 
     def _keep(self) -> None:
-        dead = self._watch.dead()
+        dead: list[str] | None = None
         while not self._closed:
             try:
-                timeout = self._look(dead)
+                timeout = self._look(self._watch.dead() if dead is None else dead)
+                dead = self._watch.wait(timeout)
                 self._in_trouble = False
             except Exception as error:
                 if not self._in_trouble:  # once is enough
                     self._backend.trouble("The journal cannot be kept; this goes on when it can be", error)
                 self._in_trouble = True
+                dead = None
                 native.sleep(_TROUBLE)
-                timeout = 0.0
-            dead = self._watch.wait(timeout)
 
     def _look(self, dead: list[str]) -> float:
         """Do what there is to do; seconds until there may be more."""
