@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.datastructures import FileStorage, Headers
 
 from . import data
-from .errors import ArgumentRefused, ItemCancelled, ItemFailed, JournalError, ResultLost
+from .errors import ItemCancelled, ItemFailed, JournalError, ResultLost
 from .journal.database import sync_folder
 from .journal.entry import Entry
 from .status import Attempt, Progress, Status
@@ -70,7 +70,8 @@ class Packing:
         def reopen(reference: dict[str, Any]) -> FileStorage:
             stream = open(self._folder / entry.id / str(int(reference["n"])), "rb")  # noqa: SIM115
             headers = Headers([tuple(pair) for pair in reference["headers"]])
-            upload = FileStorage(stream, reference["filename"], reference["name"], headers=headers)
+            upload = FileStorage(stream, name=reference["name"], headers=headers)
+            upload.filename = reference["filename"]  # if None, it would be made the path of the file
             opened.append(upload)
             return upload
 
@@ -147,7 +148,7 @@ def result_as_data(value: Any, max_bytes: int) -> str:
     """What an item returned, as text. What is no data, or too large, is not kept: the text says so."""
     try:
         return data.dump(value, "the result", max_bytes=max_bytes)
-    except ArgumentRefused as error:
+    except Exception as error:  # another thread may be changing it, too
         return json.dumps({_LOST: str(error)})
 
 
@@ -157,23 +158,34 @@ _LOST = "flask_background.lost"
 def error_as_data(error: BaseException) -> str:
     """An exception as text, with its traceback."""
     kind = type(error)
-    try:
-        message = str(error)
-    except Exception as broken:
-        message = f"its text cannot be had ({type(broken).__name__})"
     return json.dumps(
         {
             "type": f"{kind.__module__}.{kind.__qualname__}",
-            "message": message,
+            "message": _text_of(error),
             "trace": "".join(traceback.format_exception(error)),
         }
     )
 
 
 def progress_as_data(progress: Progress) -> str:
-    """A progress as text; a message that is not a string is made one."""
+    """A progress as text; other numbers are made floats, and a message that is not a string is made one."""
     done, total, message = progress
-    return json.dumps([done, total, None if message is None else str(message)])
+    return json.dumps([done, total, None if message is None else _text_of(message)], default=_number_of)
+
+
+def _number_of(value: Any) -> float | str:
+    try:
+        return float(value)
+    except Exception:
+        return _text_of(value)
+
+
+def _text_of(value: object) -> str:
+    """What is foreign may raise here, and then its item must not hang for that."""
+    try:
+        return str(value)
+    except Exception as error:
+        return f"<{type(value).__name__} whose text raises {type(error).__name__}>"
 
 
 def attempt_of(entry: Entry) -> Attempt:

@@ -19,6 +19,7 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import EnvironBuilder
 
 from flask_background import Status, current_item, signals
+from flask_background.backends import keeper
 from flask_background.errors import (
     ConfigurationError,
     ItemCancelled,
@@ -442,6 +443,28 @@ def test_journal_that_is_locked(site: Site) -> None:
     holder.execute("rollback")
     holder.close()
     assert task.enqueue().result(BOUND) == 42
+
+
+def test_keeper_survives(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What goes wrong while the keeper waits or looks is logged once, and it goes on."""
+    monkeypatch.setattr(keeper, "_TROUBLE", 0.02)
+    task = site.background.task(durable=True)(lambda: 42)
+    assert task.enqueue().result(BOUND) == 42
+    watch = site.app.extensions["background"].durable.keeper._watch
+    failures: list[str] = []
+
+    def fail(*_: Any) -> list[str]:
+        failures.append("no descriptor")
+        raise OSError("Too many open files")
+
+    for name in ("wait", "dead"):
+        monkeypatch.setattr(watch, name, fail)
+    until(lambda: len(failures) >= 3)
+    assert sum("cannot be kept" in line for line in lines(caplog)) == 1
+    monkeypatch.undo()
+    assert task.using(delay=0.05).enqueue().result(BOUND) == 42
 
 
 def test_prune(site: Site) -> None:

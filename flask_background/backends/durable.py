@@ -57,10 +57,15 @@ class DurableBackend(Entrance):
         power = settings.durability == "power"
         self.writer = writer_at(folder, power=power)
         self.writer.open()
+        try:
+            owner = Owner(folder / "owners", registry.tasks)
+        except OSError as error:
+            self.writer.close()
+            raise self.writer.failure(error) from error
         super().__init__(
             local,
             self.writer,
-            Owner(folder / "owners", registry.tasks),
+            owner,
             Packing(folder / "uploads", settings.max_payload, sync=power),
             registry,
             runs,

@@ -7,6 +7,7 @@ as a net.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -64,18 +65,18 @@ class Keeper:
             self._ended.open()
 
     def _keep(self) -> None:
-        dead = self._watch.dead()
+        dead: list[str] | None = None
         while not self._closed:
             try:
-                timeout = self._look(dead)
+                timeout = self._look(self._watch.dead() if dead is None else dead)
+                dead = self._watch.wait(timeout)
                 self._in_trouble = False
             except Exception as error:
                 if not self._in_trouble:  # once is enough
                     self._backend.trouble("The journal cannot be kept; this goes on when it can be", error)
                 self._in_trouble = True
+                dead = None
                 native.sleep(_TROUBLE)
-                timeout = 0.0
-            dead = self._watch.wait(timeout)
 
     def _look(self, dead: list[str]) -> float:
         """Do what there is to do; seconds until there may be more."""
@@ -132,9 +133,23 @@ class Keeper:
                     partial(store.fire, name=name, planned=planned, following=following, entry=entry)
                 )
 
+    def _follow_clock(self, now: float) -> None:
+        """Where the clock was set back, periodic tasks need not wait until it is where it was."""
+        backend = self._backend
+        for name, planned in backend.writer.read(partial(queries.planned, now=math.inf)).items():
+            if name in backend.registry.periodic:
+                _, schedule = backend.registry.periodic[name]
+                # By less than a period, and they do: nothing is run twice because clocks are adjusted.
+                if planned > schedule.next_after(schedule.next_after(now)):
+                    following = schedule.catch_up(planned, now)
+                    backend.writer.do(
+                        partial(store.reschedule, name=name, planned=planned, following=following)
+                    )
+
     def _look_over(self, now: float) -> None:
         """Let go of what ended long ago; recover what has no owner, and park what has no task, any more."""
         backend = self._backend
+        self._follow_clock(now)
         owners.sweep(self._folder)
         for name in backend.writer.read(queries.owners):
             if not owners.exists(self._folder, name):  # somebody, or a power cut, has removed its file

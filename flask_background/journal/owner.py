@@ -41,15 +41,22 @@ class Owner:
         # Under another name until it is locked, or it would look like a dead process's.
         new = self._path.with_suffix(".new")
         self._file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        header = json.dumps(sorted(tasks)).encode() + b"\n"
-        self._header = len(header)
-        self._size = os.write(self._file, header)
-        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.bell_path = self._path.with_suffix(".bell")
-        os.mkfifo(self.bell_path, 0o600)
-        self.bell = os.open(self.bell_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        _own.add(self.id)
-        new.rename(self._path)
+        try:
+            header = json.dumps(sorted(tasks)).encode() + b"\n"
+            self._header = len(header)
+            self._size = os.write(self._file, header)
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.mkfifo(self.bell_path, 0o600)
+            self.bell = os.open(self.bell_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            _own.add(self.id)
+            new.rename(self._path)
+        except BaseException:
+            _own.discard(self.id)
+            os.close(self._file)
+            for path in (new, self.bell_path):
+                path.unlink(missing_ok=True)
+            raise
         ring(folder)  # the others are to watch over this one
 
     def begin(self, item_id: str) -> None:

@@ -257,5 +257,10 @@ def fire(db: sqlite3.Connection, name: str, planned: float, following: float, en
     return True
 
 
+def reschedule(db: sqlite3.Connection, name: str, planned: float, following: float) -> None:
+    """Let a periodic task that was planned for planned run at another time instead."""
+    db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))
+
+
 def _change(db: sqlite3.Connection, sql: str, item_id: str, fence: int, **values: Any) -> bool:
     return bool(db.execute(sql, {"id": item_id, "fence": fence, **values}).rowcount)

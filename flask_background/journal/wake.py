@@ -69,7 +69,12 @@ class Watch:
         for name in present - self._siblings.keys():
             try:
                 self._siblings[name] = os.pidfd_open(int(name.partition("-")[0]))
-            except (AttributeError, OSError, ValueError):  # not Linux, of another container, or dead by now
+            except (
+                AttributeError,
+                OSError,
+                ValueError,
+                OverflowError,
+            ):  # not Linux, of another container, or dead by now
                 self._siblings[name] = None
 
     def _forget(self, name: str) -> None:

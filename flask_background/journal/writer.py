@@ -42,6 +42,7 @@ class Writer:
         #: How many transactions there have been.
         self.rounds = 0
         self._rounds = Rounds(folder, power=power, mode=mode)
+        self.failure = self._rounds.failure
         self._lock = native.new_lock()
         # Orders wait here, and the bell is rung when there are as many as the thread wants: once for a round,
         # for each time that a thread is woken costs more than what it then does.

@@ -145,6 +145,22 @@ def test_closed_writes_nowhere(folder: Path, tmp_path: Path) -> None:
     assert os.listdir(folder) == []
 
 
+@pytest.mark.parametrize("fails", ["write", "mkfifo"])
+def test_failure_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """Where the disk is full, or has no FIFOs, no file and no descriptor is left of the attempt."""
+    before = len(os.listdir("/proc/self/fd"))
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, fails, fail)
+    with pytest.raises(OSError, match="No space left"):
+        Owner(folder, [])
+    monkeypatch.undo()
+    assert os.listdir(folder) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_sweep(owner: Owner, folder: Path) -> None:
     """What a process left that died while it became an owner is removed, and nothing else."""
     (folder / "1-a.new").touch()
