@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import smtplib
 
 from flask import Blueprint, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -29,8 +30,8 @@ ADDRESS = re.compile(
 
 # A server that is down is asked again. What it raises (SMTPException, timeouts) are OSErrors.
 @background.task(durable=True, max_attempts=3, backoff=2, retry_on=(OSError,))
-def send_welcome(name: str, address: str) -> None:
-    """Draw a card and mail it, with a link back to the gallery.
+def send_welcome(name: str, address: str) -> str | None:
+    """Draw a card and mail it, with a link back to the gallery; or return why that cannot be.
 
     At least once: a worker that is killed between the server's answer and the journal sends it again.
     """
@@ -43,8 +44,12 @@ def send_welcome(name: str, address: str) -> None:
     message = Message(f"Welcome, {name}!", recipients=[address])
     message.body = render_template("welcome.txt", name=name, link=link)
     message.attach("welcome.png", "image/png", card)
-    mail.send(message)
+    try:
+        mail.send(message)
+    except smtplib.SMTPRecipientsRefused:
+        return "The mail server takes no letters to this address."  # and will not in the next attempt
     current_item.report_progress(2, 2, "Sent")
+    return None
 
 
 @bp.get("")

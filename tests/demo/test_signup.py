@@ -172,6 +172,15 @@ class RealServer(Controller):
         """Let the demo in."""
         return AuthResult(success=args[-1] == LoginPassword(b"demo", b"s3cret"))
 
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Know everybody but one."""
+        if address.startswith("nobody@"):
+            return "550 No such user here"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Take a letter from those that were let in."""
         if not session.authenticated:
@@ -198,6 +207,12 @@ def test_real_mail_server(start_demo: Start) -> None:
         page = demo.get("/signup").text
         assert f"Letters go out through  {server.hostname}:{server.port}" in page
         assert "s3cret" not in page
+
+        (item_id,) = item_ids(demo.post("/signup", name="Ada", address="nobody@example.com"))
+        item = demo.ended(item_id)
+        assert (item["status"], item["attempt"]) == ("refused", 1)
+        assert "takes no letters to this address" in demo.get(f"/signup?item={item_id}").text
+        assert "Traceback" not in demo.log()
     finally:
         server.stop()
     (envelope,) = server.received
