@@ -22,7 +22,7 @@ bp = Blueprint("grace", __name__, url_prefix="/grace")
 
 SHORTEST, LONGEST = 5, 120
 AT_ONCE = 8
-ENDED_SHOWN = 2
+ENDED_SHOWN = 4
 
 
 @background.task
@@ -114,7 +114,7 @@ def page(error: str | None = None) -> str:
     return render_template(
         "grace.html",
         error=error,
-        items=running + ended[: max(ENDED_SHOWN, ENDED_SHOWN + 2 - len(running))],
+        items=running + ended[:ENDED_SHOWN],
         victim=next((item for item in durable if item["pid"]), None),
         shortest=SHORTEST,
         longest=LONGEST,
