@@ -49,7 +49,7 @@ class JournaledItem(WorkItem[R]):
         self.entry: Entry | None = None
         #: Whether it waits for a response.
         self.held = False
-        #: When the journal last heard of its progress (``time.monotonic()``).
+        #: When the journal last heard of its progress, or will (``time.monotonic()``).
         self.reported = 0.0
         super().__init__(task, args, kwargs, state, keeper)
         # In the order of time, so that what is enqueued together lies together in the journal's index.

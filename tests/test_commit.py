@@ -337,7 +337,7 @@ def test_journal_fails(shop: Shop, context: ExitStack, monkeypatch: pytest.Monke
     """Where the journal cannot take an item the commit says so; the database has committed, and goes on."""
     journal = shop.site.app.extensions["background"].durable
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise JournalError("the disk is full")
 
     shop.session.add(Order(id=1))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flask_background import Status
+from flask_background import Status, current_item, signals
 from flask_background.backends.durable import DurableBackend
 from flask_background.backends.runs import DurableRuns
 from flask_background.errors import ItemFailed
@@ -162,3 +162,48 @@ def test_unwanted_is_not_released(site: Site) -> None:
     ended = journal.writer.do(give_back)
     assert ended is not None
     assert ended.status is item.status is Status.CANCELLED
+
+
+def test_attempt_in_signals(site: Site) -> None:
+    """Whoever hears that an item starts, or is retried, is told which attempt that is."""
+    heard = []
+
+    def started(sender: Any, item: Any) -> None:
+        heard.append(("started", item.attempt))
+
+    def retried(sender: Any, item: Any, **_: Any) -> None:
+        heard.append(("retried", item.attempt))
+
+    @site.background.task(durable=True, name="work", max_attempts=2, backoff=0.01)
+    def work() -> None:
+        if current_item.attempt == 1:
+            raise OSError
+
+    with (
+        signals.item_started.connected_to(started, site.app),
+        signals.item_retried.connected_to(retried, site.app),
+    ):
+        work.enqueue().result(BOUND)
+    assert heard == [("started", 1), ("retried", 1), ("started", 2)]
+
+
+def test_last_report(site: Site, gate: threading.Event) -> None:
+    """The last progress before a long step comes into the journal, however soon it follows others."""
+
+    @site.background.task(durable=True, name="work")
+    def work() -> None:
+        for done in range(1, 6):
+            current_item.report_progress(done, 5)
+        gate.wait(BOUND)
+
+    item = work.enqueue()
+    journal = durable(site)
+
+    def reported() -> bool:
+        entry = journal.look(item.id)
+        return entry is not None and entry.progress == "[5, 5, null]"
+
+    until(reported)
+    assert item.status is Status.RUNNING
+    gate.set()
+    assert item.wait(BOUND)

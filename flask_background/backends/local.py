@@ -169,6 +169,10 @@ class LocalBackend(Backend):
         self.source_of(item).limit(time.monotonic() + seconds)
         return self._alarms.set(seconds, partial(self._ask_to_end, item, CancelReason.TIMEOUT))
 
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call what is quick, and raises nothing, in so many seconds."""
+        self._alarms.set(seconds, callback)
+
     def cancel_alarm(self, alarm: Alarm) -> None:
         """It has ended before."""
         self._alarms.cancel(alarm)

@@ -64,11 +64,11 @@ class DurableRuns(ABC):
             self.owner.begin(item.id)
         except OSError as error:
             self.trouble(f"Item {item.id} runs uncounted, should its process die", error)
+        run.number = entry.attempt + 1
         if not self.local.start(item, run):
             self.owner.end(item.id)
             self.let_arguments_go(item)
             return False
-        run.number = entry.attempt + 1
         began = partial(store.start, item_id=item.id, fence=entry.fence, now=run.started or time.time())
         self.writer.later(began, sync=False)
         return True
@@ -108,12 +108,24 @@ class DurableRuns(ABC):
         return partial(_finish, this, status=status, result=result, error=failed, now=time.time())
 
     def report(self, item: JournaledItem[Any], progress: Progress) -> None:
-        """Let other processes see the progress, now and then."""
+        """Let other processes see the progress, now and then; in the end the last one."""
         assert item.entry is not None
         now = time.monotonic()
         if now - item.reported >= _REPORT_EVERY:
             item.reported = now
             self._report(item, item.entry, progress)
+        elif item.reported <= now:
+            item.reported += _REPORT_EVERY  # the time of the next report, which is on its way
+            self.local.call_later(item.reported - now, partial(self._catch_up, item, item.entry))
+
+    def _catch_up(self, item: JournaledItem[Any], entry: Entry) -> None:
+        if (
+            item.here
+            and item.entry is entry
+            and item._attempt is not None
+            and item._attempt.progress is not None
+        ):
+            self._report(item, entry, item._attempt.progress)
 
     def _report(self, item: JournaledItem[Any], entry: Entry, progress: Progress) -> None:
         text = progress_as_data(progress)

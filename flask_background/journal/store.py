@@ -76,7 +76,7 @@ def start(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
     """Its run begins, and counts as an attempt."""
     return _change(
         db,
-        f"update item set status = 'running', attempt = attempt + 1, started = :now {_MINE}",
+        f"update item set status = 'running', attempt = attempt + 1, started = :now, progress = null {_MINE}",
         item_id,
         fence,
         now=now,

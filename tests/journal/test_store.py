@@ -127,7 +127,9 @@ class Journal(RuleBasedStateMachine):
         done = self.do(store.start, item_id, fence, self.now)
         assert done is self.mine(item_id, fence)
         if done:
-            self.change(item_id, status=Status.RUNNING, attempt=entry.attempt + 1, started=self.now)
+            self.change(
+                item_id, status=Status.RUNNING, attempt=entry.attempt + 1, started=self.now, progress=None
+            )
 
     @rule(item_id=items, late=st.booleans())
     def report(self, item_id: str, late: bool) -> None:
@@ -160,7 +162,7 @@ class Journal(RuleBasedStateMachine):
         at = None if due is None else self.now + due
         ended = self.do(store.release, item_id, fence, self.now, at, charged)
         mine = self.mine(item_id, fence)
-        assert (ended is not None) is (mine and entry.cancel)
+        assert (ended is not None) is bool(mine and entry.cancel)
         if mine:
             assert entry.owner is not None
             self.running[entry.owner].discard(item_id)
