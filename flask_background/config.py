@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from .errors import ConfigurationError
 
-Kind = Literal["thread", "asyncio"]
+Kind = Literal["thread", "asyncio", "process"]
 Overflow = Literal["raise", "block", "run"]
 Durability = Literal["power", "process"]
 
 # What says how many items of one executor run at once, and how many do by default.
 _THREADS = min(32, (os.cpu_count() or 1) + 4)
 _COROUTINES = 5_000
+_PROCESSES = os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class ExecutorSettings:
 
     kind: Kind
     capacity: int
+    #: Of a process executor's children: how nice they are, and how many MiB each may have (None: no limit).
+    nice: int = 0
+    max_memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,10 @@ class Settings:
     max_queued: int = 10_000
     overflow: Overflow = "raise"
     executors: Mapping[str, ExecutorSettings] = field(default_factory=dict)
+    #: How long after its token has fired an item in a child process has until that is killed.
+    kill_after: float = 5.0
+    #: Where child processes find the app, as in "shop:create_app()"; None: worked out.
+    app: str | None = None
     #: The journal's folder; None: ``background-NAME`` in the app's instance folder.
     journal: Path | None = None
     durability: Durability = "power"
@@ -54,6 +62,8 @@ class Settings:
             max_queued=_count(config, "BACKGROUND_MAX_QUEUED", 10_000),
             overflow=_one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),
             executors=_executors(config.get("BACKGROUND_EXECUTORS", {}), workers),
+            kill_after=_seconds(config, "BACKGROUND_KILL_AFTER", 5.0),
+            app=_location(config, "BACKGROUND_APP"),
             journal=_folder(config, "BACKGROUND_JOURNAL"),
             durability=_one_of(config, "BACKGROUND_DURABILITY", "power", "process"),
             run_in_web=_flag(config, "BACKGROUND_RUN_IN_WEB", True),
@@ -76,11 +86,15 @@ def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
             raise _wrong(key, options, 'a dict such as {"kind": "thread", "workers": 2}')
         kind = options.get("kind")
         if kind == "thread":
+            _only(key, options, "workers")
             executors[name] = ExecutorSettings("thread", _option(key, options, "workers", workers))
         elif kind == "asyncio":
+            _only(key, options, "limit")
             executors[name] = ExecutorSettings("asyncio", _option(key, options, "limit", _COROUTINES))
+        elif kind == "process":
+            executors[name] = _processes(key, options)
         else:
-            raise _wrong(f'{key}["kind"]', kind, '"thread" or "asyncio"')
+            raise _wrong(f'{key}["kind"]', kind, '"thread", "asyncio" or "process"')
     for name, kind in (("thread", "thread"), ("asyncio", "asyncio")):
         if executors[name].kind != kind:
             raise _wrong(
@@ -89,10 +103,26 @@ def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
     return executors
 
 
-def _option(key: str, options: Mapping[str, Any], name: str, default: int) -> int:
+def _processes(key: str, options: Mapping[str, Any]) -> ExecutorSettings:
+    _only(key, options, "workers", "nice", "max_memory")
+    nice = options.get("nice", 0)
+    if not isinstance(nice, int) or isinstance(nice, bool) or not 0 <= nice <= 19:
+        raise _wrong(f'{key}["nice"]', nice, "a whole number from 0 to 19")
+    memory = options.get("max_memory")
+    if memory is not None:
+        memory = _option(key, options, "max_memory", 0)
+    return ExecutorSettings("process", _option(key, options, "workers", _PROCESSES), nice, memory)
+
+
+def _only(key: str, options: Mapping[str, Any], *names: str) -> None:
     for other in options:
-        if other not in ("kind", name):
-            raise _wrong(key, dict(options), f'"kind" and "{name}" only, not {other!r}')
+        if other not in ("kind", *names):
+            *first, last = (f'"{name}"' for name in ("kind", *names))
+            allowed = f"{', '.join(first)} and {last} only, not {other!r}"
+            raise _wrong(key, dict(options), allowed)
+
+
+def _option(key: str, options: Mapping[str, Any], name: str, default: int) -> int:
     return _count({f'{key}["{name}"]': options.get(name, default)}, f'{key}["{name}"]', default)
 
 
@@ -126,6 +156,13 @@ def _folder(config: Mapping[str, Any], key: str) -> Path | None:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise _wrong(key, value, "the path of a folder, or None for the app's instance folder")
     return Path(value)
+
+
+def _location(config: Mapping[str, Any], key: str) -> str | None:
+    value = config.get(key)
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise _wrong(key, value, 'where the app is, as in "shop:app" or "shop:create_app()", or None')
+    return value
 
 
 def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:

@@ -14,11 +14,13 @@
     │   ├── QueueFull            as many items are waiting as BACKGROUND_MAX_QUEUED allows
     │   ├── Stopping             the process stops and takes no more items
     │   └── JournalError         the journal cannot be written or read: disk full, not writable, locked
+    ├── EnqueuedInChild          what is not durable was enqueued in a child process         (RuntimeError)
     ├── NotFinished              the item had not ended when the wait's time was up      (TimeoutError)
     ├── ItemCancelled            the item was cancelled
     ├── ItemInterrupted          the host stopped before the item had ended
     ├── ItemTimeout              the item's own time was up                              (TimeoutError)
     ├── ItemFailed               the item failed in another process, or was parked
+    ├── ItemCrashed              the child process that ran the item died, or could not start
     └── ResultLost               what a durable item returned is not data, so it was not kept
 """
 
@@ -100,6 +102,10 @@ class JournalError(Refused):
     retry_after_seconds = 5
 
 
+class EnqueuedInChild(BackgroundError, RuntimeError):
+    """An item that runs in a child process has enqueued one that would live there, and end with the child."""
+
+
 class NotFinished(BackgroundError, TimeoutError):
     """``result()`` or ``exception()`` waited its time, and the item goes on."""
 
@@ -127,5 +133,12 @@ class ItemFailed(BackgroundError):
     """Raised by ``result()`` of a durable item that failed in another process; that traceback is a note."""
 
 
+class ItemCrashed(BackgroundError):
+    """The failure of an item whose child process died under it; the message names the signal or status."""
+
+
 class ResultLost(BackgroundError):
-    """Raised by ``result()`` of a durable item that succeeded, and returned what the journal cannot hold."""
+    """Raised by ``result()`` of an item that succeeded, and returned what cannot be kept, or sent here.
+
+    The journal keeps data, and what a child process returns has to be picklable.
+    """

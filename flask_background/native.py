@@ -12,15 +12,26 @@ import sys
 import threading
 import time
 from _queue import Empty, SimpleQueue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
     import select
+    import subprocess
     from _thread import LockType
 
-__all__ = ["Empty", "Gate", "SimpleQueue", "new_event_loop", "new_lock", "new_poll", "sleep", "start_thread"]
+__all__ = [
+    "Empty",
+    "Gate",
+    "SimpleQueue",
+    "new_event_loop",
+    "new_lock",
+    "new_poll",
+    "sleep",
+    "start_program",
+    "start_thread",
+]
 
 # How often a greenlet looks at a gate: a real lock cannot wake it.
 _GREENLET_POLL = 0.01
@@ -62,6 +73,15 @@ def start_thread(target: Callable[[], None], name: str) -> None:
             _own_threads.discard(get_ident())
 
     _original("_thread", "start_new_thread")(run, ())
+
+
+def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> subprocess.Popen[bytes]:
+    """Start a program in a process group of its own, with these file descriptors besides the standard ones.
+
+    Under gevent another Popen than the system's has to be asked on the main thread.
+    """
+    popen: type[subprocess.Popen[bytes]] = _original("subprocess", "Popen")
+    return popen(arguments, stdin=-3, pass_fds=keeps, process_group=0)  # -3: subprocess.DEVNULL
 
 
 def sleep(seconds: float) -> None:

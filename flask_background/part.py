@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from . import hosts, native
+from .backends.child import ChildBackend
 from .backends.local import LocalBackend
 from .config import Settings
 from .errors import JournalError
@@ -51,7 +52,7 @@ class AppPart:
         self.processors = owner.processors
         self.settings = Settings.from_config(app.config)
         #: Whether this process runs durable items: a web process may leave that to others.
-        self.runs_durable = self.settings.run_in_web
+        self.runs_durable = self.settings.run_in_web and not self.in_child
         #: The executors whose durable items this process runs; None: all.
         self.executors: frozenset[str] | None = None
         self.looked = False
@@ -59,6 +60,9 @@ class AppPart:
 
     #: Whether items in memory are held to what durable ones have to keep; decided at the first item.
     strict = False
+
+    #: Whether this process is a child that a process executor has started.
+    in_child: ClassVar[bool] = False
 
     #: The backend of this process, made when the first item asks for it.
     backend = _MadeWhenNeeded()
@@ -105,7 +109,7 @@ class AppPart:
         host = hosts.current()
         strict = self.settings.strict
         self.strict = self.app.debug or self.app.testing if strict is None else strict
-        made = LocalBackend(self.app, self.settings, host)
+        made = (ChildBackend if self.in_child else LocalBackend)(self.app, self.settings, host)
         with _publishing:
             backend: LocalBackend = vars(self).setdefault("backend", made)
             if backend is made:

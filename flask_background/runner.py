@@ -43,15 +43,29 @@ class Owner(Protocol):
 
 
 Adopt = Callable[["Run", Awaitable[Any]], None]
-Perform = Callable[[Any, WorkItem[Any], Adopt], None]
+#: Has the function called in another process, and brings back what the run came to there.
+CallElsewhere = Callable[[WorkItem[Any]], Outcome]
 
 
-def perform(owner: Owner, item: WorkItem[Any], adopt: Adopt) -> None:
+class Perform(Protocol):
+    """What executors know of ``perform``."""
+
+    def __call__(
+        self, owner: Any, item: WorkItem[Any], adopt: Adopt, elsewhere: CallElsewhere | None = None, /
+    ) -> None: ...
+
+
+def perform(
+    owner: Owner, item: WorkItem[Any], adopt: Adopt, elsewhere: CallElsewhere | None = None, /
+) -> None:
     """Run item on this thread. What it leaves to be awaited goes to adopt, which has to end the run."""
     attempt = Attempt(time())
     if not owner.start(item, attempt):
         return
     context = Context()
+    if elsewhere is not None:
+        context.run(_call_elsewhere, owner, item, attempt, elsewhere)
+        return
     left = context.run(_enter_and_call, owner, item, attempt, context)
     if left is None:
         return
@@ -90,6 +104,19 @@ def _enter_and_call(
     else:
         _end(owner, item, attempt, entered, alarm, (_SUCCEEDED, value, None))
     return None
+
+
+def _call_elsewhere(owner: Owner, item: WorkItem[Any], attempt: Attempt, elsewhere: CallElsewhere) -> None:
+    """Wait here for a run that has its app context where it is. Its time is kept here."""
+    alarm: Alarm | None = None
+    current_item_var.set(item)
+    try:
+        if item._task.timeout is not None:
+            alarm = owner.set_alarm(item, item._task.timeout)
+        outcome = elsewhere(item)
+    except BaseException as error:
+        outcome = _outcome_of(item, error)
+    _end(owner, item, attempt, None, alarm, outcome)
 
 
 def _end(
@@ -206,7 +233,10 @@ def _outcome_of(item: WorkItem[Any], error: BaseException, aborted: bool = False
 
 
 def _annotate(item: WorkItem[Any], error: BaseException) -> None:
-    error.add_note(f"in work item {item.id} ({item.task_name})")
+    note = f"in work item {item.id} ({item.task_name})"
+    if note in getattr(error, "__notes__", ()):
+        return  # it has come from a child process, where that was done
+    error.add_note(note)
     if isinstance(error, RuntimeError) and _OUTSIDE_REQUEST in str(error):
         error.add_note(
             "An item has no request: pass the values that it needs as arguments, or read"

@@ -62,6 +62,7 @@ def check_executor(task: Callee, executors: Mapping[str, Executor]) -> None:
     executor = executors.get(task.executor)
     if executor is None or (executor.coroutines_only and not task.is_coroutine):
         raise mismatch(task, executors)
+    executor.check(task)
 
 
 def mismatch(task: Callee, executors: Mapping[str, Executor]) -> ConfigurationError:

@@ -45,7 +45,7 @@ class LocalBackend(Backend):
         self._watcher = watcher
         self._alarms = Alarms()
         self.keys = Keys()
-        self.executors = make_executors(settings.executors, perform)
+        self.executors = make_executors(app, settings, perform)
         # Items know their backend; an idle executor does not, and ends with it.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
@@ -62,6 +62,8 @@ class LocalBackend(Backend):
         executor = self.executors.get(task.executor)
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
             raise mismatch(task, self.executors)
+        if executor.prepares:
+            executor.prepare(item)
         if task.key is not None and (other := self.keys.take(item)) is not item:
             return other
         run_here = False

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from ..item import WorkItem
+    from ..item import Callee, WorkItem
 
 
 class Executor(ABC):
@@ -16,12 +16,20 @@ class Executor(ABC):
     """
 
     coroutines_only: ClassVar[bool] = False
+    #: Whether ``prepare`` does anything; else it is not called, for this is on every item's way.
+    prepares: ClassVar[bool] = False
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
         self.capacity = capacity
         self.queued: dict[str, WorkItem[Any]] = {}
         self.running: dict[str, WorkItem[Any]] = {}
+
+    def check(self, task: Callee) -> None:
+        """Raise ConfigurationError if the task cannot run here."""
+
+    def prepare(self, item: WorkItem[Any]) -> None:
+        """Check an item of this process, in the view, and make it ready. May raise ArgumentRefused."""
 
     @abstractmethod
     def put(self, item: WorkItem[Any]) -> None:

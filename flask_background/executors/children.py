@@ -1,0 +1,173 @@
+"""A child process from the outside: started, asked, listened to, killed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import sys
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from .. import native
+from ..errors import ItemCrashed
+from .parcels import Started
+
+# How long a child may take to load the app, and to end when it is told to, in seconds.
+_STARTED_WITHIN = 60.0
+_ENDED_WITHIN = 1.0
+# How often it is looked whether it has, where that has to be asked.
+_LOOK = 0.005
+#: What ends a process politely, or comes from the terminal: the parent alone decides when its children end.
+SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
+
+
+class Setup(NamedTuple):
+    """What a child is told first. ``max_memory`` is in MiB."""
+
+    location: str
+    nice: int
+    max_memory: int | None
+
+
+class Dead(Exception):
+    """The child has ended; ``status`` is its exit code, or minus the number of the signal that ended it."""
+
+    def __init__(self, pid: int, status: int) -> None:
+        super().__init__(pid, status)
+        self.pid = pid
+        self.status = status
+
+    def __str__(self) -> str:
+        if self.status >= 0:
+            return f"child process {self.pid} ended with exit status {self.status}"
+        try:
+            name = signal.Signals(-self.status).name
+        except ValueError:
+            name = f"signal {-self.status}"
+        hint = " (by the system for want of memory, perhaps)" if name == "SIGKILL" else ""
+        return f"child process {self.pid} was ended by {name}{hint}"
+
+
+class Child:
+    """One child process and its channel: two pipes, and nothing that it shares with another child.
+
+    Belongs to the thread that starts it, and ends with that at the latest. Others may ``ring`` and ``kill``.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._lock = native.new_lock()  # others must not ring or kill what has been closed or reaped
+        self._poll = native.new_poll()
+        theirs_in, ours_out = os.pipe()
+        ours_in, theirs_out = os.pipe()
+        self._in = Connection(ours_in, writable=False)
+        self._out = Connection(ours_out, readable=False)
+        self._heard, self._bell = os.pipe()
+        self._death = -1
+        for end in (self._heard, self._bell):
+            os.set_blocking(end, False)
+        # It inherits the mask: what is meant for its parent does not end it before it has its own handlers.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from flask_background.child import main;"
+            f" main({theirs_in}, {theirs_out}, {os.getpid()})"
+        )
+        try:
+            self._program = native.start_program([sys.executable, "-c", code], (theirs_in, theirs_out))
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+        self.pid = self._program.pid
+        with suppress(OSError, AttributeError):
+            # What an item has started may hold the pipe open when the child has died.
+            self._death = os.pidfd_open(self.pid)
+        for end in (self._in.fileno(), self._heard, self._death):
+            if end != -1:
+                self._poll.register(end, select.POLLIN)
+
+    def make_ready(self) -> None:
+        """Wait until it has loaded the app. Raises ItemCrashed if it does not."""
+        end = time.monotonic() + _STARTED_WITHIN
+        try:
+            self.send(self._setup)
+            started = None
+            while started is None and (left := end - time.monotonic()) > 0:
+                started = self.receive(left)
+        except (Dead, OSError) as error:
+            raise ItemCrashed(f"{error} before it had loaded the app {self._setup.location!r}") from None
+        if not isinstance(started, Started):
+            raise ItemCrashed(
+                f"a child process did not load the app {self._setup.location!r} within"
+                f" {_STARTED_WITHIN:.0f} s: does a module start a server when it is imported?"
+            )
+        if started.trouble is not None:
+            raise ItemCrashed(
+                f"a child process could not load the app {self._setup.location!r}. BACKGROUND_APP says where"
+                f" it is, and each process has to be able to load it:\n\n{started.trouble}"
+            )
+
+    def send(self, message: Any) -> None:
+        """Tell it something. Raises OSError if it has ended."""
+        self._out.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+    def receive(self, seconds: float | None) -> Any:
+        """What it says next; None after so many seconds, and when the bell rings. Raises Dead."""
+        ready = dict(self._poll.poll(None if seconds is None else max(0.0, seconds * 1000.0)))
+        if self._heard in ready:
+            os.read(self._heard, 512)
+        if self._in.fileno() in ready:
+            try:
+                return pickle.loads(self._in.recv_bytes())
+            except (EOFError, OSError):
+                raise Dead(self.pid, self.end()) from None
+        if self._death in ready:
+            raise Dead(self.pid, self.end())
+        return None
+
+    def is_alive(self) -> bool:
+        """Whether it runs, as far as is known."""
+        with self._lock:
+            return self._program.poll() is None
+
+    def ring(self) -> None:
+        """Have ``receive`` return. On any thread."""
+        with self._lock:
+            if self._bell != -1:
+                try:
+                    os.write(self._bell, b"!")
+                except BlockingIOError:  # it has rung very often
+                    pass
+
+    def kill(self) -> None:
+        """End it and what it has started, however busy it is. On any thread."""
+        with self._lock:
+            if self._program.poll() is None:
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def end(self) -> int:
+        """Let it end: it does when its channel is closed. Returns its exit status."""
+        self._close()
+        for last in (False, True):
+            end = time.monotonic() + _ENDED_WITHIN
+            while self.is_alive() and (last or time.monotonic() < end):
+                native.sleep(_LOOK)
+            self.kill()
+        return self._program.returncode
+
+    def _close(self) -> None:
+        self._in.close()
+        self._out.close()
+        with self._lock:
+            if self._bell != -1:
+                os.close(self._bell)
+                os.close(self._heard)
+            if self._death != -1:
+                os.close(self._death)
+            self._bell = self._death = -1

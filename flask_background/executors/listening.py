@@ -1,0 +1,110 @@
+"""The inside of a child's channel: calls come in, and what happens to the token of the one that runs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from .. import native
+from ..status import Attempt
+from ..token import CancellationSource, CancelReason
+from . import parcels
+
+
+class Channel:
+    """The pipes to the parent."""
+
+    def __init__(self, inbound: Connection, outbound: Connection) -> None:
+        self._in = inbound
+        self._out = outbound
+        self._lock = native.new_lock()
+
+    def receive(self) -> Any:
+        """What the parent says next. Raises EOFError when it has ended."""
+        return pickle.loads(self._in.recv_bytes())
+
+    def send(self, message: Any) -> None:
+        """Tell the parent. On any thread."""
+        pickled = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        with self._lock:
+            self._out.send_bytes(pickled)
+
+
+class Job:
+    """One call that the parent has asked for, with its token."""
+
+    def __init__(self, call: parcels.Call) -> None:
+        self.call: parcels.Call | None = call
+        self.over = False
+        self.source = CancellationSource()
+        self.attempt = Attempt(call.started)
+        self.attempt.number = call.attempt
+        self._limit(call.remaining)
+        if call.reason is not None:
+            self.source.fire(CancelReason(call.reason))
+
+    def take_call(self) -> parcels.Call:
+        """The call, which is not kept for longer than it takes."""
+        call, self.call = self.call, None
+        assert call is not None
+        return call
+
+    def ask_to_end(self, reason: CancelReason, remaining: float | None = None) -> None:
+        """Fire the token, and cancel what is awaited."""
+        if self.over:
+            return
+        self._limit(remaining)
+        for callback in self.source.fire(reason):
+            try:
+                callback()
+            except BaseException:
+                traceback.print_exc()
+        if reason is not CancelReason.SHUTDOWN and (abort := self.attempt.abort) is not None:
+            abort()
+
+    def _limit(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self.source.limit(time.monotonic() + seconds)
+
+
+class Listener:
+    """Hears the parent. One item runs at a time, so what is said about a token is about the last job's."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.jobs: native.SimpleQueue[Job] = native.SimpleQueue()
+
+    def run(self) -> None:
+        """Listen until the parent ends; then so does this process, whatever it does."""
+        job = None
+        try:
+            while True:
+                message = self._channel.receive()
+                if isinstance(message, parcels.Call):
+                    job = Job(message)
+                    self.jobs.put(job)
+                elif isinstance(message, parcels.Asked) and job is not None:
+                    job.ask_to_end(CancelReason(message.reason), message.remaining)
+                message = None  # or an idle child would keep the arguments of its last item
+        except (EOFError, OSError):
+            if job is None or job.over:
+                _flush()
+            os._exit(0)
+        except (
+            BaseException
+        ):  # such as no memory for what was said, so that the next is not understood either
+            traceback.print_exc()
+            os._exit(os.EX_OSERR)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass

@@ -1,0 +1,237 @@
+"""Items in child processes: they slow no request down, and can be stopped whatever they do.
+
+Each thread of this executor attends to one child, and waits for it while an item runs there. So whatever an
+item has is where it is for items on threads: its claim, status, token and alarms, its attempts, the journal.
+Only the call of the function is made in the child, by the same ``runner.perform``.
+
+Children are started by spawn, as ``multiprocessing`` calls it: a new interpreter, never a fork of a process
+that has threads. They are reached through two pipes each, and share nothing with one another.
+
+Two kept libraries would do more of this, and both let one child hurt the others. loky's executor breaks as
+a whole when a child dies. Pebble's pool replaces the child, but all children share two pipes and their locks:
+one that is killed as it sends its result (which is when it needs the most memory) keeps a lock, and no item
+of that pool ever runs again. Nor can it be asked from a real thread under gevent.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BackgroundError, ConfigurationError, ItemCancelled, ItemCrashed
+from ..runner import Perform, Run
+from ..status import Outcome
+from ..token import CancelReason
+from . import parcels
+from .children import Child, Dead, Setup
+from .location import locate
+from .threads import ThreadExecutor
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from ..config import Settings
+    from ..item import Callee, WorkItem
+
+
+class ProcessExecutor(ThreadExecutor):
+    """Runs functions in at most ``capacity`` child processes, which are started as the load asks for them."""
+
+    prepares = True
+
+    def __init__(self, name: str, app: Flask, settings: Settings, perform: Perform) -> None:
+        options = settings.executors[name]
+        super().__init__(name, options.capacity, perform, _adopt_nothing)
+        self._app = app
+        self._options = options
+        self._location: str | None = None
+        self._settings = settings
+        self._pid = os.getpid()
+        self.kill_after = settings.kill_after
+        self.is_over = False
+        self.children: set[Child] = set()
+
+    def check(self, task: Callee) -> None:
+        registry = self._app.extensions["background"].owner.registry
+        known = registry.tasks.get(task.name)
+        if known is None or known.func is not task.func:
+            raise ConfigurationError(
+                f"task {task.name} wants the executor {self.name!r}, whose child processes find a task by its"
+                " name, and there is another one of this name: give it one, @background.task(name=...)"
+            )
+        self.setup()
+
+    def prepare(self, item: WorkItem[Any]) -> None:
+        self.check(item._task)
+        # Now, for what cannot be sent is to be refused in the view, and what it is may change after that.
+        item._args, item._kwargs = (_parcel_of(item),), None
+
+    def setup(self) -> Setup:
+        """What the children are told first. Raises ConfigurationError if they would not find the app."""
+        if self._location is None:
+            self._location = locate(self._app, self._settings.app)
+        return Setup(self._location, self._options.nice, self._options.max_memory)
+
+    def run_here(self, item: WorkItem[Any]) -> None:
+        self.put(item)
+
+    def abort(self) -> None:
+        """Kill the children that are busy; what they run is interrupted."""
+        self.is_over = True
+        if self._pid == os.getpid():
+            for child in tuple(self.children):
+                child.kill()
+
+    def _work(self) -> None:
+        get, perform = self._queue.get, self._perform
+        attendant = Attendant(self)
+        try:
+            while (item := get()) is not None:
+                if item.id in self.queued:  # else it was withdrawn, and is not worth a child
+                    attendant.prepare()
+                perform(item._keeper, item, self._adopt, attendant.call)
+                item = None
+        finally:
+            attendant.let_child_go()
+
+
+class Attendant:
+    """One thread of the executor: it has one child at a time, and one item."""
+
+    def __init__(self, executor: ProcessExecutor) -> None:
+        self._executor = executor
+        self._child: Child | None = None
+        self._trouble: Exception | None = None
+
+    def prepare(self) -> None:
+        """See to it that there is a child, before the item begins: the time that takes is not the item's."""
+        self._trouble = None
+        child = self._child
+        if child is not None and child.is_alive():
+            return
+        self.let_child_go()
+        try:
+            child = self._child = Child(self._executor.setup())
+            self._executor.children.add(child)
+            if self._executor.is_over:  # whoever set that may have missed this child
+                child.kill()
+            child.make_ready()
+        except Exception as error:
+            self._trouble = error
+            self.let_child_go()
+
+    def let_child_go(self) -> None:
+        """Have no child any more."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
+            self._executor.children.discard(child)
+
+    def call(self, item: WorkItem[Any]) -> Outcome:
+        """Have the child call the item's function, and wait for what comes of it."""
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            if self._executor.is_over:
+                raise _cut_short(item)
+            raise trouble
+        assert self._child is not None
+        try:
+            return _Call(self._child, item, self._executor.kill_after).run()
+        except Dead as dead:
+            self.let_child_go()
+            if self._executor.is_over:
+                raise _cut_short(item) from None
+            raise ItemCrashed(f"{dead} while it ran item {item.id} ({item.task_name})") from None
+        except _Killed as killed:
+            self.let_child_go()
+            raise ItemCancelled(str(killed), item.token) from None
+
+
+class _Killed(Exception):
+    """The child did not heed the item's token in time."""
+
+
+class _Call:
+    """One call of one item in its child."""
+
+    def __init__(self, child: Child, item: WorkItem[Any], kill_after: float) -> None:
+        self._child = child
+        self._item = item
+        self._kill_after = kill_after
+        self._kill_at = math.inf
+
+    def run(self) -> Outcome:
+        """Begin, tell the child what it has to know, and take down what it says, until the end."""
+        item, token = self._item, self._item.token
+        attempt = item._attempt
+        assert attempt is not None
+        parcel = _parcel_of(item)
+        call = parcels.Call(
+            task=item.task_name,
+            item_id=item.id,
+            attempt=attempt.number,
+            enqueued=item._enqueued,
+            started=attempt.started or time.time(),
+            state=parcels.state_as_tuple(item.state),
+            timeout=item._task.timeout,
+            remaining=token.remaining,
+            reason=None if token.reason is None else token.reason.value,
+            pickled=parcel.pickled,
+            uploads=[parcels.send(upload) for upload in parcel.uploads],
+        )
+        forget = token.on_cancel(self._child.ring)
+        attempt.abort = self._end_soon
+        try:
+            if token.reason in (CancelReason.REQUESTED, CancelReason.TIMEOUT):
+                self._end_soon()  # it was asked for before there was something to end
+            try:
+                self._child.send(call)
+            except OSError:
+                raise Dead(self._child.pid, self._child.end()) from None
+            return self._listen(told=call.reason is not None)
+        finally:
+            attempt.abort = None
+            forget()
+
+    def _listen(self, told: bool) -> Outcome:
+        child, item, token = self._child, self._item, self._item.token
+        while True:
+            if token.reason is not None and not told:
+                told = True
+                try:
+                    child.send(parcels.Asked(token.reason.value, token.remaining))
+                except OSError:
+                    pass  # it has just died, as it is about to tell
+            left = None if self._kill_at == math.inf else self._kill_at - time.monotonic()
+            if left is not None and left <= 0:
+                child.kill()
+                raise _Killed(f"its child process was killed {self._kill_after} s after it was asked to end")
+            message = child.receive(left)
+            if isinstance(message, parcels.Ended):
+                return parcels.outcome_of(message, f"item {item.id} ({item.task_name})")
+            if isinstance(message, parcels.Progressed):
+                item.report_progress(*message)
+            elif isinstance(message, parcels.Withdrawn):
+                item.cancel()
+
+    def _end_soon(self) -> None:
+        """Its time is up, or somebody wants it to end: the token has told it so. On any thread."""
+        self._kill_at = min(self._kill_at, time.monotonic() + self._kill_after)
+        self._child.ring()
+
+
+def _parcel_of(item: WorkItem[Any]) -> parcels.Parcel:
+    if len(item._args) == 1 and type(item._args[0]) is parcels.Parcel:
+        return item._args[0]  # an item in memory: see ``prepare``
+    return parcels.pack(item._task.func, item._args, item._kwargs or {})
+
+
+def _cut_short(item: WorkItem[Any]) -> BackgroundError:
+    return ItemCancelled("its child process was killed when the time to stop was up", item.token)
+
+
+def _adopt_nothing(run: Run, awaitable: Awaitable[Any]) -> None:
+    raise AssertionError("what is awaited is awaited in the child")
