@@ -49,9 +49,12 @@ def main(inbound: int, outbound: int, parent: int) -> NoReturn:
     for number in SIGNALS:
         signal.signal(number, _do_nothing)  # no SIG_IGN: what an item starts would inherit that
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    os.setpgid(0, 0)  # so that it is killed with what its items have started
     _end_with(parent)
     for pipe in (inbound, outbound):
         os.set_inheritable(pipe, False)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
     channel = Channel(Connection(inbound, writable=False), Connection(outbound, readable=False))
     setup: Setup = channel.receive()
     os.nice(setup.nice)

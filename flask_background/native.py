@@ -8,6 +8,7 @@ they share with greenlets is guarded by real locks, held for a few lines that ne
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
 import time
@@ -18,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import asyncio
     import select
-    import subprocess
     from _thread import LockType
 
 __all__ = [
     "Empty",
     "Gate",
     "SimpleQueue",
+    "exit_code_of",
     "new_event_loop",
     "new_lock",
     "new_poll",
@@ -75,13 +76,24 @@ def start_thread(target: Callable[[], None], name: str) -> None:
     _original("_thread", "start_new_thread")(run, ())
 
 
-def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> subprocess.Popen[bytes]:
-    """Start a program in a process group of its own, with these file descriptors besides the standard ones.
+def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> int:
+    """Start a program with these file descriptors besides the standard ones; returns its pid.
 
-    Under gevent another Popen than the system's has to be asked on the main thread.
+    As multiprocessing does it: gevent leaves no Popen that works on other threads than the main one.
     """
-    popen: type[subprocess.Popen[bytes]] = _original("subprocess", "Popen")
-    return popen(arguments, stdin=-3, pass_fds=keeps, process_group=0)  # -3: subprocess.DEVNULL
+    from multiprocessing import util
+
+    pid: int = util.spawnv_passfds(os.fsencode(arguments[0]), arguments, keeps)
+    return pid
+
+
+def exit_code_of(pid: int) -> int | None:
+    """How a child process has ended: its status, or minus a signal's number; None if it has not.
+
+    Raises ChildProcessError if somebody else in this process has been told.
+    """
+    ended, status = _original("os", "waitpid")(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def sleep(seconds: float) -> None:

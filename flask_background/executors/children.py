@@ -21,6 +21,8 @@ _STARTED_WITHIN = 60.0
 _ENDED_WITHIN = 1.0
 # How often it is looked whether it has, where that has to be asked.
 _LOOK = 0.005
+# The exit status that somebody else has been told.
+_UNKNOWN = 256
 #: What ends a process politely, or comes from the terminal: the parent alone decides when its children end.
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
@@ -42,6 +44,8 @@ class Dead(Exception):
         self.status = status
 
     def __str__(self) -> str:
+        if self.status == _UNKNOWN:
+            return f"child process {self.pid} ended, nobody knows how"
         if self.status >= 0:
             return f"child process {self.pid} ended with exit status {self.status}"
         try:
@@ -61,6 +65,7 @@ class Child:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._lock = native.new_lock()  # others must not ring or kill what has been closed or reaped
+        self._status: int | None = None
         self._poll = native.new_poll()
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
@@ -77,14 +82,13 @@ class Child:
             f" main({theirs_in}, {theirs_out}, {os.getpid()})"
         )
         try:
-            self._program = native.start_program([sys.executable, "-c", code], (theirs_in, theirs_out))
+            self.pid = native.start_program([sys.executable, "-c", code], (theirs_in, theirs_out))
         except BaseException:
             self._close()
             raise
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
-        self.pid = self._program.pid
         with suppress(OSError, AttributeError):
             # What an item has started may hold the pipe open when the child has died.
             self._death = os.pidfd_open(self.pid)
@@ -134,7 +138,7 @@ class Child:
     def is_alive(self) -> bool:
         """Whether it runs, as far as is known."""
         with self._lock:
-            return self._program.poll() is None
+            return self._look() is None
 
     def ring(self) -> None:
         """Have ``receive`` return. On any thread."""
@@ -148,8 +152,11 @@ class Child:
     def kill(self) -> None:
         """End it and what it has started, however busy it is. On any thread."""
         with self._lock:
-            if self._program.poll() is None:
-                os.killpg(self.pid, signal.SIGKILL)
+            if self._look() is None:
+                try:
+                    os.killpg(self.pid, signal.SIGKILL)
+                except ProcessLookupError:  # it has no group of its own yet
+                    os.kill(self.pid, signal.SIGKILL)
 
     def end(self) -> int:
         """Let it end: it does when its channel is closed. Returns its exit status."""
@@ -159,7 +166,16 @@ class Child:
             while self.is_alive() and (last or time.monotonic() < end):
                 native.sleep(_LOOK)
             self.kill()
-        return self._program.returncode
+        assert self._status is not None
+        return self._status
+
+    def _look(self) -> int | None:
+        if self._status is None:
+            try:
+                self._status = native.exit_code_of(self.pid)
+            except ChildProcessError:
+                self._status = _UNKNOWN
+        return self._status
 
     def _close(self) -> None:
         self._in.close()

@@ -1,4 +1,4 @@
-"""What every executor promises, through a real app: one suite, over threads and over the event loop.
+"""What every executor promises, through a real app: one suite, over threads, the event loop and processes.
 
 It is run twice: over items in memory, and over durable ones.
 """
@@ -12,8 +12,9 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,6 +33,8 @@ from flask_background.errors import (
 )
 from flask_background.journal.entry import Entry
 
+from ..children import SharedEvent, SharedList, Shipping, call, hold_stubbornly
+from ..children import hold as hold_in_child
 from ..helpers import BOUND, Site, lines, records, until
 
 P = ParamSpec("P")
@@ -40,14 +43,20 @@ R = TypeVar("R")
 SETTINGS = {
     "thread": lambda capacity: {"BACKGROUND_WORKERS": capacity},
     "asyncio": lambda capacity: {"BACKGROUND_EXECUTORS": {"asyncio": {"kind": "asyncio", "limit": capacity}}},
+    "process": lambda capacity: {
+        "BACKGROUND_EXECUTORS": {"process": {"kind": "process", "workers": capacity}},
+        "BACKGROUND_APP": "tests.children:create_app",
+    },
 }
 
 
 class Lane:
     """One executor of one app, with tasks for it that are made of plain functions."""
 
-    def __init__(self, kind: str, site: Site, durable: bool = False) -> None:
+    def __init__(self, kind: str, site: Site, folder: Path, durable: bool = False) -> None:
         self.kind = kind
+        self._folder = folder
+        self._shared = 0
         self.site = site
         self.durable = durable
         self.background = site.background
@@ -59,6 +68,18 @@ class Lane:
             name = f"{name}-{len(others)}"
         return self.background.task(name=name, durable=self.durable, **options)
 
+    def event(self) -> threading.Event:
+        """An event that items can set."""
+        return SharedEvent(self._path()) if self.kind == "process" else threading.Event()
+
+    def list(self) -> list[Any]:
+        """A list that items can append to."""
+        return SharedList(self._path()) if self.kind == "process" else []
+
+    def _path(self) -> Path:
+        self._shared += 1
+        return self._folder / f"shared-{self._shared}"
+
     def entry(self, item: WorkItem[Any]) -> Entry:
         """What the journal knows of a durable item."""
         entry = self.site.app.extensions["background"].durable.look(item.id)
@@ -67,6 +88,8 @@ class Lane:
 
     def task(self, func: Callable[P, R], **options: Any) -> Task[P, Any]:
         """A task that does what func does."""
+        if self.kind == "process":
+            return self._shipping("shop.work", func, **options)
         if self.kind == "thread":
             return self.maker("shop.work", **options)(func)
 
@@ -75,8 +98,13 @@ class Lane:
 
         return self.maker("shop.work", **options)(run)
 
+    def _shipping(self, name: str, func: Callable[..., Any], **options: Any) -> Any:
+        return Shipping(self.maker(name, executor="process", **options)(call), func)
+
     def holding(self, gate: threading.Event, func: Callable[[], R], **options: Any) -> Task[[], Any]:
         """A task that does what func does, and then waits for the gate or for its token."""
+        if self.kind == "process":
+            return self._shipping("shop.hold", partial(hold_in_child, gate, func), **options)  # type: ignore[no-any-return]
         make = self.maker("shop.hold", **options)
         if self.kind == "thread":
 
@@ -103,6 +131,8 @@ class Lane:
 
     def stubborn(self, gate: threading.Event, func: Callable[[], R], **options: Any) -> Task[[], Any]:
         """A task that waits for the gate alone, whatever its token says, and then does what func does."""
+        if self.kind == "process":
+            return self._shipping("shop.stubborn", partial(hold_stubbornly, gate, func), **options)  # type: ignore[no-any-return]
         make = self.maker("shop.stubborn", **options)
         if self.kind == "thread":
 
@@ -125,7 +155,10 @@ class Lane:
         return make(hold_async)
 
 
-@pytest.fixture(params=["thread", "asyncio", "durable-thread", "durable-asyncio"])
+KINDS = ["thread", "asyncio", "process"]
+
+
+@pytest.fixture(params=[*KINDS, *(f"durable-{kind}" for kind in KINDS)])
 def make_lane(
     request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_path: Path
 ) -> Callable[..., Lane]:
@@ -134,14 +167,31 @@ def make_lane(
 
     def make(capacity: int = 4, **settings: Any) -> Lane:
         journal = {"BACKGROUND_JOURNAL": tmp_path / "journal"} if how else {}
-        return Lane(kind, make_site(**SETTINGS[kind](capacity), **journal, **settings), bool(how))
+        return Lane(kind, make_site(**SETTINGS[kind](capacity), **journal, **settings), tmp_path, bool(how))
 
     return make
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[threading.Event]:
+    """Holds items up until it is set, those in child processes too."""
+    gate = SharedEvent(tmp_path / "gate")
+    yield gate
+    gate.set()
+
+
+def lanes(*names: str) -> pytest.MarkDecorator:
+    """These alone."""
+    return pytest.mark.parametrize("make_lane", names, indirect=True)
+
+
 # What durable items do otherwise, as README says, or cannot do: all their arguments are data.
-in_memory = pytest.mark.parametrize("make_lane", ["thread", "asyncio"], indirect=True)
-durable = pytest.mark.parametrize("make_lane", ["durable-thread", "durable-asyncio"], indirect=True)
+in_memory = lanes(*KINDS)
+durable = lanes(*(f"durable-{kind}" for kind in KINDS))
+# What has to be in this process to be seen, or is another app's in a child.
+here = lanes("thread", "asyncio", "durable-thread", "durable-asyncio")
+here_in_memory = lanes("thread", "asyncio")
+here_durable = lanes("durable-thread", "durable-asyncio")
 
 
 @pytest.fixture
@@ -152,7 +202,7 @@ def lane(make_lane: Callable[..., Lane]) -> Lane:
 
 def hold_one(lane: Lane, gate: threading.Event) -> WorkItem[Any]:
     """An item that is running, until the gate opens or its token fires."""
-    started = threading.Event()
+    started = lane.event()
     item = lane.holding(gate, started.set).enqueue()
     assert started.wait(BOUND)
     assert item.status is Status.RUNNING
@@ -171,6 +221,7 @@ def test_runs(lane: Lane) -> None:
     assert item.enqueued_at <= item.started_at <= item.finished_at  # type: ignore[operator]
 
 
+@here
 def test_runs_elsewhere(lane: Lane) -> None:
     """An item runs on a daemon thread of our own, which has a name."""
     thread = lane.task(threading.current_thread).enqueue().result(BOUND)
@@ -181,7 +232,7 @@ def test_runs_elsewhere(lane: Lane) -> None:
 
 def test_runs_each_once(lane: Lane) -> None:
     """Items from several threads at once all run, each once."""
-    ran: list[tuple[int, int]] = []
+    ran: list[tuple[int, int]] = lane.list()
     task = lane.task(lambda *pair: ran.append(pair))
     barrier = threading.Barrier(4)
 
@@ -203,7 +254,7 @@ def test_runs_each_once(lane: Lane) -> None:
 def test_runs_in_order(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
     """One at a time, items run in the order in which they were enqueued."""
     lane = make_lane(capacity=1)
-    ran: list[int] = []
+    ran: list[int] = lane.list()
     hold_one(lane, gate)
     task = lane.task(ran.append)
     for number in range(50):
@@ -218,13 +269,21 @@ def test_current_item(lane: Lane) -> None:
 
     def work() -> Any:
         current_item.report_progress(1, 2, "half")
-        return current_item._get_current_object(), current_item.status, current_item.attempt  # type: ignore[attr-defined]
+        return current_item.id, current_item.status, current_item.attempt
 
     item = lane.task(work).enqueue()
-    assert item.result(BOUND) == (item, Status.RUNNING, 1)
+    assert item.result(BOUND) == (item.id, Status.RUNNING, 1)
     assert item.progress == (1, 2, "half")
 
 
+@here
+def test_current_item_is_the_item(lane: Lane) -> None:
+    """It is the very item that enqueue has returned."""
+    item = lane.task(lambda: [current_item._get_current_object()]).enqueue()  # type: ignore[attr-defined]
+    assert item.result(BOUND) == [item]
+
+
+@here
 def test_item_enqueues_another(lane: Lane) -> None:
     """An item can enqueue another one of its own kind."""
     inner = lane.task(lambda: 42)
@@ -294,12 +353,12 @@ def test_worst_failure(
 def test_capacity(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
     """As many items run at once as the capacity says, and never more."""
     lane = make_lane(capacity=3)
-    started = threading.Semaphore(0)
-    task = lane.holding(gate, started.release)
+    started = lane.list()
+    task = lane.holding(gate, partial(started.append, 1))
     items = [task.enqueue() for _ in range(10)]
-    for _ in range(3):
-        assert started.acquire(timeout=BOUND)
-    assert not started.acquire(timeout=0.05)
+    until(lambda: len(started) >= 3)
+    time.sleep(0.05)
+    assert len(started) == 3
     stats = lane.background.stats()
     # What a process has no use for yet waits in the journal, for any process; these are counted in none.
     assert (stats.queued, stats.running) == (6 if lane.durable else 7, 3)
@@ -351,11 +410,11 @@ def test_queue_is_never_full_of_durable(make_lane: Callable[..., Lane], gate: th
     assert lane.background.stats().succeeded == 20
 
 
-@durable
+@here_durable
 def test_new_durable_ones_do_not_overtake(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
     """What waits in the journal starts before what is enqueued later, however much that is."""
     lane = make_lane(capacity=1)
-    ran: list[int] = []
+    ran: list[int] = lane.list()
 
     def work(number: int) -> None:
         ran.append(number)
@@ -382,7 +441,7 @@ def test_cancel_queued(
     caplog.set_level(logging.INFO)
     lane = make_lane(capacity=1)
     blocker = hold_one(lane, gate)
-    ran: list[int] = []
+    ran: list[int] = lane.list()
     item = lane.task(ran.append).enqueue(1)
     assert item.cancel()
     assert item.status is Status.CANCELLED
@@ -558,6 +617,7 @@ def test_fresh_context(lane: Lane) -> None:
         variable.reset(token)
 
 
+@here
 def test_app_context(lane: Lane) -> None:
     """An item has an app context of its own, and no request."""
 
@@ -575,6 +635,7 @@ def test_app_context(lane: Lane) -> None:
         assert g.by == "the view"
 
 
+@here
 def test_teardown(lane: Lane) -> None:
     """The app context is torn down when the item ends, with its error, before the handle tells."""
     seen: list[Any] = []
@@ -596,6 +657,7 @@ def test_teardown(lane: Lane) -> None:
     assert seen[1:] == [(0, bad.id, bad.exception(0))]
 
 
+@here
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
 def test_teardown_fails(lane: Lane, error: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
     """An error of the teardown fails the item, and hurts nothing else."""
@@ -615,6 +677,7 @@ def test_teardown_fails(lane: Lane, error: type[BaseException], caplog: pytest.L
     assert lane.task(lambda: 42).enqueue().result(BOUND) == 42
 
 
+@here
 def test_teardown_fails_too(lane: Lane, caplog: pytest.LogCaptureFixture) -> None:
     """Where the item had failed already, its own error stays, and both are logged."""
 
@@ -661,7 +724,7 @@ def test_stop_drains_the_queue(make_lane: Callable[..., Lane], gate: threading.E
     assert [item.result(0) for item in queued] == [CancelReason.SHUTDOWN] * 5
 
 
-@in_memory
+@here_in_memory
 def test_stop_without_grace(
     make_lane: Callable[..., Lane], gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -669,7 +732,7 @@ def test_stop_without_grace(
     lane = make_lane(capacity=1)
     running = lane.stubborn(gate, lambda: 42).enqueue()
     until(lambda: running.status is Status.RUNNING)
-    ran: list[int] = []
+    ran: list[int] = lane.list()
     queued = lane.task(ran.append).enqueue(1)
     assert lane.background.stop(0) == [running, queued]
     for item in (running, queued):
@@ -727,7 +790,7 @@ def test_stop_leaves_the_queue_of_durable(make_lane: Callable[..., Lane], gate: 
     lane = make_lane(capacity=1)
     running = lane.stubborn(gate, lambda: 1).enqueue()
     until(lambda: running.status is Status.RUNNING)
-    ran: list[int] = []
+    ran: list[int] = lane.list()
     task = lane.task(ran.append)
     queued = [task.enqueue(number) for number in range(5)]
     stopper = threading.Thread(target=lane.background.stop, args=(BOUND,))
@@ -744,7 +807,7 @@ def test_stop_leaves_the_queue_of_durable(make_lane: Callable[..., Lane], gate: 
         assert item.status is Status.QUEUED
 
 
-@durable
+@here_durable
 def test_stop_of_durable_without_grace(
     make_lane: Callable[..., Lane], gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -822,7 +885,7 @@ def fail_in_a_circle(thing: Thing) -> None:
     raise first from second
 
 
-@in_memory
+@here_in_memory
 @pytest.mark.parametrize(
     "func",
     [
@@ -847,7 +910,7 @@ def test_lets_arguments_go(lane: Lane, func: Callable[[Thing], Any]) -> None:
     until(lambda: is_gone(reference), 2.0)
 
 
-@in_memory
+@here_in_memory
 def test_lets_arguments_of_a_timeout_go(lane: Lane, gate: threading.Event) -> None:
     """An item that its timeout ended holds no argument either, through the cause of its error."""
     make = lane.background.task(timeout=0.02)
@@ -868,7 +931,7 @@ def test_lets_arguments_of_a_timeout_go(lane: Lane, gate: threading.Event) -> No
     until(lambda: is_gone(reference), 2.0)
 
 
-@in_memory
+@here_in_memory
 def test_lets_arguments_of_queued_go(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
     """An item that is cancelled in the queue lets its arguments go at once."""
     lane = make_lane(capacity=1)
@@ -897,12 +960,15 @@ def test_lets_results_go(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lane.background.items()) == (6 if lane.durable else 2)
 
 
-def test_idle_executor_lets_its_last_item_go(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+@here
+def test_idle_executor_lets_its_last_item_go(
+    lane: Lane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An executor that has nothing to do does not hold the item that it ran last."""
     monkeypatch.setattr(ledger, "KEPT", 1)
     reference = weakref.ref(lane.task(Thing).enqueue().result(BOUND))
     other_kind = "asyncio" if lane.kind == "thread" else "thread"
-    other = Lane(other_kind, lane.site, lane.durable).task(lambda: None)
+    other = Lane(other_kind, lane.site, tmp_path, lane.durable).task(lambda: None)
     for _ in range(4):
         assert other.enqueue().wait(BOUND)
         assert lane.background.wait_idle(BOUND)
@@ -925,9 +991,11 @@ def test_thousand_coroutines(site: Site) -> None:
     assert len({item.result(BOUND) for item in items}) == 1
 
 
-def test_coroutines_are_not_called_early(make_site: Callable[..., Site], gate: threading.Event) -> None:
+def test_coroutines_are_not_called_early(
+    make_site: Callable[..., Site], tmp_path: Path, gate: threading.Event
+) -> None:
     """A coroutine that is cancelled in the queue was never made, so nothing warns that it was not awaited."""
-    lane = Lane("asyncio", make_site(**SETTINGS["asyncio"](1)))
+    lane = Lane("asyncio", make_site(**SETTINGS["asyncio"](1)), tmp_path)
     hold_one(lane, gate)
     item = lane.task(lambda: None).enqueue()
     assert item.cancel()

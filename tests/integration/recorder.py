@@ -102,7 +102,22 @@ def create_app() -> Flask:
         ThreadPoolExecutor(1).submit(native_sleep, seconds).result()
         write("done", name)
 
-    tasks = {task.func.__name__: task for task in (sync, native, cpu, coroutine, polite, stubborn)}
+    @background.task(executor="cpu")
+    def child(name: str, seconds: float) -> None:
+        begin(name)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            sum(range(1000))
+        write("done", name)
+
+    @background.task(executor="cpu", durable=True)
+    def durable_child(name: str, seconds: float) -> None:
+        begin(name)
+        time.sleep(seconds)
+        write("done", name)
+
+    all_tasks = (sync, native, cpu, coroutine, polite, stubborn, child, durable_child)
+    tasks = {task.func.__name__: task for task in all_tasks}
 
     def finished(sender: Flask, item: Any) -> None:
         write("finished", item.task_name.rpartition(".")[2], status=item.status.value)

@@ -136,6 +136,10 @@ class Server:
         os.kill(self.process.pid if pid is None else pid, signum)
         return at
 
+    def kill_group(self, signum: signal.Signals) -> None:
+        """Send a signal to all processes of the server's session, as a terminal does."""
+        os.killpg(self.process.pid, signum)
+
     def wait_gone(self, pid: int | None = None, within: float = 15.0) -> float:
         """Wait until a process has ended, the first one by default; returns the time."""
         if pid is None:

@@ -1,0 +1,629 @@
+"""Items in child processes: limits that hold, children that die, and what is left when the parent does."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, current_app, g, url_for
+from werkzeug.datastructures import FileStorage
+
+from flask_background import Background, CancelReason, Status, Task, WorkItem, current_item, hosts
+from flask_background.errors import (
+    ArgumentRefused,
+    ConfigurationError,
+    EnqueuedInChild,
+    ItemCancelled,
+    ItemCrashed,
+    ItemFailed,
+    ItemInterrupted,
+    ItemTimeout,
+    ResultLost,
+)
+
+from .children import SharedEvent, SharedList, Shipping, add_tasks, hold, ship
+from .helpers import BOUND, Script, Site, our_threads, until
+from .integration.servers import alive
+
+CPU = {"kind": "process", "workers": 2}
+
+
+def children(pid: int | str = "self") -> set[int]:
+    """The pids of a process's children, by default of this one's."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # that thread has just ended
+            found |= set(map(int, (task / "children").read_text().split()))
+    return set(filter(alive, found))
+
+
+@pytest.fixture(autouse=True)
+def no_children_left() -> Iterator[None]:
+    """No child outlives its app."""
+    before = children()
+    yield
+    for backend in hosts.current().backends():
+        backend.stop(0)
+    until(lambda: not children() - before)
+
+
+class Shop:
+    """An app with a process executor, and the tasks that its children know."""
+
+    def __init__(self, site: Site, folder: Path, **options: Any) -> None:
+        self.site = site
+        self.background = site.background
+        self.folder = folder
+        self.tasks: dict[str, Task[..., Any]] = add_tasks(site.background, **options)
+
+    def call(self, func: Callable[..., Any], *args: Any, **options: Any) -> WorkItem[Any]:
+        """Enqueue a call of a function of the test."""
+        return Shipping(self.tasks["work"].using(**options), func).enqueue(*args)
+
+    def pid(self) -> int:
+        """The process that runs the next item."""
+        pid = self.call(os.getpid).result(BOUND)
+        assert isinstance(pid, int)
+        return pid
+
+    def begin(self, name: str, **options: Any) -> tuple[WorkItem[Any], int]:
+        """Start an item that writes a pid into a file; both."""
+        path = self.folder / f"{name}-{time.monotonic()}"
+        item = self.tasks[name].using(**options).enqueue(str(path))
+        return item, int(until(lambda: path.exists() and path.read_text()))
+
+
+@pytest.fixture
+def make_shop(make_site: Callable[..., Site], tmp_path: Path) -> Callable[..., Shop]:
+    """Makes apps with an executor "cpu"; durable: with tasks that are."""
+
+    def make(durable: bool = False, cpu: dict[str, Any] = CPU, **settings: Any) -> Shop:
+        given = {
+            "BACKGROUND_EXECUTORS": {"cpu": cpu},
+            "BACKGROUND_APP": "tests.children:create_app",
+            "BACKGROUND_KILL_AFTER": 0.2,
+            "BACKGROUND_JOURNAL": tmp_path / "journal",
+        }
+        return Shop(make_site(**given | settings), tmp_path, durable=durable)
+
+    return make
+
+
+@pytest.fixture(params=[False, True], ids=["memory", "durable"])
+def any_shop(request: pytest.FixtureRequest, make_shop: Callable[..., Shop]) -> Shop:
+    """A shop whose items are in memory, or durable."""
+    return make_shop(request.param)
+
+
+@pytest.fixture
+def shop(make_shop: Callable[..., Shop]) -> Shop:
+    """A shop whose items are in memory."""
+    return make_shop()
+
+
+# Starting.
+
+
+def test_starts_nothing_early(shop: Shop) -> None:
+    """There is no child before the first item, and no second one while one is enough."""
+    before = children()
+    assert not [thread for thread in our_threads() if "cpu" in thread.name]
+    assert shop.pid() not in {os.getpid(), *before}
+    assert len(children() - before) == 1
+
+
+def test_is_warm(make_shop: Callable[..., Shop]) -> None:
+    """A child is kept for the next items."""
+    shop = make_shop(cpu=CPU | {"workers": 1})
+    assert len({shop.pid() for _ in range(5)}) == 1
+
+
+def test_child_is_nice_and_limited(make_shop: Callable[..., Shop]) -> None:
+    """The child runs with the niceness of the settings, on top of the parent's."""
+    shop = make_shop(cpu=CPU | {"nice": 7})
+    assert shop.call(os.nice, 0).result(BOUND) == min(19, os.nice(0) + 7)
+
+
+def test_time_of_the_start_is_not_the_items(shop: Shop) -> None:
+    """A timeout counts from when the child is ready."""
+    assert shop.call(os.getpid, timeout=0.3).result(BOUND)
+
+
+def test_app_cannot_be_loaded(make_shop: Callable[..., Shop]) -> None:
+    """An item whose child cannot load the app fails, and says why; so does the next one."""
+    shop = make_shop(BACKGROUND_APP="tests.nowhere:app")
+    for _ in range(2):
+        error = shop.call(os.getpid).exception(BOUND)
+        assert isinstance(error, ItemCrashed)
+        assert "could not load the app 'tests.nowhere:app'. BACKGROUND_APP says where" in str(error)
+        assert "tests.nowhere" in str(error).partition("\n\n")[2]
+
+
+def test_child_dies_as_it_starts(make_shop: Callable[..., Shop], tmp_path: Path) -> None:
+    """A module that ends the process when it is imported does not hang the item."""
+    (tmp_path / "deadly.py").write_text("import os\nos._exit(7)\n")
+    shop = make_shop(BACKGROUND_APP="deadly:app")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        error = shop.call(os.getpid).exception(BOUND)
+    assert isinstance(error, ItemCrashed)
+    assert "ended with exit status 7 before it had loaded the app 'deadly:app'" in str(error)
+
+
+def test_task_that_children_would_not_find(shop: Shop) -> None:
+    """Another task of the same name is refused where it is enqueued."""
+    other = shop.background.task(name="shop.other", executor="cpu")(lambda: 1)
+    shop.background.task(name="shop.other", executor="cpu")(lambda: 2)
+    with pytest.raises(ConfigurationError, match=r"shop\.other wants the executor 'cpu'.*of this name"):
+        other.enqueue()
+
+
+def test_task_that_the_child_does_not_have(shop: Shop) -> None:
+    """A task that is made in one process only fails there, by name."""
+    here = shop.background.task(name="shop.here", executor="cpu")(lambda: 1)
+    error = here.enqueue().exception(BOUND)
+    assert isinstance(error, LookupError)
+    assert "no task 'shop.here' in a child process" in str(error)
+
+
+# What an item sees and gives.
+
+
+def look_around() -> Any:
+    """What is there."""
+    g.seen = True
+    state = current_item.state
+    assert state is not None
+    return (
+        current_app.name,
+        state.path,
+        dict(state.values),
+        current_item.attempt,
+        url_for("static", filename="x"),
+    )
+
+
+def test_sees_what_items_see(shop: Shop) -> None:
+    """An item has an app context, its state, and URLs with the request's root."""
+    shop.background.state_processor(lambda: {"user": [7]})
+    with shop.site.app.test_request_context("/photos", base_url="https://example.com/shop"):
+        item = shop.call(look_around)
+    assert item.result(BOUND) == ("shop", "/photos", {"user": [7]}, 1, "https://example.com/shop/static/x")
+
+
+def test_coroutine_function(shop: Shop) -> None:
+    """A coroutine runs on a loop of its own, and is cancelled at its await."""
+
+    async def work(gate: SharedEvent) -> Any:
+        gate.set()
+        await asyncio.sleep(BOUND)
+
+    async def answer() -> int:
+        await asyncio.sleep(0)
+        return 42
+
+    assert shop.call(answer).result(BOUND) == 42
+    gate = SharedEvent(shop.folder / "gate")
+    item = shop.call(work, gate)
+    until(gate.is_set)
+    pid = shop.pid()
+    item.cancel()
+    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert alive(pid)
+
+
+def test_progress_is_seen_while_it_runs(shop: Shop) -> None:
+    """What an item reports reaches its handle soon, also the last of many reports."""
+
+    def work(gate: SharedEvent) -> None:
+        for number in range(1_000):
+            current_item.report_progress(number, 1_000)
+        gate.wait()
+
+    gate = SharedEvent(shop.folder / "gate")
+    item = shop.call(work, gate)
+    until(lambda: item.progress == (999, 1_000, None))
+    gate.set()
+    assert item.result(BOUND) is None
+
+
+class Closed:
+    """What cannot be pickled."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("this is closed")
+
+
+class Odd(Exception):
+    """An error that cannot be made anew from its arguments."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def fail_oddly() -> None:
+    """Raise one."""
+    raise Odd(1, 2)
+
+
+def test_argument_that_cannot_be_sent(shop: Shop) -> None:
+    """It is refused in the view, by name."""
+    task = shop.background.task(name="shop.print", executor="cpu")(lambda paper, ink: None)
+    with pytest.raises(ArgumentRefused, match=r"^ink cannot be sent to a child process \(this is closed\)"):
+        task.enqueue("A4", Closed())
+    with pytest.raises(ArgumentRefused, match=r"^ink cannot"):
+        task.enqueue("A4", ink=[Closed()])
+
+
+def test_arguments_are_those_of_the_enqueueing(shop: Shop) -> None:
+    """What the view changes afterwards does not matter."""
+    gate = SharedEvent(shop.folder / "gate")
+    values = [1]
+    items = [shop.call(partial(hold, gate, int)) for _ in range(2)]
+    item = shop.call(sum, values)
+    values.append(2)
+    gate.set()
+    assert item.result(BOUND) == 1
+    assert [each.result(BOUND) for each in items] == [0, 0]
+
+
+def test_result_that_cannot_be_sent(shop: Shop) -> None:
+    """The item has succeeded; its result is lost, which its handle says."""
+    item = shop.call(Closed)
+    with pytest.raises(ResultLost, match=rf"item {item.id} .*cannot be sent .*this is closed"):
+        item.result(BOUND)
+    assert item.status is Status.SUCCEEDED
+
+
+def test_durable_result_that_cannot_be_sent(make_shop: Callable[..., Shop]) -> None:
+    """The journal knows that it is lost, too."""
+    shop = make_shop(durable=True)
+    item = shop.call(Closed)
+    with pytest.raises(ResultLost):
+        item.result(BOUND)
+    entry = shop.site.app.extensions["background"].durable.look(item.id)
+    assert "lost" in entry.result
+
+
+def test_error_that_cannot_be_sent(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """The handle raises its text instead; the log has the child's traceback."""
+    item = shop.call(fail_oddly)
+    with pytest.raises(ItemFailed, match=r"failed with tests\.test_processes\.Odd: 1 and 2"):
+        item.result(BOUND)
+    assert "in fail_oddly" in caplog.text
+
+
+def read_upload(upload: FileStorage) -> Any:
+    """All that it has."""
+    return upload.filename, upload.name, upload.content_type, upload.read()
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, tempfile.TemporaryFile], ids=["memory", "file"])
+def test_upload(any_shop: Shop, kind: Callable[[], Any]) -> None:
+    """An upload comes along, wherever it is kept."""
+    stream = kind()
+    stream.write(b"x" * 100_000)
+    upload = FileStorage(stream, "cat.png", "photo", "image/png")
+    item = any_shop.call(read_upload, upload)
+    assert upload.stream is not stream
+    assert item.result(BOUND) == ("cat.png", "photo", "image/png", b"x" * 100_000)
+    until(lambda: stream.closed or any_shop.tasks["work"].durable)
+
+
+# Limits.
+
+
+@pytest.mark.parametrize("name", ["spin", "hog"])
+def test_timeout_is_hard(any_shop: Shop, name: str) -> None:
+    """Whatever an item does, it is ended soon after its token has fired. Others go on, the next ones run."""
+    gate = SharedEvent(any_shop.folder / "gate")
+    other = any_shop.call(partial(hold, gate, os.getpid))
+    item, pid = any_shop.begin(name, timeout=0.3)
+    began = time.monotonic()
+    error = item.exception(BOUND)
+    assert time.monotonic() - began < 5.0
+    assert isinstance(error, ItemTimeout)
+    assert "killed 0.2 s after" in str(error.__cause__)
+    assert item.status is Status.FAILED
+    assert item.token.reason is CancelReason.TIMEOUT
+    assert not alive(pid)
+    gate.set()
+    assert other.result(BOUND) not in {pid, os.getpid()}
+    assert any_shop.pid() != pid
+
+
+def test_cancel_is_hard(any_shop: Shop) -> None:
+    """So is cancelling."""
+    item, pid = any_shop.begin("spin")
+    assert item.cancel()
+    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert item.status is Status.CANCELLED
+    assert not alive(pid)
+
+
+def test_who_heeds_the_token_is_not_killed(make_shop: Callable[..., Shop]) -> None:
+    """An item that ends when it is asked to leaves its child alive."""
+    shop = make_shop(cpu=CPU | {"workers": 1}, BACKGROUND_KILL_AFTER=60)
+    pid = shop.pid()
+    item = shop.call(partial(hold, SharedEvent(shop.folder / "never"), int), timeout=0.1)
+    assert isinstance(item.exception(BOUND), ItemTimeout)
+    assert shop.pid() == pid
+
+
+def test_kill_reaches_what_the_item_has_started(shop: Shop) -> None:
+    """A program that the item waits for ends with it."""
+    item, program = shop.begin("start_another")
+    item.cancel()
+    assert item.wait(BOUND)
+    until(lambda: not alive(program))
+
+
+def test_memory_is_limited(make_shop: Callable[..., Shop]) -> None:
+    """What wants more than max_memory gets a MemoryError, which ends that item alone."""
+    shop = make_shop(cpu={"kind": "process", "workers": 1, "max_memory": 300})
+    pid = shop.pid()
+    assert isinstance(shop.tasks["eat"].enqueue(400).exception(BOUND), MemoryError)
+    assert shop.tasks["eat"].enqueue(50).result(BOUND) == 50 << 20
+    assert shop.pid() == pid
+
+
+def test_no_memory_for_the_arguments(make_shop: Callable[..., Shop]) -> None:
+    """A child that cannot even read its arguments ends, and fails the item."""
+    shop = make_shop(cpu={"kind": "process", "workers": 1, "max_memory": 200})
+    item = shop.tasks["work"].enqueue(ship(len), bytes(300 << 20))
+    assert isinstance(item.exception(BOUND), ItemCrashed)
+    assert shop.pid()
+
+
+# Children that die.
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "how"),
+    [
+        ("segfault", (), "was ended by SIGSEGV"),
+        ("leave", (3,), "ended with exit status 3"),
+        ("leave", (0,), "ended with exit status 0"),
+        ("die_by", (signal.SIGKILL,), "was ended by SIGKILL (by the system for want of memory, perhaps)"),
+        ("die_by", (signal.SIGABRT,), "was ended by SIGABRT"),
+    ],
+)
+def test_child_dies(make_shop: Callable[..., Shop], name: str, argument: tuple[int, ...], how: str) -> None:
+    """The item fails with how its child has ended; another child takes over."""
+    shop = make_shop(cpu=CPU | {"workers": 1})
+    pid = shop.pid()
+    item = shop.tasks[name].enqueue(*map(int, argument))
+    error = item.exception(BOUND)
+    assert isinstance(error, ItemCrashed)
+    assert str(error) == f"child process {pid} {how} while it ran item {item.id} (shop.{name})"
+    assert item.status is Status.FAILED
+    assert shop.pid() != pid
+
+
+def test_child_dies_and_leaves_another(shop: Shop) -> None:
+    """A process that the item has forked may hold its pipes: the death is seen all the same."""
+
+    def work() -> None:
+        if os.fork() == 0:
+            time.sleep(BOUND)
+            os._exit(0)
+        os._exit(5)
+
+    began = time.monotonic()
+    assert "exit status 5" in str(shop.call(work).exception(BOUND))
+    assert time.monotonic() - began < BOUND / 2
+
+
+def test_idle_child_dies(make_shop: Callable[..., Shop]) -> None:
+    """A child that dies while it has nothing to do fails no item."""
+    shop = make_shop(cpu=CPU | {"workers": 1})
+    pid = shop.pid()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid))
+    assert shop.pid() != pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_child_leaves_signals_to_its_parent(make_shop: Callable[..., Shop], number: int) -> None:
+    """What the terminal or a process manager sends to all processes does not end the child."""
+    shop = make_shop(cpu=CPU | {"workers": 1})
+    pid = shop.pid()
+    os.kill(pid, number)
+    assert shop.pid() == pid
+
+
+def crash_once(ran: SharedList) -> int:
+    """Die in the first attempt."""
+    ran.append(current_item.attempt)
+    if current_item.attempt == 1:
+        os._exit(1)
+    return len(ran)
+
+
+def test_crash_is_an_attempt(any_shop: Shop) -> None:
+    """Another attempt follows a crash, if there is one; that is no crash of this process."""
+    ran = SharedList(any_shop.folder / "ran")
+    shipped = partial(crash_once, ran)
+    item = any_shop.call(shipped, max_attempts=2, backoff=0)
+    assert item.result(BOUND) == 2
+    assert ran == [1, 2]
+    item = any_shop.call(shipped)
+    assert isinstance(item.exception(BOUND), (ItemCrashed, ItemFailed))
+    assert item.attempt == 1
+
+
+# Items that enqueue.
+
+
+def test_enqueue_in_a_child(shop: Shop) -> None:
+    """An item in memory would end with the child, and is refused."""
+
+    def work() -> None:
+        current_app.extensions["background"].owner.enqueue(int)
+
+    error = shop.call(work).exception(BOUND)
+    assert isinstance(error, EnqueuedInChild)
+    assert "make it durable=True" in str(error)
+
+
+def test_enqueue_durable_in_a_child(make_shop: Callable[..., Shop], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A durable one goes into the journal, and is run by a process that runs items."""
+    shop = make_shop(durable=True)
+    monkeypatch.setenv("FLASK_BACKGROUND_JOURNAL", str(shop.folder / "journal"))
+    monkeypatch.setenv("FLASK_BACKGROUND_EXECUTORS", '{"cpu": {"kind": "process"}}')
+
+    def work(shipped: bytes) -> Any:
+        task = current_app.extensions["background"].owner.registry.tasks["shop.work"]
+        return task.using(durable=True, executor="thread").enqueue(shipped).id, os.getpid()
+
+    item_id, pid = shop.call(work, ship(os.getpid)).result(BOUND)
+    item = shop.background.get(item_id)
+    assert item is not None
+    assert item.result(BOUND) == os.getpid() != pid
+
+
+# The end.
+
+
+def test_stop_asks_and_then_kills(shop: Shop) -> None:
+    """A stop fires the token in the child, gives the grace period, and kills."""
+    asked = SharedList(shop.folder / "asked")
+
+    def work() -> None:
+        token = current_item.token
+        token.on_cancel(lambda: asked.append((token.reason.value, token.remaining)))  # type: ignore[union-attr]
+        asked.append("begun")
+        while True:
+            pass
+
+    item = shop.call(work)
+    until(lambda: len(asked))
+    began = time.monotonic()
+    assert shop.background.stop(0.5) == [item]
+    assert 0.5 <= time.monotonic() - began < 3.0
+    assert shop.background.wait_idle(BOUND)
+    assert isinstance(item.exception(0), ItemInterrupted)
+    _, (reason, remaining) = asked
+    assert reason == "shutdown"
+    assert 0.0 < remaining <= 0.5
+
+
+def test_stop_kills_durable(make_shop: Callable[..., Shop]) -> None:
+    """A durable item that was killed so is left to others, and no attempt is charged."""
+    shop = make_shop(durable=True)
+    item, pid = shop.begin("spin")
+    assert shop.background.stop(0) == [item]
+    until(lambda: not alive(pid))
+    durable = shop.site.app.extensions["background"].durable
+    until(lambda: durable.look(item.id).owner is None)
+    entry = durable.look(item.id)
+    assert (entry.status, entry.attempt, entry.crashes) == (Status.QUEUED, 0, 0)
+
+
+def test_stop_while_a_child_starts(shop: Shop) -> None:
+    """Nobody waits for a child that is loading the app."""
+    item = shop.call(os.getpid)
+    until(lambda: [thread for thread in our_threads() if "cpu" in thread.name])
+    assert shop.background.stop(0) in ([item], [])
+    until(lambda: not [thread for thread in our_threads() if "cpu" in thread.name])
+
+
+PROGRAM = """
+import os, sys, time
+from flask import Flask
+from flask_background import Background
+from tests.children import add_tasks
+app = Flask("shop")
+app.config.update(
+    BACKGROUND_EXECUTORS={"cpu": {"kind": "process", "workers": 3}},
+    BACKGROUND_APP="tests.children:create_app",
+)
+tasks = add_tasks(Background(app))
+with app.app_context():
+    tasks["spin"].enqueue("spin")
+    tasks["hog"].enqueue("hog")
+    tasks["eat"].enqueue(1).result(30)
+    while not (os.path.exists("spin") and os.path.exists("hog")):
+        time.sleep(0.01)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_parent_is_killed(script: Callable[..., Script]) -> None:
+    """When the parent is gone by kill -9 so are its children: busy, idle, or in C with the GIL."""
+    program = script(PROGRAM)
+    program.wait_for("ready")
+    left = children(program.process.pid)
+    assert len(left) == 3
+    program.kill()
+    until(lambda: not any(map(alive, left)), 2.0)
+
+
+def test_children_of_a_fork(shop: Shop) -> None:
+    """A process that is forked later has children of its own, and lets these alone."""
+    pid = shop.pid()
+    reader, writer = os.pipe()
+    forked = os.fork()
+    if forked == 0:
+        try:
+            with shop.site.app.app_context():
+                os.write(writer, str(shop.pid()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        other = int(answer.read())
+    os.waitpid(forked, 0)
+    assert other != pid
+    assert shop.pid() == pid
+    until(lambda: not alive(other))
+
+
+def test_threads_of_one_executor(shop: Shop) -> None:
+    """Items from several threads all run, in as many children as there may be."""
+    ran = SharedList(shop.folder / "ran")
+
+    def enqueue() -> None:
+        with shop.site.app.app_context():
+            for _ in range(50):
+                shop.call(ran.append, 1)
+
+    threads = [threading.Thread(target=enqueue) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BOUND)
+    assert shop.background.wait_idle(BOUND)
+    assert len(ran) == 200
+    assert shop.background.stats().succeeded == 200
+
+
+# Where the app is: see test_location. Here, that it is asked for in the view.
+
+
+def test_app_is_nowhere(make_shop: Callable[..., Shop]) -> None:
+    """An app that children would not find is told so at the first enqueue, durable or not."""
+    for durable in (False, True):
+        shop = make_shop(durable, BACKGROUND_APP=None)
+        with pytest.raises(ConfigurationError, match=r'BACKGROUND_APP = "shop:app"'):
+            shop.call(os.getpid)
+
+
+def test_wrong_location(make_site: Callable[..., Site]) -> None:
+    """A location that is no text is refused by init_app."""
+    app = Flask("shop")
+    app.config["BACKGROUND_APP"] = app
+    with pytest.raises(ConfigurationError, match="BACKGROUND_APP is <Flask 'shop'>"):
+        Background(app)
