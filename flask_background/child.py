@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from flask.cli import locate_app
@@ -22,8 +21,9 @@ from flask.cli import locate_app
 from . import native
 from .alarms import Alarm, Alarms
 from .executors import parcels
-from .executors.children import SIGNALS, Setup
-from .executors.listening import Channel, Job, Listener
+from .executors.children import SIGNALS
+from .executors.listening import Job, Listener
+from .executors.pipes import Pipes
 from .item import WorkItem
 from .part import AppPart
 from .runner import Run, perform
@@ -55,23 +55,24 @@ def main(inbound: int, outbound: int, parent: int) -> NoReturn:
         os.set_inheritable(pipe, False)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    channel = Channel(Connection(inbound, writable=False), Connection(outbound, readable=False))
-    setup: Setup = channel.receive()
+    pipes = Pipes(inbound, outbound)
+    setup = pipes.receive()
+    assert isinstance(setup, parcels.Setup)
     os.nice(setup.nice)
     if setup.max_memory is not None:
         _limit_memory(setup.max_memory * _MIB)
-    listener = Listener(channel)
+    listener = Listener(pipes)
     native.start_thread(listener.run, "background-channel")
     try:
         app = load(setup.location)
     except BaseException:
-        channel.send(parcels.Started(traceback.format_exc()))
+        pipes.send(parcels.Started(traceback.format_exc()))
         os._exit(1)
-    channel.send(parcels.Started(None))
+    pipes.send(parcels.Started(None))
     registry: Registry = app.extensions["background"].owner.registry
     while True:
         job = listener.jobs.get()
-        ChildOwner(app, channel, job).run(registry)
+        ChildOwner(app, pipes, job).run(registry)
         job = None  # type: ignore[assignment]  # or an idle child would keep its last item alive
 
 
@@ -99,11 +100,11 @@ class ChildItem(WorkItem[Any]):
 class ChildOwner:
     """What a run and its item need of whoever holds the item, which is the parent's backend."""
 
-    def __init__(self, app: Flask, channel: Channel, job: Job) -> None:
+    def __init__(self, app: Flask, pipes: Pipes, job: Job) -> None:
         self.app = app
         self.pid = os.getpid()
         self.lock: LockType = native.new_lock()
-        self._channel = channel
+        self._pipes = pipes
         self._job = job
         self._reported_at = -_REPORT_EVERY
         self._sent: Progress | None = None
@@ -167,7 +168,7 @@ class ChildOwner:
         """It has cancelled itself."""
         if self._job.over:
             return False
-        self._channel.send(parcels.Withdrawn())
+        self._pipes.send(parcels.Withdrawn())
         self._job.ask_to_end(CancelReason.REQUESTED)
         return True
 
@@ -191,7 +192,7 @@ class ChildOwner:
             if progress is not None and progress is not self._sent and not self._job.over:
                 self._sent = progress
                 try:
-                    self._channel.send(parcels.Progressed(*progress))
+                    self._pipes.send(parcels.Progressed(*progress))
                 except Exception as error:  # such as numbers of a class that is not picklable
                     self.trouble("A progress could not be reported", error)
 
@@ -199,7 +200,7 @@ class ChildOwner:
         self._report()
         with self.lock:
             self._job.over = True
-        self._channel.send(parcels.end(outcome))
+        self._pipes.send(parcels.end(outcome))
 
 
 _alarms = Alarms()

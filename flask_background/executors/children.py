@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import pickle
 import select
 import signal
 import sys
 import time
 from contextlib import suppress
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
 
 from .. import native
 from ..errors import ItemCrashed
-from .parcels import Started
+from .parcels import Message, Setup, Started
+from .pipes import Pipes
 
 # How long a child may take to load the app, and to end when it is told to, in seconds.
 _STARTED_WITHIN = 60.0
@@ -25,14 +23,6 @@ _LOOK = 0.005
 _UNKNOWN = 256
 #: What ends a process politely, or comes from the terminal: the parent alone decides when its children end.
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
-
-
-class Setup(NamedTuple):
-    """What a child is told first. ``max_memory`` is in MiB."""
-
-    location: str
-    nice: int
-    max_memory: int | None
 
 
 class Dead(Exception):
@@ -69,8 +59,7 @@ class Child:
         self._poll = native.new_poll()
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
-        self._in = Connection(ours_in, writable=False)
-        self._out = Connection(ours_out, readable=False)
+        self._pipes = Pipes(ours_in, ours_out)
         self._heard, self._bell = os.pipe()
         self._death = -1
         for end in (self._heard, self._bell):
@@ -92,7 +81,7 @@ class Child:
         with suppress(OSError, AttributeError):
             # What an item has started may hold the pipe open when the child has died.
             self._death = os.pidfd_open(self.pid)
-        for end in (self._in.fileno(), self._heard, self._death):
+        for end in (ours_in, self._heard, self._death):
             if end != -1:
                 self._poll.register(end, select.POLLIN)
 
@@ -117,18 +106,20 @@ class Child:
                 f" it is, and each process has to be able to load it:\n\n{started.trouble}"
             )
 
-    def send(self, message: Any) -> None:
+    def send(self, message: Message) -> None:
         """Tell it something. Raises OSError if it has ended."""
-        self._out.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+        self._pipes.send(message)
 
-    def receive(self, seconds: float | None) -> Any:
+    def receive(self, seconds: float | None) -> Message | None:
         """What it says next; None after so many seconds, and when the bell rings. Raises Dead."""
+        if (message := self._pipes.take()) is not None:
+            return message
         ready = dict(self._poll.poll(None if seconds is None else max(0.0, seconds * 1000.0)))
         if self._heard in ready:
             os.read(self._heard, 512)
-        if self._in.fileno() in ready:
+        if self._pipes.inbound in ready:
             try:
-                return pickle.loads(self._in.recv_bytes())
+                return self._pipes.receive()
             except (EOFError, OSError):
                 raise Dead(self.pid, self.end()) from None
         if self._death in ready:
@@ -178,8 +169,7 @@ class Child:
         return self._status
 
     def _close(self) -> None:
-        self._in.close()
-        self._out.close()
+        self._pipes.close()
         with self._lock:
             if self._bell != -1:
                 os.close(self._bell)

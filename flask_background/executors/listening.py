@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import time
 import traceback
-from multiprocessing.connection import Connection
-from typing import Any
 
 from .. import native
 from ..status import Attempt
 from ..token import CancellationSource, CancelReason
 from . import parcels
-
-
-class Channel:
-    """The pipes to the parent."""
-
-    def __init__(self, inbound: Connection, outbound: Connection) -> None:
-        self._in = inbound
-        self._out = outbound
-        self._lock = native.new_lock()
-
-    def receive(self) -> Any:
-        """What the parent says next. Raises EOFError when it has ended."""
-        return pickle.loads(self._in.recv_bytes())
-
-    def send(self, message: Any) -> None:
-        """Tell the parent. On any thread."""
-        pickled = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-        with self._lock:
-            self._out.send_bytes(pickled)
+from .pipes import Pipes
 
 
 class Job:
@@ -75,8 +54,8 @@ class Job:
 class Listener:
     """Hears the parent. One item runs at a time, so what is said about a token is about the last job's."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, pipes: Pipes) -> None:
+        self._pipes = pipes
         self.jobs: native.SimpleQueue[Job] = native.SimpleQueue()
 
     def run(self) -> None:
@@ -84,13 +63,13 @@ class Listener:
         job = None
         try:
             while True:
-                message = self._channel.receive()
+                message = self._pipes.receive()
                 if isinstance(message, parcels.Call):
                     job = Job(message)
                     self.jobs.put(job)
                 elif isinstance(message, parcels.Asked) and job is not None:
                     job.ask_to_end(CancelReason(message.reason), message.remaining)
-                message = None  # or an idle child would keep the arguments of its last item
+                del message  # or an idle child would keep the arguments of its last item
         except (EOFError, OSError):
             if job is None or job.over:
                 _flush()

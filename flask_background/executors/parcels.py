@@ -28,6 +28,14 @@ class Parcel(NamedTuple):
     uploads: Sequence[FileStorage]
 
 
+class Setup(NamedTuple):
+    """What a child is told first. ``max_memory`` is in MiB."""
+
+    location: str
+    nice: int
+    max_memory: int | None
+
+
 class Call(NamedTuple):
     """What a child is asked to do. Times are in seconds from now, or ``time.time()``.
 
@@ -81,6 +89,9 @@ class Ended(NamedTuple):
     trace: str
 
 
+Message = Setup | Call | Asked | Progressed | Withdrawn | Started | Ended
+
+
 class ChildTraceback(Exception):
     """The cause of an error that comes from a child process: the traceback that it had there."""
 
@@ -88,9 +99,16 @@ class ChildTraceback(Exception):
         return f"in the child process\n\n{self.args[0]}"
 
 
-def pack(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Parcel:
-    """The arguments, ready to be sent. Raises ArgumentRefused, which names the one that is not picklable."""
+def pack(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], uploads: bool = True
+) -> Parcel:
+    """The arguments, ready to be sent. Raises ArgumentRefused, which names the one that is not picklable.
+
+    ``uploads``: whether there may be some among them, which takes longer.
+    """
     try:
+        if not uploads:
+            return Parcel(pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL), ())
         return _pack((args, kwargs))
     except Exception as error:
         named = [(positional(func, index), value) for index, value in enumerate(args)]

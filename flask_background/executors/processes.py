@@ -26,7 +26,7 @@ from ..runner import Perform, Run
 from ..status import Outcome
 from ..token import CancelReason
 from . import parcels
-from .children import Child, Dead, Setup
+from .children import Child, Dead
 from .location import locate
 from .threads import ThreadExecutor
 
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
     from ..config import Settings
     from ..item import Callee, WorkItem
+
+
+# How long after an item its child is taken to be alive, in seconds: to ask costs a switch of threads.
+_FRESH = 0.5
 
 
 class ProcessExecutor(ThreadExecutor):
@@ -69,11 +73,11 @@ class ProcessExecutor(ThreadExecutor):
         # Now, for what cannot be sent is to be refused in the view, and what it is may change after that.
         item._args, item._kwargs = (_parcel_of(item),), None
 
-    def setup(self) -> Setup:
+    def setup(self) -> parcels.Setup:
         """What the children are told first. Raises ConfigurationError if they would not find the app."""
         if self._location is None:
             self._location = locate(self._app, self._settings.app)
-        return Setup(self._location, self._options.nice, self._options.max_memory)
+        return parcels.Setup(self._location, self._options.nice, self._options.max_memory)
 
     def run_here(self, item: WorkItem[Any]) -> None:
         self.put(item)
@@ -104,15 +108,17 @@ class Attendant:
     def __init__(self, executor: ProcessExecutor) -> None:
         self._executor = executor
         self._child: Child | None = None
+        self._used = 0.0
         self._trouble: Exception | None = None
 
     def prepare(self) -> None:
         """See to it that there is a child, before the item begins: the time that takes is not the item's."""
         self._trouble = None
         child = self._child
-        if child is not None and child.is_alive():
-            return
-        self.let_child_go()
+        if child is not None:
+            if time.monotonic() - self._used < _FRESH or child.is_alive():
+                return
+            self.let_child_go()
         try:
             child = self._child = Child(self._executor.setup())
             self._executor.children.add(child)
@@ -132,15 +138,14 @@ class Attendant:
 
     def call(self, item: WorkItem[Any]) -> Outcome:
         """Have the child call the item's function, and wait for what comes of it."""
-        trouble, self._trouble = self._trouble, None
-        if trouble is not None:
-            if self._executor.is_over:
-                raise _cut_short(item)
-            raise trouble
-        assert self._child is not None
         try:
-            return _Call(self._child, item, self._executor.kill_after).run()
-        except Dead as dead:
+            try:
+                return self._call(item)
+            except _NotBegun:  # it had died since the last item, as that one's doing perhaps
+                self.let_child_go()
+                self.prepare()
+                return self._call(item)
+        except (Dead, _NotBegun) as dead:
             self.let_child_go()
             if self._executor.is_over:
                 raise _cut_short(item) from None
@@ -148,6 +153,19 @@ class Attendant:
         except _Killed as killed:
             self.let_child_go()
             raise ItemCancelled(str(killed), item.token) from None
+
+    def _call(self, item: WorkItem[Any]) -> Outcome:
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise _cut_short(item) if self._executor.is_over else trouble
+        assert self._child is not None
+        outcome = _Call(self._child, item, self._executor.kill_after).run()
+        self._used = time.monotonic()
+        return outcome
+
+
+class _NotBegun(Exception):
+    """The child had died before the item was sent to it."""
 
 
 class _Killed(Exception):
@@ -190,7 +208,7 @@ class _Call:
             try:
                 self._child.send(call)
             except OSError:
-                raise Dead(self._child.pid, self._child.end()) from None
+                raise _NotBegun(str(Dead(self._child.pid, self._child.end()))) from None
             return self._listen(told=call.reason is not None)
         finally:
             attempt.abort = None
@@ -226,7 +244,7 @@ class _Call:
 def _parcel_of(item: WorkItem[Any]) -> parcels.Parcel:
     if len(item._args) == 1 and type(item._args[0]) is parcels.Parcel:
         return item._args[0]  # an item in memory: see ``prepare``
-    return parcels.pack(item._task.func, item._args, item._kwargs or {})
+    return parcels.pack(item._task.func, item._args, item._kwargs or {}, bool(item._uploads))
 
 
 def _cut_short(item: WorkItem[Any]) -> BackgroundError:
