@@ -11,7 +11,9 @@ INSTANCE = Path(os.environ.get("DEMO_INSTANCE", Path(__file__).parents[1] / "ins
 MAX_CONTENT_LENGTH = 32 * 1024 * 1024
 MAX_FORM_PARTS = 24  # pictures in one upload
 
-# Each thread of each worker may hold one decoded picture: four of the largest are 800 MB.
+# Each worker shrinks pictures in a child process, one after the other: that takes all of a CPU, and would
+# make every page slow if it were done in a thread. The largest take almost a gigabyte, as WebP.
+BACKGROUND_EXECUTORS = {"pictures": {"kind": "process", "workers": 1, "nice": 10, "max_memory": 1024}}
 BACKGROUND_WORKERS = 2
 
 # What visitors leave here goes after so many seconds, and somebody looks so often whether it is time.

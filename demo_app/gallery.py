@@ -34,7 +34,7 @@ class Picture(NamedTuple):
     name: str
 
 
-@background.task(durable=True)
+@background.task(durable=True, executor="pictures", timeout=60)
 def make_thumbnails(upload: FileStorage, name: str) -> str | None:
     """Keep small copies of an uploaded picture, and nothing else of it; or return why that cannot be."""
     target = files.folder("pictures") / current_item.id

@@ -372,3 +372,25 @@ def test_wrong_option(site: Site) -> None:
     """The error for another word names all three."""
     with pytest.raises(ConfigurationError, match='"now", "response" or "commit"'):
         site.background.task(when="committed")(lambda: None)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("shop", ["durable"], indirect=True)
+def test_commit_where_nothing_is_run(
+    shop: Shop, make_site: Callable[..., Site], db: Any, tmp_path: Path
+) -> None:
+    """A process that leaves durable items to others leaves these to them, too, once committed."""
+    url = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
+    other = make_site(
+        BACKGROUND_JOURNAL=tmp_path / "journal",
+        BACKGROUND_RUN_IN_WEB=False,
+        SQLALCHEMY_DATABASE_URI=url,
+        SQLALCHEMY_ENGINES={"default": url},
+    )
+    db.init_app(other.app)
+    count = other.background.task(durable=True, when="commit", name="count")(lambda: ["not here"])
+    assert shop.count.using(when="now").enqueue().result(BOUND) == []  # it is open where its items are run
+    with other.app.app_context():
+        shop.session.add(Order())
+        item = count.enqueue()
+        shop.session.commit()
+        assert item.result(BOUND) == [1]

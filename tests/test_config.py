@@ -21,6 +21,7 @@ def test_defaults() -> None:
     assert settings.grace_period == 90.0
     assert settings.max_queued == 10_000
     assert settings.overflow == "raise"
+    assert (settings.kill_after, settings.app) == (5.0, None)
     assert set(settings.executors) == {"thread", "asyncio"}
     threads = min(32, (os.cpu_count() or 1) + 4)
     assert settings.executors["thread"] == ExecutorSettings("thread", threads)
@@ -57,6 +58,8 @@ def test_executors() -> None:
                 "pictures": {"kind": "thread"},
                 "calls": {"kind": "asyncio", "limit": 50},
                 "pushes": {"kind": "asyncio"},
+                "films": {"kind": "process"},
+                "cpu": {"kind": "process", "workers": 2, "nice": 10, "max_memory": 512},
             },
         }
     )
@@ -65,6 +68,8 @@ def test_executors() -> None:
     assert settings.executors["pictures"] == ExecutorSettings("thread", 3)
     assert settings.executors["calls"] == ExecutorSettings("asyncio", 50)
     assert settings.executors["pushes"] == settings.executors["asyncio"]
+    assert settings.executors["films"] == ExecutorSettings("process", os.cpu_count() or 1)
+    assert settings.executors["cpu"] == ExecutorSettings("process", 2, 10, 512)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +90,9 @@ def test_executors() -> None:
         ("BACKGROUND_OVERFLOW", "drop", '"raise", "block" or "run"'),
         ("BACKGROUND_OVERFLOW", None, '"raise", "block" or "run"'),
         ("BACKGROUND_EXECUTORS", ["mails"], "a dict"),
+        ("BACKGROUND_KILL_AFTER", -1, "a number of seconds from 0"),
+        ("BACKGROUND_APP", "", "where the app is, as in"),
+        ("BACKGROUND_APP", len, "where the app is, as in"),
     ],
 )
 def test_wrong(key: str, value: Any, allowed: str) -> None:
@@ -98,8 +106,8 @@ def test_wrong(key: str, value: Any, allowed: str) -> None:
     ("name", "options", "where", "allowed"),
     [
         ("mails", 3, "['mails']", "a dict such as"),
-        ("mails", {}, "['mails'][\"kind\"]", '"thread" or "asyncio"'),
-        ("mails", {"kind": "fork"}, "['mails'][\"kind\"]", '"thread" or "asyncio"'),
+        ("mails", {}, "['mails'][\"kind\"]", '"thread", "asyncio" or "process"'),
+        ("mails", {"kind": "fork"}, "['mails'][\"kind\"]", '"thread", "asyncio" or "process"'),
         ("mails", {"kind": "thread", "workers": 0}, "['mails'][\"workers\"]", "a whole number from 1"),
         ("mails", {"kind": "thread", "limit": 5}, "['mails']", "not 'limit'"),
         ("mails", {"kind": "asyncio", "limit": "5"}, "['mails'][\"limit\"]", "a whole number from 1"),

@@ -150,6 +150,20 @@ def test_app_cannot_be_loaded(make_shop: Callable[..., Shop]) -> None:
         assert "tests.nowhere" in str(error).partition("\n\n")[2]
 
 
+def test_app_is_not_loaded_in_time(
+    make_shop: Callable[..., Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that never comes to its end fails the item, and its child is gone."""
+    (tmp_path / "serving.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("flask_background.executors.children._STARTED_WITHIN", 0.5)
+    before = children()
+    error = make_shop(BACKGROUND_APP="serving:app").call(os.getpid).exception(BOUND)
+    assert isinstance(error, ItemCrashed)
+    assert "did not load the app 'serving:app' within" in str(error)
+    assert children() == before
+
+
 def test_child_dies_as_it_starts(make_shop: Callable[..., Shop], tmp_path: Path) -> None:
     """A module that ends the process when it is imported does not hang the item."""
     (tmp_path / "deadly.py").write_text("import os\nos._exit(7)\n")
@@ -591,6 +605,35 @@ def test_children_of_a_fork(shop: Shop) -> None:
     assert other != pid
     assert shop.pid() == pid
     until(lambda: not alive(other))
+
+
+SCRIPT = """
+import os
+from flask import Flask
+from flask_background import Background
+from flask_background.signals import item_finished
+from tests.children import SharedEvent, add_tasks, hold, ship
+from functools import partial
+from pathlib import Path
+app = Flask("shop")
+app.config.update(
+    BACKGROUND_EXECUTORS={"cpu": {"kind": "process"}},
+    BACKGROUND_APP="tests.children:create_app",
+)
+tasks = add_tasks(Background(app))
+item_finished.connect(lambda app, item: print("finished:", item.status, flush=True), weak=False)
+with app.app_context():
+    say = partial(print, "in the child", flush=True)
+    tasks["work"].enqueue(ship(partial(hold, SharedEvent(Path("gate")), say)))
+"""
+
+
+def test_script_ends(script: Callable[..., Script]) -> None:
+    """Python waits for an item that is in a child when the script is over."""
+    program = script(SCRIPT)
+    program.wait_for("in the child")
+    assert program.ends() == 0
+    assert "finished: interrupted" in program.said  # for it heeds its token
 
 
 def test_threads_of_one_executor(shop: Shop) -> None:

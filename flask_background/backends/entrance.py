@@ -107,6 +107,8 @@ class Entrance(DurableRuns, Intake):
         assert item.entry is not None
         if not self.local.is_in_flight(item):
             return
+        if due is None and item._task.executor not in self.runs:
+            due = item._enqueued  # now, but elsewhere
         if due is not None:
             item.entry = replace(item.entry, due=due, owner=None)
         try:

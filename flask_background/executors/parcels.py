@@ -147,7 +147,7 @@ def send(upload: FileStorage) -> Sent:
         stream.seek(0)
         content = stream.read()
         stream.seek(0)
-    return upload.name, upload.filename, [*upload.headers], content
+    return upload.name, upload.filename, [*Headers(upload.headers)], content
 
 
 def receive(sent: Sent) -> FileStorage:
