@@ -37,7 +37,8 @@ commit too, and loses the item that runs when its process is killed. Celery and 
 with ``appendonly yes``, which syncs once a second and so may lose the last one; Celery with its defaults
 loses what runs as well. "A commit each" is plain SQLite, one row and one sync a transaction; "fdatasync" is
 one write of 4 KiB and one sync, over what the file has, or at its end. Producers are threads of one process
-in a request. End to end, two more processes run items that write one byte each.
+in a request. End to end, two more processes run items that write one byte each. At last, of two processes
+the one that runs an item is killed, and it is timed when the other one begins to run it again.
 """
 
 

@@ -7,35 +7,32 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
 
-from . import gallery, grace, items, safety, signup
+from . import config, gallery, grace, mailserver, safety, signup, status
 from .extensions import background, mail
-from .mailserver import LocalMailServer
 
 
-def create_app(config: Mapping[str, Any] | None = None) -> Flask:
-    """Make the demo. ``config`` overrides settings; its INSTANCE_PATH says where files are kept."""
-    config = dict(config or {})
-    app = Flask(__name__, instance_path=config.pop("INSTANCE_PATH", None))
-    app.config.from_object("demo_app.config")
-    app.config.update(config)
+def create_app() -> Flask:
+    """Make the demo, as its settings say."""
+    app = Flask(__name__, instance_path=str(config.INSTANCE))
+    app.config.from_object(config)
     # What visitors upload is theirs: nobody else on this machine has to see it.
-    Path(app.instance_path).mkdir(mode=0o700, parents=True, exist_ok=True)
+    config.INSTANCE.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    if not app.config["MAIL_SERVER"]:
-        server = LocalMailServer(Path(app.instance_path, "outbox"))
-        app.extensions["local_mail"] = server
-        app.config.update(MAIL_SERVER=server.host, MAIL_PORT=server.port)
+    app.config["MAIL_IS_LOCAL"] = not app.config["MAIL_SERVER"]
+    if app.config["MAIL_IS_LOCAL"]:
+        # The gunicorn that started this worker has started one for all of them.
+        port = os.environ.get("DEMO_MAIL_PORT") or mailserver.start(config.INSTANCE / "outbox")
+        app.config.update(MAIL_SERVER=mailserver.HOST, MAIL_PORT=int(port))
 
     background.init_app(app)
     mail.init_app(app)
     safety.init_app(app)
-    for page in (gallery, signup, grace, items):
+    for page in (gallery, signup, grace, status):
         app.register_blueprint(page.bp)
 
     @app.template_filter()

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
-from flask_mail import Mail
+import smtplib
+
+import flask_mail
+from flask import current_app
 
 from flask_background import Background
+
+
+class Connection(flask_mail.Connection):
+    """A connection that gives up on a server that does not answer: Flask-Mail's own waits for ever."""
+
+    def configure_host(self) -> smtplib.SMTP | smtplib.SMTP_SSL:
+        """Connect, and log in where that is wanted."""
+        kind = smtplib.SMTP_SSL if self.mail.use_ssl else smtplib.SMTP
+        host = kind(self.mail.server, self.mail.port, timeout=current_app.config["MAIL_TIMEOUT"])
+        if self.mail.use_tls:
+            host.starttls()
+        if self.mail.username and self.mail.password:
+            host.login(self.mail.username, self.mail.password)
+        return host
+
+
+class Mail(flask_mail.Mail):
+    """Flask-Mail, with those connections."""
+
+    def connect(self) -> Connection:
+        """Open a connection to the app's mail server."""
+        return Connection(current_app.extensions["mail"])
+
 
 background = Background()
 mail = Mail()

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from flask import (
-    Blueprint,
-    current_app,
-    redirect,
-    render_template,
-    request,
-    send_from_directory,
-    url_for,
-)
+from flask import Blueprint, redirect, render_template, request, send_from_directory, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import FileStorage
 
-from flask_background import Status, current_item
+from flask_background import current_item
 
-from . import pictures
+from . import files, pictures, tidy
 from .extensions import background
-from .items import Shown, describe, end_if_asked
+from .items import Shown, end_if_asked
+from .status import look_up
 
 bp = Blueprint("gallery", __name__)
 
 EDGES = (1600, 800, 400)  # the longest edge of each copy, in pixels
 SECONDS_NEEDED = 5  # to make all of them, on a slow machine
 SHOWN = 60
+LOOKED_AT = 200  # items that may have no picture yet
 FAILURES_SHOWN_SECONDS = 600
-
-NAMES_KEPT = 1000
-
-# What visitors call the files of the latest items, by the items' ids.
-names: dict[str, str] = {}
 
 
 class Picture(NamedTuple):
@@ -46,13 +34,19 @@ class Picture(NamedTuple):
     name: str
 
 
-@background.task
-def make_thumbnails(upload: FileStorage, name: str) -> None:
-    """Keep small copies of an uploaded picture, and nothing else of it."""
+@background.task(durable=True)
+def make_thumbnails(upload: FileStorage, name: str) -> str | None:
+    """Keep small copies of an uploaded picture, and nothing else of it; or return why that cannot be."""
+    target = files.folder("pictures") / current_item.id
+    if target.exists():
+        return None  # an earlier run had made it when its worker was killed
     steps = len(EDGES) + 1
     current_item.report_progress(0, steps, "Reading")
-    picture = pictures.read(upload.stream, EDGES[0])
-    with tempfile.TemporaryDirectory(dir=folder()) as temporary:
+    try:
+        picture = pictures.read(upload.stream, EDGES[0])
+    except pictures.PictureError as error:
+        return str(error)  # visitors do that, so it is nothing for the log
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         draft = Path(temporary, "draft")
         draft.mkdir()
         for done, edge in enumerate(EDGES, start=1):
@@ -60,9 +54,10 @@ def make_thumbnails(upload: FileStorage, name: str) -> None:
             current_item.report_progress(done, steps, f"Making the copy of {edge} pixels")
             picture.thumbnail((edge, edge))
             picture.save(draft / f"{edge}.webp", quality=82)
-        (draft / "about.json").write_text(json.dumps({"name": name}))
-        draft.rename(folder() / current_item.id)  # all of it appears at once, or nothing
+        files.write_json(draft / "about.json", {"name": name})
+        draft.rename(target)  # all of it appears at once, or nothing
     current_item.report_progress(steps, steps, "Done")
+    return None
 
 
 @bp.get("/")
@@ -80,14 +75,15 @@ def add() -> ResponseReturnValue:
     for upload in uploads:
         name = caption(upload.filename)
         item = make_thumbnails.enqueue(upload, name)
-        remember(item.id, name)
+        # What the visitor calls it is for the page: whichever worker shows that.
+        files.write_json(files.folder("names") / f"{item.id}.json", name)
     return redirect(url_for(".index"), 303)
 
 
 @bp.get("/pictures/<picture>/<int:edge>.webp")
 def copy(picture: str, edge: int) -> ResponseReturnValue:
     """Send a copy of a picture. It never changes, so browsers may keep it."""
-    return send_from_directory(folder(), f"{picture}/{edge}.webp", max_age=31_536_000)
+    return send_from_directory(files.folder("pictures"), f"{picture}/{edge}.webp", max_age=31_536_000)
 
 
 def page(error: str | None = None) -> str:
@@ -97,41 +93,30 @@ def page(error: str | None = None) -> str:
         error=error,
         items=open_items(),
         pictures=newest(),
-        functions=[add, make_thumbnails],
+        functions=[add, make_thumbnails, tidy.prune],
     )
 
 
 def open_items() -> list[Shown]:
-    """The items that have no picture to show: those in flight, and those that failed lately."""
-    items = [
-        describe(item) | {"name": names.get(item.id, "A picture")}
-        for item in background.items()
-        if item.task_name == make_thumbnails.name and item.status is not Status.SUCCEEDED
-    ]
+    """The items that have no picture to show: those in flight, and those that came to nothing lately."""
+    in_flight, failed = [], []
     lately = time.time() - FAILURES_SHOWN_SECONDS
-    in_flight = [item for item in items if not item["final"]]
-    failed = [item for item in items if item["error"] and item["enqueued"] > lately]
-    return [*in_flight, *reversed(failed)][:SHOWN]
+    for path in files.newest_first(files.folder("names").glob("*.json"))[:LOOKED_AT]:
+        item = look_up(path.stem)
+        item["name"] = files.read_json(path) or "A picture"
+        if not item["final"]:
+            in_flight.append(item)
+        elif item["error"] and item["enqueued"] > lately:
+            failed.append(item)
+        else:
+            files.remove(path)
+    return [*reversed(in_flight), *failed][:SHOWN]
 
 
 def newest() -> list[Picture]:
     """The newest pictures in the gallery."""
-    abouts = sorted(folder().glob("*/about.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    return [Picture(p.parent.name, json.loads(p.read_text())["name"]) for p in abouts[:SHOWN]]
-
-
-def folder() -> Path:
-    """Where the pictures are kept."""
-    path = Path(current_app.instance_path, "pictures")
-    path.mkdir(exist_ok=True)
-    return path
-
-
-def remember(item_id: str, name: str) -> None:
-    """Keep the name of an item's file for the page; the oldest is forgotten."""
-    names[item_id] = name
-    if len(names) > NAMES_KEPT:
-        names.pop(next(iter(names)), None)
+    abouts = files.newest_first(files.folder("pictures").glob("*/about.json"))[:SHOWN]
+    return [Picture(path.parent.name, about["name"]) for path in abouts if (about := files.read_json(path))]
 
 
 def caption(filename: str | None) -> str:

@@ -1,4 +1,4 @@
-"""A long item: its progress, its token, and what becomes of both when the server stops."""
+"""Long items, one in memory and one durable: what becomes of them when a worker stops, or is killed."""
 
 from __future__ import annotations
 
@@ -13,89 +13,120 @@ from flask.typing import ResponseReturnValue
 from flask_background import WorkItem, current_item
 from flask_background.signals import item_finished
 
+from . import records
 from .extensions import background
-from .items import Shown, describe, end_if_asked, keep, kept
+from .items import Shown, end_if_asked
+from .status import look_up
 
 bp = Blueprint("grace", __name__, url_prefix="/grace")
 
 SHORTEST, LONGEST = 5, 120
 AT_ONCE = 8
-ENDED_SHOWN = 2
+ENDED_SHOWN = 4
 
 
 @background.task
+async def stay_in_memory(seconds: int) -> None:
+    """An item that its process alone knows, and that ends with it."""
+    await take_a_while(seconds)
+
+
+@background.task(durable=True)
+async def stay_in_the_journal(seconds: int) -> None:
+    """An item that is run again, by another process, when its own is killed."""
+    await take_a_while(seconds)
+
+
 async def take_a_while(seconds: int) -> None:
     """Take some seconds. End early if asked to, or if the grace period is too short."""
     began = time.monotonic()
-    while (spent := time.monotonic() - began) < seconds:
-        current_item.report_progress(int(spent), seconds, f"{int(spent)} of {seconds} seconds")
-        keep(current_item)
-        end_if_asked(needed=seconds - spent)
-        await asyncio.sleep(0.25)
-    current_item.report_progress(seconds, seconds, f"{seconds} of {seconds} seconds")
+    try:
+        while (spent := time.monotonic() - began) < seconds:
+            current_item.report_progress(int(spent), seconds, f"{int(spent)} of {seconds} seconds")
+            records.keep(current_item)
+            if records.is_asked_to_end(current_item.id):
+                current_item.cancel()
+            end_if_asked(needed=seconds - spent)
+            await asyncio.sleep(0.25)
+        current_item.report_progress(seconds, seconds, f"{seconds} of {seconds} seconds")
+    finally:
+        records.keep(current_item)
+
+
+KINDS = {"memory": [stay_in_memory], "durable": [stay_in_the_journal]}
+KINDS["both"] = KINDS["memory"] + KINDS["durable"]
 
 
 @bp.record_once
 def listen(setup: BlueprintSetupState) -> None:
-    """Have the last word of an item on record too."""
+    """Have the last word of an item in memory on record too."""
     item_finished.connect(keep_the_end, setup.app)
 
 
 def keep_the_end(app: Flask, item: WorkItem[Any]) -> None:
-    """Write down how a long item ended; the process may be gone before anybody asks it."""
-    if item.task_name == take_a_while.name:
+    """Write down how an item in memory ended; the process may be gone before anybody asks it."""
+    if item.task_name == stay_in_memory.name:
         with app.app_context():
-            keep(item)
+            records.keep(item)
 
 
 @bp.get("")
 def index() -> str:
-    """Show the long items of this worker, and those that the one before it still runs."""
+    """Show the long items of all workers, and of those before them."""
     return page()
 
 
 @bp.post("")
 def start() -> ResponseReturnValue:
-    """Start a long item."""
+    """Start a long item, or one of each kind."""
     seconds = request.form.get("seconds", type=int)
     if seconds is None or not SHORTEST <= seconds <= LONGEST:
         return page(f"Please choose from {SHORTEST} to {LONGEST} seconds."), 400
+    tasks = KINDS.get(request.form.get("kind", "both"))
+    if tasks is None:
+        return page("Please choose one of the kinds."), 400
     running, _ = long_items()
-    if len(running) >= AT_ONCE:
+    if len(running) + len(tasks) > AT_ONCE:
         return page("Enough of them are running. Please cancel one, or wait."), 429
-    take_a_while.enqueue(seconds)
+    for task in tasks:
+        records.expect(task.enqueue(seconds))
     return redirect(url_for(".index"), 303)
 
 
 @bp.post("/<item_id>/cancel")
 def cancel(item_id: str) -> ResponseReturnValue:
-    """Ask an item to end. Only the process that runs it can."""
+    """Ask an item to end, whichever worker runs it."""
+    shown = look_up(item_id)
+    if shown.get("task") not in {task.name for task in KINDS["both"]}:
+        abort(404, "There is no such item: it ended long ago.")
     item = background.get(item_id)
-    if item is None or item.task_name != take_a_while.name:
-        abort(404, "This process does not know that item: it ended, or an earlier worker runs it.")
-    item.cancel()
+    if item is not None:
+        item.cancel()
+    elif not shown["final"]:
+        records.ask_to_end(item_id)  # it is in another worker's memory
     return redirect(url_for(".index"), 303)
 
 
 def page(error: str | None = None) -> str:
     """Show the form, the items that run, and the latest of the others."""
     running, ended = long_items()
+    durable = [item for item in running if item["durable"]]
     return render_template(
         "grace.html",
         error=error,
         items=running + ended[:ENDED_SHOWN],
+        victim=next((item for item in durable if item["pid"]), None),
         shortest=SHORTEST,
         longest=LONGEST,
         gunicorn=request.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"),
-        functions=[start, take_a_while],
+        functions=[start, stay_in_memory, stay_in_the_journal, take_a_while],
     )
 
 
 def long_items() -> tuple[list[Shown], list[Shown]]:
-    """The items that run, here or in an earlier worker, and those that ended; newest first."""
-    known = {record["id"]: record for record in kept()}
-    for item in background.items():
-        if item.task_name == take_a_while.name:
-            known[item.id] = describe(item)
-    newest = sorted(known.values(), key=lambda item: item["enqueued"], reverse=True)
+    """The items that run, here or in another worker, and those that ended; newest first."""
+    known = [item for item_id in records.latest() if (item := look_up(item_id))["status"] != "unknown"]
+    for item in known:
+        item["durable"] = item["task"] == stay_in_the_journal.name
+    newest = sorted(known, key=lambda item: item["enqueued"], reverse=True)
     return [i for i in newest if not i["final"]], [i for i in newest if i["final"]]

@@ -7,8 +7,6 @@ from typing import IO
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
-from .items import VisitorError
-
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_PIXELS = 50_000_000
 TOO_LARGE = f"This picture has more than {MAX_PIXELS // 1_000_000} million pixels."
@@ -17,8 +15,8 @@ TOO_LARGE = f"This picture has more than {MAX_PIXELS // 1_000_000} million pixel
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
-class PictureError(VisitorError):
-    """An upload is no picture that we can use."""
+class PictureError(Exception):
+    """An upload is no picture that we can use. The text is meant for the visitor."""
 
 
 def read(stream: IO[bytes], edge: int) -> Image.Image:

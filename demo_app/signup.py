@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import smtplib
 
-from flask import Blueprint, current_app, redirect, render_template, request, url_for
+from flask import Blueprint, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_mail import Message
 
 from flask_background import current_item
 
-from . import pictures
+from . import files, outbox, pictures
 from .extensions import background, mail
-from .items import VisitorError, end_if_asked, look_up
-from .mailserver import LocalMailServer
+from .items import end_if_asked
+from .status import look_up
 
 bp = Blueprint("signup", __name__, url_prefix="/signup")
 
@@ -28,13 +28,13 @@ ADDRESS = re.compile(
 )
 
 
-class MailError(VisitorError):
-    """The mail server did not take a letter."""
+# A server that is down is asked again. What it raises (SMTPException, timeouts) are OSErrors.
+@background.task(durable=True, max_attempts=3, backoff=2, retry_on=(OSError,))
+def send_welcome(name: str, address: str) -> str | None:
+    """Draw a card and mail it, with a link back to the gallery; or return why that cannot be.
 
-
-@background.task
-def send_welcome(name: str, address: str) -> None:
-    """Draw a card and mail it, with a link back to the gallery."""
+    At least once: a worker that is killed between the server's answer and the journal sends it again.
+    """
     current_item.report_progress(0, 2, "Drawing the card")
     card = pictures.welcome_card(name)
     end_if_asked(SECONDS_NEEDED)
@@ -46,9 +46,10 @@ def send_welcome(name: str, address: str) -> None:
     message.attach("welcome.png", "image/png", card)
     try:
         mail.send(message)
-    except (OSError, smtplib.SMTPException) as error:
-        raise MailError("The mail server did not take the letter. Please try again.") from error
+    except smtplib.SMTPRecipientsRefused:
+        return "The mail server takes no letters to this address."  # and will not in the next attempt
     current_item.report_progress(2, 2, "Sent")
+    return None
 
 
 @bp.get("")
@@ -75,13 +76,11 @@ def join() -> ResponseReturnValue:
 
 def page(errors: dict[str, str] | None = None) -> str:
     """Show the form, how the visitor's letter stands, and the outbox."""
-    server: LocalMailServer | None = current_app.extensions.get("local_mail")
     item = look_up(item_id) if (item_id := request.args.get("item")) else None
     return render_template(
         "signup.html",
         errors=errors or {},
         item=item,
-        server=server,
-        letters=server.letters() if server else [],
+        letters=outbox.letters(files.folder("outbox")),
         functions=[join, send_welcome],
     )

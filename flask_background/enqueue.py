@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import flask
 
-from . import arguments, response
+from . import arguments, commit, response
 from .errors import Refused
 from .item import Callee, WorkItem, current_item_var
 from .journaled import JournaledItem
@@ -59,6 +59,8 @@ def hand_over(
     try:
         if moved is not None:
             item._uploads = moved.own
+        if when == "commit":
+            return commit.hold(part.app, backend, item, due)
         accepted: WorkItem[Any] = backend.accept(item, held is not None, due)
     except BaseException:
         if moved is not None:

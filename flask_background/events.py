@@ -96,11 +96,9 @@ class Events:
         else:
             self.log.info("Item %s %s", name, status)
 
-    def dropped(self, item: WorkItem[Any], error: BaseException) -> None:
-        """It was to start after the response, but the view failed. ``finished`` follows."""
-        self.log.warning(
-            "Item %s (%s) dropped: its view ended with %s", item.id, item.task_name, type(error).__name__
-        )
+    def dropped(self, item: WorkItem[Any], why: str) -> None:
+        """What it waited for will not come. ``finished`` was told before."""
+        self.log.warning("Item %s (%s) dropped: %s", item.id, item.task_name, why)
 
     def refused(self, task_name: str, error: Refused) -> None:
         """An item was not accepted."""

@@ -18,6 +18,7 @@ from .part import AppPart
 from .registry import Registry
 from .schedule import Cron, Every
 from .state import StateProcessor
+from .status import Status
 from .task import Task, make_task
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class Background:
         ``name``: as it is called in logs; the module's and the function's by default. ``executor``: the name
         of the executor that runs it; "asyncio" for coroutine functions and "thread" for others by default.
         ``timeout``: seconds after which a run's token fires, and a coroutine is cancelled. ``when``: "now",
-        or "response" to start when the response has been sent. ``durable``: items are on disk when enqueue
+        "response" to start when the response has been sent, or "commit" to be enqueued when the current
+        SQLAlchemy session has committed. ``durable``: items are on disk when enqueue
         returns, and survive the process.
 
         ``max_attempts``: how many runs may fail before the item does; 1 by default. ``backoff``: seconds
@@ -158,19 +160,22 @@ class Background:
             item = part.durable.get(item_id)
         return item
 
-    def items(self) -> list[WorkItem[Any]]:
+    def items(self, *, status: Status | None = None, task: str | None = None) -> list[WorkItem[Any]]:
         """The app's items in this process: those that ended last, then those in flight, oldest first.
 
         Where there is a journal, the 1,000 durable ones that were enqueued last come before them, whichever
-        process they are in.
+        process they are in. ``status``, ``task`` (a name): only those.
         """
         part = self._part()
-        items = part.backend.items()
-        if not part.has_journal():
-            return items
-        durable: list[WorkItem[Any]] = [*part.durable.items()]
+        durable: list[WorkItem[Any]] = [*part.durable.items(status, task)] if part.has_journal() else []
         ids = {item.id for item in durable}
-        return durable + [item for item in items if item.id not in ids]
+        return durable + [
+            item
+            for item in part.backend.items()
+            if item.id not in ids
+            and (task is None or item.task_name == task)
+            and (status is None or item.status is status)
+        ]
 
     def stats(self) -> Stats:
         """How many of the app's items are queued and running in this process, and how many ended how."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from . import native
 from .errors import BackgroundError, NotFinished
 from .status import Attempt, Progress, Status
+from .token import CancelReason
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -213,6 +214,16 @@ class WorkItem(Generic[R]):
         finally:
             self._forget(tell)
         return self.result(0)
+
+    def forget_token(self) -> None:
+        """The next attempt has a token of its own, unless somebody wants the whole item to end."""
+        source = self._source
+        if source is not None and source.token.reason is not CancelReason.REQUESTED:
+            self._source = None
+
+    def is_unwanted(self) -> bool:
+        """Whether somebody has asked for its end."""
+        return self._source is not None and self._source.token.reason is CancelReason.REQUESTED
 
     def _when_final(self, callback: Callable[[], object]) -> None:
         """Call callback when the item has ended, or at once."""

@@ -49,7 +49,7 @@ class JournaledItem(WorkItem[R]):
         self.entry: Entry | None = None
         #: Whether it waits for a response.
         self.held = False
-        #: When the journal last heard of its progress (``time.monotonic()``).
+        #: When the journal last heard of its progress, or will (``time.monotonic()``).
         self.reported = 0.0
         super().__init__(task, args, kwargs, state, keeper)
         # In the order of time, so that what is enqueued together lies together in the journal's index.
@@ -127,6 +127,13 @@ class JournaledItem(WorkItem[R]):
         while not (self._told if self.here else self.status.is_final):
             await asyncio.sleep(_LOOK)
 
+    def arrive(self, entry: Entry) -> None:
+        """It has been claimed for this process, perhaps not for the first time."""
+        with self._keeper.lock:
+            self.entry, self.here, self.status = entry, True, Status.QUEUED
+            self._attempt, self._told = None, False
+            self.forget_token()
+
     def leave(self) -> None:
         """From now on the journal knows where it stands, not this process."""
         self.here = False
@@ -140,10 +147,12 @@ class JournaledItem(WorkItem[R]):
         entry = keeper.look(self.id)
         if entry is None:  # ended so long ago that the journal has let it go
             return
-        self.entry = entry
-        self._attempt = keeper.read_attempt(entry)
-        self.status = entry.status
-        self._told = entry.status.is_final
+        attempt = keeper.read_attempt(entry)
+        with self._keeper.lock:  # it may have come here meanwhile, or somebody has looked later than we did
+            if self.here or self._told or (self.entry is not None and entry.fence < self.entry.fence):
+                return
+            self.entry, self._attempt, self.status = entry, attempt, entry.status
+            self._told = entry.status.is_final
 
 
 _status: Any = WorkItem.__dict__["status"]  # the base's slot

@@ -11,7 +11,7 @@ from .errors import ConfigurationError
 from .retry import Backoff, RetryPolicy
 from .schedule import to_timestamp
 
-When = Literal["now", "response"]
+When = Literal["now", "response", "commit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class TaskOptions:
             and 0 < self.timeout < math.inf
         ):
             raise _wrong("timeout", self.timeout, "a number of seconds above 0, or None")
-        if self.when not in ("now", "response"):
-            raise _wrong("when", self.when, '"now" or "response"')
+        if self.when not in ("now", "response", "commit"):
+            raise _wrong("when", self.when, '"now", "response" or "commit"')
         if not isinstance(self.durable, bool):
             raise _wrong("durable", self.durable, "True or False")
         if (
@@ -55,8 +55,8 @@ class TaskOptions:
             raise _wrong("max_crashes", self.max_crashes, "a whole number from 1")
         if self.key is not None and (not isinstance(self.key, str) or not self.key):
             raise _wrong("key", self.key, "a string that is not empty, or None")
-        if self.when != "now" and self.is_delayed:
-            raise _wrong("when", self.when, '"now" where a delay or run_at is given')
+        if self.when == "response" and self.is_delayed:
+            raise _wrong("when", self.when, '"now" or "commit" where a delay or run_at is given')
         to_timestamp(self.delay, self.run_at, 0.0)  # raises if they are not usable
         object.__setattr__(self, "retry", RetryPolicy(self.max_attempts, self.backoff, self.retry_on))
 

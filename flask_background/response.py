@@ -82,4 +82,4 @@ def _release(held: Held) -> None:
 def _drop(held: Held, error: BaseException) -> None:
     while held:
         backend, item = held.pop(0)
-        backend.drop(item, error)
+        backend.drop(item, f"its view ended with {type(error).__name__}")

@@ -97,7 +97,9 @@ class Task(Generic[P, R]):
         """The same task with other options; this one stays as it is.
 
         ``when="response"``: start when the response has been sent; drop the item if the view ends in an
-        unhandled exception. Outside of a request it starts at once. ``timeout``: seconds that a run may take,
+        unhandled exception. Outside of a request it starts at once. ``when="commit"``: enqueue when the
+        transaction of the app's current SQLAlchemy session has been committed; drop the item if it is rolled
+        back. ``timeout``: seconds that a run may take,
         or None. ``executor``: the name of another executor. ``durable``: in the journal. ``delay``: seconds,
         or a timedelta, ``run_at``: an aware datetime; before that it does not start. ``key``: while an item
         of this task with the same key is queued or running, enqueue returns that one. ``max_attempts``,

@@ -595,3 +595,27 @@ def test_fork(site: Site) -> None:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
     assert task.enqueue().result(BOUND) == os.getpid()
+
+
+def test_items_filtered(site: Site) -> None:
+    """``items`` gives those with a status, and those of a task, durable or not."""
+
+    @site.background.task(durable=True, name="good")
+    def good() -> None: ...
+
+    @site.background.task(name="bad")
+    def bad() -> None:
+        raise KeyError
+
+    items = [good.enqueue(), good.enqueue(), bad.enqueue(), bad.using(durable=True).enqueue()]
+    for item in items:
+        assert item.wait(BOUND)
+
+    def ids(**filters: Any) -> set[str]:
+        return {item.id for item in site.background.items(**filters)}
+
+    every = [item.id for item in items]
+    assert ids() == {*every}
+    assert ids(status=Status.SUCCEEDED) == {*every[:2]}
+    assert ids(status=Status.FAILED, task="bad") == {*every[2:]}
+    assert ids(status=Status.FAILED, task="good") == set()

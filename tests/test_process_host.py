@@ -12,8 +12,9 @@ from contextlib import suppress
 import pytest
 
 from flask_background import CancelReason, Status, native
+from flask_background.backends import border, entrance, local
 from flask_background.errors import ItemInterrupted
-from flask_background.hosts import base
+from flask_background.hosts import base, process
 from flask_background.hosts.base import Host
 
 from .helpers import BOUND, Script, Site, our_threads, until
@@ -40,6 +41,10 @@ APP = """
         while time.monotonic() < end:
             time.sleep(0.01)
         say(name, "done")
+
+    def idle():
+        while True:
+            time.sleep(0.05)  # Python does not notice a signal that comes just before a sleep until that ends
 
     def obey():
         say("item started")
@@ -297,7 +302,7 @@ def test_term(script: Start) -> None:
         background = make(GRACE_PERIOD=30)
         try:
             background.enqueue(obey)
-            time.sleep(30)
+            idle()
         finally:
             say("main cleaned up")
         """,
@@ -310,6 +315,52 @@ def test_term(script: Start) -> None:
     assert "item done" in program.said
 
 
+def test_term_while_an_item_is_accepted(script: Start) -> None:
+    """TERM that comes between an item's acceptance and the start of its thread leaves no item behind."""
+    program = script(
+        APP,
+        """
+        background = make(GRACE_PERIOD=30)
+        starts = threading.Thread.start
+        def start(thread):
+            signal.raise_signal(signal.SIGTERM)
+            starts(thread)
+        threading.Thread.start = start
+        background.enqueue(work, 0.1)
+        idle()
+        """,
+    )
+    assert program.ends() == 128 + signal.SIGTERM, program.said
+    assert "item done" in program.said
+
+
+def test_delicate_functions_exist() -> None:
+    """The functions that TERM does not interrupt, and the waits that it does, are found by their names."""
+    rooms = {**vars(local), **vars(entrance), **vars(border)}
+    for name in process._DELICATE | process._PATIENT:
+        owner, method = name.split(".")
+        assert getattr(rooms[owner], method).__code__.co_qualname == name
+
+
+def test_term_while_an_item_waits_for_room(script: Start) -> None:
+    """TERM ends the wait of a caller whose item finds no room yet."""
+    program = script(
+        APP,
+        """
+        background = make(GRACE_PERIOD=30, WORKERS=1, MAX_QUEUED=1, OVERFLOW="block")
+        background.enqueue(obey)
+        background.enqueue(work, 0.1, "second")
+        background.enqueue(work, 0.1, "third")
+        """,
+    )
+    program.wait_for("item started")
+    program.send(signal.SIGTERM)
+    assert program.ends() == 128 + signal.SIGTERM, program.said
+    assert "item told shutdown" in program.said
+    assert "second done" in program.said
+    assert "third" not in program.said
+
+
 def test_term_when_the_main_thread_takes_long(script: Start) -> None:
     """The token fires when TERM comes, not when the main thread has finished what it does."""
     program = script(
@@ -318,7 +369,7 @@ def test_term_when_the_main_thread_takes_long(script: Start) -> None:
         background = make(GRACE_PERIOD=30)
         try:
             background.enqueue(obey)
-            time.sleep(30)
+            idle()
         finally:
             end = time.monotonic() + 0.5
             while time.monotonic() < end:
@@ -344,7 +395,7 @@ def test_signal_when_idle(script: Start, number: int, used: bool) -> None:
             background.enqueue(work, 0).wait(5)
             assert background.wait_idle(5)
         say("ready")
-        time.sleep(30)
+        idle()
         """,
     )
     program.wait_for("ready")
@@ -359,7 +410,7 @@ def test_int(script: Start) -> None:
         """
         background = make(GRACE_PERIOD=30)
         background.enqueue(obey)
-        time.sleep(30)
+        idle()
         """,
     )
     program.wait_for("item started")
@@ -379,7 +430,7 @@ def test_int_ends_the_wait(script: Start, first: int | None) -> None:
         background = make(GRACE_PERIOD=30)
         background.task(name="shop.stubborn")(stubborn).enqueue()
         if {first is not None}:
-            time.sleep(30)
+            idle()
         """,
     )
     program.wait_for("item started")
@@ -403,7 +454,7 @@ def test_term_does_not_end_the_wait(script: Start, first: str) -> None:
         background = make(GRACE_PERIOD=30)
         background.enqueue(work, 0.7)
         if {first != "end"}:
-            time.sleep(30)
+            idle()
         """,
     )
     program.wait_for("item started")
@@ -580,7 +631,7 @@ def test_term_in_a_fork(script: Start) -> None:
         child = os.fork()
         if child == 0:
             os.write(theirs, b"ready")  # Python loses signals that come while it forks
-            time.sleep(30)
+            idle()
             os._exit(0)
         os.read(ours, 5)
         os.kill(child, signal.SIGTERM)
@@ -601,7 +652,7 @@ def test_term_in_a_fork_with_items(script: Start) -> None:
         child = os.fork()
         if child == 0:
             background.enqueue(obey)
-            time.sleep(30)
+            idle()
         signal.signal(signal.SIGUSR1, lambda *_: os.kill(child, signal.SIGTERM))
         _, status = os.waitpid(child, 0)
         say("child ended with", os.waitstatus_to_exitcode(status))

@@ -17,6 +17,7 @@ from .base import Durable, Queue
 from .disk import Appending, CommitEach, InPlace
 from .ours import Ours
 from .processes import consumers, place
+from .recovery import recoveries
 from .theirs import Celery, Huey, Rq
 from .work import Told
 
@@ -33,16 +34,17 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Size:
-    """How many rounds, and how many items each producer, or all of them together, has in each."""
+    """How many rounds; how many items each producer, or all of them together, has in each; how many kills."""
 
     rounds: int
     alone: int
     together: int
     end_to_end: int
+    kills: int
 
 
-FULL = Size(rounds=7, alone=200, together=1_024, end_to_end=2_000)
-QUICK = Size(rounds=2, alone=20, together=128, end_to_end=100)
+FULL = Size(rounds=7, alone=200, together=1_024, end_to_end=2_000, kills=60)
+QUICK = Size(rounds=2, alone=20, together=128, end_to_end=100, kills=2)
 
 
 def measure(size: Size) -> Iterator[Row]:
@@ -63,6 +65,9 @@ def measure(size: Size) -> Iterator[Row]:
         stack.enter_context(consumers(queues))
         samples = interleaved(queues, size.rounds, lambda queue: end_to_end(queue, told, size.end_to_end))
         yield row(f"durable, end to end, producers: {_PRODUCERS}, consumers: 2, items/s", samples)
+    times = recoveries(size.kills)
+    yield Row(f"run again after kill -9, {size.kills} kills, ms", times, {})
+    yield Row("run again after kill -9, the worst, ms", [max(times)] * 2, {}, limit=Goal(1_000.0))
 
 
 def wait(one: Durable, count: int) -> float:

@@ -5,17 +5,15 @@ const POLL_MS = 400;
 const RETRY_MS = 1500;
 const PATIENCE_MS = 3000;
 
+// What changes all the time. When anything else does, the item's look does, and the page is fetched again.
 const fields = {
   status: (item) => item.label,
   message: (item) => item.progress?.message ?? "Waiting for its turn",
-  cancelled: (item) => (item.token.cancelled ? "yes" : "no"),
-  reason: (item) => item.token.reason ?? "–",
   remaining: (item) => (item.token.remaining === null ? "–" : `${item.token.remaining.toFixed(0)} s`),
 };
 
 function show(item) {
   const card = document.getElementById(`item-${item.id}`);
-  card.dataset.status = item.status;
   for (const place of card.querySelectorAll("[data-field]")) {
     const text = fields[place.dataset.field](item);
     if (place.textContent !== text) place.textContent = text;
@@ -42,18 +40,21 @@ async function refresh() {
 async function poll() {
   const cards = [...document.querySelectorAll("[data-live]")];
   if (cards.length === 0) return;
+  const lost = document.getElementById("lost");
   let pause = POLL_MS;
   try {
     const ids = new URLSearchParams(cards.map((card) => ["id", card.dataset.item]));
     const answer = await fetch(`/items?${ids}`, { signal: AbortSignal.timeout(PATIENCE_MS) });
     if (!answer.ok) throw new Error(answer.statusText);
-    const { pid, items } = await answer.json();
-    items.filter((item) => !item.final).forEach(show);
-    const worker = document.getElementById("pid").textContent;
-    if (worker !== String(pid) || items.some((item) => item.final)) await refresh();
-    document.getElementById("lost").hidden = true;
+    const { items } = await answer.json();
+    const looks = new Map(cards.map((card) => [card.dataset.item, card.dataset.look]));
+    const same = items.filter((item) => !item.final && item.look === looks.get(item.id));
+    same.forEach(show);
+    // After a pause of the server its processes are others, too.
+    if (!lost.hidden || same.length < items.length) await refresh();
+    lost.hidden = true;
   } catch {
-    document.getElementById("lost").hidden = false;
+    lost.hidden = false;
     pause = RETRY_MS;
   }
   setTimeout(poll, pause);

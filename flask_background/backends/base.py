@@ -64,8 +64,16 @@ class Intake(ABC):
         """Let a held item start, unless it was cancelled meanwhile."""
 
     @abstractmethod
-    def drop(self, item: WorkItem[Any], error: BaseException) -> None:
-        """Cancel a held item, because its view ended with error."""
+    def drop(self, item: WorkItem[Any], why: str) -> None:
+        """Cancel a held item, or one on hold; why: as in "its view ended with KeyError"."""
+
+    @abstractmethod
+    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+        """Take an item that no other process is to know of before ``enter``; raises like accept."""
+
+    @abstractmethod
+    def enter(self, item: WorkItem[Any], due: float | None) -> None:
+        """Go on with an item on hold as ``accept`` does, unless it was cancelled meanwhile."""
 
 
 class Backend(Intake):

@@ -10,26 +10,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakValueDictionary
 
 from .. import native
-from ..errors import Refused
+from ..errors import JournalError
 from ..item import WorkItem
-from ..journal import owner as owners
 from ..journal import queries, store
 from ..journal.entry import Entry
 from ..journal.owner import Owner
-from ..journal.rounds import Insert, Step
 from ..journal.writer import writer_at
 from ..journaled import JournaledItem
 from ..packing import Packing, attempt_of, entry_of, state_of
 from ..status import Attempt, Status
-from .base import Intake, Phase
-from .border import check_executor
+from .base import Phase
+from .entrance import Entrance
 from .keeper import Keeper
-from .runs import DurableRuns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,15 +36,13 @@ if TYPE_CHECKING:
     from ..task import Task
     from .local import LocalBackend
 
-# How many items a process claims for each that an executor can run at once: some to go on with.
-_AHEAD = 3
 # How long the end of a process waits for the journal, in seconds.
 _LAST_WRITES = 2.0
 # How often somebody who waits for the end of all looks into the journal, in seconds.
 _LOOK = 0.02
 
 
-class DurableBackend(DurableRuns, Intake):
+class DurableBackend(Entrance):
     """The durable items of one app, as one process sees them."""
 
     def __init__(
@@ -72,72 +67,18 @@ class DurableBackend(DurableRuns, Intake):
             self.writer,
             owner,
             Packing(folder / "uploads", settings.max_payload, sync=power),
+            registry,
+            runs,
         )
-        self.registry = registry
         self.keep = settings.keep
-        #: The executors whose items this process runs.
-        self.runs = frozenset(runs)
-        self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
-        self._backlog = True
-        # Whether items of this process wait in the journal: new ones wait behind them, or they would wait
-        # for as long as new ones come.
-        self._behind = False
         self._claiming = False
         # Whether there was a reason to claim once more while a claim was under way.
         self._again = False
-        self._called_at = 0
-        local.companion = self
+        self._over = False
         self.keeper = Keeper(self)
-
-    # For views.
-
-    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
-        assert isinstance(item, JournaledItem)
-        task: Any = item._task
-        self.registry.check_portable(task)
-        check_executor(task, self.local.executors)
-        here = due is None and (held or (not self._behind and self._has_room(task.executor)))
-        owner = self.owner.id if here else None
-        is_due = due is None
-        due = item._enqueued if due is None else due
-        try:
-            payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
-            entry = entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
-            step: Step[Entry | None] = Insert(entry)
-            if entry.key is not None:
-                step = partial(store.insert, entry=entry)
-            other = self.writer.do(step)
-        except BaseException as error:
-            self.packing.forget(item.id)
-            if isinstance(error, Refused):
-                self.local.events.refused(item.task_name, error)
-            raise
-        self.let_arguments_go(item)
-        if other is not None:
-            self.packing.forget(item.id)
-            return self.handle(other)
-        item.entry, item.held = entry, held
-        self._handles[item.id] = item
-        try:
-            self.local.events.enqueued(item)
-        finally:  # a signal may raise here, and the item has been accepted
-            if not here:
-                self._backlog = True
-                self._behind = self._behind or is_due
-                item.leave()
-                self._call_for_round()
-            elif not self.local.take(item, held):
-                self.give_back(item)
-        return item
-
-    def release(self, item: WorkItem[Any]) -> None:
-        assert isinstance(item, JournaledItem)
-        item.held = False
-        self.local.release(item)
-
-    def drop(self, item: WorkItem[Any], error: BaseException) -> None:
-        self.local.drop(item, error)
-        self._end_unrun(item)
+        local.companion = self
+        if local.ledger.phase is Phase.STOPPED:  # opened to be read, after the stop
+            self.stopped()
 
     # For handles.
 
@@ -149,9 +90,10 @@ class DurableBackend(DurableRuns, Intake):
         entry = self.look(item_id)
         return None if entry is None else self.handle(entry)
 
-    def items(self) -> list[JournaledItem[Any]]:
-        """Those that were enqueued last, oldest first."""
-        return [self.handle(entry) for entry in self.writer.read(queries.entries)]
+    def items(self, status: Status | None = None, task: str | None = None) -> list[JournaledItem[Any]]:
+        """Those that were enqueued last, oldest first; with this status, and of the task with this name."""
+        entries = self.writer.read(partial(queries.entries, status=status, task=task))
+        return [self.handle(entry) for entry in entries]
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until nothing is in flight here, nor waits, for its time too, so that this process runs it."""
@@ -188,12 +130,14 @@ class DurableBackend(DurableRuns, Intake):
     def cancel(self, item: WorkItem[Any]) -> bool:
         """Withdraw an item that is queued, or ask a running one to end, wherever it is."""
         assert isinstance(item, JournaledItem)
+        request = partial(store.request_cancel, item_id=item.id, now=time.time())
         if item.here:
-            asked = self.local.cancel(item)
-            if asked and item.status is Status.CANCELLED:
-                self._end_unrun(item)
-            return asked
-        answer = self.writer.do(partial(store.request_cancel, item_id=item.id, now=time.time()))
+            answer = None
+            with suppress(JournalError):  # should this process die, the next one knows; otherwise we do
+                answer = self.writer.do(request)
+            # The keeper may have seen the request already.
+            return self._cancel_here(item) or (answer is not None and item.status is Status.CANCELLED)
+        answer = self.writer.do(request)
         if answer == "asked":
             self.call_others()
         elif answer == "cancelled" and (entry := self.look(item.id)) is not None:
@@ -205,12 +149,12 @@ class DurableBackend(DurableRuns, Intake):
     def claim(self, now: float) -> None:
         """Take what this process has room for."""
         tasks = list(self.registry.tasks)
-        room = {name: room for name in self.runs if (room := self._room(name)) > 0}
-        self._backlog = self.writer.read(
+        room = {name: room for name in self.runs if (room := self.room(name)) > 0}
+        self.backlog = self.writer.read(
             partial(queries.is_free, tasks=tasks, now=now, executors=list(self.runs))
         )
-        self._behind = self._behind and self._backlog
-        if not self._backlog or not room:
+        self.behind = self.behind and self.backlog
+        if not self.backlog or not room:
             return
         self._again = True
         if self._claiming:
@@ -224,7 +168,7 @@ class DurableBackend(DurableRuns, Intake):
         """An item has ended; take more of its executor's, if some wait and few are here."""
         executor = self.local.executors[item._task.executor]
         few = len(executor.queued) + len(executor.running) <= executor.capacity
-        if few and self._backlog:
+        if few and self.backlog:
             self._again = True
             if not self._claiming:
                 self.keeper.ring()
@@ -241,8 +185,14 @@ class DurableBackend(DurableRuns, Intake):
     def cancel_here(self, item_id: str) -> None:
         """Somebody in another process wants this one to end."""
         item = self._handles.get(item_id)
-        if item is not None and item.here:
-            self.cancel(item)
+        if item is not None and item.here and not item.is_unwanted():
+            self._cancel_here(item)
+
+    def _cancel_here(self, item: JournaledItem[Any]) -> bool:
+        asked = self.local.cancel(item)
+        if asked and item.status is Status.CANCELLED:
+            self.end_unrun(item)
+        return asked
 
     def tell_end(self, entry: Entry) -> None:
         """Tell the end of an item that no process has run to it."""
@@ -272,10 +222,25 @@ class DurableBackend(DurableRuns, Intake):
 
     def stopped(self) -> None:
         """Nothing is accepted or started here any more."""
+        with self.lock:
+            was_over, self._over = self._over, True
+        if was_over:
+            return
         has_ended = self.keeper.close(_LAST_WRITES)
         if self.writer.flush(_LAST_WRITES) and has_ended and self.local.ledger.is_idle():
-            self.owner.close()  # else its items are recovered when the process is gone
+            with suppress(JournalError):  # then they are recovered when the process is gone
+                self._give_all_back()
+                self.owner.close()
         self.writer.close()
+
+    def _give_all_back(self) -> None:
+        """What was claimed at the very last."""
+        step = partial(store.recover, owner=self.owner.id, running=(), now=time.time(), charged=False)
+        released, ended = self.writer.do(step)
+        for entry in ended:
+            self.tell_end(entry)
+        if released:
+            self.call_others()
 
     def _arrive(self, entries: list[Entry]) -> None:
         """These have been claimed."""
@@ -286,8 +251,7 @@ class DurableBackend(DurableRuns, Intake):
             except Exception as error:  # options or a state that nobody can read
                 self._park_unread(entry, error)
                 continue
-            item._attempt, item._told = None, False
-            item.entry, item.here, item.status = entry, True, Status.QUEUED
+            item.arrive(entry)
             if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
                 self.give_back(item)
         if entries or self._again:
@@ -298,26 +262,3 @@ class DurableBackend(DurableRuns, Intake):
         self.trouble(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
         step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=time.time())
         self.writer.later(step)
-
-    def _call_for_round(self) -> None:
-        """Wake the others once for all that one transaction has entered."""
-        rounds = self.writer.rounds
-        if rounds != self._called_at:
-            self._called_at = rounds
-            owners.ring(self.owner.folder, but=None if self.runs else self.owner.id)
-
-    def _end_unrun(self, item: WorkItem[Any]) -> None:
-        """It was withdrawn before it ran; the journal hears of that."""
-        assert isinstance(item, JournaledItem)
-        assert item.entry is not None
-        step = partial(
-            store.finish, item_id=item.id, fence=item.entry.fence, status=Status.CANCELLED, now=time.time()
-        )
-        self.writer.later(step, lambda _: self.packing.forget(item.id))
-
-    def _has_room(self, executor: str) -> bool:
-        return executor in self.runs and self.local.ledger.phase is Phase.RUNNING and self._room(executor) > 0
-
-    def _room(self, name: str) -> int:
-        executor = self.local.executors[name]
-        return _AHEAD * executor.capacity - len(executor.queued) - len(executor.running)

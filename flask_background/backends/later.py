@@ -41,7 +41,7 @@ class Later:
     def try_again(self, item: WorkItem[Any], run: Attempt, error: BaseException | None) -> bool:
         """Let a failed item wait for its next attempt; False if it has none, or the process stops."""
         assert error is not None
-        delay = item._task.retry.delay_after(run.number, error)
+        delay = None if item.is_unwanted() else item._task.retry.delay_after(run.number, error)
         backend = self._backend
         if delay is None or not backend.ledger.requeue(item, backend.executors[item._task.executor], error):
             return False

@@ -98,15 +98,16 @@ class Ledger:
             if item._attempt is not None:
                 item._attempt.error = error
             item._move(Status.QUEUED)
+            item.forget_token()
             self._turns += 1
             executor.queued[item.id] = item
             del executor.running[item.id]
             return True
 
-    def let_go(self, item: WorkItem[Any], executor: Executor) -> bool:
-        """Take an item out that goes on elsewhere; False if it is not in flight."""
+    def let_go(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> bool:
+        """Take an item out that goes on elsewhere; False if it is not in this book any more."""
         with self.lock:
-            if executor.queued.pop(item.id, None) is None and executor.running.pop(item.id, None) is None:
+            if book.pop(item.id, None) is None:
                 return False
         _open(self._room_gates)
         if self.is_idle():

@@ -68,9 +68,10 @@ class LocalBackend(Backend):
         if not self.ledger.admit(item, executor, executor.capacity + self._max_queued):
             try:
                 run_here = self._border.pass_through(item, executor)
-            except Refused as error:
+            except BaseException as error:
                 self.keys.give_back(item)
-                self.events.refused(item.task_name, error)
+                if isinstance(error, Refused):
+                    self.events.refused(item.task_name, error)
                 raise
         if not self._watcher.awake:
             self._watcher.wake()
@@ -102,21 +103,31 @@ class LocalBackend(Backend):
                 return not self.let_go(item)
         return True
 
-    def let_go(self, item: WorkItem[Any]) -> bool:
-        """Know nothing more of an item that goes on elsewhere; False if it is not in flight here."""
-        was_here = self.ledger.let_go(item, self.executors[item._task.executor])
+    def let_go(self, item: WorkItem[Any], *, running: bool = False) -> bool:
+        """Know nothing more of an item that goes on elsewhere; False if it is not queued (running) here."""
+        executor = self.executors[item._task.executor]
+        was_here = self.ledger.let_go(item, executor.running if running else executor.queued)
         if self.ledger.phase is not _RUNNING:
             self._watcher.ring()
         return was_here
 
     def release(self, item: WorkItem[Any]) -> None:
-        if self._is_in_flight(item):
+        if self.is_in_flight(item):
             self._put(item, self.executors[item._task.executor])
 
-    def drop(self, item: WorkItem[Any], error: BaseException) -> None:
-        why = f"item {item.id} ({item.task_name}) was dropped: its view ended with {type(error).__name__}"
-        if self.withdraw(item, (Status.CANCELLED, None, ItemCancelled(why))):
-            self.events.dropped(item, error)
+    def drop(self, item: WorkItem[Any], why: str) -> None:
+        error = ItemCancelled(f"item {item.id} ({item.task_name}) was dropped: {why}")
+        if self.withdraw(item, (Status.CANCELLED, None, error)):
+            self.events.dropped(item, why)
+
+    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+        return self.accept(item, held=True)
+
+    def enter(self, item: WorkItem[Any], due: float | None) -> None:
+        if due is None:
+            self.release(item)
+        elif self.is_in_flight(item):
+            self.later.wait_until(item, due)
 
     def _put(self, item: WorkItem[Any], executor: Executor) -> None:
         try:
@@ -158,6 +169,10 @@ class LocalBackend(Backend):
         self.source_of(item).limit(time.monotonic() + seconds)
         return self._alarms.set(seconds, partial(self._ask_to_end, item, CancelReason.TIMEOUT))
 
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call what is quick, and raises nothing, in so many seconds."""
+        self._alarms.set(seconds, callback)
+
     def cancel_alarm(self, alarm: Alarm) -> None:
         """It has ended before."""
         self._alarms.cancel(alarm)
@@ -176,7 +191,7 @@ class LocalBackend(Backend):
                 source = item._source
                 if source is None:
                     source = item._source = CancellationSource()
-                    if self.ledger.phase is not Phase.RUNNING and self._is_in_flight(item):
+                    if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
                         source.limit(self.clock.on_record_at)
                         source.fire(CancelReason.SHUTDOWN)
         return source
@@ -188,7 +203,7 @@ class LocalBackend(Backend):
         why = ItemCancelled(f"item {item.id} ({item.task_name}) was cancelled")
         if self.withdraw(item, (Status.CANCELLED, None, why)):
             return True
-        if item.status not in (Status.RUNNING, Status.INTERRUPTED) or not self._is_in_flight(item):
+        if item.status not in (Status.RUNNING, Status.INTERRUPTED) or not self.is_in_flight(item):
             return False
         self._ask_to_end(item, CancelReason.REQUESTED)
         return True
@@ -262,6 +277,6 @@ class LocalBackend(Backend):
         if abort is not None:
             abort()
 
-    def _is_in_flight(self, item: WorkItem[Any]) -> bool:
+    def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]
         return item.id in executor.queued or item.id in executor.running

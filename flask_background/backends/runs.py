@@ -64,11 +64,11 @@ class DurableRuns(ABC):
             self.owner.begin(item.id)
         except OSError as error:
             self.trouble(f"Item {item.id} runs uncounted, should its process die", error)
+        run.number = entry.attempt + 1
         if not self.local.start(item, run):
             self.owner.end(item.id)
             self.let_arguments_go(item)
             return False
-        run.number = entry.attempt + 1
         began = partial(store.start, item_id=item.id, fence=entry.fence, now=run.started or time.time())
         self.writer.later(began, sync=False)
         return True
@@ -77,30 +77,55 @@ class DurableRuns(ABC):
         """Put what a run has come to into the journal; when it is there, tell it."""
         assert isinstance(item, JournaledItem)
         assert item.entry is not None
-        status, value, error = outcome
-        this, now = (item.id, item.entry.fence), time.time()
-        then: Callable[..., None] = self._left
-        if run.progress is not None:
-            self._report(item, item.entry, run.progress)
-        if status is Status.INTERRUPTED:  # the host stopped, so the run does not count
-            step = partial(_release, this, charged=False)
-        elif error is not None and (delay := self._delay_after(item, run, outcome)) is not None:
-            step = partial(_release, this, due=now + delay, error=error_as_data(error))
-            then = partial(self._retried, delay=delay)
-        else:
-            result = result_as_data(value, self.packing.max_bytes) if status is Status.SUCCEEDED else None
-            failed = None if error is None else error_as_data(error)
-            step = partial(_finish, this, status=status, result=result, error=failed, now=now)
-            then = self._told
+        try:
+            step, then = self._last_step(item, item.entry, run, outcome)
+        except Exception as error:  # such as a backoff function's, or an exception's that has no text
+            error.add_note(f"item {item.id} ({item.task_name}) had {outcome[0]}")
+            outcome = Status.FAILED, None, error
+            step, then = self._end_step(item.entry, outcome), self._told
         self.writer.later(step, partial(then, item, run, outcome))
 
+    def _last_step(
+        self, item: JournaledItem[Any], entry: Entry, run: Attempt, outcome: Outcome
+    ) -> tuple[Callable[..., Any], Callable[..., None]]:
+        """What the journal is to hear of a run's end, and what is done when it has."""
+        status, _, error = outcome
+        this, now = (entry.id, entry.fence), time.time()
+        if run.progress is not None:
+            self._report(item, entry, run.progress)
+        if status is Status.INTERRUPTED:  # the host stopped, so the run does not count
+            return partial(_release, this, now=now, charged=False), self._left
+        if error is not None and (delay := self._delay_after(item, run, outcome)) is not None:
+            step = partial(_release, this, now=now, due=now + delay, error=error_as_data(error))
+            return step, partial(self._retried, delay=delay)
+        return self._end_step(entry, outcome), self._told
+
+    def _end_step(self, entry: Entry, outcome: Outcome) -> Callable[..., Any]:
+        status, value, error = outcome
+        result = result_as_data(value, self.packing.max_bytes) if status is Status.SUCCEEDED else None
+        failed = None if error is None else error_as_data(error)
+        this = entry.id, entry.fence
+        return partial(_finish, this, status=status, result=result, error=failed, now=time.time())
+
     def report(self, item: JournaledItem[Any], progress: Progress) -> None:
-        """Let other processes see the progress, now and then."""
+        """Let other processes see the progress, now and then; in the end the last one."""
         assert item.entry is not None
         now = time.monotonic()
         if now - item.reported >= _REPORT_EVERY:
             item.reported = now
             self._report(item, item.entry, progress)
+        elif item.reported <= now:
+            item.reported += _REPORT_EVERY  # the time of the next report, which is on its way
+            self.local.call_later(item.reported - now, partial(self._catch_up, item, item.entry))
+
+    def _catch_up(self, item: JournaledItem[Any], entry: Entry) -> None:
+        if (
+            item.here
+            and item.entry is entry
+            and item._attempt is not None
+            and item._attempt.progress is not None
+        ):
+            self._report(item, entry, item._attempt.progress)
 
     def _report(self, item: JournaledItem[Any], entry: Entry, progress: Progress) -> None:
         text = progress_as_data(progress)
@@ -111,8 +136,8 @@ class DurableRuns(ABC):
     def give_back(self, item: JournaledItem[Any]) -> None:
         """Leave an item that has not started to the other processes, and to those that come."""
         assert item.entry is not None
-        step = partial(store.release, item_id=item.id, fence=item.entry.fence)
-        self.writer.later(step, lambda _: self._leave(item))
+        step = partial(store.release, item_id=item.id, fence=item.entry.fence, now=time.time())
+        self.writer.later(step, partial(self._leave, item))
 
     def park(self, item: JournaledItem[Any], reason: str) -> None:
         """End an item that cannot be run as failed, until somebody has it retried."""
@@ -155,30 +180,35 @@ class DurableRuns(ABC):
             self.claim_more(item)
         else:
             self.local.events.late(item, outcome)
-            self._left(item, run, outcome, is_mine)
+            self._left(item, run, outcome, None)
 
     def _retried(
-        self, item: JournaledItem[Any], run: Attempt, outcome: Outcome, is_mine: bool, delay: float
+        self, item: JournaledItem[Any], run: Attempt, outcome: Outcome, ended: Entry | None, delay: float
     ) -> None:
         _, _, error = outcome
         assert error is not None
         let_frames_go(error)
-        self.local.events.retried(item, error, delay)
-        self._left(item, run, outcome, is_mine)
+        if ended is None:
+            self.local.events.retried(item, error, delay)
+        self._left(item, run, outcome, ended)
 
-    def _left(self, item: JournaledItem[Any], run: Attempt, outcome: Outcome, is_mine: bool) -> None:
+    def _left(self, item: JournaledItem[Any], run: Attempt, outcome: Outcome, ended: Entry | None) -> None:
         self.owner.end(item.id)
         self.let_arguments_go(item)
-        self.local.let_go(item)
-        self._leave(item)
+        self.local.let_go(item, running=True)
+        self._leave(item, ended)
 
-    def _leave(self, item: JournaledItem[Any]) -> None:
+    def _leave(self, item: JournaledItem[Any], ended: Entry | None) -> None:
+        """It is free again, or it ended instead."""
         item.leave()
-        self.call_others()
+        if ended is None:
+            self.call_others()
+        else:
+            self.tell_end(ended)
 
     def _delay_after(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> float | None:
         status, _, error = outcome
-        if status is not Status.FAILED or error is None:
+        if status is not Status.FAILED or error is None or item.is_unwanted():
             return None
         return item._task.retry.delay_after(run.number, error)
 
@@ -189,11 +219,15 @@ class DurableRuns(ABC):
         item._args, item._kwargs, item._uploads = (), None, None
 
     @abstractmethod
+    def tell_end(self, entry: Entry) -> None:
+        """Tell the end of an item that no process has run to it."""
+
+    @abstractmethod
     def claim_more(self, item: WorkItem[Any]) -> None:
         """An item has ended, so there is room for another one."""
 
 
-def _release(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> bool:
+def _release(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> Entry | None:
     return store.release(db, *this, **values)
 
 

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
 from .base import Host
+
+# TERM must not raise in the middle of these: an item would be accepted, waited for, and given to no thread.
+# By their names, for the journal is not imported where nobody uses it.
+_DELICATE = {
+    "LocalBackend.accept",
+    "LocalBackend.release",
+    "LocalBackend.take",
+    "Entrance.accept",
+    "Entrance.release",
+}
+# Save in the waits that these begin: they may last.
+_PATIENT = {"Border.pass_through", "WorkItem.wait"}
+# When TERM is heard again that came in such a moment (seconds).
+_AGAIN = 0.01
 
 
 class ProcessHost(Host):
@@ -46,9 +62,32 @@ def listen_for_term(host: Callable[[], Host | None]) -> None:
     def on_term(signum: int, frame: FrameType | None) -> None:
         current = host()
         if isinstance(current, ProcessHost) and current.pid == os.getpid() and not current.is_idle():
-            current.hear_term()
+            if _is_delicate(frame):
+                _thread.start_new_thread(
+                    _send_again, (signum,)
+                )  # no Thread: that has locks, perhaps held here
+            else:
+                current.hear_term()
         else:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
     signal.signal(signal.SIGTERM, on_term)
+
+
+def _is_delicate(frame: FrameType | None) -> bool:
+    waits = False
+    while frame is not None:
+        name = frame.f_code.co_qualname
+        if waits and name in _PATIENT:
+            return False
+        if name in _DELICATE:
+            return True
+        waits = name == "Gate.wait"
+        frame = frame.f_back
+    return False
+
+
+def _send_again(number: int) -> None:
+    time.sleep(_AGAIN)
+    os.kill(os.getpid(), number)

@@ -76,7 +76,7 @@ def start(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
     """Its run begins, and counts as an attempt."""
     return _change(
         db,
-        f"update item set status = 'running', attempt = attempt + 1, started = :now {_MINE}",
+        f"update item set status = 'running', attempt = attempt + 1, started = :now, progress = null {_MINE}",
         item_id,
         fence,
         now=now,
@@ -115,12 +115,19 @@ def release(
     db: sqlite3.Connection,
     item_id: str,
     fence: int,
+    now: float,
     due: float | None = None,
     charged: bool = True,
     error: str | None = None,
-) -> bool:
-    """Let any process claim it, at once or when it is due. Not charged: its last run does not count."""
-    return _change(
+) -> Entry | None:
+    """Let any process claim it, at once or when it is due. Not charged: its last run does not count.
+
+    Where somebody wants it to end it has been cancelled instead, and is returned.
+    """
+    ended = "update item set status = 'cancelled', finished = :now, owner = null, cancel = 0"
+    if _change(db, f"{ended} {_MINE} and cancel", item_id, fence, now=now):
+        return next(iter(select(db, "where id = ?", (item_id,))))
+    _change(
         db,
         "update item set status = 'queued', owner = null, due = coalesce(:due, due),"
         " attempt = attempt - (not :charged and status = 'running'), error = coalesce(:error, error)"
@@ -131,6 +138,7 @@ def release(
         charged=charged,
         error=error,
     )
+    return None
 
 
 def park(db: sqlite3.Connection, item_id: str, fence: int, reason: str, now: float) -> bool:
@@ -190,6 +198,14 @@ def request_cancel(db: sqlite3.Connection, item_id: str, now: float) -> Literal[
         return "cancelled"
     asked = db.execute(f"update item set cancel = 1 where id = ? and {_LIVE}", (item_id,))
     return "asked" if asked.rowcount else None
+
+
+def abandon(db: sqlite3.Connection, item_id: str, now: float) -> None:
+    """Cancel an item whose caller was broken off before he heard that it had been entered."""
+    db.execute(
+        "update item set status = 'cancelled', finished = ?, owner = null where id = ? and status = 'queued'",
+        (now, item_id),
+    )
 
 
 def retry(db: sqlite3.Connection, item_id: str, now: float) -> bool:

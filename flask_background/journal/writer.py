@@ -59,27 +59,41 @@ class Writer:
         # How many waited for the last round: they may well come again, and are worth a moment.
         self._expected = 0
 
-    def do(self, step: Step[T], *, sync: bool = True) -> T:
+    def do(self, step: Step[T], *, sync: bool = True, undo: Step[None] | None = None) -> T:
         """Take a step, and return what it returned when it is written. Raises JournalError if it cannot be.
 
-        ``sync``: at level "power", whether it has to survive a power cut.
+        ``sync``: at level "power", whether it has to survive a power cut. ``undo``: taken when something else
+        breaks the wait off (a signal, gevent's Timeout) and it is too late to withdraw the step.
         """
         order = Order(step, sync)
-        if not self._write_alone(order):
-            order.gate = native.Gate()
-            self._give(order)
-            if not order.gate.wait(_PATIENCE):
-                try:
-                    self._orders.remove(order)
-                except ValueError:
-                    order.gate.wait()  # it is being written just now
-                else:
-                    why = TimeoutError(f"somebody has been writing for {_PATIENCE:g} s")
-                    raise self._rounds.failure(why)
+        try:
+            if not self._write_alone(order):
+                self._wait_for(order)
+        except JournalError:
+            raise
+        except BaseException:
+            if undo is not None and not self._withdraw(order):
+                self.later(undo)
+            raise
         if order.error is not None:
             raise order.error
         value: T = order.value
         return value
+
+    def _wait_for(self, order: Order) -> None:
+        order.gate = native.Gate()
+        self._give(order)
+        if not order.gate.wait(_PATIENCE):
+            if self._withdraw(order):
+                raise self._rounds.failure(TimeoutError(f"somebody has been writing for {_PATIENCE:g} s"))
+            order.gate.wait()  # it is being written just now
+
+    def _withdraw(self, order: Order) -> bool:
+        try:
+            self._orders.remove(order)
+        except ValueError:
+            return False
+        return True
 
     def later(self, step: Step[T], then: Callable[[T], object] | None = None, *, sync: bool = True) -> None:
         """Take a step as soon as possible, however long the disk fails; then call ``then`` with its value.

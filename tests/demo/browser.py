@@ -14,7 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from .driver import until
 
 PHONE = (390, 844)
-DESKTOP = (1280, 900)
+DESKTOP = (1200, 900)
 
 # What a visitor with a screen reader, or with a keyboard, would miss.
 UNNAMED = """
@@ -91,7 +91,11 @@ class Browser:
 
     def sees(self, text: str) -> None:
         """Wait until the page says something."""
-        until(lambda: text in str(self.script("return document.body.innerText")))
+        until(lambda: text in self.text())
+
+    def text(self) -> str:
+        """What the page says."""
+        return str(self.script("return document.body.innerText"))
 
     def script(self, script: str) -> Any:
         """Run a script in the page."""

@@ -31,11 +31,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 @pytest.fixture
 def start_demo(tmp_path: Path) -> Iterator[Start]:
-    """Starts demos that the test may stop or reload; what it leaves running is ended."""
+    """Starts demos that the test may stop or reload; what it leaves running is ended.
+
+    ``after``: one that has ended, whose files the new one takes over.
+    """
     started: list[Demo] = []
 
-    def start(**environment: str) -> Demo:
-        started.append(launch(tmp_path / str(len(started)), **environment))
+    def start(after: Demo | None = None, **environment: str) -> Demo:
+        folder = tmp_path / str(len(started)) if after is None else after.instance.parent
+        started.append(launch(folder, **environment))
         return started[-1]
 
     yield start
@@ -47,8 +51,7 @@ def launch(folder: Path, **environment: str) -> Demo:
     """Start gunicorn as a newcomer does, on any free port."""
     folder.mkdir(exist_ok=True)
     instance = folder / "instance"
-    config = {"INSTANCE_PATH": str(instance)}
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MAIL_")}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MAIL_", "DEMO_"))}
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -58,10 +61,10 @@ def launch(folder: Path, **environment: str) -> Demo:
                 "gunicorn",
                 "-c",
                 "demo_app/gunicorn.conf.py",
-                f"demo_app:create_app({config!r})",
+                "demo_app:create_app()",
             ],
             cwd=ROOT,
-            env=inherited | {"PORT": "0"} | environment,
+            env=inherited | {"PORT": "0", "DEMO_INSTANCE": str(instance)} | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

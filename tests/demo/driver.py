@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -68,7 +69,8 @@ class Demo:
         self.instance = instance
         self._log = log
         self.url = until(self._address)
-        self.worker = until(self.worker_pid)
+        until(self.answers)
+        until(lambda: len(self.workers()) == 2)
 
     def log(self) -> str:
         """What it wrote to the terminal."""
@@ -122,12 +124,21 @@ class Demo:
         """The letters that were received, oldest first."""
         return sorted(self.instance.glob("outbox/*.eml"))
 
-    def worker_pid(self) -> int | None:
-        """Who answers; None while nobody does."""
+    def answers(self) -> bool:
+        """Whether a worker answers."""
         try:
-            return int(json.loads(self.get("/items").body)["pid"])
-        except (urllib.error.URLError, ConnectionError):
-            return None
+            return self.get("/items").status == 200
+        except (urllib.error.URLError, ConnectionError, http.client.HTTPException):
+            return False
+
+    def workers(self) -> list[int]:
+        """The workers of the master."""
+        return [pid for pid in children(self.process.pid) if not is_mail_server(pid)]
+
+    def mail_servers(self) -> list[int]:
+        """The mail servers that the master, or a worker, has started."""
+        family = [pid for parent in (self.process.pid, *self.workers()) for pid in children(parent)]
+        return [pid for pid in family if is_mail_server(pid)]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the master."""
@@ -148,17 +159,34 @@ class Demo:
 
     def kill(self) -> None:
         """End it as a power cut does."""
-        workers = children(self.process.pid)
+        workers = self.workers()
         self.process.kill()
         self.process.wait(20)
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
+        until(lambda: not any(is_there(pid) for pid in workers))
 
 
 def children(pid: int) -> list[int]:
     """The processes that a process started."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for path in tasks for child in path.read_text().split()]
+
+
+def is_mail_server(pid: int) -> bool:
+    """Whether a process is the demo's own mail server."""
+    try:
+        return b"mailserver.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs; one that nobody has reaped does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def item_ids(answer: Answer) -> list[str]:

@@ -127,7 +127,9 @@ class Journal(RuleBasedStateMachine):
         done = self.do(store.start, item_id, fence, self.now)
         assert done is self.mine(item_id, fence)
         if done:
-            self.change(item_id, status=Status.RUNNING, attempt=entry.attempt + 1, started=self.now)
+            self.change(
+                item_id, status=Status.RUNNING, attempt=entry.attempt + 1, started=self.now, progress=None
+            )
 
     @rule(item_id=items, late=st.booleans())
     def report(self, item_id: str, late: bool) -> None:
@@ -154,15 +156,20 @@ class Journal(RuleBasedStateMachine):
 
     @rule(item_id=items, charged=st.booleans(), due=st.sampled_from([None, 20.0]), late=st.booleans())
     def release(self, item_id: str, charged: bool, due: float | None, late: bool) -> None:
-        """It goes back, for another attempt or because its process stops."""
+        """It goes back, for another attempt or because its process stops; or ends, if somebody wants that."""
         entry = self.model[item_id]
         fence = entry.fence - late
         at = None if due is None else self.now + due
-        done = self.do(store.release, item_id, fence, at, charged)
-        assert done is self.mine(item_id, fence)
-        if done:
+        ended = self.do(store.release, item_id, fence, self.now, at, charged)
+        mine = self.mine(item_id, fence)
+        assert (ended is not None) is bool(mine and entry.cancel)
+        if mine:
             assert entry.owner is not None
             self.running[entry.owner].discard(item_id)
+        if ended is not None:
+            self.change(item_id, status=Status.CANCELLED, finished=self.now, owner=None, cancel=False)
+            assert ended == self.model[item_id]
+        elif mine:
             back = not charged and entry.status is Status.RUNNING
             self.change(
                 item_id,
@@ -185,6 +192,16 @@ class Journal(RuleBasedStateMachine):
         else:
             assert answer == "asked"
             self.change(item_id, cancel=True)
+
+    @rule(item_id=items)
+    def abandon(self, item_id: str) -> None:
+        """Its caller never heard that it had been entered."""
+        entry = self.model[item_id]
+        self.do(store.abandon, item_id, self.now)
+        if entry.status is Status.QUEUED:
+            if entry.owner is not None:
+                self.running[entry.owner].discard(item_id)
+            self.change(item_id, status=Status.CANCELLED, finished=self.now, owner=None)
 
     @rule(item_id=items)
     def retry(self, item_id: str) -> None:

@@ -1,0 +1,25 @@
+"""What visitors left is pruned: once for all workers, whichever of them is up when it is time."""
+
+from __future__ import annotations
+
+import time
+
+from flask import current_app
+
+from . import config, files
+from .extensions import background
+
+FOLDERS = ("pictures", "names", "records", "outbox")
+
+
+@background.periodic(seconds=config.DEMO_PRUNE_EVERY)
+@background.task(durable=True)
+def prune() -> int:
+    """Delete what is older than the demo keeps it; returns how much that was."""
+    oldest = time.time() - current_app.config["DEMO_KEEP"]
+    old = [
+        path for name in FOLDERS for path in files.folder(name).iterdir() if files.written_at(path) < oldest
+    ]
+    for path in old:
+        files.remove(path)
+    return len(old)
