@@ -381,6 +381,18 @@ def test_stop_releases_what_has_not_started(
         assert (found["owner"], found["attempt"]) == (None, 0)
 
 
+def test_stop_releases_what_is_held(site: Site) -> None:
+    """What waits for a response that is still being sent when the time is up goes back as well, at once."""
+    task = site.background.task(durable=True, when="response")(lambda: None)
+    site.app.add_url_rule("/", view_func=lambda: task.enqueue().id)
+    with site.client.get("/") as response:
+        item_id = response.text
+        assert row(site, item_id)["owner"] is not None
+        site.background.stop(0)
+        found = row(site, item_id)
+    assert (found["status"], found["owner"], found["attempt"], found["crashes"]) == ("queued", None, 0, 0)
+
+
 def test_interrupted_run_is_not_charged(site: Site, gate: threading.Event) -> None:
     """An item that ended because the host stops is queued again, as if it had not run."""
 
