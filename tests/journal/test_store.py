@@ -24,7 +24,7 @@ ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
 class Journal(RuleBasedStateMachine):
-    """Processes enqueue, claim, run, finish, fail, cancel, fork and die; clocks change; files are reopened."""
+    """Processes enqueue, claim, run, finish, fail, cancel, fork and die; clocks change; files reopen."""
 
     items = Bundle("items")
 
