@@ -135,6 +135,8 @@ class Keeper:
     def _look_over(self, now: float) -> None:
         """Let go of what ended long ago; recover what has no owner, and park what has no task, any more."""
         backend = self._backend
+        if (error := backend.writer.take_trouble()) is not None:
+            backend.trouble("The journal's WAL cannot be copied back, and grows until it can be", error)
         owners.sweep(self._folder)
         for name in backend.writer.read(queries.owners):
             if not owners.exists(self._folder, name):  # somebody, or a power cut, has removed its file

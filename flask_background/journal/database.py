@@ -77,14 +77,20 @@ class Database:
         connection.execute("begin immediate")
         return connection
 
+    def commit(self) -> None:
+        """Commit the transaction."""
+        self.open().execute("commit")
+        self._commits += 1
+
     def checkpoint(self) -> None:
         """Copy the WAL back to the database if much has been written. The caller has the turn."""
-        self._commits += 1
         if self.mode != "wal" or self.writer is None or self._commits < _COMMITS:
             return
+        self._commits = _COMMITS - _AGAIN
         # Not truncated: to write where the file has been before takes half the time of letting it grow.
         (busy, *_) = self.writer.execute("pragma wal_checkpoint(restart)").fetchone()
-        self._commits = _COMMITS - _AGAIN if busy else 0
+        if not busy:
+            self._commits = 0
 
     def close(self) -> None:
         """Close both connections; the caller has the turn, for the last one to close makes a checkpoint."""

@@ -106,6 +106,11 @@ class Writer:
             self.do(lambda _: None, sync=False)  # opens it
         raise self._rounds.failure(TimeoutError("it is closed again and again"))
 
+    def take_trouble(self) -> Exception | None:
+        """Why the WAL could not be copied back, told once. It hurt no step, and is tried again."""
+        trouble, self._rounds.trouble = self._rounds.trouble, None
+        return trouble
+
     def open(self) -> None:
         """Keep the file open from now on; raises JournalError if it cannot be opened."""
         with self._lock:
@@ -137,6 +142,7 @@ class Writer:
                 return False
             try:
                 self._rounds.write(database, [order])
+                self._rounds.tidy(database)
             finally:
                 database.turn.give_back()
         except (sqlite3.Error, OSError) as error:
@@ -211,6 +217,7 @@ class Writer:
                 orders += self._waiting()
                 if orders:
                     self._rounds.write(database, orders)
+                    self._rounds.tidy(database)
         except (sqlite3.Error, OSError) as error:
             orders += self._waiting()
             for order in orders:

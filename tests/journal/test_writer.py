@@ -15,6 +15,7 @@ import pytest
 
 from flask_background.errors import JournalError
 from flask_background.journal import queries
+from flask_background.journal.database import Database
 from flask_background.journal.entry import Entry
 from flask_background.journal.rounds import Insert
 from flask_background.journal.writer import Writer, writer_at
@@ -145,6 +146,24 @@ def test_turn_is_taken(writer: Writer, tmp_path: Path) -> None:
         os.waitpid(pid, 0)
     assert writer.do(Insert(entry(2))) is None
     assert [found.id for found in writer.read(queries.entries)] == [entry(2).id]
+
+
+def test_checkpoint_that_fails(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was committed before it is neither refused nor repeated; the error is kept for the log."""
+
+    def fail(database: Database) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Database, "checkpoint", fail)
+    assert writer.do(Insert(entry(1))) is None
+    told: list[object] = []
+    steps: list[int] = []
+    writer.later(lambda db: steps.append(1) or Insert(entry(2))(db), told.append)
+    assert writer.flush(BOUND)
+    assert (steps, told) == ([1], [None])
+    assert writer.read(queries.stats) == {Status.QUEUED: 2}
+    assert "full" in str(writer.take_trouble())
+    assert writer.take_trouble() is None
 
 
 def test_private(tmp_path: Path) -> None:
