@@ -64,18 +64,21 @@ class Keeper:
             self._ended.open()
 
     def _keep(self) -> None:
-        dead = self._watch.dead()
+        dead: list[str] | None = None
+        timeout = 0.0
         while not self._closed:
             try:
+                dead = self._watch.dead() if dead is None else self._watch.wait(timeout)
+                if self._closed:
+                    return
                 timeout = self._look(dead)
                 self._in_trouble = False
-            except Exception as error:
+            except Exception as error:  # of the journal, or because there are no descriptors left, say
                 if not self._in_trouble:  # once is enough
                     self._backend.trouble("The journal cannot be kept; this goes on when it can be", error)
                 self._in_trouble = True
                 native.sleep(_TROUBLE)
                 timeout = 0.0
-            dead = self._watch.wait(timeout)
 
     def _look(self, dead: list[str]) -> float:
         """Do what there is to do; seconds until there may be more."""
