@@ -83,6 +83,7 @@ class Keeper:
     def _look(self, dead: list[str]) -> float:
         """Do what there is to do; seconds until there may be more."""
         backend, now = self._backend, time.time()
+        backend.writer.go_on()
         for name in dead:
             self._recover(name)
         for item_id in backend.writer.read(partial(queries.cancels, owner=backend.owner.id)):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
-import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from .. import native
 from ..errors import JournalError
 from .database import Mode
 from .rounds import Order, Rounds, Step
+from .teller import Teller
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ class Writer:
         self._writing = native.new_lock()
         self._closing = True
         self._users = 0
-        self._told: native.SimpleQueue[Order | None] = native.SimpleQueue()
+        self._teller = Teller()
         self._running = False
         # How many waited for the last round: they may well come again, and are worth a moment.
         self._expected = 0
@@ -65,15 +66,20 @@ class Writer:
         """
         order = Order(step, sync)
         if not self._write_alone(order):
-            order.gate = native.Gate()
+            gate = order.gate = native.Gate()
             self._give(order)
-            if not order.gate.wait(_PATIENCE):
+            why: Exception = TimeoutError(f"somebody has been writing for {_PATIENCE:g} s")
+            try:
+                self._have_thread()
+                written = gate.wait(_PATIENCE)
+            except RuntimeError as error:
+                why, written = error, False
+            if not written:
                 try:
                     self._orders.remove(order)
                 except ValueError:
-                    order.gate.wait()  # it is being written just now
+                    gate.wait()  # it is being written just now
                 else:
-                    why = TimeoutError(f"somebody has been writing for {_PATIENCE:g} s")
                     raise self._rounds.failure(why)
         if order.error is not None:
             raise order.error
@@ -88,6 +94,13 @@ class Writer:
         order = Order(step, sync)
         order.then = then
         self._give(order)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Have what waits written, if there could be no thread for it before. Called now and then."""
+        if self._orders:
+            with suppress(RuntimeError):  # then it waits for the next call
+                self._have_thread()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all steps up to now are written, and their callers told; False after timeout seconds."""
@@ -156,6 +169,9 @@ class Writer:
         self._orders.append(order)
         if len(self._orders) >= self._wanted or (self._idles and order.gate is not None):
             self._ring()
+
+    def _have_thread(self) -> None:
+        """Raises RuntimeError if there can be none now."""
         with self._lock:
             if self._running:
                 return
@@ -168,21 +184,27 @@ class Writer:
 
     def _write(self) -> None:
         """The thread: rounds until it is told to end, and nothing is left."""
-        native.start_thread(self._tell, "background-journal-told")
         left: list[Order] = []
-        while True:
-            if left:
-                self._wait(_BACKOFF)
-            else:
-                self._gather()
-            left = self._round(left)
-            with self._lock:
-                if self._closing and not left and not self._orders:
-                    self._running = False
-                    self._told.put(None)
-                    with self._writing:
-                        self._rounds.close()
-                    return
+        told = True
+        try:
+            while True:
+                if left or not told:
+                    self._wait(_BACKOFF)
+                else:
+                    self._gather()
+                left = self._round(left)
+                told = self._teller.start()
+                with self._lock:
+                    if self._closing and told and not left and not self._orders:
+                        self._running = False
+                        self._teller.end()
+                        with self._writing:
+                            self._rounds.close()
+                        return
+        except BaseException:  # the next thread goes on with them
+            self._orders.extendleft(reversed(left))
+            self._running = False
+            raise
 
     def _gather(self) -> None:
         """Wait until there is something to write, and a moment for those who come again."""
@@ -218,7 +240,7 @@ class Writer:
                 if orders:
                     self._rounds.write(database, orders)
                     self._rounds.tidy(database)
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:
             orders += self._waiting()
             for order in orders:
                 order.error = self._rounds.failure(error)
@@ -229,7 +251,7 @@ class Writer:
             if order.gate is not None:
                 order.gate.open()
             elif order.error is None or not isinstance(order.error, JournalError):
-                self._told.put(order)
+                self._teller.tell(order)
             else:
                 order.error = None
                 left.append(order)
@@ -244,18 +266,6 @@ class Writer:
             except IndexError:  # it has just lost its patience
                 break
         return found
-
-    def _tell(self) -> None:
-        """The other thread: call those who want to know."""
-        while (order := self._told.get()) is not None:
-            try:
-                if order.error is not None:
-                    raise order.error
-                if order.then is not None:
-                    order.then(order.value)
-            except Exception:
-                traceback.print_exc()
-            order = None  # or an idle thread would keep it
 
 
 _writers: dict[Path, Writer] = {}

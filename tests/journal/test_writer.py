@@ -7,17 +7,18 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flask_background import native
 from flask_background.errors import JournalError
 from flask_background.journal import queries
 from flask_background.journal.database import Database
 from flask_background.journal.entry import Entry
-from flask_background.journal.rounds import Insert
+from flask_background.journal.rounds import Insert, Rounds
 from flask_background.journal.writer import Writer, writer_at
 from flask_background.status import Status
 
@@ -106,6 +107,56 @@ def test_later(writer: Writer) -> None:
         writer.later(lambda db, number=number: number, told.append)  # type: ignore[misc]
     assert writer.flush(BOUND)
     assert told == list(range(50))
+
+
+@pytest.mark.parametrize("name", ["background-journal", "background-journal-told"])
+def test_no_thread_to_be_had(writer: Writer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While there can be no more threads nothing is lost and nothing hangs; then all is written, and told."""
+    start, told = native.start_thread, []
+
+    def fail(target: Callable[[], None], thread: str) -> None:
+        if thread == name:
+            raise RuntimeError("can't start new thread")
+        start(target, thread)
+
+    monkeypatch.setattr(native, "start_thread", fail)
+    writer.later(Insert(entry(1)), told.append)
+    if name == "background-journal":
+        with pytest.raises(JournalError, match="can't start new thread"):
+            writer.do(Insert(entry(2)))
+    else:
+        writer.do(Insert(entry(2)))
+    assert told == []
+    monkeypatch.undo()
+    writer.go_on()
+    assert writer.flush(BOUND)
+    assert told == [None]
+    found = {found.id for found in writer.read(queries.entries)}
+    assert found == {entry(1).id} | ({entry(2).id} if "told" in name else set())
+
+
+def test_writer_that_fails(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a round raises, the next one writes what was left, and telling goes on after anything, too."""
+    before, fails = Rounds.write, [MemoryError(), SystemExit()]
+
+    def fail(*given: Any) -> None:
+        if fails:
+            raise fails.pop(0)
+        before(*given)
+
+    def leave(value: object) -> None:
+        told.append(value)
+        raise SystemExit
+
+    told: list[object] = []
+    monkeypatch.setattr(Rounds, "write", fail)
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    writer.later(Insert(entry(1)), leave)
+    until(lambda: not fails)
+    writer.go_on()
+    assert writer.flush(BOUND)
+    assert told == [None]
+    assert writer.read(queries.stats) == {Status.QUEUED: 1}
 
 
 def test_locked_for_long(writer: Writer) -> None:
