@@ -15,7 +15,7 @@ import pytest
 
 from flask_background import native
 from flask_background.errors import JournalError
-from flask_background.journal import queries
+from flask_background.journal import database, queries
 from flask_background.journal.database import Database
 from flask_background.journal.entry import Entry
 from flask_background.journal.rounds import Insert, Rounds
@@ -248,12 +248,43 @@ def test_one_for_a_folder(tmp_path: Path) -> None:
     assert writer_at(tmp_path / "a", power=True) is writer_at(tmp_path / "b" / ".." / "a", power=True)
 
 
-def test_long_wal_is_copied_back(tmp_path: Path) -> None:
-    """The WAL does not grow for ever."""
+@pytest.mark.parametrize(("count", "size"), [(600, 100_000), (60, 900_000)])
+def test_long_wal_is_copied_back(tmp_path: Path, count: int, size: int) -> None:
+    """The WAL does not grow for ever, of few large items neither."""
     writer = Writer(tmp_path / "journal", power=False)
     writer.open()
-    for number in range(600):
-        writer.do(Insert(entry(number, state="x" * 100_000)))
-    wal = writer.folder / "journal.sqlite3-wal"
-    assert wal.stat().st_size < 40_000_000  # 250 commits, at most
+    for number in range(count):
+        writer.do(Insert(entry(number, state="x" * size)))
+    assert wal_size(writer) < 20_000_000
+    writer.close()
+
+
+def wal_size(writer: Writer) -> int:
+    """How long the file is, of which SQLite may use a part."""
+    return (writer.folder / "journal.sqlite3-wal").stat().st_size
+
+
+def test_wal_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open transaction of another program holds up no step; when it is over the WAL is used anew."""
+    monkeypatch.setattr(database, "_COMMITS", 4)
+    monkeypatch.setattr(database, "_AGAIN", 1)
+    writer = Writer(tmp_path / "journal", power=False)
+    writer.open()
+    writer.do(Insert(entry(0)))
+    reader = sqlite3.connect(f"file:{writer.folder}/journal.sqlite3?mode=ro", uri=True, isolation_level=None)
+    reader.execute("begin")
+    assert reader.execute("select count(*) from item").fetchone() == (1,)
+    began = time.monotonic()
+    for number in range(1, 21):
+        writer.do(Insert(entry(number)))
+    assert time.monotonic() - began < 2  # which SQLite would wait for the reader, each time
+    assert reader.execute("select count(*) from item").fetchone() == (1,)
+    reader.execute("commit")
+    writer.do(Insert(entry(21)))
+    before = wal_size(writer)
+    for number in range(22, 62):
+        writer.do(Insert(entry(number)))
+    assert wal_size(writer) == before
+    assert writer.read(queries.stats) == {Status.QUEUED: 62}
+    reader.close()
     writer.close()
