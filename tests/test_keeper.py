@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from flask_background.backends import keeper
+from flask_background.journal import store
 from flask_background.journal.wake import Watch
 
 from .helpers import BOUND, Site, lines, until
@@ -39,3 +41,39 @@ def test_no_descriptors_left(
     assert task.using(delay=0.05).enqueue().result(BOUND) == 42
     until(lambda: not fails)
     assert len([line for line in lines(caplog) if "cannot be kept" in line]) == 1
+
+
+def test_all_that_ended_long_ago(
+    make_site: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is let go of in small parts, one soon after the other, and what may still be asked for stays."""
+    parts: list[int] = []
+    original = store.prune
+
+    def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:
+        gone = original(db, before, limit)
+        parts.append(len(gone))
+        return gone
+
+    monkeypatch.setattr(keeper, "_PRUNED", 10)
+    monkeypatch.setattr(store, "prune", prune)
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
+    task = site.background.task(durable=True)(lambda: None)
+    items = [task.enqueue() for _ in range(36)]
+    for item in items:
+        assert item.wait(BOUND)
+    durable = site.app.extensions["background"].durable
+    old = [item.id for item in items[:35]]
+    parts.clear()
+    durable.writer.do(
+        lambda db: (
+            db.execute(
+                f"update item set finished = 1 where id in ({', '.join('?' * len(old))})", old
+            ).rowcount
+        )
+    )
+    durable.keeper._looked_over_at = 0.0
+    durable.keeper.ring()
+    until(lambda: len(parts) == 4, keeper._NET / 2)
+    assert parts == [10, 10, 10, 5]
+    assert [item.id for item in durable.items()] == [items[35].id]

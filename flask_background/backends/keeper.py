@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 # The net, in seconds; and how long to wait when the journal cannot be read or written.
 _NET = 5.0
 _TROUBLE = 1.0
-# What is not urgent is looked at so often; items that ended long ago are let go of so many at a time.
+# What is not urgent is looked at so often.
 _LOOK_OVER_EVERY = 60.0
+# Items that ended long ago are let go of so many at a time, and others may write for so long in between.
 _PRUNED = 500
+_BREATH = 0.05
 # Files of an item that the journal does not know may be about to be entered; not for so long.
 _ORPHANED = 3_600.0
 
@@ -43,6 +45,8 @@ class Keeper:
         self._ended = native.Gate()
         self._looked_over_at = 0.0
         self._in_trouble = False
+        # Whether there may be more to let go of than the last look has.
+        self._prunes = False
         self._scheduled: set[str] = set()
         native.start_thread(self._run, "background-keeper")
 
@@ -94,9 +98,13 @@ class Keeper:
         if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
             self._looked_over_at = now
             self._look_over(now)
+            self._prunes = True
+        if self._prunes:
+            self._prunes = self._prune(now)
         periodic = list(backend.registry.periodic) if backend.runs else []
         due = backend.writer.read(partial(queries.next_due, now=now, periodic=periodic))
-        return _NET if due is None else min(_NET, max(0.0, due - time.time()))
+        most = _BREATH if self._prunes else _NET
+        return most if due is None else min(most, max(0.0, due - time.time()))
 
     def _recover(self, name: str) -> None:
         """Free the items of a process that is dead."""
@@ -136,8 +144,17 @@ class Keeper:
                     partial(store.fire, name=name, planned=planned, following=following, entry=entry)
                 )
 
+    def _prune(self, now: float) -> bool:
+        """Let go of some items that ended long ago; says whether there may be more."""
+        backend = self._backend
+        step = partial(store.prune, before=now - backend.keep, limit=_PRUNED)
+        gone = backend.writer.do(step, sync=False)
+        for item_id in gone:
+            backend.packing.forget(item_id)
+        return len(gone) == _PRUNED
+
     def _look_over(self, now: float) -> None:
-        """Let go of what ended long ago; recover what has no owner, and park what has no task, any more."""
+        """Recover what has no owner, and park what has no task, any more."""
         backend = self._backend
         if (error := backend.writer.take_trouble()) is not None:
             backend.trouble("The journal's WAL cannot be copied back, and grows until it can be", error)
@@ -147,10 +164,6 @@ class Keeper:
                 recovered = backend.writer.do(partial(store.recover, owner=name, running=(), now=now))
                 backend.local.events.recovered(recovered.released, name)
                 backend.call_others()
-        for item_id in backend.writer.do(
-            partial(store.prune, before=now - backend.keep, limit=_PRUNED), sync=False
-        ):
-            backend.packing.forget(item_id)
         for item_id in backend.packing.orphans(now - _ORPHANED):
             if backend.look(item_id) is None:
                 backend.packing.forget(item_id)
