@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 # The net, in seconds; and how long to wait when the journal cannot be read or written.
 _NET = 5.0
 _TROUBLE = 1.0
-# What is not urgent is looked at so often; items that ended long ago are let go of so many at a time.
+# What is not urgent is looked at so often.
 _LOOK_OVER_EVERY = 60.0
+# Items that ended long ago are let go of so many at a time, and others may write for so long in between.
 _PRUNED = 500
+_BREATH = 0.05
 # Files of an item that the journal does not know may be about to be entered; not for so long.
 _ORPHANED = 3_600.0
 
@@ -44,6 +46,8 @@ class Keeper:
         self._ended = native.Gate()
         self._looked_over_at = 0.0
         self._in_trouble = False
+        # Whether there may be more to let go of than the last look has.
+        self._prunes = False
         self._scheduled: set[str] = set()
         native.start_thread(self._run, "background-keeper")
 
@@ -66,21 +70,26 @@ class Keeper:
 
     def _keep(self) -> None:
         dead: list[str] | None = None
+        timeout = 0.0
         while not self._closed:
             try:
-                timeout = self._look(self._watch.dead() if dead is None else dead)
-                dead = self._watch.wait(timeout)
+                dead = self._watch.dead() if dead is None else self._watch.wait(timeout)
+                if self._closed:
+                    return
+                timeout = self._look(dead)
                 self._in_trouble = False
-            except Exception as error:
+            except Exception as error:  # of the journal, or because there are no descriptors left, say
                 if not self._in_trouble:  # once is enough
                     self._backend.trouble("The journal cannot be kept; this goes on when it can be", error)
                 self._in_trouble = True
                 dead = None
                 native.sleep(_TROUBLE)
+                timeout = 0.0
 
     def _look(self, dead: list[str]) -> float:
         """Do what there is to do; seconds until there may be more."""
         backend, now = self._backend, time.time()
+        backend.writer.go_on()
         for name in dead:
             self._recover(name)
         for item_id in backend.writer.read(partial(queries.cancels, owner=backend.owner.id)):
@@ -91,9 +100,13 @@ class Keeper:
         if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
             self._looked_over_at = now
             self._look_over(now)
+            self._prunes = True
+        if self._prunes:
+            self._prunes = self._prune(now)
         periodic = list(backend.registry.periodic) if backend.runs else []
         due = backend.writer.read(partial(queries.next_due, now=now, periodic=periodic))
-        return _NET if due is None else min(_NET, max(0.0, due - time.time()))
+        most = _BREATH if self._prunes else _NET
+        return most if due is None else min(most, max(0.0, due - time.time()))
 
     def _recover(self, name: str) -> None:
         """Free the items of a process that is dead."""
@@ -146,20 +159,27 @@ class Keeper:
                         partial(store.reschedule, name=name, planned=planned, following=following)
                     )
 
+    def _prune(self, now: float) -> bool:
+        """Let go of some items that ended long ago; says whether there may be more."""
+        backend = self._backend
+        step = partial(store.prune, before=now - backend.keep, limit=_PRUNED)
+        gone = backend.writer.do(step, sync=False)
+        for item_id in gone:
+            backend.packing.forget(item_id)
+        return len(gone) == _PRUNED
+
     def _look_over(self, now: float) -> None:
-        """Let go of what ended long ago; recover what has no owner, and park what has no task, any more."""
+        """Recover what has no owner, and park what has no task, any more."""
         backend = self._backend
         self._follow_clock(now)
+        if (error := backend.writer.take_trouble()) is not None:
+            backend.trouble("The journal's WAL cannot be copied back, and grows until it can be", error)
         owners.sweep(self._folder)
         for name in backend.writer.read(queries.owners):
             if not owners.exists(self._folder, name):  # somebody, or a power cut, has removed its file
                 recovered = backend.writer.do(partial(store.recover, owner=name, running=(), now=now))
                 backend.local.events.recovered(recovered.released, name)
                 backend.call_others()
-        for item_id in backend.writer.do(
-            partial(store.prune, before=now - backend.keep, limit=_PRUNED), sync=False
-        ):
-            backend.packing.forget(item_id)
         for item_id in backend.packing.orphans(now - _ORPHANED):
             if backend.look(item_id) is None:
                 backend.packing.forget(item_id)

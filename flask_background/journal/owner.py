@@ -130,13 +130,13 @@ class Takeover:
 
 
 def take_over(folder: Path, owner_id: str) -> Takeover | None:
-    """Take over from an owner that is dead; None if it is alive, or another process does this."""
+    """Take over from an owner that is dead; None if it is alive, or this is another process's to do."""
     if owner_id in _own:
         return None
     path = folder / owner_id
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:  # it is gone, or another user's
         return None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,10 +189,11 @@ def knows(folder: Path, owner_id: str, task: str) -> bool:
 
 
 def ring(folder: Path, but: str | None = None) -> None:
-    """Wake every process of the app, but this owner's."""
-    for name in os.listdir(folder):
-        if name.endswith(".bell") and name != f"{but}.bell":
-            ring_one(folder / name)
+    """Wake every process of the app, but this owner's. Who cannot be woken looks by himself before long."""
+    with suppress(OSError):  # no descriptors are left, say: what there is to tell of is done all the same
+        for name in os.listdir(folder):
+            if name.endswith(".bell") and name != f"{but}.bell":
+                ring_one(folder / name)
 
 
 def ring_one(bell: Path) -> None:

@@ -220,7 +220,7 @@ def retry(db: sqlite3.Connection, item_id: str, now: float) -> bool:
 
 
 def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:
-    """Let go of items that ended before then; returns the ids of those that have uploads."""
+    """Let go of items that ended before then; returns their ids."""
     rows = db.execute(
         "delete from item where id in (select id from item where finished < ? limit ?) returning id",
         (before, limit),

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
-import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from .. import native
 from ..errors import JournalError
 from .database import Mode
 from .rounds import Order, Rounds, Step
+from .teller import Teller
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ class Writer:
         self._writing = native.new_lock()
         self._closing = True
         self._users = 0
-        self._told: native.SimpleQueue[Order | None] = native.SimpleQueue()
+        self._teller = Teller()
         self._running = False
         # How many waited for the last round: they may well come again, and are worth a moment.
         self._expected = 0
@@ -81,12 +82,19 @@ class Writer:
         return value
 
     def _wait_for(self, order: Order) -> None:
-        order.gate = native.Gate()
+        gate = order.gate = native.Gate()
         self._give(order)
-        if not order.gate.wait(_PATIENCE):
+        why: Exception = TimeoutError(f"somebody has been writing for {_PATIENCE:g} s")
+        try:
+            self._have_thread()
+        except RuntimeError as error:
+            why, written = error, False
+        else:
+            written = gate.wait(_PATIENCE)
+        if not written:
             if self._withdraw(order):
-                raise self._rounds.failure(TimeoutError(f"somebody has been writing for {_PATIENCE:g} s"))
-            order.gate.wait()  # it is being written just now
+                raise self._rounds.failure(why)
+            gate.wait()  # it is being written just now
 
     def _withdraw(self, order: Order) -> bool:
         try:
@@ -103,6 +111,13 @@ class Writer:
         order = Order(step, sync)
         order.then = then
         self._give(order)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Have what waits written, if there could be no thread for it before. Called now and then."""
+        if self._orders:
+            with suppress(RuntimeError):  # then it waits for the next call
+                self._have_thread()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all steps up to now are written, and their callers told; False after timeout seconds."""
@@ -120,6 +135,11 @@ class Writer:
                 return found[0]
             self.do(lambda _: None, sync=False)  # opens it
         raise self._rounds.failure(TimeoutError("it is closed again and again"))
+
+    def take_trouble(self) -> Exception | None:
+        """Why the WAL could not be copied back, told once. It hurt no step, and is tried again."""
+        trouble, self._rounds.trouble = self._rounds.trouble, None
+        return trouble
 
     def open(self) -> None:
         """Keep the file open from now on; raises JournalError if it cannot be opened."""
@@ -152,6 +172,7 @@ class Writer:
                 return False
             try:
                 self._rounds.write(database, [order])
+                self._rounds.tidy(database)
             finally:
                 database.turn.give_back()
         except (sqlite3.Error, OSError) as error:
@@ -165,6 +186,9 @@ class Writer:
         self._orders.append(order)
         if len(self._orders) >= self._wanted or (self._idles and order.gate is not None):
             self._ring()
+
+    def _have_thread(self) -> None:
+        """Raises RuntimeError if there can be none now."""
         with self._lock:
             if self._running:
                 return
@@ -177,21 +201,27 @@ class Writer:
 
     def _write(self) -> None:
         """The thread: rounds until it is told to end, and nothing is left."""
-        native.start_thread(self._tell, "background-journal-told")
         left: list[Order] = []
-        while True:
-            if left:
-                self._wait(_BACKOFF)
-            else:
-                self._gather()
-            left = self._round(left)
-            with self._lock:
-                if self._closing and not left and not self._orders:
-                    self._running = False
-                    self._told.put(None)
-                    with self._writing:
-                        self._rounds.close()
-                    return
+        told = True
+        try:
+            while True:
+                if left or not told:
+                    self._wait(_BACKOFF)
+                else:
+                    self._gather()
+                left = self._round(left)
+                told = self._teller.start()
+                with self._lock:
+                    if self._closing and told and not left and not self._orders:
+                        self._running = False
+                        self._teller.end()
+                        with self._writing:
+                            self._rounds.close()
+                        return
+        except BaseException:  # the next thread goes on with them
+            self._orders.extendleft(reversed(left))
+            self._running = False
+            raise
 
     def _gather(self) -> None:
         """Wait until there is something to write, and a moment for those who come again."""
@@ -226,7 +256,8 @@ class Writer:
                 orders += self._waiting()
                 if orders:
                     self._rounds.write(database, orders)
-        except (sqlite3.Error, OSError) as error:
+                    self._rounds.tidy(database)
+        except Exception as error:
             orders += self._waiting()
             for order in orders:
                 order.error = self._rounds.failure(error)
@@ -237,7 +268,7 @@ class Writer:
             if order.gate is not None:
                 order.gate.open()
             elif order.error is None or not isinstance(order.error, JournalError):
-                self._told.put(order)
+                self._teller.tell(order)
             else:
                 order.error = None
                 left.append(order)
@@ -252,18 +283,6 @@ class Writer:
             except IndexError:  # it has just lost its patience
                 break
         return found
-
-    def _tell(self) -> None:
-        """The other thread: call those who want to know."""
-        while (order := self._told.get()) is not None:
-            try:
-                if order.error is not None:
-                    raise order.error
-                if order.then is not None:
-                    order.then(order.value)
-            except Exception:
-                traceback.print_exc()
-            order = None  # or an idle thread would keep it
 
 
 _writers: dict[Path, Writer] = {}

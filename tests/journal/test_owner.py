@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -108,6 +109,24 @@ def taken_elsewhere(folder: Path, name: str) -> bool:
     if pid == 0:
         os._exit(owners.is_dead(folder, name))
     return bool(os.waitpid(pid, 0)[1])
+
+
+def test_what_cannot_be_opened(owner: Owner, folder: Path) -> None:
+    """The file of an owner that this process may not open is somebody else's to take over."""
+    (folder / "1-a").mkdir()  # refused to root, too
+    assert owners.others(folder) == ["1-a"]
+    assert owners.take_over(folder, "1-a") is None
+    assert not owners.is_dead(folder, "1-a")
+
+
+def test_ring_that_cannot_look(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it tells of has been done: not to be able to tell is no reason to fail."""
+
+    def fail(path: Path) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "listdir", fail)
+    owners.ring(folder)
 
 
 def test_empty_file(folder: Path) -> None:

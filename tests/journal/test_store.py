@@ -54,7 +54,7 @@ class Journal(RuleBasedStateMachine):
         with self.database.turn:
             connection = self.database.begin(full=False)
             answer = step(connection, *args, **values)
-            connection.execute("commit")
+            self.database.commit()
             self.database.checkpoint()
         return answer
 
