@@ -289,6 +289,23 @@ def test_cancel(site: Site, gate: threading.Event) -> None:
     assert isinstance(other.exception(BOUND), ItemCancelled)
 
 
+def test_claimed_is_not_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the journal and the executor an item is something to do, all the time."""
+    task = site.background.task(durable=True)(lambda: 42)
+    assert task.enqueue().result(BOUND) == 42
+    durable = site.app.extensions["background"].durable
+    take = durable.local.take
+    seen: list[bool] = []
+
+    def look_and_take(item: Any, held: bool = False) -> bool:
+        seen.append(durable.has_nothing_to_do())
+        return bool(take(item, held))
+
+    monkeypatch.setattr(durable.local, "take", look_and_take)
+    assert task.using(delay=0.01).enqueue().result(BOUND) == 42
+    assert seen == [False]
+
+
 def test_when_response(site: Site) -> None:
     """An item starts when the response has been sent, and is dropped with its view."""
     task = site.background.task(durable=True, when="response")(lambda: None)

@@ -166,12 +166,17 @@ class DurableBackend(Entrance):
 
     def has_nothing_to_do(self, until: float | None = None) -> bool:
         """Whether nothing is in flight here, and nothing that this process could take is due, now or then."""
+        if self._is_busy():  # before the look into the journal too: what runs now may leave something there
+            return False
         if self.local.ledger.phase is Phase.RUNNING:
             tasks, due = list(self.registry.tasks), time.time() if until is None else until
             free = partial(queries.is_free, tasks=tasks, now=due, executors=list(self.runs))
             if self.writer.read(free):
                 return False
-        return not self._claiming and self.local.ledger.is_idle()
+        return not self._is_busy()
+
+    def _is_busy(self) -> bool:
+        return self._claiming or not self.local.ledger.is_idle()
 
     def cancel_here(self, item_id: str) -> None:
         """Somebody in another process wants this one to end."""
@@ -218,19 +223,24 @@ class DurableBackend(Entrance):
 
     def _arrive(self, entries: list[Entry]) -> None:
         """These have been claimed."""
-        self._claiming = False
-        for entry in entries:
-            try:
-                item = self.handle(entry)
-            except Exception as error:  # options or a state that nobody can read
-                self._park_unread(entry, error)
-                continue
-            item._attempt, item._told = None, False
-            item.entry, item.here, item.status = entry, True, Status.QUEUED
-            if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
-                self.give_back(item)
+        try:
+            for entry in entries:
+                self._take(entry)
+        finally:
+            self._claiming = False  # last, for until they are taken it is all that tells of them
         if entries or self._again:
             self.keeper.ring()  # perhaps there are more
+
+    def _take(self, entry: Entry) -> None:
+        try:
+            item = self.handle(entry)
+        except Exception as error:  # options or a state that nobody can read
+            self._park_unread(entry, error)
+            return
+        item._attempt, item._told = None, False
+        item.entry, item.here, item.status = entry, True, Status.QUEUED
+        if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
+            self.give_back(item)
 
     def _park_unread(self, entry: Entry, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"

@@ -41,6 +41,8 @@ class Keeper:
         self._watch = Watch(backend.owner)
         self._closed = False
         self._ended = native.Gate()
+        #: Opens when all has been looked at once, a dead process's items among them.
+        self.has_looked = native.Gate()
         self._looked_over_at = 0.0
         self._in_trouble = False
         self._scheduled: set[str] = set()
@@ -62,12 +64,14 @@ class Keeper:
         finally:
             self._watch.close()
             self._ended.open()
+            self.has_looked.open()
 
     def _keep(self) -> None:
         dead = self._watch.dead()
         while not self._closed:
             try:
                 timeout = self._look(dead)
+                self.has_looked.open()
                 self._in_trouble = False
             except Exception as error:
                 if not self._in_trouble:  # once is enough

@@ -151,6 +151,19 @@ def test_burst(background: Background, worker: Start) -> None:
     assert {item.status for item in items} == {Status.SUCCEEDED}
 
 
+def test_burst_after_a_crash(background: Background, worker: Start) -> None:
+    """What a worker that was killed has left is run too."""
+    item = background.task(durable=True, name="work")(lambda seconds: None).enqueue(1)
+    first = worker()
+    assert pid_of(item) == first.pid
+    background.stop(0)  # or this process might free the item
+    first.kill()
+    first.wait(10)
+    second = worker("--burst")
+    assert second.wait(30) == 0
+    assert item.result(0) == (second.pid, 2)
+
+
 def test_one_of_several_dies(background: Background, worker: Start) -> None:
     """Its items are run again by another one at once, and it is replaced; TERM ends all."""
     item = background.task(durable=True, name="work")(lambda seconds: None).enqueue(2)
