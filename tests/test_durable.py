@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import EnvironBuilder
 
 from flask_background import Status, current_item, signals
+from flask_background.backends import runs as runs_of_items
 from flask_background.errors import (
     ConfigurationError,
     ItemCancelled,
@@ -28,6 +31,7 @@ from flask_background.errors import (
     PayloadTooLarge,
     ResultLost,
 )
+from flask_background.journal import store
 
 from .helpers import BOUND, Script, Site, lines, receiving, until
 
@@ -146,6 +150,58 @@ def test_uploads(site: Site, size: int) -> None:
     assert seen == [content, content]
     assert files == [[f"{item_id}/0"]] * 2
     until(lambda: not [path for path in uploads.rglob("*") if path.is_file()])
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled here", "cancelled in no process"])
+def test_uploads_of_what_did_not_succeed(
+    make_site: Callable[..., Site], tmp_path: Path, gate: threading.Event, how: str
+) -> None:
+    """They stay, so that the item can be retried, and are gone when that has succeeded."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_WORKERS=1)
+    runs: list[int] = []
+
+    @site.background.task(durable=True)
+    def keep(photo: FileStorage) -> bytes:
+        runs.append(1)
+        if how == "failed" and len(runs) == 1:
+            raise RuntimeError("first time")
+        return photo.read()
+
+    holds = site.background.enqueue(gate.wait, BOUND)
+    until(lambda: holds.status is Status.RUNNING)
+    task = keep.using(delay=60) if how == "cancelled in no process" else keep
+    item = task.enqueue(FileStorage(io.BytesIO(b"picture"), "a.png"))
+    if how != "failed":
+        assert item.cancel()
+    gate.set()
+    assert item.wait(BOUND)
+    durable = site.app.extensions["background"].durable
+    assert durable.writer.flush(BOUND)
+    assert row(site, item.id)["status"] == how.split()[0]
+    assert durable.writer.do(partial(store.retry, item_id=item.id, now=time.time()))
+    durable.call_others()
+    until(lambda: row(site, item.id)["status"] == "succeeded")
+    assert find(site, item.id).result(BOUND) == b"picture"
+    until(lambda: not [*(tmp_path / "journal" / "uploads").iterdir()])
+
+
+def test_files_that_cannot_be_opened_just_now(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What passes (too many open files, a disk that hangs) costs neither the item nor an attempt."""
+    monkeypatch.setattr(runs_of_items, "_PUT_OFF", 0.05)
+    task = site.background.task(durable=True)(lambda photo: photo.read())
+    packing = site.app.extensions["background"].durable.packing
+    unpack = packing.unpack
+    errors = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EIO, "Input/output error")]
+
+    def fail_at_first(entry: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return unpack(entry)
+
+    monkeypatch.setattr(packing, "unpack", fail_at_first)
+    item = task.enqueue(FileStorage(io.BytesIO(b"picture"), "a.png"))
+    assert item.result(BOUND) == b"picture"
+    assert item.attempt == row(site, item.id)["attempt"] == 1
 
 
 def test_arguments_are_data(site: Site) -> None:

@@ -189,7 +189,6 @@ class DurableBackend(Entrance):
         item = self.handle(entry)
         error = attempt_of(entry).error
         self.local.events.finished(item, (entry.status, None, error))
-        self.packing.forget(entry.id)
 
     def periodic_entry(self, task: Task[..., Any], planned: float) -> Entry:
         """A new item of a periodic task, which was planned for then."""
