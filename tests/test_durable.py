@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import request, url_for
+from flask import Flask, request, url_for
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import EnvironBuilder
 
-from flask_background import Status, current_item, signals
+from flask_background import Background, Status, current_item, signals
 from flask_background.backends import runs as runs_of_items
 from flask_background.errors import (
     ConfigurationError,
@@ -483,6 +483,40 @@ def test_periodic(site: Site) -> None:
     until(lambda: len(times) >= 3)
     with pytest.raises(ConfigurationError, match="cron expression"):
         site.background.periodic()
+
+
+def test_periodic_needs_durable(site: Site) -> None:
+    """A task that is not durable is refused where it is declared, with the cure."""
+    task = site.background.task(name="tick")(lambda: None)
+    with pytest.raises(ConfigurationError, match=r"tick is periodic.*durable=True"):
+        site.background.periodic(seconds=1)(task)
+    assert not site.background.registry.periodic
+
+
+def test_periodic_without_executor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is refused where it is declared or where the app is prepared, or is named in the log."""
+
+    def declare(background: Background) -> None:
+        background.periodic(seconds=0.01)(background.task(durable=True, name="t", executor="mail")(print))
+
+    app = Flask("shop")
+    app.config["BACKGROUND_JOURNAL"] = tmp_path / "journal"
+    with pytest.raises(ConfigurationError, match="executor 'mail'"):
+        declare(Background(Flask("other")))
+    early = Background()
+    declare(early)
+    with pytest.raises(ConfigurationError, match="executor 'mail'"):
+        early.init_app(app)
+    late = Background()
+    late.init_app(app)
+    declare(late)
+    beats: list[int] = []
+    late.periodic(seconds=0.01)(late.task(durable=True, name="beat")(lambda: beats.append(1)))
+    app.test_client().get("/")
+    until(lambda: len(beats) > 2)
+    assert lines(caplog).count("The periodic task t does not run") == 1
+    with app.app_context():
+        assert not late.items(task="t")
 
 
 def test_journal_that_cannot_be_made(make_site: Callable[..., Site], tmp_path: Path) -> None:

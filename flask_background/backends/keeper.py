@@ -10,16 +10,19 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import native
+from ..errors import ConfigurationError
 from ..journal import owner as owners
 from ..journal import queries, store
 from ..journal.wake import Watch
 from ..status import Status
 from .base import Phase
+from .border import check_executor
 
 if TYPE_CHECKING:
+    from ..task import Task
     from .durable import DurableBackend
 
 # The net, in seconds; and how long to wait when the journal cannot be read or written.
@@ -46,6 +49,7 @@ class Keeper:
         self._looked_over_at = 0.0
         self._in_trouble = False
         self._scheduled: set[str] = set()
+        self._unfit: set[str] = set()
         native.start_thread(self._run, "background-keeper")
 
     def ring(self) -> None:
@@ -120,21 +124,33 @@ class Keeper:
         """Enqueue the periodic tasks that are due."""
         backend = self._backend
         periodic = backend.registry.periodic
-        for name, (_, schedule) in periodic.items():
-            if name not in self._scheduled:
+        for name, (task, schedule) in periodic.items():
+            if name not in self._scheduled and self._is_fit(task):
                 first = partial(
                     store.schedule, name=name, spec=repr(schedule), first=schedule.next_after(now)
                 )
                 backend.writer.do(first)
                 self._scheduled.add(name)
         for name, planned in backend.writer.read(partial(queries.planned, now=now)).items():
-            if name in periodic:
+            if name in periodic and name in self._scheduled:
                 task, schedule = periodic[name]
                 following = schedule.catch_up(planned, now)
                 entry = backend.periodic_entry(task, planned)
                 backend.writer.do(
                     partial(store.fire, name=name, planned=planned, following=following, entry=entry)
                 )
+
+    def _is_fit(self, task: Task[..., Any]) -> bool:
+        """Whether a periodic task has an executor; else its items would only pile up."""
+        if task.name in self._unfit:
+            return False
+        try:
+            check_executor(task, self._backend.local.executors)
+        except ConfigurationError as error:
+            self._unfit.add(task.name)  # once is enough
+            self._backend.trouble(f"The periodic task {task.name} does not run", error)
+            return False
+        return True
 
     def _look_over(self, now: float) -> None:
         """Let go of what ended long ago; recover what has no owner, and park what has no task, any more."""
