@@ -426,6 +426,25 @@ def test_unknown_task(site: Site) -> None:
     assert "'old'" in row(site, item.id)["reason"]
 
 
+def test_unknown_executor(make_site: Callable[..., Site], tmp_path: Path) -> None:
+    """An item for an executor that no process has is parked; one whose executor rests waits."""
+    site = make_site(
+        BACKGROUND_JOURNAL=tmp_path / "journal",
+        BACKGROUND_EXECUTORS={"mail": {"kind": "thread"}},
+        BACKGROUND_RUN_IN_WEB=False,
+    )
+    task = site.background.task(durable=True, name="send")(lambda: 42)
+    lost, waiting = task.enqueue(), task.using(executor="mail").enqueue()
+    change(site, "update item set executor = 'gpu' where id = ?", lost.id)
+    durable = site.app.extensions["background"].durable
+    durable.keeper._looked_over_at = 0.0
+    durable.keeper.ring()
+    until(lambda: row(site, lost.id)["status"] == "failed")
+    assert "executor named 'gpu'" in row(site, lost.id)["reason"]
+    assert "executor named 'gpu'" in str(lost.exception(BOUND))
+    assert row(site, waiting.id)["status"] == "queued"
+
+
 def test_two_tasks_of_one_name(site: Site) -> None:
     """One of them cannot be durable."""
     site.background.task(name="mail", durable=True)(lambda: 1)

@@ -58,7 +58,7 @@ class DurableBackend(Entrance):
         super().__init__(
             local,
             self.writer,
-            Owner(folder / "owners", registry.tasks),
+            Owner(folder / "owners", registry.tasks, local.executors),
             Packing(folder / "uploads", settings.max_payload, sync=power),
             registry,
             runs,

@@ -22,6 +22,7 @@ from .base import Phase
 from .border import check_executor
 
 if TYPE_CHECKING:
+    from ..journal.entry import Entry
     from ..task import Task
     from .durable import DurableBackend
 
@@ -153,7 +154,7 @@ class Keeper:
         return True
 
     def _look_over(self, now: float) -> None:
-        """Let go of what ended long ago; recover what has no owner, and park what has no task, any more."""
+        """Let go of what ended long ago; recover what has no owner any more, and park what nobody can run."""
         backend = self._backend
         owners.sweep(self._folder)
         for name in backend.writer.read(queries.owners):
@@ -168,11 +169,20 @@ class Keeper:
         for item_id in backend.packing.orphans(now - _ORPHANED):
             if backend.look(item_id) is None:
                 backend.packing.forget(item_id)
-        for entry in backend.writer.read(
-            partial(queries.unknown, tasks=list(backend.registry.tasks), now=now)
-        ):
-            if not any(owners.knows(self._folder, name, entry.task) for name in owners.others(self._folder)):
-                reason = f"no process of the app has a task named {entry.task!r}"
+        tasks, executors = list(backend.registry.tasks), list(backend.local.executors)
+        unknown = partial(queries.unknown, tasks=tasks, executors=executors, now=now)
+        for entry in backend.writer.read(unknown):
+            if (reason := self._why_nobody_runs(entry)) is not None:
                 step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=now)
                 if backend.writer.do(step):
                     backend.tell_end(replace(entry, status=Status.FAILED, reason=reason))
+
+    def _why_nobody_runs(self, entry: Entry) -> str | None:
+        """Why no process can run an item; None if one can that is perhaps about to."""
+        others = owners.others(self._folder)
+        if any(owners.knows(self._folder, name, entry.task, entry.executor) for name in others):
+            return None
+        has_task = entry.task in self._backend.registry.tasks
+        if has_task or any(owners.knows(self._folder, name, entry.task) for name in others):
+            return f"no process of the app that has this task has an executor named {entry.executor!r}"
+        return f"no process of the app has a task named {entry.task!r}"
