@@ -168,8 +168,8 @@ class Background:
         """
         part = self._part()
         item = part.backend.get(item_id)
-        if item is None and part.has_journal():
-            item = part.durable.get(item_id)
+        if (item is None or item._task.durable) and part.has_journal():
+            item = part.durable.get(item_id) or item
         return item
 
     def items(self, *, status: Status | None = None, task: str | None = None) -> list[WorkItem[Any]]:

@@ -132,6 +132,16 @@ class JournaledItem(WorkItem[R]):
         self.here = False
         self._wake()
 
+    def doubt(self, entry: Entry, owner: str) -> None:
+        """Look again if the end that was seen here is not the last word: somebody may have had it retried.
+
+        ``entry`` is what the journal says, and ``owner`` this process, whose own news may not be there yet.
+        """
+        if self._told and self.entry is not None and entry.fence >= self.entry.fence:
+            is_news = entry.status is not self.status and entry.owner != owner
+            if is_news or entry.fence > self.entry.fence:
+                self.here = self._told = False
+
     def _look(self) -> None:
         """Read what the journal knows, unless the item is here, or has ended for good."""
         if self.here or self._told:

@@ -570,6 +570,35 @@ def test_journal_that_is_locked(site: Site) -> None:
     assert task.enqueue().result(BOUND) == 42
 
 
+def test_retried_elsewhere(site: Site, program: Callable[[str], Script]) -> None:
+    """An end that was seen here is not the last word when another process has run the item again."""
+
+    @site.background.task(durable=True, name="work")
+    def work(how: str) -> None:
+        raise RuntimeError("not here")
+
+    item = work.enqueue("there")
+    assert isinstance(item.exception(BOUND), RuntimeError)
+    assert find(site, item.id) is item
+    assert isinstance(item.exception(0), RuntimeError)
+    durable = site.app.extensions["background"].durable
+    durable.runs = frozenset()
+    other = program(
+        f"""
+        from flask_background.journal import store
+        durable = app.extensions["background"].durable
+        durable.writer.do(lambda db: store.retry(db, {item.id!r}, time.time()))
+        durable.keeper.ring()
+        time.sleep(60)
+        """
+    )
+    other.wait_for("run 1")
+    until(lambda: row(site, item.id)["status"] == "succeeded")
+    assert find(site, item.id).result(0) == "there"
+    with site.app.app_context():
+        assert [found.status for found in site.background.items()] == [Status.SUCCEEDED]
+
+
 def test_prune(site: Site) -> None:
     """What ended longer ago than BACKGROUND_KEEP is let go of."""
     task = site.background.task(durable=True)(lambda: 42)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import native
+from ..errors import JournalError
 from ..item import WorkItem
 from ..journal import queries, store
 from ..journal.entry import Entry
@@ -78,10 +79,15 @@ class DurableBackend(Entrance):
     def get(self, item_id: str) -> JournaledItem[Any] | None:
         """The handle of an item, wherever it is; None if the journal does not know it."""
         handle = self._handles.get(item_id)
-        if handle is not None:
+        if handle is not None and not handle._told:
             return handle
-        entry = self.look(item_id)
-        return None if entry is None else self.handle(entry)
+        try:
+            entry = self.look(item_id)
+        except JournalError:
+            if handle is None:
+                raise
+            return handle
+        return handle if entry is None else self.handle(entry)
 
     def items(self, status: Status | None = None, task: str | None = None) -> list[JournaledItem[Any]]:
         """Those that were enqueued last, oldest first; with this status, and of the task with this name."""
@@ -114,6 +120,11 @@ class DurableBackend(Entrance):
 
     def handle(self, entry: Entry) -> JournaledItem[Any]:
         """The handle of an item in this process."""
+        handle = self._handle(entry)
+        handle.doubt(entry, self.owner.id)
+        return handle
+
+    def _handle(self, entry: Entry) -> JournaledItem[Any]:
         handle = self._handles.get(entry.id)
         if handle is None:
             handle = JournaledItem.of(entry, self.registry.task_of(entry), state_of(entry), self)
@@ -232,7 +243,7 @@ class DurableBackend(Entrance):
 
     def _take(self, entry: Entry) -> None:
         try:
-            item = self.handle(entry)
+            item = self._handle(entry)
         except Exception as error:  # options or a state that nobody can read
             self._park_unread(entry, error)
             return
