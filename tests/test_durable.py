@@ -729,6 +729,39 @@ def test_fork(site: Site) -> None:
     assert task.enqueue().result(BOUND) == os.getpid()
 
 
+def test_handle_in_a_fork(site: Site, gate: threading.Event) -> None:
+    """A handle that a child has inherited goes to the journal by the child's own way."""
+    task = site.background.task(durable=True)(lambda: gate.wait(BOUND) and 42)
+    running, waiting = task.enqueue(), task.using(delay=60).enqueue()
+    ended = site.background.task(durable=True, name="ended")(lambda: {1}).enqueue()
+    assert ended.wait(BOUND)
+    until(lambda: row(site, running.id)["status"] == "running")
+    parents = site.app.extensions["background"].durable.writer
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            parents._rounds = None  # of no use here
+            assert ended.result(0) == {1}
+            assert not ended.cancel()
+            assert (running.status, waiting.status) == (Status.RUNNING, Status.QUEUED)
+            assert waiting.cancel()
+            os.write(writing, b"!")
+            assert running.result(BOUND) == 42
+            assert site.app.extensions["background"].durable.writer is not parents
+            site.background.stop(1)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    assert os.read(reading, 1) == b"!"
+    os.close(reading)
+    assert waiting.status is Status.CANCELLED
+    gate.set()
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 def test_items_filtered(site: Site) -> None:
     """``items`` gives those with a status, and those of a task, durable or not."""
 

@@ -20,7 +20,7 @@ from ..journal import queries, store
 from ..journal.entry import Entry
 from ..journal.owner import Owner
 from ..journal.writer import writer_at
-from ..journaled import JournaledItem
+from ..journaled import JournaledItem, JournalKeeper
 from ..packing import Packing, attempt_of, entry_of, state_of
 from ..status import Attempt, Status
 from .base import Phase
@@ -106,6 +106,11 @@ class DurableBackend(Entrance):
             if left == 0.0:
                 return False
             native.Gate().wait(min(_LOOK, left))
+
+    def in_this_process(self) -> JournalKeeper:
+        """What a process that was forked from this one has in its place. Raises JournalError."""
+        keeper: JournalKeeper = self.app.extensions["background"].durable
+        return keeper
 
     def look(self, item_id: str) -> Entry | None:
         """What the journal knows of an item."""
