@@ -27,6 +27,11 @@ class ExecutorSettings:
     kind: Kind
     capacity: int
 
+    @property
+    def coroutines_only(self) -> bool:
+        """Whether it runs nothing but coroutines."""
+        return self.kind == "asyncio"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -21,7 +21,7 @@ from ..journal import queries, store
 from ..journal.entry import Entry
 from ..journal.owner import Owner
 from ..journal.writer import writer_at
-from ..journaled import JournaledItem
+from ..journaled import JournaledItem, JournalKeeper
 from ..packing import Packing, attempt_of, entry_of, state_of
 from ..status import Attempt, Status
 from .base import Phase
@@ -58,7 +58,7 @@ class DurableBackend(Entrance):
         self.writer = writer_at(folder, power=power)
         self.writer.open()
         try:
-            owner = Owner(folder / "owners", registry.tasks)
+            owner = Owner(folder / "owners", registry.tasks, local.executors)
         except OSError as error:
             self.writer.close()
             raise self.writer.failure(error) from error
@@ -85,10 +85,15 @@ class DurableBackend(Entrance):
     def get(self, item_id: str) -> JournaledItem[Any] | None:
         """The handle of an item, wherever it is; None if the journal does not know it."""
         handle = self._handles.get(item_id)
-        if handle is not None:
+        if handle is not None and not handle._told:
             return handle
-        entry = self.look(item_id)
-        return None if entry is None else self.handle(entry)
+        try:
+            entry = self.look(item_id)
+        except JournalError:
+            if handle is None:
+                raise
+            return handle
+        return handle if entry is None else self.handle(entry)
 
     def items(self, status: Status | None = None, task: str | None = None) -> list[JournaledItem[Any]]:
         """Those that were enqueued last, oldest first; with this status, and of the task with this name."""
@@ -108,6 +113,11 @@ class DurableBackend(Entrance):
                 return False
             native.Gate().wait(min(_LOOK, left))
 
+    def in_this_process(self) -> JournalKeeper:
+        """What a process that was forked from this one has in its place. Raises JournalError."""
+        keeper: JournalKeeper = self.app.extensions["background"].durable
+        return keeper
+
     def look(self, item_id: str) -> Entry | None:
         """What the journal knows of an item."""
         try:
@@ -121,6 +131,11 @@ class DurableBackend(Entrance):
 
     def handle(self, entry: Entry) -> JournaledItem[Any]:
         """The handle of an item in this process."""
+        handle = self._handle(entry)
+        handle.doubt(entry, self.owner.id)
+        return handle
+
+    def _handle(self, entry: Entry) -> JournaledItem[Any]:
         handle = self._handles.get(entry.id)
         if handle is None:
             handle = JournaledItem.of(entry, self.registry.task_of(entry), state_of(entry), self)
@@ -175,12 +190,17 @@ class DurableBackend(Entrance):
 
     def has_nothing_to_do(self, until: float | None = None) -> bool:
         """Whether nothing is in flight here, and nothing that this process could take is due, now or then."""
+        if self._is_busy():  # before the look into the journal too: what runs now may leave something there
+            return False
         if self.local.ledger.phase is Phase.RUNNING:
             tasks, due = list(self.registry.tasks), time.time() if until is None else until
             free = partial(queries.is_free, tasks=tasks, now=due, executors=list(self.runs))
             if self.writer.read(free):
                 return False
-        return not self._claiming and self.local.ledger.is_idle()
+        return not self._is_busy()
+
+    def _is_busy(self) -> bool:
+        return self._claiming or not self.local.ledger.is_idle()
 
     def cancel_here(self, item_id: str) -> None:
         """Somebody in another process wants this one to end."""
@@ -199,7 +219,6 @@ class DurableBackend(Entrance):
         item = self.handle(entry)
         error = attempt_of(entry).error
         self.local.events.finished(item, (entry.status, None, error))
-        self.packing.forget(entry.id)
 
     def periodic_entry(self, task: Task[..., Any], planned: float) -> Entry:
         """A new item of a periodic task, which was planned for then."""
@@ -244,18 +263,23 @@ class DurableBackend(Entrance):
 
     def _arrive(self, entries: list[Entry]) -> None:
         """These have been claimed."""
-        self._claiming = False
-        for entry in entries:
-            try:
-                item = self.handle(entry)
-            except Exception as error:  # options or a state that nobody can read
-                self._park_unread(entry, error)
-                continue
-            item.arrive(entry)
-            if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
-                self.give_back(item)
+        try:
+            for entry in entries:
+                self._take(entry)
+        finally:
+            self._claiming = False  # last, for until they are taken it is all that tells of them
         if entries or self._again:
             self.keeper.ring()  # perhaps there are more
+
+    def _take(self, entry: Entry) -> None:
+        try:
+            item = self._handle(entry)
+        except Exception as error:  # options or a state that nobody can read
+            self._park_unread(entry, error)
+            return
+        item.arrive(entry)
+        if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
+            self.give_back(item)
 
     def _park_unread(self, entry: Entry, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"

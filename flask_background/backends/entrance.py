@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from ..errors import Refused, Stopping
 from ..item import WorkItem
 from ..journal import owner as owners
-from ..journal import store
+from ..journal import queries, store
 from ..journal.entry import Entry
 from ..journal.rounds import Insert, Step
 from ..journaled import JournaledItem
@@ -24,6 +24,8 @@ from .border import check_executor
 from .runs import DurableRuns
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from ..journal.owner import Owner
     from ..journal.writer import Writer
     from ..packing import Packing
@@ -157,10 +159,12 @@ class Entrance(DurableRuns, Intake):
         """It was withdrawn before it ran; the journal hears of that."""
         assert isinstance(item, JournaledItem)
         assert item.entry is not None
-        step = partial(
-            store.finish, item_id=item.id, fence=item.entry.fence, status=Status.CANCELLED, now=time.time()
-        )
-        self.writer.later(step, lambda _: self.packing.forget(item.id))
+        step = partial(_cancel, item_id=item.id, fence=item.entry.fence, now=time.time())
+        self.writer.later(step, partial(self._let_uploads_go, item.id))
+
+    def _let_uploads_go(self, item_id: str, is_known: bool) -> None:
+        if not is_known:  # else somebody may have it retried
+            self.packing.forget(item_id)
 
     def _call_for_round(self) -> None:
         """Wake the others once for all that one transaction has entered."""
@@ -180,3 +184,9 @@ class Entrance(DurableRuns, Intake):
     @abstractmethod
     def handle(self, entry: Entry) -> JournaledItem[Any]:
         """The handle of an item in this process."""
+
+
+def _cancel(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
+    """Cancel an item; says whether the journal knows it at all."""
+    store.finish(db, item_id, fence, Status.CANCELLED, now)
+    return queries.get(db, item_id) is not None

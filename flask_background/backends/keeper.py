@@ -11,16 +11,20 @@ import math
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import native
+from ..errors import ConfigurationError
 from ..journal import owner as owners
 from ..journal import queries, store
 from ..journal.wake import Watch
 from ..status import Status
 from .base import Phase
+from .border import check_executor
 
 if TYPE_CHECKING:
+    from ..journal.entry import Entry
+    from ..task import Task
     from .durable import DurableBackend
 
 # The net, in seconds; and how long to wait when the journal cannot be read or written.
@@ -44,11 +48,14 @@ class Keeper:
         self._watch = Watch(backend.owner)
         self._closed = False
         self._ended = native.Gate()
+        #: Opens when all has been looked at once, a dead process's items among them.
+        self.has_looked = native.Gate()
         self._looked_over_at = 0.0
         self._in_trouble = False
         # Whether there may be more to let go of than the last look has.
         self._prunes = False
         self._scheduled: set[str] = set()
+        self._unfit: set[str] = set()
         native.start_thread(self._run, "background-keeper")
 
     def ring(self) -> None:
@@ -67,6 +74,7 @@ class Keeper:
         finally:
             self._watch.close()
             self._ended.open()
+            self.has_looked.open()
 
     def _keep(self) -> None:
         dead: list[str] | None = None
@@ -77,6 +85,7 @@ class Keeper:
                 if self._closed:
                     return
                 timeout = self._look(dead)
+                self.has_looked.open()
                 self._in_trouble = False
             except Exception as error:  # of the journal, or because there are no descriptors left, say
                 if not self._in_trouble:  # once is enough
@@ -130,21 +139,33 @@ class Keeper:
         """Enqueue the periodic tasks that are due."""
         backend = self._backend
         periodic = backend.registry.periodic
-        for name, (_, schedule) in periodic.items():
-            if name not in self._scheduled:
+        for name, (task, schedule) in periodic.items():
+            if name not in self._scheduled and self._is_fit(task):
                 first = partial(
                     store.schedule, name=name, spec=repr(schedule), first=schedule.next_after(now)
                 )
                 backend.writer.do(first)
                 self._scheduled.add(name)
         for name, planned in backend.writer.read(partial(queries.planned, now=now)).items():
-            if name in periodic:
+            if name in periodic and name in self._scheduled:
                 task, schedule = periodic[name]
                 following = schedule.catch_up(planned, now)
                 entry = backend.periodic_entry(task, planned)
                 backend.writer.do(
                     partial(store.fire, name=name, planned=planned, following=following, entry=entry)
                 )
+
+    def _is_fit(self, task: Task[..., Any]) -> bool:
+        """Whether a periodic task has an executor; else its items would only pile up."""
+        if task.name in self._unfit:
+            return False
+        try:
+            check_executor(task, self._backend.local.executors)
+        except ConfigurationError as error:
+            self._unfit.add(task.name)  # once is enough
+            self._backend.trouble(f"The periodic task {task.name} does not run", error)
+            return False
+        return True
 
     def _follow_clock(self, now: float) -> None:
         """Where the clock was set back, periodic tasks need not wait until it is where it was."""
@@ -169,7 +190,7 @@ class Keeper:
         return len(gone) == _PRUNED
 
     def _look_over(self, now: float) -> None:
-        """Recover what has no owner, and park what has no task, any more."""
+        """Recover what has no owner any more, and park what nobody can run."""
         backend = self._backend
         self._follow_clock(now)
         if (error := backend.writer.take_trouble()) is not None:
@@ -183,11 +204,20 @@ class Keeper:
         for item_id in backend.packing.orphans(now - _ORPHANED):
             if backend.look(item_id) is None:
                 backend.packing.forget(item_id)
-        for entry in backend.writer.read(
-            partial(queries.unknown, tasks=list(backend.registry.tasks), now=now)
-        ):
-            if not any(owners.knows(self._folder, name, entry.task) for name in owners.others(self._folder)):
-                reason = f"no process of the app has a task named {entry.task!r}"
+        tasks, executors = list(backend.registry.tasks), list(backend.local.executors)
+        unknown = partial(queries.unknown, tasks=tasks, executors=executors, now=now)
+        for entry in backend.writer.read(unknown):
+            if (reason := self._why_nobody_runs(entry)) is not None:
                 step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=now)
                 if backend.writer.do(step):
                     backend.tell_end(replace(entry, status=Status.FAILED, reason=reason))
+
+    def _why_nobody_runs(self, entry: Entry) -> str | None:
+        """Why no process can run an item; None if one can that is perhaps about to."""
+        others = owners.others(self._folder)
+        if any(owners.knows(self._folder, name, entry.task, entry.executor) for name in others):
+            return None
+        has_task = entry.task in self._backend.registry.tasks
+        if has_task or any(owners.knows(self._folder, name, entry.task) for name in others):
+            return f"no process of the app that has this task has an executor named {entry.executor!r}"
+        return f"no process of the app has a task named {entry.task!r}"

@@ -2,7 +2,7 @@
 
 ``owners/<pid>-<random>`` is locked as long as its process lives; the kernel frees it at once when that dies,
 however it dies, and not while it is merely stopped or starved. No clock has a part in this. The file says
-which tasks the process knows, and then, a line each, which runs began and ended, and whether the host was
+which tasks and executors it has, and then, a line each, which runs began and ended, and whether the host was
 about to kill. A line is in the system's cache before the run begins, where kill -9 does not reach it.
 """
 
@@ -30,7 +30,7 @@ _own: set[str] = set()
 class Owner:
     """This process and app, as the others see it."""
 
-    def __init__(self, folder: Path, tasks: Collection[str]) -> None:
+    def __init__(self, folder: Path, tasks: Collection[str], executors: Collection[str]) -> None:
         self.folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.id = f"{os.getpid()}-{secrets.token_hex(8)}"
@@ -43,7 +43,7 @@ class Owner:
         self._file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.bell_path = self._path.with_suffix(".bell")
         try:
-            header = json.dumps(sorted(tasks)).encode() + b"\n"
+            header = json.dumps([sorted(tasks), sorted(executors)]).encode() + b"\n"
             self._header = len(header)
             self._size = os.write(self._file, header)
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,11 +179,12 @@ def sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def knows(folder: Path, owner_id: str, task: str) -> bool:
-    """Whether the process of an owner has a task of this name."""
+def knows(folder: Path, owner_id: str, task: str, executor: str | None = None) -> bool:
+    """Whether the process of an owner has a task of this name, and the executor."""
     try:
         with open(folder / owner_id, "rb") as file:
-            return task in json.loads(file.readline())
+            tasks, executors = json.loads(file.readline())
+            return task in tasks and (executor is None or executor in executors)
     except (OSError, ValueError):
         return False
 

@@ -23,7 +23,7 @@ OWNER = """
     from pathlib import Path
     from flask_background.journal.owner import Owner
 
-    owner = Owner(Path({folder!r}), ["mail"])
+    owner = Owner(Path({folder!r}), ["mail"], ["thread"])
     for line in {lines!r}:
         if line == "!":
             owner.spare()
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def owner(folder: Path) -> Iterator[Owner]:
     """This process as an owner."""
-    owner = Owner(folder, ["mail", "pdf"])
+    owner = Owner(folder, ["mail", "pdf"], ["thread"])
     yield owner
     owner.close()
 
@@ -89,6 +89,8 @@ def test_take_over(
     assert owners.others(folder) == [name]
     assert owners.knows(folder, name, "mail")
     assert not owners.knows(folder, name, "pdf")
+    assert owners.knows(folder, name, "mail", "thread")
+    assert not owners.knows(folder, name, "mail", "gpu")
     assert not owners.is_dead(folder, name)
     program.send(signal.SIGSTOP)
     assert not owners.is_dead(folder, name)
@@ -146,12 +148,12 @@ def test_file_does_not_grow_for_ever(owner: Owner, folder: Path, monkeypatch: py
         owner.begin(f"{number:024x}")
         owner.end(f"{number:024x}")
     assert (folder / owner.id).stat().st_size < 600
-    assert (folder / owner.id).read_bytes().startswith(b'["mail", "pdf"]\n')
+    assert (folder / owner.id).read_bytes().startswith(b'[["mail", "pdf"], ["thread"]]\n')
 
 
 def test_closed_writes_nowhere(folder: Path, tmp_path: Path) -> None:
     """The descriptor of a closed owner may be another file's by now."""
-    owner = Owner(folder, [])
+    owner = Owner(folder, [], [])
     owner.close()
     descriptors = [os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT) for _ in range(5)]
     owner.begin("a")
@@ -174,7 +176,7 @@ def test_failure_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, f
 
     monkeypatch.setattr(os, fails, fail)
     with pytest.raises(OSError, match="No space left"):
-        Owner(folder, [])
+        Owner(folder, [], [])
     monkeypatch.undo()
     assert os.listdir(folder) == []
     assert len(os.listdir("/proc/self/fd")) == before
