@@ -20,7 +20,7 @@ from ..item import WorkItem
 from ..journal import queries, store
 from ..journal.entry import Entry
 from ..journal.owner import Owner
-from ..journal.writer import writer_at
+from ..journal.writers import writer_at
 from ..journaled import JournaledItem, JournalKeeper
 from ..packing import Packing, attempt_of, entry_of, state_of
 from ..status import Attempt, Status

@@ -115,6 +115,8 @@ class Rounds:
         if self._database is not None:
             with self._database.turn, self._reading:
                 self._database.close()
+            self._database.turn.close()
+            self._database = None
 
     def failure(self, error: Exception) -> JournalError:
         """The error for whoever wanted something of the journal."""

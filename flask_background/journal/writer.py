@@ -7,7 +7,6 @@ run has come to must not be lost, so such a step is tried until it succeeds.
 from __future__ import annotations
 
 import math
-import os
 import sqlite3
 from collections import deque
 from collections.abc import Callable
@@ -33,6 +32,9 @@ _COMPANY = 0.003
 _PATIENCE = 3.0
 # How long to wait after a failed round, in seconds.
 _BACKOFF = 0.5
+
+# Those that may have a file open, which is to be closed by nobody but their own threads, in their turn.
+_open: set[Writer] = set()
 
 
 class Writer:
@@ -146,6 +148,7 @@ class Writer:
         with self._lock:
             self._users += 1
             self._closing = False
+            _open.add(self)
         try:
             self.do(lambda _: None, sync=False)
         except BaseException:
@@ -161,6 +164,9 @@ class Writer:
             self._users -= 1
             self._closing = not self._users
         self._ring()
+        if self._closing:
+            with suppress(RuntimeError):  # then it stays open
+                self._have_thread()
 
     def _write_alone(self, order: Order) -> bool:
         """Write an order here and now, without waking a thread, if nobody else writes or waits to."""
@@ -217,6 +223,7 @@ class Writer:
                         self._teller.end()
                         with self._writing:
                             self._rounds.close()
+                        _open.discard(self)
                         return
         except BaseException:  # the next thread goes on with them
             self._orders.extendleft(reversed(left))
@@ -251,12 +258,13 @@ class Writer:
         """Write all that wait in one transaction. Returns those that have to be tried again."""
         orders = left
         try:
-            database = self._rounds.open()
-            with self._writing, database.turn:  # it may take a while: whoever comes meanwhile is taken along
-                orders += self._waiting()
-                if orders:
-                    self._rounds.write(database, orders)
-                    self._rounds.tidy(database)
+            with self._writing:
+                database = self._rounds.open()
+                with database.turn:  # it may take a while: whoever comes meanwhile is taken along
+                    orders += self._waiting()
+                    if orders:
+                        self._rounds.write(database, orders)
+                        self._rounds.tidy(database)
         except Exception as error:
             orders += self._waiting()
             for order in orders:
@@ -283,30 +291,3 @@ class Writer:
             except IndexError:  # it has just lost its patience
                 break
         return found
-
-
-_writers: dict[Path, Writer] = {}
-_inherited: list[object] = []
-_lock = native.new_lock()
-
-
-def writer_at(folder: Path, *, power: bool) -> Writer:
-    """The writer of this process for a journal: there must be only one, as record locks are a process's."""
-    folder = folder.resolve()
-    with _lock:
-        writer = _writers.get(folder)
-        if writer is None:
-            writer = _writers[folder] = Writer(folder, power=power)
-        return writer
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = native.new_lock()
-    # Neither used nor closed, which would touch the parent's files: kept for ever.
-    _inherited.append(dict(_writers))
-    _writers.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

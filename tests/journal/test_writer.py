@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ from flask_background.journal import database, queries
 from flask_background.journal.database import Database
 from flask_background.journal.entry import Entry
 from flask_background.journal.rounds import Insert, Rounds
-from flask_background.journal.writer import Writer, writer_at
+from flask_background.journal.writer import Writer
+from flask_background.journal.writers import writer_at
 from flask_background.status import Status
 
 from ..helpers import BOUND, our_threads, until
@@ -246,6 +250,31 @@ def test_one_for_a_folder(tmp_path: Path) -> None:
     """A process has one writer for a journal, by whatever path it is named."""
     (tmp_path / "a").mkdir()
     assert writer_at(tmp_path / "a", power=True) is writer_at(tmp_path / "b" / ".." / "a", power=True)
+
+
+def test_closed_and_unused(tmp_path: Path) -> None:
+    """A writer that is closed has no descriptor, and that nobody has any more is gone."""
+    writer = writer_at(tmp_path / "journal", power=False)
+    for number in range(2):
+        writer.open()
+        writer.do(Insert(entry(number)))
+        assert descriptors(tmp_path)
+        writer.close()
+        until(lambda: not descriptors(tmp_path))
+    assert writer.read(queries.stats) == {Status.QUEUED: 2}
+    until(lambda: not descriptors(tmp_path))
+    gone = weakref.ref(writer)
+    del writer
+    until(lambda: gc.collect() >= 0 and gone() is None)
+
+
+def descriptors(folder: Path) -> list[str]:
+    """The files below a folder that this process has open."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # iterdir's own
+            found.append(os.readlink(link))
+    return [path for path in found if path.startswith(str(folder))]
 
 
 @pytest.mark.parametrize(("count", "size"), [(600, 100_000), (60, 900_000)])
