@@ -49,6 +49,8 @@ class DurableRuns(ABC):
         self.writer = writer
         self.owner = owner
         self.packing = packing
+        #: How long the last run took, by executor, in seconds.
+        self.lasted: dict[str, float] = {}
 
     def start(self, item: WorkItem[Any], run: Attempt) -> bool:
         """Make the arguments, and claim the item; False if it was withdrawn, or they do not fit."""
@@ -84,6 +86,7 @@ class DurableRuns(ABC):
         assert item.entry is not None
         status, value, error = outcome
         this, now = (item.id, item.entry.fence), time.time()
+        self.lasted[item._task.executor] = now - (run.started or now)
         then: Callable[..., None] = self._left
         if run.progress is not None:
             self._report(item, item.entry, run.progress)
