@@ -190,7 +190,10 @@ class Background:
         ]
 
     def stats(self) -> Stats:
-        """How many of the app's items are queued and running in this process, and how many ended how."""
+        """How many of the app's items are queued and running in this process, and how many ended how.
+
+        Durable ones that wait in the journal for a process that has room are queued in none.
+        """
         return self._part().backend.stats()
 
     def wait_idle(self, timeout: float | None = None) -> bool:

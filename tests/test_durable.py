@@ -732,6 +732,20 @@ def test_stopped_process_keeps_its_items(site: Site, program: Callable[[str], Sc
     assert runs == ["mine", "hang"]
 
 
+def test_no_hoard(
+    make_site: Callable[..., Site], tmp_path: Path, program: Callable[[str], Script], gate: threading.Event
+) -> None:
+    """What a process has no thread for is left to one that has."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_WORKERS=1)
+    task = site.background.task(durable=True, name="work")(lambda how: gate.wait(BOUND) and "here")
+    items = [task.enqueue("there") for _ in range(3)]
+    until(lambda: items[0].status is Status.RUNNING)
+    program("with app.test_client() as client: client.get('/')\ntime.sleep(60)")
+    assert [item.result(BOUND / 2) for item in items[1:]] == ["there", "there"]
+    gate.set()
+    assert items[0].result(BOUND) == "here"
+
+
 def test_poison(program: Callable[[str], Script], site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """An item that takes its process down three times is parked, and the log says so."""
     first = program(ENQUEUE.format(how="die"))

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from ..registry import Registry
     from .local import LocalBackend
 
-# How many items a process claims for each that an executor can run at once: some to go on with.
+# How many items a process claims for each that an executor can run at once: some to go on with, where the
+# last run was shorter than that (seconds). Others would wait here, and another process perhaps has room.
 _AHEAD = 3
+_SHORT = 0.2
 
 
 class Entrance(DurableRuns, Intake):
@@ -179,7 +181,8 @@ class Entrance(DurableRuns, Intake):
     def room(self, name: str) -> int:
         """How many more items of an executor this process would claim."""
         executor = self.local.executors[name]
-        return _AHEAD * executor.capacity - len(executor.queued) - len(executor.running)
+        ahead = _AHEAD if self.lasted.get(name, _SHORT) < _SHORT else 1
+        return ahead * executor.capacity - len(executor.queued) - len(executor.running)
 
     @abstractmethod
     def handle(self, entry: Entry) -> JournaledItem[Any]:

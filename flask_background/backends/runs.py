@@ -49,6 +49,8 @@ class DurableRuns(ABC):
         self.writer = writer
         self.owner = owner
         self.packing = packing
+        #: How long the last run took, by executor, in seconds.
+        self.lasted: dict[str, float] = {}
 
     def start(self, item: WorkItem[Any], run: Attempt) -> bool:
         """Make the arguments, and claim the item; False if it was withdrawn, or they do not fit."""
@@ -82,6 +84,7 @@ class DurableRuns(ABC):
         """Put what a run has come to into the journal; when it is there, tell it."""
         assert isinstance(item, JournaledItem)
         assert item.entry is not None
+        self.lasted[item._task.executor] = time.time() - (run.started or time.time())
         try:
             step, then = self._last_step(item, item.entry, run, outcome)
         except Exception as error:  # such as a backoff function's, or an exception's that has no text
