@@ -201,7 +201,9 @@ def test_files_that_cannot_be_opened_just_now(site: Site, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(packing, "unpack", fail_at_first)
     item = task.enqueue(FileStorage(io.BytesIO(b"picture"), "a.png"))
+    until(lambda: row(site, item.id)["status"] == "succeeded")
     assert item.result(BOUND) == b"picture"
+    assert not errors
     assert item.attempt == row(site, item.id)["attempt"] == 1
 
 
