@@ -78,14 +78,11 @@ class Keeper:
 
     def _keep(self) -> None:
         dead: list[str] | None = None
-        timeout = 0.0
         while not self._closed:
             try:
-                dead = self._watch.dead() if dead is None else self._watch.wait(timeout)
-                if self._closed:
-                    return
-                timeout = self._look(dead)
+                timeout = self._look(self._watch.dead() if dead is None else dead)
                 self.has_looked.open()
+                dead = self._watch.wait(timeout)
                 self._in_trouble = False
             except Exception as error:  # of the journal, or because there are no descriptors left, say
                 if not self._in_trouble:  # once is enough
@@ -93,7 +90,6 @@ class Keeper:
                 self._in_trouble = True
                 dead = None
                 native.sleep(_TROUBLE)
-                timeout = 0.0
 
     def _look(self, dead: list[str]) -> float:
         """Do what there is to do; seconds until there may be more."""

@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,9 @@ from .. import native
 
 # The file is begun anew when it has become so long, in bytes, or twice as long as what it has to say.
 _LONG = 100_000
+
+# So long nobody removes a file that has not got its name yet, in seconds.
+_NEW = 60.0
 
 # The files of this process's owners: to open one of them and close it would free its lock.
 _own: set[str] = set()
@@ -207,12 +211,20 @@ def sweep(folder: Path) -> None:
     """Remove what a process has left that died while it became an owner."""
     for name in os.listdir(folder):
         path = folder / name
-        if path.suffix == ".new" and is_dead(folder, name):
+        if path.suffix == ".new" and _is_old(path) and is_dead(folder, name):
             path.unlink(missing_ok=True)
         elif path.suffix == ".bell":
             new, owner = path.with_suffix(".new"), path.with_suffix("")
             if not new.exists() and not owner.exists():  # in this order: the one becomes the other
                 path.unlink(missing_ok=True)
+
+
+def _is_old(path: Path) -> bool:
+    # A file is not locked at the very moment when it is made: it is not a dead process's then.
+    try:
+        return abs(time.time() - path.stat().st_mtime) > _NEW
+    except FileNotFoundError:
+        return False
 
 
 def knows(folder: Path, owner_id: str, task: str, executor: str | None = None) -> bool:

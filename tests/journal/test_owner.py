@@ -194,7 +194,9 @@ RENEWING = """
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_death_while_it_is_begun_anew(folder: Path, script: Callable[..., Script], when: str) -> None:
+def test_death_while_it_is_begun_anew(
+    folder: Path, script: Callable[..., Script], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whenever the process dies, the file says what was running."""
     lines = ["+long", "!", *(f"{sign}{number:024x}" for number in range(200) for sign in "+-")]
     program = script(RENEWING.format(when=when), OWNER.format(folder=str(folder), lines=lines))
@@ -205,6 +207,7 @@ def test_death_while_it_is_begun_anew(folder: Path, script: Callable[..., Script
     with takeover:
         assert (takeover.running, takeover.charged) == ({"long"}, False)
         takeover.done()
+    monkeypatch.setattr(owners, "_NEW", -1.0)
     owners.sweep(folder)
     assert os.listdir(folder) == []
 
@@ -212,6 +215,7 @@ def test_death_while_it_is_begun_anew(folder: Path, script: Callable[..., Script
 def test_sweep_while_it_is_begun_anew(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look at the new file before it has its name, by this process too, does not free its lock."""
     rename = os.rename
+    monkeypatch.setattr(owners, "_NEW", -1.0)
 
     def sweep_and_rename(*paths: Path) -> None:
         owners.sweep(folder)
@@ -301,11 +305,14 @@ def test_failure_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, f
 
 def test_sweep(owner: Owner, folder: Path) -> None:
     """What a process left that died while it became an owner is removed, and nothing else."""
-    (folder / "1-a.new").touch()
+    for name in ("1-a.new", "1-c.new"):
+        (folder / name).touch()
+    long_ago = time.time() - 100
+    os.utime(folder / "1-a.new", (long_ago, long_ago))  # the other one is perhaps just being made
     os.mkfifo(folder / "1-b.bell")
     owners.sweep(folder)
     owners.sweep(folder)
-    assert sorted(os.listdir(folder)) == [owner.id, f"{owner.id}.bell"]
+    assert sorted(os.listdir(folder)) == sorted(["1-c.new", owner.id, f"{owner.id}.bell"])
 
 
 def test_bell(owner: Owner, folder: Path) -> None:
