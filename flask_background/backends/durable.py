@@ -25,7 +25,7 @@ from ..journaled import JournaledItem, JournalKeeper
 from ..packing import Packing, attempt_of, entry_of, state_of
 from ..status import Attempt, Status
 from .base import Phase
-from .entrance import Entrance
+from .claims import Claims
 from .keeper import Keeper
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _LAST_WRITES = 2.0
 _LOOK = 0.02
 
 
-class DurableBackend(Entrance):
+class DurableBackend(Claims):
     """The durable items of one app, as one process sees them."""
 
     def __init__(
@@ -71,9 +71,6 @@ class DurableBackend(Entrance):
             runs,
         )
         self.keep = settings.keep
-        self._claiming = False
-        # Whether there was a reason to claim once more while a claim was under way.
-        self._again = False
         self._over = False
         self.keeper = Keeper(self)
         local.companion = self
@@ -131,11 +128,12 @@ class DurableBackend(Entrance):
 
     def handle(self, entry: Entry) -> JournaledItem[Any]:
         """The handle of an item in this process."""
-        handle = self._handle(entry)
+        handle = self.known(entry)
         handle.doubt(entry, self.owner.id)
         return handle
 
-    def _handle(self, entry: Entry) -> JournaledItem[Any]:
+    def known(self, entry: Entry) -> JournaledItem[Any]:
+        """The handle of an item in this process, whatever it says of the item."""
         handle = self._handles.get(entry.id)
         if handle is None:
             handle = JournaledItem.of(entry, self.registry.task_of(entry), state_of(entry), self)
@@ -160,47 +158,6 @@ class DurableBackend(Entrance):
         return answer is not None
 
     # For the keeper.
-
-    def claim(self, now: float) -> None:
-        """Take what this process has room for."""
-        tasks = list(self.registry.tasks)
-        room = {name: room for name in self.runs if (room := self.room(name)) > 0}
-        self.backlog = self.writer.read(
-            partial(queries.is_free, tasks=tasks, now=now, executors=list(self.runs))
-        )
-        self.behind = self.behind and self.backlog
-        if not self.backlog or not room:
-            return
-        self._again = True
-        if self._claiming:
-            return
-        self._claiming, self._again = True, False
-        claim = partial(store.claim, owner=self.owner.id, room=room, tasks=tasks, now=now)
-        # They arrive where others leave, in the order of the commits: one may have been released just before.
-        self.writer.later(claim, self._arrive, sync=False)
-
-    def claim_more(self, item: WorkItem[Any]) -> None:
-        """An item has ended; take more of its executor's, if some wait and few are here."""
-        executor = self.local.executors[item._task.executor]
-        few = len(executor.queued) + len(executor.running) <= executor.capacity
-        if few and self.backlog:
-            self._again = True
-            if not self._claiming:
-                self.keeper.ring()
-
-    def has_nothing_to_do(self, until: float | None = None) -> bool:
-        """Whether nothing is in flight here, and nothing that this process could take is due, now or then."""
-        if self._is_busy():  # before the look into the journal too: what runs now may leave something there
-            return False
-        if self.local.ledger.phase is Phase.RUNNING:
-            tasks, due = list(self.registry.tasks), time.time() if until is None else until
-            free = partial(queries.is_free, tasks=tasks, now=due, executors=list(self.runs))
-            if self.writer.read(free):
-                return False
-        return not self._is_busy()
-
-    def _is_busy(self) -> bool:
-        return self._claiming or not self.local.ledger.is_idle()
 
     def cancel_here(self, item_id: str) -> None:
         """Somebody in another process wants this one to end."""
@@ -260,29 +217,3 @@ class DurableBackend(Entrance):
             self.tell_end(entry)
         if released:
             self.call_others()
-
-    def _arrive(self, entries: list[Entry]) -> None:
-        """These have been claimed."""
-        try:
-            for entry in entries:
-                self._take(entry)
-        finally:
-            self._claiming = False  # last, for until they are taken it is all that tells of them
-        if entries or self._again:
-            self.keeper.ring()  # perhaps there are more
-
-    def _take(self, entry: Entry) -> None:
-        try:
-            item = self._handle(entry)
-        except Exception as error:  # options or a state that nobody can read
-            self._park_unread(entry, error)
-            return
-        item.arrive(entry)
-        if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
-            self.give_back(item)
-
-    def _park_unread(self, entry: Entry, error: Exception) -> None:
-        reason = f"its row cannot be read: {error}"
-        self.trouble(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
-        step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=time.time())
-        self.writer.later(step)

@@ -188,6 +188,10 @@ class Entrance(DurableRuns, Intake):
     def handle(self, entry: Entry) -> JournaledItem[Any]:
         """The handle of an item in this process."""
 
+    @abstractmethod
+    def known(self, entry: Entry) -> JournaledItem[Any]:
+        """The handle of an item in this process, whatever it says of the item."""
+
 
 def _cancel(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
     """Cancel an item; says whether the journal knows it at all."""

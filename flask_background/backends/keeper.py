@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .. import native
 from ..errors import ConfigurationError
 from ..journal import owner as owners
-from ..journal import queries, store
+from ..journal import queries, schedules, store
 from ..journal.wake import Watch
 from ..status import Status
 from .base import Phase
@@ -138,7 +138,7 @@ class Keeper:
         for name, (task, schedule) in periodic.items():
             if name not in self._scheduled and self._is_fit(task):
                 first = partial(
-                    store.schedule, name=name, spec=repr(schedule), first=schedule.next_after(now)
+                    schedules.schedule, name=name, spec=repr(schedule), first=schedule.next_after(now)
                 )
                 backend.writer.do(first)
                 self._scheduled.add(name)
@@ -148,7 +148,7 @@ class Keeper:
                 following = schedule.catch_up(planned, now)
                 entry = backend.periodic_entry(task, planned)
                 backend.writer.do(
-                    partial(store.fire, name=name, planned=planned, following=following, entry=entry)
+                    partial(schedules.fire, name=name, planned=planned, following=following, entry=entry)
                 )
 
     def _is_fit(self, task: Task[..., Any]) -> bool:
@@ -173,7 +173,7 @@ class Keeper:
                 if planned > schedule.next_after(schedule.next_after(now)):
                     following = schedule.catch_up(planned, now)
                     backend.writer.do(
-                        partial(store.reschedule, name=name, planned=planned, following=following)
+                        partial(schedules.reschedule, name=name, planned=planned, following=following)
                     )
 
     def _prune(self, now: float) -> bool:
