@@ -22,8 +22,8 @@ from .child import Refused
 from .toys import rows
 
 _ENDED = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
-# How long to wait for all items to end.
-_PATIENCE = 5.0
+# How long to wait for all items to end, while the disk fails again and again, too.
+_PATIENCE = 15.0
 
 
 class Journal:
