@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -80,9 +81,28 @@ class Database:
         return connection
 
     def commit(self) -> None:
-        """Commit the transaction."""
-        self.open().execute("commit")
+        """Commit the transaction. What could not be synced does not come back when the file is opened anew."""
+        connection = self.open()
+        try:
+            connection.execute("commit")
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            with suppress(sqlite3.Error):  # then the disk takes nothing at all
+                self._write_over()
+            raise
         self._commits += 1
+
+    def _write_over(self) -> None:
+        """Write something harmless where a commit failed: its frames may be whole in the WAL, only not synced.
+
+        This process does not see them, but whoever reads the WAL from its beginning would, after a kill too.
+        """
+        if self.mode == "wal":
+            connection = self.begin(full=False)
+            (version,) = connection.execute("pragma user_version").fetchone()
+            connection.execute(f"pragma user_version = {version}")  # writes a page, though nothing changes
+            connection.execute("commit")
 
     def checkpoint(self) -> None:
         """Copy the WAL back to the database if much has been written. The caller has the turn.

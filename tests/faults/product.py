@@ -82,7 +82,7 @@ class Journal:
         end = time.monotonic() + _PATIENCE
         while not stop.wait(0.01):
             try:
-                ended = all(item.status in _ENDED for item in self.background.items())
+                ended = not self._names and all(item.status in _ENDED for item in self.background.items())
             except JournalError:  # the disk fails
                 ended = False
             if idle and (ended or time.monotonic() > end):
