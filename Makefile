@@ -23,7 +23,7 @@ test: $(VENV)/.test
 	@sh tests/browser.sh
 	@sh tests/strace.sh
 	@sh tests/redis.sh
-	$(BIN)/python -m pytest --numprocesses $(JOBS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 faults: $(VENV)/.test
 	@sh tests/strace.sh

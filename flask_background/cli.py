@@ -136,10 +136,10 @@ def show(part: AppPart, item_id: str, as_json: bool) -> None:
 @_json
 def cancel(part: AppPart, item_id: str, as_json: bool) -> None:
     """Take a queued item back; ask a running one to end."""
-    _entry(part, item_id)
-    answer = part.durable.writer.do(partial(store.request_cancel, item_id=item_id, now=time.time()))
-    part.durable.call_others()
-    _answer(item_id, answer, "it has ended", as_json)
+    item = part.durable.handle(_entry(part, item_id))
+    asked = item.cancel()
+    answer = "cancelled" if item.status is Status.CANCELLED else "asked"
+    _answer(item_id, answer if asked else None, "it has ended", as_json)
 
 
 @_command("retry")

@@ -31,6 +31,11 @@ class ExecutorSettings:
     nice: int = 0
     max_memory: int | None = None
 
+    @property
+    def coroutines_only(self) -> bool:
+        """Whether it runs nothing but coroutines."""
+        return self.kind == "asyncio"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -10,6 +10,7 @@ from flask import current_app
 
 from . import arguments, hosts, response
 from .backends.base import Stats
+from .backends.border import check_executor
 from .enqueue import AdHoc, hand_over
 from .errors import ConfigurationError, NotInitialized
 from .item import WorkItem
@@ -57,7 +58,10 @@ class Background:
             raise RuntimeError(
                 f"app {app.name!r} has a Background already: call init_app, or Background(app), once per app"
             )
-        part = app.extensions["background"] = AppPart(app, self)
+        part = AppPart(app, self)
+        for periodic in self.registry.periodic.values():
+            check_executor(periodic.task, part.settings.executors)
+        app.extensions["background"] = part
         response.guard(app, part.look_for_work)
         hosts.prepare(part)
 
@@ -96,7 +100,8 @@ class Background:
 
         ``when``: a cron expression, in ``timezone`` (a name such as "Europe/Berlin"); needs
         ``flask-background[cron]``. Once per machine, however many processes the app has; of runs that were
-        missed, one is caught up on. Stands above ``@background.task(...)``, or makes a task by itself.
+        missed, one is caught up on. Stands above ``@background.task(durable=True, ...)``, or makes a task by
+        itself. Raises ConfigurationError.
         """
         if (when is None) is (seconds is None):
             raise ConfigurationError('periodic() takes a cron expression, such as "*/5 * * * *", or seconds=')
@@ -104,6 +109,13 @@ class Background:
 
         def decorate(func: Callable[[], Any] | Task[[], Any]) -> Task[[], Any]:
             task = func if isinstance(func, Task) else self.task(durable=True)(func)
+            if not task.options.durable:
+                raise ConfigurationError(
+                    f"task {task.name} is periodic, so it has to be durable: @background.task(durable=True),"
+                    " or @background.periodic(...) alone"
+                )
+            if self._app is not None:
+                check_executor(task, self._app.extensions["background"].settings.executors)
             self.registry.add_periodic(task, schedule)
             return task
 
@@ -156,8 +168,8 @@ class Background:
         """
         part = self._part()
         item = part.backend.get(item_id)
-        if item is None and part.has_journal():
-            item = part.durable.get(item_id)
+        if (item is None or item._task.durable) and part.has_journal():
+            item = part.durable.get(item_id) or item
         return item
 
     def items(self, *, status: Status | None = None, task: str | None = None) -> list[WorkItem[Any]]:
@@ -178,7 +190,10 @@ class Background:
         ]
 
     def stats(self) -> Stats:
-        """How many of the app's items are queued and running in this process, and how many ended how."""
+        """How many of the app's items are queued and running in this process, and how many ended how.
+
+        Durable ones that wait in the journal for a process that has room are queued in none.
+        """
         return self._part().backend.stats()
 
     def wait_idle(self, timeout: float | None = None) -> bool:

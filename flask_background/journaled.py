@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator
 from datetime import datetime
@@ -26,6 +27,7 @@ _STAY = 0.5
 class JournalKeeper(Keeper, Protocol):
     """What the handle needs of the backend that keeps the journal."""
 
+    def in_this_process(self) -> JournalKeeper: ...
     def look(self, item_id: str) -> Entry | None: ...
     def read_attempt(self, entry: Entry) -> Attempt: ...
     def report(self, item: JournaledItem[Any], progress: Progress) -> None: ...
@@ -99,11 +101,16 @@ class JournaledItem(WorkItem[R]):
     def report_progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the run is, so that every process of the app can show it."""
         super().report_progress(done, total, message)
+        if self._keeper.pid != os.getpid():  # a child that its run has forked: the run itself is the parent's
+            return
         if self.here and self._attempt is not None and self._attempt.progress is not None:
             cast(JournalKeeper, self._keeper).report(self, self._attempt.progress)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
+        if self._told:
+            return True
+        self._follow_fork()
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
@@ -124,8 +131,15 @@ class JournaledItem(WorkItem[R]):
     async def _ended(self) -> None:
         import asyncio
 
+        if not self._told:
+            self._follow_fork()
         while not (self._told if self.here else self.status.is_final):
             await asyncio.sleep(_LOOK)
+
+    def cancel(self) -> bool:
+        """Take it back, or ask it to end, wherever it is. False if it had ended."""
+        self._follow_fork()
+        return super().cancel()
 
     def arrive(self, entry: Entry) -> None:
         """It has been claimed for this process, perhaps not for the first time."""
@@ -139,9 +153,28 @@ class JournaledItem(WorkItem[R]):
         self.here = False
         self._wake()
 
+    def _follow_fork(self) -> None:
+        """In a forked child: the item is the parent's, and the way to the journal that was inherited too."""
+        if self._keeper.pid != os.getpid():
+            self.here = False
+            self._keeper = cast(JournalKeeper, self._keeper).in_this_process()
+
+    def doubt(self, entry: Entry, owner: str) -> None:
+        """Look again if the end that was seen here is not the last word: somebody may have had it retried.
+
+        ``entry`` is what the journal says, and ``owner`` this process, whose own news may not be there yet.
+        """
+        if self._told and self.entry is not None and entry.fence >= self.entry.fence:
+            is_news = entry.status is not self.status and entry.owner != owner
+            if is_news or entry.fence > self.entry.fence:
+                self.here = self._told = False
+
     def _look(self) -> None:
         """Read what the journal knows, unless the item is here, or has ended for good."""
-        if self.here or self._told:
+        if self._told:
+            return
+        self._follow_fork()
+        if self.here:
             return
         keeper = cast(JournalKeeper, self._keeper)
         entry = keeper.look(self.id)

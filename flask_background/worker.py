@@ -1,15 +1,18 @@
 """A worker of its own: processes that run durable items, and nothing else.
 
 One process runs items itself. Several are forked before anything is opened; their parent passes TERM and INT
-on, and starts another one for one that dies.
+on, and starts another one for one that dies. A signal to all of them, as Ctrl-C is and the TERM of systemd,
+reaches a child twice, for its parent passes it on as well: that is to count once.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
 # How often a worker looks whether a burst is over, and how soon a dead one is replaced (seconds).
 _LOOK = 0.05
 _REPLACE_AFTER = 0.5
+# How long the main thread sleeps at a time (seconds): when two signals come at once, the system may give both
+# to another thread, and then it does not wake this one, which alone can heed them.
+_DOZE = 0.5
+# Signals less than this after one another are the same press of a key (seconds).
+_ONE_PRESS = 1.0
 
 
 def run_worker(
@@ -38,18 +46,40 @@ def run_worker(
 def _work(part: AppPart, burst: bool) -> None:
     """This process runs items. Once it is told to stop, the host waits for them as in every process."""
 
+    presses = _Presses()
+
     def stop(signum: int, frame: FrameType | None) -> None:
-        # From now on a signal ends the wait for the items: that is the host's to say.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise SystemExit(0)
+        if not presses.is_new():
+            return
+        if presses.count == 1:
+            raise SystemExit(0)
+        raise KeyboardInterrupt  # which ends the wait for the items: that is the host's to say
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     durable = part.durable
+    if burst:
+        durable.keeper.has_looked.wait()  # what a dead process has left is there to run, too
     while not (burst and durable.has_nothing_to_do()):
-        native.sleep(_LOOK if burst else 3_600.0)
+        native.sleep(_LOOK if burst else _DOZE)
     part.backend.stop(None)
+
+
+class _Presses:
+    """Counts how often somebody has asked for the end."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._at = -math.inf
+
+    def is_new(self) -> bool:
+        """Whether a signal that has just come is not the echo of the last one."""
+        now = time.monotonic()
+        if now - self._at < _ONE_PRESS:
+            return False
+        self._at = now  # first, for another signal may come just here
+        self.count += 1
+        return True
 
 
 class _Parent:
@@ -61,6 +91,7 @@ class _Parent:
         self._burst = burst
         self._children: set[int] = set()
         self._stopping = False
+        self._presses = _Presses()
 
     def run(self) -> None:
         """Until all have ended."""
@@ -95,5 +126,8 @@ class _Parent:
 
     def _pass_on(self, signum: int, frame: FrameType | None) -> None:
         self._stopping = True
-        for pid in self._children:
-            os.kill(pid, signal.SIGTERM)
+        if not self._presses.is_new():
+            return
+        for pid in tuple(self._children):
+            with suppress(ProcessLookupError):  # it has been waited for at this very moment
+                os.kill(pid, signal.SIGTERM)

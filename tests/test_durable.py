@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -10,16 +11,18 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import request, url_for
+from flask import Flask, request, url_for
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import EnvironBuilder
 
-from flask_background import Status, current_item, signals
+from flask_background import Background, Status, current_item, signals
 from flask_background.backends import keeper
+from flask_background.backends import runs as runs_of_items
 from flask_background.errors import (
     ConfigurationError,
     ItemCancelled,
@@ -29,6 +32,7 @@ from flask_background.errors import (
     PayloadTooLarge,
     ResultLost,
 )
+from flask_background.journal import store
 
 from .helpers import BOUND, Script, Site, lines, receiving, until
 
@@ -147,6 +151,60 @@ def test_uploads(site: Site, size: int) -> None:
     assert seen == [content, content]
     assert files == [[f"{item_id}/0"]] * 2
     until(lambda: not [path for path in uploads.rglob("*") if path.is_file()])
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled here", "cancelled in no process"])
+def test_uploads_of_what_did_not_succeed(
+    make_site: Callable[..., Site], tmp_path: Path, gate: threading.Event, how: str
+) -> None:
+    """They stay, so that the item can be retried, and are gone when that has succeeded."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_WORKERS=1)
+    runs: list[int] = []
+
+    @site.background.task(durable=True)
+    def keep(photo: FileStorage) -> bytes:
+        runs.append(1)
+        if how == "failed" and len(runs) == 1:
+            raise RuntimeError("first time")
+        return photo.read()
+
+    holds = site.background.enqueue(gate.wait, BOUND)
+    until(lambda: holds.status is Status.RUNNING)
+    task = keep.using(delay=60) if how == "cancelled in no process" else keep
+    item = task.enqueue(FileStorage(io.BytesIO(b"picture"), "a.png"))
+    if how != "failed":
+        assert item.cancel()
+    gate.set()
+    assert item.wait(BOUND)
+    durable = site.app.extensions["background"].durable
+    assert durable.writer.flush(BOUND)
+    assert row(site, item.id)["status"] == how.split()[0]
+    assert durable.writer.do(partial(store.retry, item_id=item.id, now=time.time()))
+    durable.call_others()
+    until(lambda: row(site, item.id)["status"] == "succeeded")
+    assert find(site, item.id).result(BOUND) == b"picture"
+    until(lambda: not [*(tmp_path / "journal" / "uploads").iterdir()])
+
+
+def test_files_that_cannot_be_opened_just_now(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What passes (too many open files, a disk that hangs) costs neither the item nor an attempt."""
+    monkeypatch.setattr(runs_of_items, "_PUT_OFF", 0.05)
+    task = site.background.task(durable=True)(lambda photo: photo.read())
+    packing = site.app.extensions["background"].durable.packing
+    unpack = packing.unpack
+    errors = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EIO, "Input/output error")]
+
+    def fail_at_first(entry: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return unpack(entry)
+
+    monkeypatch.setattr(packing, "unpack", fail_at_first)
+    item = task.enqueue(FileStorage(io.BytesIO(b"picture"), "a.png"))
+    until(lambda: row(site, item.id)["status"] == "succeeded")
+    assert item.result(BOUND) == b"picture"
+    assert not errors
+    assert item.attempt == row(site, item.id)["attempt"] == 1
 
 
 def test_arguments_are_data(site: Site) -> None:
@@ -290,6 +348,23 @@ def test_cancel(site: Site, gate: threading.Event) -> None:
     assert isinstance(other.exception(BOUND), ItemCancelled)
 
 
+def test_claimed_is_not_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the journal and the executor an item is something to do, all the time."""
+    task = site.background.task(durable=True)(lambda: 42)
+    assert task.enqueue().result(BOUND) == 42
+    durable = site.app.extensions["background"].durable
+    take = durable.local.take
+    seen: list[bool] = []
+
+    def look_and_take(item: Any, held: bool = False) -> bool:
+        seen.append(durable.has_nothing_to_do())
+        return bool(take(item, held))
+
+    monkeypatch.setattr(durable.local, "take", look_and_take)
+    assert task.using(delay=0.01).enqueue().result(BOUND) == 42
+    assert seen == [False]
+
+
 def test_when_response(site: Site) -> None:
     """An item starts when the response has been sent, and is dropped with its view."""
     task = site.background.task(durable=True, when="response")(lambda: None)
@@ -354,6 +429,25 @@ def test_unknown_task(site: Site) -> None:
     assert "'old'" in row(site, item.id)["reason"]
 
 
+def test_unknown_executor(make_site: Callable[..., Site], tmp_path: Path) -> None:
+    """An item for an executor that no process has is parked; one whose executor rests waits."""
+    site = make_site(
+        BACKGROUND_JOURNAL=tmp_path / "journal",
+        BACKGROUND_EXECUTORS={"mail": {"kind": "thread"}},
+        BACKGROUND_RUN_IN_WEB=False,
+    )
+    task = site.background.task(durable=True, name="send")(lambda: 42)
+    lost, waiting = task.enqueue(), task.using(executor="mail").enqueue()
+    change(site, "update item set executor = 'gpu' where id = ?", lost.id)
+    durable = site.app.extensions["background"].durable
+    durable.keeper._looked_over_at = 0.0
+    durable.keeper.ring()
+    until(lambda: row(site, lost.id)["status"] == "failed")
+    assert "executor named 'gpu'" in row(site, lost.id)["reason"]
+    assert "executor named 'gpu'" in str(lost.exception(BOUND))
+    assert row(site, waiting.id)["status"] == "queued"
+
+
 def test_two_tasks_of_one_name(site: Site) -> None:
     """One of them cannot be durable."""
     site.background.task(name="mail", durable=True)(lambda: 1)
@@ -379,6 +473,18 @@ def test_stop_releases_what_has_not_started(
     for item in items[1:]:
         found = row(site, item.id)
         assert (found["owner"], found["attempt"]) == (None, 0)
+
+
+def test_stop_releases_what_is_held(site: Site) -> None:
+    """What waits for a response that is still being sent when the time is up goes back as well, at once."""
+    task = site.background.task(durable=True, when="response")(lambda: None)
+    site.app.add_url_rule("/", view_func=lambda: task.enqueue().id)
+    with site.client.get("/") as response:
+        item_id = response.text
+        assert row(site, item_id)["owner"] is not None
+        site.background.stop(0)
+        found = row(site, item_id)
+    assert (found["status"], found["owner"], found["attempt"], found["crashes"]) == ("queued", None, 0, 0)
 
 
 def test_interrupted_run_is_not_charged(site: Site, gate: threading.Event) -> None:
@@ -411,6 +517,40 @@ def test_periodic(site: Site) -> None:
     until(lambda: len(times) >= 3)
     with pytest.raises(ConfigurationError, match="cron expression"):
         site.background.periodic()
+
+
+def test_periodic_needs_durable(site: Site) -> None:
+    """A task that is not durable is refused where it is declared, with the cure."""
+    task = site.background.task(name="tick")(lambda: None)
+    with pytest.raises(ConfigurationError, match=r"tick is periodic.*durable=True"):
+        site.background.periodic(seconds=1)(task)
+    assert not site.background.registry.periodic
+
+
+def test_periodic_without_executor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is refused where it is declared or where the app is prepared, or is named in the log."""
+
+    def declare(background: Background) -> None:
+        background.periodic(seconds=0.01)(background.task(durable=True, name="t", executor="mail")(print))
+
+    app = Flask("shop")
+    app.config["BACKGROUND_JOURNAL"] = tmp_path / "journal"
+    with pytest.raises(ConfigurationError, match="executor 'mail'"):
+        declare(Background(Flask("other")))
+    early = Background()
+    declare(early)
+    with pytest.raises(ConfigurationError, match="executor 'mail'"):
+        early.init_app(app)
+    late = Background()
+    late.init_app(app)
+    declare(late)
+    beats: list[int] = []
+    late.periodic(seconds=0.01)(late.task(durable=True, name="beat")(lambda: beats.append(1)))
+    app.test_client().get("/")
+    until(lambda: len(beats) > 2)
+    assert lines(caplog).count("The periodic task t does not run") == 1
+    with app.app_context():
+        assert not late.items(task="t")
 
 
 def test_journal_that_cannot_be_made(make_site: Callable[..., Site], tmp_path: Path) -> None:
@@ -465,6 +605,35 @@ def test_keeper_survives(
     assert sum("cannot be kept" in line for line in lines(caplog)) == 1
     monkeypatch.undo()
     assert task.using(delay=0.05).enqueue().result(BOUND) == 42
+
+
+def test_retried_elsewhere(site: Site, program: Callable[[str], Script]) -> None:
+    """An end that was seen here is not the last word when another process has run the item again."""
+
+    @site.background.task(durable=True, name="work")
+    def work(how: str) -> None:
+        raise RuntimeError("not here")
+
+    item = work.enqueue("there")
+    assert isinstance(item.exception(BOUND), RuntimeError)
+    assert find(site, item.id) is item
+    assert isinstance(item.exception(0), RuntimeError)
+    durable = site.app.extensions["background"].durable
+    durable.runs = frozenset()
+    other = program(
+        f"""
+        from flask_background.journal import store
+        durable = app.extensions["background"].durable
+        durable.writer.do(lambda db: store.retry(db, {item.id!r}, time.time()))
+        durable.keeper.ring()
+        time.sleep(60)
+        """
+    )
+    other.wait_for("run 1")
+    until(lambda: row(site, item.id)["status"] == "succeeded")
+    assert find(site, item.id).result(0) == "there"
+    with site.app.app_context():
+        assert [found.status for found in site.background.items()] == [Status.SUCCEEDED]
 
 
 def test_prune(site: Site) -> None:
@@ -565,6 +734,20 @@ def test_stopped_process_keeps_its_items(site: Site, program: Callable[[str], Sc
     assert runs == ["mine", "hang"]
 
 
+def test_no_hoard(
+    make_site: Callable[..., Site], tmp_path: Path, program: Callable[[str], Script], gate: threading.Event
+) -> None:
+    """What a process has no thread for is left to one that has."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_WORKERS=1)
+    task = site.background.task(durable=True, name="work")(lambda how: gate.wait(BOUND) and "here")
+    items = [task.enqueue("there") for _ in range(3)]
+    until(lambda: items[0].status is Status.RUNNING)
+    program("with app.test_client() as client: client.get('/')\ntime.sleep(60)")
+    assert [item.result(BOUND / 2) for item in items[1:]] == ["there", "there"]
+    gate.set()
+    assert items[0].result(BOUND) == "here"
+
+
 def test_poison(program: Callable[[str], Script], site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """An item that takes its process down three times is parked, and the log says so."""
     first = program(ENQUEUE.format(how="die"))
@@ -595,6 +778,39 @@ def test_fork(site: Site) -> None:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
     assert task.enqueue().result(BOUND) == os.getpid()
+
+
+def test_handle_in_a_fork(site: Site, gate: threading.Event) -> None:
+    """A handle that a child has inherited goes to the journal by the child's own way."""
+    task = site.background.task(durable=True)(lambda: gate.wait(BOUND) and 42)
+    running, waiting = task.enqueue(), task.using(delay=60).enqueue()
+    ended = site.background.task(durable=True, name="ended")(lambda: {1}).enqueue()
+    assert ended.wait(BOUND)
+    until(lambda: row(site, running.id)["status"] == "running")
+    parents = site.app.extensions["background"].durable.writer
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            parents._rounds = None  # of no use here
+            assert ended.result(0) == {1}
+            assert not ended.cancel()
+            assert (running.status, waiting.status) == (Status.RUNNING, Status.QUEUED)
+            assert waiting.cancel()
+            os.write(writing, b"!")
+            assert running.result(BOUND) == 42
+            assert site.app.extensions["background"].durable.writer is not parents
+            site.background.stop(1)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    assert os.read(reading, 1) == b"!"
+    os.close(reading)
+    assert waiting.status is Status.CANCELLED
+    gate.set()
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_items_filtered(site: Site) -> None:

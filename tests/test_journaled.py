@@ -210,12 +210,13 @@ def test_awaited_fails(journal: Journal, item: JournaledItem[Any]) -> None:
         asyncio.run(wait())
 
 
-def test_leaves_while_somebody_waits(journal: Journal) -> None:
+def test_leaves_while_somebody_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for an item here goes on to wait for it when it has left, and learns of its end."""
+    monkeypatch.setattr(module, "_STAY", 3 * BOUND)
     item = JournaledItem[Any](Callee(), (), {}, None, journal)
     item.id = ENTRY.id
     ends: list[bool] = []
-    waiter = threading.Thread(target=lambda: ends.append(item.wait(BOUND)))
+    waiter = threading.Thread(target=lambda: ends.append(item.wait(3 * BOUND)))
     waiter.start()
     until(lambda: item._gates)
     item.leave()

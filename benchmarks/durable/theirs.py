@@ -19,7 +19,7 @@ class Huey(Queue):
 
         super().__init__(place)
         # The time-out for 64 threads that write: by default some of them fail.
-        self._huey = SqliteHuey("items", str(place.folder / "huey.sqlite3"), fsync=True, timeout=60)
+        self._huey = SqliteHuey("items", filename=str(place.folder / "huey.sqlite3"), fsync=True, timeout=60)
         self._task = self._huey.task()(work.tell)
 
     def enqueue(self, argument: str) -> Any:

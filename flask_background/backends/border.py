@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import native
 from ..errors import ConfigurationError, QueueFull, Refused, Stopping
@@ -57,7 +57,14 @@ class Border:
         )
 
 
-def check_executor(task: Callee, executors: Mapping[str, Executor]) -> None:
+class Kind(Protocol):
+    """What has to be known of an executor: the executor itself, or its settings."""
+
+    @property
+    def coroutines_only(self) -> bool: ...
+
+
+def check_executor(task: Callee, executors: Mapping[str, Kind]) -> None:
     """Raise ConfigurationError if none of the executors is for this task."""
     executor = executors.get(task.executor)
     if executor is None or (executor.coroutines_only and not task.is_coroutine):
@@ -65,7 +72,7 @@ def check_executor(task: Callee, executors: Mapping[str, Executor]) -> None:
     executor.check(task)
 
 
-def mismatch(task: Callee, executors: Mapping[str, Executor]) -> ConfigurationError:
+def mismatch(task: Callee, executors: Mapping[str, Kind]) -> ConfigurationError:
     """The error of a task that names an executor which is not there, or which is not for it."""
     if task.executor not in executors:
         return ConfigurationError(

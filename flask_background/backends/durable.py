@@ -20,12 +20,12 @@ from ..item import WorkItem
 from ..journal import queries, store
 from ..journal.entry import Entry
 from ..journal.owner import Owner
-from ..journal.writer import writer_at
-from ..journaled import JournaledItem
+from ..journal.writers import writer_at
+from ..journaled import JournaledItem, JournalKeeper
 from ..packing import Packing, attempt_of, entry_of, state_of
 from ..status import Attempt, Status
 from .base import Phase
-from .entrance import Entrance
+from .claims import Claims
 from .keeper import Keeper
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _LAST_WRITES = 2.0
 _LOOK = 0.02
 
 
-class DurableBackend(Entrance):
+class DurableBackend(Claims):
     """The durable items of one app, as one process sees them."""
 
     def __init__(
@@ -58,7 +58,7 @@ class DurableBackend(Entrance):
         self.writer = writer_at(folder, power=power)
         self.writer.open()
         try:
-            owner = Owner(folder / "owners", registry.tasks)
+            owner = Owner(folder / "owners", registry.tasks, local.executors)
         except OSError as error:
             self.writer.close()
             raise self.writer.failure(error) from error
@@ -71,9 +71,6 @@ class DurableBackend(Entrance):
             runs,
         )
         self.keep = settings.keep
-        self._claiming = False
-        # Whether there was a reason to claim once more while a claim was under way.
-        self._again = False
         self._over = False
         self.keeper = Keeper(self)
         local.companion = self
@@ -85,10 +82,15 @@ class DurableBackend(Entrance):
     def get(self, item_id: str) -> JournaledItem[Any] | None:
         """The handle of an item, wherever it is; None if the journal does not know it."""
         handle = self._handles.get(item_id)
-        if handle is not None:
+        if handle is not None and not handle._told:
             return handle
-        entry = self.look(item_id)
-        return None if entry is None else self.handle(entry)
+        try:
+            entry = self.look(item_id)
+        except JournalError:
+            if handle is None:
+                raise
+            return handle
+        return handle if entry is None else self.handle(entry)
 
     def items(self, status: Status | None = None, task: str | None = None) -> list[JournaledItem[Any]]:
         """Those that were enqueued last, oldest first; with this status, and of the task with this name."""
@@ -108,6 +110,11 @@ class DurableBackend(Entrance):
                 return False
             native.Gate().wait(min(_LOOK, left))
 
+    def in_this_process(self) -> JournalKeeper:
+        """What a process that was forked from this one has in its place. Raises JournalError."""
+        keeper: JournalKeeper = self.app.extensions["background"].durable
+        return keeper
+
     def look(self, item_id: str) -> Entry | None:
         """What the journal knows of an item."""
         try:
@@ -121,6 +128,12 @@ class DurableBackend(Entrance):
 
     def handle(self, entry: Entry) -> JournaledItem[Any]:
         """The handle of an item in this process."""
+        handle = self.known(entry)
+        handle.doubt(entry, self.owner.id)
+        return handle
+
+    def known(self, entry: Entry) -> JournaledItem[Any]:
+        """The handle of an item in this process, whatever it says of the item."""
         handle = self._handles.get(entry.id)
         if handle is None:
             handle = JournaledItem.of(entry, self.registry.task_of(entry), state_of(entry), self)
@@ -146,42 +159,6 @@ class DurableBackend(Entrance):
 
     # For the keeper.
 
-    def claim(self, now: float) -> None:
-        """Take what this process has room for."""
-        tasks = list(self.registry.tasks)
-        room = {name: room for name in self.runs if (room := self.room(name)) > 0}
-        self.backlog = self.writer.read(
-            partial(queries.is_free, tasks=tasks, now=now, executors=list(self.runs))
-        )
-        self.behind = self.behind and self.backlog
-        if not self.backlog or not room:
-            return
-        self._again = True
-        if self._claiming:
-            return
-        self._claiming, self._again = True, False
-        claim = partial(store.claim, owner=self.owner.id, room=room, tasks=tasks, now=now)
-        # They arrive where others leave, in the order of the commits: one may have been released just before.
-        self.writer.later(claim, self._arrive, sync=False)
-
-    def claim_more(self, item: WorkItem[Any]) -> None:
-        """An item has ended; take more of its executor's, if some wait and few are here."""
-        executor = self.local.executors[item._task.executor]
-        few = len(executor.queued) + len(executor.running) <= executor.capacity
-        if few and self.backlog:
-            self._again = True
-            if not self._claiming:
-                self.keeper.ring()
-
-    def has_nothing_to_do(self, until: float | None = None) -> bool:
-        """Whether nothing is in flight here, and nothing that this process could take is due, now or then."""
-        if self.local.ledger.phase is Phase.RUNNING:
-            tasks, due = list(self.registry.tasks), time.time() if until is None else until
-            free = partial(queries.is_free, tasks=tasks, now=due, executors=list(self.runs))
-            if self.writer.read(free):
-                return False
-        return not self._claiming and self.local.ledger.is_idle()
-
     def cancel_here(self, item_id: str) -> None:
         """Somebody in another process wants this one to end."""
         item = self._handles.get(item_id)
@@ -199,7 +176,6 @@ class DurableBackend(Entrance):
         item = self.handle(entry)
         error = attempt_of(entry).error
         self.local.events.finished(item, (entry.status, None, error))
-        self.packing.forget(entry.id)
 
     def periodic_entry(self, task: Task[..., Any], planned: float) -> Entry:
         """A new item of a periodic task, which was planned for then."""
@@ -241,24 +217,3 @@ class DurableBackend(Entrance):
             self.tell_end(entry)
         if released:
             self.call_others()
-
-    def _arrive(self, entries: list[Entry]) -> None:
-        """These have been claimed."""
-        self._claiming = False
-        for entry in entries:
-            try:
-                item = self.handle(entry)
-            except Exception as error:  # options or a state that nobody can read
-                self._park_unread(entry, error)
-                continue
-            item.arrive(entry)
-            if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
-                self.give_back(item)
-        if entries or self._again:
-            self.keeper.ring()  # perhaps there are more
-
-    def _park_unread(self, entry: Entry, error: Exception) -> None:
-        reason = f"its row cannot be read: {error}"
-        self.trouble(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
-        step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=time.time())
-        self.writer.later(step)

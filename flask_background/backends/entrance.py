@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from ..errors import Refused, Stopping
 from ..item import WorkItem
 from ..journal import owner as owners
-from ..journal import store
+from ..journal import queries, store
 from ..journal.entry import Entry
 from ..journal.rounds import Insert, Step
 from ..journaled import JournaledItem
@@ -24,14 +24,18 @@ from .border import check_executor
 from .runs import DurableRuns
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from ..journal.owner import Owner
     from ..journal.writer import Writer
     from ..packing import Packing
     from ..registry import Registry
     from .local import LocalBackend
 
-# How many items a process claims for each that an executor can run at once: some to go on with.
+# How many items a process claims for each that an executor can run at once: some to go on with, where the
+# last run was shorter than that (seconds). Others would wait here, and another process perhaps has room.
 _AHEAD = 3
+_SHORT = 0.2
 
 
 class Entrance(DurableRuns, Intake):
@@ -159,10 +163,12 @@ class Entrance(DurableRuns, Intake):
         """It was withdrawn before it ran; the journal hears of that."""
         assert isinstance(item, JournaledItem)
         assert item.entry is not None
-        step = partial(
-            store.finish, item_id=item.id, fence=item.entry.fence, status=Status.CANCELLED, now=time.time()
-        )
-        self.writer.later(step, lambda _: self.packing.forget(item.id))
+        step = partial(_cancel, item_id=item.id, fence=item.entry.fence, now=time.time())
+        self.writer.later(step, partial(self._let_uploads_go, item.id))
+
+    def _let_uploads_go(self, item_id: str, is_known: bool) -> None:
+        if not is_known:  # else somebody may have it retried
+            self.packing.forget(item_id)
 
     def _call_for_round(self) -> None:
         """Wake the others once for all that one transaction has entered."""
@@ -177,8 +183,19 @@ class Entrance(DurableRuns, Intake):
     def room(self, name: str) -> int:
         """How many more items of an executor this process would claim."""
         executor = self.local.executors[name]
-        return _AHEAD * executor.capacity - len(executor.queued) - len(executor.running)
+        ahead = _AHEAD if self.lasted.get(name, _SHORT) < _SHORT else 1
+        return ahead * executor.capacity - len(executor.queued) - len(executor.running)
 
     @abstractmethod
     def handle(self, entry: Entry) -> JournaledItem[Any]:
         """The handle of an item in this process."""
+
+    @abstractmethod
+    def known(self, entry: Entry) -> JournaledItem[Any]:
+        """The handle of an item in this process, whatever it says of the item."""
+
+
+def _cancel(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
+    """Cancel an item; says whether the journal knows it at all."""
+    store.finish(db, item_id, fence, Status.CANCELLED, now)
+    return queries.get(db, item_id) is not None

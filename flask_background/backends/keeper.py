@@ -11,24 +11,30 @@ import math
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import native
+from ..errors import ConfigurationError
 from ..journal import owner as owners
-from ..journal import queries, store
+from ..journal import queries, schedules, store
 from ..journal.wake import Watch
 from ..status import Status
 from .base import Phase
+from .border import check_executor
 
 if TYPE_CHECKING:
+    from ..journal.entry import Entry
+    from ..task import Task
     from .durable import DurableBackend
 
 # The net, in seconds; and how long to wait when the journal cannot be read or written.
 _NET = 5.0
 _TROUBLE = 1.0
-# What is not urgent is looked at so often; items that ended long ago are let go of so many at a time.
+# What is not urgent is looked at so often.
 _LOOK_OVER_EVERY = 60.0
+# Items that ended long ago are let go of so many at a time, and others may write for so long in between.
 _PRUNED = 500
+_BREATH = 0.05
 # Files of an item that the journal does not know may be about to be entered; not for so long.
 _ORPHANED = 3_600.0
 
@@ -42,9 +48,14 @@ class Keeper:
         self._watch = Watch(backend.owner)
         self._closed = False
         self._ended = native.Gate()
+        #: Opens when all has been looked at once, a dead process's items among them.
+        self.has_looked = native.Gate()
         self._looked_over_at = 0.0
         self._in_trouble = False
+        # Whether there may be more to let go of than the last look has.
+        self._prunes = False
         self._scheduled: set[str] = set()
+        self._unfit: set[str] = set()
         native.start_thread(self._run, "background-keeper")
 
     def ring(self) -> None:
@@ -63,15 +74,17 @@ class Keeper:
         finally:
             self._watch.close()
             self._ended.open()
+            self.has_looked.open()
 
     def _keep(self) -> None:
         dead: list[str] | None = None
         while not self._closed:
             try:
                 timeout = self._look(self._watch.dead() if dead is None else dead)
+                self.has_looked.open()
                 dead = self._watch.wait(timeout)
                 self._in_trouble = False
-            except Exception as error:
+            except Exception as error:  # of the journal, or because there are no descriptors left, say
                 if not self._in_trouble:  # once is enough
                     self._backend.trouble("The journal cannot be kept; this goes on when it can be", error)
                 self._in_trouble = True
@@ -81,6 +94,7 @@ class Keeper:
     def _look(self, dead: list[str]) -> float:
         """Do what there is to do; seconds until there may be more."""
         backend, now = self._backend, time.time()
+        backend.writer.go_on()
         for name in dead:
             self._recover(name)
         for item_id in backend.writer.read(partial(queries.cancels, owner=backend.owner.id)):
@@ -91,9 +105,13 @@ class Keeper:
         if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
             self._looked_over_at = now
             self._look_over(now)
+            self._prunes = True
+        if self._prunes:
+            self._prunes = self._prune(now)
         periodic = list(backend.registry.periodic) if backend.runs else []
         due = backend.writer.read(partial(queries.next_due, now=now, periodic=periodic))
-        return _NET if due is None else min(_NET, max(0.0, due - time.time()))
+        most = _BREATH if self._prunes else _NET
+        return most if due is None else min(most, max(0.0, due - time.time()))
 
     def _recover(self, name: str) -> None:
         """Free the items of a process that is dead."""
@@ -117,21 +135,33 @@ class Keeper:
         """Enqueue the periodic tasks that are due."""
         backend = self._backend
         periodic = backend.registry.periodic
-        for name, (_, schedule) in periodic.items():
-            if name not in self._scheduled:
+        for name, (task, schedule) in periodic.items():
+            if name not in self._scheduled and self._is_fit(task):
                 first = partial(
-                    store.schedule, name=name, spec=repr(schedule), first=schedule.next_after(now)
+                    schedules.schedule, name=name, spec=repr(schedule), first=schedule.next_after(now)
                 )
                 backend.writer.do(first)
                 self._scheduled.add(name)
         for name, planned in backend.writer.read(partial(queries.planned, now=now)).items():
-            if name in periodic:
+            if name in periodic and name in self._scheduled:
                 task, schedule = periodic[name]
                 following = schedule.catch_up(planned, now)
                 entry = backend.periodic_entry(task, planned)
                 backend.writer.do(
-                    partial(store.fire, name=name, planned=planned, following=following, entry=entry)
+                    partial(schedules.fire, name=name, planned=planned, following=following, entry=entry)
                 )
+
+    def _is_fit(self, task: Task[..., Any]) -> bool:
+        """Whether a periodic task has an executor; else its items would only pile up."""
+        if task.name in self._unfit:
+            return False
+        try:
+            check_executor(task, self._backend.local.executors)
+        except ConfigurationError as error:
+            self._unfit.add(task.name)  # once is enough
+            self._backend.trouble(f"The periodic task {task.name} does not run", error)
+            return False
+        return True
 
     def _follow_clock(self, now: float) -> None:
         """Where the clock was set back, periodic tasks need not wait until it is where it was."""
@@ -143,31 +173,47 @@ class Keeper:
                 if planned > schedule.next_after(schedule.next_after(now)):
                     following = schedule.catch_up(planned, now)
                     backend.writer.do(
-                        partial(store.reschedule, name=name, planned=planned, following=following)
+                        partial(schedules.reschedule, name=name, planned=planned, following=following)
                     )
 
+    def _prune(self, now: float) -> bool:
+        """Let go of some items that ended long ago; says whether there may be more."""
+        backend = self._backend
+        step = partial(store.prune, before=now - backend.keep, limit=_PRUNED)
+        gone = backend.writer.do(step, sync=False)
+        for item_id in gone:
+            backend.packing.forget(item_id)
+        return len(gone) == _PRUNED
+
     def _look_over(self, now: float) -> None:
-        """Let go of what ended long ago; recover what has no owner, and park what has no task, any more."""
+        """Recover what has no owner any more, and park what nobody can run."""
         backend = self._backend
         self._follow_clock(now)
+        if (error := backend.writer.take_trouble()) is not None:
+            backend.trouble("The journal's WAL cannot be copied back, and grows until it can be", error)
         owners.sweep(self._folder)
         for name in backend.writer.read(queries.owners):
             if not owners.exists(self._folder, name):  # somebody, or a power cut, has removed its file
                 recovered = backend.writer.do(partial(store.recover, owner=name, running=(), now=now))
                 backend.local.events.recovered(recovered.released, name)
                 backend.call_others()
-        for item_id in backend.writer.do(
-            partial(store.prune, before=now - backend.keep, limit=_PRUNED), sync=False
-        ):
-            backend.packing.forget(item_id)
         for item_id in backend.packing.orphans(now - _ORPHANED):
             if backend.look(item_id) is None:
                 backend.packing.forget(item_id)
-        for entry in backend.writer.read(
-            partial(queries.unknown, tasks=list(backend.registry.tasks), now=now)
-        ):
-            if not any(owners.knows(self._folder, name, entry.task) for name in owners.others(self._folder)):
-                reason = f"no process of the app has a task named {entry.task!r}"
+        tasks, executors = list(backend.registry.tasks), list(backend.local.executors)
+        unknown = partial(queries.unknown, tasks=tasks, executors=executors, now=now)
+        for entry in backend.writer.read(unknown):
+            if (reason := self._why_nobody_runs(entry)) is not None:
                 step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=now)
                 if backend.writer.do(step):
                     backend.tell_end(replace(entry, status=Status.FAILED, reason=reason))
+
+    def _why_nobody_runs(self, entry: Entry) -> str | None:
+        """Why no process can run an item; None if one can that is perhaps about to."""
+        others = owners.others(self._folder)
+        if any(owners.knows(self._folder, name, entry.task, entry.executor) for name in others):
+            return None
+        has_task = entry.task in self._backend.registry.tasks
+        if has_task or any(owners.knows(self._folder, name, entry.task) for name in others):
+            return f"no process of the app that has this task has an executor named {entry.executor!r}"
+        return f"no process of the app has a task named {entry.task!r}"

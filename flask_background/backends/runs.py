@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # A run may report its progress as often as it likes; the journal hears of it so often, in seconds.
 _REPORT_EVERY = 0.25
+# When an item is tried again whose files cannot be opened for a reason that may pass, in seconds.
+_PUT_OFF = 5.0
 
 
 class DurableRuns(ABC):
@@ -47,6 +49,8 @@ class DurableRuns(ABC):
         self.writer = writer
         self.owner = owner
         self.packing = packing
+        #: How long the last run took, by executor, in seconds.
+        self.lasted: dict[str, float] = {}
 
     def start(self, item: WorkItem[Any], run: Attempt) -> bool:
         """Make the arguments, and claim the item; False if it was withdrawn, or they do not fit."""
@@ -58,7 +62,10 @@ class DurableRuns(ABC):
             item._kwargs = kwargs or None
             task.check_call(*item._args, **kwargs)
         except Exception as error:
-            self.park(item, f"its arguments do not fit any more: {error}")
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                self._put_off(item, error)  # too many open files, perhaps: that is not the item's fault
+            else:
+                self.park(item, f"its arguments do not fit any more: {error}")
             return False
         try:
             self.owner.begin(item.id)
@@ -77,6 +84,7 @@ class DurableRuns(ABC):
         """Put what a run has come to into the journal; when it is there, tell it."""
         assert isinstance(item, JournaledItem)
         assert item.entry is not None
+        self.lasted[item._task.executor] = time.time() - (run.started or time.time())
         try:
             step, then = self._last_step(item, item.entry, run, outcome)
         except Exception as error:  # such as a backoff function's, or an exception's that has no text
@@ -139,6 +147,17 @@ class DurableRuns(ABC):
         step = partial(store.release, item_id=item.id, fence=item.entry.fence, now=time.time())
         self.writer.later(step, partial(self._leave, item))
 
+    def _put_off(self, item: JournaledItem[Any], error: OSError) -> None:
+        """Leave an item to all that cannot be started just now; that does not count as an attempt."""
+        assert item.entry is not None
+        if self.local.let_go(item):
+            self.trouble(f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error)
+            now = time.time()
+            step = partial(
+                store.release, item_id=item.id, fence=item.entry.fence, now=now, due=now + _PUT_OFF
+            )
+            self.writer.later(step, partial(self._leave, item))
+
     def park(self, item: JournaledItem[Any], reason: str) -> None:
         """End an item that cannot be run as failed, until somebody has it retried."""
         assert item.entry is not None
@@ -175,8 +194,8 @@ class DurableRuns(ABC):
         self.owner.end(item.id)
         if is_mine:
             self.local.conclude(item, run, outcome)
-            if item.entry is not None and item.entry.uploads:
-                self.packing.forget(item.id)
+            if outcome[0] is Status.SUCCEEDED and item.entry is not None and item.entry.uploads:
+                self.packing.forget(item.id)  # what has not succeeded may be retried
             self.claim_more(item)
         else:
             self.local.events.late(item, outcome)

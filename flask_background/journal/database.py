@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -24,11 +25,11 @@ Mode = Literal["wal", "truncate"]
 
 # How long SQLite waits for another program that holds a lock, in seconds.
 _BUSY = 2.0
-# After so many commits the WAL is copied back; where somebody reads it, that is tried again after so many.
+# After so many commits, or when it has become so long in bytes, the WAL is copied back, and begun anew.
 _COMMITS = 250
-_AGAIN = 25
-# What is left of a WAL that has become longer, in bytes.
 _LONG = 16_000_000
+# Where somebody reads it, or the disk fails, that is tried again after so many commits, or as many bytes.
+_AGAIN = 25
 
 
 class Database:
@@ -37,7 +38,9 @@ class Database:
     def __init__(self, folder: Path, mode: Mode = "wal") -> None:
         self._path = folder / "journal.sqlite3"
         self.mode = mode
+        self._wal = folder / "journal.sqlite3-wal"
         self._commits = 0
+        self._long = _LONG
         self._full: bool | None = None
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
@@ -77,14 +80,49 @@ class Database:
         connection.execute("begin immediate")
         return connection
 
-    def checkpoint(self) -> None:
-        """Copy the WAL back to the database if much has been written. The caller has the turn."""
+    def commit(self) -> None:
+        """Commit the transaction. What could not be synced does not come back when the file is opened anew."""
+        connection = self.open()
+        try:
+            connection.execute("commit")
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            with suppress(sqlite3.Error):  # then the disk takes nothing at all
+                self._write_over()
+            raise
         self._commits += 1
-        if self.mode != "wal" or self.writer is None or self._commits < _COMMITS:
+
+    def _write_over(self) -> None:
+        """Write something harmless where a commit failed: its frames may be whole in the WAL, only not synced.
+
+        This process does not see them, but whoever reads the WAL from its beginning would, after a kill too.
+        """
+        if self.mode == "wal":
+            connection = self.begin(full=False)
+            (version,) = connection.execute("pragma user_version").fetchone()
+            connection.execute(f"pragma user_version = {version}")  # writes a page, though nothing changes
+            connection.execute("commit")
+
+    def checkpoint(self) -> None:
+        """Copy the WAL back to the database if much has been written. The caller has the turn.
+
+        This waits for nobody: what somebody still reads is copied the next time.
+        """
+        if self.mode != "wal" or self.writer is None:
             return
-        # Not truncated: to write where the file has been before takes half the time of letting it grow.
-        (busy, *_) = self.writer.execute("pragma wal_checkpoint(restart)").fetchone()
-        self._commits = _COMMITS - _AGAIN if busy else 0
+        size = self._wal.stat().st_size  # of all processes' commits, since it is cut when it begins anew
+        if self._commits < _COMMITS and size <= self._long:
+            return
+        self._commits, self._long = _COMMITS - _AGAIN, size + _LONG
+        self.writer.execute("pragma busy_timeout = 0")
+        try:
+            # Not truncated: to write where the file has been before takes half the time of letting it grow.
+            (busy, *_) = self.writer.execute("pragma wal_checkpoint(restart)").fetchone()
+        finally:
+            self.writer.execute(f"pragma busy_timeout = {1000 * _BUSY:.0f}")
+        if not busy:
+            self._commits, self._long = 0, _LONG
 
     def close(self) -> None:
         """Close both connections; the caller has the turn, for the last one to close makes a checkpoint."""

@@ -2,16 +2,22 @@
 
 ``owners/<pid>-<random>`` is locked as long as its process lives; the kernel frees it at once when that dies,
 however it dies, and not while it is merely stopped or starved. No clock has a part in this. The file says
-which tasks the process knows, and then, a line each, which runs began and ended, and whether the host was
+which tasks and executors it has, and then, a line each, which runs began and ended, and whether the host was
 about to kill. A line is in the system's cache before the run begins, where kill -9 does not reach it.
+
+When the file has become long, another one takes its place that says what runs now, whole and locked before
+it has the name. So the name always leads to a file that tells the truth and is locked as long as the process
+lives; who has opened the old one, and gets its lock, sees that it is not the one of that name any more.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -20,42 +26,46 @@ from typing import Self
 
 from .. import native
 
-# The file is begun anew when nothing runs and it has become so long, in bytes.
+# The file is begun anew when it has become so long, in bytes, or twice as long as what it has to say.
 _LONG = 100_000
 
-# The owners of this process: to open one of their files and close it would free its lock.
+# So long nobody removes a file that has not got its name yet, in seconds.
+_NEW = 60.0
+
+# The files of this process's owners: to open one of them and close it would free its lock.
 _own: set[str] = set()
 
 
 class Owner:
     """This process and app, as the others see it."""
 
-    def __init__(self, folder: Path, tasks: Collection[str]) -> None:
+    def __init__(self, folder: Path, tasks: Collection[str], executors: Collection[str]) -> None:
         self.folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.id = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._lock = native.new_lock()
+        self._header = json.dumps([sorted(tasks), sorted(executors)]).encode() + b"\n"
         self._running: set[str] = set()
+        self._spared = False
         self._closed = False
         self._path = folder / self.id
-        # Under another name until it is locked, or it would look like a dead process's.
-        new = self._path.with_suffix(".new")
-        self._file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # A file has another name until it is locked, or it would look like a dead process's.
+        self._new_path = self._path.with_suffix(".new")
+        _own.update((self._path.name, self._new_path.name))
         self.bell_path = self._path.with_suffix(".bell")
         try:
-            header = json.dumps(sorted(tasks)).encode() + b"\n"
-            self._header = len(header)
-            self._size = os.write(self._file, header)
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.mkfifo(self.bell_path, 0o600)
-            self.bell = os.open(self.bell_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            _own.add(self.id)
-            new.rename(self._path)
+            self._file, self._size = self._make_file()
+            self._longest = max(_LONG, 2 * self._size)
+            try:
+                os.mkfifo(self.bell_path, 0o600)
+                self.bell = os.open(self.bell_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                self._new_path.rename(self._path)
+            except BaseException:
+                self._drop(self._file)
+                raise
         except BaseException:
-            _own.discard(self.id)
-            os.close(self._file)
-            for path in (new, self.bell_path):
-                path.unlink(missing_ok=True)
+            _own.difference_update((self._path.name, self._new_path.name))
+            self.bell_path.unlink(missing_ok=True)
             raise
         ring(folder)  # the others are to watch over this one
 
@@ -73,15 +83,14 @@ class Owner:
                 return
             self._running.discard(item_id)
             with suppress(OSError):  # worth a crash too many for this item, should the process die now
-                if self._size > _LONG and not self._running:
-                    os.ftruncate(self._file, self._header)
-                    self._size = self._header
-                else:
-                    self._size += os.write(self._file, f"-{item_id}\n".encode())
+                self._size += os.write(self._file, f"-{item_id}\n".encode())
+                if self._size > self._longest:
+                    self._renew()
 
     def spare(self) -> None:
         """The host may kill from now on: that is not the running items' fault."""
         with self._lock, suppress(OSError):
+            self._spared = True
             if not self._closed:
                 os.write(self._file, b"!\n")
 
@@ -93,9 +102,40 @@ class Owner:
             self._closed = True  # the descriptors are soon those of other files
             for suffix in ("", ".bell"):
                 self._path.with_suffix(suffix).unlink(missing_ok=True)
-            _own.discard(self.id)
+            _own.difference_update((self._path.name, self._new_path.name))
             os.close(self._file)
             os.close(self.bell)
+
+    def _make_file(self) -> tuple[int, int]:
+        """A new file, locked, that says how things are now, and its length; it has its name yet to get."""
+        lines = [self._header, *(f"+{item_id}\n".encode() for item_id in self._running)]
+        content = b"".join(lines) + b"!\n" * self._spared
+        file = os.open(self._new_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.write(file, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except BaseException:
+            self._drop(file)
+            raise
+        return file, len(content)
+
+    def _renew(self) -> None:
+        """Go on with a new file."""
+        self._longest = self._size + _LONG  # if it fails, which does no harm, it is tried again then
+        new, size = self._make_file()
+        try:
+            self._new_path.rename(self._path)
+        except BaseException:
+            self._drop(new)
+            raise
+        old, self._file = self._file, new
+        self._size, self._longest = size, max(_LONG, 2 * size)
+        os.close(old)  # which frees its lock, and it has no name any more
+
+    def _drop(self, file: int) -> None:
+        os.close(file)
+        self._new_path.unlink(missing_ok=True)
 
 
 class Takeover:
@@ -130,17 +170,17 @@ class Takeover:
 
 
 def take_over(folder: Path, owner_id: str) -> Takeover | None:
-    """Take over from an owner that is dead; None if it is alive, or another process does this."""
+    """Take over from an owner that is dead; None if it is alive, or this is another process's to do."""
     if owner_id in _own:
         return None
     path = folder / owner_id
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:  # it is gone, or another user's
         return None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(file).st_nlink:  # else somebody was faster
+        if os.path.samestat(os.fstat(file), path.stat()):  # else somebody was faster, or it has another one
             return Takeover(path, file)
     except OSError:
         pass
@@ -171,7 +211,7 @@ def sweep(folder: Path) -> None:
     """Remove what a process has left that died while it became an owner."""
     for name in os.listdir(folder):
         path = folder / name
-        if path.suffix == ".new" and is_dead(folder, name):
+        if path.suffix == ".new" and _is_old(path) and is_dead(folder, name):
             path.unlink(missing_ok=True)
         elif path.suffix == ".bell":
             new, owner = path.with_suffix(".new"), path.with_suffix("")
@@ -179,20 +219,30 @@ def sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def knows(folder: Path, owner_id: str, task: str) -> bool:
-    """Whether the process of an owner has a task of this name."""
+def _is_old(path: Path) -> bool:
+    # A file is not locked at the very moment when it is made: it is not a dead process's then.
+    try:
+        return abs(time.time() - path.stat().st_mtime) > _NEW
+    except FileNotFoundError:
+        return False
+
+
+def knows(folder: Path, owner_id: str, task: str, executor: str | None = None) -> bool:
+    """Whether the process of an owner has a task of this name, and the executor."""
     try:
         with open(folder / owner_id, "rb") as file:
-            return task in json.loads(file.readline())
+            tasks, executors = json.loads(file.readline())
+            return task in tasks and (executor is None or executor in executors)
     except (OSError, ValueError):
         return False
 
 
 def ring(folder: Path, but: str | None = None) -> None:
-    """Wake every process of the app, but this owner's."""
-    for name in os.listdir(folder):
-        if name.endswith(".bell") and name != f"{but}.bell":
-            ring_one(folder / name)
+    """Wake every process of the app, but this owner's. Who cannot be woken looks by himself before long."""
+    with suppress(OSError):  # no descriptors are left, say: what there is to tell of is done all the same
+        for name in os.listdir(folder):
+            if name.endswith(".bell") and name != f"{but}.bell":
+                ring_one(folder / name)
 
 
 def ring_one(bell: Path) -> None:

@@ -70,13 +70,16 @@ def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float, executor
     return found.fetchone() is not None
 
 
-def unknown(db: sqlite3.Connection, tasks: Collection[str], now: float) -> list[Entry]:
-    """Free items that are due, of tasks other than these."""
-    known = ", ".join("?" * len(tasks))
+def unknown(
+    db: sqlite3.Connection, tasks: Collection[str], executors: Collection[str], now: float
+) -> list[Entry]:
+    """Free items that are due, of tasks other than these, or for executors other than these."""
+    known, named = ", ".join("?" * len(tasks)), ", ".join("?" * len(executors))
     return select(
         db,
-        f"where status = 'queued' and owner is null and due <= ? and task not in ({known}) limit 100",
-        (now, *tasks),
+        "where status = 'queued' and owner is null and due <= ?"
+        f" and (task not in ({known}) or executor not in ({named})) limit 100",
+        (now, *tasks, *executors),
     )
 
 

@@ -62,6 +62,8 @@ class Rounds:
         self._mode = mode
         self._database: Database | None = None
         self._reading = native.new_lock()
+        #: Why the WAL could not be copied back.
+        self.trouble: Exception | None = None
 
     def open(self) -> Database:
         """The database, whose turn the caller has to take."""
@@ -73,7 +75,7 @@ class Rounds:
     def write(self, database: Database, orders: list[Order]) -> None:
         """Write all together, or, if one of them raises, each by itself. The caller has the turn.
 
-        Raises sqlite3.Error or OSError if nothing could be written.
+        Raises only if nothing could be written.
         """
         try:
             self._transact(database, orders)
@@ -84,9 +86,18 @@ class Rounds:
             for order in orders:
                 try:
                     self.write(database, [order])
-                except (sqlite3.Error, OSError) as error:
+                except Exception as error:  # those before it are written
                     order.error = self.failure(error)
-        database.checkpoint()
+
+    def tidy(self, database: Database) -> None:
+        """Copy the WAL back, if it is time. The caller has the turn.
+
+        An error here is not that of any order: what they wrote is written. The next rounds try again.
+        """
+        try:
+            database.checkpoint()
+        except (sqlite3.Error, OSError) as error:
+            self.trouble = error
 
     def read(self, query: Step[T]) -> tuple[T] | None:
         """What query returns; None if the database is not open. Raises JournalError."""
@@ -104,6 +115,8 @@ class Rounds:
         if self._database is not None:
             with self._database.turn, self._reading:
                 self._database.close()
+            self._database.turn.close()
+            self._database = None
 
     def failure(self, error: Exception) -> JournalError:
         """The error for whoever wanted something of the journal."""
@@ -117,7 +130,7 @@ class Rounds:
         connection = database.begin(full=full)
         try:
             _take(orders, connection)
-            connection.execute("commit")
+            database.commit()
         except BaseException as error:
             if connection.in_transaction:
                 connection.execute("rollback")

@@ -220,7 +220,7 @@ def retry(db: sqlite3.Connection, item_id: str, now: float) -> bool:
 
 
 def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:
-    """Let go of items that ended before then; returns the ids of those that have uploads."""
+    """Let go of items that ended before then; returns their ids."""
     rows = db.execute(
         "delete from item where id in (select id from item where finished < ? limit ?) returning id",
         (before, limit),
@@ -236,30 +236,6 @@ def purge(db: sqlite3.Connection, statuses: Collection[Status]) -> list[str]:
         tuple(map(str, statuses)),
     ).fetchall()
     return [item_id for (item_id,) in rows]
-
-
-def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> float:
-    """Know a periodic task; returns its next time, which stays as it is unless its spec has changed."""
-    db.execute(
-        "insert into schedule (name, spec, next) values (?, ?, ?) on conflict (name)"
-        " do update set spec = excluded.spec, next = excluded.next where spec != excluded.spec",
-        (name, spec, first),
-    )
-    return float(db.execute("select next from schedule where name = ?", (name,)).fetchone()[0])
-
-
-def fire(db: sqlite3.Connection, name: str, planned: float, following: float, entry: Entry) -> bool:
-    """Enqueue a periodic task that was planned then, unless another process has."""
-    done = db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))
-    if not done.rowcount:
-        return False
-    insert(db, entry)
-    return True
-
-
-def reschedule(db: sqlite3.Connection, name: str, planned: float, following: float) -> None:
-    """Let a periodic task that was planned for planned run at another time instead."""
-    db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))
 
 
 def _change(db: sqlite3.Connection, sql: str, item_id: str, fence: int, **values: Any) -> bool:

@@ -30,6 +30,10 @@ class Turn:
         """It is the next one's."""
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
+    def close(self) -> None:
+        """It is not to be taken any more."""
+        os.close(self._descriptor)
+
     def __enter__(self) -> None:
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
 

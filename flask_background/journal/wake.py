@@ -61,8 +61,8 @@ class Watch:
         changed_at = os.stat(self._folder).st_mtime_ns
         if changed_at == self._changed_at:
             return
-        self._changed_at = changed_at
         present = set(owners.others(self._folder))
+        self._changed_at = changed_at
         for name in [name for name in self._siblings if name not in present]:
             self._forget(name)
             del self._siblings[name]

@@ -7,11 +7,10 @@ run has come to must not be lost, so such a step is tried until it succeeds.
 from __future__ import annotations
 
 import math
-import os
 import sqlite3
-import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from .. import native
 from ..errors import JournalError
 from .database import Mode
 from .rounds import Order, Rounds, Step
+from .teller import Teller
 
 T = TypeVar("T")
 
@@ -32,6 +32,9 @@ _COMPANY = 0.003
 _PATIENCE = 3.0
 # How long to wait after a failed round, in seconds.
 _BACKOFF = 0.5
+
+# Those that may have a file open, which is to be closed by nobody but their own threads, in their turn.
+_open: set[Writer] = set()
 
 
 class Writer:
@@ -54,7 +57,7 @@ class Writer:
         self._writing = native.new_lock()
         self._closing = True
         self._users = 0
-        self._told: native.SimpleQueue[Order | None] = native.SimpleQueue()
+        self._teller = Teller()
         self._running = False
         # How many waited for the last round: they may well come again, and are worth a moment.
         self._expected = 0
@@ -81,12 +84,19 @@ class Writer:
         return value
 
     def _wait_for(self, order: Order) -> None:
-        order.gate = native.Gate()
+        gate = order.gate = native.Gate()
         self._give(order)
-        if not order.gate.wait(_PATIENCE):
+        why: Exception = TimeoutError(f"somebody has been writing for {_PATIENCE:g} s")
+        try:
+            self._have_thread()
+        except RuntimeError as error:
+            why, written = error, False
+        else:
+            written = gate.wait(_PATIENCE)
+        if not written:
             if self._withdraw(order):
-                raise self._rounds.failure(TimeoutError(f"somebody has been writing for {_PATIENCE:g} s"))
-            order.gate.wait()  # it is being written just now
+                raise self._rounds.failure(why)
+            gate.wait()  # it is being written just now
 
     def _withdraw(self, order: Order) -> bool:
         try:
@@ -103,6 +113,13 @@ class Writer:
         order = Order(step, sync)
         order.then = then
         self._give(order)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Have what waits written, if there could be no thread for it before. Called now and then."""
+        if self._orders:
+            with suppress(RuntimeError):  # then it waits for the next call
+                self._have_thread()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all steps up to now are written, and their callers told; False after timeout seconds."""
@@ -121,11 +138,17 @@ class Writer:
             self.do(lambda _: None, sync=False)  # opens it
         raise self._rounds.failure(TimeoutError("it is closed again and again"))
 
+    def take_trouble(self) -> Exception | None:
+        """Why the WAL could not be copied back, told once. It hurt no step, and is tried again."""
+        trouble, self._rounds.trouble = self._rounds.trouble, None
+        return trouble
+
     def open(self) -> None:
         """Keep the file open from now on; raises JournalError if it cannot be opened."""
         with self._lock:
             self._users += 1
             self._closing = False
+            _open.add(self)
         try:
             self.do(lambda _: None, sync=False)
         except BaseException:
@@ -141,6 +164,9 @@ class Writer:
             self._users -= 1
             self._closing = not self._users
         self._ring()
+        if self._closing:
+            with suppress(RuntimeError):  # then it stays open
+                self._have_thread()
 
     def _write_alone(self, order: Order) -> bool:
         """Write an order here and now, without waking a thread, if nobody else writes or waits to."""
@@ -152,6 +178,7 @@ class Writer:
                 return False
             try:
                 self._rounds.write(database, [order])
+                self._rounds.tidy(database)
             finally:
                 database.turn.give_back()
         except (sqlite3.Error, OSError) as error:
@@ -165,6 +192,9 @@ class Writer:
         self._orders.append(order)
         if len(self._orders) >= self._wanted or (self._idles and order.gate is not None):
             self._ring()
+
+    def _have_thread(self) -> None:
+        """Raises RuntimeError if there can be none now."""
         with self._lock:
             if self._running:
                 return
@@ -177,21 +207,28 @@ class Writer:
 
     def _write(self) -> None:
         """The thread: rounds until it is told to end, and nothing is left."""
-        native.start_thread(self._tell, "background-journal-told")
         left: list[Order] = []
-        while True:
-            if left:
-                self._wait(_BACKOFF)
-            else:
-                self._gather()
-            left = self._round(left)
-            with self._lock:
-                if self._closing and not left and not self._orders:
-                    self._running = False
-                    self._told.put(None)
-                    with self._writing:
-                        self._rounds.close()
-                    return
+        told = True
+        try:
+            while True:
+                if left or not told:
+                    self._wait(_BACKOFF)
+                else:
+                    self._gather()
+                left = self._round(left)
+                told = self._teller.start()
+                with self._lock:
+                    if self._closing and told and not left and not self._orders:
+                        self._running = False
+                        self._teller.end()
+                        with self._writing:
+                            self._rounds.close()
+                        _open.discard(self)
+                        return
+        except BaseException:  # the next thread goes on with them
+            self._orders.extendleft(reversed(left))
+            self._running = False
+            raise
 
     def _gather(self) -> None:
         """Wait until there is something to write, and a moment for those who come again."""
@@ -221,12 +258,14 @@ class Writer:
         """Write all that wait in one transaction. Returns those that have to be tried again."""
         orders = left
         try:
-            database = self._rounds.open()
-            with self._writing, database.turn:  # it may take a while: whoever comes meanwhile is taken along
-                orders += self._waiting()
-                if orders:
-                    self._rounds.write(database, orders)
-        except (sqlite3.Error, OSError) as error:
+            with self._writing:
+                database = self._rounds.open()
+                with database.turn:  # it may take a while: whoever comes meanwhile is taken along
+                    orders += self._waiting()
+                    if orders:
+                        self._rounds.write(database, orders)
+                        self._rounds.tidy(database)
+        except Exception as error:
             orders += self._waiting()
             for order in orders:
                 order.error = self._rounds.failure(error)
@@ -237,7 +276,7 @@ class Writer:
             if order.gate is not None:
                 order.gate.open()
             elif order.error is None or not isinstance(order.error, JournalError):
-                self._told.put(order)
+                self._teller.tell(order)
             else:
                 order.error = None
                 left.append(order)
@@ -252,42 +291,3 @@ class Writer:
             except IndexError:  # it has just lost its patience
                 break
         return found
-
-    def _tell(self) -> None:
-        """The other thread: call those who want to know."""
-        while (order := self._told.get()) is not None:
-            try:
-                if order.error is not None:
-                    raise order.error
-                if order.then is not None:
-                    order.then(order.value)
-            except Exception:
-                traceback.print_exc()
-            order = None  # or an idle thread would keep it
-
-
-_writers: dict[Path, Writer] = {}
-_inherited: list[object] = []
-_lock = native.new_lock()
-
-
-def writer_at(folder: Path, *, power: bool) -> Writer:
-    """The writer of this process for a journal: there must be only one, as record locks are a process's."""
-    folder = folder.resolve()
-    with _lock:
-        writer = _writers.get(folder)
-        if writer is None:
-            writer = _writers[folder] = Writer(folder, power=power)
-        return writer
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = native.new_lock()
-    # Neither used nor closed, which would touch the parent's files: kept for ever.
-    _inherited.append(dict(_writers))
-    _writers.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -64,8 +64,13 @@ class Subject(Protocol):
         ...
 
 
-def cycle(subject: Subject, record: Record, *, items: int = 3, producers: int = 1) -> None:
-    """Enqueue items, one by one in each of the threads that produce them, then run them all."""
+def cycle(
+    subject: Subject, record: Record, *, items: int = 3, producers: int = 1, apart: bool = False
+) -> None:
+    """Enqueue items, one by one in each of the threads that produce them, then run them all.
+
+    ``apart``: run each before the next one is enqueued, so that nothing is written after the last one.
+    """
 
     def enqueue(index: int) -> None:
         item = f"i{index}"
@@ -82,6 +87,8 @@ def cycle(subject: Subject, record: Record, *, items: int = 3, producers: int = 
     if producers == 1:  # in this thread: strace counts the calls of each thread by themselves
         for index in range(items):
             enqueue(index)
+            if apart:
+                work(subject, record)
     else:
         with ThreadPoolExecutor(producers) as pool:
             assert list(pool.map(enqueue, range(items)))

@@ -22,8 +22,8 @@ from .child import Refused
 from .toys import rows
 
 _ENDED = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
-# How long to wait for all items to end.
-_PATIENCE = 5.0
+# How long to wait for all items to end, while the disk fails again and again, too.
+_PATIENCE = 15.0
 
 
 class Journal:
@@ -82,7 +82,7 @@ class Journal:
         end = time.monotonic() + _PATIENCE
         while not stop.wait(0.01):
             try:
-                ended = all(item.status in _ENDED for item in self.background.items())
+                ended = not self._names and all(item.status in _ENDED for item in self.background.items())
             except JournalError:  # the disk fails
                 ended = False
             if idle and (ended or time.monotonic() > end):

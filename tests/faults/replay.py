@@ -42,8 +42,7 @@ class Replay:
         if call.thread in self._syncing:
             self._syncing.pop(call.thread)()
             return True
-        process = self._process.setdefault(call.thread, call.thread)
-        files = self._opened.setdefault(process, {})
+        process, files = self._files_of(call.thread)
         if call.name in ("fork", "vfork", "clone", "clone3"):
             if call.process_begins:
                 self._opened[call.result] = dict(files)
@@ -56,11 +55,19 @@ class Replay:
             node = self.disk.find(path)
             assert node is not None, f"{path} was opened before the record began"
             self._syncing[call.thread] = self.disk.begin_sync(node)
+        if call.name == "close" and call.files:  # before it is done, another thread may have the number again
+            _, files = self._files_of(call.thread)
+            files.pop(call.files[0][0], None)
         if call.name == "write" and call.files[0][1] == self._record:
             for mark in marks(call.strings[0]):
                 self._mark(mark)
             return True
         return False
+
+    def _files_of(self, thread: int) -> tuple[int, dict[int, _Opened]]:
+        """The process of a thread, and what its descriptors are open on."""
+        process = self._process.setdefault(thread, thread)
+        return process, self._opened.setdefault(process, {})
 
     def _mark(self, mark: Mark) -> None:
         if mark.kind == "ack":
@@ -76,8 +83,6 @@ class Replay:
             return self._open(call, files)
         if call.name in ("dup", "dup2", "dup3") and opened is not None:
             files[call.result or 0] = opened
-        elif call.name == "close":
-            files.pop(number, None)
         elif call.name == "lseek" and opened is not None:
             opened.position = call.result or 0
         elif call.name in ("write", "writev") and opened is not None:

@@ -126,14 +126,14 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
 
 
 def test_killed_worker(shop: Shop) -> None:
-    """Another worker runs the item within a second, as the second attempt."""
+    """Another worker runs the item at once, as the second attempt; it is told of it, and does not poll."""
     item = shop.enqueue("work", 1.0)
     first = shop.began(1)
     os.kill(first.pid, signal.SIGKILL)
     killed_at = time.monotonic()
     second = shop.began(2)
     assert second.pid != first.pid
-    assert second.at - killed_at < 1
+    assert second.at - killed_at < 4  # the net is 5 s
     assert item.result(20) == 2
     assert len(shop.runs("end")) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -70,13 +71,17 @@ def worker(tmp_path: Path) -> Iterator[Start]:
     def start(*options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "flask", "--app", "shop", "background", "worker", *options]
         environ = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-        started.append(subprocess.Popen(command, cwd=tmp_path, env=environ, stdin=subprocess.DEVNULL))
+        started.append(
+            subprocess.Popen(
+                command, cwd=tmp_path, env=environ, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        )
         return started[-1]
 
     yield start
     for process in started:
         if process.poll() is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
 
 
@@ -95,7 +100,7 @@ def test_runs_what_the_web_leaves(background: Background, worker: Start) -> None
     assert early.result(20) == (process.pid, 1)
     began = time.monotonic()
     assert task.enqueue(0).result(10) == (process.pid, 1)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4  # the net is 5 s
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
 
@@ -113,12 +118,50 @@ def test_grace_period(background: Background, worker: Start, number: signal.Sign
     assert (polite.status, polite.attempt) == (Status.QUEUED, 0)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_the_whole_group(background: Background, worker: Start, number: signal.Signals) -> None:
+    """Ctrl-C, or TERM by systemd, comes to a child twice, and counts once; what runs has its grace period."""
+    item = background.task(durable=True, name="work")(lambda seconds: None).enqueue(2)
+    parent = worker("--count", "2")
+    pid = pid_of(item)
+    os.killpg(parent.pid, number)
+    assert parent.wait(10) == 0
+    assert item.result(0) == (pid, 1)
+
+
+def test_second_press(background: Background, worker: Start) -> None:
+    """A Ctrl-C that comes later than that ends the wait, and the item is left to others."""
+    item = background.task(durable=True, name="work")(lambda seconds: None).enqueue(60)
+    parent = worker("--count", "2")
+    pid_of(item)
+    end = time.monotonic() + 20
+    while parent.poll() is None:
+        assert time.monotonic() < end
+        os.killpg(parent.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            parent.wait(0.6)
+    assert item.status is not Status.SUCCEEDED
+
+
 def test_burst(background: Background, worker: Start) -> None:
     """A burst ends when there is nothing left to run, and not before."""
     task = background.task(durable=True, name="work")(lambda seconds: None)
     items = [task.enqueue(0.05) for _ in range(40)]
     assert worker("--burst", "--executor", "thread").wait(30) == 0
     assert {item.status for item in items} == {Status.SUCCEEDED}
+
+
+def test_burst_after_a_crash(background: Background, worker: Start) -> None:
+    """What a worker that was killed has left is run too."""
+    item = background.task(durable=True, name="work")(lambda seconds: None).enqueue(1)
+    first = worker()
+    assert pid_of(item) == first.pid
+    background.stop(0)  # or this process might free the item
+    first.kill()
+    first.wait(10)
+    second = worker("--burst")
+    assert second.wait(30) == 0
+    assert item.result(0) == (second.pid, 2)
 
 
 def test_one_of_several_dies(background: Background, worker: Start) -> None:
@@ -130,7 +173,7 @@ def test_one_of_several_dies(background: Background, worker: Start) -> None:
     os.kill(first, signal.SIGKILL)
     killed_at = time.monotonic()
     second = eventually("another process", lambda: pid_of(item) not in (0, first) and pid_of(item), 10)
-    assert time.monotonic() - killed_at < 1.5
+    assert time.monotonic() - killed_at < 4
     assert item.result(10) == (second, 2)
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(10) == 0

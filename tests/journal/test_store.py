@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -23,7 +24,7 @@ ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
 class Journal(RuleBasedStateMachine):
-    """Processes enqueue, claim, run, finish, fail, cancel and die; clocks change; the file is opened anew."""
+    """Processes enqueue, claim, run, finish, fail, cancel, fork and die; clocks change; files reopen."""
 
     items = Bundle("items")
 
@@ -53,7 +54,7 @@ class Journal(RuleBasedStateMachine):
         with self.database.turn:
             connection = self.database.begin(full=False)
             answer = step(connection, *args, **values)
-            connection.execute("commit")
+            self.database.commit()
             self.database.checkpoint()
         return answer
 
@@ -115,6 +116,30 @@ class Journal(RuleBasedStateMachine):
             before = self.model[entry.id]
             assert before.owner is None
             assert entry == replace(before, owner=owner, fence=before.fence + 1)
+            self.model[entry.id] = entry
+
+    @rule(owner=st.sampled_from(OWNERS))
+    def fork(self, owner: str) -> None:
+        """A fork of this process, with the file open, opens it itself, takes an item, and ends."""
+        free = [
+            entry
+            for entry in self.model.values()
+            if entry.status is Status.QUEUED and entry.owner is None and entry.due <= self.now
+        ]
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self.database = Database(self.folder, self.mode)
+                claimed = self.do(store.claim, owner, {"thread": 1}, ["t"], self.now)
+                os._exit(0 if len(claimed) == min(1, len(free)) else 1)
+            finally:
+                os._exit(2)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        claimed = [entry for entry in self.do(queries.entries) if entry != self.model[entry.id]]
+        assert [entry.due for entry in claimed] == sorted(entry.due for entry in free)[:1]
+        for entry in claimed:
+            assert entry == replace(self.model[entry.id], owner=owner, fence=entry.fence)
             self.model[entry.id] = entry
 
     @rule(item_id=items, late=st.booleans())

@@ -22,7 +22,7 @@ SIBLING = """
     from pathlib import Path
     from flask_background.journal.owner import Owner
 
-    owner = Owner(Path({folder!r}), [])
+    owner = Owner(Path({folder!r}), [], [])
     print("owner", owner.id, flush=True)
     sys.stdin.readline() if {leaves} else time.sleep(60)
     while not Path({folder!r}, "leave.txt").exists():
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def owner(folder: Path) -> Iterator[Owner]:
     """This process as an owner."""
-    owner = Owner(folder, [])
+    owner = Owner(folder, [], [])
     yield owner
     owner.close()
 
