@@ -110,7 +110,8 @@ def create_app() -> Flask:
             sum(range(1000))
         write("done", name)
 
-    @background.task(executor="cpu", durable=True)
+    # With a journal the app looks for work, which is not for those who look at an idle one.
+    @background.task(executor="cpu", durable="BACKGROUND_JOURNAL" in app.config)
     def durable_child(name: str, seconds: float) -> None:
         begin(name)
         time.sleep(seconds)
