@@ -81,7 +81,7 @@ class Database:
         return connection
 
     def commit(self) -> None:
-        """Commit the transaction. What could not be synced does not come back when the file is opened anew."""
+        """Commit the transaction. What cannot be synced does not come back when the file is opened anew."""
         connection = self.open()
         try:
             connection.execute("commit")
@@ -94,7 +94,7 @@ class Database:
         self._commits += 1
 
     def _write_over(self) -> None:
-        """Write something harmless where a commit failed: its frames may be whole in the WAL, only not synced.
+        """Write something harmless where a commit failed: its frames may be whole in the WAL, but not synced.
 
         This process does not see them, but whoever reads the WAL from its beginning would, after a kill too.
         """

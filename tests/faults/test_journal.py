@@ -52,7 +52,7 @@ def test_a_kill_at_each_call(tmp_path: Path, size: Size, tell: Tell, kind: dict[
 @pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[2]])
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync"])
-@pytest.mark.parametrize("error, apart", [("ENOSPC", True), ("EIO", False)])
+@pytest.mark.parametrize(("error", "apart"), [("ENOSPC", True), ("EIO", False)])
 def test_a_failing_disk(
     tmp_path: Path, size: Size, kind: dict[str, Any], call: str, error: str, apart: bool
 ) -> None:
