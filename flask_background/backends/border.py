@@ -69,7 +69,12 @@ def check_executor(task: Callee, executors: Mapping[str, Kind]) -> None:
     executor = executors.get(task.executor)
     if executor is None or (executor.coroutines_only and not task.is_coroutine):
         raise mismatch(task, executors)
-    executor.check(task)
+
+
+def check_here(task: Callee, executors: Mapping[str, Executor]) -> None:
+    """Raise ConfigurationError if the executors of this process cannot run this task."""
+    check_executor(task, executors)
+    executors[task.executor].check(task)
 
 
 def mismatch(task: Callee, executors: Mapping[str, Kind]) -> ConfigurationError:

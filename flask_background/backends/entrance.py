@@ -20,7 +20,7 @@ from ..journaled import JournaledItem
 from ..packing import entry_of
 from ..status import Status
 from .base import Intake, Phase
-from .border import check_executor
+from .border import check_here
 from .runs import DurableRuns
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Entrance(DurableRuns, Intake):
     def _pack(self, item: JournaledItem[Any], due: float | None, here: bool) -> Entry:
         task: Any = item._task
         self.registry.check_portable(task)
-        check_executor(task, self.local.executors)
+        check_here(task, self.local.executors)
         payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
         owner = self.owner.id if here else None
         due = item._enqueued if due is None else due

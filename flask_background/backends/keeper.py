@@ -20,7 +20,7 @@ from ..journal import queries, schedules, store
 from ..journal.wake import Watch
 from ..status import Status
 from .base import Phase
-from .border import check_executor
+from .border import check_here
 
 if TYPE_CHECKING:
     from ..journal.entry import Entry
@@ -156,7 +156,7 @@ class Keeper:
         if task.name in self._unfit:
             return False
         try:
-            check_executor(task, self._backend.local.executors)
+            check_here(task, self._backend.local.executors)
         except ConfigurationError as error:
             self._unfit.add(task.name)  # once is enough
             self._backend.trouble(f"The periodic task {task.name} does not run", error)
