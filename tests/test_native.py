@@ -112,25 +112,25 @@ PATCHED = """
         return result
 
     def function():
-        item = background.enqueue(lambda: (sleep(0.1), get_ident())[1])
+        item = background.enqueue(lambda: (sleep(0.3), get_ident())[1])
         assert beating(lambda: item.result(10)) != get_ident()
 
     def coroutine():
         async def work():
             await asyncio.sleep(0.02)
-            sleep(0.1)
+            sleep(0.3)
             return get_ident()
         item = background.enqueue(work)
         assert beating(lambda: item.result(10)) != get_ident()
 
     def bounded_wait():
-        item = background.enqueue(sleep, 0.3)
-        assert not beating(lambda: item.wait(0.1))
+        item = background.enqueue(sleep, 0.9)
+        assert not beating(lambda: item.wait(0.3))
         assert item.wait(10)
 
     def wait_for_all():
         for _ in range(5):
-            background.enqueue(sleep, 0.1)
+            background.enqueue(sleep, 0.3)
         assert beating(lambda: background.wait_idle(10))
 
     def token():
@@ -156,7 +156,7 @@ PATCHED = """
         assert sorted(ran) == sorted(list(range(10)) * 50)
 
     def stop():
-        item = background.enqueue(lambda: (sleep(0.1), current_item.token.reason.value)[1])
+        item = background.enqueue(lambda: (sleep(0.3), current_item.token.reason.value)[1])
         gevent.sleep(0.02)
         assert beating(lambda: background.stop(10)) == []
         assert item.result(0) == "shutdown"

@@ -158,8 +158,7 @@ class GunicornHost(Host):
             users_exit(arbiter, worker)
 
         def worker_int(worker: Worker) -> None:
-            # Called by gunicorn's handler, whose argument tells which signal it was.
-            self._press(sys._getframe(1).f_locals.get("sig"))
+            self._press_all()
             if threading.current_thread() is threading.main_thread():
                 # gunicorn's handler has done its part. Once more, it would raise SystemExit wherever the main
                 # thread is by then, between gunicorn and our drain too.
@@ -169,6 +168,18 @@ class GunicornHost(Host):
 
         cfg.set("worker_exit", worker_exit)
         cfg.set("worker_int", worker_int)
+
+    def _press_all(self) -> None:
+        """Called below gunicorn's handler, whose argument tells which signal it was.
+
+        That may have come while the handler was at work for another, and will raise SystemExit through it.
+        """
+        frame: FrameType | None = sys._getframe(2)
+        self._press(frame.f_locals.get("sig") if frame else None)
+        while frame is not None:
+            if frame.f_code.co_name == "handle_quit":
+                self._pressed.setdefault(frame.f_locals.get("sig"), time.monotonic())
+            frame = frame.f_back
 
     def _press(self, sig: int | None, _frame: FrameType | None = None) -> None:
         """Ctrl-C, or something like it; the second one ends the wait."""

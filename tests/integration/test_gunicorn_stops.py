@@ -13,6 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from gunicorn.workers.gthread import ThreadWorker
 
 from .servers import Server, alive, eventually, gunicorn
 
@@ -224,6 +225,27 @@ def test_second_interrupt_ends_the_wait(
         for kind in ("sync", "coroutine"):
             assert server.events("finished", kind)[-1]["status"] == "interrupted"
             server.wait_for_log(rf"\.{kind}\) interrupted")
+
+
+class SlowToQuit(ThreadWorker):
+    """Is still at work for one signal when the other one of a Ctrl-C comes."""
+
+    def handle_quit(self, sig: int, frame: object) -> None:
+        """As INT and QUIT have it."""
+        time.sleep(0.3)
+        super().handle_quit(sig, frame)
+
+
+def test_second_interrupt_counts_when_the_first_was_cut_short(tmp_path: Path) -> None:
+    """The signal that Ctrl-C sends by way of the master ends the handler of the one that came directly."""
+    options = ("-k", f"{__name__}.{SlowToQuit.__name__}", *COMMON, "--graceful-timeout", "20")
+    with gunicorn(tmp_path, *options) as server:
+        worker = enqueue(server, "sync", seconds=30)
+        ctrl_c(server, worker)
+        server.wait_for_log(r"Worker exiting")
+        again_at = server.kill(signal.SIGINT, worker)
+        assert server.wait_gone(worker) - again_at < 2
+        server.wait_for_log(r"\.sync\) interrupted")
 
 
 def test_polite_items_end_at_once(worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path) -> None:
