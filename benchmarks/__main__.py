@@ -7,7 +7,10 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from . import children
 from .durable import measures as durable
+from .latency import measures as latency
+from .latency.site import SWITCH_INTERVAL
 from .measures import FULL, QUICK, measure
 from .table import render
 
@@ -41,6 +44,18 @@ in a request. End to end, two more processes run items that write one byte each.
 the one that runs an item is killed, and it is timed when the other one begins to run it again.
 """
 
+_CHILDREN = """
+Items in a child process, one after the other. The first one waits for the start of the process, which for
+ours loads the app. The function does nothing.
+"""
+
+_LATENCY = """
+A view that returns "ok", under gunicorn {gunicorn} with one worker of four threads, asked 100 times a second,
+while 1 or 4 items compute in Python: on threads; on threads that pass the interpreter on after {switch:g} ms
+("eased": BACKGROUND_SWITCH_INTERVAL); in child processes, niceness 10; and with Flask-Executor's two kinds.
+Medians of {rounds} rounds of {seconds:g} s; ratios are to the same round with nothing beside the view.
+"""
+
 
 def main() -> None:
     """Measure, and print."""
@@ -61,6 +76,18 @@ def main() -> None:
     print(render(measure(size)))
     print(_DURABLE.format(packages=", ".join(map(_versioned, ("huey", "celery", "rq", "redis")))))
     print(render(durable.measure(durable.QUICK if quick else durable.FULL)))
+    print(_CHILDREN)
+    print(render(children.measure(children.QUICK if quick else children.FULL)))
+    load = latency.QUICK if quick else latency.FULL
+    print(
+        _LATENCY.format(
+            gunicorn=version("gunicorn"),
+            switch=SWITCH_INTERVAL * 1e3,
+            rounds=load.rounds,
+            seconds=load.seconds,
+        )
+    )
+    print(render(latency.measure(load), latency.HEADINGS))
 
 
 def _versioned(package: str) -> str:

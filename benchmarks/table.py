@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median, quantiles
+from typing import Protocol
 
-_HEADINGS = ("measure", "ours", "peer", "the peer's", "ratio", "goal", "met")
+HEADINGS = ("measure", "ours", "peer", "the peer's", "ratio", "goal", "met")
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,17 @@ class Row:
             yield "", "", peer, _summary(theirs), f"{ratio:.2f}", *_verdict(self.goals.get(peer), ratio)
 
 
-def render(rows: Iterable[Row]) -> str:
+class HasLines(Protocol):
+    """What makes one line of a table, or several."""
+
+    def lines(self) -> Iterator[tuple[str, ...]]:
+        """The cells of each."""
+        ...
+
+
+def render(rows: Iterable[HasLines], headings: tuple[str, ...] = HEADINGS) -> str:
     """The whole table."""
-    lines = [_HEADINGS, *(line for row in rows for line in row.lines())]
+    lines = [headings, *(line for row in rows for line in row.lines())]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join(
@@ -61,8 +70,9 @@ def _verdict(goal: Goal | None, value: float) -> tuple[str, str]:
 def _summary(samples: Sequence[float]) -> str:
     """The median, and how far the middle half of the samples spreads around it."""
     low, middle, high = quantiles(samples, n=4, method="inclusive")
-    return f"{_short(middle)} ±{(high - low) / 2 / middle:.0%}"
+    return f"{short(middle)} ±{(high - low) / 2 / middle:.0%}"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """A figure as it is printed."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

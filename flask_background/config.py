@@ -47,6 +47,8 @@ class Settings:
     executors: Mapping[str, ExecutorSettings] = field(default_factory=dict)
     #: How long after its token has fired an item in a child process has until that is killed.
     kill_after: float = 5.0
+    #: How long a thread that computes may keep the interpreter from the others, in seconds; None: Python's.
+    switch_interval: float | None = None
     #: Where child processes find the app, as in "shop:create_app()"; None: worked out.
     app: str | None = None
     #: The journal's folder; None: ``background-NAME`` in the app's instance folder.
@@ -68,6 +70,7 @@ class Settings:
             overflow=_one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),
             executors=_executors(config.get("BACKGROUND_EXECUTORS", {}), workers),
             kill_after=_seconds(config, "BACKGROUND_KILL_AFTER", 5.0),
+            switch_interval=_switch_interval(config, "BACKGROUND_SWITCH_INTERVAL"),
             app=_location(config, "BACKGROUND_APP"),
             journal=_folder(config, "BACKGROUND_JOURNAL"),
             durability=_one_of(config, "BACKGROUND_DURABILITY", "power", "process"),
@@ -168,6 +171,15 @@ def _location(config: Mapping[str, Any], key: str) -> str | None:
     if value is not None and (not isinstance(value, str) or not value.strip()):
         raise _wrong(key, value, 'where the app is, as in "shop:app" or "shop:create_app()", or None')
     return value
+
+
+def _switch_interval(config: Mapping[str, Any], key: str) -> float | None:
+    value = config.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 1e-5 <= value <= 1:
+        raise _wrong(key, value, "seconds, from 0.00001 to 1, or None")
+    return float(value)
 
 
 def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:

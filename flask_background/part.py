@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -116,6 +117,8 @@ class AppPart:
                 _with_backend.add(self)
         if backend is made:
             host.add(made)
+            if self.settings.switch_interval is not None:
+                sys.setswitchinterval(self.settings.switch_interval)
         return backend
 
     def _open_journal(self) -> DurableBackend:

@@ -21,7 +21,7 @@ def test_defaults() -> None:
     assert settings.grace_period == 90.0
     assert settings.max_queued == 10_000
     assert settings.overflow == "raise"
-    assert (settings.kill_after, settings.app) == (5.0, None)
+    assert (settings.kill_after, settings.app, settings.switch_interval) == (5.0, None, None)
     assert set(settings.executors) == {"thread", "asyncio"}
     threads = min(32, (os.cpu_count() or 1) + 4)
     assert settings.executors["thread"] == ExecutorSettings("thread", threads)
@@ -91,6 +91,9 @@ def test_executors() -> None:
         ("BACKGROUND_OVERFLOW", None, '"raise", "block" or "run"'),
         ("BACKGROUND_EXECUTORS", ["mails"], "a dict"),
         ("BACKGROUND_KILL_AFTER", -1, "a number of seconds from 0"),
+        ("BACKGROUND_SWITCH_INTERVAL", 0, "seconds, from 0.00001 to 1"),
+        ("BACKGROUND_SWITCH_INTERVAL", "5 ms", "seconds, from 0.00001 to 1"),
+        ("BACKGROUND_SWITCH_INTERVAL", True, "seconds, from 0.00001 to 1"),
         ("BACKGROUND_APP", "", "where the app is, as in"),
         ("BACKGROUND_APP", len, "where the app is, as in"),
     ],

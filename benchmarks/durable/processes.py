@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
+from ..programs import free_port, running
 from .base import Place, Queue
 
 _PATIENCE = 15.0
@@ -25,12 +23,10 @@ def place() -> Iterator[Place]:
     server = shutil.which("redis-server")
     if server is None:
         raise SystemExit("the benchmarks need a Redis: sudo apt-get install redis-server")
-    with TemporaryDirectory(prefix="benchmarks-") as folder, socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-        taken.close()
+    port = free_port()
+    with TemporaryDirectory(prefix="benchmarks-") as folder:
         options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", folder, "--appendonly", "yes"]
-        with _running([server, *options], Path(folder, "redis.log")):
+        with running([server, *options], Path(folder, "redis.log")):
             _wait_for(port)
             yield Place(Path(folder), port)
 
@@ -44,36 +40,8 @@ def consumers(queues: Sequence[Queue]) -> Iterator[None]:
             command = [sys.executable, "-m", f"{__package__}.consume", queue.name, *where]
             for number in range(queue.processes):
                 log = queue.place.folder / f"{type(queue).__name__}-{number}.log"
-                stack.enter_context(_running(command, log))
+                stack.enter_context(running(command, log))
         yield
-
-
-@contextmanager
-def _running(command: Sequence[str], log: Path) -> Iterator[None]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield
-        except TimeoutError as error:
-            error.add_note(f"{' '.join(command)}:\n{log.read_text()[-2000:]}")
-            raise
-        finally:
-            process.terminate()
-            try:
-                process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                pass
-            try:
-                os.killpg(process.pid, signal.SIGKILL)  # it, or what it left behind
-            except ProcessLookupError:
-                pass
-            process.wait()
 
 
 def _wait_for(port: int) -> None:
