@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Collection
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -112,7 +111,7 @@ class Entrance(DurableRuns, Intake):
         if not self.local.is_in_flight(item):
             return
         if due is not None:
-            item.entry = replace(item.entry, due=due, owner=None)
+            item.entry = item.entry._replace(due=due, owner=None)
         try:
             other = self._insert(item.entry)
         except BaseException as error:
