@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import traceback
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,12 +120,8 @@ def entry_of(
         id=item.id,
         task=task.name,
         executor=task.executor,
-        options=json.dumps(
-            {
-                "timeout": options.timeout,
-                "max_attempts": options.max_attempts,
-                **({} if callable(options.backoff) else {"backoff": options.backoff}),
-            }
+        options=_options_text(
+            options.timeout, options.max_attempts, None if callable(options.backoff) else (options.backoff,)
         ),
         payload=payload,
         uploads=uploads,
@@ -137,6 +134,13 @@ def entry_of(
         due=due,
         enqueued=item._enqueued,
     )
+
+
+@lru_cache(maxsize=256)
+def _options_text(timeout: float | None, max_attempts: int, backoff: tuple[float | None] | None) -> str:
+    """What an item keeps of its task's options. A function for the backoff is no data."""
+    options = {"timeout": timeout, "max_attempts": max_attempts}
+    return json.dumps(options if backoff is None else {**options, "backoff": backoff[0]})
 
 
 def state_of(entry: Entry) -> RequestState | None:

@@ -32,7 +32,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
 
 # What should happen at once has to happen within so many seconds, on a slow and busy machine too.
-BOUND = 10.0
+BOUND = 20.0
 
 
 def until(look: Callable[[], T], seconds: float = BOUND) -> T:

@@ -402,12 +402,10 @@ def test_arguments_that_no_longer_fit(site: Site, caplog: pytest.LogCaptureFixtu
 def test_row_that_does_not_parse(site: Site, column: str) -> None:
     """The item is parked, and others go on."""
     task = site.background.task(durable=True)(lambda: 42)
-    item = task.using(delay=60).enqueue()
-    change(site, f"update item set {column} = '{{', due = 0 where id = ?", item.id)
-    item_id = item.id
-    del item
+    item_id = task.using(delay=60).enqueue().id
     durable = site.app.extensions["background"].durable
-    durable._handles.clear()
+    durable._handles.clear()  # with a handle here its row would not be read
+    change(site, f"update item set {column} = '{{', due = 0 where id = ?", item_id)
     durable.keeper.ring()
     until(lambda: row(site, item_id)["status"] == "failed")
     assert row(site, item_id)["reason"]

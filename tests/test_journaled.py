@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,7 +46,7 @@ class Journal(Keeper):
     def change(self, **values: Any) -> None:
         """Another process has written."""
         assert self.entry is not None
-        self.entry = replace(self.entry, **values)
+        self.entry = self.entry._replace(**values)
 
     def look(self, item_id: str) -> Entry | None:
         """What it knows."""

@@ -10,7 +10,6 @@ import shutil
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -74,7 +73,7 @@ def packing(request: pytest.FixtureRequest, tmp_path: Path) -> Packing:
 def pack(packing: Packing, *args: Any, **kwargs: Any) -> Entry:
     """The entry of a call."""
     payload, uploads = packing.pack(ID, send, args, kwargs)
-    return replace(ENTRY, payload=payload, uploads=uploads)
+    return ENTRY._replace(payload=payload, uploads=uploads)
 
 
 # Arguments and uploads.
@@ -219,7 +218,7 @@ def test_nothing_stays_open(packing: Packing, tmp_path: Path) -> None:
 def test_malformed_payload(packing: Packing, payload: str) -> None:
     """A payload that is no call raises, or gives what does not fit any function."""
     try:
-        args, kwargs, _ = packing.unpack(replace(ENTRY, payload=payload))
+        args, kwargs, _ = packing.unpack(ENTRY._replace(payload=payload))
     except (TypeError, ValueError):
         return
     assert type(args) is tuple
@@ -234,7 +233,7 @@ def test_reference_cannot_leave_the_folder(packing: Packing, tmp_path: Path) -> 
     changed = entry.payload.replace('"n":0', '"n":"../../secret"')
     assert changed != entry.payload
     with pytest.raises(ValueError, match="invalid literal"):
-        packing.unpack(replace(entry, payload=changed))
+        packing.unpack(entry._replace(payload=changed))
 
 
 # Rows.
@@ -269,7 +268,7 @@ def test_state_of() -> None:
     assert state_of(ENTRY) is None
     for text in ("", "{", "{}", "[]", '{"values": 7}', '{"values": {}, "more": 1}'):
         with pytest.raises((TypeError, ValueError, KeyError)):
-            state_of(replace(ENTRY, state=text))
+            state_of(ENTRY._replace(state=text))
 
 
 # Results, errors and progress.
@@ -277,7 +276,7 @@ def test_state_of() -> None:
 
 def ended(status: Status, **values: Any) -> Entry:
     """An entry of an item that has ended."""
-    return replace(ENTRY, status=status, started=6.0, finished=7.0, attempt=2, **values)
+    return ENTRY._replace(status=status, started=6.0, finished=7.0, attempt=2, **values)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +352,7 @@ def test_parked_and_cancelled() -> None:
 )
 def test_progress(given: Progress, kept: Progress) -> None:
     """Progress comes back; other numbers are made floats, and a message that is no text is made one."""
-    assert attempt_of(replace(ENTRY, progress=progress_as_data(given))).progress == kept
+    assert attempt_of(ENTRY._replace(progress=progress_as_data(given))).progress == kept
 
 
 def test_attempt_of_a_new_one() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Collection
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -114,7 +113,7 @@ class Entrance(DurableRuns, Intake):
         if due is None and item._task.executor not in self.runs:
             due = item._enqueued  # now, but elsewhere
         if due is not None:
-            item.entry = replace(item.entry, due=due, owner=None)
+            item.entry = item.entry._replace(due=due, owner=None)
         try:
             other = self._insert(item.entry)
         except BaseException as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +205,7 @@ class Keeper:
             if (reason := self._why_nobody_runs(entry)) is not None:
                 step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=now)
                 if backend.writer.do(step):
-                    backend.tell_end(replace(entry, status=Status.FAILED, reason=reason))
+                    backend.tell_end(entry._replace(status=Status.FAILED, reason=reason))
 
     def _why_nobody_runs(self, entry: Entry) -> str | None:
         """Why no process can run an item; None if one can that is perhaps about to."""

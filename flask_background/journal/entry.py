@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from ..status import Status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """One row. Times are ``time.time()``; ``options``, ``payload``, ``state``, ``progress``, ``result`` and
     ``error`` are text that the journal does not read.
     """
@@ -41,4 +40,4 @@ class Entry:
     reason: str | None = None
 
 
-COLUMNS = tuple(field.name for field in fields(Entry))
+COLUMNS = Entry._fields

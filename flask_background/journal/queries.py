@@ -95,6 +95,5 @@ def select(db: sqlite3.Connection, where: str, values: Any) -> list[Entry]:
 
 def to_entry(row: Sequence[Any]) -> Entry:
     """A row with all columns, in their order."""
-    values = dict(zip(COLUMNS, row, strict=True))
-    values["status"] = Status(values["status"])
-    return Entry(**values)
+    entry = Entry._make(row)
+    return entry._replace(status=Status(entry.status))

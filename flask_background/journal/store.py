@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from itertools import chain
-from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 from ..status import Status
@@ -17,7 +17,6 @@ from .entry import COLUMNS, Entry
 from .queries import ALL, select, to_entry
 
 _ROW = f"({', '.join('?' * len(COLUMNS))})"
-_values = attrgetter(*COLUMNS)
 # Rows in one statement; SQLite takes 32,766 values.
 _MOST = 256
 _LIVE = "status in ('queued', 'running')"
@@ -49,9 +48,13 @@ def insert_all(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
     start = 0
     while start < len(entries):
         count = min(_MOST, 1 << (len(entries) - start).bit_length() - 1)
-        values = chain.from_iterable(map(_values, entries[start : start + count]))
-        db.execute(f"insert into item ({ALL}) values {', '.join([_ROW] * count)}", tuple(values))
+        db.execute(_insert_of(count), tuple(chain.from_iterable(entries[start : start + count])))
         start += count
+
+
+@cache
+def _insert_of(count: int) -> str:
+    return f"insert into item ({ALL}) values {', '.join([_ROW] * count)}"
 
 
 def claim(

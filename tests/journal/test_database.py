@@ -162,9 +162,7 @@ def test_checkpoint(make: Callable[..., Database], tmp_path: Path, monkeypatch: 
 
 
 def _numbered(number: int, state: str | None = None) -> Entry:
-    from dataclasses import replace
-
-    return replace(ENTRY, id=f"{number:024x}", state=state)
+    return ENTRY._replace(id=f"{number:024x}", state=state)
 
 
 @pytest.mark.parametrize("answer", ["delete", "memory"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ class Journal(RuleBasedStateMachine):
 
     def change(self, item_id: str, **values: Any) -> None:
         """Change the model."""
-        self.model[item_id] = replace(self.model[item_id], **values)
+        self.model[item_id] = self.model[item_id]._replace(**values)
 
     def mine(self, item_id: str, fence: int) -> bool:
         """Whether a write with this fence counts."""
@@ -115,7 +114,7 @@ class Journal(RuleBasedStateMachine):
         for entry in claimed:
             before = self.model[entry.id]
             assert before.owner is None
-            assert entry == replace(before, owner=owner, fence=before.fence + 1)
+            assert entry == before._replace(owner=owner, fence=before.fence + 1)
             self.model[entry.id] = entry
 
     @rule(owner=st.sampled_from(OWNERS))
@@ -139,7 +138,7 @@ class Journal(RuleBasedStateMachine):
         claimed = [entry for entry in self.do(queries.entries) if entry != self.model[entry.id]]
         assert [entry.due for entry in claimed] == sorted(entry.due for entry in free)[:1]
         for entry in claimed:
-            assert entry == replace(self.model[entry.id], owner=owner, fence=entry.fence)
+            assert entry == self.model[entry.id]._replace(owner=owner, fence=entry.fence)
             self.model[entry.id] = entry
 
     @rule(item_id=items, late=st.booleans())
