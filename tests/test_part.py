@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -30,6 +31,17 @@ def test_nothing_before_the_first_item(app: Flask, background: Background) -> No
     assert part.backend is backend
     assert backend.app is app
     assert len(hosts.current().backends()) == before + 1
+
+
+@pytest.mark.usefixtures("hasty")
+def test_switch_interval(make_site: Callable[..., Site]) -> None:
+    """It is the process's from the first item on; without the setting it stays what it was."""
+    before = sys.getswitchinterval()
+    make_site().background.enqueue(len, "x").result(BOUND)
+    site = make_site(BACKGROUND_SWITCH_INTERVAL=0.0005)
+    assert sys.getswitchinterval() == before
+    site.background.enqueue(len, "x").result(BOUND)
+    assert sys.getswitchinterval() == pytest.approx(0.0005)
 
 
 @pytest.mark.usefixtures("hasty")
