@@ -17,6 +17,7 @@ import sqlite3
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
+from random import getrandbits
 from typing import Literal
 
 from .turn import Turn
@@ -42,6 +43,7 @@ class Database:
         self._commits = 0
         self._long = _LONG
         self._full: bool | None = None
+        self._number = 0
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
         self.turn = Turn(folder / "turn")
@@ -78,31 +80,39 @@ class Database:
             connection.execute(f"pragma synchronous = {'full' if full else 'normal'}")
             self._full = full
         connection.execute("begin immediate")
+        if self.mode != "wal":  # see ``commit``; the page that this is on is written anyway
+            self._number = getrandbits(31)
+            connection.execute(f"pragma user_version = {self._number}")
         return connection
 
     def commit(self) -> None:
-        """Commit the transaction. What cannot be synced does not come back when the file is opened anew."""
+        """Commit the transaction. If this raises, it does not come back when the file is opened anew."""
         connection = self.open()
         try:
             connection.execute("commit")
         except sqlite3.Error:
             if connection.in_transaction:
                 connection.execute("rollback")
+            is_there = self.mode != "wal" and self._version() == self._number
             with suppress(sqlite3.Error):  # then the disk takes nothing at all
-                self._write_over()
-            raise
+                # In the WAL its frames may be whole, but not synced: whoever reads that from its beginning,
+                # after a kill too, would find them. So something harmless is written over them. And where a
+                # rollback journal's end is all that was not synced, it has happened: this syncs that.
+                self._write_nothing(full=is_there)
+            if not is_there:
+                raise
         self._commits += 1
 
-    def _write_over(self) -> None:
-        """Write something harmless where a commit failed: its frames may be whole in the WAL, but not synced.
+    def _write_nothing(self, *, full: bool) -> None:
+        connection = self.begin(full=full)
+        connection.execute(
+            f"pragma user_version = {self._version()}"
+        )  # writes a page, though nothing changes
+        connection.execute("commit")
 
-        This process does not see them, but whoever reads the WAL from its beginning would, after a kill too.
-        """
-        if self.mode == "wal":
-            connection = self.begin(full=False)
-            (version,) = connection.execute("pragma user_version").fetchone()
-            connection.execute(f"pragma user_version = {version}")  # writes a page, though nothing changes
-            connection.execute("commit")
+    def _version(self) -> int:
+        (version,) = self.open().execute("pragma user_version").fetchone()
+        return int(version)
 
     def checkpoint(self) -> None:
         """Copy the WAL back to the database if much has been written. The caller has the turn.

@@ -64,8 +64,9 @@ def test_a_failing_disk(
         for place, last in where.items()
         if place.name == call and last.startswith(("took", "done"))
     ]
-    for first in begins[: max(1, size.places // 100)]:
-        for times in (1, 4, 20):
+    few = 4 if call == "fdatasync" else 1  # with a rollback journal so many are one commit
+    for first in begins[: max(few, size.places // 100)]:
+        for times in (1, 20):
             fault = f"{call}:error={error}:when={first}..{first + times - 1}"
             child = attempt(tmp_path / str(times), Place(call, first), Journal, options, fault)
             assert child.code == 0, child.said
