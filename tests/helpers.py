@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[1]
 
 # What should happen at once has to happen within so many seconds, on a slow and busy machine too.
 BOUND = 20.0
+# ``make faults``: everything at its full size.
+FULL = os.environ.get("FAULTS") == "full"
 
 
 def until(look: Callable[[], T], seconds: float = BOUND) -> T:

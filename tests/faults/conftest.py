@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from ..helpers import FULL
 from .storm import Storm
 
 
@@ -31,7 +31,6 @@ Tell = Callable[[object], None]
 #: Starts processes that are going to be killed, as `Storm` does in the test's folder.
 StartStorm = Callable[..., Storm]
 
-FULL = os.environ.get("FAULTS") == "full"
 # How long a test may take, in seconds.
 TIMEOUT = 3_600 if FULL else 120
 
