@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from . import hosts, native
-from .backends.child import ChildBackend
-from .backends.local import LocalBackend
 from .config import Settings
 from .errors import JournalError
 
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from .backends.durable import DurableBackend
+    from .backends.local import LocalBackend
     from .registry import Registry
     from .state import StateProcessor
 
@@ -107,6 +106,9 @@ class AppPart:
         return (self._durable or self.backend).wait_idle(timeout)
 
     def _make_backend(self) -> LocalBackend:
+        from .backends.child import ChildBackend  # with all that runs items, for processes that have some
+        from .backends.local import LocalBackend
+
         host = hosts.current()
         strict = self.settings.strict
         self.strict = self.app.debug or self.app.testing if strict is None else strict
