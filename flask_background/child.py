@@ -13,20 +13,20 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from flask.cli import locate_app
 
 from . import native
 from .alarms import Alarm, Alarms
+from .awaiting import await_here
 from .executors import parcels
 from .executors.children import SIGNALS
 from .executors.listening import Job, Listener
 from .executors.pipes import Pipes
 from .item import WorkItem
 from .part import AppPart
-from .runner import Run, perform
+from .runner import perform
 from .status import Attempt, Outcome, Progress, Status
 from .token import CancellationSource, CancelReason
 
@@ -119,7 +119,7 @@ class ChildOwner:
             error.add_note(f"in work item {call.item_id} ({call.task})")
             self._tell_end((Status.FAILED, None, error))
         else:
-            perform(self, item, _await)
+            perform(self, item, await_here)
         finally:
             for upload in self._uploads:
                 upload.close()
@@ -204,20 +204,6 @@ class ChildOwner:
 
 
 _alarms = Alarms()
-
-
-def _await(run: Run, awaitable: Awaitable[Any]) -> None:
-    """Await what a function has returned, or a coroutine function, on an event loop of its own."""
-    import asyncio
-
-    async def await_it() -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        run.abortable(lambda: loop.call_soon_threadsafe(task.cancel))
-        await run.await_outcome(awaitable)
-
-    with asyncio.Runner() as runner:
-        runner.run(await_it(), context=run.context)
 
 
 def _end_with(parent: int) -> None:

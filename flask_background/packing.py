@@ -1,11 +1,10 @@
-"""A durable item's arguments, uploads, result and error as data, and back."""
+"""A durable item's arguments and uploads as data, and back; what the journal knows of its last attempt."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import traceback
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.datastructures import FileStorage, Headers
 
 from . import data
-from .errors import ItemCancelled, ItemFailed, JournalError, ResultLost
+from .errors import ItemCancelled, ItemFailed, JournalError
 from .journal.database import sync_folder
 from .journal.entry import Entry
-from .status import Attempt, Progress, Status
+from .outcomes import error_of, progress_of, result_of
+from .status import Attempt, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,59 +148,15 @@ def state_of(entry: Entry) -> RequestState | None:
     return None if entry.state is None else data.load_state(entry.state)
 
 
-def result_as_data(value: Any, max_bytes: int) -> str:
-    """What an item returned, as text. What is no data, or too large, is not kept: the text says so."""
-    try:
-        return data.dump(value, "the result", max_bytes=max_bytes)
-    except Exception as error:  # another thread may be changing it, too
-        return json.dumps({_LOST: str(error)})
-
-
-_LOST = "flask_background.lost"
-
-
-def error_as_data(error: BaseException) -> str:
-    """An exception as text, with its traceback."""
-    kind = type(error)
-    return json.dumps(
-        {
-            "type": f"{kind.__module__}.{kind.__qualname__}",
-            "message": _text_of(error),
-            "trace": "".join(traceback.format_exception(error)),
-        }
-    )
-
-
-def progress_as_data(progress: Progress) -> str:
-    """A progress as text; other numbers are made floats, and a message that is not a string is made one."""
-    done, total, message = progress
-    return json.dumps([done, total, None if message is None else _text_of(message)], default=_number_of)
-
-
-def _number_of(value: Any) -> float | str:
-    try:
-        return float(value)
-    except Exception:
-        return _text_of(value)
-
-
-def _text_of(value: object) -> str:
-    """What is foreign may raise here, and then its item must not hang for that."""
-    try:
-        return str(value)
-    except Exception as error:
-        return f"<{type(value).__name__} whose text raises {type(error).__name__}>"
-
-
 def attempt_of(entry: Entry) -> Attempt:
     """The last attempt, as far as the journal knows it."""
     attempt = Attempt(entry.started)
     attempt.number = entry.attempt
     attempt.finished = entry.finished
     if entry.progress is not None:
-        attempt.progress = Progress(*json.loads(entry.progress))
+        attempt.progress = progress_of(entry.progress)
     if entry.status is Status.SUCCEEDED and entry.result is not None:
-        attempt.value, attempt.error = _result_of(entry.result)
+        attempt.value, attempt.error = result_of(entry.result)
     elif entry.status is Status.FAILED:
         attempt.error = _error_of(entry)
     elif entry.status is Status.CANCELLED:
@@ -208,18 +164,8 @@ def attempt_of(entry: Entry) -> Attempt:
     return attempt
 
 
-def _result_of(text: str) -> tuple[Any, BaseException | None]:
-    value = data.load(text)
-    if isinstance(value, dict) and value.keys() == {_LOST}:
-        return None, ResultLost(value[_LOST])
-    return value, None
-
-
 def _error_of(entry: Entry) -> BaseException:
     name = f"item {entry.id} ({entry.task})"
     if entry.error is None:
         return ItemFailed(f"{name} was parked: {entry.reason}")
-    what = json.loads(entry.error)
-    failed = ItemFailed(f"{name} failed with {what['type']}: {what['message']}")
-    failed.add_note(what["trace"])
-    return failed
+    return error_of(entry.error, name)

@@ -28,15 +28,8 @@ from flask_background.errors import (
     ResultLost,
 )
 from flask_background.journal.entry import Entry
-from flask_background.packing import (
-    Packing,
-    attempt_of,
-    entry_of,
-    error_as_data,
-    progress_as_data,
-    result_as_data,
-    state_of,
-)
+from flask_background.outcomes import error_as_data, progress_as_data, result_as_data
+from flask_background.packing import Packing, attempt_of, entry_of, state_of
 from flask_background.status import Progress, Status
 
 from .helpers import Site

@@ -18,7 +18,8 @@ from ..item import WorkItem
 from ..journal import owner as owners
 from ..journal import store
 from ..journaled import JournaledItem
-from ..packing import Packing, error_as_data, progress_as_data, result_as_data
+from ..outcomes import error_as_data, progress_as_data, result_as_data
+from ..packing import Packing
 from ..runner import let_frames_go
 from ..status import Attempt, Outcome, Progress, Status
 
