@@ -157,14 +157,16 @@ class LocalBackend(Backend):
     def conclude(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
         """Settle the outcome of an item, and tell it."""
         self.ledger.settle(item, run, outcome)
-        self._tell_end(item, outcome)
-        if run.error is not None:
-            let_frames_go(run.error)
-        self.ledger.remove(item, self.executors[item._task.executor].running)
-        if item._gates is not None:
-            item._wake()
-        if self.ledger.phase is not _RUNNING:
-            self._watcher.ring()
+        try:
+            self._tell_end(item, outcome)
+        finally:  # on the main thread a signal may raise here, and the item has ended
+            if run.error is not None:
+                let_frames_go(run.error)
+            self.ledger.remove(item, self.executors[item._task.executor].running)
+            if item._gates is not None:
+                item._wake()
+            if self.ledger.phase is not _RUNNING:
+                self._watcher.ring()
 
     def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
         """Ask a running item to end in so many seconds."""
@@ -261,17 +263,18 @@ class LocalBackend(Backend):
     def _tell_end(self, item: WorkItem[Any], outcome: Outcome) -> None:
         """Tell all who want to know; after that the process may end."""
         corrects = item.id in self.clock.recorded
-        if not corrects or outcome[0] is not Status.INTERRUPTED:
-            try:
+        try:
+            if not corrects or outcome[0] is not Status.INTERRUPTED:
                 self.events.finished(item, outcome, corrects)
-            except Exception:  # the log itself is broken: say so where logging does, and let nothing hang
-                traceback.print_exc()
-        if item._uploads is not None:
-            for upload in item._uploads:
-                upload.close()
-            item._uploads = None
-        item._args, item._kwargs = (), None
-        self.keys.give_back(item)
+        except Exception:  # the log itself is broken: say so where logging does, and let nothing hang
+            traceback.print_exc()
+        finally:
+            if item._uploads is not None:
+                for upload in item._uploads:
+                    upload.close()
+                item._uploads = None
+            item._args, item._kwargs = (), None
+            self.keys.give_back(item)
 
     def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
         self.call_back(self.source_of(item).fire(reason))
