@@ -7,9 +7,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .errors import ConfigurationError
+from .options import BackendName
 
 Kind = Literal["thread", "asyncio", "process"]
 Overflow = Literal["raise", "block", "run"]
@@ -41,6 +42,8 @@ class ExecutorSettings:
 class Settings:
     """What an app has configured. Times are in seconds."""
 
+    #: Where items go, unless their task says so.
+    backend: BackendName = "local"
     grace_period: float = 90.0
     max_queued: int = 10_000
     overflow: Overflow = "raise"
@@ -65,6 +68,7 @@ class Settings:
         """Read the settings; raises ConfigurationError with the key, the value and what is allowed."""
         workers = _count(config, "BACKGROUND_WORKERS", _THREADS)
         return cls(
+            backend=_one_of(config, "BACKGROUND_BACKEND", *get_args(BackendName)),
             grace_period=_seconds(config, "BACKGROUND_GRACE_PERIOD", 90.0),
             max_queued=_count(config, "BACKGROUND_MAX_QUEUED", 10_000),
             overflow=_one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),

@@ -13,7 +13,6 @@ import flask
 from . import arguments, commit, response
 from .errors import Refused
 from .item import Callee, WorkItem, current_item_var
-from .journaled import JournaledItem
 from .options import When
 from .retry import ONCE, RetryPolicy
 from .state import RequestState
@@ -32,7 +31,10 @@ def hand_over(
 ) -> WorkItem[Any]:
     """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
     try:
-        backend: Any = part.durable if callee.durable else part.backend
+        if part.elsewhere or callee.backend is not None:
+            backend: Any = part.backend_for(callee)
+        else:
+            backend = part.durable if callee.durable else part.backend
     except Refused as error:  # there is no journal
         part.backend.events.refused(callee.name, error)
         raise
@@ -52,8 +54,7 @@ def hand_over(
         if part.strict and callee.portable:
             check_data(callee.func, args, kwargs, part.settings.max_payload)
         args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
-    kind = JournaledItem if callee.durable else WorkItem
-    item: WorkItem[Any] = kind(callee, args, kwargs, state, backend)
+    item: WorkItem[Any] = backend.item_kind(callee, args, kwargs, state, backend)
     held = response.hold() if when == "response" else None
     due = None if callee.due is None else callee.due(time())
     try:
@@ -90,6 +91,7 @@ class AdHoc:
     is_coroutine: bool
     timeout: None = None
     durable: bool = False
+    backend: None = None
     portable: bool = False
     key: None = None
     due: None = None

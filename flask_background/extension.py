@@ -77,7 +77,8 @@ class Background:
         ``timeout``: seconds after which a run's token fires, and a coroutine is cancelled. ``when``: "now",
         "response" to start when the response has been sent, or "commit" to be enqueued when the current
         SQLAlchemy session has committed. ``durable``: items are on disk when enqueue
-        returns, and survive the process.
+        returns, and survive the process. ``backend``: "local", or "immediate" to run items where they are
+        enqueued, whatever ``BACKGROUND_BACKEND`` says.
 
         ``max_attempts``: how many runs may fail before the item does; 1 by default. ``backoff``: seconds
         between them, or a function of the attempt's number and its exception that returns them; about 1, 2,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 from .errors import ConfigurationError
 from .retry import Backoff, RetryPolicy
 from .schedule import to_timestamp
 
 When = Literal["now", "response", "commit"]
+BackendName = Literal["local", "immediate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class TaskOptions:
     timeout: float | None = None
     when: When = "now"
     durable: bool = False
+    backend: BackendName | None = None
     max_attempts: int = 1
     backoff: Backoff = None
     retry_on: tuple[type[BaseException], ...] = (Exception,)
@@ -47,6 +49,8 @@ class TaskOptions:
             raise _wrong("when", self.when, '"now", "response" or "commit"')
         if not isinstance(self.durable, bool):
             raise _wrong("durable", self.durable, "True or False")
+        if self.backend not in (None, *get_args(BackendName)):
+            raise _wrong("backend", self.backend, '"local" or "immediate", or None for BACKGROUND_BACKEND')
         if (
             not isinstance(self.max_crashes, int)
             or isinstance(self.max_crashes, bool)
@@ -75,6 +79,7 @@ class _Run(TypedDict, total=False):
     timeout: float | None
     when: When
     durable: bool
+    backend: BackendName | None
     max_attempts: int
     backoff: Backoff
     retry_on: tuple[type[BaseException], ...]

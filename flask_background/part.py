@@ -15,8 +15,11 @@ from .errors import JournalError
 if TYPE_CHECKING:
     from flask import Flask
 
+    from .backends.base import Intake
     from .backends.durable import DurableBackend
+    from .backends.immediate import ImmediateBackend
     from .backends.local import LocalBackend
+    from .item import Callee
     from .registry import Registry
     from .state import StateProcessor
 
@@ -51,12 +54,15 @@ class AppPart:
         self.owner = owner
         self.processors = owner.processors
         self.settings = Settings.from_config(app.config)
+        #: Whether items may go elsewhere though their task does not say so.
+        self.elsewhere = self.settings.backend != "local"
         #: Whether this process runs durable items: a web process may leave that to others.
         self.runs_durable = self.settings.run_in_web and not self.in_child
         #: The executors whose durable items this process runs; None: all.
         self.executors: frozenset[str] | None = None
         self.looked = False
         self._durable: DurableBackend | None = None
+        self._immediate: ImmediateBackend | None = None
 
     #: Whether items in memory are held to what durable ones have to keep; decided at the first item.
     strict = False
@@ -72,6 +78,23 @@ class AppPart:
         """The journal's backend in this process, opened when it is first asked for; raises JournalError."""
         return self._durable or self._open_journal()
 
+    def backend_for(self, callee: Callee) -> Intake:
+        """Where the items of a task go. Raises JournalError."""
+        # BACKGROUND_BACKEND = "immediate" is for tests: there it stands for whatever a task names.
+        name = callee.backend if self.settings.backend == "local" else self.settings.backend
+        if name == "immediate":
+            return self.immediate
+        return self.durable if callee.durable else self.backend
+
+    @property
+    def immediate(self) -> ImmediateBackend:
+        """What runs items where they are enqueued."""
+        if self._immediate is None:
+            from .backends.immediate import ImmediateBackend  # for apps that name it
+
+            self._immediate = ImmediateBackend(self.backend, self.settings.max_payload, strict=self.strict)
+        return self._immediate
+
     @property
     def folder(self) -> Path:
         """Where the journal is."""
@@ -80,11 +103,10 @@ class AppPart:
 
     def has_journal(self) -> bool:
         """Whether the app has durable items, or may have."""
-        return (
-            self._durable is not None
-            or self.owner.registry.has_durable()
-            or (self.folder / "journal.sqlite3").exists()
-        )
+        if self._durable is not None:
+            return True
+        may_have = self.owner.registry.has_durable() or (self.folder / "journal.sqlite3").exists()
+        return may_have and self.settings.backend != "immediate"
 
     def look_for_work(self) -> None:
         """Run what other processes have left in the journal. Raises nothing, and does it once."""
@@ -158,7 +180,7 @@ def _after_fork() -> None:
     _publishing = native.new_lock()  # another thread of the parent may have held it
     for part in _with_backend:
         vars(part).pop("backend", None)
-        part._durable = None
+        part._durable = part._immediate = None
         vars(part).pop("_opening", None)
         part.looked = False
     _with_backend.clear()

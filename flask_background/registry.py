@@ -28,6 +28,7 @@ class Unknown:
     retry: RetryPolicy = ONCE
     key: None = None
     durable: bool = True
+    backend: None = None
     portable: bool = True
     due: None = None
 

@@ -100,7 +100,8 @@ class Task(Generic[P, R]):
         unhandled exception. Outside of a request it starts at once. ``when="commit"``: enqueue when the
         transaction of the app's current SQLAlchemy session has been committed; drop the item if it is rolled
         back. ``timeout``: seconds that a run may take,
-        or None. ``executor``: the name of another executor. ``durable``: in the journal. ``delay``: seconds,
+        or None. ``executor``: the name of another executor. ``durable``: in the journal. ``backend``:
+        where its items go. ``delay``: seconds,
         or a timedelta, ``run_at``: an aware datetime; before that it does not start. ``key``: while an item
         of this task with the same key is queued or running, enqueue returns that one. ``max_attempts``,
         ``backoff``, ``retry_on``, ``max_crashes``: see ``Background.task``.
@@ -115,6 +116,7 @@ class Task(Generic[P, R]):
         self.executor = options.executor
         self.timeout = options.timeout
         self.durable = options.durable
+        self.backend = options.backend
         self.portable = True  # could be made durable
         self.key = options.key
         self.retry = options.retry

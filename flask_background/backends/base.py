@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from ..item import WorkItem
+from ..item import WorkItem
 
 
 class Phase(Enum):
@@ -50,6 +49,9 @@ class Companion(Protocol):
 
 class Intake(ABC):
     """Accepts items."""
+
+    #: What its items are made of.
+    item_kind: ClassVar[type[WorkItem[Any]]] = WorkItem
 
     @abstractmethod
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:

@@ -40,6 +40,8 @@ _SHORT = 0.2
 class Entrance(DurableRuns, Intake):
     """Enters items, claimed for this process as long as it has room."""
 
+    item_kind = JournaledItem
+
     def __init__(
         self,
         local: LocalBackend,

@@ -12,16 +12,17 @@ from flask_background import CancelReason, Status, current_item
 from flask_background.errors import ItemTimeout
 
 from ..helpers import BOUND, Site, until
-from .test_backends import Shop
+from .test_backends import WAITING, Shop, everywhere
 
 
-@pytest.fixture(params=["memory", "durable"])
+@pytest.fixture(params=WAITING)
 def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_path: Path) -> Shop:
     """An app with two threads."""
     site = make_site(BACKGROUND_WORKERS=2, BACKGROUND_JOURNAL=tmp_path / "journal")
-    return Shop(site, request.param == "durable")
+    return Shop(site, request.param)
 
 
+@everywhere
 def test_token_of_each_attempt(shop: Shop) -> None:
     """An attempt after a timeout has a token that has not fired, and all of its time."""
     seen = []
@@ -41,6 +42,7 @@ def test_token_of_each_attempt(shop: Shop) -> None:
     assert item.attempt == 3
 
 
+@everywhere
 def test_timeouts_use_up_the_attempts(shop: Shop) -> None:
     """An item whose attempts all take too long fails with a timeout."""
 
