@@ -109,7 +109,8 @@ def dump_state(state: RequestState) -> str:
 def load_state(text: str) -> RequestState:
     """The state that such a text was made of, frozen like that one."""
     fields = json.loads(text)
-    return RequestState(**{**fields, "values": MappingProxyType(fields["values"])})
+    # The first is for a journal that was begun before there was one.
+    return RequestState(**{"traceparent": None, **fields, "values": MappingProxyType(fields["values"])})
 
 
 class _Wrong(NamedTuple):

@@ -24,7 +24,7 @@ _KEPT_AS = "_flask_background_state"  # among the request's attributes
 class RequestState(NamedTuple):
     """The request that enqueued the item, as it was then. Headers, cookies, form and session are not in it.
 
-    ``values`` holds what the state processors returned.
+    ``values`` holds what the state processors returned, ``traceparent`` the W3C trace context, or None.
     """
 
     method: str
@@ -34,6 +34,7 @@ class RequestState(NamedTuple):
     path: str
     endpoint: str | None
     remote_addr: str | None
+    traceparent: str | None
     values: Mapping[str, Any]
 
     @property
@@ -61,6 +62,7 @@ class RequestState(NamedTuple):
                 request.path,
                 request.endpoint,
                 request.remote_addr,
+                environ.get("HTTP_TRACEPARENT"),
                 _NOTHING,
             )
             state = tuple.__new__(cls, values)  # half the price of cls(...), and most views enqueue once

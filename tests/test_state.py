@@ -28,6 +28,7 @@ from flask_background.errors import StateRefused
 
 from .helpers import BOUND, Site
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 PROXY = {
     "X-Forwarded-For": "203.0.113.7",
     "X-Forwarded-Proto": "https",
@@ -56,13 +57,14 @@ def test_values(app: Flask, background: Background, client: FlaskClient) -> None
 
     @app.put("/orders/<int:number>")
     def order(number: int) -> str:
-        for name in RequestState._fields[:-1]:
+        for name in RequestState._fields[:-2]:
             of_request[name] = getattr(request, name)
         of_request["url_root"] = request.url_root
         items.append(background.enqueue(lambda: current_item.state))
         return ""
 
-    client.put("/orders/7?page=2", headers={"Host": "example.com"}, environ_base={"REMOTE_ADDR": "192.0.2.1"})
+    headers = {"Host": "example.com", "traceparent": TRACE}
+    client.put("/orders/7?page=2", headers=headers, environ_base={"REMOTE_ADDR": "192.0.2.1"})
     state = items[0].result(BOUND)
     assert state is items[0].state
     assert state == RequestState(
@@ -73,9 +75,10 @@ def test_values(app: Flask, background: Background, client: FlaskClient) -> None
         path="/orders/7",
         endpoint="order",
         remote_addr="192.0.2.1",
+        traceparent=TRACE,
         values={},
     )
-    assert state._asdict() | {"url_root": state.url_root} == of_request | {"values": {}}
+    assert state._asdict() | {"url_root": state.url_root} == of_request | {"traceparent": TRACE, "values": {}}
 
 
 def test_values_behind_a_proxy(site: Site) -> None:
