@@ -44,6 +44,9 @@ class Settings:
 
     #: Where items go, unless their task says so.
     backend: BackendName = "local"
+    #: What a Celery app is configured with, where the app has none.
+    celery: Mapping[str, Any] | None = None
+    publish_timeout: float = 2.0
     grace_period: float = 90.0
     max_queued: int = 10_000
     overflow: Overflow = "raise"
@@ -69,6 +72,8 @@ class Settings:
         workers = _count(config, "BACKGROUND_WORKERS", _THREADS)
         return cls(
             backend=_one_of(config, "BACKGROUND_BACKEND", *get_args(BackendName)),
+            celery=_celery(config, "BACKGROUND_CELERY"),
+            publish_timeout=_seconds(config, "BACKGROUND_PUBLISH_TIMEOUT", 2.0),
             grace_period=_seconds(config, "BACKGROUND_GRACE_PERIOD", 90.0),
             max_queued=_count(config, "BACKGROUND_MAX_QUEUED", 10_000),
             overflow=_one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),
@@ -168,6 +173,20 @@ def _folder(config: Mapping[str, Any], key: str) -> Path | None:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise _wrong(key, value, "the path of a folder, or None for the app's instance folder")
     return Path(value)
+
+
+def _celery(config: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    value = config.get(key)
+    if value is not None and not (
+        isinstance(value, Mapping)
+        and all(isinstance(value.get(name), str) for name in ("broker_url", "result_backend"))
+    ):
+        # Not the value: there may be a password in it.
+        raise ConfigurationError(
+            f"{key} is not usable; allowed is a dict of Celery's settings with at least"
+            ' "broker_url" and "result_backend", or None if the app has a Celery'
+        )
+    return value
 
 
 def _location(config: Mapping[str, Any], key: str) -> str | None:

@@ -4,6 +4,7 @@
 
     BackgroundError
     ├── ConfigurationError       a BACKGROUND_* setting or a task's option is not usable   (ValueError)
+    │   └── Unsupported          the backend that the task's items go to cannot do that
     ├── NotInitialized           no app is known, or init_app was not called for it        (RuntimeError)
     ├── ArgumentRefused          a live object was handed over to an item                   (TypeError)
     │   ├── NotData              what is to be kept in the journal is no data
@@ -13,7 +14,8 @@
     ├── Refused                  an item was not accepted; answers 503 in a view
     │   ├── QueueFull            as many items are waiting as BACKGROUND_MAX_QUEUED allows
     │   ├── Stopping             the process stops and takes no more items
-    │   └── JournalError         the journal cannot be written or read: disk full, not writable, locked
+    │   ├── JournalError         the journal cannot be written or read: disk full, not writable, locked
+    │   └── BrokerError          Celery's broker or result backend cannot be reached
     ├── EnqueuedInChild          what is not durable was enqueued in a child process         (RuntimeError)
     ├── NotFinished              the item had not ended when the wait's time was up      (TimeoutError)
     ├── ItemCancelled            the item was cancelled
@@ -40,6 +42,10 @@ class BackgroundError(Exception):
 
 class ConfigurationError(BackgroundError, ValueError):
     """A setting or an option has a value that is not allowed; the message says which are."""
+
+
+class Unsupported(ConfigurationError):
+    """A task asks its backend for what that cannot do; the message says what to do instead."""
 
 
 class NotInitialized(BackgroundError, RuntimeError):
@@ -98,6 +104,15 @@ class Stopping(Refused):
 
 class JournalError(Refused):
     """The journal cannot be used: what was to be enqueued is not. The message says where to look."""
+
+    retry_after_seconds = 5
+
+
+class BrokerError(Refused):
+    """Celery's broker or result backend has not answered: what was to be enqueued is not.
+
+    Where it has hung, rather than been gone, the item may have reached it all the same, and then it runs.
+    """
 
     retry_after_seconds = 5
 

@@ -64,6 +64,7 @@ class Background:
         app.extensions["background"] = part
         response.guard(app, part.look_for_work)
         hosts.prepare(part)
+        part.join_celery()
 
     @overload
     def task(self, func: Callable[P, R], /) -> Task[P, R]: ...
@@ -77,8 +78,8 @@ class Background:
         ``timeout``: seconds after which a run's token fires, and a coroutine is cancelled. ``when``: "now",
         "response" to start when the response has been sent, or "commit" to be enqueued when the current
         SQLAlchemy session has committed. ``durable``: items are on disk when enqueue
-        returns, and survive the process. ``backend``: "local", or "immediate" to run items where they are
-        enqueued, whatever ``BACKGROUND_BACKEND`` says.
+        returns, and survive the process. ``backend``: "celery" for a Celery cluster, "immediate" to run
+        items where they are enqueued, or "local", whatever ``BACKGROUND_BACKEND`` says.
 
         ``max_attempts``: how many runs may fail before the item does; 1 by default. ``backoff``: seconds
         between them, or a function of the attempt's number and its exception that returns them; about 1, 2,
@@ -164,20 +165,24 @@ class Background:
     def get(self, item_id: str) -> WorkItem[Any] | None:
         """The item with this id, or None.
 
-        A durable one is found from any process of the app, until ``BACKGROUND_KEEP`` after its end; another
-        one where it was enqueued, in flight or among the 1,000 that ended last.
+        A durable one is found from any process of the app, until ``BACKGROUND_KEEP`` after its end, and so
+        is one in a Celery cluster; another one where it was enqueued, in flight or among the 1,000 that ended
+        last. Raises JournalError or BrokerError where those cannot be asked.
         """
         part = self._part()
         item = part.backend.get(item_id)
         if (item is None or item._task.durable) and part.has_journal():
             item = part.durable.get(item_id) or item
+        if item is None and part.has_celery():
+            item = part.celery.get(item_id)
         return item
 
     def items(self, *, status: Status | None = None, task: str | None = None) -> list[WorkItem[Any]]:
         """The app's items in this process: those that ended last, then those in flight, oldest first.
 
-        Where there is a journal, the 1,000 durable ones that were enqueued last come before them, whichever
-        process they are in. ``status``, ``task`` (a name): only those.
+        Those in a Celery cluster are not among them. Where there is a journal, the 1,000 durable ones that
+        were enqueued last come before them, whichever process they are in. ``status``, ``task`` (a name):
+        only those.
         """
         part = self._part()
         durable: list[WorkItem[Any]] = [*part.durable.items(status, task)] if part.has_journal() else []

@@ -6,7 +6,7 @@ import os
 import sys
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from . import hosts, native
 from .config import Settings
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from .backends.base import Intake
+    from .backends.celery import CeleryBackend
     from .backends.durable import DurableBackend
     from .backends.immediate import ImmediateBackend
     from .backends.local import LocalBackend
@@ -63,12 +64,13 @@ class AppPart:
         self.looked = False
         self._durable: DurableBackend | None = None
         self._immediate: ImmediateBackend | None = None
+        self._celery: CeleryBackend | None = None
 
     #: Whether items in memory are held to what durable ones have to keep; decided at the first item.
     strict = False
 
-    #: Whether this process is a child that a process executor has started.
-    in_child: ClassVar[bool] = False
+    #: Whether this process is a child that a process executor has started, or a Celery worker.
+    in_child = False
 
     #: The backend of this process, made when the first item asks for it.
     backend = _MadeWhenNeeded()
@@ -80,10 +82,13 @@ class AppPart:
 
     def backend_for(self, callee: Callee) -> Intake:
         """Where the items of a task go. Raises JournalError."""
+        name = callee.backend or self.settings.backend
         # BACKGROUND_BACKEND = "immediate" is for tests: there it stands for whatever a task names.
-        name = callee.backend if self.settings.backend == "local" else self.settings.backend
-        if name == "immediate":
+        if "immediate" in (name, self.settings.backend):
             return self.immediate
+        # A callable without a name that workers would find it by stays here, in memory.
+        if name == "celery" and callee.portable:
+            return self.celery
         return self.durable if callee.durable else self.backend
 
     @property
@@ -94,6 +99,33 @@ class AppPart:
 
             self._immediate = ImmediateBackend(self.backend, self.settings.max_payload, strict=self.strict)
         return self._immediate
+
+    @property
+    def celery(self) -> CeleryBackend:
+        """What sends items to Celery. Raises ConfigurationError."""
+        if self._celery is None:
+            from .backends.celery import CeleryBackend  # with Celery, for apps that name it
+
+            self._celery = CeleryBackend(self.app, self.settings, self.owner.registry)
+        return self._celery
+
+    def has_celery(self) -> bool:
+        """Whether the app may have items in a Celery cluster."""
+        return self._celery is not None or (
+            self.settings.backend == "celery"
+            or (self.settings.backend == "local" and self.owner.registry.names_backend("celery"))
+        )
+
+    def join_celery(self) -> None:
+        """Should this be a Celery worker's process, or become one, its tasks are there for it."""
+        if self.settings.celery is not None or self.settings.backend == "celery" or "celery" in sys.modules:
+            from .backends.celery_worker import join
+
+            join(self)
+
+    def become_worker(self) -> None:
+        """This is a Celery worker's process, or will be: it takes nothing that would live here."""
+        self.in_child, self.runs_durable = True, False
 
     @property
     def folder(self) -> Path:
@@ -180,7 +212,7 @@ def _after_fork() -> None:
     _publishing = native.new_lock()  # another thread of the parent may have held it
     for part in _with_backend:
         vars(part).pop("backend", None)
-        part._durable = part._immediate = None
+        part._durable = part._immediate = part._celery = None
         vars(part).pop("_opening", None)
         part.looked = False
     _with_backend.clear()

@@ -77,19 +77,24 @@ class Registry:
 
     def check_portable(self, task: Task[..., Any]) -> None:
         """Raise ConfigurationError if another process could not run the task with these options."""
+        why = "is durable" if task.options.durable else "goes to other processes"
         known = self.tasks.get(task.name)
         if known is None or known.func is not task.func:
             raise ConfigurationError(
-                f"task {task.name} is durable, and there is another one of this name: other processes could"
+                f"task {task.name} {why}, and there is another one of this name: other processes could"
                 " not tell them apart. Give it a name, @background.task(name=...)"
             )
         for option in ("backoff", "retry_on"):
             value = getattr(task.options, option)
             if value != getattr(known.options, option) and (option == "retry_on" or callable(value)):
                 raise ConfigurationError(
-                    f"task {task.name} is durable, so {option} cannot be changed by using(): functions and"
-                    " classes do not go into the journal. Give it where the task is made"
+                    f"task {task.name} {why}, so {option} cannot be changed by using(): functions and"
+                    " classes do not go with an item. Give it where the task is made"
                 )
+
+    def names_backend(self, name: str) -> bool:
+        """Whether any task's items go there because it says so."""
+        return any(task.options.backend == name for task in self.tasks.values())
 
     def has_durable(self) -> bool:
         """Whether any task may have items in the journal."""

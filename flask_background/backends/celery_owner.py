@@ -1,0 +1,150 @@
+"""What a run in a Celery worker, and its item, need of whoever holds the item: there, the item's record."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from .. import native
+from ..alarms import Alarm, Alarms
+from ..events import Events
+from ..item import WorkItem
+from ..outcomes import progress_as_data
+from ..status import Attempt, Outcome, Progress, Status
+from ..token import CancellationSource, CancelReason
+from .stopflag import stop_flag
+
+if TYPE_CHECKING:
+    from _thread import LockType
+
+    from ..part import AppPart
+    from ..record import Record
+    from .records import Records
+
+# How often a run looks whether it is asked to end, and tells its progress, in seconds.
+_LOOK = 0.5
+
+_alarms = Alarms()
+_looks = Alarms()  # which ask the network: nobody's timeout has to wait for them
+
+
+class ClusterItem(WorkItem[Any]):
+    """The item, as its function sees it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(
+        cls, item_id: str, record: Record, task: Any, args: Any, kwargs: Any, owner: RunOwner
+    ) -> ClusterItem:
+        """The item that a record is about."""
+        item = cls(task, args, kwargs, record.request_state(), owner)
+        item.id, item._enqueued, item._source = item_id, record.enqueued, owner.source_of(item)
+        return item
+
+
+class RunOwner:
+    """Keeps one item while it runs here, and looks after it."""
+
+    def __init__(self, part: AppPart, records: Records, item_id: str, record: Record) -> None:
+        self.app = part.app
+        self.pid = os.getpid()
+        self.lock: LockType = native.new_lock()
+        self.events = Events(part.app)
+        self.records = records
+        self.id = item_id
+        self.record = record
+        self.ended = native.Gate()
+        self.outcome: Outcome | None = None
+        self._source = CancellationSource()
+        self._sent: Progress | None = None
+        self._next_look: Alarm | None = None
+
+    def put(self, **fields: Any) -> None:
+        """Change the record. Raises BrokerError."""
+        self.record = self.record._replace(**fields)
+        self.records.write(self.id, self.record)
+
+    # For the run.
+
+    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
+        """It was claimed when its message came."""
+        run.number = self.record.attempt
+        item._attempt, item.status = run, Status.RUNNING
+        self._next_look = _looks.set(_LOOK, partial(self._look, item))
+        self.events.started(item)
+        return True
+
+    def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
+        """Ask the item to end in so many seconds."""
+        self._source.limit(time.monotonic() + seconds)
+        return _alarms.set(seconds, partial(self._ask_to_end, item, CancelReason.TIMEOUT))
+
+    def cancel_alarm(self, alarm: Alarm) -> None:
+        """It has ended before."""
+        _alarms.cancel(alarm)
+
+    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
+        """Let go on who waits for the end of the run."""
+        self.outcome = outcome
+        if self._next_look is not None:
+            _looks.cancel(self._next_look)
+        self.ended.open()
+
+    def trouble(self, what: str, error: BaseException) -> None:
+        """Log what hurts no item."""
+        self.events.trouble(what, error)
+
+    # For the item.
+
+    def source_of(self, item: WorkItem[Any]) -> CancellationSource:
+        """The write side of its token."""
+        return self._source
+
+    def cancel(self, item: WorkItem[Any]) -> bool:
+        """It has cancelled itself."""
+        if self.outcome is not None:
+            return False
+        self._ask_to_end(item, CancelReason.REQUESTED)
+        return True
+
+    # While it runs.
+
+    def _look(self, item: WorkItem[Any]) -> None:
+        """See whether somebody wants its end, and tell how far it is. Raises nothing."""
+        try:
+            stop_at = stop_flag.at()
+            if stop_at is not None:
+                self._source.limit(stop_at)
+                self._fire(CancelReason.SHUTDOWN)
+            if self.records.is_asked_to_end(self.id):
+                self._ask_to_end(item, CancelReason.REQUESTED)
+            with self.lock:
+                if self.outcome is None:
+                    self.report(item)
+        except Exception as error:
+            self.trouble(f"Item {self.id} could not be looked after; it goes on", error)
+        if self.outcome is None:
+            self._next_look = _looks.set(_LOOK, partial(self._look, item))
+
+    def report(self, item: WorkItem[Any]) -> None:
+        """Put its progress on record, if that is news. The lock is held."""
+        progress = cast(Attempt, item._attempt).progress
+        if progress is not None and progress is not self._sent:
+            self._sent = progress
+            self.put(progress=progress_as_data(progress))
+
+    def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
+        self._fire(reason)
+        abort = item._attempt.abort if item._attempt is not None else None
+        if abort is not None:
+            abort()
+
+    def _fire(self, reason: CancelReason) -> None:
+        for callback in self._source.fire(reason):
+            try:
+                callback()
+            except BaseException as error:
+                self.trouble("A token's callback failed", error)

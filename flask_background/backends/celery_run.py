@@ -1,0 +1,199 @@
+"""One run of an item in a Celery worker: claim it by its record, perform it, put on record what it came to.
+
+A message may come twice: after a worker's death, or because an acknowledgement was lost. So the record
+decides. One that has ended is left alone; one that is said to run has lost its worker, and that is counted.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .. import data, native
+from ..awaiting import await_here
+from ..errors import BrokerError, ItemCancelled, ItemFailed, ItemInterrupted, ItemTimeout
+from ..item import WorkItem
+from ..outcomes import error_as_data, result_as_data
+from ..runner import let_frames_go, perform
+from ..status import Attempt, Outcome, Status
+from .celery_owner import ClusterItem, RunOwner
+from .envelope import Envelope
+from .records import Failure, Records
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from ..part import AppPart
+
+# What is due in less than this is waited for; for more, the message is sent on (seconds).
+_SOON = 1.0
+# How often the outcome of a run is tried to be put on record, a second apart.
+_PATIENCE = 30
+# How long a message is kept back that nothing can be done with just now, in seconds.
+_PAUSE = 1.0
+
+
+# What TERM raises in the process of Celery's that runs the item; only Celery sends it that.
+_TERMINATED = -(256 - signal.SIGTERM)
+
+
+class Again(Exception):
+    """The message goes back to the queue, for this worker or another one."""
+
+
+class ItemRun:
+    """The way of one message through a worker."""
+
+    def __init__(self, part: AppPart, celery: Celery, request: Any, payload: str) -> None:
+        self._part = part
+        self._payload = payload
+        self._name: str = request.task
+        self._limit: float | None = (request.timelimit or (None,))[0]
+        self._envelope = Envelope.open(request.headers)
+        # What there is no record of has waited for longer than those are kept.
+        self._owner = RunOwner(part, Records(celery), request.id, self._envelope.record(self._name))
+
+    def run(self) -> None:
+        """From claim to end. Raises Again, or Failure for Celery's own records."""
+        owner = self._owner
+        try:
+            if not self._is_ours():
+                return
+            item = self._claim()
+            if item is None:
+                return
+            perform(owner, item, await_here)
+            owner.ended.wait()  # a Future that the function returned may end on another thread
+            assert owner.outcome is not None
+            with owner.lock:
+                self._settle(item, owner.outcome)
+        except BrokerError as error:
+            native.sleep(_PAUSE)  # or the message would go round and round
+            raise Again(str(error)) from error
+
+    # Before the run.
+
+    def _is_ours(self) -> bool:
+        """Whether the item is to be run now, by whoever has got this message."""
+        owner = self._owner
+        owner.record = owner.records.read(owner.id) or owner.record
+        if owner.record.status.is_final:
+            return False
+        if owner.records.is_asked_to_end(owner.id):
+            self._cancelled()
+            return False
+        seconds = self._envelope.seconds_left()
+        if seconds > _SOON:
+            self._send_again(self._envelope)
+            return False
+        if seconds:
+            native.sleep(seconds)
+        return True
+
+    def _claim(self) -> ClusterItem | None:
+        """The item with its arguments, on record as running; None if it ended instead."""
+        owner, record = self._owner, self._owner.record
+        crashes = record.crashes + (record.status is Status.RUNNING)
+        task: Any = self._envelope.task(self._part.owner.registry.tasks[self._name])
+        if crashes >= task.options.max_crashes:
+            self._park(f"its process died under it {crashes} times", crashes)
+        try:
+            args, kwargs = data.load_call(self._payload)
+            task.check_call(*args, **kwargs)
+        except Exception as error:
+            self._park(f"its arguments do not fit any more: {error}", crashes)
+        item = ClusterItem.of(owner.id, record, task, args, kwargs, owner)
+        run = {"attempt": record.attempt + 1, "crashes": crashes, "started": time.time(), "progress": None}
+        owner.put(status=Status.RUNNING, **run)
+        if owner.records.is_asked_to_end(owner.id):  # meanwhile; who asked may have seen it queued
+            self._cancelled()
+            return None
+        return item
+
+    def _park(self, reason: str, crashes: int) -> NoReturn:
+        now = time.time()
+        self._owner.put(status=Status.FAILED, finished=now, reason=reason, crashes=crashes, error=None)
+        error = ItemFailed(f"item {self._owner.id} ({self._name}) was parked: {reason}")
+        self._tell_end((Status.FAILED, None, error))
+        raise Failure(str(error), self._owner.record.as_data())
+
+    def _cancelled(self) -> None:
+        self._owner.put(status=Status.CANCELLED, finished=time.time())
+        error = ItemCancelled(f"item {self._owner.id} ({self._name}) was cancelled")
+        self._tell_end((Status.CANCELLED, None, error))
+
+    def _tell_end(self, outcome: Outcome) -> None:
+        """Of an item that has not run."""
+        owner, task = self._owner, self._part.owner.registry.tasks[self._name]
+        item = ClusterItem.of(owner.id, owner.record, task, (), {}, owner)
+        item._attempt, item.status, item._told = owner.record.attempt_of(owner.id), outcome[0], True
+        owner.events.finished(item, outcome)
+
+    # After the run.
+
+    def _settle(self, item: WorkItem[Any], outcome: Outcome) -> None:
+        """Put on record what the run has come to; then tell it, or send the item on its way again."""
+        owner, run = self._owner, item._attempt
+        assert run is not None
+        if _is_terminated(outcome[2]):
+            outcome = self._outcome_of_kill(item, run, outcome)
+        status, value, error = outcome
+        run.value, run.error, run.finished = value, error, time.time()
+        owner.report(item)
+        if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
+            self._put_surely(status=Status.QUEUED, attempt=owner.record.attempt - 1)
+            raise Again(str(error))
+        failed = None if error is None else error_as_data(error)
+        if status is Status.FAILED and error is not None and not item.is_unwanted():
+            delay = item._task.retry.delay_after(run.number, error)
+            if delay is not None:
+                self._put_surely(status=Status.QUEUED, error=failed)
+                owner.events.retried(item, error, delay)
+                self._send_again(self._envelope._replace(due=time.time() + delay))
+                return
+        result = None
+        if status is Status.SUCCEEDED:
+            result = result_as_data(value, self._part.settings.max_payload)
+        self._put_surely(status=status, result=result, error=failed, finished=run.finished)
+        item._move(status)
+        item._told = True
+        owner.events.finished(item, outcome)
+        if error is not None:
+            let_frames_go(error)
+        if status is Status.FAILED:
+            raise Failure(str(owner.record.attempt_of(owner.id).error), owner.record.as_data()) from error
+
+    def _outcome_of_kill(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> Outcome:
+        """What it means that Celery ends this process: the run has lasted too long, or the worker stops."""
+        name, error = f"item {self._owner.id} ({self._name})", outcome[2]
+        limit = self._limit
+        if limit is not None and time.time() - (run.started or 0.0) >= limit - _SOON:
+            late = ItemTimeout(f"{name} did not end within {limit:g} s, so its process was")
+            late.__cause__ = error
+            return Status.FAILED, None, late
+        return (
+            Status.INTERRUPTED,
+            None,
+            ItemInterrupted(f"{name} ended because its worker's process was ended"),
+        )
+
+    def _send_again(self, envelope: Envelope) -> None:
+        """Another message takes the place of this one. Should that fail, this one comes back, too early."""
+        self._part.celery.cluster.publish(self._owner.id, self._name, self._payload, envelope)
+
+    def _put_surely(self, **fields: Any) -> None:
+        """The item has run, so this is not given up at once."""
+        for attempt in range(_PATIENCE, -1, -1):
+            try:
+                self._owner.put(**fields)
+                break
+            except BrokerError as error:
+                if not attempt:
+                    raise
+                self._owner.trouble(f"What item {self._owner.id} came to cannot be put on record yet", error)
+            native.sleep(_PAUSE)
+
+
+def _is_terminated(error: BaseException | None) -> bool:
+    return isinstance(error, SystemExit) and error.code == _TERMINATED

@@ -1,0 +1,112 @@
+"""The worker's side of Celery: the app's tasks under their names, and the settings that make a worker safe.
+
+``join`` does nothing but listen. Only when a Celery worker starts in this process are the tasks given to it:
+by then all are made, in whatever order the factory, the tasks and the Celery app have come.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from celery import Task as CeleryTask
+from celery.exceptions import Reject
+from celery.signals import worker_init, worker_shutting_down
+
+from ..errors import ConfigurationError
+from .celery_run import Again, ItemRun
+from .cluster import (
+    celery_of,
+    check_settings,
+    check_timeout,
+    explicit_settings,
+    fixed_visibility,
+    visible_for,
+)
+from .records import Failure
+from .stopflag import stop_flag
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from ..part import AppPart
+
+_parts: weakref.WeakSet[AppPart] = weakref.WeakSet()
+
+
+def join(part: AppPart) -> None:
+    """Give the app's tasks to the Celery worker that starts in this process, if one does."""
+    _parts.add(part)
+    if part.settings.celery is not None:
+        celery_of(part.app, part.settings)  # for ``celery -A``, which looks for it right after this
+    worker_init.connect(_worker_starts, dispatch_uid=__name__)
+    worker_shutting_down.connect(_worker_stops, dispatch_uid=__name__)
+
+
+class ItemTask(CeleryTask):  # type: ignore[misc]
+    """What Celery knows of a task: that its messages are items."""
+
+    abstract = True
+    typing = False
+    throws = (Failure,)  # it is in the app's log already
+    store_errors_even_if_ignored = True  # such as its own, of a run that it has killed
+    part: AppPart
+
+    def run(self, payload: str) -> None:
+        """Run one item."""
+        try:
+            ItemRun(self.part, self.app, self.request, payload).run()
+        except Again as again:
+            raise Reject(str(again), requeue=True) from None
+
+
+def _worker_starts(sender: Any, **_: Any) -> None:
+    """Make the worker ready. What is wrong ends it, for it would take messages that it cannot run."""
+    for part in _parts:
+        try:
+            if celery_of(part.app, part.settings) is sender.app:
+                _make_ready(sender, sender.app, part)
+        except ConfigurationError as error:
+            raise SystemExit(f"flask-background: {error}") from error
+
+
+def _worker_stops(sender: Any, **_: Any) -> None:
+    for part in _parts:
+        stop_flag.raise_for(part.settings.grace_period)
+
+
+def _make_ready(worker: Any, celery: Celery, part: AppPart) -> None:
+    check_settings(celery)
+    given = explicit_settings(celery)
+    tasks = part.owner.registry.tasks
+    fixed = fixed_visibility(celery)
+    visible = visible_for(fixed, tasks.values(), part.settings.kill_after)
+    for task in tasks.values():
+        check_timeout(task, visible, part.settings.kill_after)
+    if celery.connection_for_read().transport.driver_type != "amqp":
+        # The second: Redis is asked every ten seconds, not every hundred, what a dead worker has left.
+        safe = {"visibility_timeout": visible, "unacked_restore_throttle": 1}
+        celery.conf.broker_transport_options = {**safe, **(celery.conf.broker_transport_options or {})}
+    if "worker_prefetch_multiplier" not in given and worker.prefetch_multiplier == 4:  # Celery's default
+        worker.prefetch_multiplier = 1
+    stop_flag.share()
+    part.become_worker()
+    register(celery, part)
+
+
+def register(celery: Celery, part: AppPart) -> None:
+    """Enter the app's tasks. Raises ConfigurationError if Celery has another one under a task's name."""
+    given = explicit_settings(celery)
+    safe = {
+        # What dies with its run is sent again, also by a worker that lives on; how often is counted by us.
+        name.removeprefix("task_"): True
+        for name in ("task_acks_late", "task_reject_on_worker_lost")
+        if name not in given
+    }
+    for name in part.owner.registry.tasks:
+        if not isinstance(celery.tasks.get(name), (ItemTask, type(None))):
+            raise ConfigurationError(
+                f"Celery has a task {name!r} of its own: give the other one another name,"
+                " @background.task(name=...)"
+            )
+        celery.register_task(type("ItemTask", (ItemTask,), {"name": name, "part": part, **safe})())

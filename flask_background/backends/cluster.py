@@ -1,0 +1,191 @@
+"""The Celery app: found or made, held to what is safe, and a client of it whose waits are bounded.
+
+Settings that the user has given explicitly are left as they are. The client is an app of its own with the
+same settings, so that what bounds an enqueue changes nothing for the user's own tasks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from celery import Celery
+
+from ..errors import BrokerError, ConfigurationError, Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flask import Flask
+
+    from ..config import Settings
+    from ..item import Callee
+    from ..registry import Registry
+    from .envelope import Envelope
+
+# A message may be sent to another worker when it has not been acknowledged for so long (seconds): of the 30
+# minutes of RabbitMQ what is safe, and Celery's own default with Redis.
+_VISIBLE = {"amqp": 1_500.0}
+_VISIBLE_BY_DEFAULT = 3_600.0
+# Where it can be chosen, it is longer by this than the longest run (seconds).
+_MARGIN = 60.0
+# The share of it that a run may have which has no timeout of its own; then Celery kills it.
+_SHARE = 0.9
+# The longest that a worker holds a message that is not due yet; then it sends it on.
+_HOP = 600.0
+# A wait is one of connecting, writing or reading. A publish that fails has up to three, the record's has one.
+_WAITS = 5
+_ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
+
+class Cluster:
+    """One app's Celery, as a process sees it that enqueues."""
+
+    def __init__(self, celery: Celery, settings: Settings, registry: Registry) -> None:
+        self.celery = celery
+        self._settings = settings
+        self._registry = registry
+        self._fixed = fixed_visibility(celery)
+        check_settings(celery)
+        self.client = _client_of(celery, settings.publish_timeout)
+
+    @classmethod
+    def of(cls, app: Flask, settings: Settings, registry: Registry) -> Self:
+        """The app's Celery, or a new one. Raises ConfigurationError."""
+        return cls(celery_of(app, settings), settings, registry)
+
+    def check(self, task: Callee) -> None:
+        """Raise ConfigurationError if another worker would run an item again that is still allowed to run."""
+        check_timeout(task, self._visible_for(), self._settings.kill_after)
+
+    def publish(self, item_id: str, task_name: str, payload: str, envelope: Envelope) -> None:
+        """Send an item, to be run when it is due. Raises BrokerError."""
+        timeout = envelope.options["timeout"]
+        limit = self._visible_for() * _SHARE if timeout is None else timeout + self._settings.kill_after
+        # A worker that would hold a message for longer than it may sends it on instead.
+        seconds = min(envelope.seconds_left(), _HOP, self._visible_for() / 2)
+        with self._bounded() as left, self.client.producer_pool.acquire(block=True, timeout=left) as producer:
+            self.client.send_task(
+                task_name,
+                (payload,),
+                task_id=item_id,
+                countdown=seconds or None,
+                producer=producer,
+                serializer="json",
+                headers=envelope.headers(),
+                time_limit=limit,
+                ignore_result=True,  # the record is what is kept
+                argsrepr="(...)",
+                kwargsrepr="{}",
+                retry=True,
+                retry_policy=_ONCE_MORE,
+                add_to_parent=False,
+            )
+
+    def _visible_for(self) -> float:
+        return visible_for(self._fixed, self._registry.tasks.values(), self._settings.kill_after)
+
+    @contextmanager
+    def _bounded(self) -> Iterator[float]:
+        timeout = self._settings.publish_timeout
+        began = time.monotonic()
+        try:
+            yield timeout / _WAITS
+        except Exception as error:
+            after = time.monotonic() - began
+            raise BrokerError(f"Celery's broker was not reached within {after:.1f} s: {error}") from error
+
+
+def celery_of(app: Flask, settings: Settings) -> Celery:
+    """The app's Celery, where Flask's documentation has it; else one is made of BACKGROUND_CELERY."""
+    found = app.extensions.get("celery")
+    if found is None:
+        if settings.celery is None:
+            raise ConfigurationError(
+                f"app {app.name!r} has no Celery: set BACKGROUND_CELERY = {{'broker_url': 'redis://...',"
+                " 'result_backend': 'redis://...'}, or keep your own in app.extensions['celery']"
+            )
+        found = Celery(app.import_name, set_as_current=False)
+        found.conf.update(settings.celery)
+        found.conf.setdefault("result_expires", settings.keep)
+        app.extensions["celery"] = found
+    return found
+
+
+def explicit_settings(celery: Celery) -> dict[str, Any]:
+    """What the user has set, by its name in lower case."""
+    given: dict[str, Any] = celery.conf.table(with_defaults=False, censored=False)
+    return given
+
+
+def fixed_visibility(celery: Celery) -> float | None:
+    """How long a message may be unacknowledged until another worker gets it (seconds), if that is given."""
+    given = (celery.conf.broker_transport_options or {}).get("visibility_timeout")
+    if given is not None:
+        return float(given)
+    return _VISIBLE.get(celery.connection_for_write().transport.driver_type)
+
+
+def visible_for(fixed: float | None, tasks: Iterable[Callee], kill_after: float) -> float:
+    """The same, chosen where it is not given: long enough for all tasks.
+
+    Processes that enqueue and workers have the same tasks, so they come to the same.
+    """
+    if fixed is not None:
+        return fixed
+    longest = max((task.timeout for task in tasks if task.timeout is not None), default=0.0)
+    return max(_VISIBLE_BY_DEFAULT, longest + kill_after + _MARGIN)
+
+
+def check_timeout(task: Callee, visible: float, kill_after: float) -> None:
+    """Raise ConfigurationError if a run may last longer than its message is left to its worker."""
+    if task.timeout is not None and task.timeout + kill_after > visible:
+        raise ConfigurationError(
+            f"task {task.name} has a timeout of {task.timeout:g} s, and Celery's broker gives a message to"
+            f" another worker after {visible:g} s: it would run beside itself. With BACKGROUND_KILL_AFTER it"
+            f" needs {task.timeout + kill_after:g} s: set broker_transport_options ="
+            ' {"visibility_timeout": ...} accordingly, or a shorter timeout'
+        )
+
+
+def check_settings(celery: Celery) -> None:
+    """Raise ConfigurationError if items could not travel, or nobody could see what came of them."""
+    results = str(celery.conf.result_backend or "")
+    if not results or results.startswith("disabled"):
+        raise ConfigurationError(
+            "Celery has no result_backend, and nobody would know where an item stands: set one, such as"
+            ' result_backend = "redis://..."'
+        )
+    if results.startswith("rpc"):
+        raise Unsupported(
+            f"Celery's result_backend is {results!r}, which only the process can read that enqueued an item:"
+            ' set another one, such as "redis://..."'
+        )
+    if not {"json", "application/json"} & set(celery.conf.accept_content):
+        raise ConfigurationError('Celery\'s accept_content lacks "json", which is what items travel as')
+
+
+def _client_of(celery: Celery, timeout: float) -> Celery:
+    wait = timeout / _WAITS
+    client = Celery(celery.main, set_as_current=False)
+    client.conf.update(explicit_settings(celery))
+    client.conf.update(
+        broker_connection_timeout=wait,
+        broker_transport_options={
+            **(celery.conf.broker_transport_options or {}),
+            "socket_timeout": wait,
+            "socket_connect_timeout": wait,
+            "retry_on_timeout": False,
+        },
+        redis_socket_timeout=wait,
+        redis_socket_connect_timeout=wait,
+        redis_retry_on_timeout=False,
+        result_backend_always_retry=False,
+        result_backend_transport_options={
+            **(celery.conf.result_backend_transport_options or {}),
+            "retry_policy": _ONCE_MORE,
+        },
+    )
+    return client

@@ -1,0 +1,73 @@
+"""What goes with an item's arguments to the worker that runs it: in the headers of Celery's message."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from .. import data
+from ..record import Record
+from ..status import Status
+
+if TYPE_CHECKING:
+    from ..item import WorkItem
+    from ..task import Task
+
+_HEADER = "flask_background"
+
+
+class Envelope(NamedTuple):
+    """JSON values. Times are ``time.time()``."""
+
+    enqueued: float
+    due: float | None
+    state: str | None
+    traceparent: str | None
+    #: As far as ``using`` may have changed them.
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, item: WorkItem[Any], due: float | None) -> Self:
+        """What a new item needs."""
+        task: Any = item._task
+        options = {name: getattr(task.options, name) for name in ("timeout", "max_attempts", "max_crashes")}
+        if not callable(task.options.backoff):
+            options["backoff"] = task.options.backoff
+        state = item.state
+        return cls(
+            item._enqueued,
+            due,
+            None if state is None else data.dump_state(state),
+            None if state is None else state.traceparent,
+            options,
+        )
+
+    @classmethod
+    def open(cls, headers: Mapping[str, Any]) -> Self:
+        """Read what ``headers`` gave."""
+        fields = headers[_HEADER]
+        return cls(
+            fields["enqueued"], fields["due"], fields["state"], headers.get("traceparent"), fields["options"]
+        )
+
+    def headers(self) -> dict[str, Any]:
+        """The message's headers; the trace context is where tracing tools look for it."""
+        fields = {"enqueued": self.enqueued, "due": self.due, "state": self.state, "options": self.options}
+        trace = {} if self.traceparent is None else {"traceparent": self.traceparent}
+        return {_HEADER: fields, **trace}
+
+    def record(self, task_name: str) -> Record:
+        """The first record of the item."""
+        return Record(task_name, Status.QUEUED, self.enqueued, self.state)
+
+    def task(self, task: Task[..., Any]) -> Task[..., Any]:
+        """The task with the options that the item was enqueued with."""
+        changed = {
+            name: value for name, value in self.options.items() if value != getattr(task.options, name)
+        }
+        return task.using(**changed) if changed else task
+
+    def seconds_left(self) -> float:
+        """How long until it is due, or 0."""
+        return 0.0 if self.due is None else max(0.0, self.due - time.time())

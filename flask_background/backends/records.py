@@ -1,0 +1,94 @@
+"""The records of items in Celery's result backend, whatever that is.
+
+A record lies under the item's id, which is the Celery task's, as its result: so Celery's own tools see the
+state, and a failure as one. That somebody wants its end lies beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BrokerError
+from ..record import Record
+from ..status import Status
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+# What Celery calls them. Its RETRY, between two attempts, would have to be an exception.
+_STATES = {
+    Status.QUEUED: "PENDING",
+    Status.RUNNING: "STARTED",
+    Status.SUCCEEDED: "SUCCESS",
+    Status.FAILED: "FAILURE",
+    Status.CANCELLED: "REVOKED",
+}
+
+
+class Failure(Exception):
+    """What Celery is told of a failed item: the text, and the item's record, which Celery stores with it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __repr__(self) -> str:
+        return f"Failure({self.args[0]!r})"
+
+
+class Records:
+    """Reads and writes them. Everything may raise BrokerError."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+
+    def read(self, item_id: str) -> Record | None:
+        """An item's record, if there is one."""
+        meta = self._meta(item_id)
+        found = meta["result"]
+        if isinstance(found, BaseException):
+            kept = found.args[-1] if found.args else None
+            return Record.of(kept) if isinstance(kept, dict) else _of_foreign(found)
+        return Record.of(found) if isinstance(found, dict) else None
+
+    def write(self, item_id: str, record: Record) -> None:
+        """Put an item's record in the place of the last one."""
+        result: Any = record.as_data()
+        if record.status in (Status.FAILED, Status.CANCELLED):
+            text = str(record.attempt_of(item_id).error)
+            result = {"exc_type": "Failure", "exc_module": __name__, "exc_message": [text, result]}
+        self._store(item_id, result, _STATES[record.status])
+
+    def ask_to_end(self, item_id: str) -> None:
+        """Whoever runs the item, or will, is to end it."""
+        self._store(f"{item_id}.cancel", True, "PENDING")
+
+    def is_asked_to_end(self, item_id: str) -> bool:
+        """Whether somebody wants the item's end."""
+        return bool(self._meta(f"{item_id}.cancel")["result"])
+
+    def _meta(self, key: str) -> dict[str, Any]:
+        try:
+            meta: dict[str, Any] = self._celery.backend.get_task_meta(key, cache=False)
+        except Exception as error:
+            raise _unreachable(error) from error
+        return meta
+
+    def _store(self, key: str, result: Any, state: str) -> None:
+        try:
+            self._celery.backend.store_result(key, result, state)
+        except Exception as error:
+            raise _unreachable(error) from error
+
+
+def _of_foreign(error: BaseException) -> Record:
+    """What Celery has written itself: of a run that it killed, or a task that its worker does not have."""
+    kind = type(error).__name__
+    if kind == "TimeLimitExceeded":
+        kind = "flask_background.errors.ItemTimeout"
+    text = json.dumps({"type": kind, "message": str(error), "trace": ""})
+    return Record("?", Status.FAILED, 0.0, error=text)
+
+
+def _unreachable(error: Exception) -> BrokerError:
+    return BrokerError(f"Celery's result backend cannot be reached: {error}")

@@ -1,0 +1,67 @@
+"""What is known of an item that runs on other machines: one record, which all of them can read and write.
+
+A record is JSON. Its result, error, progress and state are text, as a journal would have them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+from . import data
+from .errors import ItemCancelled, ItemFailed
+from .outcomes import error_of, progress_of, result_of
+from .state import RequestState
+from .status import Attempt, Status
+
+
+class Record(NamedTuple):
+    """Where an item stands. Times are ``time.time()``."""
+
+    task: str
+    status: Status
+    enqueued: float
+    state: str | None = None
+    #: How many runs have begun, and how many of those never ended.
+    attempt: int = 0
+    crashes: int = 0
+    started: float | None = None
+    finished: float | None = None
+    progress: str | None = None
+    result: str | None = None
+    error: str | None = None
+    #: Why an item that has not failed by itself will not run.
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Self:
+        """Read what ``as_data`` gave, of this version or a later one."""
+        known = {name: value for name, value in fields.items() if name in cls._fields}
+        return cls(**{**known, "status": Status(fields["status"])})
+
+    def as_data(self) -> dict[str, Any]:
+        """JSON values; what is None is left out."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+    def request_state(self) -> RequestState | None:
+        """The state of the request that enqueued it."""
+        return None if self.state is None else data.load_state(self.state)
+
+    def attempt_of(self, item_id: str) -> Attempt:
+        """The last attempt, as far as the record knows it."""
+        attempt = Attempt(self.started)
+        attempt.number = self.attempt
+        attempt.finished = self.finished
+        if self.progress is not None:
+            attempt.progress = progress_of(self.progress)
+        name = f"item {item_id} ({self.task})"
+        if self.status is Status.SUCCEEDED and self.result is not None:
+            attempt.value, attempt.error = result_of(self.result)
+        elif self.status is Status.CANCELLED:
+            attempt.error = ItemCancelled(f"{name} was {self.reason or 'cancelled'}")
+        elif self.status is Status.FAILED:
+            attempt.error = (
+                ItemFailed(f"{name} was parked: {self.reason}")
+                if self.error is None
+                else error_of(self.error, name)
+            )
+        return attempt

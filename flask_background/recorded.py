@@ -1,0 +1,131 @@
+"""The handle of an item that runs on another machine: it knows what the item's record says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+
+from . import native
+from .item import Callee, Keeper, WorkItem
+from .status import Progress, Status
+
+if TYPE_CHECKING:
+    from .record import Record
+    from .state import RequestState
+
+R = TypeVar("R", covariant=True)
+
+# How often somebody who waits reads the record, at first and after a while, in seconds.
+_SOON, _LATER = 0.01, 0.25
+
+
+class RecordKeeper(Keeper, Protocol):
+    """What the handle needs of the backend that keeps the records."""
+
+    def read(self, item_id: str) -> Record | None: ...
+
+
+class RecordedItem(WorkItem[R]):
+    """A work item that other machines run. What it says is as its record is when it is asked."""
+
+    __slots__ = ("__weakref__", "here")
+
+    def __init__(
+        self,
+        task: Callee,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        state: RequestState | None,
+        keeper: RecordKeeper,
+    ) -> None:
+        #: Whether it waits in this process, so that there is no record of it yet.
+        self.here = True
+        super().__init__(task, args, kwargs, state, keeper)
+
+    @classmethod
+    def of(cls, item_id: str, record: Record, task: Callee, keeper: RecordKeeper) -> Self:
+        """The handle of an item that was enqueued elsewhere."""
+        item = cls(task, (), {}, record.request_state(), keeper)
+        item.id, item._enqueued, item.here = item_id, record.enqueued, False
+        item.take(record)
+        return item
+
+    @property
+    def status(self) -> Status:
+        """Where the item stands."""
+        self._look()
+        return cast(Status, _status.__get__(self))
+
+    @status.setter
+    def status(self, status: Status) -> None:
+        _status.__set__(self, status)
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the item last reported; None before it did."""
+        self._look()
+        return super().progress
+
+    @property
+    def attempt(self) -> int:
+        """Which run this is: 0 before the first one."""
+        self._look()
+        return super().attempt
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When its last run began, in UTC; None before the first one."""
+        self._look()
+        return super().started_at
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When it ended, in UTC; None before that."""
+        self._look()
+        return super().finished_at
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
+        end = None if timeout is None else time.monotonic() + timeout
+        pause = _SOON
+        while not self._has_ended():
+            left = pause if end is None else min(pause, end - time.monotonic())
+            if left <= 0:
+                return False
+            native.Gate().wait(left)
+            pause = min(2 * pause, _LATER)
+        return True
+
+    def __await__(self) -> Generator[Any, None, R]:
+        yield from self._ended().__await__()
+        return self.result(0)
+
+    async def _ended(self) -> None:
+        import asyncio
+
+        pause = _SOON
+        while not self._has_ended():
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LATER)
+
+    def _has_ended(self) -> bool:
+        return self._told or self.status.is_final
+
+    def take(self, record: Record) -> None:
+        """Know what the record says. An end that was seen is the last word."""
+        attempt = record.attempt_of(self.id)
+        with self._keeper.lock:
+            if not self._told:
+                self._attempt, self.status = attempt, record.status
+                self._told = record.status.is_final
+
+    def _look(self) -> None:
+        if not (self._told or self.here):
+            record = cast(RecordKeeper, self._keeper).read(self.id)
+            if record is not None:  # else it ended so long ago that its record is gone
+                self.take(record)
+
+
+_status: Any = WorkItem.__dict__["status"]  # the base's slot

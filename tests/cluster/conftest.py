@@ -1,0 +1,193 @@
+"""A Redis, and Celery workers in processes of their own. All of it is ended with the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from ..helpers import BOUND, ROOT, until
+from . import shop
+
+
+class Redis:
+    """A server on a port of its own, which can be stopped, and started again with what it had."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            self._port: int = taken.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self._port}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        server = shutil.which("redis-server")
+        if server is None:
+            pytest.fail("the tests need a Redis: `make test` installs it")
+        options = ["--bind", "127.0.0.1", "--port", str(self._port), "--dir", str(self._folder)]
+        with Path(self._folder, "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [server, *options, "--appendonly", "yes", "--save", ""],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        until(self._answers)
+
+    def stop(self) -> None:
+        """End it; what it has is on disk."""
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        self.process.wait(BOUND)
+
+    def pause(self) -> None:
+        """Let it hang: connections are taken, and nothing is answered."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on, with what came meanwhile."""
+        self.process.send_signal(signal.SIGCONT)
+        until(self._answers)
+
+    def forget_all(self) -> None:
+        """Empty it."""
+        self._ask(b"FLUSHALL")
+
+    def length(self, queue: str) -> int:
+        """How many messages wait in a queue."""
+        return int(self._ask(b"LLEN " + queue.encode())[1:])
+
+    def _ask(self, command: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
+            connection.sendall(command + b"\r\n")
+            return connection.recv(100)
+
+    def _answers(self) -> bool:
+        try:
+            return self._ask(b"PING").startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+class Worker:
+    """``celery worker`` with the shop's tasks, in a process group of its own."""
+
+    def __init__(
+        self, folder: Path, redis: Redis, *options: str, celery: Any = None, **settings: Any
+    ) -> None:
+        self.folder = folder
+        self.log_file, self.note_file = folder / "log", folder / "notes"
+        named = {f"FLASK_BACKGROUND_{name.upper()}": json.dumps(value) for name, value in settings.items()}
+        environment = {"SHOP_REDIS": redis.url, "SHOP_NOTES": str(self.note_file), "PYTHONPATH": str(ROOT)}
+        app = ["-A", "tests.cluster.celery_app", "worker", "--concurrency", "2", "--loglevel", "info"]
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "celery", *app, *options],
+                cwd=ROOT,
+                env={**os.environ, **environment, **named, "SHOP_CELERY": json.dumps(celery or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        """What it wrote so far."""
+        return self.log_file.read_text()
+
+    @property
+    def notes(self) -> list[str]:
+        """What its items have written down."""
+        return self.note_file.read_text().splitlines() if self.note_file.exists() else []
+
+    def wait_until_ready(self) -> None:
+        """Wait until it takes items."""
+        until(lambda: " ready." in self.log or self.process.poll() is not None, 60)
+        assert self.process.poll() is None, self.log
+
+    def wait_for_note(self, words: str, count: int = 1) -> str:
+        """Wait until so many notes contain these words; returns the last one."""
+
+        def look() -> list[str]:
+            return [line for line in self.notes if words in line]
+
+        until(lambda: len(look()) >= count, 30)
+        return look()[-1]
+
+    def let_go(self, name: str) -> None:
+        """Let the item go on that holds under this name."""
+        (self.folder / name).touch()
+
+    def kill(self) -> None:
+        """Kill it with its children."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait(BOUND)
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis for the tests of a module."""
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def worker(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A worker for the tests of a module."""
+    worker = Worker(tmp_path_factory.mktemp("worker"), redis, kill_after=0.5)
+    try:
+        worker.wait_until_ready()
+        yield worker
+    finally:
+        worker.kill()
+
+
+@pytest.fixture
+def make_worker(redis: Redis, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Starts workers of a test's own; they have one folder."""
+    started: list[Worker] = []
+
+    def make(*options: str, **settings: Any) -> Worker:
+        started.append(Worker(tmp_path, redis, *options, **settings))
+        return started[-1]
+
+    yield make
+    for worker in started:
+        worker.kill()
+
+
+@pytest.fixture
+def make_app(redis: Redis) -> Callable[..., Flask]:
+    """Makes apps that enqueue, each as another process would."""
+
+    def make(celery: Any = None, **settings: Any) -> Flask:
+        urls = {"broker_url": f"{redis.url}/0", "result_backend": f"{redis.url}/1"}
+        named = {f"BACKGROUND_{name.upper()}": value for name, value in settings.items()}
+        return shop.create_app(**{"BACKGROUND_CELERY": {**urls, **(celery or {})}, **named})
+
+    return make
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Iterator[Flask]:
+    """An app that enqueues, in its context."""
+    app = make_app(kill_after=0.5)
+    with app.app_context():
+        yield app

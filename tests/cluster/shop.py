@@ -1,0 +1,141 @@
+"""An app whose items go to Celery: the tests enqueue them, and workers in other processes run them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, current_app, g, url_for
+
+from flask_background import Background, CancelReason, current_item
+
+background = Background()
+
+
+def create_app(**settings: Any) -> Flask:
+    """The app, with Redis where the environment says it is."""
+    app = Flask("shop")
+    url = os.environ.get("SHOP_REDIS")
+    urls = {"broker_url": f"{url}/0", "result_backend": f"{url}/1"}
+    celery = {**urls, **json.loads(os.environ.get("SHOP_CELERY", "{}"))}
+    app.config.update(BACKGROUND_BACKEND="celery", BACKGROUND_CELERY=celery)
+    app.config.from_prefixed_env()
+    app.config.update(settings)
+    app.add_url_rule("/orders/<int:number>", "order", lambda number: str(number))
+    app.teardown_appcontext(lambda error: g.get("teardown", lambda: None)())
+    background.init_app(app)
+    return app
+
+
+def note(line: object) -> None:
+    """Write something down that the test can read."""
+    with Path(os.environ["SHOP_NOTES"]).open("a") as file:
+        file.write(f"{line}\n")
+
+
+@background.state_processor
+def who() -> dict[str, Any]:
+    """Who has enqueued it."""
+    return {"user": 7}
+
+
+@background.task
+def echo(value: Any) -> Any:
+    """Give the value back."""
+    return value
+
+
+@background.task
+def look_around() -> dict[str, Any]:
+    """What an item sees."""
+    state = current_item.state
+    g.teardown = lambda: note("teardown")
+    return {
+        "app": current_app.name,
+        "id": current_item.id,
+        "attempt": current_item.attempt,
+        "path": None if state is None else state.path,
+        "user": None if state is None else state.values["user"],
+        "trace": None if state is None else state.traceparent,
+        "url": None if state is None else url_for("order", number=7, _external=True),
+        "pid": os.getpid(),
+    }
+
+
+@background.task
+async def add(a: int, b: int) -> int:
+    """A coroutine."""
+    await asyncio.sleep(0.01)
+    return a + b + current_item.attempt
+
+
+@background.task
+def fail(what: str) -> None:
+    """Raise something."""
+    if what == "exit":
+        raise SystemExit(3)
+    raise ValueError(what)
+
+
+@background.task(max_attempts=3, backoff=0.2)
+def flaky() -> int:
+    """Succeed the third time."""
+    note(f"attempt {current_item.attempt}")
+    if current_item.attempt < 3:
+        raise OSError("not yet")
+    return current_item.attempt
+
+
+@background.task
+def hold(name: str) -> str:
+    """Run until somebody makes a file of that name beside the notes, or the token fires."""
+    note(f"{name} runs in {os.getpid()}")
+    current_item.report_progress(1, 2, "halfway")
+    path = Path(os.environ["SHOP_NOTES"]).parent / name
+    while not path.exists():
+        if current_item.token.wait(0.05):
+            reason = current_item.token.reason
+            note(f"{name} was asked to end: {reason.value if reason else None}")
+            if reason is not CancelReason.SHUTDOWN:
+                current_item.token.raise_if_cancelled()
+            time.sleep(0.05)
+    return name
+
+
+@background.task(timeout=0.5)
+def endure() -> None:
+    """Wait for the token, whose time comes."""
+    assert current_item.token.wait(20)
+    current_item.token.raise_if_cancelled()
+
+
+@background.task(timeout=0.5)
+def ignore_everything() -> None:
+    """Take no heed of the token."""
+    time.sleep(60)
+
+
+@background.task
+def die(times: int) -> int:
+    """Kill the process, so many times."""
+    note(f"dies {current_item.attempt}")
+    if current_item.attempt <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return current_item.attempt
+
+
+@background.task
+def enqueue_another() -> str:
+    """Enqueue an item of another task."""
+    return look_around.enqueue().id
+
+
+@background.task
+def odd_result() -> Any:
+    """Return what is no data."""
+    return object()

@@ -1,0 +1,215 @@
+"""What becomes of items when workers, the broker or settings fail: real processes, killed and stopped."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery
+from flask import Flask
+
+from flask_background import Background, Status, signals
+from flask_background.errors import BrokerError, ConfigurationError, Unsupported
+
+from ..helpers import BOUND, receiving
+from . import shop
+from .conftest import Redis, Worker
+
+MakeWorker = Callable[..., Worker]
+MakeApp = Callable[..., Flask]
+
+
+@pytest.fixture(autouse=True)
+def nothing_queued(redis: Redis) -> None:
+    """What another test has left is no worker's business."""
+    redis.forget_all()
+
+
+def test_child_is_killed(app: Flask, make_worker: MakeWorker) -> None:
+    """A run whose process is killed is followed by another one; who kills it every time is parked."""
+    worker = make_worker()
+    once = shop.die.enqueue(1)
+    assert once.result(60) == 2
+    poison = shop.die.enqueue(99)
+    assert "was parked: its process died under it 3 times" in str(poison.exception(60))
+    assert (poison.status, poison.attempt) == (Status.FAILED, 3)
+    assert worker.notes.count("dies 3") == 1
+    twice = shop.die.using(max_crashes=1).enqueue(99)
+    assert "1 times" in str(twice.exception(60))
+    assert shop.echo.enqueue(1).result(BOUND) == 1
+
+
+def test_worker_is_killed(app: Flask, make_worker: MakeWorker) -> None:
+    """What a worker ran that was killed is run by another one, when the visibility timeout has passed."""
+    options = {"broker_transport_options": {"visibility_timeout": 3, "unacked_restore_interval": 1}}
+    first = make_worker(celery=options, kill_after=0.5)
+    first.wait_until_ready()
+    item = shop.hold.enqueue("lost")
+    first.wait_for_note("lost runs")
+    first.kill()
+    assert item.status is Status.RUNNING
+    second = make_worker(celery=options, kill_after=0.5)
+    second.wait_for_note("lost runs", count=2)
+    second.let_go("lost")
+    assert item.result(BOUND) == "lost"
+    assert item.attempt == 2
+
+
+def test_worker_stops(app: Flask, make_worker: MakeWorker) -> None:
+    """TERM fires the tokens at once; what runs may end, and what has not started waits for the next worker."""
+    first = make_worker()
+    items = [shop.hold.enqueue(name) for name in ("one", "two", "three")]
+    first.wait_for_note("one runs")
+    first.wait_for_note("two runs")
+    first.process.send_signal(signal.SIGTERM)
+    first.wait_for_note("one was asked to end: shutdown")
+    assert first.process.poll() is None
+    for name in ("one", "two"):
+        first.let_go(name)
+    assert first.process.wait(BOUND) == 0
+    assert [item.result(BOUND) for item in items[:2]] == ["one", "two"]
+    assert items[2].status is Status.QUEUED
+    second = make_worker()
+    second.let_go("three")
+    assert items[2].result(60) == "three"
+    assert items[2].attempt == 1
+
+
+def test_cold_stop(app: Flask, make_worker: MakeWorker) -> None:
+    """QUIT ends what runs; it goes back to the queue, and is no crash."""
+    first = make_worker()
+    item = shop.hold.using(max_crashes=1).enqueue("cut")
+    first.wait_for_note("cut runs")
+    first.process.send_signal(signal.SIGQUIT)
+    first.process.wait(BOUND)
+    assert item.status in (Status.QUEUED, Status.RUNNING)
+    second = make_worker()
+    second.wait_for_note("cut runs", count=2)
+    second.let_go("cut")
+    assert item.result(BOUND) == "cut"
+
+
+def test_broker_is_gone(app: Flask, redis: Redis, make_worker: MakeWorker) -> None:
+    """Enqueue and the handle raise in time where the broker is gone, or hangs; later all is well."""
+    item = shop.echo.enqueue(1)
+    for stop in (redis.pause, redis.stop):
+        stop()
+        began = time.monotonic()
+        with receiving(signals.item_refused, app) as refused, pytest.raises(BrokerError) as raised:
+            shop.echo.enqueue(2)
+        assert time.monotonic() - began < 2.5  # 2, and what a busy machine needs
+        assert refused == [{"task_name": "tests.cluster.shop.echo", "error": raised.value}]
+        assert raised.value.get_response().status_code == 503
+        with pytest.raises(BrokerError):
+            item.result(1)
+        if stop == redis.pause:
+            redis.resume()
+            assert item.status is Status.QUEUED
+    redis.start()
+    make_worker()
+    assert item.result(60) == 1
+    assert shop.echo.enqueue(3).result(BOUND) == 3
+
+
+def test_timeouts_and_visibility(make_app: MakeApp, make_worker: MakeWorker) -> None:
+    """A timeout that the broker does not wait for is refused, in the view and at the worker's start."""
+    options = {"broker_transport_options": {"visibility_timeout": 4}}
+    with (
+        make_app(celery=options).app_context(),
+        pytest.raises(ConfigurationError, match=r"20 s.* after 4 s.* 25 s"),
+    ):
+        shop.echo.using(timeout=20).enqueue(1)
+    worker = make_worker(celery=options)  # KILL_AFTER is 5
+    assert worker.process.wait(60) != 0
+    assert re.search(r"endure has a timeout of 0.5 s.* after 4 s", worker.log)
+    app = make_app()
+    background = app.extensions["background"].owner
+    try:
+        background.task(name="shop.long", timeout=9_000)(len)
+        with app.app_context():
+            assert app.extensions["background"].celery.cluster._visible_for() == 9_065
+    finally:
+        del background.registry.tasks["shop.long"]
+
+
+@pytest.mark.parametrize(
+    ("celery", "error", "words"),
+    [
+        ({"result_backend": "rpc://"}, Unsupported, "only the process can read"),
+        ({"result_backend": "disabled://"}, ConfigurationError, "no result_backend"),
+        ({"accept_content": ["pickle"]}, ConfigurationError, 'accept_content lacks "json"'),
+    ],
+)
+def test_settings_that_cannot_be(
+    make_app: MakeApp, celery: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    """Where nobody could read what came of an item, or no worker would take it, enqueue says so."""
+    with make_app(celery=celery).app_context(), pytest.raises(error, match=words):
+        shop.echo.enqueue(1)
+
+
+def test_no_celery() -> None:
+    """An app that names Celery and has none is told how to get one; nonsense in its place is refused."""
+    app = Flask(__name__)
+    app.config["BACKGROUND_BACKEND"] = "celery"
+    background = Background(app)
+    with pytest.raises(ConfigurationError, match="BACKGROUND_CELERY ="):
+        background.task(len).enqueue("abc")
+    for wrong in ("redis://secret", {}, {"broker_url": "redis://secret"}):
+        with pytest.raises(ConfigurationError, match=r"BACKGROUND_CELERY .*result_backend") as raised:
+            Background(_configured(wrong))
+        assert "secret" not in str(raised.value)
+
+
+def _configured(celery: Any) -> Flask:
+    app = Flask(__name__)
+    app.config["BACKGROUND_CELERY"] = celery
+    return app
+
+
+def test_celery_of_the_users_own(redis: Redis) -> None:
+    """The app's own Celery is used, and what it was told is left as it is; its own tasks stay its own."""
+    app = Flask(__name__)
+    background = Background(app)
+    celery = Celery("own", broker=f"{redis.url}/0", backend=f"{redis.url}/1", set_as_current=False)
+    celery.conf.update(task_acks_late=False, task_default_queue="mine", task_routes={"shop.*": "shops"})
+    app.extensions["celery"] = celery
+    before = celery.conf.table(with_defaults=False)
+    task = background.task(name="shop.work", backend="celery")(len)
+    item = task.enqueue("abc")
+    assert celery.conf.table(with_defaults=False) == before
+    assert item.status is Status.QUEUED
+    assert redis.length("shops") == 1
+
+    from flask_background.backends.celery_worker import register
+
+    register(celery, app.extensions["background"])
+    assert (celery.tasks["shop.work"].acks_late, celery.tasks["shop.work"].reject_on_worker_lost) == (
+        False,
+        True,
+    )
+    celery.task(name="shop.other")(shop.note)
+    background.task(name="shop.other", backend="celery")(len)
+    with pytest.raises(ConfigurationError, match=r"shop\.other"):
+        register(celery, app.extensions["background"])
+
+
+def test_imported_only_when_named(script: Callable[..., Any]) -> None:
+    """An app that does not name Celery does not import it."""
+    program = script(
+        """
+        import sys
+        from flask import Flask
+        from flask_background import Background
+        background = Background(app := Flask("shop"))
+        assert background.enqueue(lambda: 42).result(20) == 42
+        assert "celery" not in sys.modules and "kombu" not in sys.modules
+        print("good", flush=True)
+        """
+    )
+    program.wait_for("good")
+    assert program.ends() == 0
