@@ -12,7 +12,7 @@ from . import arguments, hosts, response
 from .backends.base import Stats
 from .backends.border import check_executor
 from .enqueue import AdHoc, hand_over
-from .errors import ConfigurationError, NotInitialized
+from .errors import ConfigurationError, NotInitialized, Unsupported
 from .item import WorkItem
 from .options import Options
 from .part import AppPart
@@ -115,6 +115,11 @@ class Background:
                 raise ConfigurationError(
                     f"task {task.name} is periodic, so it has to be durable: @background.task(durable=True),"
                     " or @background.periodic(...) alone"
+                )
+            if task.options.backend not in (None, "local"):
+                raise Unsupported(
+                    f"task {task.name} is periodic, and only the journal enqueues those: leave backend out,"
+                    " and let its item enqueue one of another task there"
                 )
             if self._app is not None:
                 check_executor(task, self._app.extensions["background"].settings.executors)

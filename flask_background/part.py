@@ -137,7 +137,10 @@ class AppPart:
         """Whether the app has durable items, or may have."""
         if self._durable is not None:
             return True
-        may_have = self.owner.registry.has_durable() or (self.folder / "journal.sqlite3").exists()
+        may_have = (
+            self.owner.registry.has_durable(self.settings.backend)
+            or (self.folder / "journal.sqlite3").exists()
+        )
         return may_have and self.settings.backend != "immediate"
 
     def look_for_work(self) -> None:

@@ -96,6 +96,12 @@ class Registry:
         """Whether any task's items go there because it says so."""
         return any(task.options.backend == name for task in self.tasks.values())
 
-    def has_durable(self) -> bool:
-        """Whether any task may have items in the journal."""
-        return self._has_durable
+    def has_durable(self, backend: str = "local") -> bool:
+        """Whether any task may have items in the journal; backend: where those go that do not say so."""
+        return self._has_durable and (
+            bool(self.periodic)
+            or any(
+                task.options.durable and (task.options.backend or backend) == "local"
+                for task in self.tasks.values()
+            )
+        )

@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 from flask_background import Background, WorkItem, alarms, hosts
 
 from .helpers import Script, Site, our_threads
+from .redis_server import Redis
 
 # How long what a test has started may take to be gone.
 _GONE_WITHIN = 5.0
@@ -106,6 +107,14 @@ def gate() -> Iterator[threading.Event]:
     gate = threading.Event()
     yield gate
     gate.set()
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis, started for the first test that needs one."""
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -63,9 +63,10 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
 def _worker_starts(sender: Any, **_: Any) -> None:
     """Make the worker ready. What is wrong ends it, for it would take messages that it cannot run."""
     for part in _parts:
+        if part.app.extensions.get("celery") is not sender.app:
+            continue
         try:
-            if celery_of(part.app, part.settings) is sender.app:
-                _make_ready(sender, sender.app, part)
+            _make_ready(sender, sender.app, part)
         except ConfigurationError as error:
             raise SystemExit(f"flask-background: {error}") from error
 
@@ -104,7 +105,10 @@ def register(celery: Celery, part: AppPart) -> None:
         if name not in given
     }
     for name in part.owner.registry.tasks:
-        if not isinstance(celery.tasks.get(name), (ItemTask, type(None))):
+        known = celery.tasks.get(name)
+        if isinstance(known, ItemTask):
+            continue
+        if known is not None:
             raise ConfigurationError(
                 f"Celery has a task {name!r} of its own: give the other one another name,"
                 " @background.task(name=...)"

@@ -13,6 +13,7 @@ from typing import Any
 from flask import Flask, current_app, g, url_for
 
 from flask_background import Background, CancelReason, current_item
+from flask_background.errors import EnqueuedInChild
 
 background = Background()
 
@@ -133,6 +134,17 @@ def die(times: int) -> int:
 def enqueue_another() -> str:
     """Enqueue an item of another task."""
     return look_around.enqueue().id
+
+
+@background.task
+def enqueue_durable() -> list[str]:
+    """Enqueue for the journal of this machine, and see what else is refused."""
+    item = echo.using(backend="local", durable=True).enqueue(42)
+    try:
+        echo.using(backend="local").enqueue(42)
+    except EnqueuedInChild as error:
+        return [item.id, type(error).__name__]
+    return [item.id]
 
 
 @background.task

@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ def test_worker_is_killed(app: Flask, make_worker: MakeWorker) -> None:
 
 
 def test_worker_stops(app: Flask, make_worker: MakeWorker) -> None:
-    """TERM fires the tokens at once; what runs may end, and what has not started waits for the next worker."""
+    """TERM fires the tokens at once; what runs may end, and what has not started waits for another."""
     first = make_worker()
     items = [shop.hold.enqueue(name) for name in ("one", "two", "three")]
     first.wait_for_note("one runs")
@@ -91,6 +92,21 @@ def test_cold_stop(app: Flask, make_worker: MakeWorker) -> None:
     second.wait_for_note("cut runs", count=2)
     second.let_go("cut")
     assert item.result(BOUND) == "cut"
+
+
+def test_local_items_of_a_worker(make_app: MakeApp, make_worker: MakeWorker, tmp_path: Path) -> None:
+    """An item can leave a durable one to this machine's processes, but none that would end with its own."""
+    worker = make_worker(journal=str(tmp_path / "journal"))
+    app = make_app(journal=tmp_path / "journal")
+    with app.app_context():
+        item_id, refusal = shop.enqueue_durable.enqueue().result(60)
+        assert refusal == "EnqueuedInChild"
+        item = shop.background.get(item_id)
+        assert item is not None
+        assert item.status is Status.QUEUED
+        app.extensions["background"].look_for_work()
+        assert item.result(BOUND) == 42
+    assert worker.process.poll() is None
 
 
 def test_broker_is_gone(app: Flask, redis: Redis, make_worker: MakeWorker) -> None:

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from pathlib import Path
-
-import pytest
 
 from flask_background import CancelReason, Status, current_item
 from flask_background.errors import ItemTimeout
 
-from ..helpers import BOUND, Site, until
-from .test_backends import WAITING, Shop, everywhere
-
-
-@pytest.fixture(params=WAITING)
-def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_path: Path) -> Shop:
-    """An app with two threads."""
-    site = make_site(BACKGROUND_WORKERS=2, BACKGROUND_JOURNAL=tmp_path / "journal")
-    return Shop(site, request.param)
+from ..helpers import BOUND, until
+from .conftest import Shop, everywhere
 
 
 @everywhere

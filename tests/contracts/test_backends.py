@@ -1,4 +1,4 @@
-"""What every backend promises of an item: one suite, run over items in memory, durable and immediate ones."""
+"""What every backend promises of an item: one suite, run over all of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from flask import request
 from werkzeug.datastructures import FileStorage
 
-from flask_background import CancelReason, Status, Task, WorkItem, current_item, signals
+from flask_background import CancelReason, Status, WorkItem, current_item, signals
 from flask_background.errors import (
     ArgumentRefused,
     ConfigurationError,
@@ -28,45 +28,8 @@ from flask_background.errors import (
     UploadMoved,
 )
 
-from ..helpers import BOUND, Site, lines, receiving, until
-
-
-class Shop:
-    """An app whose tasks all go to one backend."""
-
-    def __init__(self, site: Site, backend: str) -> None:
-        self.site = site
-        self.app = site.app
-        self.background = site.background
-        self.durable = backend == "durable"
-        self.immediate = backend == "immediate"
-
-    def task(self, func: Callable[..., Any], name: str = "shop.work", **options: Any) -> Task[..., Any]:
-        """A task of func."""
-        options = {"durable": self.durable, "backend": "immediate" if self.immediate else None, **options}
-        return self.background.task(name=name, **options)(func)
-
-    def holding(self, gate: threading.Event, **options: Any) -> Task[..., Any]:
-        """A task that waits for the gate or its token, and returns its argument."""
-
-        def hold(value: Any = None) -> Any:
-            until(lambda: gate.is_set() or current_item.token.cancelled)
-            current_item.token.raise_if_cancelled()
-            return value
-
-        return self.task(hold, "shop.hold", **options)
-
-
-# What is enqueued waits there, while the test goes on. The rest of the promises hold everywhere.
-WAITING = ("memory", "durable")
-everywhere = pytest.mark.parametrize("shop", [*WAITING, "immediate"], indirect=True)
-
-
-@pytest.fixture(params=WAITING)
-def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_path: Path) -> Shop:
-    """An app with two threads."""
-    site = make_site(BACKGROUND_WORKERS=2, BACKGROUND_JOURNAL=tmp_path / "journal")
-    return Shop(site, request.param)
+from ..helpers import BOUND, lines, receiving, until
+from .conftest import Shop, but_celery, but_immediate, everywhere
 
 
 @pytest.fixture
@@ -94,6 +57,7 @@ def told(heard: list[tuple[str, str]], item: WorkItem[Any]) -> list[str]:
 # Accepted, found, ended.
 
 
+@but_immediate
 def test_way_of_an_item(shop: Shop, heard: list[tuple[str, str]], gate: threading.Event) -> None:
     """Queued, running, succeeded; each step is told once, and the times are in order."""
     item = shop.holding(gate).enqueue([1, "two"])
@@ -166,7 +130,7 @@ def test_wait_idle(shop: Shop, gate: threading.Event) -> None:
     assert [item.status for item in items] == [Status.SUCCEEDED] * 20
 
 
-@everywhere
+@but_celery
 def test_many_are_run_without_a_pause(shop: Shop) -> None:
     """However many wait, when one has ended the next one starts."""
     ran: list[int] = []
@@ -289,7 +253,7 @@ def test_state(shop: Shop) -> None:
     assert outer.enqueue().state is None
 
 
-@everywhere
+@but_celery
 def test_uploads(shop: Shop) -> None:
     """An upload is moved to its item, with its name and type, and closed when that has ended."""
     seen: list[FileStorage] = []
@@ -354,6 +318,7 @@ def test_cancel_delayed(shop: Shop, heard: list[tuple[str, str]], caplog: pytest
     assert shop.background.wait_idle(BOUND)
 
 
+@but_immediate
 def test_cancel_running(shop: Shop, heard: list[tuple[str, str]], gate: threading.Event) -> None:
     """What runs is asked to end, and is cancelled when it does for that."""
     item = shop.holding(gate).enqueue()
@@ -369,6 +334,7 @@ def test_cancel_running(shop: Shop, heard: list[tuple[str, str]], gate: threadin
 # Later.
 
 
+@but_immediate
 def test_delay(shop: Shop) -> None:
     """An item does not start before its time, and those that are due earlier start before it."""
     task = shop.task(time.time)
@@ -421,7 +387,7 @@ def test_attempts(shop: Shop, heard: list[tuple[str, str]]) -> None:
     assert told(heard, item) == ["item-enqueued", "item-started", *again, *again, "item-finished"]
 
 
-@everywhere
+@but_celery
 def test_last_attempt_fails(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     """When there is none left, or the error is not worth one, the item fails with the last error."""
     numbers: list[int] = []
@@ -463,7 +429,7 @@ def test_cancel_between_attempts(shop: Shop, heard: list[tuple[str, str]]) -> No
     assert told(heard, item)[-1] == "item-finished"
 
 
-@everywhere
+@but_celery
 def test_timeout_of_an_attempt(shop: Shop) -> None:
     """A run whose time is up is a failed one, after which another may follow."""
 
@@ -528,7 +494,7 @@ def test_key_among_threads(shop: Shop, gate: threading.Event) -> None:
 # With the response.
 
 
-@everywhere
+@but_celery
 def test_held(shop: Shop, heard: list[tuple[str, str]]) -> None:
     """An item that waits for its response is queued, can be found, and starts when that is closed."""
     task = shop.task(lambda: 42, when="response")
@@ -592,7 +558,10 @@ def test_receiver_that_fails(
     task = shop.task(lambda: 42)
     failures = [error("receiver")]
 
-    def receive(sender: Any, **_: Any) -> None:
+    items: list[WorkItem[Any]] = []
+
+    def receive(sender: Any, item: WorkItem[Any]) -> None:
+        items.append(item)
         if failures:
             raise failures.pop()
 
@@ -600,7 +569,7 @@ def test_receiver_that_fails(
         if error is SystemExit and (name == "item_enqueued" or shop.immediate):
             with pytest.raises(SystemExit):  # it may be meant for the main thread
                 task.enqueue()
-            (item,) = shop.background.items()
+            item = items[0]
         else:
             item = task.enqueue()
         assert item.result(BOUND) == 42
@@ -608,7 +577,7 @@ def test_receiver_that_fails(
     assert task.enqueue().result(BOUND) == 42
 
 
-@everywhere
+@but_celery
 def test_refusal_is_told(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     """A refusal is told by a signal and the log, beside the error in the view."""
     task = shop.task(lambda: 42)

@@ -1,0 +1,74 @@
+"""A real Redis for tests, on a port of its own."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .helpers import BOUND, until
+
+
+class Redis:
+    """A server on a port of its own, which can be stopped, and started again with what it had."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            self._port: int = taken.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self._port}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        server = shutil.which("redis-server")
+        if server is None:
+            pytest.fail("the tests need a Redis: `make test` installs it")
+        options = ["--bind", "127.0.0.1", "--port", str(self._port), "--dir", str(self._folder)]
+        with Path(self._folder, "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [server, *options, "--appendonly", "yes", "--save", ""],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        until(self._answers)
+
+    def stop(self) -> None:
+        """End it; what it has is on disk."""
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        self.process.wait(BOUND)
+
+    def pause(self) -> None:
+        """Let it hang: connections are taken, and nothing is answered."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on, with what came meanwhile."""
+        self.process.send_signal(signal.SIGCONT)
+        until(self._answers)
+
+    def forget_all(self) -> None:
+        """Empty it."""
+        self._ask(b"FLUSHALL")
+
+    def length(self, queue: str) -> int:
+        """How many messages wait in a queue."""
+        return int(self._ask(b"LLEN " + queue.encode())[1:])
+
+    def _ask(self, command: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
+            connection.sendall(command + b"\r\n")
+            return connection.recv(100)
+
+    def _answers(self) -> bool:
+        try:
+            return self._ask(b"PING").startswith(b"+PONG")
+        except OSError:
+            return False
