@@ -76,6 +76,16 @@ async def add(a: int, b: int) -> int:
 
 
 @background.task
+async def sleep(name: str) -> None:
+    """A coroutine that cleans up when it is cancelled."""
+    note(f"{name} runs")
+    try:
+        await asyncio.sleep(60)
+    finally:
+        note(f"{name} cleans up")
+
+
+@background.task
 def fail(what: str) -> None:
     """Raise something."""
     if what == "exit":

@@ -169,6 +169,36 @@ def test_progress_and_cancel_from_another_process(make_app: Callable[..., Flask]
     assert "cancelled was asked to end: requested" in worker.notes
 
 
+def test_cancel_a_coroutine(worker: Worker) -> None:
+    """A running coroutine is cancelled at its next await, and cleans up."""
+    item = shop.sleep.enqueue("sleeper")
+    worker.wait_for_note("sleeper runs")
+    assert item.cancel()
+    assert item.wait(BOUND)
+    assert item.status is Status.CANCELLED
+    assert "sleeper cleans up" in worker.notes
+
+
+def test_with_the_commit(make_app: Callable[..., Flask]) -> None:
+    """An item that waits for the commit is sent then, and dropped when that does not come."""
+    from flask_sqlalchemy import SQLAlchemy
+
+    app = make_app()
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    db = SQLAlchemy(app)
+    task = shop.echo.using(when="commit")
+    with app.app_context():
+        kept = task.using(delay=0.1).enqueue(1)
+        assert not kept.wait(0.1)
+        db.session.commit()
+        assert kept.result(BOUND) == 1
+        lost = task.enqueue(2)
+        db.session.rollback()
+        assert lost.status is Status.CANCELLED
+        db.session.remove()
+        db.engine.dispose()
+
+
 def test_get_what_nobody_knows() -> None:
     """An id that is no item's is found nowhere, whatever it looks like."""
     for unknown in ("0" * 24, "", "../..", "\0", "\ud800"):

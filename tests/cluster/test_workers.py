@@ -60,6 +60,21 @@ def test_worker_is_killed(app: Flask, make_worker: MakeWorker) -> None:
     assert item.attempt == 2
 
 
+def test_delay_beyond_the_visibility_timeout(make_app: MakeApp, make_worker: MakeWorker) -> None:
+    """However long the delay, no message is held for so long that the broker gives it to another worker."""
+    options = {"broker_transport_options": {"visibility_timeout": 2, "unacked_restore_interval": 1}}
+    workers = [make_worker("--hostname", name, celery=options, kill_after=0.5) for name in ("a", "b")]
+    workers[0].let_go("hop")
+    with make_app(celery=options).app_context():
+        item = shop.hold.using(delay=5).enqueue("hop")
+        assert item.result(60) == "hop"
+        assert item.started_at is not None
+        assert (item.started_at - item.enqueued_at).total_seconds() >= 5
+        assert item.attempt == 1
+        assert shop.echo.enqueue(1).result(BOUND) == 1
+    assert len([line for line in workers[0].notes if "hop runs" in line]) == 1
+
+
 def test_worker_stops(app: Flask, make_worker: MakeWorker) -> None:
     """TERM fires the tokens at once; what runs may end, and what has not started waits for another."""
     first = make_worker()
