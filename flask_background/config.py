@@ -73,7 +73,7 @@ class Settings:
         return cls(
             backend=_one_of(config, "BACKGROUND_BACKEND", *get_args(BackendName)),
             celery=_celery(config, "BACKGROUND_CELERY"),
-            publish_timeout=_seconds(config, "BACKGROUND_PUBLISH_TIMEOUT", 2.0),
+            publish_timeout=_some_seconds(config, "BACKGROUND_PUBLISH_TIMEOUT", 2.0),
             grace_period=_seconds(config, "BACKGROUND_GRACE_PERIOD", 90.0),
             max_queued=_count(config, "BACKGROUND_MAX_QUEUED", 10_000),
             overflow=_one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),
@@ -210,6 +210,13 @@ def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
         raise _wrong(key, value, "a number of seconds from 0")
     return float(value)
+
+
+def _some_seconds(config: Mapping[str, Any], key: str, default: float) -> float:
+    seconds = _seconds(config, key, default)
+    if seconds == 0:
+        raise _wrong(key, config[key], "a number of seconds above 0")
+    return seconds
 
 
 def _wrong(key: str, value: object, allowed: str) -> ConfigurationError:

@@ -22,6 +22,7 @@ def test_defaults() -> None:
     assert settings.max_queued == 10_000
     assert settings.overflow == "raise"
     assert (settings.kill_after, settings.app, settings.switch_interval) == (5.0, None, None)
+    assert (settings.backend, settings.celery, settings.publish_timeout) == ("local", None, 2.0)
     assert set(settings.executors) == {"thread", "asyncio"}
     threads = min(32, (os.cpu_count() or 1) + 4)
     assert settings.executors["thread"] == ExecutorSettings("thread", threads)
@@ -90,6 +91,9 @@ def test_executors() -> None:
         ("BACKGROUND_OVERFLOW", "drop", '"raise", "block" or "run"'),
         ("BACKGROUND_OVERFLOW", None, '"raise", "block" or "run"'),
         ("BACKGROUND_EXECUTORS", ["mails"], "a dict"),
+        ("BACKGROUND_PUBLISH_TIMEOUT", 0, "a number of seconds above 0"),
+        ("BACKGROUND_PUBLISH_TIMEOUT", "2", "a number of seconds from 0"),
+        ("BACKGROUND_BACKEND", "redis", '"local", "immediate" or "celery"'),
         ("BACKGROUND_KILL_AFTER", -1, "a number of seconds from 0"),
         ("BACKGROUND_SWITCH_INTERVAL", 0, "seconds, from 0.00001 to 1"),
         ("BACKGROUND_SWITCH_INTERVAL", "5 ms", "seconds, from 0.00001 to 1"),

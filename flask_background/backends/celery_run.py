@@ -80,9 +80,6 @@ class ItemRun:
         owner.record = owner.records.read(owner.id) or owner.record
         if owner.record.status.is_final:
             return False
-        if owner.records.is_asked_to_end(owner.id):
-            self._cancelled()
-            return False
         seconds = self._envelope.seconds_left()
         if seconds > _SOON:
             self._send_again(self._envelope)
@@ -106,7 +103,8 @@ class ItemRun:
         item = ClusterItem.of(owner.id, record, task, args, kwargs, owner)
         run = {"attempt": record.attempt + 1, "crashes": crashes, "started": time.time(), "progress": None}
         owner.put(status=Status.RUNNING, **run)
-        if owner.records.is_asked_to_end(owner.id):  # meanwhile; who asked may have seen it queued
+        # In this order: who asks, asks first, and then looks whether it is queued.
+        if owner.records.is_asked_to_end(owner.id):
             self._cancelled()
             return None
         return item
