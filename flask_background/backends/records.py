@@ -46,10 +46,12 @@ class Records:
         """An item's record, if there is one."""
         meta = self._meta(item_id)
         found = meta["result"]
+        if meta["status"] == "RETRY":  # Celery's own, of a run that a stopping worker has cut: it comes again
+            return None
         if isinstance(found, BaseException):
             kept = found.args[-1] if found.args else None
-            return Record.of(kept) if isinstance(kept, dict) else _of_foreign(found)
-        return Record.of(found) if isinstance(found, dict) else None
+            return Record.of(kept) if isinstance(kept, dict) else _of_foreign(meta["status"], found)
+        return Record.of(found) if isinstance(found, dict) and "status" in found else None
 
     def write(self, item_id: str, record: Record) -> None:
         """Put an item's record in the place of the last one."""
@@ -81,8 +83,10 @@ class Records:
             raise _unreachable(error) from error
 
 
-def _of_foreign(error: BaseException) -> Record:
-    """What Celery has written itself: of a run that it killed, or a task that its worker does not have."""
+def _of_foreign(state: str, error: BaseException) -> Record:
+    """What Celery has written itself: of a run that it killed or revoked, or a task that no worker has."""
+    if state == _STATES[Status.CANCELLED]:
+        return Record("?", Status.CANCELLED, 0.0, reason=f"cancelled by Celery: {error}")
     kind = type(error).__name__
     if kind == "TimeLimitExceeded":
         kind = "flask_background.errors.ItemTimeout"

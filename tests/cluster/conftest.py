@@ -28,7 +28,8 @@ class Worker:
         self.folder = folder
         self.log_file, self.note_file = folder / "log", folder / "notes"
         named = {f"FLASK_BACKGROUND_{name.upper()}": json.dumps(value) for name, value in settings.items()}
-        environment = {"SHOP_REDIS": redis.url, "SHOP_NOTES": str(self.note_file), "PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
+        environment = {"SHOP_REDIS": redis.url, "SHOP_NOTES": str(self.note_file), "PYTHONPATH": path}
         app = ["-A", "tests.cluster.celery_app", "worker", "--concurrency", "2", "--loglevel", "info"]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(

@@ -236,6 +236,14 @@ def test_cancel_queued(app: Flask, busy: list[str], worker: Worker) -> None:
     assert not [line for line in worker.notes if name in line]
 
 
+def test_revoked_by_others(app: Flask, busy: list[str], worker: Worker) -> None:
+    """What somebody revokes with Celery's own means is cancelled."""
+    item = shop.echo.enqueue(1)
+    app.extensions["celery"].control.revoke(item.id)
+    assert item.wait(BOUND)
+    assert item.status is Status.CANCELLED
+
+
 def test_later() -> None:
     """An item does not start before its time, and one that waits for it can be taken back."""
     began = time.time()

@@ -16,7 +16,7 @@ from flask import Flask
 from flask_background import Background, Status, signals
 from flask_background.errors import BrokerError, ConfigurationError, Unsupported
 
-from ..helpers import BOUND, receiving
+from ..helpers import BOUND, receiving, until
 from . import shop
 from .conftest import Redis, Worker
 
@@ -46,13 +46,15 @@ def test_child_is_killed(app: Flask, make_worker: MakeWorker) -> None:
 
 def test_worker_is_killed(app: Flask, make_worker: MakeWorker) -> None:
     """What a worker ran that was killed is run by another one, when the visibility timeout has passed."""
-    options = {"broker_transport_options": {"visibility_timeout": 3, "unacked_restore_interval": 1}}
+    options = {"broker_transport_options": {"visibility_timeout": 3}}
     first = make_worker(celery=options, kill_after=0.5)
     first.wait_until_ready()
     item = shop.hold.enqueue("lost")
     first.wait_for_note("lost runs")
     first.kill()
+    killed = time.monotonic()
     assert item.status is Status.RUNNING
+    until(lambda: time.monotonic() - killed > 3)  # a worker looks when it starts, and after a while again
     second = make_worker(celery=options, kill_after=0.5)
     second.wait_for_note("lost runs", count=2)
     second.let_go("lost")
