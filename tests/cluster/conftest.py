@@ -52,6 +52,12 @@ class Worker:
         """What its items have written down."""
         return self.note_file.read_text().splitlines() if self.note_file.exists() else []
 
+    @property
+    def children(self) -> set[int]:
+        """The pids of the processes that run items."""
+        pid = self.process.pid
+        return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
     def wait_until_ready(self) -> None:
         """Wait until it takes items."""
         until(lambda: " ready." in self.log or self.process.poll() is not None, 60)

@@ -55,7 +55,7 @@ def test_what_an_item_sees(app: Flask, worker: Worker) -> None:
     ):
         item = shop.look_around.enqueue()
     seen = item.result(BOUND)
-    assert seen.pop("pid") in _children(worker)
+    assert seen.pop("pid") in worker.children
     assert seen == {
         "app": "shop",
         "id": item.id,
@@ -107,7 +107,7 @@ def test_coroutines() -> None:
 
 def test_failures(app: Flask, worker: Worker) -> None:
     """An item that fails does so with its error's type, text and traceback, and takes no process with it."""
-    before = _children(worker)
+    before = worker.children
     item = shop.fail.enqueue("what a pity")
     error = item.exception(BOUND)
     assert isinstance(error, ItemFailed)
@@ -120,7 +120,7 @@ def test_failures(app: Flask, worker: Worker) -> None:
     assert "in fail" in result.traceback
     assert "SystemExit: 3" in str(shop.fail.enqueue("exit").exception(BOUND))
     assert worker.log.count(f"Item {item.id} (tests.cluster.shop.fail) failed") == 1
-    assert _children(worker) == before
+    assert worker.children == before
 
 
 def test_attempts(worker: Worker) -> None:
@@ -308,10 +308,3 @@ def test_task_that_the_worker_does_not_have(app: Flask) -> None:
     item = background.task(name="shop.only_here")(len).enqueue("abc")
     del background.registry.tasks["shop.only_here"]
     assert "NotRegistered" in str(item.exception(BOUND))
-
-
-def _children(worker: Worker) -> set[int]:
-    from pathlib import Path
-
-    pid = worker.process.pid
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
@@ -42,6 +43,18 @@ def test_child_is_killed(app: Flask, make_worker: MakeWorker) -> None:
     twice = shop.die.using(max_crashes=1).enqueue(99)
     assert "1 times" in str(twice.exception(60))
     assert shop.echo.enqueue(1).result(BOUND) == 1
+
+
+def test_nothing_is_lost(app: Flask, make_worker: MakeWorker) -> None:
+    """Of many items none is lost, whichever of the worker's processes are killed meanwhile."""
+    worker = make_worker()
+    worker.wait_until_ready()
+    items = []
+    for number in range(150):
+        items.append(shop.echo.enqueue(number))
+        if number % 50 == 25:
+            os.kill(min(worker.children), signal.SIGKILL)
+    assert [item.result(60) for item in items] == list(range(150))
 
 
 def test_worker_is_killed(app: Flask, make_worker: MakeWorker) -> None:
