@@ -107,6 +107,8 @@ class AppPart:
             from .backends.celery import CeleryBackend  # with Celery, for apps that name it
 
             self._celery = CeleryBackend(self.app, self.settings, self.owner.registry)
+            with _publishing:
+                _with_backend.add(self)
         return self._celery
 
     def has_celery(self) -> bool:

@@ -150,24 +150,32 @@ class CeleryBackend(Intake):
 
     def read(self, item_id: str) -> Record | None:
         """What is known of an item."""
-        return self.records.read(item_id)
+        return self._in_this_process().records.read(item_id)
+
+    def _in_this_process(self) -> CeleryBackend:
+        """What a process that was forked from this one has in its place: the connections are the parent's."""
+        if self.pid == os.getpid():
+            return self
+        backend: CeleryBackend = self.app.extensions["background"].celery
+        return backend
 
     def cancel(self, item: WorkItem[Any]) -> bool:
         """Take an item back that has not started, or have a running one asked to end, wherever it is."""
         assert isinstance(item, RecordedItem)
         if item._told:
             return False
+        records = self._in_this_process().records
         why = ItemCancelled(f"item {item.id} ({item.task_name}) was cancelled")
         if item.here:
             return self._end_held(item, why)
         # First this, then a look: whoever starts the item writes the one, and then looks for the other.
-        self.records.ask_to_end(item.id)
+        records.ask_to_end(item.id)
         record = self.read(item.id)
         if record is None or record.status.is_final:
             return False
         if record.status is Status.QUEUED:
             record = record._replace(status=Status.CANCELLED, finished=time.time())
-            self.records.write(item.id, record)
+            records.write(item.id, record)
             item.take(record)
             self.events.finished(item, (Status.CANCELLED, None, why))
         self.source_of(item).fire(CancelReason.REQUESTED)

@@ -244,6 +244,33 @@ def test_celery_of_the_users_own(redis: Redis) -> None:
         register(celery, app.extensions["background"])
 
 
+def test_fork(redis: Redis, script: Callable[..., Any], make_worker: MakeWorker) -> None:
+    """A process that is forked has connections of its own, and its parent's handles are good there."""
+    program = script(
+        f"""
+        import os
+        from tests.cluster import shop
+        urls = {{"broker_url": "{redis.url}/0", "result_backend": "{redis.url}/1"}}
+        app = shop.create_app(BACKGROUND_CELERY=urls)
+        with app.app_context():
+            before = app.extensions["background"].celery
+            first = shop.echo.enqueue(1)
+            pid = os.fork()
+            mine = [shop.echo.enqueue(number) for number in range(20)]
+            assert (app.extensions["background"].celery is before) is bool(pid)
+            assert [item.result(60) for item in mine] == list(range(20))
+            assert first.result(60) == 1
+            if pid == 0:
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        print("good", flush=True)
+        """
+    )
+    make_worker()
+    until(lambda: "good" in program.said or program.process.poll() is not None, 60)
+    assert program.ends() == 0, program.said
+
+
 def test_imported_only_when_named(script: Callable[..., Any]) -> None:
     """An app that does not name Celery does not import it."""
     program = script(
