@@ -7,6 +7,7 @@ and the child ends at once when its parent has, even by ``kill -9``.
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import resource
 import signal
@@ -55,6 +56,8 @@ def main(inbound: int, outbound: int, parent: int) -> NoReturn:
         os.set_inheritable(pipe, False)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what an item has printed is not lost when it is killed
+        sys.stdout.reconfigure(line_buffering=True)
     pipes = Pipes(inbound, outbound)
     setup = pipes.receive()
     assert isinstance(setup, parcels.Setup)
@@ -128,8 +131,9 @@ class ChildOwner:
         task: Any = registry.tasks.get(call.task)
         if task is None:
             raise LookupError(
-                f"the app has no task {call.task!r} in a child process: is it made only under some condition,"
-                " or in a module that the app does not import, such as __main__?"
+                f"the app has no task {call.task!r} in a child process, which has loaded it anew: make the"
+                " task at the top of a module that the app imports, or in its factory, not in a view or under"
+                " a condition"
             )
         if task.timeout != call.timeout:
             task = task.using(timeout=call.timeout)
@@ -233,14 +237,6 @@ def _limit_memory(size: int) -> None:
     which = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
     _, hard = resource.getrlimit(which)
     resource.setrlimit(which, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass
 
 
 def _do_nothing(*_: object) -> None:

@@ -175,6 +175,15 @@ def test_child_dies_as_it_starts(make_shop: Callable[..., Shop], tmp_path: Path)
     assert "ended with exit status 7 before it had loaded the app 'deadly:app'" in str(error)
 
 
+def test_no_memory_for_the_app(make_shop: Callable[..., Shop]) -> None:
+    """A limit that is too low for the app is named."""
+    error = make_shop(cpu={"kind": "process", "max_memory": 1}).call(os.getpid).exception(BOUND)
+    assert isinstance(error, ItemCrashed)
+    assert "before it had loaded the app 'tests.children:create_app' within its max_memory of 1 MiB" in str(
+        error
+    )
+
+
 def test_task_that_children_would_not_find(shop: Shop) -> None:
     """Another task of the same name is refused where it is enqueued."""
     other = shop.background.task(name="shop.other", executor="cpu")(lambda: 1)
@@ -189,6 +198,35 @@ def test_task_that_the_child_does_not_have(shop: Shop) -> None:
     error = here.enqueue().exception(BOUND)
     assert isinstance(error, LookupError)
     assert "no task 'shop.here' in a child process" in str(error)
+
+
+STARTED = """
+import os, sys, time
+from flask import Flask
+from flask_background import Background
+app = Flask(__name__)
+app.config.update(BACKGROUND_EXECUTORS={"cpu": {"kind": "process"}}, BACKGROUND_APP="script:app")
+background = Background(app)
+class Order: pass
+@background.task(executor="cpu")
+def work(order=None):
+    print("in the child")
+    os._exit(3)
+if __name__ == "__main__":
+    with app.app_context():
+        print(work.enqueue().exception(60))
+        print(*work.enqueue(Order()).exception(60).__notes__)
+"""
+
+
+def test_script(script: Callable[..., Script], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a script, children know the tasks but not the classes, which the error says; prints are not lost."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    program = script(STARTED)
+    assert program.ends() == 0
+    assert "in the child\n" in program.said
+    assert "ended with exit status 3" in program.said
+    assert "in a module that can be imported there, not in a script" in program.said
 
 
 # What an item sees and gives.

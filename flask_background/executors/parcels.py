@@ -128,6 +128,12 @@ def unpack(pickled: bytes, uploads: Sequence[FileStorage]) -> tuple[tuple[Any, .
     _arriving[:] = uploads
     try:
         args, kwargs = pickle.loads(pickled)
+    except (AttributeError, ImportError) as error:
+        error.add_note(
+            "An argument's class was not found in the child process: define it in a module that can be"
+            " imported there, not in a script"
+        )
+        raise
     finally:
         _arriving.clear()
     return args, kwargs
