@@ -6,6 +6,7 @@ and the child ends at once when its parent has, even by ``kill -9``.
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import io
 import os
@@ -65,7 +66,8 @@ def main(inbound: int, outbound: int, parent: int) -> NoReturn:
     if setup.max_memory is not None:
         _limit_memory(setup.max_memory * _MIB)
     listener = Listener(pipes)
-    native.start_thread(listener.run, "background-channel")
+    # Not by threading: an app that gevent patches as it is loaded needs to be alone there.
+    _thread.start_new_thread(listener.run, ())
     try:
         app = load(setup.location)
     except BaseException:

@@ -175,6 +175,26 @@ def test_child_dies_as_it_starts(make_shop: Callable[..., Shop], tmp_path: Path)
     assert "ended with exit status 7 before it had loaded the app 'deadly:app'" in str(error)
 
 
+def test_app_that_gevent_patches(
+    make_shop: Callable[..., Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app may have gevent patch its process when it is loaded; items there hear of their tokens."""
+    patching = "from gevent import monkey; monkey.patch_all()\nfrom tests.children import create_app\n"
+    (tmp_path / "patching.py").write_text(patching)
+    monkeypatch.syspath_prepend(tmp_path)
+    shop = make_shop(BACKGROUND_APP="patching:create_app", BACKGROUND_KILL_AFTER=BOUND)
+    assert shop.pid()
+    item = shop.call(wait_for_token, timeout=0.1)
+    assert isinstance(item.exception(BOUND), ItemTimeout)
+    assert shop.pid()
+
+
+def wait_for_token() -> None:
+    """Wait until the token fires, and heed it."""
+    assert current_item.token.wait(BOUND)
+    current_item.token.raise_if_cancelled()
+
+
 def test_no_memory_for_the_app(make_shop: Callable[..., Shop]) -> None:
     """A limit that is too low for the app is named."""
     error = make_shop(cpu={"kind": "process", "max_memory": 1}).call(os.getpid).exception(BOUND)
