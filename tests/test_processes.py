@@ -204,6 +204,20 @@ def test_no_memory_for_the_app(make_shop: Callable[..., Shop]) -> None:
     )
 
 
+def test_app_that_enqueues_as_it_is_loaded(
+    make_shop: Callable[..., Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such an app cannot be loaded by a child, and the error says why."""
+    enqueue = "with app.app_context(): app.extensions['background'].owner.enqueue(print)\n"
+    (tmp_path / "eager.py").write_text(
+        f"from tests.children import create_app\napp = create_app()\n{enqueue}"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    error = make_shop(BACKGROUND_APP="eager:app").call(os.getpid).exception(BOUND)
+    assert isinstance(error, ItemCrashed)
+    assert "print was enqueued in a child process, by an item or as the app was loaded there" in str(error)
+
+
 def test_task_that_children_would_not_find(shop: Shop) -> None:
     """Another task of the same name is refused where it is enqueued."""
     other = shop.background.task(name="shop.other", executor="cpu")(lambda: 1)
