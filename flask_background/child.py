@@ -51,6 +51,7 @@ def main(inbound: int, outbound: int, parent: int) -> NoReturn:
     for number in SIGNALS:
         signal.signal(number, _do_nothing)  # no SIG_IGN: what an item starts would inherit that
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    os.register_at_fork(after_in_child=_heed_signals)
     os.setpgid(0, 0)  # so that it is killed with what its items have started
     _end_with(parent)
     for pipe in (inbound, outbound):
@@ -203,6 +204,8 @@ class ChildOwner:
                     self.trouble("A progress could not be reported", error)
 
     def _tell_end(self, outcome: Outcome) -> None:
+        if os.getpid() != self.pid:  # a fork that has left the item's function must not answer for it
+            os._exit(1)
         self._report()
         with self.lock:
             self._job.over = True
@@ -243,3 +246,10 @@ def _limit_memory(size: int) -> None:
 
 def _do_nothing(*_: object) -> None:
     pass
+
+
+def _heed_signals() -> None:
+    """What an item has forked, a multiprocessing.Pool say, is ended by signals."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _do_nothing:
+            signal.signal(number, signal.SIG_DFL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -307,6 +308,33 @@ def test_coroutine_function(shop: Shop) -> None:
     item.cancel()
     assert isinstance(item.exception(BOUND), ItemCancelled)
     assert alive(pid)
+
+
+def use_a_pool() -> list[int]:
+    """Compute in forks, which the pool ends by SIGTERM."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(abs, [-1, -2])
+
+
+def test_pool_of_forks(shop: Shop) -> None:
+    """An item may use a pool of multiprocessing, which ends."""
+    assert shop.call(use_a_pool, timeout=BOUND).result(BOUND) == [1, 2]
+
+
+def fork_and_return() -> int:
+    """Return in two processes."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+    return pid
+
+
+def test_fork_that_leaves_the_function(make_shop: Callable[..., Shop]) -> None:
+    """A fork that goes on where its item ends does not answer for it, nor for the next one, and ends."""
+    shop = make_shop(cpu={"kind": "process", "workers": 1})
+    pid = shop.pid()
+    assert shop.call(fork_and_return).result(BOUND) > 0
+    assert shop.pid() == pid
 
 
 def test_progress_is_seen_while_it_runs(shop: Shop) -> None:
