@@ -209,7 +209,11 @@ class ChildOwner:
         self._report()
         with self.lock:
             self._job.over = True
-        self._pipes.send(parcels.end(outcome))
+        ended = parcels.end(outcome)
+        try:
+            self._pipes.send(ended)
+        except MemoryError as wrong:  # nothing of it has been sent
+            self._pipes.send(parcels.without_value(ended, wrong))
 
 
 _alarms = Alarms()

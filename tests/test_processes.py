@@ -400,6 +400,16 @@ def test_result_that_cannot_be_sent(shop: Shop) -> None:
     assert item.status is Status.SUCCEEDED
 
 
+def test_no_memory_for_the_result(make_shop: Callable[..., Shop]) -> None:
+    """A child in which the result fits once, but cannot be sent, says so and goes on."""
+    shop = make_shop(cpu={"kind": "process", "workers": 1, "max_memory": 200})
+    pid = shop.pid()
+    item = shop.call(lambda: bytes(70 << 20))
+    with pytest.raises(ResultLost, match="cannot be sent from its child process: MemoryError"):
+        item.result(BOUND)
+    assert shop.pid() == pid
+
+
 def test_durable_result_that_cannot_be_sent(make_shop: Callable[..., Shop]) -> None:
     """The journal knows that it is lost, too."""
     shop = make_shop(durable=True)
