@@ -6,7 +6,9 @@ and the child ends at once when its parent has, even by ``kill -9``.
 
 from __future__ import annotations
 
+import _thread
 import ctypes
+import io
 import os
 import resource
 import signal
@@ -49,12 +51,15 @@ def main(inbound: int, outbound: int, parent: int) -> NoReturn:
     for number in SIGNALS:
         signal.signal(number, _do_nothing)  # no SIG_IGN: what an item starts would inherit that
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    os.register_at_fork(after_in_child=_heed_signals)
     os.setpgid(0, 0)  # so that it is killed with what its items have started
     _end_with(parent)
     for pipe in (inbound, outbound):
         os.set_inheritable(pipe, False)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what an item has printed is not lost when it is killed
+        sys.stdout.reconfigure(line_buffering=True)
     pipes = Pipes(inbound, outbound)
     setup = pipes.receive()
     assert isinstance(setup, parcels.Setup)
@@ -62,7 +67,8 @@ def main(inbound: int, outbound: int, parent: int) -> NoReturn:
     if setup.max_memory is not None:
         _limit_memory(setup.max_memory * _MIB)
     listener = Listener(pipes)
-    native.start_thread(listener.run, "background-channel")
+    # Not by threading: an app that gevent patches as it is loaded needs to be alone there.
+    _thread.start_new_thread(listener.run, ())
     try:
         app = load(setup.location)
     except BaseException:
@@ -128,8 +134,9 @@ class ChildOwner:
         task: Any = registry.tasks.get(call.task)
         if task is None:
             raise LookupError(
-                f"the app has no task {call.task!r} in a child process: is it made only under some condition,"
-                " or in a module that the app does not import, such as __main__?"
+                f"the app has no task {call.task!r} in a child process, which has loaded it anew: make the"
+                " task at the top of a module that the app imports, or in its factory, not in a view or under"
+                " a condition"
             )
         if task.timeout != call.timeout:
             task = task.using(timeout=call.timeout)
@@ -197,10 +204,16 @@ class ChildOwner:
                     self.trouble("A progress could not be reported", error)
 
     def _tell_end(self, outcome: Outcome) -> None:
+        if os.getpid() != self.pid:  # a fork that has left the item's function must not answer for it
+            os._exit(1)
         self._report()
         with self.lock:
             self._job.over = True
-        self._pipes.send(parcels.end(outcome))
+        ended = parcels.end(outcome)
+        try:
+            self._pipes.send(ended)
+        except MemoryError as wrong:  # nothing of it has been sent
+            self._pipes.send(parcels.without_value(ended, wrong))
 
 
 _alarms = Alarms()
@@ -235,13 +248,12 @@ def _limit_memory(size: int) -> None:
     resource.setrlimit(which, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
 
 
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass
-
-
 def _do_nothing(*_: object) -> None:
     pass
+
+
+def _heed_signals() -> None:
+    """What an item has forked, a multiprocessing.Pool say, is ended by signals."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _do_nothing:
+            signal.signal(number, signal.SIG_DFL)

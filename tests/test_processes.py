@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -175,6 +176,49 @@ def test_child_dies_as_it_starts(make_shop: Callable[..., Shop], tmp_path: Path)
     assert "ended with exit status 7 before it had loaded the app 'deadly:app'" in str(error)
 
 
+def test_app_that_gevent_patches(
+    make_shop: Callable[..., Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app may have gevent patch its process when it is loaded; items there hear of their tokens."""
+    patching = "from gevent import monkey; monkey.patch_all()\nfrom tests.children import create_app\n"
+    (tmp_path / "patching.py").write_text(patching)
+    monkeypatch.syspath_prepend(tmp_path)
+    shop = make_shop(BACKGROUND_APP="patching:create_app", BACKGROUND_KILL_AFTER=BOUND)
+    assert shop.pid()
+    item = shop.call(wait_for_token, timeout=0.1)
+    assert isinstance(item.exception(BOUND), ItemTimeout)
+    assert shop.pid()
+
+
+def wait_for_token() -> None:
+    """Wait until the token fires, and heed it."""
+    assert current_item.token.wait(BOUND)
+    current_item.token.raise_if_cancelled()
+
+
+def test_no_memory_for_the_app(make_shop: Callable[..., Shop]) -> None:
+    """A limit that is too low for the app is named."""
+    error = make_shop(cpu={"kind": "process", "max_memory": 1}).call(os.getpid).exception(BOUND)
+    assert isinstance(error, ItemCrashed)
+    assert "before it had loaded the app 'tests.children:create_app' within its max_memory of 1 MiB" in str(
+        error
+    )
+
+
+def test_app_that_enqueues_as_it_is_loaded(
+    make_shop: Callable[..., Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such an app cannot be loaded by a child, and the error says why."""
+    enqueue = "with app.app_context(): app.extensions['background'].owner.enqueue(print)\n"
+    (tmp_path / "eager.py").write_text(
+        f"from tests.children import create_app\napp = create_app()\n{enqueue}"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    error = make_shop(BACKGROUND_APP="eager:app").call(os.getpid).exception(BOUND)
+    assert isinstance(error, ItemCrashed)
+    assert "print was enqueued in a child process, by an item or as the app was loaded there" in str(error)
+
+
 def test_task_that_children_would_not_find(shop: Shop) -> None:
     """Another task of the same name is refused where it is enqueued."""
     other = shop.background.task(name="shop.other", executor="cpu")(lambda: 1)
@@ -189,6 +233,35 @@ def test_task_that_the_child_does_not_have(shop: Shop) -> None:
     error = here.enqueue().exception(BOUND)
     assert isinstance(error, LookupError)
     assert "no task 'shop.here' in a child process" in str(error)
+
+
+STARTED = """
+import os, sys, time
+from flask import Flask
+from flask_background import Background
+app = Flask(__name__)
+app.config.update(BACKGROUND_EXECUTORS={"cpu": {"kind": "process"}}, BACKGROUND_APP="script:app")
+background = Background(app)
+class Order: pass
+@background.task(executor="cpu")
+def work(order=None):
+    print("in the child")
+    os._exit(3)
+if __name__ == "__main__":
+    with app.app_context():
+        print(work.enqueue().exception(60))
+        print(*work.enqueue(Order()).exception(60).__notes__)
+"""
+
+
+def test_script(script: Callable[..., Script], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a script, children know the tasks but not the classes, which the error says; prints are not lost."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    program = script(STARTED)
+    assert program.ends() == 0
+    assert "in the child\n" in program.said
+    assert "ended with exit status 3" in program.said
+    assert "in a module that can be imported there, not in a script" in program.said
 
 
 # What an item sees and gives.
@@ -235,6 +308,33 @@ def test_coroutine_function(shop: Shop) -> None:
     item.cancel()
     assert isinstance(item.exception(BOUND), ItemCancelled)
     assert alive(pid)
+
+
+def use_a_pool() -> list[int]:
+    """Compute in forks, which the pool ends by SIGTERM."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(abs, [-1, -2])
+
+
+def test_pool_of_forks(shop: Shop) -> None:
+    """An item may use a pool of multiprocessing, which ends."""
+    assert shop.call(use_a_pool, timeout=BOUND).result(BOUND) == [1, 2]
+
+
+def fork_and_return() -> int:
+    """Return in two processes."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+    return pid
+
+
+def test_fork_that_leaves_the_function(make_shop: Callable[..., Shop]) -> None:
+    """A fork that goes on where its item ends does not answer for it, nor for the next one, and ends."""
+    shop = make_shop(cpu={"kind": "process", "workers": 1})
+    pid = shop.pid()
+    assert shop.call(fork_and_return).result(BOUND) > 0
+    assert shop.pid() == pid
 
 
 def test_progress_is_seen_while_it_runs(shop: Shop) -> None:
@@ -298,6 +398,16 @@ def test_result_that_cannot_be_sent(shop: Shop) -> None:
     with pytest.raises(ResultLost, match=rf"item {item.id} .*cannot be sent .*this is closed"):
         item.result(BOUND)
     assert item.status is Status.SUCCEEDED
+
+
+def test_no_memory_for_the_result(make_shop: Callable[..., Shop]) -> None:
+    """A child in which the result fits once, but cannot be sent, says so and goes on."""
+    shop = make_shop(cpu={"kind": "process", "workers": 1, "max_memory": 200})
+    pid = shop.pid()
+    item = shop.call(lambda: bytes(70 << 20))
+    with pytest.raises(ResultLost, match="cannot be sent from its child process: MemoryError"):
+        item.result(BOUND)
+    assert shop.pid() == pid
 
 
 def test_durable_result_that_cannot_be_sent(make_shop: Callable[..., Shop]) -> None:

@@ -94,7 +94,9 @@ class Child:
             while started is None and (left := end - time.monotonic()) > 0:
                 started = self.receive(left)
         except (Dead, OSError) as error:
-            raise ItemCrashed(f"{error} before it had loaded the app {self._setup.location!r}") from None
+            raise ItemCrashed(
+                f"{error} before it had loaded the app {self._setup.location!r}{self._memory_hint()}"
+            ) from None
         if not isinstance(started, Started):
             raise ItemCrashed(
                 f"a child process did not load the app {self._setup.location!r} within"
@@ -103,8 +105,13 @@ class Child:
         if started.trouble is not None:
             raise ItemCrashed(
                 f"a child process could not load the app {self._setup.location!r}. BACKGROUND_APP says where"
-                f" it is, and each process has to be able to load it:\n\n{started.trouble}"
+                f" it is, and each process has to be able to load it{self._memory_hint()}:"
+                f"\n\n{started.trouble}"
             )
+
+    def _memory_hint(self) -> str:
+        memory = self._setup.max_memory
+        return "" if memory is None else f" within its max_memory of {memory} MiB"
 
     def send(self, message: Message) -> None:
         """Tell it something. Raises OSError if it has ended."""

@@ -128,6 +128,12 @@ def unpack(pickled: bytes, uploads: Sequence[FileStorage]) -> tuple[tuple[Any, .
     _arriving[:] = uploads
     try:
         args, kwargs = pickle.loads(pickled)
+    except (AttributeError, ImportError) as error:
+        error.add_note(
+            "An argument's class was not found in the child process: define it in a module that can be"
+            " imported there, not in a script"
+        )
+        raise
     finally:
         _arriving.clear()
     return args, kwargs
@@ -176,9 +182,16 @@ def end(outcome: Outcome) -> Ended:
         try:
             return Ended(status, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), "", "")
         except Exception as wrong:
-            return Ended(status, None, f"the result cannot be sent from its child process: {wrong}", "")
+            return without_value(Ended(status, None, "", ""), wrong)
     trace = "".join(traceback.format_exception(error))
     return Ended(status, _pickled_error(error), _text_of(error), trace)
+
+
+def without_value(ended: Ended, wrong: Exception) -> Ended:
+    """What is sent where the value or the error cannot be, for this reason."""
+    why = str(wrong) or type(wrong).__name__
+    text = ended.text or f"the result cannot be sent from its child process: {why}"
+    return ended._replace(pickled=None, text=text)
 
 
 def outcome_of(ended: Ended, name: str) -> Outcome:
