@@ -176,7 +176,7 @@ def end(outcome: Outcome) -> Ended:
         try:
             return Ended(status, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), "", "")
         except Exception as wrong:
-            return Ended(status, None, f"the result cannot be sent from its child process: {wrong}", "")
+            return Ended(status, None, f"the result cannot be sent from its child process: {wrong!r}", "")
     trace = "".join(traceback.format_exception(error))
     return Ended(status, _pickled_error(error), _text_of(error), trace)
 
