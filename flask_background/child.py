@@ -53,6 +53,8 @@ def main(inbound: int, outbound: int, parent: int) -> NoReturn:
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         _serve(Pipes(inbound, outbound))
+    except (EOFError, BrokenPipeError):
+        pass  # the parent has ended
     except BaseException:  # a handler's that an item has left for some signal, perhaps
         traceback.print_exc()
     finally:
@@ -65,14 +67,15 @@ def _serve(pipes: Pipes) -> None:
     os.nice(setup.nice)
     if setup.max_memory is not None:
         _limit_memory(setup.max_memory * _MIB)
-    listener = Listener(pipes)
-    native.start_thread(listener.run, "background-channel")
     try:
         app = load(setup.location)
     except BaseException:
         pipes.send(parcels.Started(traceback.format_exc()))
         os._exit(1)
     _leave_signals_to_parent()  # a module of the app may have had handlers of its own for them
+    listener = Listener(pipes)
+    # Not before, for gevent cannot patch a process that has threads, if the app wants it to.
+    native.start_thread(listener.run, "background-channel")
     pipes.send(parcels.Started(None))
     registry: Registry = app.extensions["background"].owner.registry
     while True:
