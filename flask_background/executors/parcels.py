@@ -175,7 +175,7 @@ def end(outcome: Outcome) -> Ended:
     if error is None:
         try:
             return Ended(status, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), "", "")
-        except Exception as wrong:
+        except BaseException as wrong:  # whatever it raises, the item has succeeded
             return Ended(status, None, f"the result cannot be sent from its child process: {wrong!r}", "")
     trace = "".join(traceback.format_exception(error))
     return Ended(status, _pickled_error(error), _text_of(error), trace)
@@ -209,7 +209,7 @@ def _pickled_error(error: BaseException) -> bytes | None:
     try:
         pickled = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
         return pickled if type(pickle.loads(pickled)) is type(error) else None
-    except Exception:
+    except BaseException:
         return None
 
 
