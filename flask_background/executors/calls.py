@@ -34,6 +34,7 @@ class Call:
         self._kill_at = math.inf
         # What the child knows: that the token has fired; that it is to end at once, though that was a stop.
         self._told = self._told_again = False
+        self._asked = False  # whether anything was sent after the call
 
     def message(self) -> parcels.Call:
         """What the child is asked."""
@@ -71,7 +72,7 @@ class Call:
                 raise NotBegun(str(Dead(child.pid, child.end()))) from None
             return self._listen()
         except Dead as dead:
-            if child.is_sending:
+            if child.died_unread and not self._asked:
                 raise NotBegun(str(dead)) from None
             raise
         finally:
@@ -99,11 +100,11 @@ class Call:
         token = self._item.token
         with suppress(OSError):  # it has just died, as it is about to tell
             if token.reason is not None and not self._told:
-                self._told = True
+                self._told = self._asked = True
                 self._child.send(parcels.Asked(token.reason.value, token.remaining))
             if token.reason is CancelReason.SHUTDOWN and self._kill_at != math.inf and not self._told_again:
                 # The token has fired for good, but a coroutine is still to be cancelled.
-                self._told_again = True
+                self._told_again = self._asked = True
                 self._child.send(parcels.Asked(CancelReason.REQUESTED.value, token.remaining))
 
     def _end_soon(self) -> None:

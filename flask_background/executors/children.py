@@ -58,6 +58,8 @@ class Child:
         self._setup = setup
         self._lock = native.new_lock()  # others must not ring or kill what has been closed or reaped
         self._status: int | None = None
+        #: Whether it has died before it had read all that it was told.
+        self.died_unread = False
         self._poll = native.new_poll()
         theirs_in, ours_out, ours_in, theirs_out, self._heard, self._bell = _open_pipes(3)
         # It may be stuck in whatever an item has left, and must not hold up who wants to kill it.
@@ -110,11 +112,6 @@ class Child:
                 f" it is, and each process has to be able to load it:\n\n{started.trouble}"
             )
 
-    @property
-    def is_sending(self) -> bool:
-        """Whether it has not yet been told everything; ``receive`` goes on with that."""
-        return self._pipes.is_sending
-
     def send(self, message: Message) -> None:
         """Tell it something. Raises OSError if it has ended."""
         self._pipes.send(message)
@@ -141,10 +138,14 @@ class Child:
                 pipes.read()
                 return pipes.take()
         except (EOFError, OSError):
-            raise Dead(self.pid, self.end()) from None
+            raise self._dead() from None
         if self._death in ready:
-            raise Dead(self.pid, self.end())
+            raise self._dead()
         return None
+
+    def _dead(self) -> Dead:
+        self.died_unread = self._pipes.is_unread
+        return Dead(self.pid, self.end())
 
     def is_alive(self) -> bool:
         """Whether it runs, as far as is known."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import struct
+import termios
 
 from .. import native
 from .parcels import Asked, Call, Ended, Message, Progressed, Setup, Started, Withdrawn
@@ -32,6 +34,18 @@ class Pipes:
     def is_sending(self) -> bool:
         """Whether there is something that the pipe has not taken yet."""
         return bool(self._unsent)
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the other side has not read all that it was told."""
+        if self._unsent:
+            return True
+        left = bytearray(struct.calcsize("i"))
+        try:
+            fcntl.ioctl(self.outbound, termios.FIONREAD, left)
+        except OSError:  # not every system tells this end
+            return False
+        return any(left)
 
     def send(self, message: Message) -> None:
         """Tell the other side. Raises OSError if that has ended.
