@@ -181,17 +181,10 @@ def end(outcome: Outcome) -> Ended:
     if error is None:
         try:
             return Ended(status, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), "", "")
-        except Exception as wrong:
-            return without_value(Ended(status, None, "", ""), wrong)
+        except BaseException as wrong:  # whatever it raises, the item has succeeded
+            return Ended(status, None, f"the result cannot be sent from its child process: {wrong!r}", "")
     trace = "".join(traceback.format_exception(error))
     return Ended(status, _pickled_error(error), _text_of(error), trace)
-
-
-def without_value(ended: Ended, wrong: Exception) -> Ended:
-    """What is sent where the value or the error cannot be, for this reason."""
-    why = str(wrong) or type(wrong).__name__
-    text = ended.text or f"the result cannot be sent from its child process: {why}"
-    return ended._replace(pickled=None, text=text)
 
 
 def outcome_of(ended: Ended, name: str) -> Outcome:
@@ -222,7 +215,7 @@ def _pickled_error(error: BaseException) -> bytes | None:
     try:
         pickled = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
         return pickled if type(pickle.loads(pickled)) is type(error) else None
-    except Exception:
+    except BaseException:
         return None
 
 
