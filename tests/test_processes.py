@@ -218,9 +218,8 @@ def test_no_memory_for_the_app(make_shop: Callable[..., Shop]) -> None:
     """A limit that is too low for the app is named."""
     error = make_shop(cpu={"kind": "process", "max_memory": 1}).call(os.getpid).exception(BOUND)
     assert isinstance(error, ItemCrashed)
-    assert "before it had loaded the app 'tests.children:create_app' within its max_memory of 1 MiB" in str(
-        error
-    )
+    assert "the app 'tests.children:create_app'" in str(error)
+    assert " within its max_memory of 1 MiB" in str(error)
 
 
 def test_app_that_enqueues_as_it_is_loaded(
