@@ -142,9 +142,13 @@ def test_child_is_nice_and_limited(make_shop: Callable[..., Shop]) -> None:
     assert shop.call(os.nice, 0).result(BOUND) == min(19, os.nice(0) + 7)
 
 
-def test_time_of_the_start_is_not_the_items(shop: Shop) -> None:
+def test_time_of_the_start_is_not_the_items(make_shop: Callable[..., Shop], tmp_path: Path) -> None:
     """A timeout counts from when the child is ready."""
-    assert shop.call(os.getpid, timeout=0.3).result(BOUND)
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(2)\nfrom tests.children import create_app\n")
+    shop = make_shop(BACKGROUND_APP="slow:create_app")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        assert shop.call(os.getpid, timeout=1.5).result(BOUND)
 
 
 def test_app_cannot_be_loaded(make_shop: Callable[..., Shop]) -> None:
@@ -556,7 +560,7 @@ def test_timeout_is_hard(any_shop: Shop, name: str) -> None:
     """Whatever an item does, it is ended soon after its token has fired. Others go on, the next ones run."""
     gate = SharedEvent(any_shop.folder / "gate")
     other = any_shop.call(partial(hold, gate, os.getpid))
-    item, pid = any_shop.begin(name, timeout=0.3)
+    item, pid = any_shop.begin(name, timeout=1.0)
     began = time.monotonic()
     error = item.exception(BOUND)
     assert time.monotonic() - began < 5.0
@@ -613,12 +617,17 @@ def test_callback_that_takes_long(make_shop: Callable[..., Shop]) -> None:
     """A callback of a token that does not end does not hold up the next item."""
     shop = make_shop(**ONE, BACKGROUND_KILL_AFTER=60)
 
-    def work() -> int:
+    def work(registered: SharedEvent) -> int:
         current_item.token.on_cancel(partial(time.sleep, 60))
+        registered.set()
         until(lambda: current_item.token.cancelled)
         return os.getpid()
 
-    pid = shop.call(work, timeout=0.1).result(BOUND)
+    registered = SharedEvent(shop.folder / "registered")
+    item = shop.call(work, registered)
+    until(registered.is_set)
+    item.cancel()
+    pid = item.result(BOUND)
     assert shop.pid() == pid
 
 
