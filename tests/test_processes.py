@@ -161,18 +161,6 @@ def test_app_cannot_be_loaded(make_shop: Callable[..., Shop]) -> None:
         assert "tests.nowhere" in str(error).partition("\n\n")[2]
 
 
-def test_app_that_patches(make_shop: Callable[..., Shop], tmp_path: Path) -> None:
-    """A module may have gevent patch its process."""
-    green = "from gevent import monkey\nmonkey.patch_all()\nfrom tests.children import create_app\n"
-    (tmp_path / "green.py").write_text(green)
-    shop = make_shop(BACKGROUND_APP="green:create_app")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(tmp_path)
-        assert shop.call(os.getpid).result(BOUND)
-    never = partial(hold, SharedEvent(shop.folder / "never"), int)
-    assert isinstance(shop.call(never, timeout=0.1).exception(BOUND), ItemTimeout)
-
-
 def test_app_is_not_loaded_in_time(
     make_shop: Callable[..., Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
