@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
+from . import native
+
 if TYPE_CHECKING:
     from .runner import Run
 
@@ -19,5 +21,11 @@ def await_here(run: Run, awaitable: Awaitable[Any]) -> None:
         run.abortable(lambda: loop.call_soon_threadsafe(task.cancel))
         await run.await_outcome(awaitable)
 
-    with asyncio.Runner() as runner:
-        runner.run(await_it(), context=run.context)
+    with asyncio.Runner(loop_factory=native.new_event_loop) as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(await_it(), context=run.context)
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt):
+                pass  # from another task or a callback: it ends that alone

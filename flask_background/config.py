@@ -99,8 +99,8 @@ def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
         raise _wrong("BACKGROUND_EXECUTORS", named, "a dict of names to dicts")
     for name, options in named.items():
         key = f"BACKGROUND_EXECUTORS[{name!r}]"
-        if not isinstance(options, Mapping):
-            raise _wrong(key, options, 'a dict such as {"kind": "thread", "workers": 2}')
+        if not isinstance(name, str) or not isinstance(options, Mapping):
+            raise _wrong(key, options, 'a name and a dict such as {"kind": "thread", "workers": 2}')
         kind = options.get("kind")
         if kind == "thread":
             _only(key, options, "workers")
@@ -191,9 +191,12 @@ def _celery(config: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
 
 def _location(config: Mapping[str, Any], key: str) -> str | None:
     value = config.get(key)
-    if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise _wrong(key, value, 'where the app is, as in "shop:app" or "shop:create_app()", or None')
-    return value
+    if value is None:
+        return None
+    module = value.partition(":")[0] if isinstance(value, str) else ""
+    if module.endswith(".py") or not all(map(str.isidentifier, module.split("."))):  # a file's path, say
+        raise _wrong(key, value, 'module and app, as in "shop:app" or "shop.web:create_app()", or None')
+    return str(value)
 
 
 def _switch_interval(config: Mapping[str, Any], key: str) -> float | None:

@@ -13,7 +13,7 @@ import flask
 from . import arguments, commit, response
 from .errors import Refused
 from .item import Callee, WorkItem, current_item_var
-from .options import When
+from .options import When, name_of
 from .retry import ONCE, RetryPolicy
 from .state import RequestState
 
@@ -109,13 +109,6 @@ def is_coroutine_function(func: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
         getattr(func, "__call__", None)  # noqa: B004
     )
-
-
-def name_of(func: Callable[..., Any]) -> str:
-    """The name of a task where none is given: ``module.function``."""
-    named = getattr(func, "func", func)  # of a partial
-    name = getattr(named, "__qualname__", type(named).__qualname__)
-    return f"{getattr(named, '__module__', None) or '?'}.{name}"
 
 
 def executor_for(is_coroutine: bool) -> str:

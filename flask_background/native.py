@@ -26,6 +26,7 @@ __all__ = [
     "Gate",
     "SimpleQueue",
     "exit_code_of",
+    "has_ended",
     "new_event_loop",
     "new_lock",
     "new_poll",
@@ -85,6 +86,14 @@ def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> int:
 
     pid: int = util.spawnv_passfds(os.fsencode(arguments[0]), arguments, keeps)
     return pid
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child process has ended; nobody is told yet how, so its pid stays its own.
+
+    Raises ChildProcessError if somebody else in this process has been told.
+    """
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def exit_code_of(pid: int) -> int | None:

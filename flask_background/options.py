@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, TypedDict, get_args
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_args
 
 from .errors import ConfigurationError, Unsupported
 from .retry import Backoff, RetryPolicy
@@ -107,6 +110,24 @@ class Using(_Run, total=False):
     delay: float | timedelta | None
     run_at: datetime | None
     key: str | None
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """The name of a task where none is given: ``module.function``."""
+    named = getattr(func, "func", func)  # of a partial
+    name = getattr(named, "__qualname__", type(named).__qualname__)
+    return f"{name_elsewhere(getattr(named, '__module__', None) or '?')}.{name}"
+
+
+def name_elsewhere(module: str) -> str:
+    """A module's name in other processes: they import what is ``__main__`` in the one that was started so."""
+    main = sys.modules.get("__main__")
+    if module != "__main__" or main is None:
+        return module
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:  # python -m
+        return str(spec.name)
+    return module if file is None else Path(file).stem
 
 
 def _wrong(option: str, value: object, allowed: str) -> ConfigurationError:

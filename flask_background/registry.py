@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import ConfigurationError
+from .options import name_of
 from .retry import ONCE, RetryPolicy
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ class Registry:
         if (
             other is not None
             and (task.options.durable or other.options.durable)
-            and (task.func.__module__, task.func.__qualname__)
-            != (other.func.__module__, other.func.__qualname__)
+            and name_of(task.func) != name_of(other.func)
         ):
             raise ConfigurationError(
                 f"two tasks are named {task.name!r}, and one is durable: its items in the journal would not"

@@ -23,10 +23,10 @@ from typing import (
 )
 
 from . import native
-from .enqueue import executor_for, hand_over, is_coroutine_function, name_of
+from .enqueue import executor_for, hand_over, is_coroutine_function
 from .errors import ConfigurationError
 from .item import WorkItem, current_item_var
-from .options import Options, TaskOptions, Using
+from .options import Options, TaskOptions, Using, name_of
 from .status import Attempt, Status
 from .token import CancellationSource
 

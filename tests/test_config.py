@@ -98,8 +98,11 @@ def test_executors() -> None:
         ("BACKGROUND_SWITCH_INTERVAL", 0, "seconds, from 0.00001 to 1"),
         ("BACKGROUND_SWITCH_INTERVAL", "5 ms", "seconds, from 0.00001 to 1"),
         ("BACKGROUND_SWITCH_INTERVAL", True, "seconds, from 0.00001 to 1"),
-        ("BACKGROUND_APP", "", "where the app is, as in"),
-        ("BACKGROUND_APP", len, "where the app is, as in"),
+        ("BACKGROUND_APP", "", "module and app, as in"),
+        ("BACKGROUND_APP", len, "module and app, as in"),
+        ("BACKGROUND_APP", ":app", "module and app, as in"),
+        ("BACKGROUND_APP", "shop.py:app", "module and app, as in"),
+        ("BACKGROUND_APP", "./shop", "module and app, as in"),
     ],
 )
 def test_wrong(key: str, value: Any, allowed: str) -> None:
@@ -112,7 +115,8 @@ def test_wrong(key: str, value: Any, allowed: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "where", "allowed"),
     [
-        ("mails", 3, "['mails']", "a dict such as"),
+        ("mails", 3, "['mails']", "a name and a dict such as"),
+        (3, {"kind": "thread"}, "[3]", "a name and a dict such as"),
         ("mails", {}, "['mails'][\"kind\"]", '"thread", "asyncio" or "process"'),
         ("mails", {"kind": "fork"}, "['mails'][\"kind\"]", '"thread", "asyncio" or "process"'),
         ("mails", {"kind": "thread", "workers": 0}, "['mails'][\"workers\"]", "a whole number from 1"),
@@ -127,13 +131,19 @@ def test_wrong(key: str, value: Any, allowed: str) -> None:
         ("asyncio", {"kind": "thread"}, "['asyncio'][\"kind\"]", '"asyncio" for this name'),
     ],
 )
-def test_wrong_executor(name: str, options: Any, where: str, allowed: str) -> None:
+def test_wrong_executor(name: Any, options: Any, where: str, allowed: str) -> None:
     """An error about an executor says which one, and what it may be."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.from_config({"BACKGROUND_EXECUTORS": {name: options}})
     message = str(caught.value)
     assert message.startswith(f"BACKGROUND_EXECUTORS{where} is ")
     assert allowed in message
+
+
+@pytest.mark.parametrize("location", ["shop", "shop:app", "shop.web:create_app('eu')"])
+def test_app(location: str) -> None:
+    """The app's place is taken as it is."""
+    assert Settings.from_config({"BACKGROUND_APP": location}).app == location
 
 
 def test_frozen() -> None:

@@ -56,7 +56,8 @@ def test_factory_with_arguments(module: ModuleType) -> None:
     def create_app(config: str = "production") -> Flask:
         raise AssertionError
 
-    with pytest.raises(ConfigurationError, match=r"'shop\.web' has neither.*BACKGROUND_APP = \"shop:app\""):
+    example = r'BACKGROUND_APP = "shop\.web:create_app\(\)", with the arguments'
+    with pytest.raises(ConfigurationError, match=rf"'shop\.web' has neither.*{example}"):
         locate(made_in(module, create_app=create_app), None)
 
 
@@ -65,3 +66,17 @@ def test_module_that_cannot_be_imported(name: str) -> None:
     """A script is not run a second time to find its app; and a name may be no module's."""
     with pytest.raises(ConfigurationError, match=f"made in '{name}', which a child process cannot import"):
         locate(Flask(name), None)
+
+
+@pytest.mark.parametrize("names", [["site"], ["create_app"]], ids=["variable", "factory"])
+def test_script(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error for a script says how other processes import it."""
+    script = ModuleType("__main__")
+    script.__file__ = "/srv/shop.py"
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    app = Flask("__main__")
+    values = {"site": app, "create_app": lambda: app}
+    vars(script).update({name: values[name] for name in names})
+    example = {"site": "shop:site", "create_app": r"shop:create_app\(\)"}[names[0]]
+    with pytest.raises(ConfigurationError, match=f'BACKGROUND_APP = "{example}"'):
+        locate(app, None)

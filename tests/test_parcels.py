@@ -85,6 +85,21 @@ def test_lost_result() -> None:
     assert isinstance(error, ResultLost)
 
 
+class Exiting(Exception):
+    """What ends the process when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit
+
+
+def test_what_exits_when_it_is_sent() -> None:
+    """It does not take its process along."""
+    status, _, error = come_back((Status.SUCCEEDED, Exiting(), None))
+    assert (status, type(error)) == (Status.SUCCEEDED, ResultLost)
+    status, _, error = come_back((Status.FAILED, None, Exiting("closed")))
+    assert (status, type(error)) == (Status.FAILED, ItemFailed)
+
+
 def test_error() -> None:
     """An error comes back with its notes, and its traceback is its cause."""
     try:

@@ -60,3 +60,25 @@ def test_end(ends: tuple[Pipes, Pipes]) -> None:
         there.receive()
     with pytest.raises(BrokenPipeError):
         there.send(Withdrawn())
+
+
+def test_end_that_does_not_block() -> None:
+    """What finds no room is left for later, and of a message that is not complete nothing is seen."""
+    first, second = os.pipe(), os.pipe()
+    here, there = Pipes(first[0], second[1], blocking=False), Pipes(second[0], first[1], blocking=False)
+    large = Ended("succeeded", os.urandom(300_000), "", "")
+    for message in (large, Withdrawn()):
+        here.send(message)
+    assert here.is_sending
+    there.read()
+    assert there.take() is None
+    received = []
+    while len(received) < 2:
+        here.send_more()
+        there.read()
+        while (got := there.take()) is not None:
+            received.append(got)
+    assert received == [large, Withdrawn()]
+    assert not here.is_sending
+    here.close()
+    there.close()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import errno
 import io
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -31,6 +36,8 @@ from flask_background.errors import (
     ItemTimeout,
     ResultLost,
 )
+from flask_background.executors.children import Child
+from flask_background.executors.parcels import Setup
 
 from .children import SharedEvent, SharedList, Shipping, add_tasks, hold, ship
 from .helpers import BOUND, Script, Site, our_threads, until
@@ -135,9 +142,13 @@ def test_child_is_nice_and_limited(make_shop: Callable[..., Shop]) -> None:
     assert shop.call(os.nice, 0).result(BOUND) == min(19, os.nice(0) + 7)
 
 
-def test_time_of_the_start_is_not_the_items(shop: Shop) -> None:
+def test_time_of_the_start_is_not_the_items(make_shop: Callable[..., Shop], tmp_path: Path) -> None:
     """A timeout counts from when the child is ready."""
-    assert shop.call(os.getpid, timeout=0.3).result(BOUND)
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(2)\nfrom tests.children import create_app\n")
+    shop = make_shop(BACKGROUND_APP="slow:create_app")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        assert shop.call(os.getpid, timeout=1.5).result(BOUND)
 
 
 def test_app_cannot_be_loaded(make_shop: Callable[..., Shop]) -> None:
@@ -175,6 +186,48 @@ def test_child_dies_as_it_starts(make_shop: Callable[..., Shop], tmp_path: Path)
     assert "ended with exit status 7 before it had loaded the app 'deadly:app'" in str(error)
 
 
+def test_app_that_gevent_patches(
+    make_shop: Callable[..., Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app may have gevent patch its process when it is loaded; items there hear of their tokens."""
+    patching = "from gevent import monkey; monkey.patch_all()\nfrom tests.children import create_app\n"
+    (tmp_path / "patching.py").write_text(patching)
+    monkeypatch.syspath_prepend(tmp_path)
+    shop = make_shop(BACKGROUND_APP="patching:create_app", BACKGROUND_KILL_AFTER=BOUND)
+    assert shop.pid()
+    item = shop.call(wait_for_token, timeout=0.1)
+    assert isinstance(item.exception(BOUND), ItemTimeout)
+    assert shop.pid()
+
+
+def wait_for_token() -> None:
+    """Wait until the token fires, and heed it."""
+    assert current_item.token.wait(BOUND)
+    current_item.token.raise_if_cancelled()
+
+
+def test_no_memory_for_the_app(make_shop: Callable[..., Shop]) -> None:
+    """A limit that is too low for the app is named."""
+    error = make_shop(cpu={"kind": "process", "max_memory": 1}).call(os.getpid).exception(BOUND)
+    assert isinstance(error, ItemCrashed)
+    assert "the app 'tests.children:create_app'" in str(error)
+    assert " within its max_memory of 1 MiB" in str(error)
+
+
+def test_app_that_enqueues_as_it_is_loaded(
+    make_shop: Callable[..., Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such an app cannot be loaded by a child, and the error says why."""
+    enqueue = "with app.app_context(): app.extensions['background'].owner.enqueue(print)\n"
+    (tmp_path / "eager.py").write_text(
+        f"from tests.children import create_app\napp = create_app()\n{enqueue}"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    error = make_shop(BACKGROUND_APP="eager:app").call(os.getpid).exception(BOUND)
+    assert isinstance(error, ItemCrashed)
+    assert "print was enqueued in a child process, by an item or as the app was loaded there" in str(error)
+
+
 def test_task_that_children_would_not_find(shop: Shop) -> None:
     """Another task of the same name is refused where it is enqueued."""
     other = shop.background.task(name="shop.other", executor="cpu")(lambda: 1)
@@ -189,6 +242,35 @@ def test_task_that_the_child_does_not_have(shop: Shop) -> None:
     error = here.enqueue().exception(BOUND)
     assert isinstance(error, LookupError)
     assert "no task 'shop.here' in a child process" in str(error)
+
+
+STARTED = """
+import os, sys, time
+from flask import Flask
+from flask_background import Background
+app = Flask(__name__)
+app.config.update(BACKGROUND_EXECUTORS={"cpu": {"kind": "process"}}, BACKGROUND_APP="script:app")
+background = Background(app)
+class Order: pass
+@background.task(executor="cpu")
+def work(order=None):
+    print("in the child")
+    os._exit(3)
+if __name__ == "__main__":
+    with app.app_context():
+        print(work.enqueue().exception(60))
+        print(*work.enqueue(Order()).exception(60).__notes__)
+"""
+
+
+def test_script(script: Callable[..., Script], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a script, children know the tasks but not the classes, which the error says; prints are not lost."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    program = script(STARTED)
+    assert program.ends() == 0
+    assert "in the child\n" in program.said
+    assert "ended with exit status 3" in program.said
+    assert "in a module that can be imported there, not in a script" in program.said
 
 
 # What an item sees and gives.
@@ -235,6 +317,129 @@ def test_coroutine_function(shop: Shop) -> None:
     item.cancel()
     assert isinstance(item.exception(BOUND), ItemCancelled)
     assert alive(pid)
+
+
+def use_a_pool() -> list[int]:
+    """Compute in forks, which the pool ends by SIGTERM."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(abs, [-1, -2])
+
+
+def test_pool_of_forks(shop: Shop) -> None:
+    """An item may use a pool of multiprocessing, which ends."""
+    assert shop.call(use_a_pool, timeout=BOUND).result(BOUND) == [1, 2]
+
+
+async def clean_up(seen: SharedList) -> None:
+    """Wait to be cancelled, and do something then."""
+    seen.append("begun")
+    try:
+        await asyncio.sleep(BOUND)
+    finally:
+        seen.append("cleaned up")
+
+
+ONE = {"cpu": CPU | {"workers": 1}}
+
+
+def test_cancelled_coroutine_cleans_up(make_shop: Callable[..., Shop]) -> None:
+    """It is not its child's death that ends it."""
+    shop = make_shop(**ONE, BACKGROUND_KILL_AFTER=60)
+    pid = shop.pid()
+    seen = SharedList(shop.folder / "seen")
+    item = shop.call(clean_up, seen)
+    until(lambda: len(seen))
+    item.cancel()
+    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert seen == ["begun", "cleaned up"]
+    assert shop.pid() == pid
+
+
+def test_coroutine_is_cancelled_while_the_host_stops(make_shop: Callable[..., Shop]) -> None:
+    """Also if the token has fired for the stop."""
+    shop = make_shop(**ONE, BACKGROUND_KILL_AFTER=60)
+    seen = SharedList(shop.folder / "seen")
+    item = shop.call(clean_up, seen)
+    until(lambda: len(seen))
+    stopping = threading.Thread(target=shop.background.stop, args=(60,))
+    stopping.start()
+    until(lambda: item.token.cancelled)
+    item.cancel()
+    assert isinstance(item.exception(BOUND), ItemInterrupted)
+    assert seen == ["begun", "cleaned up"]
+    stopping.join(BOUND)
+
+
+def test_thread_that_a_coroutine_has_left(make_shop: Callable[..., Shop]) -> None:
+    """It counts as the item's, so its child is killed, and the next item does not wait for it."""
+    shop = make_shop(**ONE)
+
+    async def work(begun: SharedEvent) -> None:
+        begun.set()
+        await asyncio.to_thread(time.sleep, 60)
+
+    pid = shop.pid()
+    begun = SharedEvent(shop.folder / "begun")
+    item = shop.call(work, begun)
+    until(begun.is_set)
+    item.cancel()
+    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert shop.pid() != pid
+
+
+def test_task_that_exits(make_shop: Callable[..., Shop]) -> None:
+    """What a coroutine has left on its loop ends itself alone, as on the event loop's executor."""
+    shop = make_shop(**ONE)
+
+    async def work() -> int:
+        asyncio.get_running_loop().call_soon(sys.exit)
+        await asyncio.sleep(0.01)
+        return os.getpid()
+
+    assert shop.call(work).result(BOUND) == shop.pid()
+
+
+def test_future(shop: Shop) -> None:
+    """A function may leave its work to a Future, which has the upload until it ends."""
+
+    def work(upload: FileStorage) -> Any:
+        gate = threading.Timer(0.1, int)
+        gate.start()
+
+        def read() -> bytes:
+            gate.join()
+            return upload.read()
+
+        return concurrent.futures.ThreadPoolExecutor(1).submit(read)
+
+    assert shop.call(work, FileStorage(io.BytesIO(b"meow"), "cat.png")).result(BOUND) == b"meow"
+
+
+class Foreign:
+    """What can be read in the process alone that made it."""
+
+    def __reduce__(self) -> Any:
+        return _read_foreign, (os.getpid(),)
+
+
+def _read_foreign(pid: int) -> Foreign:
+    if pid != os.getpid():
+        raise ValueError("it is from another process")
+    return Foreign()
+
+
+def test_progress_that_cannot_be_read(make_shop: Callable[..., Shop]) -> None:
+    """It fails its item, and whatever that does meanwhile is not taken for the next one's doing."""
+    shop = make_shop(**ONE)
+
+    def work() -> str:
+        current_item.report_progress(Foreign())  # type: ignore[arg-type]
+        time.sleep(0.1)
+        return "too late"
+
+    for _ in range(2):
+        assert "from another process" in str(shop.call(work).exception(BOUND))
+        assert shop.call(len, "next").result(BOUND) == 4
 
 
 def test_progress_is_seen_while_it_runs(shop: Shop) -> None:
@@ -343,7 +548,7 @@ def test_timeout_is_hard(any_shop: Shop, name: str) -> None:
     """Whatever an item does, it is ended soon after its token has fired. Others go on, the next ones run."""
     gate = SharedEvent(any_shop.folder / "gate")
     other = any_shop.call(partial(hold, gate, os.getpid))
-    item, pid = any_shop.begin(name, timeout=0.3)
+    item, pid = any_shop.begin(name, timeout=1.0)
     began = time.monotonic()
     error = item.exception(BOUND)
     assert time.monotonic() - began < 5.0
@@ -375,6 +580,45 @@ def test_who_heeds_the_token_is_not_killed(make_shop: Callable[..., Shop]) -> No
     assert shop.pid() == pid
 
 
+def test_item_may_have_very_long(make_shop: Callable[..., Shop]) -> None:
+    """Who sets no limit gets none."""
+    shop = make_shop(BACKGROUND_KILL_AFTER=1e10)
+    begun = SharedList(shop.folder / "begun")
+    item = shop.call(partial(hold, SharedEvent(shop.folder / "never"), partial(begun.append, 1)))
+    until(lambda: len(begun))
+    item.cancel()
+    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert item.status is Status.CANCELLED
+
+
+def test_child_that_does_not_listen(make_shop: Callable[..., Shop]) -> None:
+    """A timeout holds although the arguments do not even get through."""
+    shop = make_shop(**ONE)
+    pid = shop.pid()
+    os.kill(pid, signal.SIGSTOP)
+    item = shop.call(len, bytes(1 << 20), timeout=0.2)
+    assert isinstance(item.exception(BOUND), ItemTimeout)
+    assert shop.pid() != pid
+
+
+def test_callback_that_takes_long(make_shop: Callable[..., Shop]) -> None:
+    """A callback of a token that does not end does not hold up the next item."""
+    shop = make_shop(**ONE, BACKGROUND_KILL_AFTER=60)
+
+    def work(registered: SharedEvent) -> int:
+        current_item.token.on_cancel(partial(time.sleep, 60))
+        registered.set()
+        until(lambda: current_item.token.cancelled)
+        return os.getpid()
+
+    registered = SharedEvent(shop.folder / "registered")
+    item = shop.call(work, registered)
+    until(registered.is_set)
+    item.cancel()
+    pid = item.result(BOUND)
+    assert shop.pid() == pid
+
+
 def test_kill_reaches_what_the_item_has_started(shop: Shop) -> None:
     """A program that the item waits for ends with it."""
     item, program = shop.begin("start_another")
@@ -389,6 +633,31 @@ def test_memory_is_limited(make_shop: Callable[..., Shop]) -> None:
     pid = shop.pid()
     assert isinstance(shop.tasks["eat"].enqueue(400).exception(BOUND), MemoryError)
     assert shop.tasks["eat"].enqueue(50).result(BOUND) == 50 << 20
+    assert shop.pid() == pid
+
+
+def test_all_memory_is_used(make_shop: Callable[..., Shop]) -> None:
+    """An item that has left none has that for its failure, and its child lives."""
+    shop = make_shop(cpu={"kind": "process", "workers": 1, "max_memory": 200})
+
+    def work() -> None:
+        eaten: list[Any] = []
+        while True:
+            eaten = [eaten, object()]
+
+    pid = shop.pid()
+    assert isinstance(shop.call(work).exception(BOUND), MemoryError)
+    assert shop.pid() == pid
+
+
+def test_no_memory_for_the_result(make_shop: Callable[..., Shop]) -> None:
+    """A result that exists, and for whose copies there is no memory, is lost, and the item has succeeded."""
+    shop = make_shop(cpu={"kind": "process", "workers": 1, "max_memory": 300})
+    pid = shop.pid()
+    for mebibytes in (100, 200):  # no memory for the message, or not even for its pickle
+        item = shop.call(bytes, mebibytes << 20)
+        assert isinstance(item.exception(BOUND), ResultLost)
+        assert item.status is Status.SUCCEEDED
     assert shop.pid() == pid
 
 
@@ -439,6 +708,38 @@ def test_child_dies_and_leaves_another(shop: Shop) -> None:
     assert time.monotonic() - began < BOUND / 2
 
 
+def test_child_dies_with_what_it_has_started(shop: Shop) -> None:
+    """A program that a crashed item has started does not go on beside the next attempt."""
+    path = shop.folder / "pid"
+
+    def work() -> None:
+        path.write_text(str(subprocess.Popen(["sleep", "60"]).pid))
+        os._exit(5)
+
+    assert isinstance(shop.call(work).exception(BOUND), ItemCrashed)
+    until(lambda: not alive(int(path.read_text())))
+
+
+def test_no_descriptors_for_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that finds too many files open leaves no more of them open."""
+    made: list[int] = []
+    pipe = os.pipe
+
+    def limited() -> tuple[int, int]:
+        if len(made) == 4:
+            raise OSError(errno.EMFILE, "too many open files")
+        made.extend(ends := pipe())
+        return ends
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pipe", limited)
+        with pytest.raises(OSError, match="too many"):
+            Child(Setup("shop:app", 0, None))
+    for end in made:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(end)
+
+
 def test_idle_child_dies(make_shop: Callable[..., Shop]) -> None:
     """A child that dies while it has nothing to do fails no item."""
     shop = make_shop(cpu=CPU | {"workers": 1})
@@ -457,6 +758,68 @@ def test_child_leaves_signals_to_its_parent(make_shop: Callable[..., Shop], numb
     pid = shop.pid()
     os.kill(pid, number)
     assert shop.pid() == pid
+
+
+def test_handler_of_the_app(make_shop: Callable[..., Shop], tmp_path: Path) -> None:
+    """Not even if the app has a handler of its own."""
+    rude = (
+        "import signal, sys\nsignal.signal(signal.SIGTERM, sys.exit)\nfrom tests.children import create_app\n"
+    )
+    (tmp_path / "rude.py").write_text(rude)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        shop = make_shop(**ONE, BACKGROUND_APP="rude:create_app")
+        pid = shop.pid()
+    os.kill(pid, signal.SIGTERM)
+    assert shop.pid() == pid
+
+
+def test_handler_that_an_item_has_left(make_shop: Callable[..., Shop]) -> None:
+    """Between two items it ends the child, and not the threads that another one waits for."""
+    shop = make_shop(**ONE)
+
+    def work() -> int:
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        signal.signal(signal.SIGALRM, sys.exit)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        return os.getpid()
+
+    pid = shop.call(work).result(BOUND)
+    until(lambda: not alive(pid))
+    assert shop.pid() != pid
+
+
+def test_forked_process_heeds_signals(shop: Shop) -> None:
+    """An item that forks can end what it has forked."""
+
+    def work() -> int | None:
+        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        forked.start()
+        forked.terminate()
+        forked.join(BOUND)
+        return forked.exitcode
+
+    assert shop.call(work).result(BOUND) == -signal.SIGTERM
+
+
+def test_forked_process_comes_back(make_shop: Callable[..., Shop]) -> None:
+    """A process that an item has forked, and that returns from its function, does not answer for it."""
+    shop = make_shop(**ONE)
+
+    def work() -> int:
+        if forked := os.fork():
+            os.waitpid(forked, 0)
+        return forked
+
+    assert shop.call(work).result(BOUND) > 0
+    assert shop.call(len, "next").result(BOUND) == 4
+
+
+def test_prints(shop: Shop, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an item prints is seen when it has ended: its child may be killed at any moment after that."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    shop.call(print, "said").result(BOUND)
+    assert "said" in capfd.readouterr().out
 
 
 def crash_once(ran: SharedList) -> int:

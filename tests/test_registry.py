@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,7 +104,7 @@ def test_task_of(background: Background, registry: Registry) -> None:
     """The task of a journaled item has the options that it was enqueued with; the others are its own."""
     task = make(background, durable=True, timeout=5, max_attempts=2, backoff=7, max_crashes=9)
     options = {"timeout": 30.0, "max_attempts": 4, "backoff": 0.5}
-    found = registry.task_of(replace(ENTRY, executor="mail", options=json.dumps(options)))
+    found = registry.task_of(ENTRY._replace(executor="mail", options=json.dumps(options)))
     assert isinstance(found, Task)
     assert (found.func, found.name, found.executor, found.timeout) == (send, "mail", "mail", 30.0)
     assert (found.retry.max_attempts, found.retry.backoff, found.options.max_crashes) == (4, 0.5, 9)
@@ -116,7 +115,7 @@ def test_task_of(background: Background, registry: Registry) -> None:
 def test_task_of_with_a_function(background: Background, registry: Registry) -> None:
     """A backoff that is a function is the task's own: it is not in the journal."""
     make(background, durable=True, backoff=backoff)
-    found = registry.task_of(replace(ENTRY, options='{"timeout": null, "max_attempts": 2}'))
+    found = registry.task_of(ENTRY._replace(options='{"timeout": null, "max_attempts": 2}'))
     assert found.retry.backoff is backoff
 
 
@@ -128,7 +127,7 @@ def test_task_that_became_one_in_memory(background: Background, registry: Regist
 
 def test_unknown_task(registry: Registry) -> None:
     """Of a task that is not there the name and the executor are known; it is never more than that."""
-    found = registry.task_of(replace(ENTRY, task="gone", executor="mail", options="no JSON"))
+    found = registry.task_of(ENTRY._replace(task="gone", executor="mail", options="no JSON"))
     assert found == Unknown("gone", "mail")
     assert (found.key, found.timeout, found.retry, found.due) == (None, None, ONCE, None)
 
@@ -157,7 +156,7 @@ def test_malformed_options(background: Background, registry: Registry, options: 
     """Options that nobody has written raise: whoever asked parks the item."""
     make(background, durable=True)
     with pytest.raises((ConfigurationError, TypeError, ValueError)):
-        registry.task_of(replace(ENTRY, options=options))
+        registry.task_of(ENTRY._replace(options=options))
 
 
 def test_portable(background: Background, registry: Registry) -> None:

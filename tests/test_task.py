@@ -6,9 +6,12 @@ import asyncio
 import functools
 import inspect
 import math
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -43,6 +46,49 @@ def test_looks_like_its_function(background: Background) -> None:
     assert task.__doc__ == "Add up."
     assert inspect.signature(task) == inspect.signature(add)
     assert repr(task) == "<Task tests.test_task.add>"
+
+
+def in_main() -> Callable[..., Any]:
+    """A function of the script that was started."""
+
+    def work() -> None: ...
+
+    work.__module__, work.__qualname__ = "__main__", "work"
+    return work
+
+
+@pytest.mark.parametrize(
+    ("file", "spec", "name"),
+    [
+        ("/srv/shop.py", None, "shop.work"),
+        ("/srv/shop/web.py", ModuleSpec("shop.web", None), "shop.web.work"),
+        (None, None, "__main__.work"),
+    ],
+    ids=["python shop.py", "python -m shop.web", "python -c"],
+)
+def test_name_in_a_script(
+    background: Background,
+    file: str | None,
+    spec: ModuleSpec | None,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A script's task is named as in processes that import the script."""
+    main = ModuleType("__main__")
+    main.__file__, main.__spec__ = file, spec  # type: ignore[assignment]
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert background.task(in_main()).name == name
+
+
+def test_script_that_is_imported_too(background: Background, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A durable task may be made twice: by the script, and by the module that it is when it is imported."""
+    main = ModuleType("__main__")
+    main.__file__ = "/srv/shop.py"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    again = in_main()
+    again.__module__ = "shop"
+    tasks = [background.task(durable=True)(func) for func in (in_main(), again)]
+    assert [task.name for task in tasks] == ["shop.work", "shop.work"]
 
 
 def test_call(background: Background) -> None:

@@ -113,7 +113,7 @@ def _ask(port: int, path: str, method: str = "GET") -> bytes:
 def _server(kind: str, folder: Path) -> Iterator[int]:
     """A gunicorn with one worker of four threads; its port."""
     port = free_port()
-    options = ["--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "4"]
+    options = ["--bind", f"127.0.0.1:{port}", "-k", "gthread", "--threads", "4", "--keep-alive", "60"]
     command = [
         sys.executable,
         "-m",

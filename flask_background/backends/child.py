@@ -16,6 +16,7 @@ class ChildBackend(LocalBackend):
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         raise EnqueuedInChild(
-            f"{item.task_name} was enqueued by an item that runs in a child process, and would end with that:"
-            " make it durable=True, so that it goes into the journal, or call it as a function"
+            f"{item.task_name} was enqueued in a child process, by an item or as the app was loaded there,"
+            " and would end with that: make it durable=True, so that it goes into the journal, or call it as"
+            " a function"
         )

@@ -17,6 +17,8 @@ from .pipes import Pipes
 # How long a child may take to load the app, and to end when it is told to, in seconds.
 _STARTED_WITHIN = 60.0
 _ENDED_WITHIN = 1.0
+# What poll can wait at once, which is not for ever, in seconds.
+_LONG = 1e6
 # How often it is looked whether it has, where that has to be asked.
 _LOOK = 0.005
 # The exit status that somebody else has been told.
@@ -56,11 +58,12 @@ class Child:
         self._setup = setup
         self._lock = native.new_lock()  # others must not ring or kill what has been closed or reaped
         self._status: int | None = None
+        #: Whether it has died before it had read all that it was told.
+        self.died_unread = False
         self._poll = native.new_poll()
-        theirs_in, ours_out = os.pipe()
-        ours_in, theirs_out = os.pipe()
-        self._pipes = Pipes(ours_in, ours_out)
-        self._heard, self._bell = os.pipe()
+        theirs_in, ours_out, ours_in, theirs_out, self._heard, self._bell = _open_pipes(3)
+        # It may be stuck in whatever an item has left, and must not hold up who wants to kill it.
+        self._pipes = Pipes(ours_in, ours_out, blocking=False)
         self._death = -1
         for end in (self._heard, self._bell):
             os.set_blocking(end, False)
@@ -89,12 +92,17 @@ class Child:
         """Wait until it has loaded the app. Raises ItemCrashed if it does not."""
         end = time.monotonic() + _STARTED_WITHIN
         try:
-            self.send(self._setup)
             started = None
+            try:
+                self.send(self._setup)
+            except OSError:
+                raise Dead(self.pid, self.end()) from None
             while started is None and (left := end - time.monotonic()) > 0:
                 started = self.receive(left)
-        except (Dead, OSError) as error:
-            raise ItemCrashed(f"{error} before it had loaded the app {self._setup.location!r}") from None
+        except Dead as error:
+            raise ItemCrashed(
+                f"{error} before it had loaded the app {self._setup.location!r}{self._memory_hint()}"
+            ) from None
         if not isinstance(started, Started):
             raise ItemCrashed(
                 f"a child process did not load the app {self._setup.location!r} within"
@@ -103,28 +111,48 @@ class Child:
         if started.trouble is not None:
             raise ItemCrashed(
                 f"a child process could not load the app {self._setup.location!r}. BACKGROUND_APP says where"
-                f" it is, and each process has to be able to load it:\n\n{started.trouble}"
+                f" it is, and each process has to be able to load it{self._memory_hint()}:"
+                f"\n\n{started.trouble}"
             )
+
+    def _memory_hint(self) -> str:
+        memory = self._setup.max_memory
+        return "" if memory is None else f" within its max_memory of {memory} MiB"
 
     def send(self, message: Message) -> None:
         """Tell it something. Raises OSError if it has ended."""
         self._pipes.send(message)
 
     def receive(self, seconds: float | None) -> Message | None:
-        """What it says next; None after so many seconds, and when the bell rings. Raises Dead."""
-        if (message := self._pipes.take()) is not None:
+        """What it says next; None after so many seconds, when the bell rings, or if there is more to come.
+
+        Raises Dead.
+        """
+        pipes = self._pipes
+        if (message := pipes.take()) is not None:
             return message
-        ready = dict(self._poll.poll(None if seconds is None else max(0.0, seconds * 1000.0)))
+        if is_sending := pipes.is_sending:
+            self._poll.register(pipes.outbound, select.POLLOUT)
+        ready = dict(self._poll.poll(None if seconds is None else min(max(0.0, seconds), _LONG) * 1000.0))
+        if is_sending:
+            self._poll.unregister(pipes.outbound)
         if self._heard in ready:
             os.read(self._heard, 512)
-        if self._pipes.inbound in ready:
-            try:
-                return self._pipes.receive()
-            except (EOFError, OSError):
-                raise Dead(self.pid, self.end()) from None
+        try:
+            if pipes.outbound in ready:
+                pipes.send_more()
+            if pipes.inbound in ready:
+                pipes.read()
+                return pipes.take()
+        except (EOFError, OSError):
+            raise self._dead() from None
         if self._death in ready:
-            raise Dead(self.pid, self.end())
+            raise self._dead()
         return None
+
+    def _dead(self) -> Dead:
+        self.died_unread = self._pipes.is_unread
+        return Dead(self.pid, self.end())
 
     def is_alive(self) -> bool:
         """Whether it runs, as far as is known."""
@@ -163,7 +191,10 @@ class Child:
     def _look(self) -> int | None:
         if self._status is None:
             try:
-                self._status = native.exit_code_of(self.pid)
+                if native.has_ended(self.pid):
+                    with suppress(OSError):  # there is hardly ever something left of its group
+                        os.killpg(self.pid, signal.SIGTERM)
+                    self._status = native.exit_code_of(self.pid)
             except ChildProcessError:
                 self._status = _UNKNOWN
         return self._status
@@ -177,3 +208,16 @@ class Child:
             if self._death != -1:
                 os.close(self._death)
             self._bell = self._death = -1
+
+
+def _open_pipes(count: int) -> list[int]:
+    """The ends of so many pipes, or none at all."""
+    ends: list[int] = []
+    try:
+        for _ in range(count):
+            ends += os.pipe()
+    except OSError:
+        for end in ends:
+            os.close(end)
+        raise
+    return ends

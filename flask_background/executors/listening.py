@@ -6,12 +6,16 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 
 from .. import native
 from ..status import Attempt
 from ..token import CancellationSource, CancelReason
 from . import parcels
 from .pipes import Pipes
+
+Callbacks = list[Callable[[], object]]
 
 
 class Job:
@@ -33,18 +37,15 @@ class Job:
         assert call is not None
         return call
 
-    def ask_to_end(self, reason: CancelReason, remaining: float | None = None) -> None:
-        """Fire the token, and cancel what is awaited."""
+    def ask_to_end(self, reason: CancelReason, remaining: float | None = None) -> Callbacks:
+        """Fire the token, and cancel what is awaited; the callbacks are the caller's to call."""
         if self.over:
-            return
+            return []
         self._limit(remaining)
-        for callback in self.source.fire(reason):
-            try:
-                callback()
-            except BaseException:
-                traceback.print_exc()
+        callbacks = self.source.fire(reason)
         if reason is not CancelReason.SHUTDOWN and (abort := self.attempt.abort) is not None:
             abort()
+        return callbacks
 
     def _limit(self, seconds: float | None) -> None:
         if seconds is not None:
@@ -68,11 +69,11 @@ class Listener:
                     job = Job(message)
                     self.jobs.put(job)
                 elif isinstance(message, parcels.Asked) and job is not None:
-                    job.ask_to_end(CancelReason(message.reason), message.remaining)
+                    self._call_back(job.ask_to_end(CancelReason(message.reason), message.remaining))
                 del message  # or an idle child would keep the arguments of its last item
         except (EOFError, OSError):
             if job is None or job.over:
-                _flush()
+                flush()
             os._exit(0)
         except (
             BaseException
@@ -80,8 +81,27 @@ class Listener:
             traceback.print_exc()
             os._exit(os.EX_OSERR)
 
+    @staticmethod
+    def _call_back(callbacks: Callbacks) -> None:
+        # On a thread of their own: they are foreign, and the parent has to be heard whatever they do.
+        if callbacks:
+            try:
+                native.start_thread(partial(call_back, callbacks), "background-callbacks")
+            except RuntimeError:  # the system has no thread to give
+                call_back(callbacks)
 
-def _flush() -> None:
+
+def call_back(callbacks: Callbacks) -> None:
+    """Call what waits for a token."""
+    for callback in callbacks:
+        try:
+            callback()
+        except BaseException:
+            traceback.print_exc()
+
+
+def flush() -> None:
+    """Print what was printed."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

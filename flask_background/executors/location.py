@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
+from ..options import name_elsewhere
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -33,7 +34,7 @@ def locate(app: Flask, setting: str | None) -> str:
         )
     raise ConfigurationError(
         f"child processes would not find the app {app.name!r}: {why}. Say where it is, as in"
-        ' BACKGROUND_APP = "shop:app" or "shop:create_app()"'
+        f" BACKGROUND_APP = {_example(app, module)}"
     )
 
 
@@ -41,10 +42,27 @@ def _variable(module: ModuleType, app: Flask) -> str | None:
     return next((name for name, value in vars(module).items() if value is app), None)
 
 
+def _example(app: Flask, module: ModuleType | None) -> str:
+    """What the setting could be; of a script, or a factory with arguments, this is only likely."""
+    name = name_elsewhere(app.import_name)
+    if module is not None and name != "__main__":
+        if (variable := _variable(module, app)) is not None:
+            return f'"{name}:{variable}"'
+        for factory in _FACTORIES:
+            if inspect.isfunction(function := vars(module).get(factory)):
+                given = ", with the arguments that it is to have" if _parameters(function) else ""
+                return f'"{name}:{factory}()"{given}'
+    return '"shop:app" or "shop:create_app()"'
+
+
 def _factory(module: ModuleType) -> str | None:
     """A factory that can have been called in one way only."""
     for name in _FACTORIES:
         factory = vars(module).get(name)
-        if inspect.isfunction(factory) and not inspect.signature(factory).parameters:
+        if inspect.isfunction(factory) and not _parameters(factory):
             return f"{name}()"
     return None
+
+
+def _parameters(function: Any) -> Any:
+    return inspect.signature(function).parameters

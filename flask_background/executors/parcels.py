@@ -128,6 +128,12 @@ def unpack(pickled: bytes, uploads: Sequence[FileStorage]) -> tuple[tuple[Any, .
     _arriving[:] = uploads
     try:
         args, kwargs = pickle.loads(pickled)
+    except (AttributeError, ImportError) as error:
+        error.add_note(
+            "An argument's class was not found in the child process: define it in a module that can be"
+            " imported there, not in a script"
+        )
+        raise
     finally:
         _arriving.clear()
     return args, kwargs
@@ -175,8 +181,8 @@ def end(outcome: Outcome) -> Ended:
     if error is None:
         try:
             return Ended(status, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), "", "")
-        except Exception as wrong:
-            return Ended(status, None, f"the result cannot be sent from its child process: {wrong}", "")
+        except BaseException as wrong:  # whatever it raises, the item has succeeded
+            return Ended(status, None, f"the result cannot be sent from its child process: {wrong!r}", "")
     trace = "".join(traceback.format_exception(error))
     return Ended(status, _pickled_error(error), _text_of(error), trace)
 
@@ -209,7 +215,7 @@ def _pickled_error(error: BaseException) -> bytes | None:
     try:
         pickled = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
         return pickled if type(pickle.loads(pickled)) is type(error) else None
-    except Exception:
+    except BaseException:
         return None
 
 

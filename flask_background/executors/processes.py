@@ -15,7 +15,6 @@ of that pool ever runs again. Nor can it be asked from a real thread under geven
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Awaitable
@@ -24,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BackgroundError, ConfigurationError, ItemCancelled, ItemCrashed
 from ..runner import Perform, Run
 from ..status import Outcome
-from ..token import CancelReason
 from . import parcels
+from .calls import Call, Killed, NotBegun, parcel_of
 from .children import Child, Dead
 from .location import locate
 from .threads import ThreadExecutor
@@ -71,7 +70,7 @@ class ProcessExecutor(ThreadExecutor):
     def prepare(self, item: WorkItem[Any]) -> None:
         self.check(item._task)
         # Now, for what cannot be sent is to be refused in the view, and what it is may change after that.
-        item._args, item._kwargs = (_parcel_of(item),), None
+        item._args, item._kwargs = (parcel_of(item),), None
 
     def setup(self) -> parcels.Setup:
         """What the children are told first. Raises ConfigurationError if they would not find the app."""
@@ -141,16 +140,16 @@ class Attendant:
         try:
             try:
                 return self._call(item)
-            except _NotBegun:  # it had died since the last item, as that one's doing perhaps
+            except NotBegun:  # it had died since the last item, as that one's doing perhaps
                 self.let_child_go()
                 self.prepare()
                 return self._call(item)
-        except (Dead, _NotBegun) as dead:
+        except (Dead, NotBegun) as dead:
             self.let_child_go()
             if self._executor.is_over:
                 raise _cut_short(item) from None
             raise ItemCrashed(f"{dead} while it ran item {item.id} ({item.task_name})") from None
-        except _Killed as killed:
+        except Killed as killed:
             self.let_child_go()
             raise ItemCancelled(str(killed), item.token) from None
 
@@ -159,92 +158,18 @@ class Attendant:
         if trouble is not None:
             raise _cut_short(item) if self._executor.is_over else trouble
         assert self._child is not None
-        outcome = _Call(self._child, item, self._executor.kill_after).run()
+        call = Call(self._child, item, self._executor.kill_after)
+        message = call.message()
+        try:
+            outcome = call.run(message)
+        except (Dead, NotBegun, Killed):
+            raise
+        except BaseException:
+            self._child.kill()  # it may go on with this item, and must not answer for the next one
+            self.let_child_go()
+            raise
         self._used = time.monotonic()
         return outcome
-
-
-class _NotBegun(Exception):
-    """The child had died before the item was sent to it."""
-
-
-class _Killed(Exception):
-    """The child did not heed the item's token in time."""
-
-
-class _Call:
-    """One call of one item in its child."""
-
-    def __init__(self, child: Child, item: WorkItem[Any], kill_after: float) -> None:
-        self._child = child
-        self._item = item
-        self._kill_after = kill_after
-        self._kill_at = math.inf
-
-    def run(self) -> Outcome:
-        """Begin, tell the child what it has to know, and take down what it says, until the end."""
-        item, token = self._item, self._item.token
-        attempt = item._attempt
-        assert attempt is not None
-        parcel = _parcel_of(item)
-        call = parcels.Call(
-            task=item.task_name,
-            item_id=item.id,
-            attempt=attempt.number,
-            enqueued=item._enqueued,
-            started=attempt.started or time.time(),
-            state=parcels.state_as_tuple(item.state),
-            timeout=item._task.timeout,
-            remaining=token.remaining,
-            reason=None if token.reason is None else token.reason.value,
-            pickled=parcel.pickled,
-            uploads=[parcels.send(upload) for upload in parcel.uploads],
-        )
-        forget = token.on_cancel(self._child.ring)
-        attempt.abort = self._end_soon
-        try:
-            if token.reason in (CancelReason.REQUESTED, CancelReason.TIMEOUT):
-                self._end_soon()  # it was asked for before there was something to end
-            try:
-                self._child.send(call)
-            except OSError:
-                raise _NotBegun(str(Dead(self._child.pid, self._child.end()))) from None
-            return self._listen(told=call.reason is not None)
-        finally:
-            attempt.abort = None
-            forget()
-
-    def _listen(self, told: bool) -> Outcome:
-        child, item, token = self._child, self._item, self._item.token
-        while True:
-            if token.reason is not None and not told:
-                told = True
-                try:
-                    child.send(parcels.Asked(token.reason.value, token.remaining))
-                except OSError:
-                    pass  # it has just died, as it is about to tell
-            left = None if self._kill_at == math.inf else self._kill_at - time.monotonic()
-            if left is not None and left <= 0:
-                child.kill()
-                raise _Killed(f"its child process was killed {self._kill_after} s after it was asked to end")
-            message = child.receive(left)
-            if isinstance(message, parcels.Ended):
-                return parcels.outcome_of(message, f"item {item.id} ({item.task_name})")
-            if isinstance(message, parcels.Progressed):
-                item.report_progress(*message)
-            elif isinstance(message, parcels.Withdrawn):
-                item.cancel()
-
-    def _end_soon(self) -> None:
-        """Its time is up, or somebody wants it to end: the token has told it so. On any thread."""
-        self._kill_at = min(self._kill_at, time.monotonic() + self._kill_after)
-        self._child.ring()
-
-
-def _parcel_of(item: WorkItem[Any]) -> parcels.Parcel:
-    if len(item._args) == 1 and type(item._args[0]) is parcels.Parcel:
-        return item._args[0]  # an item in memory: see ``prepare``
-    return parcels.pack(item._task.func, item._args, item._kwargs or {}, bool(item._uploads))
 
 
 def _cut_short(item: WorkItem[Any]) -> BackgroundError:

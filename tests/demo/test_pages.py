@@ -90,7 +90,7 @@ def test_gallery_shows_progress(start_demo: Start, browser: Browser, tmp_path: P
     until(lambda: any(step in browser.text() for step in ("Reading", "Making the copy of")))
     browser.shot("gallery-progress")
     until(lambda: len(browser.all("#pictures img")) == 12, 60)
-    assert not browser.all("#works .item")
+    until(lambda: not browser.all("#works .item"))
     assert browser.problems() == []
 
 
