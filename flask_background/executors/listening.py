@@ -75,9 +75,8 @@ class Listener:
             if job is None or job.over:
                 flush()
             os._exit(0)
-        except (
-            BaseException
-        ):  # such as no memory for what was said, so that the next is not understood either
+        except BaseException:
+            # Such as no memory for what was said: then the next is not understood either.
             traceback.print_exc()
             os._exit(os.EX_OSERR)
 
