@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from .backends.base import Intake
-    from .backends.celery import CeleryBackend
+    from .backends.celery.backend import CeleryBackend
     from .backends.durable import DurableBackend
     from .backends.immediate import ImmediateBackend
     from .backends.local import LocalBackend
@@ -104,7 +104,7 @@ class AppPart:
     def celery(self) -> CeleryBackend:
         """What sends items to Celery. Raises ConfigurationError."""
         if self._celery is None:
-            from .backends.celery import CeleryBackend  # with Celery, for apps that name it
+            from .backends.celery.backend import CeleryBackend  # with Celery, for apps that name it
 
             self._celery = CeleryBackend(self.app, self.settings, self.owner.registry)
             with _publishing:
@@ -121,7 +121,7 @@ class AppPart:
     def join_celery(self) -> None:
         """Should this be a Celery worker's process, or become one, its tasks are there for it."""
         if self.settings.celery is not None or self.settings.backend == "celery" or "celery" in sys.modules:
-            from .backends.celery_worker import join
+            from .backends.celery.worker import join
 
             join(self)
 

@@ -231,7 +231,7 @@ def test_celery_of_the_users_own(redis: Redis) -> None:
     assert item.status is Status.QUEUED
     assert redis.length("shops") == 1
 
-    from flask_background.backends.celery_worker import register
+    from flask_background.backends.celery.worker import register
 
     register(celery, app.extensions["background"])
     assert (celery.tasks["shop.work"].acks_late, celery.tasks["shop.work"].reject_on_worker_lost) == (

@@ -33,7 +33,7 @@ class Shop:
         options = {"durable": self.durable, "backend": "immediate" if self.immediate else None, **options}
         task = self.background.task(name=name, **options)(func)
         if self.worker is not None:
-            from flask_background.backends.celery_worker import register
+            from flask_background.backends.celery.worker import register
 
             register(self.worker.app, self.app.extensions["background"])
             self.worker.consumer.update_strategies()

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from celery import Celery
 
-from ..errors import BrokerError, ConfigurationError, Unsupported
+from ...errors import BrokerError, ConfigurationError, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flask import Flask
 
-    from ..config import Settings
-    from ..item import Callee
-    from ..registry import Registry
+    from ...config import Settings
+    from ...item import Callee
+    from ...registry import Registry
     from .envelope import Envelope
 
 # A message may be sent to another worker when it has not been acknowledged for so long (seconds): of the 30

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BrokerError
-from ..record import Record
-from ..status import Status
+from ...errors import BrokerError
+from ...record import Record
+from ...status import Status
 
 if TYPE_CHECKING:
     from celery import Celery

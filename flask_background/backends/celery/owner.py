@@ -7,20 +7,20 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from .. import native
-from ..alarms import Alarm, Alarms
-from ..events import Events
-from ..item import WorkItem
-from ..outcomes import progress_as_data
-from ..status import Attempt, Outcome, Progress, Status
-from ..token import CancellationSource, CancelReason
+from ... import native
+from ...alarms import Alarm, Alarms
+from ...events import Events
+from ...item import WorkItem
+from ...outcomes import progress_as_data
+from ...status import Attempt, Outcome, Progress, Status
+from ...token import CancellationSource, CancelReason
 from .stopflag import stop_flag
 
 if TYPE_CHECKING:
     from _thread import LockType
 
-    from ..part import AppPart
-    from ..record import Record
+    from ...part import AppPart
+    from ...record import Record
     from .records import Records
 
 # How often a run looks whether it is asked to end, and tells its progress, in seconds.

@@ -1,6 +1,6 @@
 """Items for a Celery cluster: sent to its broker, run by its workers, known everywhere by their records.
 
-Imported only where Celery is named. The cluster is the app's own, ``app.extensions["celery"]``, or one that
+The cluster is the app's own, ``app.extensions["celery"]``, or one that
 is made of ``BACKGROUND_CELERY``.
 """
 
@@ -12,17 +12,17 @@ import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from .. import data, native
-from ..errors import BrokerError, ItemCancelled, NotData, Refused, Unsupported
-from ..events import Events
-from ..options import NO_KEYS
-from ..record import Record
-from ..recorded import RecordedItem
-from ..registry import Unknown
-from ..status import Attempt, Outcome, Status
-from ..token import CancellationSource, CancelReason
-from .base import Intake
-from .border import check_executor
+from ... import data, native
+from ...errors import BrokerError, ItemCancelled, NotData, Refused, Unsupported
+from ...events import Events
+from ...options import NO_KEYS
+from ...record import Record
+from ...recorded import RecordedItem
+from ...registry import Unknown
+from ...status import Attempt, Outcome, Status
+from ...token import CancellationSource, CancelReason
+from ..base import Intake
+from ..border import check_executor
 from .cluster import Cluster
 from .envelope import Envelope
 from .records import Records
@@ -30,9 +30,9 @@ from .records import Records
 if TYPE_CHECKING:
     from flask import Flask
 
-    from ..config import Settings
-    from ..item import WorkItem
-    from ..registry import Registry
+    from ...config import Settings
+    from ...item import WorkItem
+    from ...registry import Registry
 
 _ID = re.compile("[0-9a-f]{24}")
 

@@ -10,21 +10,21 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import data, native
-from ..awaiting import await_here
-from ..errors import BrokerError, ItemCancelled, ItemFailed, ItemInterrupted, ItemTimeout
-from ..item import WorkItem
-from ..outcomes import error_as_data, result_as_data
-from ..runner import let_frames_go, perform
-from ..status import Attempt, Outcome, Status
-from .celery_owner import ClusterItem, RunOwner
+from ... import data, native
+from ...awaiting import await_here
+from ...errors import BrokerError, ItemCancelled, ItemFailed, ItemInterrupted, ItemTimeout
+from ...item import WorkItem
+from ...outcomes import error_as_data, result_as_data
+from ...runner import let_frames_go, perform
+from ...status import Attempt, Outcome, Status
 from .envelope import Envelope
+from .owner import ClusterItem, RunOwner
 from .records import Failure, Records
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from ..part import AppPart
+    from ...part import AppPart
 
 # What is due in less than this is waited for; for more, the message is sent on (seconds).
 _SOON = 1.0

@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from .. import data
-from ..record import Record
-from ..status import Status
+from ... import data
+from ...record import Record
+from ...status import Status
 
 if TYPE_CHECKING:
-    from ..item import WorkItem
-    from ..task import Task
+    from ...item import WorkItem
+    from ...task import Task
 
 _HEADER = "flask_background"
 

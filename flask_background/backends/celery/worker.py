@@ -13,8 +13,7 @@ from celery import Task as CeleryTask
 from celery.exceptions import Reject
 from celery.signals import worker_init, worker_shutting_down
 
-from ..errors import ConfigurationError
-from .celery_run import Again, ItemRun
+from ...errors import ConfigurationError
 from .cluster import (
     celery_of,
     check_settings,
@@ -24,12 +23,13 @@ from .cluster import (
     visible_for,
 )
 from .records import Failure
+from .run import Again, ItemRun
 from .stopflag import stop_flag
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from ..part import AppPart
+    from ...part import AppPart
 
 _parts: weakref.WeakSet[AppPart] = weakref.WeakSet()
 
