@@ -1,6 +1,6 @@
 """Items for a Celery cluster. Imported only where Celery is named.
 
-Where they are enqueued: ``backend`` (the contract), ``cluster`` (the Celery app), ``envelope`` (what a message
-says), ``records`` (what is known of an item everywhere). In a worker: ``worker`` (its start), ``run`` (one
-message), ``owner`` (the item while it runs), ``stopflag`` (its end).
+Where they are enqueued: ``backend`` (the contract), ``cluster`` (the Celery app), ``envelope`` (what a
+message says), ``records`` (what is known of an item everywhere). In a worker: ``worker`` (its start),
+``run`` (one message), ``owner`` (the item while it runs), ``stopflag`` (its end).
 """
