@@ -138,6 +138,11 @@ def hold_stubbornly(gate: threading.Event, func: Callable[[], Any]) -> Any:
 # Tasks with a function of their own, which the tests of the executor use.
 
 
+def pid() -> int:
+    """Where it runs."""
+    return os.getpid()
+
+
 def segfault() -> None:
     """Die as a broken C extension does."""
     ctypes.string_at(0)
@@ -178,7 +183,7 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
-TASKS: tuple[Callable[..., Any], ...] = (segfault, hog, eat, die_by, spin, start_another, leave)
+TASKS: tuple[Callable[..., Any], ...] = (pid, segfault, hog, eat, die_by, spin, start_another, leave)
 
 
 def add_tasks(background: Background, **options: Any) -> dict[str, Task[..., Any]]:
