@@ -405,3 +405,17 @@ def test_messages_of_one_item(app: Flask, redis: Redis, make_worker: MakeWorker)
     assert [notes[f"book {number} done"] for number in range(40)] == [1] * 40
     assert [notes[f"attempt {number}"] for number in (1, 2, 3)] == [1, 1, 1]
     assert [notes[f"dies {number}"] for number in (1, 2)] == [1, 1]
+
+
+def test_a_workers_own_outbox(app: Flask, redis: Redis, make_worker: MakeWorker, journal: Path) -> None:
+    """What an item has enqueued in a worker that dies is handed over by the next worker there."""
+    redis.stop()
+    last = shop.book.enqueue(1)
+    shop.background.stop(0)
+    redis.start()
+    assert rows(journal) == {"queued": 1}
+    worker = make_worker(journal=str(journal))
+    assert last.result(LONG) == 1
+    until(lambda: not rows(journal))
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(BOUND) == 0, worker.log
