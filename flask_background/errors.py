@@ -111,6 +111,7 @@ class JournalError(Refused):
 class BrokerError(Refused):
     """Celery's broker or result backend has not answered: what was to be enqueued is not.
 
+    Of a durable task: nor could the journal take it, or Celery cannot send it at all. The message says which.
     Where it has hung, rather than been gone, the item may have reached it all the same, and then it runs.
     """
 

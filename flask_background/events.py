@@ -60,6 +60,24 @@ class Events:
             "%d item%s of process %s, which died, will be run again", count, "s"[: count != 1], owner
         )
 
+    def celery_lost(self, error: Exception) -> None:
+        """It cannot be reached. Told once for all items that this concerns."""
+        self.log.warning(
+            "Celery cannot be reached: until it can be, durable items wait in this machine's journal, and"
+            ' those with fallback="local" run here. %s',
+            error,
+        )
+
+    def celery_found(self, seconds: float) -> None:
+        """It is reached again."""
+        self.log.warning("Celery is reached again, after %.1f s", seconds)
+
+    def handed_over(self, count: int) -> None:
+        """What waited in the journal is Celery's now."""
+        self.log.warning(
+            "%d item%s that waited in the journal handed over to Celery", count, "s"[: count != 1]
+        )
+
     def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
         """It has run to its end here, and the journal says that another process has it."""
         self.log.warning(

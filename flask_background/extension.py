@@ -79,7 +79,8 @@ class Background:
         "response" to start when the response has been sent, or "commit" to be enqueued when the current
         SQLAlchemy session has committed. ``durable``: items are on disk when enqueue
         returns, and survive the process. ``backend``: "celery" for a Celery cluster, "immediate" to run
-        items where they are enqueued, or "local", whatever ``BACKGROUND_BACKEND`` says.
+        items where they are enqueued, or "local", whatever ``BACKGROUND_BACKEND`` says. ``fallback``: "local"
+        to run items here that Celery cannot be reached for; durable ones wait in the journal then.
 
         ``max_attempts``: how many runs may fail before the item does; 1 by default. ``backoff``: seconds
         between them, or a function of the attempt's number and its exception that returns them; about 1, 2,

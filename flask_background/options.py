@@ -33,6 +33,7 @@ class TaskOptions:
     when: When = "now"
     durable: bool = False
     backend: BackendName | None = None
+    fallback: Literal["local"] | None = None
     max_attempts: int = 1
     backoff: Backoff = None
     retry_on: tuple[type[BaseException], ...] = (Exception,)
@@ -61,6 +62,8 @@ class TaskOptions:
             raise _wrong(
                 "backend", self.backend, '"local", "immediate" or "celery", or None for BACKGROUND_BACKEND'
             )
+        if self.fallback is not None:
+            self._check_fallback()
         if (
             not isinstance(self.max_crashes, int)
             or isinstance(self.max_crashes, bool)
@@ -75,6 +78,20 @@ class TaskOptions:
             raise _wrong("when", self.when, '"now" or "commit" where a delay or run_at is given')
         to_timestamp(self.delay, self.run_at, 0.0)  # raises if they are not usable
         object.__setattr__(self, "retry", RetryPolicy(self.max_attempts, self.backoff, self.retry_on))
+
+    def _check_fallback(self) -> None:
+        if self.fallback != "local":
+            raise _wrong("fallback", self.fallback, '"local" or None')
+        if self.durable:
+            raise ConfigurationError(
+                f"task {self.name} is durable and has a fallback: where Celery cannot be reached the journal"
+                " keeps durable items until it can be, so leave fallback out"
+            )
+        if self.backend not in (None, "celery"):
+            raise ConfigurationError(
+                f'task {self.name} has backend="{self.backend}" and a fallback, which is for items that go to'
+                " Celery: leave one of the two out (in using(), fallback=None)"
+            )
 
     @property
     def is_delayed(self) -> bool:
@@ -92,6 +109,7 @@ class _Run(TypedDict, total=False):
     when: When
     durable: bool
     backend: BackendName | None
+    fallback: Literal["local"] | None
     max_attempts: int
     backoff: Backoff
     retry_on: tuple[type[BaseException], ...]

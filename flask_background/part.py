@@ -118,6 +118,10 @@ class AppPart:
             or (self.settings.backend == "local" and self.owner.registry.names_backend("celery"))
         )
 
+    def _has_cluster(self) -> bool:
+        """Whether there is a Celery that items may be sent to."""
+        return self.settings.celery is not None or "celery" in self.app.extensions
+
     def join_celery(self) -> None:
         """Should this be a Celery worker's process, or become one, its tasks are there for it."""
         if self.settings.celery is not None or self.settings.backend == "celery" or "celery" in sys.modules:
@@ -199,6 +203,7 @@ class AppPart:
                 self.folder,
                 self.owner.registry,
                 runs=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
+                sender=(lambda: self.celery.sender) if self._has_cluster() else None,
             )
         finally:
             vars(self).pop("_opening", None)

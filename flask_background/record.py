@@ -31,6 +31,10 @@ class Record(NamedTuple):
     error: str | None = None
     #: Why an item that has not failed by itself will not run.
     reason: str | None = None
+    #: The message that has brought about its last run: there may be others, and none is to run beside it.
+    message: str | None = None
+    #: When the next attempt may start.
+    due: float | None = None
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:

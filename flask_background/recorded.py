@@ -24,13 +24,13 @@ _SOON, _LATER = 0.01, 0.25
 class RecordKeeper(Keeper, Protocol):
     """What the handle needs of the backend that keeps the records."""
 
-    def read(self, item_id: str) -> Record | None: ...
+    def look(self, item: RecordedItem[Any]) -> Record | None: ...
 
 
 class RecordedItem(WorkItem[R]):
     """A work item that other machines run. What it says is as its record is when it is asked."""
 
-    __slots__ = ("__weakref__", "here")
+    __slots__ = ("__weakref__", "here", "in_outbox", "runs_here")
 
     def __init__(
         self,
@@ -42,6 +42,10 @@ class RecordedItem(WorkItem[R]):
     ) -> None:
         #: Whether it waits in this process, so that there is no record of it yet.
         self.here = True
+        #: Whether this machine's journal has it, until it can be handed over; or had it at the last look.
+        self.in_outbox = False
+        #: Whether this process is to run it after all: it is ``here`` for good, kept by its backend.
+        self.runs_here = False
         super().__init__(task, args, kwargs, state, keeper)
 
     @classmethod
@@ -88,6 +92,8 @@ class RecordedItem(WorkItem[R]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
+        if self.runs_here:
+            return super().wait(timeout)
         end = None if timeout is None else time.monotonic() + timeout
         pause = _SOON
         while not self._has_ended():
@@ -99,6 +105,8 @@ class RecordedItem(WorkItem[R]):
         return True
 
     def __await__(self) -> Generator[Any, None, R]:
+        if self.runs_here:
+            return (yield from super().__await__())
         yield from self._ended().__await__()
         return self.result(0)
 
@@ -123,7 +131,7 @@ class RecordedItem(WorkItem[R]):
 
     def _look(self) -> None:
         if not (self._told or self.here):
-            record = cast(RecordKeeper, self._keeper).read(self.id)
+            record = cast(RecordKeeper, self._keeper).look(self)
             if record is not None:  # else it ended so long ago that its record is gone
                 self.take(record)
 

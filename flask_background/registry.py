@@ -73,7 +73,7 @@ class Registry:
         task = self.tasks.get(entry.task)
         if task is None:
             return Unknown(entry.task, entry.executor)
-        return task.using(executor=entry.executor, durable=True, **json.loads(entry.options))
+        return task.using(executor=entry.executor, durable=True, fallback=None, **json.loads(entry.options))
 
     def check_portable(self, task: Task[..., Any]) -> None:
         """Raise ConfigurationError if another process could not run the task with these options."""

@@ -101,7 +101,7 @@ class Task(Generic[P, R]):
         transaction of the app's current SQLAlchemy session has been committed; drop the item if it is rolled
         back. ``timeout``: seconds that a run may take,
         or None. ``executor``: the name of another executor. ``durable``: in the journal. ``backend``:
-        where its items go. ``delay``: seconds,
+        where its items go, and ``fallback``: "local" if they may run here instead. ``delay``: seconds,
         or a timedelta, ``run_at``: an aware datetime; before that it does not start. ``key``: while an item
         of this task with the same key is queued or running, enqueue returns that one. ``max_attempts``,
         ``backoff``, ``retry_on``, ``max_crashes``: see ``Background.task``.

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import native
+from ..config import OUTBOX
 from ..errors import JournalError
 from ..item import WorkItem
 from ..journal import queries, store
@@ -27,6 +28,7 @@ from ..status import Attempt, Status
 from .base import Phase
 from .claims import Claims
 from .keeper import Keeper
+from .outbox import Outbox, Sender
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,12 +55,13 @@ class DurableBackend(Claims):
         registry: Registry,
         *,
         runs: Collection[str],
+        sender: Callable[[], Sender] | None = None,
     ) -> None:
         power = settings.durability == "power"
         self.writer = writer_at(folder, power=power)
         self.writer.open()
         try:
-            owner = Owner(folder / "owners", registry.tasks, local.executors)
+            owner = Owner(folder / "owners", registry.tasks, [*local.executors, *[OUTBOX] * bool(sender)])
         except OSError as error:
             self.writer.close()
             raise self.writer.failure(error) from error
@@ -72,6 +75,7 @@ class DurableBackend(Claims):
         )
         self.keep = settings.keep
         self._over = False
+        self.outbox = Outbox(self, sender)
         self.keeper = Keeper(self)
         local.companion = self
         if local.ledger.phase is Phase.STOPPED:  # opened to be read, after the stop
@@ -90,12 +94,13 @@ class DurableBackend(Claims):
             if handle is None:
                 raise
             return handle
-        return handle if entry is None else self.handle(entry)
+        # What waits for Celery is its backend's to know.
+        return handle if entry is None or entry.executor == OUTBOX else self.handle(entry)
 
     def items(self, status: Status | None = None, task: str | None = None) -> list[JournaledItem[Any]]:
         """Those that were enqueued last, oldest first; with this status, and of the task with this name."""
         entries = self.writer.read(partial(queries.entries, status=status, task=task))
-        return [self.handle(entry) for entry in entries]
+        return [self.handle(entry) for entry in entries if entry.executor != OUTBOX]
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until nothing is in flight here, nor waits, for its time too, so that this process runs it."""
@@ -202,7 +207,7 @@ class DurableBackend(Claims):
             was_over, self._over = self._over, True
         if was_over:
             return
-        has_ended = self.keeper.close(_LAST_WRITES)
+        has_ended = self.outbox.close(_LAST_WRITES) & self.keeper.close(_LAST_WRITES)
         if self.writer.flush(_LAST_WRITES) and has_ended and self.local.ledger.is_idle():
             with suppress(JournalError):  # then they are recovered when the process is gone
                 self._give_all_back()

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import native
+from ..config import OUTBOX
 from ..errors import ConfigurationError
 from ..journal import owner as owners
 from ..journal import queries, schedules, store
@@ -101,6 +102,7 @@ class Keeper:
         if backend.runs and backend.local.ledger.phase is Phase.RUNNING:
             self._fire(now)
             backend.claim(now)
+        backend.outbox.look()
         if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
             self._looked_over_at = now
             self._look_over(now)
@@ -200,6 +202,8 @@ class Keeper:
             if backend.look(item_id) is None:
                 backend.packing.forget(item_id)
         tasks, executors = list(backend.registry.tasks), list(backend.local.executors)
+        if backend.outbox.is_open:
+            executors.append(OUTBOX)
         unknown = partial(queries.unknown, tasks=tasks, executors=executors, now=now)
         for entry in backend.writer.read(unknown):
             if (reason := self._why_nobody_runs(entry)) is not None:

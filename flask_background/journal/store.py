@@ -12,6 +12,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
+from ..config import OUTBOX
 from ..status import Status
 from .entry import COLUMNS, Entry
 from .queries import ALL, select, to_entry
@@ -165,7 +166,10 @@ def recover(
     What has crashed as often as it may is parked. What somebody wanted to end has been cancelled.
     """
     ended = []
-    released = 0
+    # Of these none has run, and who wanted one to end is heard when it is handed over.
+    released = db.execute(
+        "update item set owner = null where owner = ? and executor = ?", (owner, OUTBOX)
+    ).rowcount
     for entry in select(db, "where owner = ?", (owner,)):
         ran = entry.id in running
         crashes = entry.crashes + (ran and charged)

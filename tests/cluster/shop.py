@@ -161,3 +161,17 @@ def enqueue_durable() -> list[str]:
 def odd_result() -> Any:
     """Return what is no data."""
     return object()
+
+
+@background.task(durable=True)
+def book(number: int, seconds: float = 0.0) -> int:
+    """Write down that it has run, and whether another run of it was on its way."""
+    path = Path(os.environ["SHOP_NOTES"]).parent / f"books-{number}"
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        note(f"book {number} runs twice at once")
+    time.sleep(seconds)
+    path.unlink(missing_ok=True)
+    note(f"book {number} done")
+    return number

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
 from ... import data, native
@@ -23,9 +23,12 @@ from ...status import Attempt, Outcome, Status
 from ...token import CancellationSource, CancelReason
 from ..base import Intake
 from ..border import check_executor
-from .cluster import Cluster
+from .breaker import Breaker
+from .cluster import Cluster, Unsendable
 from .envelope import Envelope
 from .records import Records
+from .sender import OutboxSender
+from .wayout import WayOut, record_of
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -52,6 +55,9 @@ class CeleryBackend(Intake):
         self.registry = registry
         self.cluster = Cluster.of(app, settings, registry)
         self.records = Records(self.cluster.client)
+        self.breaker = Breaker(self.events)
+        self.way_out = WayOut(app)
+        self.sender = OutboxSender(self)
         self._settings = settings
         self._handles: WeakValueDictionary[str, RecordedItem[Any]] = WeakValueDictionary()
 
@@ -61,8 +67,8 @@ class CeleryBackend(Intake):
         assert isinstance(item, RecordedItem)
         self._pack(item)
         self._handles[item.id] = item
-        if not held:
-            self._publish(item, due)
+        if not (held or self._send(item, due)):
+            return self.way_out.run_here(item, due)
         self.events.enqueued(item)
         return item
 
@@ -85,8 +91,9 @@ class CeleryBackend(Intake):
         if item._told:
             return
         try:
-            self._publish(item, due)
-        except BrokerError as error:
+            if not self._send(item, due):
+                self.way_out.go_on_here(item, due)
+        except Refused as error:
             self._end_held(item, ItemCancelled(f"item {item.id} could not be handed over: {error}"))
             raise
 
@@ -106,20 +113,43 @@ class CeleryBackend(Intake):
         text = data.dump_call(task.func, item._args, item._kwargs or {}, max_bytes=self._settings.max_payload)
         item._args, item._kwargs = (text,), None
 
+    def _send(self, item: RecordedItem[Any], due: float | None) -> bool:
+        """Send it, or let it wait in the journal; False if it is to run here. Raises BrokerError."""
+        task: Any = item._task
+        has_way_out = self.way_out.is_there_for(task)
+        error = BrokerError("Celery could not be reached a moment ago")
+        if not has_way_out or self.breaker.lets_pass():
+            try:
+                self._publish(item, due)
+            except BrokerError as failure:
+                error = failure
+                has_way_out = has_way_out and not isinstance(error, Unsendable)
+                if has_way_out:
+                    self.breaker.broke(error)
+            else:
+                self.breaker.mended()
+                return True
+        try:
+            if not has_way_out:
+                raise error
+            if task.durable:
+                self.way_out.keep(item, due, error)
+            return bool(task.durable)
+        except BrokerError as refusal:
+            self.events.refused(item.task_name, refusal)
+            raise
+
     def _publish(self, item: RecordedItem[Any], due: float | None) -> None:
         envelope = Envelope.of(item, due)
         (payload,) = item._args
+        self.records.write(item.id, envelope.record(item.task_name))
+        item.here = False
         try:
-            self.records.write(item.id, envelope.record(item.task_name))
-            item.here = False
-            try:
-                self.cluster.publish(item.id, item.task_name, payload, envelope)
-            except BrokerError:
-                self._disown(item, envelope)
-                raise
-        except Refused as error:
+            self.cluster.publish(item.id, item.task_name, payload, envelope)
+        except BrokerError as error:
             item.here = True
-            self.events.refused(item.task_name, error)
+            if isinstance(error, Unsendable) or not item._task.durable:  # else another message follows
+                self._disown(item, envelope)
             raise
         item._args = ()
 
@@ -136,21 +166,28 @@ class CeleryBackend(Intake):
     # For handles.
 
     def get(self, item_id: str) -> RecordedItem[Any] | None:
-        """The handle of an item, wherever it is; None if there is no record of it. Raises BrokerError."""
+        """The handle of an item, wherever it is; None if nobody knows it. Raises Refused."""
         handle = self._handles.get(item_id)
-        if handle is not None and (handle.here or handle._told):
+        if (handle is not None and (handle.here or handle._told)) or not _ID.fullmatch(item_id):
             return handle
-        record = self.read(item_id) if _ID.fullmatch(item_id) else None
+        entry = self.way_out.look(item_id) if handle is None or handle.in_outbox else None
+        record = self._in_this_process().records.read(item_id) if entry is None else record_of(entry)
         if record is None:
             return handle
         if handle is None:
             task = self.registry.tasks.get(record.task) or Unknown(record.task, "thread")
             handle = self._handles[item_id] = RecordedItem.of(item_id, record, task, self)
+        handle.in_outbox = entry is not None
         return handle
 
-    def read(self, item_id: str) -> Record | None:
+    def look(self, item: RecordedItem[Any]) -> Record | None:
         """What is known of an item."""
-        return self._in_this_process().records.read(item_id)
+        if item.in_outbox:
+            entry = self.way_out.look(item.id)
+            if entry is not None:
+                return record_of(entry)
+            item.in_outbox = False  # there is a record now
+        return self._in_this_process().records.read(item.id)
 
     def _in_this_process(self) -> CeleryBackend:
         """What a process that was forked from this one has in its place: the connections are the parent's."""
@@ -162,24 +199,31 @@ class CeleryBackend(Intake):
     def cancel(self, item: WorkItem[Any]) -> bool:
         """Take an item back that has not started, or have a running one asked to end, wherever it is."""
         assert isinstance(item, RecordedItem)
-        if item._told:
+        if item._told or (item.in_outbox and item.status.is_final):
             return False
-        records = self._in_this_process().records
         why = ItemCancelled(f"item {item.id} ({item.task_name}) was cancelled")
         if item.here:
             return self._end_held(item, why)
-        # First this, then a look: whoever starts the item writes the one, and then looks for the other.
-        records.ask_to_end(item.id)
-        record = self.read(item.id)
-        if record is None or record.status.is_final:
-            return False
-        if record.status is Status.QUEUED:
-            record = record._replace(status=Status.CANCELLED, finished=time.time())
-            records.write(item.id, record)
-            item.take(record)
+        asked = item.in_outbox and self.way_out.take_back(item.id, time.time())
+        if not asked:  # whoever is handing it over has, or hears of it
+            asked = self._in_this_process().ask_to_end(item.id)
+        if item.status is Status.CANCELLED and asked == "cancelled":
             self.events.finished(item, (Status.CANCELLED, None, why))
-        self.source_of(item).fire(CancelReason.REQUESTED)
-        return True
+        if asked:
+            self.source_of(item).fire(CancelReason.REQUESTED)
+        return bool(asked)
+
+    def ask_to_end(self, item_id: str) -> Literal["cancelled", "asked"] | None:
+        """Cancel an item that has been sent and is queued; have a running one asked; None if it has ended."""
+        # First this, then a look: whoever starts the item writes the one, and then looks for the other.
+        self.records.ask_to_end(item_id)
+        record = self.records.read(item_id)
+        if record is None or record.status.is_final:
+            return None
+        if record.status is not Status.QUEUED:
+            return "asked"
+        self.records.write(item_id, record._replace(status=Status.CANCELLED, finished=time.time()))
+        return "cancelled"
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
         """The write side of a handle's token, which fires for what is asked here."""

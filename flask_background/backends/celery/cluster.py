@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from celery import Celery
+from kombu.exceptions import LimitExceeded, OperationalError
 
 from ...errors import BrokerError, ConfigurationError, Unsupported
 
@@ -40,6 +41,10 @@ _WAITS = 5
 _ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
+class Unsendable(BrokerError):
+    """It is not the broker that is in the way of a message, but the message, or how Celery is set up."""
+
+
 class Cluster:
     """One app's Celery, as a process sees it that enqueues."""
 
@@ -66,6 +71,7 @@ class Cluster:
         limit = self._visible_for() * _SHARE if timeout is None else timeout + self._settings.kill_after
         # A worker that would hold a message for longer than it may sends it on instead.
         seconds = min(envelope.seconds_left(), _HOP, self._visible_for() / 2)
+        headers = envelope.headers()
         with self._bounded() as left, self.client.producer_pool.acquire(block=True, timeout=left) as producer:
             self.client.send_task(
                 task_name,
@@ -74,15 +80,21 @@ class Cluster:
                 countdown=seconds or None,
                 producer=producer,
                 serializer="json",
-                headers=envelope.headers(),
+                headers=headers,
                 time_limit=limit,
                 ignore_result=True,  # the record is what is kept
                 argsrepr="(...)",
                 kwargsrepr="{}",
                 retry=True,
-                retry_policy=_ONCE_MORE,
+                retry_policy={**_ONCE_MORE, "errback": lambda *_: envelope.rename(headers)},
                 add_to_parent=False,
             )
+
+    def probe(self) -> None:
+        """Raise BrokerError if the broker does not answer."""
+        with self._bounded() as wait, self.client.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=wait)
+            connection.channel().close()
 
     def _visible_for(self) -> float:
         return visible_for(self._fixed, self._registry.tasks.values(), self._settings.kill_after)
@@ -94,6 +106,10 @@ class Cluster:
         try:
             yield timeout / _WAITS
         except Exception as error:
+            connection = self.client.connection_for_write()
+            errors = connection.connection_errors + connection.channel_errors
+            if not isinstance(error, (OperationalError, LimitExceeded, OSError, *errors)):
+                raise Unsendable(f"Celery cannot send it: {type(error).__name__}: {error}") from error
             after = time.monotonic() - began
             raise BrokerError(f"Celery's broker was not reached within {after:.1f} s: {error}") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -12,6 +14,7 @@ from ...status import Status
 
 if TYPE_CHECKING:
     from ...item import WorkItem
+    from ...journal.entry import Entry
     from ...task import Task
 
 _HEADER = "flask_background"
@@ -26,6 +29,8 @@ class Envelope(NamedTuple):
     traceparent: str | None
     #: As far as ``using`` may have changed them.
     options: dict[str, Any]
+    #: Which message this is, once it is one: each has a name of its own.
+    message: str = ""
 
     @classmethod
     def of(cls, item: WorkItem[Any], due: float | None) -> Self:
@@ -44,18 +49,38 @@ class Envelope(NamedTuple):
         )
 
     @classmethod
+    def of_entry(cls, entry: Entry) -> Self:
+        """What an item needs that waits in the journal."""
+        trace = None if entry.state is None else data.load_state(entry.state).traceparent
+        due = entry.due if entry.due > entry.enqueued else None
+        options = {**json.loads(entry.options), "max_crashes": entry.max_crashes}
+        return cls(entry.enqueued, due, entry.state, trace, options)
+
+    @classmethod
     def open(cls, headers: Mapping[str, Any]) -> Self:
         """Read what ``headers`` gave."""
         fields = headers[_HEADER]
         return cls(
-            fields["enqueued"], fields["due"], fields["state"], headers.get("traceparent"), fields["options"]
+            fields["enqueued"],
+            fields["due"],
+            fields["state"],
+            headers.get("traceparent"),
+            fields["options"],
+            fields["message"],
         )
 
     def headers(self) -> dict[str, Any]:
         """The message's headers; the trace context is where tracing tools look for it."""
         fields = {"enqueued": self.enqueued, "due": self.due, "state": self.state, "options": self.options}
         trace = {} if self.traceparent is None else {"traceparent": self.traceparent}
-        return {_HEADER: fields, **trace}
+        headers = {_HEADER: fields, **trace}
+        self.rename(headers)
+        return headers
+
+    @staticmethod
+    def rename(headers: dict[str, Any]) -> None:
+        """Before it is sent once more: the first one may have arrived."""
+        headers[_HEADER]["message"] = secrets.token_hex(8)
 
     def record(self, task_name: str) -> Record:
         """The first record of the item."""

@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from celery.backends.redis import RedisBackend
+
 from ...errors import BrokerError
 from ...record import Record
 from ...status import Status
 
 if TYPE_CHECKING:
     from celery import Celery
+
+# How long a claim counts, in seconds.
+_CLAIMED = 60
 
 # What Celery calls them. Its RETRY, between two attempts, would have to be an exception.
 _STATES = {
@@ -60,6 +65,24 @@ class Records:
             text = str(record.attempt_of(item_id).error)
             result = {"exc_type": "Failure", "exc_module": __name__, "exc_message": [text, result]}
         self._store(item_id, result, _STATES[record.status])
+
+    def claim(self, item_id: str, record: Record, message: str) -> bool:
+        """Whether the run that follows what the record says is this message's to bring about.
+
+        Of several that come at the same moment one gets it, where the result backend is Redis; others can do
+        nothing of that kind. It counts for a minute, for then the record says more.
+        """
+        backend = self._celery.backend
+        if not isinstance(backend, RedisBackend):
+            return True
+        key = backend.get_key_for_task(f"{item_id}.after.{record.message}.{record.started}")
+        try:
+            return bool(
+                backend.client.set(key, message, nx=True, ex=_CLAIMED)
+                or backend.client.get(key) in (message.encode(), None)
+            )
+        except Exception as error:
+            raise _unreachable(error) from error
 
     def ask_to_end(self, item_id: str) -> None:
         """Whoever runs the item, or will, is to end it."""

@@ -1,7 +1,10 @@
 """One run of an item in a Celery worker: claim it by its record, perform it, put on record what it came to.
 
-A message may come twice: after a worker's death, or because an acknowledgement was lost. So the record
-decides. One that has ended is left alone; one that is said to run has lost its worker, and that is counted.
+A message may come twice: after a worker's death, or because an acknowledgement was lost. And an item may
+have several messages, as nobody can say of one whose sender was cut off whether it has arrived. So the record
+decides. An item that has ended is left alone. One that is said to run has lost its worker if that was this
+very message's run, and that is counted; another message's run is left to that one, which comes again if it
+has to. Each message has a name for that, and only one at a time begins a run.
 """
 
 from __future__ import annotations
@@ -77,16 +80,22 @@ class ItemRun:
     def _is_ours(self) -> bool:
         """Whether the item is to be run now, by whoever has got this message."""
         owner = self._owner
-        owner.record = owner.records.read(owner.id) or owner.record
+        known = owner.records.read(owner.id)
+        owner.record = known or owner.record
         if owner.record.status.is_final:
             return False
-        seconds = self._envelope.seconds_left()
-        if seconds > _SOON:
-            self._send_again(self._envelope)
+        message = self._envelope.message
+        if owner.record.status is Status.RUNNING and owner.record.message != message:
             return False
-        if seconds:
+        due = max(self._envelope.due or 0.0, owner.record.due or 0.0)
+        seconds = due - time.time()
+        if seconds > _SOON:
+            self._send_again(self._envelope._replace(due=due))
+            return False
+        if seconds > 0:
             native.sleep(seconds)
-        return True
+        # Of what there is no record of, nobody knows who has claimed what.
+        return known is None or owner.records.claim(owner.id, known, message)
 
     def _claim(self) -> ClusterItem | None:
         """The item with its arguments, on record as running; None if it ended instead."""
@@ -101,7 +110,14 @@ class ItemRun:
         except Exception as error:
             self._park(f"its arguments do not fit any more: {error}", crashes)
         item = ClusterItem.of(owner.id, record, task, args, kwargs, owner)
-        run = {"attempt": record.attempt + 1, "crashes": crashes, "started": time.time(), "progress": None}
+        run = {
+            "attempt": record.attempt + 1,
+            "crashes": crashes,
+            "started": time.time(),
+            "progress": None,
+            "message": self._envelope.message,
+            "due": None,
+        }
         owner.put(status=Status.RUNNING, **run)
         # In this order: who asks, asks first, and then looks whether it is queued.
         if owner.records.is_asked_to_end(owner.id):
@@ -146,9 +162,10 @@ class ItemRun:
         if status is Status.FAILED and error is not None and not item.is_unwanted():
             delay = item._task.retry.delay_after(run.number, error)
             if delay is not None:
-                self._put_surely(status=Status.QUEUED, error=failed)
+                due = time.time() + delay
+                self._put_surely(status=Status.QUEUED, error=failed, due=due)
                 owner.events.retried(item, error, delay)
-                self._send_again(self._envelope._replace(due=time.time() + delay))
+                self._send_again(self._envelope._replace(due=due))
                 return
         result = None
         if status is Status.SUCCEEDED:

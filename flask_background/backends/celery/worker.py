@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Task as CeleryTask
 from celery.exceptions import Reject
-from celery.signals import worker_init, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutting_down
 
 from ...errors import ConfigurationError
 from .cluster import (
@@ -40,6 +40,7 @@ def join(part: AppPart) -> None:
     if part.settings.celery is not None:
         celery_of(part.app, part.settings)  # for ``celery -A``, which looks for it right after this
     worker_init.connect(_worker_starts, dispatch_uid=__name__)
+    worker_ready.connect(_worker_is_ready, dispatch_uid=__name__)
     worker_shutting_down.connect(_worker_stops, dispatch_uid=__name__)
 
 
@@ -69,6 +70,13 @@ def _worker_starts(sender: Any, **_: Any) -> None:
             _make_ready(sender, sender.app, part)
         except ConfigurationError as error:
             raise SystemExit(f"flask-background: {error}") from error
+
+
+def _worker_is_ready(sender: Any, **_: Any) -> None:
+    """What items of a worker before this one have left in the journal here may have no other process."""
+    for part in _parts:
+        if part.app.extensions.get("celery") is sender.app:
+            part.look_for_work()
 
 
 def _worker_stops(sender: Any, **_: Any) -> None:
