@@ -7,7 +7,10 @@ state, and a failure as one. That somebody wants its end lies beside it.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
+
+from celery.backends.base import BaseKeyValueStoreBackend
 
 from ...errors import BrokerError
 from ...record import Record
@@ -53,13 +56,15 @@ class Records:
             return Record.of(kept) if isinstance(kept, dict) else _of_foreign(meta["status"], found)
         return Record.of(found) if isinstance(found, dict) and "status" in found else None
 
-    def write(self, item_id: str, record: Record) -> None:
-        """Put an item's record in the place of the last one."""
+    def write(self, item_id: str, record: Record, delay: float = 0.0) -> None:
+        """Put an item's record in the place of the last one. It waits for delay seconds then."""
         result: Any = record.as_data()
         if record.status in (Status.FAILED, Status.CANCELLED):
             text = str(record.attempt_of(item_id).error)
             result = {"exc_type": "Failure", "exc_module": __name__, "exc_message": [text, result]}
         self._store(item_id, result, _STATES[record.status])
+        if delay:
+            self._keep(item_id, delay)
 
     def ask_to_end(self, item_id: str) -> None:
         """Whoever runs the item, or will, is to end it."""
@@ -68,6 +73,15 @@ class Records:
     def is_asked_to_end(self, item_id: str) -> bool:
         """Whether somebody wants the item's end."""
         return bool(self._meta(f"{item_id}.cancel")["result"])
+
+    def _keep(self, item_id: str, delay: float) -> None:
+        """Let the record live until the item is due, where the backend gives each so many seconds."""
+        backend = self._celery.backend
+        if isinstance(backend, BaseKeyValueStoreBackend) and backend.expires:
+            try:
+                backend.expire(backend.get_key_for_task(item_id), math.ceil(delay) + backend.expires)
+            except Exception as error:
+                raise _unreachable(error) from error
 
     def _meta(self, key: str) -> dict[str, Any]:
         try:
