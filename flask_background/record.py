@@ -35,6 +35,9 @@ class Record(NamedTuple):
     message: str | None = None
     #: When the next attempt may start.
     due: float | None = None
+    #: What it has besides: how many uploads, and the key by its name there.
+    uploads: int | None = None
+    key: str | None = None
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:

@@ -12,20 +12,19 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
-from ... import data, native
-from ...errors import BrokerError, ItemCancelled, NotData, Refused, Unsupported
+from ... import native
+from ...errors import BrokerError, ItemCancelled, Refused
 from ...events import Events
-from ...options import NO_KEYS
 from ...record import Record
 from ...recorded import RecordedItem
 from ...registry import Unknown
 from ...status import Attempt, Outcome, Status
 from ...token import CancellationSource, CancelReason
 from ..base import Intake
-from ..border import check_executor
+from .belongings import Belongings
 from .breaker import Breaker
-from .cluster import Cluster, Unsendable
-from .envelope import Envelope
+from .cluster import Cluster
+from .dispatch import Dispatch
 from .records import Records
 from .sender import OutboxSender
 from .wayout import WayOut, record_of
@@ -44,8 +43,6 @@ class CeleryBackend(Intake):
     """The items that one process has sent to Celery, or asks it about."""
 
     item_kind = RecordedItem
-    takes_keys = False
-    takes_uploads = False
 
     def __init__(self, app: Flask, settings: Settings, registry: Registry) -> None:
         self.app = app
@@ -58,17 +55,33 @@ class CeleryBackend(Intake):
         self.breaker = Breaker(self.events)
         self.way_out = WayOut(app)
         self.sender = OutboxSender(self)
-        self._settings = settings
+        self.belongings = Belongings(settings, self.cluster.client, self.events)
+        self.takes_keys = self.belongings.keys.works
+        self.takes_uploads = self.belongings.uploads is not None
+        self.dispatch = Dispatch(self, settings)
         self._handles: WeakValueDictionary[str, RecordedItem[Any]] = WeakValueDictionary()
 
     # For views.
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         assert isinstance(item, RecordedItem)
-        self._pack(item)
-        self._handles[item.id] = item
-        if not (held or self._send(item, due)):
+        try:
+            stands_for_it = self.dispatch.pack(item, due) or (item if held else self.dispatch.send(item, due))
+        except BaseException as error:
+            if item.here:
+                self.dispatch.let_go(item)
+            if isinstance(error, Refused):
+                self.events.refused(item.task_name, error)
+            raise
+        if stands_for_it is None:
             return self.way_out.run_here(item, due)
+        if stands_for_it is not item:
+            self.dispatch.let_go(item)
+            _close_uploads(item)
+            return stands_for_it
+        self._handles[item.id] = item
+        if not held:
+            _close_uploads(item)
         self.events.enqueued(item)
         return item
 
@@ -91,77 +104,17 @@ class CeleryBackend(Intake):
         if item._told:
             return
         try:
-            if not self._send(item, due):
+            stands_for_it = self.dispatch.send(item, due)
+            if stands_for_it is None:
                 self.way_out.go_on_here(item, due)
         except Refused as error:
+            self.events.refused(item.task_name, error)
             self._end_held(item, ItemCancelled(f"item {item.id} could not be handed over: {error}"))
             raise
-
-    def _pack(self, item: RecordedItem[Any]) -> None:
-        """Make the arguments data, and refuse what Celery cannot do."""
-        task: Any = item._task
-        if task.key is not None and not self.takes_keys:
-            raise Unsupported(f"task {task.name}: {NO_KEYS}")
-        check_executor(task, self._settings.executors)
-        self.registry.check_portable(task)
-        self.cluster.check(task)
-        if item._uploads and not self.takes_uploads:
-            raise NotData(
-                f"task {task.name} goes to Celery, and an upload is on this machine: pass its content, or"
-                " save it where the workers can read it and pass its name"
-            )
-        text = data.dump_call(task.func, item._args, item._kwargs or {}, max_bytes=self._settings.max_payload)
-        item._args, item._kwargs = (text,), None
-
-    def _send(self, item: RecordedItem[Any], due: float | None) -> bool:
-        """Send it, or let it wait in the journal; False if it is to run here. Raises BrokerError."""
-        task: Any = item._task
-        has_way_out = self.way_out.is_there_for(task)
-        error = BrokerError("Celery could not be reached a moment ago")
-        if not has_way_out or self.breaker.lets_pass():
-            try:
-                self._publish(item, due)
-            except BrokerError as failure:
-                error = failure
-                has_way_out = has_way_out and not isinstance(error, Unsendable)
-                if has_way_out:
-                    self.breaker.broke(error)
-            else:
-                self.breaker.mended()
-                return True
-        try:
-            if not has_way_out:
-                raise error
-            if task.durable:
-                self.way_out.keep(item, due, error)
-            return bool(task.durable)
-        except BrokerError as refusal:
-            self.events.refused(item.task_name, refusal)
-            raise
-
-    def _publish(self, item: RecordedItem[Any], due: float | None) -> None:
-        envelope = Envelope.of(item, due)
-        (payload,) = item._args
-        self.records.write(item.id, envelope.record(item.task_name))
-        item.here = False
-        try:
-            self.cluster.publish(item.id, item.task_name, payload, envelope)
-        except BrokerError as error:
-            item.here = True
-            if isinstance(error, Unsendable) or not item._task.durable:  # else another message follows
-                self._disown(item, envelope)
-            raise
-        item._args = ()
-
-    def _disown(self, item: RecordedItem[Any], envelope: Envelope) -> None:
-        """Nobody has confirmed the message. Should it have arrived all the same, it is not to run."""
-        lost = envelope.record(item.task_name)._replace(
-            status=Status.CANCELLED, finished=time.time(), reason="refused: the broker did not answer"
-        )
-        try:
-            self.records.write(item.id, lost)
-        except BrokerError:
-            pass  # as dead as the broker
+        if stands_for_it is item:
+            _close_uploads(item)
+        elif stands_for_it is not None:
+            self.drop(item, f"item {stands_for_it.id}, which has the same key, is queued or running")
 
     # For handles.
 
@@ -223,6 +176,7 @@ class CeleryBackend(Intake):
         if record.status is not Status.QUEUED:
             return "asked"
         self.records.write(item_id, record._replace(status=Status.CANCELLED, finished=time.time()))
+        self.belongings.let_go(item_id, record.uploads, record.key)
         return "cancelled"
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
@@ -241,6 +195,15 @@ class CeleryBackend(Intake):
             item._attempt = Attempt()
             item._attempt.error, item._attempt.finished = error, time.time()
             item.status, item._told = Status.CANCELLED, True
+        self.dispatch.let_go(item)
+        _close_uploads(item)
         item._args, item._kwargs = (), None
         self.events.finished(item, outcome)
         return True
+
+
+def _close_uploads(item: WorkItem[Any]) -> None:
+    """They have been stored, or are not needed."""
+    for upload in item._uploads or ():
+        upload.close()
+    item._uploads = None

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ...task import Task
 
 _HEADER = "flask_background"
+# Among the options of an item that waits in the journal: how many it has.
+_UPLOADS = "uploads"
 
 
 class Envelope(NamedTuple):
@@ -29,11 +31,14 @@ class Envelope(NamedTuple):
     traceparent: str | None
     #: As far as ``using`` may have changed them.
     options: dict[str, Any]
+    #: What the item has besides: how many uploads, and the key by its name in Redis.
+    uploads: int | None = None
+    key: str | None = None
     #: Which message this is, once it is one: each has a name of its own.
     message: str = ""
 
     @classmethod
-    def of(cls, item: WorkItem[Any], due: float | None) -> Self:
+    def of(cls, item: WorkItem[Any], due: float | None, uploads: int | None, key: str | None) -> Self:
         """What a new item needs."""
         task: Any = item._task
         options = {name: getattr(task.options, name) for name in ("timeout", "max_attempts", "max_crashes")}
@@ -46,6 +51,8 @@ class Envelope(NamedTuple):
             None if state is None else data.dump_state(state),
             None if state is None else state.traceparent,
             options,
+            uploads,
+            key,
         )
 
     @classmethod
@@ -54,7 +61,8 @@ class Envelope(NamedTuple):
         trace = None if entry.state is None else data.load_state(entry.state).traceparent
         due = entry.due if entry.due > entry.enqueued else None
         options = {**json.loads(entry.options), "max_crashes": entry.max_crashes}
-        return cls(entry.enqueued, due, entry.state, trace, options)
+        uploads = options.pop(_UPLOADS, None)
+        return cls(entry.enqueued, due, entry.state, trace, options, uploads)
 
     @classmethod
     def open(cls, headers: Mapping[str, Any]) -> Self:
@@ -66,12 +74,15 @@ class Envelope(NamedTuple):
             fields["state"],
             headers.get("traceparent"),
             fields["options"],
+            fields.get("uploads"),
+            fields.get("key"),
             fields["message"],
         )
 
     def headers(self) -> dict[str, Any]:
         """The message's headers; the trace context is where tracing tools look for it."""
-        fields = {"enqueued": self.enqueued, "due": self.due, "state": self.state, "options": self.options}
+        fields = self._asdict()
+        del fields["traceparent"]
         trace = {} if self.traceparent is None else {"traceparent": self.traceparent}
         headers = {_HEADER: fields, **trace}
         self.rename(headers)
@@ -84,7 +95,7 @@ class Envelope(NamedTuple):
 
     def record(self, task_name: str) -> Record:
         """The first record of the item."""
-        return Record(task_name, Status.QUEUED, self.enqueued, self.state)
+        return Record(task_name, Status.QUEUED, self.enqueued, self.state, uploads=self.uploads, key=self.key)
 
     def task(self, task: Task[..., Any]) -> Task[..., Any]:
         """The task with the options that the item was enqueued with."""
@@ -96,3 +107,8 @@ class Envelope(NamedTuple):
     def seconds_left(self) -> float:
         """How long until it is due, or 0."""
         return 0.0 if self.due is None else max(0.0, self.due - time.time())
+
+
+def with_uploads(options: str, count: int) -> str:
+    """The options' text of an item with so many uploads, for ``of_entry``."""
+    return json.dumps({**json.loads(options), _UPLOADS: count})

@@ -7,8 +7,10 @@ state, and a failure as one. That somebody wants its end lies beside it.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
+from celery.backends.base import BaseKeyValueStoreBackend
 from celery.backends.redis import RedisBackend
 
 from ...errors import BrokerError
@@ -58,13 +60,15 @@ class Records:
             return Record.of(kept) if isinstance(kept, dict) else _of_foreign(meta["status"], found)
         return Record.of(found) if isinstance(found, dict) and "status" in found else None
 
-    def write(self, item_id: str, record: Record) -> None:
-        """Put an item's record in the place of the last one."""
+    def write(self, item_id: str, record: Record, delay: float = 0.0) -> None:
+        """Put an item's record in the place of the last one. It waits for delay seconds then."""
         result: Any = record.as_data()
         if record.status in (Status.FAILED, Status.CANCELLED):
             text = str(record.attempt_of(item_id).error)
             result = {"exc_type": "Failure", "exc_module": __name__, "exc_message": [text, result]}
         self._store(item_id, result, _STATES[record.status])
+        if delay:
+            self._keep(item_id, delay)
 
     def claim(self, item_id: str, record: Record, message: str) -> bool:
         """Whether the run that follows what the record says is this message's to bring about.
@@ -92,6 +96,15 @@ class Records:
         """Whether somebody wants the item's end."""
         return bool(self._meta(f"{item_id}.cancel")["result"])
 
+    def _keep(self, item_id: str, delay: float) -> None:
+        """Let the record live until the item is due, where the backend gives each so many seconds."""
+        backend = self._celery.backend
+        if isinstance(backend, BaseKeyValueStoreBackend) and backend.expires:
+            try:
+                backend.expire(backend.get_key_for_task(item_id), math.ceil(delay) + backend.expires)
+            except Exception as error:
+                raise _unreachable(error) from error
+
     def _meta(self, key: str) -> dict[str, Any]:
         try:
             meta: dict[str, Any] = self._celery.backend.get_task_meta(key, cache=False)
@@ -110,10 +123,12 @@ def _of_foreign(state: str, error: BaseException) -> Record:
     """What Celery has written itself: of a run that it killed or revoked, or a task that no worker has."""
     if state == _STATES[Status.CANCELLED]:
         return Record("?", Status.CANCELLED, 0.0, reason=f"cancelled by Celery: {error}")
-    kind = type(error).__name__
+    kind, message = type(error).__name__, str(error)
     if kind == "TimeLimitExceeded":
         kind = "flask_background.errors.ItemTimeout"
-    text = json.dumps({"type": kind, "message": str(error), "trace": ""})
+    elif kind == "NotRegistered":
+        message += ": the worker has no such task; make it where the app is made, not later"
+    text = json.dumps({"type": kind, "message": message, "trace": ""})
     return Record("?", Status.FAILED, 0.0, error=text)
 
 

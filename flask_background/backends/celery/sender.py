@@ -54,7 +54,7 @@ class OutboxSender:
         records, envelope = self._backend.records, Envelope.of_entry(entry)
         record = records.read(entry.id)
         if record is None:
-            records.write(entry.id, envelope.record(entry.task))
+            records.write(entry.id, envelope.record(entry.task), envelope.seconds_left())
         elif record.status is not Status.QUEUED or record.attempt:
             return  # a message has arrived that was sent before: by who enqueued it, or has died since
         self._backend.cluster.publish(entry.id, entry.task, entry.payload, envelope)
@@ -66,6 +66,7 @@ class OutboxSender:
             record = Envelope.of_entry(entry).record(entry.task)
             record = record._replace(status=Status.CANCELLED, finished=entry.finished or time.time())
             records.write(entry.id, record)
+            self._backend.belongings.let_go(entry.id, record.uploads, record.key)
         elif self._backend.ask_to_end(entry.id) != "cancelled":
             return
         if entry.status is not Status.CANCELLED:  # else that was told when it was

@@ -12,9 +12,12 @@ from ...journal import store
 from ...journal.entry import Entry
 from ...packing import entry_of
 from ...record import Record
+from .belongings import Packed
+from .envelope import with_uploads
 
 if TYPE_CHECKING:
     from flask import Flask
+    from werkzeug.datastructures import FileStorage
 
     from ...part import AppPart
     from ...recorded import RecordedItem
@@ -37,12 +40,14 @@ class WayOut:
 
     # Into the journal.
 
-    def keep(self, item: RecordedItem[Any], due: float | None, error: BrokerError) -> None:
+    def keep(self, item: RecordedItem[Any], packed: Packed, due: float | None, error: BrokerError) -> None:
         """Let a durable item wait in the journal. Raises BrokerError if it cannot."""
-        (payload,) = item._args
         due = item._enqueued if due is None else due
         try:
-            entry = entry_of(item, item._task, payload=payload, uploads=False, due=due, owner=None)
+            # Its uploads are where those of all items for Celery are, not beside the journal.
+            entry = entry_of(item, item._task, payload=packed.payload, uploads=False, due=due, owner=None)
+            if packed.uploads is not None:
+                entry = entry._replace(options=with_uploads(entry.options, packed.uploads))
             self._part.durable.outbox.put(entry)
         except JournalError as other:
             raise BrokerError(f"{error}. And it cannot wait in the journal: {other}") from other
@@ -81,8 +86,16 @@ class WayOut:
         local.enter(item, due)
 
     def _bring_here(self, item: RecordedItem[Any]) -> None:
-        (payload,) = item._args
-        item._args, kwargs = data.load_call(payload)
+        packed = item._args
+        assert isinstance(packed, Packed)
+        self._part.celery.dispatch.let_go(item)
+
+        def rewound(reference: dict[str, Any]) -> FileStorage:
+            upload = packed.files[int(reference["n"])]
+            upload.stream.seek(0)
+            return upload
+
+        item._args, kwargs = data.load_call(packed.payload, rebuild=rewound)
         item._kwargs = kwargs or None
         item._keeper, item.here, item.runs_here = self._part.backend, True, True
 

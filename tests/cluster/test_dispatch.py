@@ -1,0 +1,96 @@
+"""Items that cannot be sent, and what they have besides: uploads, and a key."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from werkzeug.datastructures import FileStorage
+
+from flask_background import Status
+from flask_background.errors import BrokerError
+
+from ..helpers import BOUND, until
+from . import shop
+from .conftest import Redis, Worker
+
+
+@pytest.fixture(autouse=True)
+def broker_returns(redis: Redis) -> Iterator[None]:
+    """Redis is empty, and in the end it is there again."""
+    redis.forget_all()
+    yield
+    redis.stop()
+    redis.start()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Where uploads go."""
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask], store: Path, tmp_path: Path) -> Iterator[Flask]:
+    """A web process, in its context."""
+    app = make_app(uploads=str(store), journal=tmp_path / "journal", kill_after=0.5)
+    with app.app_context():
+        yield app
+
+
+def upload() -> FileStorage:
+    """A picture."""
+    return FileStorage(io.BytesIO(b"picture"), filename="a.png")
+
+
+def test_uploads_of_an_item_that_waits(
+    app: Flask, redis: Redis, store: Path, make_worker: Callable[..., Worker]
+) -> None:
+    """They stay where they are until it has run, or was cancelled."""
+    redis.stop()
+    waits = shop.read_and_fail.using(durable=True, backoff=0).enqueue(upload(), 1)
+    withdrawn = shop.read_and_fail.using(durable=True).enqueue(upload(), 0)
+    assert len(list(store.iterdir())) == 2
+    assert withdrawn.cancel()
+    redis.start()
+    until(lambda: len(list(store.iterdir())) == 1)
+    worker = make_worker(uploads=str(store))
+    assert waits.result(60) == "picture"
+    assert [line for line in worker.notes if "read" in line] == ["read picture 1", "read picture 2"]
+    assert withdrawn.status is Status.CANCELLED
+    until(lambda: not list(store.iterdir()))
+
+
+@pytest.mark.parametrize("when", ["now", "response"])
+def test_uploads_of_an_item_that_runs_here(app: Flask, redis: Redis, store: Path, when: str) -> None:
+    """It reads its own; the store has none of them in the end."""
+    redis.stop()
+    read: list[bytes] = []
+    task = shop.background.task(name=f"shop.read_{when}", fallback="local", backend="celery")(
+        lambda picture: read.append(picture.read())
+    )
+    try:
+        app.add_url_rule("/", "index", lambda: task.using(when=when).enqueue(upload()).id)
+        with app.test_client() as client:
+            item_id = client.get("/", buffered=True).text
+        item = shop.background.get(item_id)
+        assert item is not None
+        assert item.wait(BOUND)
+    finally:
+        del shop.background.registry.tasks[task.name]
+    assert read == [b"picture"]
+    assert not list(store.iterdir())
+
+
+def test_key(app: Flask, redis: Redis) -> None:
+    """Whether another item has its key is not known then, so it is refused, whatever the way out."""
+    redis.stop()
+    for task in (shop.echo.using(durable=True), shop.echo.using(fallback="local")):
+        with pytest.raises(BrokerError):
+            task.using(key="receipt-42").enqueue(1)
+    assert shop.echo.using(durable=True).enqueue(1).status is Status.QUEUED
