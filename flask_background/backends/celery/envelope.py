@@ -38,7 +38,9 @@ class Envelope(NamedTuple):
     message: str = ""
 
     @classmethod
-    def of(cls, item: WorkItem[Any], due: float | None, uploads: int | None, key: str | None) -> Self:
+    def of(
+        cls, item: WorkItem[Any], due: float | None, uploads: int | None = None, key: str | None = None
+    ) -> Self:
         """What a new item needs."""
         task: Any = item._task
         options = {name: getattr(task.options, name) for name in ("timeout", "max_attempts", "max_crashes")}
