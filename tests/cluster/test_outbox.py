@@ -192,6 +192,7 @@ def test_killed_between_publish_and_delete(
     assert redis.length("celery") == 51
     worker = make_worker()
     worker.wait_for_note("once runs")
+    worker.wait_for_note("done", count=50)
     process(LOOK)
     until(lambda: not rows(journal))
     assert [item.result(LONG) for item in quick] == list(range(50))
@@ -395,10 +396,13 @@ def test_messages_of_one_item(app: Flask, redis: Redis, make_worker: MakeWorker)
         send_again(items[-1], f"[[{number},0.05],{{}}]")
     lost = shop.die.enqueue(1)
     send_again(lost, "[[1],{}]")
-    slow = shop.flaky.enqueue()
+    slow = shop.flaky.using(backoff=2).enqueue()
+    until(lambda: celery.records.read(slow.id).due)
     send_again(slow, "[[],{}]")
     assert [item.result(LONG) for item in items] == list(range(40))
     assert (lost.result(LONG), slow.result(LONG)) == (2, 3)
+    assert slow.finished_at is not None
+    assert (slow.finished_at - slow.enqueued_at).total_seconds() >= 4
     until(lambda: redis.length("celery") == 0)
     assert not [line for line in worker.notes if "twice" in line]
     notes = Counter(worker.notes)
