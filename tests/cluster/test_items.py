@@ -113,7 +113,9 @@ def test_failures(app: Flask, worker: Worker) -> None:
     assert "ValueError: what a pity" in str(error)
     assert "in fail" in error.__notes__[0]
     assert item.status is Status.FAILED
-    result = AsyncResult(item.id, app=app.extensions["celery"])
+    celery = app.extensions["celery"]
+    until(lambda: AsyncResult(item.id, app=celery).traceback)  # Celery writes it, after our record
+    result = AsyncResult(item.id, app=celery)
     assert result.state == "FAILURE"
     assert "what a pity" in str(result.result)
     found = until(lambda: AsyncResult(item.id, app=app.extensions["celery"]).traceback)  # Celery adds it

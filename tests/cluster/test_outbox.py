@@ -19,7 +19,7 @@ from flask_background import Status, WorkItem, signals
 from flask_background.backends.celery.envelope import Envelope
 from flask_background.errors import BrokerError, ItemCancelled, ItemFailed, NotFinished
 
-from ..helpers import BOUND, Script, lines, receiving, until
+from ..helpers import BOUND, Script, Site, lines, receiving, until
 from . import shop
 from .conftest import Redis, Worker
 
@@ -117,6 +117,7 @@ def test_broker_is_lost_and_found(
     ]
 
 
+@pytest.mark.timeout(300)
 def test_no_item_is_lost_under_load(
     make_app: MakeApp, redis: Redis, make_worker: MakeWorker, journal: Path
 ) -> None:
@@ -192,6 +193,7 @@ def test_killed_between_publish_and_delete(
     assert redis.length("celery") == 51
     worker = make_worker()
     worker.wait_for_note("once runs")
+    worker.wait_for_note("done", count=50)
     process(LOOK)
     until(lambda: not rows(journal))
     assert [item.result(LONG) for item in quick] == list(range(50))
@@ -204,25 +206,26 @@ def test_killed_between_publish_and_delete(
     assert not [line for line in worker.notes if "twice" in line]
 
 
+@pytest.mark.timeout(300)
 def test_killed_at_random(
     app: Flask, redis: Redis, make_worker: MakeWorker, process: Callable[..., Script], journal: Path
 ) -> None:
     """Processes that hand over are killed wherever they are: nothing is lost, nothing runs beside itself."""
     redis.stop()
-    items = [shop.book.using(max_crashes=1).enqueue(number) for number in range(600)]
+    items = [shop.book.using(max_crashes=1).enqueue(number) for number in range(300)]
     shop.background.stop(0)
     redis.start()
     worker = make_worker()
     worker.wait_until_ready()
     kills = 0
-    while rows(journal) and kills < 12:
+    while rows(journal) and kills < 5:
         program = process(LOOK)
         program.wait_for("looks")
         time.sleep(random.uniform(0, 0.3))
         program.kill()
         kills += 1
     process(LOOK)
-    assert [item.result(LONG) for item in items] == list(range(600))
+    assert [item.result(LONG) for item in items] == list(range(300))
     assert kills > 1
     assert not [line for line in worker.notes if "twice" in line]
 
@@ -395,10 +398,13 @@ def test_messages_of_one_item(app: Flask, redis: Redis, make_worker: MakeWorker)
         send_again(items[-1], f"[[{number},0.05],{{}}]")
     lost = shop.die.enqueue(1)
     send_again(lost, "[[1],{}]")
-    slow = shop.flaky.enqueue()
+    slow = shop.flaky.using(backoff=2).enqueue()
+    until(lambda: celery.records.read(slow.id).due)
     send_again(slow, "[[],{}]")
     assert [item.result(LONG) for item in items] == list(range(40))
     assert (lost.result(LONG), slow.result(LONG)) == (2, 3)
+    assert slow.finished_at is not None
+    assert (slow.finished_at - slow.enqueued_at).total_seconds() >= 4
     until(lambda: redis.length("celery") == 0)
     assert not [line for line in worker.notes if "twice" in line]
     notes = Counter(worker.notes)
@@ -419,3 +425,39 @@ def test_a_workers_own_outbox(app: Flask, redis: Redis, make_worker: MakeWorker,
     until(lambda: not rows(journal))
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(BOUND) == 0, worker.log
+
+
+def test_result_backend_is_lost(
+    make_app: MakeApp, redis: Redis, tmp_path: Path, journal: Path, make_worker: MakeWorker
+) -> None:
+    """Where an item could be sent and nobody would know of it, it waits as well."""
+    (tmp_path / "results").mkdir()
+    results = Redis(tmp_path / "results")
+    try:
+        options = {"result_backend": f"{results.url}/0"}
+        results.stop()
+        with make_app(journal=journal, celery=options).app_context():
+            item = shop.book.enqueue(1)
+            assert item.status is Status.QUEUED
+            assert rows(journal) == {"queued": 1}
+            assert redis.length("celery") == 0
+            results.start()
+            make_worker(celery=options)
+            assert item.result(LONG) == 1
+    finally:
+        results.stop()
+
+
+def test_celery_is_taken_away(
+    app: Flask, redis: Redis, make_site: Callable[..., Site], journal: Path
+) -> None:
+    """What waits for a Celery that no process has any more is parked, and can be run again when one has."""
+    redis.stop()
+    item = shop.book.enqueue(1)
+    shop.background.stop(0)
+    site = make_site(BACKGROUND_JOURNAL=journal)
+    site.background.task(name=item.task_name, durable=True)(len)
+    with site.app.app_context():
+        site.app.extensions["background"].look_for_work()
+        until(lambda: rows(journal) == {"failed": 1})
+    assert "an executor named 'celery:outbox'" in str(item.exception(0))
