@@ -110,7 +110,7 @@ class CeleryBackend(Intake):
         envelope = Envelope.of(item, due)
         (payload,) = item._args
         try:
-            self.records.write(item.id, envelope.record(item.task_name))
+            self.records.begin(item.id, envelope.record(item.task_name))
             item.here = False
             try:
                 self.cluster.publish(item.id, item.task_name, payload, envelope)

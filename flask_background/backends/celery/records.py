@@ -7,11 +7,14 @@ state, and a failure as one. That somebody wants its end lies beside it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BrokerError
 from ...record import Record
 from ...status import Status
+from . import quick
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -53,34 +56,54 @@ class Records:
             return Record.of(kept) if isinstance(kept, dict) else _of_foreign(meta["status"], found)
         return Record.of(found) if isinstance(found, dict) and "status" in found else None
 
+    def begin(self, item_id: str, record: Record) -> None:
+        """Write the first record of an item, which nobody knows yet."""
+        with _reaching():
+            if quick.is_quick(self._celery):
+                quick.put(self._celery, item_id, record.as_data(), _STATES[record.status])
+            else:
+                self.write(item_id, record)
+
+    def claim(self, item_id: str, record: Record) -> bool:
+        """Put on record that an item runs, whose record was just read; then whether somebody wants its end.
+
+        In this order: who asks, asks first, and then looks whether it is queued.
+        """
+        with _reaching():
+            if quick.is_quick(self._celery):
+                state, asked = _STATES[record.status], _asking(item_id)
+                return quick.put_and_look(self._celery, item_id, record.as_data(), state, asked)
+            self.write(item_id, record)
+            return self.is_asked_to_end(item_id)
+
     def write(self, item_id: str, record: Record) -> None:
         """Put an item's record in the place of the last one."""
         result: Any = record.as_data()
         if record.status in (Status.FAILED, Status.CANCELLED):
             text = str(record.attempt_of(item_id).error)
             result = {"exc_type": "Failure", "exc_module": __name__, "exc_message": [text, result]}
-        self._store(item_id, result, _STATES[record.status])
+        if record.status is Status.SUCCEEDED and quick.is_quick(self._celery):
+            with _reaching():
+                quick.put_success(self._celery, item_id, result)
+        else:
+            self._store(item_id, result, _STATES[record.status])
 
     def ask_to_end(self, item_id: str) -> None:
         """Whoever runs the item, or will, is to end it."""
-        self._store(f"{item_id}.cancel", True, "PENDING")
+        self._store(_asking(item_id), True, "PENDING")
 
     def is_asked_to_end(self, item_id: str) -> bool:
         """Whether somebody wants the item's end."""
-        return bool(self._meta(f"{item_id}.cancel")["result"])
+        return bool(self._meta(_asking(item_id))["result"])
 
     def _meta(self, key: str) -> dict[str, Any]:
-        try:
+        with _reaching():
             meta: dict[str, Any] = self._celery.backend.get_task_meta(key, cache=False)
-        except Exception as error:
-            raise _unreachable(error) from error
         return meta
 
     def _store(self, key: str, result: Any, state: str) -> None:
-        try:
+        with _reaching():
             self._celery.backend.store_result(key, result, state)
-        except Exception as error:
-            raise _unreachable(error) from error
 
 
 def _of_foreign(state: str, error: BaseException) -> Record:
@@ -94,5 +117,15 @@ def _of_foreign(state: str, error: BaseException) -> Record:
     return Record("?", Status.FAILED, 0.0, error=text)
 
 
-def _unreachable(error: Exception) -> BrokerError:
-    return BrokerError(f"Celery's result backend cannot be reached: {error}")
+def _asking(item_id: str) -> str:
+    return f"{item_id}.cancel"
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    try:
+        yield
+    except BrokerError:
+        raise
+    except Exception as error:
+        raise BrokerError(f"Celery's result backend cannot be reached: {error}") from error

@@ -101,10 +101,14 @@ class ItemRun:
         except Exception as error:
             self._park(f"its arguments do not fit any more: {error}", crashes)
         item = ClusterItem.of(owner.id, record, task, args, kwargs, owner)
-        run = {"attempt": record.attempt + 1, "crashes": crashes, "started": time.time(), "progress": None}
-        owner.put(status=Status.RUNNING, **run)
-        # In this order: who asks, asks first, and then looks whether it is queued.
-        if owner.records.is_asked_to_end(owner.id):
+        owner.record = record._replace(
+            status=Status.RUNNING,
+            attempt=record.attempt + 1,
+            crashes=crashes,
+            started=time.time(),
+            progress=None,
+        )
+        if owner.records.claim(owner.id, owner.record):
             self._cancelled()
             return None
         return item
