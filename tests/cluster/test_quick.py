@@ -32,7 +32,7 @@ def records(request: pytest.FixtureRequest, app: Flask, monkeypatch: pytest.Monk
 
 
 def test_all_that_is_written(app: Flask, records: Records) -> None:
-    """Each is read as it was written, by us and by Celery, with its state and for as long as Celery keeps it."""
+    """Each is read as it was written, by us and by Celery, and kept for as long as Celery keeps it."""
     client = records._celery.backend.client
     for name, write, status, state in [
         ("first", records.begin, Status.QUEUED, "PENDING"),
