@@ -1,0 +1,142 @@
+"""The demo on Celery, by settings alone: a real Redis, a real worker, a real gunicorn, a real SMTP server."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ..redis_server import Redis
+from .conftest import launch
+from .driver import Demo, children, is_mail_server, is_there, item_ids, until
+
+
+class OnCelery(Demo):
+    """The demo with what runs beside it."""
+
+    def family(self, words: str) -> list[int]:
+        """The programs with these words in their command, of those that were started here."""
+        found = []
+        for pid in children(self.process.pid):
+            try:
+                if words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+            except OSError:
+                pass
+        return found
+
+    def workers(self) -> list[int]:
+        return [
+            pid for parent in self.family("gunicorn") for pid in children(parent) if not is_mail_server(pid)
+        ]
+
+    def everybody(self, pid: int | None = None) -> list[int]:
+        """All processes of it."""
+        pid = self.process.pid if pid is None else pid
+        return [pid, *(found for child in children(pid) for found in self.everybody(child))]
+
+    def celery(self) -> list[int]:
+        """The Celery workers' processes."""
+        return [found for pid in self.family("celery") for found in self.everybody(pid)]
+
+
+def belongs_to(demo: Demo, pid: int) -> bool:
+    """Whether a process runs, and was started for this demo."""
+    try:
+        return f"DEMO_INSTANCE={demo.instance}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., OnCelery]]:
+    """Starts the demo; all that a test leaves of it is killed."""
+    started: list[OnCelery] = []
+    seen: list[int] = []
+
+    def start(name: str = "demo", **environment: str) -> OnCelery:
+        demo = launch(tmp_path / name, ("demo_app.on_celery",), OnCelery, **environment)
+        assert isinstance(demo, OnCelery)
+        started.append(demo)
+        until(lambda: " ready." in demo.log(), 60)
+        seen.extend(demo.everybody())
+        return demo
+
+    yield start
+    for demo in started:
+        for pid in reversed([*demo.everybody(), *seen]):
+            if belongs_to(demo, pid):
+                os.kill(pid, signal.SIGKILL)
+        demo.process.wait(20)
+
+
+def test_letter_and_long_item(start: Callable[..., OnCelery]) -> None:
+    """A Celery worker mails a letter over SMTP; pages show its end; Ctrl-C leaves nobody behind."""
+    demo = start()
+    (item_id,) = item_ids(demo.post("/signup", name="Ada", address="ada@example.com"))
+    item = demo.ended(item_id)
+    assert (item["status"], item["attempt"]) == ("succeeded", 1)
+    (path,) = demo.letters()
+    letter = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+    assert letter["Subject"] == "Welcome, Ada!"
+    assert f"\n{demo.url}/\n" in letter.get_body(("plain",)).get_content().replace("\r\n", "\n")  # type: ignore[union-attr]
+    assert "Welcome, Ada!" in demo.get("/signup").text
+
+    (long_id,) = item_ids(demo.post("/grace", seconds="60", kind="durable"))
+    running = until(lambda: next((item for item in demo.items(long_id) if item["pid"]), None))
+    assert running["pid"] in demo.celery()
+    assert running["pid"] not in demo.workers()
+    demo.post(f"/grace/{long_id}/cancel")
+    assert demo.ended(long_id)["status"] == "cancelled"
+
+    everybody = demo.everybody()
+    demo.press_ctrl_c()
+    assert demo.process.wait(60) == 0
+    until(lambda: not [pid for pid in everybody if is_there(pid)])
+    assert "Traceback" not in demo.log()
+    assert demo.log().index("Shutting down: Master") < demo.log().index("Warm shutdown")
+
+
+def test_letters_outlive_the_demo(start: Callable[..., OnCelery]) -> None:
+    """What waits in the demo's own Redis when all is stopped is sent by the next one."""
+    demo = start()
+    for pid in demo.family("celery"):
+        os.kill(pid, signal.SIGSTOP)  # takes nothing any more
+    (item_id,) = item_ids(demo.post("/signup", name="Ada", address="ada@example.com"))
+    assert demo.items(item_id)[0]["status"] == "queued"
+    everybody = demo.everybody()
+    demo.press_ctrl_c()
+    until(lambda: "Shutting down: Master" in demo.log())
+    for pid in demo.family("celery"):
+        os.kill(pid, signal.SIGCONT)
+    assert demo.process.wait(60) == 0
+    until(lambda: not [pid for pid in everybody if is_there(pid)])
+    demo = start()
+    assert demo.ended(item_id)["status"] == "succeeded"
+
+
+def test_redis_of_ones_own(start: Callable[..., OnCelery], redis: Redis) -> None:
+    """The Redis that the environment names is used, and left running; no other one is started."""
+    demo = start(BACKGROUND_CELERY=f"{redis.url}/7")
+    assert not demo.family("redis-server")
+    (item_id,) = item_ids(demo.post("/signup", name="Ada", address="ada@example.com"))
+    assert demo.ended(item_id)["status"] == "succeeded"
+    demo.process.terminate()
+    assert demo.process.wait(60) == 0
+    assert redis.length("none") == 0
+
+
+def test_worker_that_ends(start: Callable[..., OnCelery]) -> None:
+    """When one of the programs ends by itself, so do the others, and it is said which."""
+    demo = start()
+    everybody = demo.everybody()
+    (worker,) = demo.family("celery")
+    os.kill(worker, signal.SIGTERM)
+    assert demo.process.wait(60) == 1
+    until(lambda: not [pid for pid in everybody if is_there(pid)])
+    assert "The Celery worker has ended" in demo.log()
