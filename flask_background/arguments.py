@@ -55,6 +55,8 @@ class Moved:
     def give_back(self) -> None:
         """Undo the moves: the item was not accepted."""
         for upload, stream in self._from:
+            if not stream.closed and stream.seekable():
+                stream.seek(0)  # it may have been read, to store it elsewhere
             upload.stream = stream
 
 

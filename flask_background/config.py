@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ Durability = Literal["power", "process"]
 _THREADS = min(32, (os.cpu_count() or 1) + 4)
 _COROUTINES = 5_000
 _PROCESSES = os.cpu_count() or 1
+_URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Settings:
     #: What a Celery app is configured with, where the app has none.
     celery: Mapping[str, Any] | None = None
     publish_timeout: float = 2.0
+    #: Where the uploads of items go that other machines run: an absolute path, or a URL; None: nowhere.
+    uploads: str | None = None
     grace_period: float = 90.0
     max_queued: int = 10_000
     overflow: Overflow = "raise"
@@ -74,6 +78,7 @@ class Settings:
             backend=_one_of(config, "BACKGROUND_BACKEND", *get_args(BackendName)),
             celery=_celery(config, "BACKGROUND_CELERY"),
             publish_timeout=_some_seconds(config, "BACKGROUND_PUBLISH_TIMEOUT", 2.0),
+            uploads=_shared(config, "BACKGROUND_UPLOADS"),
             grace_period=_seconds(config, "BACKGROUND_GRACE_PERIOD", 90.0),
             max_queued=_count(config, "BACKGROUND_MAX_QUEUED", 10_000),
             overflow=_one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),
@@ -187,6 +192,21 @@ def _celery(config: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
             ' "broker_url" and "result_backend", or None if the app has a Celery'
         )
     return value
+
+
+def _shared(config: Mapping[str, Any], key: str) -> str | None:
+    value = config.get(key)
+    if value is None:
+        return None
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
+    text = text.removeprefix("file://") if isinstance(text, str) else ""
+    if not (text.startswith("/") or _URL.match(text)):
+        # Not the value: there may be a password in it.
+        raise ConfigurationError(
+            f"{key} is not usable; allowed is the absolute path of a folder that all machines share, a URL"
+            ' such as "s3://bucket/prefix", or None'
+        )
+    return text
 
 
 def _location(config: Mapping[str, Any], key: str) -> str | None:

@@ -15,7 +15,8 @@
     │   ├── QueueFull            as many items are waiting as BACKGROUND_MAX_QUEUED allows
     │   ├── Stopping             the process stops and takes no more items
     │   ├── JournalError         the journal cannot be written or read: disk full, not writable, locked
-    │   └── BrokerError          Celery's broker or result backend cannot be reached
+    │   ├── BrokerError          Celery's broker or result backend cannot be reached
+    │   └── UploadError          an upload cannot be stored where BACKGROUND_UPLOADS says
     ├── EnqueuedInChild          what is not durable was enqueued in a child process         (RuntimeError)
     ├── NotFinished              the item had not ended when the wait's time was up      (TimeoutError)
     ├── ItemCancelled            the item was cancelled
@@ -113,6 +114,12 @@ class BrokerError(Refused):
 
     Where it has hung, rather than been gone, the item may have reached it all the same, and then it runs.
     """
+
+    retry_after_seconds = 5
+
+
+class UploadError(Refused):
+    """An upload could not be stored where ``BACKGROUND_UPLOADS`` says: what was to be enqueued is not."""
 
     retry_after_seconds = 5
 

@@ -10,17 +10,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
-from .errors import ConfigurationError, Unsupported
+from .errors import ConfigurationError
 from .retry import Backoff, RetryPolicy
 from .schedule import to_timestamp
 
 When = Literal["now", "response", "commit"]
 BackendName = Literal["local", "immediate", "celery"]
-
-NO_KEYS = (
-    "Celery cannot look whether an item with a key is in flight: leave key out, and let the task find out"
-    " whether its work is done"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +64,6 @@ class TaskOptions:
             raise _wrong("max_crashes", self.max_crashes, "a whole number from 1")
         if self.key is not None and (not isinstance(self.key, str) or not self.key):
             raise _wrong("key", self.key, "a string that is not empty, or None")
-        if self.backend == "celery" and self.key is not None:
-            raise Unsupported(NO_KEYS)
         if self.when == "response" and self.is_delayed:
             raise _wrong("when", self.when, '"now" or "commit" where a delay or run_at is given')
         to_timestamp(self.delay, self.run_at, 0.0)  # raises if they are not usable

@@ -7,7 +7,7 @@ import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from werkzeug.datastructures import FileStorage, Headers
 
@@ -43,19 +43,7 @@ class Packing:
 
         Raises ArgumentRefused for what is not data, and JournalError if an upload cannot be written.
         """
-        uploads: list[FileStorage] = []
-
-        def refer(upload: FileStorage) -> dict[str, Any]:
-            uploads.append(upload)
-            headers = [list(pair) for pair in upload.headers]
-            return {
-                "n": len(uploads) - 1,
-                "filename": upload.filename,
-                "name": upload.name,
-                "headers": headers,
-            }
-
-        payload = data.dump_call(func, args, kwargs, replace=refer, max_bytes=self.max_bytes)
+        payload, uploads = pack_call(func, args, kwargs, self.max_bytes)
         if uploads:
             try:
                 self._save(item_id, uploads)
@@ -66,23 +54,7 @@ class Packing:
 
     def unpack(self, entry: Entry) -> tuple[tuple[Any, ...], dict[str, Any], list[FileStorage]]:
         """The arguments, made anew, and the uploads among them, which are open then."""
-        opened: list[FileStorage] = []
-
-        def reopen(reference: dict[str, Any]) -> FileStorage:
-            stream = open(self._folder / entry.id / str(int(reference["n"])), "rb")  # noqa: SIM115
-            headers = Headers([tuple(pair) for pair in reference["headers"]])
-            upload = FileStorage(stream, name=reference["name"], headers=headers)
-            upload.filename = reference["filename"]  # if None, it would be made the path of the file
-            opened.append(upload)
-            return upload
-
-        try:
-            args, kwargs = data.load_call(entry.payload, rebuild=reopen)
-        except BaseException:
-            for upload in opened:
-                upload.close()
-            raise
-        return args, kwargs, opened
+        return unpack_call(entry.payload, lambda number: open(self._folder / entry.id / str(number), "rb"))
 
     def forget(self, item_id: str) -> None:
         """Remove an item's uploads."""
@@ -109,6 +81,50 @@ class Packing:
         if self._sync:
             for path in (folder, self._folder, self._folder.parent):
                 sync_folder(path)
+
+
+def pack_call(
+    func: Callable[..., Any], args: Any, kwargs: Any, max_bytes: int
+) -> tuple[str, list[FileStorage]]:
+    """The call as text, and the uploads in it, to which the text refers by their number.
+
+    Raises ArgumentRefused for what is not data.
+    """
+    uploads: list[FileStorage] = []
+
+    def refer(upload: FileStorage) -> dict[str, Any]:
+        uploads.append(upload)
+        headers = [list(pair) for pair in upload.headers]
+        return {
+            "n": len(uploads) - 1,
+            "filename": upload.filename,
+            "name": upload.name,
+            "headers": headers,
+        }
+
+    return data.dump_call(func, args, kwargs, replace=refer, max_bytes=max_bytes), uploads
+
+
+def unpack_call(
+    payload: str, open_file: Callable[[int], IO[bytes]]
+) -> tuple[tuple[Any, ...], dict[str, Any], list[FileStorage]]:
+    """The arguments, made anew, and the uploads among them, whose files are open then."""
+    opened: list[FileStorage] = []
+
+    def reopen(reference: dict[str, Any]) -> FileStorage:
+        headers = Headers([tuple(pair) for pair in reference["headers"]])
+        upload = FileStorage(open_file(int(reference["n"])), name=reference["name"], headers=headers)
+        upload.filename = reference["filename"]  # if None, it would be made the path of the file
+        opened.append(upload)
+        return upload
+
+    try:
+        args, kwargs = data.load_call(payload, rebuild=reopen)
+    except BaseException:
+        for upload in opened:
+            upload.close()
+        raise
+    return args, kwargs, opened
 
 
 def entry_of(

@@ -31,6 +31,9 @@ class Record(NamedTuple):
     error: str | None = None
     #: Why an item that has not failed by itself will not run.
     reason: str | None = None
+    #: What it has besides: how many uploads, and the key by its name there.
+    uploads: int | None = None
+    key: str | None = None
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:

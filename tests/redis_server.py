@@ -66,6 +66,12 @@ class Redis:
         """How many messages wait in a queue."""
         return int(self._ask(b"LLEN " + queue.encode())[1:])
 
+    def all_text(self) -> str:
+        """All that it has ever been told."""
+        return "".join(
+            path.read_text(errors="replace") for path in self._folder.rglob("appendonly*") if path.is_file()
+        )
+
     def _ask(self, command: bytes) -> bytes:
         with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
             connection.sendall(command + b"\r\n")

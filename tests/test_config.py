@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,3 +215,26 @@ def test_wrong_journal_settings(key: str, value: object, allowed: str) -> None:
     with pytest.raises(ConfigurationError, match=allowed) as caught:
         Settings.from_config({key: value})
     assert f"{key} is {value!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (None, None),
+        ("/srv/uploads", "/srv/uploads"),
+        (Path("/srv/uploads"), "/srv/uploads"),
+        ("file:///srv/uploads", "/srv/uploads"),
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+    ],
+)
+def test_uploads(given: Any, read: str | None) -> None:
+    """Where uploads lie that other machines need: a folder by its full path, or a URL."""
+    assert Settings.from_config({"BACKGROUND_UPLOADS": given}).uploads == read
+
+
+@pytest.mark.parametrize("wrong", ["uploads", "file://uploads", "secret:/x", "", b"/srv", 7, "a::s3://b"])
+def test_wrong_uploads(wrong: Any) -> None:
+    """What is neither is refused, and not shown: there may be a password in it."""
+    with pytest.raises(ConfigurationError, match=r"BACKGROUND_UPLOADS is not usable; .* or None") as raised:
+        Settings.from_config({"BACKGROUND_UPLOADS": wrong})
+    assert "secret" not in str(raised.value)

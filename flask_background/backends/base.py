@@ -53,8 +53,8 @@ class Intake(ABC):
     #: What its items are made of.
     item_kind: ClassVar[type[WorkItem[Any]]] = WorkItem
     #: Whether items may have a key, and uploads among their arguments; what asks for it else is refused.
-    takes_keys: ClassVar[bool] = True
-    takes_uploads: ClassVar[bool] = True
+    takes_keys: bool = True
+    takes_uploads: bool = True
 
     @abstractmethod
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:

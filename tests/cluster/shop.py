@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -10,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, current_app, g, url_for
+from flask import Flask, current_app, g, request, url_for
+from werkzeug.datastructures import FileStorage
 
 from flask_background import Background, CancelReason, current_item
 from flask_background.errors import EnqueuedInChild
@@ -28,6 +30,7 @@ def create_app(**settings: Any) -> Flask:
     app.config.from_prefixed_env()
     app.config.update(settings)
     app.add_url_rule("/orders/<int:number>", "order", lambda number: str(number))
+    app.add_url_rule("/photos", "photos", receive, methods=["POST"])
     app.teardown_appcontext(lambda error: g.get("teardown", lambda: None)())
     background.init_app(app)
     return app
@@ -37,6 +40,11 @@ def note(line: object) -> None:
     """Write something down that the test can read."""
     with Path(os.environ["SHOP_NOTES"]).open("a") as file:
         file.write(f"{line}\n")
+
+
+def receive() -> dict[str, str]:
+    """Take uploads, and leave them to an item."""
+    return {"id": describe.enqueue(request.files.getlist("photo")).id}
 
 
 @background.state_processor
@@ -161,3 +169,47 @@ def enqueue_durable() -> list[str]:
 def odd_result() -> Any:
     """Return what is no data."""
     return object()
+
+
+@background.task
+def describe(uploads: list[FileStorage]) -> list[Any]:
+    """What an item sees of its uploads."""
+    seen = []
+    for number, upload in enumerate(uploads):
+        head = upload.stream.read(4)
+        upload.stream.seek(0)
+        copy = Path(os.environ["SHOP_NOTES"]).parent / f"copy-{current_item.id}-{number}"
+        upload.save(copy)
+        digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+        seen.append([type(upload).__name__, upload.filename, upload.name, upload.content_type, head, digest])
+        seen[-1].append(upload.headers.get("X-Odd"))
+    return seen
+
+
+@background.task(max_attempts=3, backoff=0.1)
+def read_and_fail(upload: FileStorage, times: int) -> str:
+    """Read all of it, and fail so many times."""
+    text = upload.read().decode()
+    note(f"read {text} {current_item.attempt}")
+    if current_item.attempt <= times:
+        raise OSError("not yet")
+    return text
+
+
+@background.task
+def hold_upload(upload: FileStorage, name: str) -> str:
+    """Hold, as ``hold`` does, and read it then."""
+    hold(name)
+    return upload.read().decode()
+
+
+@background.task
+def die_with(upload: FileStorage) -> None:
+    """Kill the process."""
+    die(99)
+
+
+@background.task(timeout=0.5)
+def ignore_everything_with(upload: FileStorage) -> None:
+    """Take no heed of the token."""
+    time.sleep(60)

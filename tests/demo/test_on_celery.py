@@ -6,6 +6,7 @@ import email
 import email.policy
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,39 +41,36 @@ class OnCelery(Demo):
         pid = self.process.pid if pid is None else pid
         return [pid, *(found for child in children(pid) for found in self.everybody(child))]
 
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                for pid in reversed(self.everybody()):
+                    os.kill(pid, signal.SIGKILL)
+        self.process.wait(20)
+
     def celery(self) -> list[int]:
         """The Celery workers' processes."""
         return [found for pid in self.family("celery") for found in self.everybody(pid)]
 
 
-def belongs_to(demo: Demo, pid: int) -> bool:
-    """Whether a process runs, and was started for this demo."""
-    try:
-        return f"DEMO_INSTANCE={demo.instance}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., OnCelery]]:
-    """Starts the demo; all that a test leaves of it is killed."""
+    """Starts the demo; what a test leaves running of it is ended."""
     started: list[OnCelery] = []
-    seen: list[int] = []
 
-    def start(name: str = "demo", **environment: str) -> OnCelery:
-        demo = launch(tmp_path / name, ("demo_app.on_celery",), OnCelery, **environment)
+    def start(**environment: str) -> OnCelery:
+        demo = launch(tmp_path / "demo", ("demo_app.on_celery",), OnCelery, **environment)
         assert isinstance(demo, OnCelery)
         started.append(demo)
         until(lambda: " ready." in demo.log(), 60)
-        seen.extend(demo.everybody())
         return demo
 
     yield start
     for demo in started:
-        for pid in reversed([*demo.everybody(), *seen]):
-            if belongs_to(demo, pid):
-                os.kill(pid, signal.SIGKILL)
-        demo.process.wait(20)
+        demo.stop()
 
 
 def test_letter_and_long_item(start: Callable[..., OnCelery]) -> None:

@@ -2,5 +2,6 @@
 
 Where they are enqueued: ``backend`` (the contract), ``cluster`` (the Celery app), ``envelope`` (what a
 message says), ``records`` (what is known of an item everywhere). In a worker: ``worker`` (its start),
-``run`` (one message), ``owner`` (the item while it runs), ``stopflag`` (its end).
+``request`` and ``run`` (one message), ``owner`` (the item while it runs), ``stopflag`` (its end). On both
+sides: ``belongings`` (what an item has besides), which are ``keys`` and ``uploads``, which lie in ``stores``.
 """

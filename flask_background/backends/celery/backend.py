@@ -12,10 +12,10 @@ import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ... import data, native
-from ...errors import BrokerError, ItemCancelled, NotData, Refused, Unsupported
+from ... import native
+from ...errors import BrokerError, ItemCancelled, Refused
 from ...events import Events
-from ...options import NO_KEYS
+from ...packing import pack_call
 from ...record import Record
 from ...recorded import RecordedItem
 from ...registry import Unknown
@@ -23,6 +23,7 @@ from ...status import Attempt, Outcome, Status
 from ...token import CancellationSource, CancelReason
 from ..base import Intake
 from ..border import check_executor
+from .belongings import Belongings, Packed
 from .cluster import Cluster
 from .envelope import Envelope
 from .records import Records
@@ -41,8 +42,6 @@ class CeleryBackend(Intake):
     """The items that one process has sent to Celery, or asks it about."""
 
     item_kind = RecordedItem
-    takes_keys = False
-    takes_uploads = False
 
     def __init__(self, app: Flask, settings: Settings, registry: Registry) -> None:
         self.app = app
@@ -52,6 +51,9 @@ class CeleryBackend(Intake):
         self.registry = registry
         self.cluster = Cluster.of(app, settings, registry)
         self.records = Records(self.cluster.client)
+        self.belongings = Belongings(settings, self.cluster.client, self.events)
+        self.takes_keys = self.belongings.keys.works
+        self.takes_uploads = self.belongings.uploads is not None
         self._settings = settings
         self._handles: WeakValueDictionary[str, RecordedItem[Any]] = WeakValueDictionary()
 
@@ -59,10 +61,23 @@ class CeleryBackend(Intake):
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         assert isinstance(item, RecordedItem)
-        self._pack(item)
+        try:
+            other = self._pack(item, due)
+            if other is None and not held:
+                other = self._publish(item, due)
+        except BaseException as error:
+            if item.here:
+                self._let_go(item)
+            if isinstance(error, Refused):
+                self.events.refused(item.task_name, error)
+            raise
+        for upload in item._uploads or ():
+            upload.close()  # it has been stored, or is not needed
+        item._uploads = None
+        if other is not None:
+            self._let_go(item)
+            return other
         self._handles[item.id] = item
-        if not held:
-            self._publish(item, due)
         self.events.enqueued(item)
         return item
 
@@ -85,43 +100,71 @@ class CeleryBackend(Intake):
         if item._told:
             return
         try:
-            self._publish(item, due)
+            other = self._publish(item, due)
         except BrokerError as error:
+            self.events.refused(item.task_name, error)
             self._end_held(item, ItemCancelled(f"item {item.id} could not be handed over: {error}"))
             raise
+        if other is not None:
+            self.drop(item, f"item {other.id}, which has the same key, is queued or running")
 
-    def _pack(self, item: RecordedItem[Any]) -> None:
-        """Make the arguments data, and refuse what Celery cannot do."""
+    def _pack(self, item: RecordedItem[Any], due: float | None) -> WorkItem[Any] | None:
+        """Make the arguments data, and refuse what Celery cannot do. Returns the item that has its key."""
         task: Any = item._task
-        if task.key is not None and not self.takes_keys:
-            raise Unsupported(f"task {task.name}: {NO_KEYS}")
         check_executor(task, self._settings.executors)
         self.registry.check_portable(task)
         self.cluster.check(task)
-        if item._uploads and not self.takes_uploads:
-            raise NotData(
-                f"task {task.name} goes to Celery, and an upload is on this machine: pass its content, or"
-                " save it where the workers can read it and pass its name"
-            )
-        text = data.dump_call(task.func, item._args, item._kwargs or {}, max_bytes=self._settings.max_payload)
-        item._args, item._kwargs = (text,), None
+        self.belongings.check(item, due)
+        payload, uploads = pack_call(task.func, item._args, item._kwargs or {}, self._settings.max_payload)
+        packed = Packed.of(item, payload, uploads)
+        if (
+            packed.key is not None
+            and (other := self.belongings.keys.find(packed.key, self._live)) is not None
+        ):
+            return other
+        self.belongings.save(item.id, uploads)
+        item._args, item._kwargs = packed, None
+        return None
 
-    def _publish(self, item: RecordedItem[Any], due: float | None) -> None:
-        envelope = Envelope.of(item, due)
-        (payload,) = item._args
+    def _publish(self, item: RecordedItem[Any], due: float | None) -> WorkItem[Any] | None:
+        """Send an item. Returns the one in flight with its key instead, if there is one."""
+        packed, keys = item._args, self.belongings.keys
+        assert isinstance(packed, Packed)
+        envelope = Envelope.of(item, due, packed.uploads, packed.key)
         try:
-            self.records.begin(item.id, envelope.record(item.task_name))
+            if packed.key is not None:
+                other = keys.take(packed.key, item.id, self._live, self._settings.publish_timeout)
+                if other is not None:
+                    return other
+            self.records.begin(item.id, envelope.record(item.task_name), envelope.seconds_left())
             item.here = False
             try:
-                self.cluster.publish(item.id, item.task_name, payload, envelope)
+                self.cluster.publish(item.id, item.task_name, packed.payload, envelope)
             except BrokerError:
                 self._disown(item, envelope)
                 raise
-        except Refused as error:
+        except Refused:
             item.here = True
-            self.events.refused(item.task_name, error)
             raise
         item._args = ()
+        if packed.key is not None:
+            try:
+                keys.confirm(packed.key, item.id, envelope.seconds_left())
+            except BrokerError as error:  # the worker that gets it does it again
+                self.events.trouble(
+                    f"The key of item {item.id} ({item.task_name}) is not confirmed yet", error
+                )
+        return None
+
+    def _live(self, item_id: str) -> RecordedItem[Any] | None:
+        """The handle of an item, unless it has ended."""
+        record = self.read(item_id)
+        return None if record is None or record.status.is_final else self.get(item_id)
+
+    def _let_go(self, item: WorkItem[Any]) -> None:
+        """What an item has that is not sent."""
+        if isinstance(item._args, Packed):
+            self.belongings.let_go(item.id, item._args.uploads, item._args.key)
 
     def _disown(self, item: RecordedItem[Any], envelope: Envelope) -> None:
         """Nobody has confirmed the message. Should it have arrived all the same, it is not to run."""
@@ -176,6 +219,7 @@ class CeleryBackend(Intake):
         if record.status is Status.QUEUED:
             record = record._replace(status=Status.CANCELLED, finished=time.time())
             records.write(item.id, record)
+            self._in_this_process().belongings.let_go(item.id, record.uploads, record.key)
             item.take(record)
             self.events.finished(item, (Status.CANCELLED, None, why))
         self.source_of(item).fire(CancelReason.REQUESTED)
@@ -197,6 +241,7 @@ class CeleryBackend(Intake):
             item._attempt = Attempt()
             item._attempt.error, item._attempt.finished = error, time.time()
             item.status, item._told = Status.CANCELLED, True
+        self._let_go(item)
         item._args, item._kwargs = (), None
         self.events.finished(item, outcome)
         return True

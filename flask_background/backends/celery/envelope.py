@@ -26,9 +26,12 @@ class Envelope(NamedTuple):
     traceparent: str | None
     #: As far as ``using`` may have changed them.
     options: dict[str, Any]
+    #: What the item has besides: how many uploads, and the key by its name in Redis.
+    uploads: int | None = None
+    key: str | None = None
 
     @classmethod
-    def of(cls, item: WorkItem[Any], due: float | None) -> Self:
+    def of(cls, item: WorkItem[Any], due: float | None, uploads: int | None, key: str | None) -> Self:
         """What a new item needs."""
         task: Any = item._task
         options = {name: getattr(task.options, name) for name in ("timeout", "max_attempts", "max_crashes")}
@@ -41,6 +44,8 @@ class Envelope(NamedTuple):
             None if state is None else data.dump_state(state),
             None if state is None else state.traceparent,
             options,
+            uploads,
+            key,
         )
 
     @classmethod
@@ -48,18 +53,25 @@ class Envelope(NamedTuple):
         """Read what ``headers`` gave."""
         fields = headers[_HEADER]
         return cls(
-            fields["enqueued"], fields["due"], fields["state"], headers.get("traceparent"), fields["options"]
+            fields["enqueued"],
+            fields["due"],
+            fields["state"],
+            headers.get("traceparent"),
+            fields["options"],
+            fields.get("uploads"),
+            fields.get("key"),
         )
 
     def headers(self) -> dict[str, Any]:
         """The message's headers; the trace context is where tracing tools look for it."""
-        fields = {"enqueued": self.enqueued, "due": self.due, "state": self.state, "options": self.options}
+        fields = self._asdict()
+        del fields["traceparent"]
         trace = {} if self.traceparent is None else {"traceparent": self.traceparent}
         return {_HEADER: fields, **trace}
 
     def record(self, task_name: str) -> Record:
         """The first record of the item."""
-        return Record(task_name, Status.QUEUED, self.enqueued, self.state)
+        return Record(task_name, Status.QUEUED, self.enqueued, self.state, uploads=self.uploads, key=self.key)
 
     def task(self, task: Task[..., Any]) -> Task[..., Any]:
         """The task with the options that the item was enqueued with."""

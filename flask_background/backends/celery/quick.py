@@ -18,9 +18,9 @@ def is_quick(celery: Celery) -> bool:
     return type(celery.backend).__module__ == "celery.backends.redis"
 
 
-def put(celery: Celery, task_id: str, result: Any, state: str) -> None:
-    """Store a state that is not the last one. Raises what Celery does."""
-    _ask(celery, task_id, result, state)
+def put(celery: Celery, task_id: str, result: Any, state: str, longer: int = 0) -> None:
+    """Store a state that is not the last one, for so many seconds longer than Celery. Raises as Celery."""
+    _ask(celery, task_id, result, state, longer=longer)
 
 
 def put_and_look(celery: Celery, task_id: str, result: Any, state: str, other_id: str) -> bool:
@@ -42,6 +42,7 @@ def _ask(
     state: str,
     more: Callable[[Any, str, str], object] | None = None,
     done: str | None = None,
+    longer: int = 0,
 ) -> Any:
     """Set the key, and in the same question what ``more`` adds; returns the last answer."""
     backend = celery.backend
@@ -57,12 +58,13 @@ def _ask(
             "task_id": task_id,
         }
     )
+    seconds = backend.expires + longer if backend.expires else None
 
     def ask() -> Any:
         if more is None:
-            return backend.client.set(key, text, ex=backend.expires or None)
+            return backend.client.set(key, text, ex=seconds)
         with backend.client.pipeline(transaction=False) as pipe:
-            pipe.set(key, text, ex=backend.expires or None)
+            pipe.set(key, text, ex=seconds)
             more(pipe, key, text)
             return pipe.execute()[-1]
 

@@ -7,9 +7,12 @@ state, and a failure as one. That somebody wants its end lies beside it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from celery.backends.base import BaseKeyValueStoreBackend
 
 from ...errors import BrokerError
 from ...record import Record
@@ -56,13 +59,16 @@ class Records:
             return Record.of(kept) if isinstance(kept, dict) else _of_foreign(meta["status"], found)
         return Record.of(found) if isinstance(found, dict) and "status" in found else None
 
-    def begin(self, item_id: str, record: Record) -> None:
-        """Write the first record of an item, which nobody knows yet."""
+    def begin(self, item_id: str, record: Record, delay: float = 0.0) -> None:
+        """Write the first record of an item that nobody knows yet. It waits for delay seconds then."""
         with _reaching():
             if quick.is_quick(self._celery):
-                quick.put(self._celery, item_id, record.as_data(), _STATES[record.status])
-            else:
-                self.write(item_id, record)
+                state = _STATES[record.status]
+                quick.put(self._celery, item_id, record.as_data(), state, math.ceil(delay))
+                return
+            self.write(item_id, record)
+            if delay:
+                self._keep(item_id, delay)
 
     def claim(self, item_id: str, record: Record) -> bool:
         """Put on record that an item runs, whose record was just read; then whether somebody wants its end.
@@ -95,6 +101,12 @@ class Records:
     def is_asked_to_end(self, item_id: str) -> bool:
         """Whether somebody wants the item's end."""
         return bool(self._meta(_asking(item_id))["result"])
+
+    def _keep(self, item_id: str, delay: float) -> None:
+        """Let the record live until the item is due, where the backend gives each so many seconds."""
+        backend = self._celery.backend
+        if isinstance(backend, BaseKeyValueStoreBackend) and backend.expires:
+            backend.expire(backend.get_key_for_task(item_id), math.ceil(delay) + backend.expires)
 
     def _meta(self, key: str) -> dict[str, Any]:
         with _reaching():

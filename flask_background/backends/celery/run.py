@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from ... import data, native
+from ... import native
 from ...awaiting import await_here
 from ...errors import BrokerError, ItemCancelled, ItemFailed, ItemInterrupted, ItemTimeout
 from ...item import WorkItem
 from ...outcomes import error_as_data, result_as_data
+from ...packing import unpack_call
 from ...runner import let_frames_go, perform
 from ...status import Attempt, Outcome, Status
+from .belongings import Belongings
 from .envelope import Envelope
 from .owner import ClusterItem, RunOwner
 from .records import Failure, Records
 
 if TYPE_CHECKING:
     from celery import Celery
+    from werkzeug.datastructures import FileStorage
 
     from ...part import AppPart
 
@@ -32,7 +35,8 @@ _SOON = 1.0
 _PATIENCE = 30
 # How long a message is kept back that nothing can be done with just now, in seconds.
 _PAUSE = 1.0
-
+# When an item is tried again whose uploads cannot be read for a reason that may pass, in seconds.
+_PUT_OFF = 5.0
 
 # What TERM raises in the process of Celery's that runs the item; only Celery sends it that.
 _TERMINATED = -(256 - signal.SIGTERM)
@@ -40,6 +44,14 @@ _TERMINATED = -(256 - signal.SIGTERM)
 
 class Again(Exception):
     """The message goes back to the queue, for this worker or another one."""
+
+
+class _Unreadable(Exception):
+    """An upload cannot be read; the text says why."""
+
+
+class _StoreAway(Exception):
+    """An upload cannot be read now, and perhaps later."""
 
 
 class ItemRun:
@@ -53,24 +65,44 @@ class ItemRun:
         self._envelope = Envelope.open(request.headers)
         # What there is no record of has waited for longer than those are kept.
         self._owner = RunOwner(part, Records(celery), request.id, self._envelope.record(self._name))
+        self._belongings = Belongings(part.settings, celery, self._owner.events)
+        self._opened: list[FileStorage] = []
 
     def run(self) -> None:
         """From claim to end. Raises Again, or Failure for Celery's own records."""
-        owner = self._owner
         try:
-            if not self._is_ours():
-                return
-            item = self._claim()
-            if item is None:
-                return
-            perform(owner, item, await_here)
-            owner.ended.wait()  # a Future that the function returned may end on another thread
-            assert owner.outcome is not None
-            with owner.lock:
-                self._settle(item, owner.outcome)
+            self._run()
         except BrokerError as error:
             native.sleep(_PAUSE)  # or the message would go round and round
             raise Again(str(error)) from error
+        except Failure:
+            self._let_go()
+            raise
+        finally:
+            for upload in self._opened:
+                upload.close()
+        self._let_go()
+
+    def _run(self) -> None:
+        owner = self._owner
+        if not self._is_ours():
+            return
+        item = self._claim()
+        if item is None:
+            return
+        perform(owner, item, await_here)
+        owner.ended.wait()  # a Future that the function returned may end on another thread
+        assert owner.outcome is not None
+        with owner.lock:
+            self._settle(item, owner.outcome)
+
+    def _let_go(self) -> None:
+        """Once the item has ended, whoever has ended it."""
+        uploads, key = self._envelope.uploads, self._envelope.key
+        if self._owner.record.status.is_final:
+            self._belongings.let_go(self._owner.id, uploads, key)
+            if uploads:
+                self._belongings.sweep(self._owner.records)
 
     # Before the run.
 
@@ -96,10 +128,18 @@ class ItemRun:
         if crashes >= task.options.max_crashes:
             self._park(f"its process died under it {crashes} times", crashes)
         try:
-            args, kwargs = data.load_call(self._payload)
+            args, kwargs, self._opened = unpack_call(self._payload, self._open_upload)
             task.check_call(*args, **kwargs)
+        except _StoreAway as error:
+            owner.trouble(f"Item {owner.id} ({self._name}) is tried again in {_PUT_OFF:g} s", error)
+            self._send_again(self._envelope._replace(due=time.time() + _PUT_OFF))
+            return None
+        except _Unreadable as error:
+            self._park(str(error), crashes)
         except Exception as error:
             self._park(f"its arguments do not fit any more: {error}", crashes)
+        if self._envelope.key is not None:
+            self._belongings.keys.confirm(self._envelope.key, owner.id, 0.0)
         item = ClusterItem.of(owner.id, record, task, args, kwargs, owner)
         owner.record = record._replace(
             status=Status.RUNNING,
@@ -112,6 +152,18 @@ class ItemRun:
             self._cancelled()
             return None
         return item
+
+    def _open_upload(self, number: int) -> IO[bytes]:
+        uploads = self._belongings.uploads
+        if uploads is None:
+            raise _Unreadable("it has an upload, and BACKGROUND_UPLOADS is not set in this worker")
+        try:
+            return uploads.open(self._owner.id, number)
+        except (FileNotFoundError, PermissionError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise _Unreadable(f"its upload could not be read in {uploads.store.shown}: {what}") from error
+        except Exception as error:  # a store that cannot be reached: that is not the item's fault
+            raise _StoreAway from error
 
     def _park(self, reason: str, crashes: int) -> NoReturn:
         now = time.time()

@@ -25,6 +25,7 @@ from .cluster import (
 from .records import Failure
 from .run import Again, ItemRun
 from .stopflag import stop_flag
+from .stores import store_at
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -47,6 +48,7 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
     """What Celery knows of a task: that its messages are items."""
 
     abstract = True
+    Request = f"{__package__}.request:ItemRequest"
     typing = False
     throws = (Failure,)  # it is in the app's log already
     store_errors_even_if_ignored = True  # such as its own, of a run that it has killed
@@ -78,6 +80,8 @@ def _worker_stops(sender: Any, **_: Any) -> None:
 
 def _make_ready(worker: Any, celery: Celery, part: AppPart) -> None:
     check_settings(celery)
+    if part.settings.uploads is not None:
+        store_at(part.settings.uploads)
     given = explicit_settings(celery)
     tasks = part.owner.registry.tasks
     fixed = fixed_visibility(celery)

@@ -1,0 +1,95 @@
+"""What an item in a cluster has besides its record: uploads, and a key. Whoever ends it lets them go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from ...errors import NotData, Unsupported
+from .keys import Keys, name_of_key
+from .uploads import KEPT, Uploads
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from werkzeug.datastructures import FileStorage
+
+    from ...config import Settings
+    from ...events import Events
+    from ...item import WorkItem
+    from .records import Records
+
+
+class Packed(NamedTuple):
+    """What an item's arguments have become that is to be sent."""
+
+    payload: str
+    #: What it has besides: how many uploads, and the key by its name in Redis.
+    uploads: int | None
+    key: str | None
+
+    @classmethod
+    def of(cls, item: WorkItem[Any], payload: str, uploads: Sequence[FileStorage]) -> Self:
+        """For an item with these uploads."""
+        key = item._task.key
+        return cls(payload, len(uploads) or None, None if key is None else name_of_key(item.task_name, key))
+
+
+class Belongings:
+    """Where the items of an app have theirs. Raises ConfigurationError if there is no such place."""
+
+    def __init__(self, settings: Settings, celery: Celery, events: Events) -> None:
+        self.uploads = None if settings.uploads is None else Uploads(settings.uploads, settings.keep)
+        self.keys = Keys(celery)
+        self._events = events
+
+    def check(self, item: WorkItem[Any], due: float | None) -> None:
+        """Raise NotData or Unsupported for what an item cannot have here."""
+        name = item.task_name
+        if item._task.key is not None and not self.keys.works:
+            raise Unsupported(
+                f"task {name} is enqueued with a key, which takes Redis as Celery's result_backend: set that,"
+                " or leave key out, and let the task find out whether its work is done"
+            )
+        if item._uploads and self.uploads is None:
+            raise NotData(
+                f"task {name} goes to Celery, and an upload is on this machine: set BACKGROUND_UPLOADS to"
+                ' what the workers reach as well, a shared folder or a URL such as "s3://bucket/prefix", or'
+                " pass its content"
+            )
+        if item._uploads and due is not None and due - time.time() > KEPT:
+            raise Unsupported(
+                f"task {name} gets an upload, which is kept for {KEPT / 86_400:g} days, and is to start later"
+                " than that: save it, and pass its name"
+            )
+
+    def save(self, item_id: str, uploads: Sequence[FileStorage]) -> None:
+        """Store an item's uploads. Raises UploadError, and leaves nothing then."""
+        if self.uploads is not None and uploads:
+            self.uploads.save(item_id, uploads)
+
+    def let_go(self, item_id: str, uploads: int | None, key: str | None) -> None:
+        """The item has ended, or was not accepted. Raises nothing: what stays is removed later."""
+        if key is not None:
+            try:
+                self.keys.release(key, item_id)
+            except Exception as error:
+                self._events.trouble(f"The key of item {item_id} could not be given back", error)
+        if uploads and self.uploads is not None:
+            try:
+                self.uploads.remove(item_id, uploads)
+            except Exception as error:
+                self._events.trouble(f"The uploads of item {item_id} could not be removed", error)
+
+    def sweep(self, records: Records) -> None:
+        """Remove what others have left, if it is time for that. Raises nothing."""
+
+        def is_over(item_id: str) -> bool:
+            record = records.read(item_id)
+            return record is not None and record.status.is_final
+
+        if self.uploads is not None:
+            try:
+                self.uploads.sweep(is_over)
+            except Exception as error:
+                self._events.trouble("Old uploads could not be looked through", error)
