@@ -203,14 +203,16 @@ class Background:
     def stats(self) -> Stats:
         """How many of the app's items are queued and running in this process, and how many ended how.
 
-        Durable ones that wait in the journal for a process that has room are queued in none.
+        Durable ones that wait in the journal for a process that has room are queued in none, and those in a
+        Celery cluster are not counted.
         """
         return self._part().backend.stats()
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no item is queued or running; False after timeout seconds (None: without limit).
 
-        Durable items count if this process runs them, or would: not those that run in another process.
+        Durable items count if this process runs them, or would: not those that run in another process, nor
+        those in a Celery cluster. Wait for their handles.
         """
         return self._part().wait_idle(timeout)
 

@@ -116,7 +116,7 @@ class RecordedItem(WorkItem[R]):
 
     def take(self, record: Record) -> None:
         """Know what the record says. An end that was seen is the last word."""
-        attempt = record.attempt_of(self.id)
+        attempt = record._replace(task=self.task_name).attempt_of(self.id)  # Celery's own do not say it
         with self._keeper.lock:
             if not self._told:
                 self._attempt, self.status = attempt, record.status

@@ -303,4 +303,6 @@ def test_task_that_the_worker_does_not_have(app: Flask) -> None:
     background = app.extensions["background"].owner
     item = background.task(name="shop.only_here")(len).enqueue("abc")
     del background.registry.tasks["shop.only_here"]
-    assert "NotRegistered" in str(item.exception(BOUND))
+    error = str(item.exception(BOUND))
+    assert f"item {item.id} (shop.only_here) failed with NotRegistered" in error
+    assert "the worker has no such task" in error

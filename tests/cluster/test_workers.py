@@ -187,6 +187,7 @@ def test_timeouts_and_visibility(make_app: MakeApp, make_worker: MakeWorker) -> 
     [
         ({"result_backend": "rpc://"}, Unsupported, "only the process can read"),
         ({"result_backend": "disabled://"}, ConfigurationError, "no result_backend"),
+        ({"task_always_eager": True}, ConfigurationError, '"immediate"'),
         ({"accept_content": ["pickle"]}, ConfigurationError, 'accept_content lacks "json"'),
     ],
 )

@@ -186,6 +186,11 @@ def check_settings(celery: Celery) -> None:
             f"Celery's result_backend is {results!r}, which only the process can read that enqueued an item:"
             ' set another one, such as "redis://..."'
         )
+    if celery.conf.task_always_eager:
+        raise ConfigurationError(
+            "Celery's task_always_eager is set, which does not hold for items: set BACKGROUND_BACKEND ="
+            ' "immediate" to have them run where they are enqueued'
+        )
     if not {"json", "application/json"} & set(celery.conf.accept_content):
         raise ConfigurationError('Celery\'s accept_content lacks "json", which is what items travel as')
 

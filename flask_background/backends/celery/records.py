@@ -122,10 +122,12 @@ def _of_foreign(state: str, error: BaseException) -> Record:
     """What Celery has written itself: of a run that it killed or revoked, or a task that no worker has."""
     if state == _STATES[Status.CANCELLED]:
         return Record("?", Status.CANCELLED, 0.0, reason=f"cancelled by Celery: {error}")
-    kind = type(error).__name__
+    kind, message = type(error).__name__, str(error)
     if kind == "TimeLimitExceeded":
         kind = "flask_background.errors.ItemTimeout"
-    text = json.dumps({"type": kind, "message": str(error), "trace": ""})
+    elif kind == "NotRegistered":
+        message += ": the worker has no such task; make it where the app is made, not later"
+    text = json.dumps({"type": kind, "message": message, "trace": ""})
     return Record("?", Status.FAILED, 0.0, error=text)
 
 

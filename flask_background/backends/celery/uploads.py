@@ -106,7 +106,7 @@ class _Copying:
 
     def wait(self) -> None:
         """Wait for the end, as long as something is taken. Raises what the store does, or TimeoutError."""
-        seen = -1
+        seen = 0
         try:
             while not self._ended.wait(_STALLED):
                 if self._pieces == seen:
