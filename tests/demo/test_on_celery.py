@@ -14,7 +14,7 @@ import pytest
 
 from ..redis_server import Redis
 from .conftest import launch
-from .driver import Demo, children, is_mail_server, is_there, item_ids, until
+from .driver import Demo, children, is_mail_server, is_there, item_ids, picture, until
 
 
 class OnCelery(Demo):
@@ -98,6 +98,22 @@ def test_letter_and_long_item(start: Callable[..., OnCelery]) -> None:
     until(lambda: not [pid for pid in everybody if is_there(pid)])
     assert "Traceback" not in demo.log()
     assert demo.log().index("Shutting down: Master") < demo.log().index("Warm shutdown")
+
+
+def test_pictures(start: Callable[..., OnCelery]) -> None:
+    """Pictures come to the worker as uploads, are in the gallery, and nothing else is kept of them."""
+    demo = start()
+    ids = item_ids(demo.upload(("Ünique.png", picture("PNG", (1800, 1200))), ("none.jpg", b"MZ")))
+    ends = [demo.ended(item_id)["status"] for item_id in ids]
+    assert sorted(ends) in (
+        ["refused", "succeeded"],
+        ["refused"],
+    )  # one may have ended before the page was made
+    assert until(lambda: len(demo.pictures()) == 1)
+    page = demo.get("/").text
+    assert "Ünique.png" in page
+    assert "This is not a JPEG, PNG, WebP or GIF picture." in page
+    until(lambda: not [path for path in (demo.instance / "uploads").rglob("*") if path.is_file()])
 
 
 def test_letters_outlive_the_demo(start: Callable[..., OnCelery]) -> None:
