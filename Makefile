@@ -7,10 +7,11 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Tests wait more than they compute, so more of them than there are cores run at once.
 JOBS ?= 5
 
-.PHONY: help demo test faults lint bench clean
+.PHONY: help demo demo-celery test faults lint bench clean
 
 help:
 	@echo "make demo   start the demo under gunicorn, on http://127.0.0.1:8000"
+	@echo "make demo-celery  the same, its items in a Celery worker, on the Redis that BACKGROUND_CELERY names or one of its own"
 	@echo "make test   run every test"
 	@echo "make faults kill, starve and cut the power of the journal 10,000 times: half an hour"
 	@echo "make lint   ruff, mypy --strict, import-linter"
@@ -18,6 +19,10 @@ help:
 
 demo: $(VENV)/.demo
 	$(BIN)/gunicorn --config demo_app/gunicorn.conf.py "demo_app:create_app()"
+
+demo-celery: $(VENV)/.demo-celery
+	@[ -n "$$BACKGROUND_CELERY" ] || sh tests/redis.sh
+	$(BIN)/python -m demo_app.on_celery
 
 test: $(VENV)/.test
 	@sh tests/browser.sh
@@ -46,7 +51,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp for each extra, renewed when the package's metadata has changed.
-$(VENV)/.demo $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: setup.cfg pyproject.toml | $(BIN)/python
+$(VENV)/.demo $(VENV)/.demo-celery $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) --editable ".[$*]"
 	@touch $@
 

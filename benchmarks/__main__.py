@@ -8,6 +8,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from . import children
+from .cluster import measures as cluster
 from .durable import measures as durable
 from .latency import measures as latency
 from .latency.site import SWITCH_INTERVAL
@@ -44,6 +45,14 @@ in a request. End to end, two more processes run items that write one byte each.
 the one that runs an item is killed, and it is timed when the other one begins to run it again.
 """
 
+_CLUSTER = """
+Items for Celery, beside tasks of Celery as Flask's documentation has them: its Redis for broker and results,
+an app context for each run. One peer has Celery's defaults, with which a worker takes four messages at a time
+and loses them when it dies; the other one acknowledges late and takes one at a time, as ours does by default.
+Each has one worker of one process, and a database of its own in the same Redis. Samples are of a few items,
+so that all meet the same noise. Ours has a record that every process can read when enqueue returns.
+"""
+
 _CHILDREN = """
 Items in a child process, one after the other. The first one waits for the start of the process, which for
 ours loads the app. The function does nothing.
@@ -76,6 +85,8 @@ def main() -> None:
     print(render(measure(size)))
     print(_DURABLE.format(packages=", ".join(map(_versioned, ("huey", "celery", "rq", "redis")))))
     print(render(durable.measure(durable.QUICK if quick else durable.FULL)))
+    print(_CLUSTER)
+    print(render(cluster.measure(cluster.QUICK if quick else cluster.FULL)))
     print(_CHILDREN)
     print(render(children.measure(children.QUICK if quick else children.FULL)))
     load = latency.QUICK if quick else latency.FULL

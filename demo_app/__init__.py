@@ -20,6 +20,7 @@ def create_app() -> Flask:
     """Make the demo, as its settings say."""
     app = Flask(__name__, instance_path=str(config.INSTANCE))
     app.config.from_object(config)
+    app.config.from_prefixed_env()  # FLASK_BACKGROUND_BACKEND, say
     # What visitors upload is theirs: nobody else on this machine has to see it.
     config.INSTANCE.mkdir(mode=0o700, parents=True, exist_ok=True)
 

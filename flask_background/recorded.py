@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", covariant=True)
 
-# How often somebody who waits reads the record, at first and after a while, in seconds.
-_SOON, _LATER = 0.01, 0.25
+# How long somebody who waits does not read the record, at first and after a while, in seconds: each time by
+# so much longer, so that an end is seen late by a part of what it took.
+_SOON, _LATER, _LONGER = 0.002, 0.25, 1.25
 
 
 class RecordKeeper(Keeper, Protocol):
@@ -101,7 +102,7 @@ class RecordedItem(WorkItem[R]):
             if left <= 0:
                 return False
             native.Gate().wait(left)
-            pause = min(2 * pause, _LATER)
+            pause = min(_LONGER * pause, _LATER)
         return True
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -116,7 +117,7 @@ class RecordedItem(WorkItem[R]):
         pause = _SOON
         while not self._has_ended():
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LATER)
+            pause = min(_LONGER * pause, _LATER)
 
     def _has_ended(self) -> bool:
         return self._told or self.status.is_final

@@ -58,6 +58,10 @@ class Redis:
         """Empty it."""
         self._ask(b"FLUSHALL")
 
+    def drop_connections(self) -> None:
+        """Close the connections of all clients."""
+        self._ask(b"CLIENT KILL TYPE normal SKIPME yes")
+
     def length(self, queue: str) -> int:
         """How many messages wait in a queue."""
         return int(self._ask(b"LLEN " + queue.encode())[1:])

@@ -21,5 +21,15 @@ def test_table_comes_out() -> None:
         check=True,
     )
     measures = ("enqueue", "end to end", "queued item", "import", "durable enqueue", "durable, end to end")
-    for measure in (*measures, "kill -9", "ThreadPoolExecutor", "Flask-Executor", "Celery", "Huey", "RQ"):
+    for measure in (
+        *measures,
+        "for Celery",
+        "acks_late",
+        "kill -9",
+        "ThreadPoolExecutor",
+        "Flask-Executor",
+        "Celery",
+        "Huey",
+        "RQ",
+    ):
         assert measure in run.stdout

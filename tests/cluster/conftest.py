@@ -23,7 +23,13 @@ class Worker:
     """``celery worker`` with the shop's tasks, in a process group of its own."""
 
     def __init__(
-        self, folder: Path, redis: Redis, *options: str, celery: Any = None, **settings: Any
+        self,
+        folder: Path,
+        redis: Redis,
+        *options: str,
+        celery: Any = None,
+        cwd: Path = ROOT,
+        **settings: Any,
     ) -> None:
         self.folder = folder
         self.log_file, self.note_file = folder / "log", folder / "notes"
@@ -34,7 +40,7 @@ class Worker:
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "celery", *app, *options],
-                cwd=ROOT,
+                cwd=cwd,
                 env={**os.environ, **environment, **named, "SHOP_CELERY": json.dumps(celery or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

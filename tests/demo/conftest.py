@@ -47,22 +47,20 @@ def start_demo(tmp_path: Path) -> Iterator[Start]:
         demo.stop()
 
 
-def launch(folder: Path, **environment: str) -> Demo:
-    """Start gunicorn as a newcomer does, on any free port."""
+GUNICORN = ("gunicorn", "-c", "demo_app/gunicorn.conf.py", "demo_app:create_app()")
+
+
+def launch(
+    folder: Path, module: tuple[str, ...] = GUNICORN, kind: type[Demo] = Demo, **environment: str
+) -> Demo:
+    """Start gunicorn as a newcomer does, or another module, on any free port."""
     folder.mkdir(exist_ok=True)
     instance = folder / "instance"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MAIL_", "DEMO_"))}
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "gunicorn",
-                "-c",
-                "demo_app/gunicorn.conf.py",
-                "demo_app:create_app()",
-            ],
+            [sys.executable, "-m", *module],
             cwd=ROOT,
             env=inherited | {"PORT": "0", "DEMO_INSTANCE": str(instance)} | environment,
             stdin=subprocess.DEVNULL,
@@ -70,7 +68,7 @@ def launch(folder: Path, **environment: str) -> Demo:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Demo(process, instance, log)
+    return kind(process, instance, log)
 
 
 @pytest.fixture(scope="session")

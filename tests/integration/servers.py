@@ -186,14 +186,18 @@ def _environment(settings: Mapping[str, Any], env: Mapping[str, str] | None) -> 
 
 @contextmanager
 def gunicorn(
-    folder: Path, *options: str, env: Mapping[str, str] | None = None, **settings: Any
+    folder: Path,
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    app: str = "tests.integration.recorder:create_app()",
+    **settings: Any,
 ) -> Iterator[Server]:
-    """A gunicorn that serves the recorder; settings are the app's BACKGROUND_*."""
+    """A gunicorn that serves the recorder, or an app with a /pid; settings are the app's BACKGROUND_*."""
     # The script, not -m: after USR2 gunicorn starts its own file anew, and finds its http package first.
     script = Path((env or {}).get("FIRST_ON_PATH", sys.prefix)) / "bin" / "gunicorn"
     threads = ("--threads", "4") if "gthread" in options else ()  # would make gthread of sync
     command = [sys.executable, str(script), "--bind", "127.0.0.1:0", *options, *threads]
-    command.append("tests.integration.recorder:create_app()")
+    command.append(app)
     with _running(Server(command, folder, _environment(settings, env))) as server:
         yield server
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from celery import Celery
@@ -55,6 +56,8 @@ class Cluster:
         self._fixed = fixed_visibility(celery)
         check_settings(celery)
         self.client = _client_of(celery, settings.publish_timeout)
+        #: The tasks whose queue has been declared, where once is enough; it costs each publish a tenth.
+        self._declared: set[str] | None = set() if _keeps_queues(celery) else None
 
     @classmethod
     def of(cls, app: Flask, settings: Settings, registry: Registry) -> Self:
@@ -72,8 +75,10 @@ class Cluster:
         # A worker that would hold a message for longer than it may sends it on instead.
         seconds = min(envelope.seconds_left(), _HOP, self._visible_for() / 2)
         headers = envelope.headers()
+        declared = self._declared
         with self._bounded() as left, self.client.producer_pool.acquire(block=True, timeout=left) as producer:
-            self.client.send_task(
+            send = partial(
+                self.client.send_task,
                 task_name,
                 (payload,),
                 task_id=item_id,
@@ -85,10 +90,22 @@ class Cluster:
                 ignore_result=True,  # the record is what is kept
                 argsrepr="(...)",
                 kwargsrepr="{}",
-                retry=True,
-                retry_policy={**_ONCE_MORE, "errback": lambda *_: envelope.rename(headers)},
                 add_to_parent=False,
             )
+            if declared is not None and task_name in declared:
+                began = time.monotonic()
+                try:
+                    send(retry=False, declare=())
+                    return
+                except Exception:
+                    declared.clear()
+                    if time.monotonic() - began >= left:  # it hangs, and so would the next one
+                        raise
+                    envelope.rename(headers)
+            again = {**_ONCE_MORE, "errback": lambda *_: envelope.rename(headers)}
+            send(retry=True, retry_policy=again)
+            if declared is not None:
+                declared.add(task_name)
 
     def probe(self) -> None:
         """Raise BrokerError if the broker does not answer."""
@@ -126,6 +143,8 @@ def celery_of(app: Flask, settings: Settings) -> Celery:
         found = Celery(app.import_name, set_as_current=False)
         found.conf.update(settings.celery)
         found.conf.setdefault("result_expires", settings.keep)
+        # So that ``celery_app = create_app().extensions["celery"]`` keeps all that a worker needs.
+        found.flask_app = app
         app.extensions["celery"] = found
     return found
 
@@ -142,6 +161,12 @@ def fixed_visibility(celery: Celery) -> float | None:
     if given is not None:
         return float(given)
     return _VISIBLE.get(celery.connection_for_write().transport.driver_type)
+
+
+def _keeps_queues(celery: Celery) -> bool:
+    """Whether a message to a queue arrives, whatever has become of the queue since it was declared."""
+    driver: str = celery.connection_for_write().transport.driver_type
+    return driver == "redis"
 
 
 def visible_for(fixed: float | None, tasks: Iterable[Callee], kill_after: float) -> float:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery.backends.base import BaseKeyValueStoreBackend
-from celery.backends.redis import RedisBackend
 
 from ...errors import BrokerError
 from ...record import Record
 from ...status import Status
+from . import quick
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -60,15 +62,40 @@ class Records:
             return Record.of(kept) if isinstance(kept, dict) else _of_foreign(meta["status"], found)
         return Record.of(found) if isinstance(found, dict) and "status" in found else None
 
-    def write(self, item_id: str, record: Record, delay: float = 0.0) -> None:
-        """Put an item's record in the place of the last one. It waits for delay seconds then."""
+    def begin(self, item_id: str, record: Record, delay: float = 0.0) -> None:
+        """Write the first record of an item that nobody knows yet. It waits for delay seconds then."""
+        with _reaching():
+            if quick.is_quick(self._celery):
+                state = _STATES[record.status]
+                quick.put(self._celery, item_id, record.as_data(), state, math.ceil(delay))
+                return
+            self.write(item_id, record)
+            if delay:
+                self._keep(item_id, delay)
+
+    def begin_run(self, item_id: str, record: Record) -> bool:
+        """Put on record that an item runs, whose record was just read; then whether somebody wants its end.
+
+        In this order: who asks, asks first, and then looks whether it is queued.
+        """
+        with _reaching():
+            if quick.is_quick(self._celery):
+                state, asked = _STATES[record.status], _asking(item_id)
+                return quick.put_and_look(self._celery, item_id, record.as_data(), state, asked)
+            self.write(item_id, record)
+            return self.is_asked_to_end(item_id)
+
+    def write(self, item_id: str, record: Record) -> None:
+        """Put an item's record in the place of the last one."""
         result: Any = record.as_data()
         if record.status in (Status.FAILED, Status.CANCELLED):
             text = str(record.attempt_of(item_id).error)
             result = {"exc_type": "Failure", "exc_module": __name__, "exc_message": [text, result]}
-        self._store(item_id, result, _STATES[record.status])
-        if delay:
-            self._keep(item_id, delay)
+        if record.status is Status.SUCCEEDED and quick.is_quick(self._celery):
+            with _reaching():
+                quick.put_success(self._celery, item_id, result)
+        else:
+            self._store(item_id, result, _STATES[record.status])
 
     def claim(self, item_id: str, record: Record, message: str) -> bool:
         """Whether the run that follows what the record says is this message's to bring about.
@@ -76,47 +103,38 @@ class Records:
         Of several that come at the same moment one gets it, where the result backend is Redis; others can do
         nothing of that kind. It counts for a minute, for then the record says more.
         """
-        backend = self._celery.backend
-        if not isinstance(backend, RedisBackend):
+        if not quick.is_quick(self._celery):
             return True
+        backend = self._celery.backend
         key = backend.get_key_for_task(f"{item_id}.after.{record.message}.{record.started}")
-        try:
+        with _reaching():
             return bool(
                 backend.client.set(key, message, nx=True, ex=_CLAIMED)
                 or backend.client.get(key) in (message.encode(), None)
             )
-        except Exception as error:
-            raise _unreachable(error) from error
 
     def ask_to_end(self, item_id: str) -> None:
         """Whoever runs the item, or will, is to end it."""
-        self._store(f"{item_id}.cancel", True, "PENDING")
+        self._store(_asking(item_id), True, "PENDING")
 
     def is_asked_to_end(self, item_id: str) -> bool:
         """Whether somebody wants the item's end."""
-        return bool(self._meta(f"{item_id}.cancel")["result"])
+        return bool(self._meta(_asking(item_id))["result"])
 
     def _keep(self, item_id: str, delay: float) -> None:
         """Let the record live until the item is due, where the backend gives each so many seconds."""
         backend = self._celery.backend
         if isinstance(backend, BaseKeyValueStoreBackend) and backend.expires:
-            try:
-                backend.expire(backend.get_key_for_task(item_id), math.ceil(delay) + backend.expires)
-            except Exception as error:
-                raise _unreachable(error) from error
+            backend.expire(backend.get_key_for_task(item_id), math.ceil(delay) + backend.expires)
 
     def _meta(self, key: str) -> dict[str, Any]:
-        try:
+        with _reaching():
             meta: dict[str, Any] = self._celery.backend.get_task_meta(key, cache=False)
-        except Exception as error:
-            raise _unreachable(error) from error
         return meta
 
     def _store(self, key: str, result: Any, state: str) -> None:
-        try:
+        with _reaching():
             self._celery.backend.store_result(key, result, state)
-        except Exception as error:
-            raise _unreachable(error) from error
 
 
 def _of_foreign(state: str, error: BaseException) -> Record:
@@ -132,5 +150,15 @@ def _of_foreign(state: str, error: BaseException) -> Record:
     return Record("?", Status.FAILED, 0.0, error=text)
 
 
-def _unreachable(error: Exception) -> BrokerError:
-    return BrokerError(f"Celery's result backend cannot be reached: {error}")
+def _asking(item_id: str) -> str:
+    return f"{item_id}.cancel"
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    try:
+        yield
+    except BrokerError:
+        raise
+    except Exception as error:
+        raise BrokerError(f"Celery's result backend cannot be reached: {error}") from error

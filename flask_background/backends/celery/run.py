@@ -150,17 +150,16 @@ class ItemRun:
         if self._envelope.key is not None:
             self._belongings.keys.confirm(self._envelope.key, owner.id, 0.0)
         item = ClusterItem.of(owner.id, record, task, args, kwargs, owner)
-        run = {
-            "attempt": record.attempt + 1,
-            "crashes": crashes,
-            "started": time.time(),
-            "progress": None,
-            "message": self._envelope.message,
-            "due": None,
-        }
-        owner.put(status=Status.RUNNING, **run)
-        # In this order: who asks, asks first, and then looks whether it is queued.
-        if owner.records.is_asked_to_end(owner.id):
+        owner.record = record._replace(
+            status=Status.RUNNING,
+            attempt=record.attempt + 1,
+            crashes=crashes,
+            started=time.time(),
+            progress=None,
+            message=self._envelope.message,
+            due=None,
+        )
+        if owner.records.begin_run(owner.id, owner.record):
             self._cancelled()
             return None
         return item

@@ -1,0 +1,99 @@
+"""Records in Redis, put there in one question: they are what Celery would have written itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from secrets import token_hex
+from typing import Any
+
+import pytest
+from celery.result import AsyncResult
+from flask import Flask
+
+from flask_background import Status
+from flask_background.backends.celery import quick
+from flask_background.backends.celery.records import Records
+from flask_background.errors import BrokerError
+from flask_background.record import Record
+
+from .conftest import Redis
+
+RECORD = Record("shop.echo", Status.QUEUED, 1.5)
+
+
+@pytest.fixture(params=[True, False], ids=["quick", "as Celery does"])
+def records(request: pytest.FixtureRequest, app: Flask, monkeypatch: pytest.MonkeyPatch) -> Records:
+    """Both ways to write them."""
+    monkeypatch.setattr(
+        quick, "is_quick", lambda celery, is_quick=quick.is_quick: request.param and is_quick(celery)
+    )
+    return Records(app.extensions["background"].celery.cluster.client)
+
+
+def test_all_that_is_written(app: Flask, records: Records) -> None:
+    """Each is read as it was written, by us and by Celery, and kept for as long as Celery keeps it."""
+    client = records._celery.backend.client
+    for name, write, status, state in [
+        ("first", records.begin, Status.QUEUED, "PENDING"),
+        ("claimed", records.claim, Status.RUNNING, "STARTED"),
+        ("done", records.write, Status.SUCCEEDED, "SUCCESS"),
+    ]:
+        record = RECORD._replace(status=status)
+        write(name, record)
+        assert records.read(name) == record
+        assert AsyncResult(name, app=app.extensions["celery"]).state == state
+        assert 0 < client.ttl(f"celery-task-meta-{name}") <= 86_400
+    kept = json.loads(client.get("celery-task-meta-done"))
+    assert sorted(kept) == ["children", "date_done", "result", "status", "task_id", "traceback"]
+    assert kept["date_done"] is not None
+
+
+def test_claim_sees_who_asked(records: Records) -> None:
+    """Whoever claims an item learns that its end was asked for."""
+    assert not records.claim("wanted", RECORD)
+    records.ask_to_end("unwanted")
+    assert records.claim("unwanted", RECORD)
+
+
+def test_celery_is_told_of_success(app: Flask, records: Records) -> None:
+    """Who waits for the result with Celery's means gets it when it is there."""
+    name = token_hex(12)
+    client = records._celery.backend.client
+    with client.pubsub(ignore_subscribe_messages=True) as listener:
+        listener.subscribe(f"celery-task-meta-{name}")
+        listener.get_message(timeout=5)
+        records.write(name, RECORD._replace(status=Status.SUCCEEDED))
+        message = listener.get_message(timeout=5)
+    assert message is not None
+    assert json.loads(message["data"])["status"] == "SUCCESS"
+
+
+def test_connection_that_has_ended(records: Records, redis: Redis) -> None:
+    """A record arrives though the server has closed the connection since it was last used."""
+    records.begin("before", RECORD)
+    redis.drop_connections()
+    records.begin("after", RECORD)
+    assert records.read("after") == RECORD
+
+
+def test_redis_is_gone(redis: Redis, records: Records) -> None:
+    """Both ways say so with the same error."""
+    redis.stop()
+    try:
+        for write in (records.begin, records.claim, records.write):
+            with pytest.raises(BrokerError, match="result backend cannot be reached"):
+                write("lost", RECORD._replace(status=Status.SUCCEEDED))
+    finally:
+        redis.start()
+
+
+def test_other_result_backends(make_app: Callable[..., Flask], tmp_path: Any) -> None:
+    """One that is not Redis is written to as Celery does."""
+    app = make_app(celery={"result_backend": f"file://{tmp_path}"})
+    with app.app_context():
+        records = Records(app.extensions["background"].celery.cluster.client)
+        assert not quick.is_quick(records._celery)
+        records.begin("first", RECORD)
+        assert not records.claim("first", RECORD._replace(status=Status.RUNNING))
+        assert records.read("first") == RECORD._replace(status=Status.RUNNING)
