@@ -19,11 +19,9 @@ background = Background()
 
 
 def create_app(**settings: Any) -> Flask:
-    """The app, with Redis where the environment says it is."""
+    """The app, with Celery's settings from the environment."""
     app = Flask("shop")
-    url = os.environ.get("SHOP_REDIS")
-    urls = {"broker_url": f"{url}/0", "result_backend": f"{url}/1"}
-    celery = {**urls, **json.loads(os.environ.get("SHOP_CELERY", "{}"))}
+    celery = json.loads(os.environ.get("SHOP_CELERY", "null"))
     app.config.update(BACKGROUND_BACKEND="celery", BACKGROUND_CELERY=celery)
     app.config.from_prefixed_env()
     app.config.update(settings)

@@ -29,9 +29,9 @@ from flask_background.recorded import RecordedItem
 
 from ..helpers import BOUND, receiving, until
 from . import shop
-from .conftest import Worker
+from .conftest import Worker, on_both
 
-pytestmark = pytest.mark.usefixtures("worker", "app")
+pytestmark = [pytest.mark.usefixtures("worker", "app"), on_both]
 
 
 def test_way_of_an_item(app: Flask) -> None:
@@ -114,7 +114,9 @@ def test_failures(app: Flask, worker: Worker) -> None:
     assert "ValueError: what a pity" in str(error)
     assert "in fail" in error.__notes__[0]
     assert item.status is Status.FAILED
-    result = AsyncResult(item.id, app=app.extensions["celery"])
+    celery = app.extensions["celery"]
+    until(lambda: AsyncResult(item.id, app=celery).traceback)  # which Celery adds
+    result = AsyncResult(item.id, app=celery)
     assert result.state == "FAILURE"
     assert "what a pity" in str(result.result)
     assert "in fail" in result.traceback

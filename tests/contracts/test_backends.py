@@ -573,7 +573,7 @@ def test_receiver_that_fails(
         else:
             item = task.enqueue()
         assert item.result(BOUND) == 42
-    assert [line for line in lines(caplog, logging.ERROR) if "receiver" in line.lower()]
+    until(lambda: [line for line in lines(caplog, logging.ERROR) if "receiver" in line.lower()])
     assert task.enqueue().result(BOUND) == 42
 
 

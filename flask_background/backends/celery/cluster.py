@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from celery import Celery
+from kombu.pools import ProducerPool
 
 from ...errors import BrokerError, ConfigurationError, Unsupported
 
@@ -50,6 +51,9 @@ class Cluster:
         self._fixed = fixed_visibility(celery)
         check_settings(celery)
         self.client = _client_of(celery, settings.publish_timeout)
+        # Not Celery's own, which a process that is forked would share with its parent, down to the sockets.
+        limit = celery.conf.broker_pool_limit
+        self._producers = ProducerPool(self.client.connection_for_write().Pool(limit), limit)
 
     @classmethod
     def of(cls, app: Flask, settings: Settings, registry: Registry) -> Self:
@@ -66,7 +70,7 @@ class Cluster:
         limit = self._visible_for() * _SHARE if timeout is None else timeout + self._settings.kill_after
         # A worker that would hold a message for longer than it may sends it on instead.
         seconds = min(envelope.seconds_left(), _HOP, self._visible_for() / 2)
-        with self._bounded() as left, self.client.producer_pool.acquire(block=True, timeout=left) as producer:
+        with self._bounded() as left, self._producers.acquire(block=True, timeout=left) as producer:
             self.client.send_task(
                 task_name,
                 (payload,),
@@ -82,6 +86,7 @@ class Cluster:
                 retry=True,
                 retry_policy=_ONCE_MORE,
                 add_to_parent=False,
+                mandatory=True,  # RabbitMQ would drop what it has no queue for
             )
 
     def _visible_for(self) -> float:
@@ -167,6 +172,20 @@ def check_settings(celery: Celery) -> None:
         raise ConfigurationError('Celery\'s accept_content lacks "json", which is what items travel as')
 
 
+def is_amqp(celery: Celery) -> bool:
+    """Whether the broker is RabbitMQ, or speaks as it does."""
+    return bool(celery.connection_for_write().transport.driver_type == "amqp")
+
+
+def _patience_with_amqp(wait: float) -> dict[str, Any]:
+    # Without the first, a message is on its way when enqueue returns, and may be lost.
+    return {"confirm_publish": True, "read_timeout": wait, "write_timeout": wait}
+
+
+def _patience_with_others(wait: float) -> dict[str, Any]:
+    return {"socket_timeout": wait, "socket_connect_timeout": wait, "retry_on_timeout": False}
+
+
 def _client_of(celery: Celery, timeout: float) -> Celery:
     wait = timeout / _WAITS
     client = Celery(celery.main, set_as_current=False)
@@ -175,9 +194,7 @@ def _client_of(celery: Celery, timeout: float) -> Celery:
         broker_connection_timeout=wait,
         broker_transport_options={
             **(celery.conf.broker_transport_options or {}),
-            "socket_timeout": wait,
-            "socket_connect_timeout": wait,
-            "retry_on_timeout": False,
+            **(_patience_with_amqp(wait) if is_amqp(celery) else _patience_with_others(wait)),
         },
         redis_socket_timeout=wait,
         redis_socket_connect_timeout=wait,
