@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -113,6 +114,15 @@ def hold(name: str) -> str:
             if reason is not CancelReason.SHUTDOWN:
                 current_item.token.raise_if_cancelled()
             time.sleep(0.05)
+    return name
+
+
+@background.task
+def jam(name: str) -> str:
+    """Keep the interpreter to itself in C, for longer than any test, unless there is a file of that name."""
+    note(f"{name} runs")
+    if not (Path(os.environ["SHOP_NOTES"]).parent / name).exists():
+        re.match(r"(a+)+$", "a" * 40 + "b")
     return name
 
 

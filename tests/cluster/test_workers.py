@@ -96,42 +96,6 @@ def test_delay_beyond_the_visibility_timeout(make_app: MakeApp, make_worker: Mak
     assert len([line for line in workers[0].notes if "hop runs" in line]) == 1
 
 
-@on_both
-def test_worker_stops(app: Flask, make_worker: MakeWorker) -> None:
-    """TERM fires the tokens at once; what runs may end, and what has not started waits for another."""
-    first = make_worker()
-    items = [shop.hold.enqueue(name) for name in ("one", "two", "three")]
-    first.wait_for_note("one runs")
-    first.wait_for_note("two runs")
-    first.process.send_signal(signal.SIGTERM)
-    first.wait_for_note("one was asked to end: shutdown")
-    assert first.process.poll() is None
-    for name in ("one", "two"):
-        first.let_go(name)
-    assert first.process.wait(BOUND) == 0
-    assert [item.result(BOUND) for item in items[:2]] == ["one", "two"]
-    assert items[2].status is Status.QUEUED
-    second = make_worker()
-    second.let_go("three")
-    assert items[2].result(60) == "three"
-    assert items[2].attempt == 1
-
-
-@on_both
-def test_cold_stop(app: Flask, make_worker: MakeWorker) -> None:
-    """QUIT ends what runs; it goes back to the queue, and is no crash."""
-    first = make_worker()
-    item = shop.hold.using(max_crashes=1).enqueue("cut")
-    first.wait_for_note("cut runs")
-    first.process.send_signal(signal.SIGQUIT)
-    first.process.wait(BOUND)
-    assert item.status in (Status.QUEUED, Status.RUNNING)
-    second = make_worker()
-    second.wait_for_note("cut runs", count=2)
-    second.let_go("cut")
-    assert item.result(BOUND) == "cut"
-
-
 def test_local_items_of_a_worker(make_app: MakeApp, make_worker: MakeWorker, tmp_path: Path) -> None:
     """An item can leave a durable one to this machine's processes, but none that would end with its own."""
     worker = make_worker(journal=str(tmp_path / "journal"))

@@ -2,5 +2,5 @@
 
 Where they are enqueued: ``backend`` (the contract), ``cluster`` (the Celery app), ``envelope`` (what a
 message says), ``records`` (what is known of an item everywhere). In a worker: ``worker`` (its start),
-``run`` (one message), ``owner`` (the item while it runs), ``stopflag`` (its end).
+``run`` (one message), ``owner`` (the item while it runs), ``stopflag`` and ``ending`` (the worker's stop).
 """

@@ -6,7 +6,9 @@ same settings, so that what bounds an enqueue changes nothing for the user's own
 
 from __future__ import annotations
 
+import os
 import time
+import weakref
 from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -53,7 +55,9 @@ class Cluster:
         self.client = _client_of(celery, settings.publish_timeout)
         # Not Celery's own, which a process that is forked would share with its parent, down to the sockets.
         limit = celery.conf.broker_pool_limit
-        self._producers = ProducerPool(self.client.connection_for_write().Pool(limit), limit)
+        connections = self.client.connection_for_write().Pool(limit)
+        self._producers = ProducerPool(connections, limit)
+        weakref.finalize(self, _close, connections, os.getpid()).atexit = False
 
     @classmethod
     def of(cls, app: Flask, settings: Settings, registry: Registry) -> Self:
@@ -101,6 +105,11 @@ class Cluster:
         except Exception as error:
             after = time.monotonic() - began
             raise BrokerError(f"Celery's broker was not reached within {after:.1f} s: {error}") from error
+
+
+def _close(connections: Any, pid: int) -> None:
+    if os.getpid() == pid:  # else they are the parent's, who goes on with them
+        connections.force_close_all()
 
 
 def celery_of(app: Flask, settings: Settings) -> Celery:

@@ -6,7 +6,6 @@ decides. One that has ended is left alone; one that is said to run has lost its 
 
 from __future__ import annotations
 
-import signal
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,8 +17,9 @@ from ...outcomes import error_as_data, result_as_data
 from ...runner import let_frames_go, perform
 from ...status import Attempt, Outcome, Status
 from .envelope import Envelope
-from .owner import ClusterItem, RunOwner
+from .owner import ClusterItem, RunOwner, running
 from .records import Failure, Records
+from .stopflag import TERMINATED, hear_term
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -32,10 +32,6 @@ _SOON = 1.0
 _PATIENCE = 30
 # How long a message is kept back that nothing can be done with just now, in seconds.
 _PAUSE = 1.0
-
-
-# What TERM raises in the process of Celery's that runs the item; only Celery sends it that.
-_TERMINATED = -(256 - signal.SIGTERM)
 
 
 class Again(Exception):
@@ -58,6 +54,7 @@ class ItemRun:
         """From claim to end. Raises Again, or Failure for Celery's own records."""
         owner = self._owner
         try:
+            hear_term(self._limit)
             if not self._is_ours():
                 return
             item = self._claim()
@@ -71,6 +68,8 @@ class ItemRun:
         except BrokerError as error:
             native.sleep(_PAUSE)  # or the message would go round and round
             raise Again(str(error)) from error
+        finally:
+            running.pop(owner.id, None)
 
     # Before the run.
 
@@ -141,6 +140,7 @@ class ItemRun:
         owner.report(item)
         if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
             self._put_surely(status=Status.QUEUED, attempt=owner.record.attempt - 1)
+            owner.events.sent_back(item.id, item.task_name, item.age)
             raise Again(str(error))
         failed = None if error is None else error_as_data(error)
         if status is Status.FAILED and error is not None and not item.is_unwanted():
@@ -194,4 +194,4 @@ class ItemRun:
 
 
 def _is_terminated(error: BaseException | None) -> bool:
-    return isinstance(error, SystemExit) and error.code == _TERMINATED
+    return isinstance(error, SystemExit) and error.code == TERMINATED
