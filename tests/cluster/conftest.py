@@ -43,11 +43,22 @@ def broker(request: pytest.FixtureRequest, redis: Redis) -> Broker:
     return Broker(server, urls)
 
 
+# The ways to start a worker.
+CELERY = ("celery", "-A", "tests.cluster.celery_app", "worker")
+FLASK = ("flask", "--app", "tests.cluster.celery_app:flask_app", "background", "celery-worker")
+
+
 class Worker:
-    """``celery worker`` with the shop's tasks, in a process group of its own."""
+    """A Celery worker with the shop's tasks, in a process group of its own."""
 
     def __init__(
-        self, folder: Path, broker: Broker, *options: str, celery: Any = None, **settings: Any
+        self,
+        folder: Path,
+        broker: Broker,
+        *options: str,
+        flask: bool = False,
+        celery: Any = None,
+        **settings: Any,
     ) -> None:
         self.folder = folder
         self.log_file, self.note_file = folder / "log", folder / "notes"
@@ -58,10 +69,11 @@ class Worker:
             "SHOP_NOTES": str(self.note_file),
             "PYTHONPATH": path,
         }
-        app = ["-A", "tests.cluster.celery_app", "worker", "--concurrency", "2", "--loglevel", "info"]
+        start = FLASK if flask else CELERY
+        always = ["--concurrency", "2", "--loglevel", "info"]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", *app, *options],
+                [sys.executable, "-m", *start, *always, *options],
                 cwd=ROOT,
                 env={**os.environ, **environment, **named},
                 stdin=subprocess.DEVNULL,

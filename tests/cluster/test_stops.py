@@ -32,7 +32,7 @@ def nothing_queued(broker: Broker, redis: Redis) -> None:
 @on_both
 def test_worker_stops(app: Flask, make_worker: MakeWorker) -> None:
     """TERM fires the tokens at once; what runs may end, and what has not started waits for another."""
-    first = make_worker()
+    first = make_worker(flask=True)
     items = [shop.hold.enqueue(name) for name in ("one", "two", "three")]
     first.wait_for_note("one runs")
     first.wait_for_note("two runs")
