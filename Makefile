@@ -28,6 +28,7 @@ test: $(VENV)/.test
 	@sh tests/browser.sh
 	@sh tests/strace.sh
 	@sh tests/redis.sh
+	@sh tests/rabbitmq.sh
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 faults: $(VENV)/.test

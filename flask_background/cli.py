@@ -1,4 +1,5 @@
-"""``flask background``: look at durable items, change them, and run them outside the web processes.
+"""``flask background``: look at durable items, change them, run items outside the web processes, and look
+for what is unsafe.
 
 Errors are one line, and the exit status is 1, or 2 for a command that makes no sense. Items' arguments are
 never shown.
@@ -17,6 +18,8 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
+from .celery_worker import run_celery_worker
+from .doctor import examine
 from .errors import BackgroundError
 from .journal import queries, store
 from .packing import attempt_of
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
     from .part import AppPart
     from .task import Task
 
-background = AppGroup("background", help="Durable items: run them, look at them, change them.")
+background = AppGroup(
+    "background", help="Run items, look at durable ones and change them, look for what is unsafe."
+)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable, with times in UTC.")
 _statuses = click.Choice([str(status) for status in Status if status is not Status.INTERRUPTED])
@@ -75,6 +80,40 @@ def worker(executors: tuple[str, ...], count: int, burst: bool) -> None:
         run_worker(part, executors=executors, count=count, burst=burst)
     except BackgroundError as error:
         raise click.ClickException(str(error)) from error
+
+
+@background.command(
+    "celery-worker",
+    context_settings={"ignore_unknown_options": True},
+    add_help_option=False,  # Celery has one, which names its options
+)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def celery_worker(context: click.Context, options: tuple[str, ...]) -> None:
+    """Run items from Celery until TERM or INT. OPTIONS are those of "celery worker"."""
+    try:
+        context.exit(run_celery_worker(_part(), options))
+    except BackgroundError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@_command("doctor")
+@_json
+def doctor(part: AppPart, as_json: bool) -> None:
+    """Look for what is unsafe: settings, the journal's folder, Celery's servers and workers.
+
+    The exit status is 0 if all is ok.
+    """
+    findings = []
+    for finding in examine(part):
+        findings.append(finding)
+        if not as_json:
+            cure = f". Cure: {finding.cure}" if finding.cure else ""
+            click.echo(f"{finding.level:<8}{finding.subject}: {finding.text}{cure}")
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings]))
+    if any(finding.level != "ok" for finding in findings):
+        raise click.exceptions.Exit(1)
 
 
 @_command("run")

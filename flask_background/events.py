@@ -78,6 +78,10 @@ class Events:
             "%d item%s that waited in the journal handed over to Celery", count, "s"[: count != 1]
         )
 
+    def sent_back(self, item_id: str, task_name: str, age: float) -> None:
+        """It had not ended when its Celery worker did: another one runs it. Age is in seconds."""
+        self.log.warning("Item %s (%s) interrupted, %.1f s old: back to its queue", item_id, task_name, age)
+
     def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
         """It has run to its end here, and the journal says that another process has it."""
         self.log.warning(

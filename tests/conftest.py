@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask import Flask, has_app_context, has_request_context
@@ -18,6 +18,9 @@ from flask_background import Background, WorkItem, alarms, hosts
 
 from .helpers import Script, Site, our_threads
 from .redis_server import Redis
+
+if TYPE_CHECKING:
+    from .rabbitmq_server import RabbitMQ
 
 # How long what a test has started may take to be gone.
 _GONE_WITHIN = 5.0
@@ -113,6 +116,16 @@ def gate() -> Iterator[threading.Event]:
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     """A Redis, started for the first test that needs one."""
     server = Redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A RabbitMQ, started for the first test that needs one: that takes seconds."""
+    from .rabbitmq_server import RabbitMQ
+
+    server = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
     yield server
     server.stop()
 

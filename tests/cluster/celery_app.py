@@ -1,6 +1,9 @@
-"""What ``celery -A tests.cluster.celery_app worker`` loads."""
+"""What ``celery -A tests.cluster.celery_app worker`` loads, and ``flask --app`` with the same name."""
+
+from flask_background.cli import background
 
 from .shop import create_app
 
 flask_app = create_app()
+flask_app.cli.add_command(background)  # as the installed package does it
 celery_app = flask_app.extensions["celery"]

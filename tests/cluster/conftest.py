@@ -9,24 +9,54 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from flask import Flask
 
 from ..helpers import BOUND, ROOT, until
+from ..rabbitmq_server import RabbitMQ
 from ..redis_server import Redis
 from . import shop
 
 
+class Broker(NamedTuple):
+    """Where the messages go, and where the results."""
+
+    server: Redis | RabbitMQ
+    urls: dict[str, str]
+
+
+on_both = pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["redis"])
+def broker(request: pytest.FixtureRequest, redis: Redis) -> Broker:
+    """Redis, which always keeps the results, or RabbitMQ. Nothing waits there."""
+    redis.forget_all()
+    server: Redis | RabbitMQ = redis
+    urls = {"broker_url": f"{redis.url}/0", "result_backend": f"{redis.url}/1"}
+    if request.param == "rabbitmq":
+        server = request.getfixturevalue("rabbit")
+        server.forget_all()
+        urls["broker_url"] = server.url
+    return Broker(server, urls)
+
+
+# The ways to start a worker.
+CELERY = ("celery", "-A", "tests.cluster.celery_app", "worker")
+FLASK = ("flask", "--app", "tests.cluster.celery_app:flask_app", "background", "celery-worker")
+
+
 class Worker:
-    """``celery worker`` with the shop's tasks, in a process group of its own."""
+    """A Celery worker with the shop's tasks, in a process group of its own."""
 
     def __init__(
         self,
         folder: Path,
-        redis: Redis,
+        broker: Broker,
         *options: str,
+        flask: bool = False,
         celery: Any = None,
         cwd: Path = ROOT,
         **settings: Any,
@@ -35,13 +65,18 @@ class Worker:
         self.log_file, self.note_file = folder / "log", folder / "notes"
         named = {f"FLASK_BACKGROUND_{name.upper()}": json.dumps(value) for name, value in settings.items()}
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
-        environment = {"SHOP_REDIS": redis.url, "SHOP_NOTES": str(self.note_file), "PYTHONPATH": path}
-        app = ["-A", "tests.cluster.celery_app", "worker", "--concurrency", "2", "--loglevel", "info"]
+        environment = {
+            "SHOP_CELERY": json.dumps({**broker.urls, **(celery or {})}),
+            "SHOP_NOTES": str(self.note_file),
+            "PYTHONPATH": path,
+        }
+        start = FLASK if flask else CELERY
+        always = ["--concurrency", "2", "--loglevel", "info"]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", *app, *options],
+                [sys.executable, "-m", *start, *always, *options],
                 cwd=cwd,
-                env={**os.environ, **environment, **named, "SHOP_CELERY": json.dumps(celery or {})},
+                env={**os.environ, **environment, **named},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -92,9 +127,9 @@ class Worker:
 
 
 @pytest.fixture(scope="module")
-def worker(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+def worker(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker for the tests of a module."""
-    worker = Worker(tmp_path_factory.mktemp("worker"), redis, kill_after=0.5)
+    worker = Worker(tmp_path_factory.mktemp("worker"), broker, kill_after=0.5)
     try:
         worker.wait_until_ready()
         yield worker
@@ -103,12 +138,12 @@ def worker(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
 
 
 @pytest.fixture
-def make_worker(redis: Redis, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+def make_worker(broker: Broker, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     """Starts workers of a test's own; they have one folder."""
     started: list[Worker] = []
 
     def make(*options: str, **settings: Any) -> Worker:
-        started.append(Worker(tmp_path, redis, *options, **settings))
+        started.append(Worker(tmp_path, broker, *options, **settings))
         return started[-1]
 
     yield make
@@ -117,13 +152,12 @@ def make_worker(redis: Redis, tmp_path: Path) -> Iterator[Callable[..., Worker]]
 
 
 @pytest.fixture
-def make_app(redis: Redis) -> Callable[..., Flask]:
+def make_app(broker: Broker) -> Callable[..., Flask]:
     """Makes apps that enqueue, each as another process would."""
 
     def make(celery: Any = None, **settings: Any) -> Flask:
-        urls = {"broker_url": f"{redis.url}/0", "result_backend": f"{redis.url}/1"}
         named = {f"BACKGROUND_{name.upper()}": value for name, value in settings.items()}
-        return shop.create_app(**{"BACKGROUND_CELERY": {**urls, **(celery or {})}, **named})
+        return shop.create_app(**{"BACKGROUND_CELERY": {**broker.urls, **(celery or {})}, **named})
 
     return make
 

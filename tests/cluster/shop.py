@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -21,11 +22,9 @@ background = Background()
 
 
 def create_app(**settings: Any) -> Flask:
-    """The app, with Redis where the environment says it is."""
+    """The app, with Celery's settings from the environment."""
     app = Flask("shop")
-    url = os.environ.get("SHOP_REDIS")
-    urls = {"broker_url": f"{url}/0", "result_backend": f"{url}/1"}
-    celery = {**urls, **json.loads(os.environ.get("SHOP_CELERY", "{}"))}
+    celery = json.loads(os.environ.get("SHOP_CELERY", "null"))
     app.config.update(BACKGROUND_BACKEND="celery", BACKGROUND_CELERY=celery)
     app.config.from_prefixed_env()
     app.config.update(settings)
@@ -123,6 +122,15 @@ def hold(name: str) -> str:
             if reason is not CancelReason.SHUTDOWN:
                 current_item.token.raise_if_cancelled()
             time.sleep(0.05)
+    return name
+
+
+@background.task
+def jam(name: str) -> str:
+    """Keep the interpreter to itself in C, for longer than any test, unless there is a file of that name."""
+    note(f"{name} runs")
+    if not (Path(os.environ["SHOP_NOTES"]).parent / name).exists():
+        re.match(r"(a+)+$", "a" * 40 + "b")
     return name
 
 

@@ -28,9 +28,9 @@ from flask_background.recorded import RecordedItem
 
 from ..helpers import BOUND, receiving, until
 from . import shop
-from .conftest import Worker
+from .conftest import Worker, on_both
 
-pytestmark = pytest.mark.usefixtures("worker", "app")
+pytestmark = [pytest.mark.usefixtures("worker", "app"), on_both]
 
 
 def test_way_of_an_item(app: Flask) -> None:

@@ -13,24 +13,29 @@ from typing import Any
 import pytest
 from celery import Celery
 from flask import Flask
+from kombu import Connection
 
 from flask_background import Background, Status, signals
-from flask_background.errors import BrokerError, ConfigurationError, Unsupported
+from flask_background.errors import BrokerError, ConfigurationError, NotFinished, Unsupported
 
 from ..helpers import BOUND, receiving, until
+from ..rabbitmq_server import RabbitMQ
+from ..redis_server import Redis
 from . import shop
-from .conftest import Redis, Worker
+from .conftest import Broker, Worker, on_both
 
 MakeWorker = Callable[..., Worker]
 MakeApp = Callable[..., Flask]
 
 
 @pytest.fixture(autouse=True)
-def nothing_queued(redis: Redis) -> None:
+def nothing_queued(broker: Broker, redis: Redis) -> None:
     """What another test has left is no worker's business."""
     redis.forget_all()
+    broker.server.forget_all()
 
 
+@on_both
 def test_child_is_killed(app: Flask, make_worker: MakeWorker) -> None:
     """A run whose process is killed is followed by another one; who kills it every time is parked."""
     worker = make_worker()
@@ -45,6 +50,7 @@ def test_child_is_killed(app: Flask, make_worker: MakeWorker) -> None:
     assert shop.echo.enqueue(1).result(BOUND) == 1
 
 
+@on_both
 def test_nothing_is_lost(app: Flask, make_worker: MakeWorker) -> None:
     """Of many items none is lost, whichever of the worker's processes are killed meanwhile."""
     worker = make_worker()
@@ -90,40 +96,6 @@ def test_delay_beyond_the_visibility_timeout(make_app: MakeApp, make_worker: Mak
     assert len([line for line in workers[0].notes if "hop runs" in line]) == 1
 
 
-def test_worker_stops(app: Flask, make_worker: MakeWorker) -> None:
-    """TERM fires the tokens at once; what runs may end, and what has not started waits for another."""
-    first = make_worker()
-    items = [shop.hold.enqueue(name) for name in ("one", "two", "three")]
-    first.wait_for_note("one runs")
-    first.wait_for_note("two runs")
-    first.process.send_signal(signal.SIGTERM)
-    first.wait_for_note("one was asked to end: shutdown")
-    assert first.process.poll() is None
-    for name in ("one", "two"):
-        first.let_go(name)
-    assert first.process.wait(BOUND) == 0
-    assert [item.result(BOUND) for item in items[:2]] == ["one", "two"]
-    assert items[2].status is Status.QUEUED
-    second = make_worker()
-    second.let_go("three")
-    assert items[2].result(60) == "three"
-    assert items[2].attempt == 1
-
-
-def test_cold_stop(app: Flask, make_worker: MakeWorker) -> None:
-    """QUIT ends what runs; it goes back to the queue, and is no crash."""
-    first = make_worker()
-    item = shop.hold.using(max_crashes=1).enqueue("cut")
-    first.wait_for_note("cut runs")
-    first.process.send_signal(signal.SIGQUIT)
-    first.process.wait(BOUND)
-    assert item.status in (Status.QUEUED, Status.RUNNING)
-    second = make_worker()
-    second.wait_for_note("cut runs", count=2)
-    second.let_go("cut")
-    assert item.result(BOUND) == "cut"
-
-
 def test_local_items_of_a_worker(make_app: MakeApp, make_worker: MakeWorker, tmp_path: Path) -> None:
     """An item can leave a durable one to this machine's processes, but none that would end with its own."""
     worker = make_worker(journal=str(tmp_path / "journal"))
@@ -139,10 +111,12 @@ def test_local_items_of_a_worker(make_app: MakeApp, make_worker: MakeWorker, tmp
     assert worker.process.poll() is None
 
 
-def test_broker_is_gone(app: Flask, redis: Redis, make_worker: MakeWorker) -> None:
+@on_both
+def test_broker_is_gone(app: Flask, broker: Broker, make_worker: MakeWorker) -> None:
     """Enqueue and the handle raise in time where the broker is gone, or hangs; later all is well."""
+    server = broker.server
     item = shop.echo.enqueue(1)
-    for stop in (redis.pause, redis.stop):
+    for stop in (server.pause, server.stop):
         stop()
         began = time.monotonic()
         with receiving(signals.item_refused, app) as refused, pytest.raises(BrokerError) as raised:
@@ -150,15 +124,28 @@ def test_broker_is_gone(app: Flask, redis: Redis, make_worker: MakeWorker) -> No
         assert time.monotonic() - began < 2.5  # 2, and what a busy machine needs
         assert refused == [{"task_name": "tests.cluster.shop.echo", "error": raised.value}]
         assert raised.value.get_response().status_code == 503
-        with pytest.raises(BrokerError):
-            item.result(1)
-        if stop == redis.pause:
-            redis.resume()
+        with pytest.raises(BrokerError if isinstance(server, Redis) else NotFinished):
+            item.result(1)  # RabbitMQ does not keep the records
+        if stop == server.pause:
+            server.resume()
             assert item.status is Status.QUEUED
-    redis.start()
+    server.start()
     make_worker()
     assert item.result(60) == 1
     assert shop.echo.enqueue(3).result(BOUND) == 3
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_queue_is_gone(app: Flask, rabbit: RabbitMQ, make_worker: MakeWorker) -> None:
+    """What RabbitMQ has no queue for it would drop: enqueue raises, and next time there is one again."""
+    shop.echo.enqueue(1)
+    with Connection(rabbit.url) as connection:
+        connection.default_channel.queue_delete("celery")
+    with pytest.raises(BrokerError, match="NO_ROUTE"):
+        shop.echo.enqueue(2)
+    item = shop.echo.enqueue(3)
+    make_worker()
+    assert item.result(60) == 3
 
 
 def test_timeouts_and_visibility(make_app: MakeApp, make_worker: MakeWorker) -> None:
@@ -245,14 +232,14 @@ def test_celery_of_the_users_own(redis: Redis) -> None:
         register(celery, app.extensions["background"])
 
 
-def test_fork(redis: Redis, script: Callable[..., Any], make_worker: MakeWorker) -> None:
+@on_both
+def test_fork(broker: Broker, script: Callable[..., Any], make_worker: MakeWorker) -> None:
     """A process that is forked has connections of its own, and its parent's handles are good there."""
     program = script(
         f"""
         import os
         from tests.cluster import shop
-        urls = {{"broker_url": "{redis.url}/0", "result_backend": "{redis.url}/1"}}
-        app = shop.create_app(BACKGROUND_CELERY=urls)
+        app = shop.create_app(BACKGROUND_CELERY={broker.urls})
         with app.app_context():
             before = app.extensions["background"].celery
             first = shop.echo.enqueue(1)

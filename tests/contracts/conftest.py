@@ -1,6 +1,7 @@
 """The backends that a contract's tests are run over.
 
-Celery's items go through a real Redis to a real worker. It is in this process, for the tests' functions are.
+Celery's items go through a real Redis, or RabbitMQ, to a real worker. It is in this process, for the tests'
+functions are.
 """
 
 from __future__ import annotations
@@ -52,16 +53,17 @@ class Shop:
 
 # What is enqueued waits there, while the test goes on. The rest of the promises hold everywhere.
 WAITING = ("memory", "durable")
-everywhere = pytest.mark.parametrize("shop", [*WAITING, "immediate", "celery"], indirect=True)
+CELERY = ("celery", "rabbitmq")
+everywhere = pytest.mark.parametrize("shop", [*WAITING, "immediate", *CELERY], indirect=True)
 but_celery = pytest.mark.parametrize("shop", [*WAITING, "immediate"], indirect=True)
-but_immediate = pytest.mark.parametrize("shop", [*WAITING, "celery"], indirect=True)
+but_immediate = pytest.mark.parametrize("shop", [*WAITING, *CELERY], indirect=True)
 
 
 @pytest.fixture(params=WAITING)
 def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_path: Path) -> Iterator[Shop]:
     """An app with two threads."""
     settings: dict[str, Any] = {"BACKGROUND_WORKERS": 2, "BACKGROUND_JOURNAL": tmp_path / "journal"}
-    if request.param != "celery":
+    if request.param not in CELERY:
         yield Shop(make_site(**settings), request.param)
         return
     from celery.contrib.testing.worker import start_worker
@@ -69,8 +71,14 @@ def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_pat
     redis = request.getfixturevalue("redis")
     redis.forget_all()
     celery = {"broker_url": f"{redis.url}/0", "result_backend": f"{redis.url}/1"}
+    if request.param == "rabbitmq":
+        rabbit = request.getfixturevalue("rabbit")
+        rabbit.forget_all()
+        celery["broker_url"] = rabbit.url
     celery["worker_hijack_root_logger"] = False  # it is pytest's
     shop = Shop(make_site(BACKGROUND_BACKEND="celery", BACKGROUND_CELERY=celery, **settings), "celery")
     options = {"pool": "threads", "concurrency": 2, "perform_ping_check": False, "shutdown_timeout": BOUND}
+    # It looks whether it is to end when something happens, if only its own heartbeat.
+    options |= {"without_heartbeat": False, "heartbeat_interval": 0.2}
     with start_worker(shop.app.extensions["celery"], loglevel="WARNING", **options) as shop.worker:
         yield shop

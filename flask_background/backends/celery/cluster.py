@@ -6,7 +6,9 @@ same settings, so that what bounds an enqueue changes nothing for the user's own
 
 from __future__ import annotations
 
+import os
 import time
+import weakref
 from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from celery import Celery
 from kombu.exceptions import LimitExceeded, OperationalError
+from kombu.pools import ProducerPool
 
 from ...errors import BrokerError, ConfigurationError, Unsupported
 
@@ -58,6 +61,11 @@ class Cluster:
         self.client = _client_of(celery, settings.publish_timeout)
         #: The tasks whose queue has been declared, where once is enough; it costs each publish a tenth.
         self._declared: set[str] | None = set() if _keeps_queues(celery) else None
+        # Not Celery's own, which a process that is forked would share with its parent, down to the sockets.
+        limit = celery.conf.broker_pool_limit
+        connections = self.client.connection_for_write().Pool(limit)
+        self._producers = ProducerPool(connections, limit)
+        weakref.finalize(self, _close, connections, os.getpid()).atexit = False
 
     @classmethod
     def of(cls, app: Flask, settings: Settings, registry: Registry) -> Self:
@@ -76,7 +84,7 @@ class Cluster:
         seconds = min(envelope.seconds_left(), _HOP, self._visible_for() / 2)
         headers = envelope.headers()
         declared = self._declared
-        with self._bounded() as left, self.client.producer_pool.acquire(block=True, timeout=left) as producer:
+        with self._bounded() as left, self._producers.acquire(block=True, timeout=left) as producer:
             send = partial(
                 self.client.send_task,
                 task_name,
@@ -91,6 +99,7 @@ class Cluster:
                 argsrepr="(...)",
                 kwargsrepr="{}",
                 add_to_parent=False,
+                mandatory=True,  # RabbitMQ would drop what it has no queue for
             )
             if declared is not None and task_name in declared:
                 began = time.monotonic()
@@ -129,6 +138,11 @@ class Cluster:
                 raise Unsendable(f"Celery cannot send it: {type(error).__name__}: {error}") from error
             after = time.monotonic() - began
             raise BrokerError(f"Celery's broker was not reached within {after:.1f} s: {error}") from error
+
+
+def _close(connections: Any, pid: int) -> None:
+    if os.getpid() == pid:  # else they are the parent's, who goes on with them
+        connections.force_close_all()
 
 
 def celery_of(app: Flask, settings: Settings) -> Celery:
@@ -213,6 +227,20 @@ def check_settings(celery: Celery) -> None:
         raise ConfigurationError('Celery\'s accept_content lacks "json", which is what items travel as')
 
 
+def is_amqp(celery: Celery) -> bool:
+    """Whether the broker is RabbitMQ, or speaks as it does."""
+    return bool(celery.connection_for_write().transport.driver_type == "amqp")
+
+
+def _patience_with_amqp(wait: float) -> dict[str, Any]:
+    # Without the first, a message is on its way when enqueue returns, and may be lost.
+    return {"confirm_publish": True, "read_timeout": wait, "write_timeout": wait}
+
+
+def _patience_with_others(wait: float) -> dict[str, Any]:
+    return {"socket_timeout": wait, "socket_connect_timeout": wait, "retry_on_timeout": False}
+
+
 def _client_of(celery: Celery, timeout: float) -> Celery:
     wait = timeout / _WAITS
     client = Celery(celery.main, set_as_current=False)
@@ -221,9 +249,7 @@ def _client_of(celery: Celery, timeout: float) -> Celery:
         broker_connection_timeout=wait,
         broker_transport_options={
             **(celery.conf.broker_transport_options or {}),
-            "socket_timeout": wait,
-            "socket_connect_timeout": wait,
-            "retry_on_timeout": False,
+            **(_patience_with_amqp(wait) if is_amqp(celery) else _patience_with_others(wait)),
         },
         redis_socket_timeout=wait,
         redis_socket_connect_timeout=wait,

@@ -29,6 +29,9 @@ _LOOK = 0.5
 _alarms = Alarms()
 _looks = Alarms()  # which ask the network: nobody's timeout has to wait for them
 
+#: The runs of this process, by their items' ids.
+running: dict[str, RunOwner] = {}
+
 
 class ClusterItem(WorkItem[Any]):
     """The item, as its function sees it."""
@@ -71,6 +74,7 @@ class RunOwner:
 
     def start(self, item: WorkItem[Any], run: Attempt) -> bool:
         """It was claimed when its message came."""
+        running[self.id] = self
         run.number = self.record.attempt
         item._attempt, item.status = run, Status.RUNNING
         self._next_look = _looks.set(_LOOK, partial(self._look, item))

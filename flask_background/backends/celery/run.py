@@ -9,7 +9,6 @@ has to. Each message has a name for that, and only one at a time begins a run.
 
 from __future__ import annotations
 
-import signal
 import time
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -23,8 +22,9 @@ from ...runner import let_frames_go, perform
 from ...status import Attempt, Outcome, Status
 from .belongings import Belongings
 from .envelope import Envelope
-from .owner import ClusterItem, RunOwner
+from .owner import ClusterItem, RunOwner, running
 from .records import Failure, Records
+from .stopflag import TERMINATED, hear_term
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -40,9 +40,6 @@ _PATIENCE = 30
 _PAUSE = 1.0
 # When an item is tried again whose uploads cannot be read for a reason that may pass, in seconds.
 _PUT_OFF = 5.0
-
-# What TERM raises in the process of Celery's that runs the item; only Celery sends it that.
-_TERMINATED = -(256 - signal.SIGTERM)
 
 
 class Again(Exception):
@@ -82,12 +79,14 @@ class ItemRun:
             self._let_go()
             raise
         finally:
+            running.pop(self._owner.id, None)
             for upload in self._opened:
                 upload.close()
         self._let_go()
 
     def _run(self) -> None:
         owner = self._owner
+        hear_term(self._limit)
         if not self._is_ours():
             return
         item = self._claim()
@@ -208,6 +207,7 @@ class ItemRun:
         owner.report(item)
         if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
             self._put_surely(status=Status.QUEUED, attempt=owner.record.attempt - 1)
+            owner.events.sent_back(item.id, item.task_name, item.age)
             raise Again(str(error))
         failed = None if error is None else error_as_data(error)
         if status is Status.FAILED and error is not None and not item.is_unwanted():
@@ -262,4 +262,4 @@ class ItemRun:
 
 
 def _is_terminated(error: BaseException | None) -> bool:
-    return isinstance(error, SystemExit) and error.code == _TERMINATED
+    return isinstance(error, SystemExit) and error.code == TERMINATED

@@ -6,14 +6,17 @@ by then all are made, in whatever order the factory, the tasks and the Celery ap
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from celery import Task as CeleryTask
+from celery.bootsteps import StartStopStep
+from celery.concurrency import get_implementation
 from celery.exceptions import Reject
-from celery.signals import worker_init, worker_ready, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, Unsupported
 from .cluster import (
     celery_of,
     check_settings,
@@ -22,6 +25,7 @@ from .cluster import (
     fixed_visibility,
     visible_for,
 )
+from .ending import Ending
 from .records import Failure
 from .run import Again, ItemRun
 from .stopflag import stop_flag
@@ -63,27 +67,64 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
             raise Reject(str(again), requeue=True) from None
 
 
+class StopStep(StartStopStep):  # type: ignore[misc]
+    """Hears of the worker's stop where no signal says it: by remote control, say."""
+
+    def close(self, worker: Any) -> None:
+        """It begins."""
+        if _ending is not None:
+            _ending.begin()
+
+
+_ending: Ending | None = None
+
+
 def _worker_starts(sender: Any, **_: Any) -> None:
     """Make the worker ready. What is wrong ends it, for it would take messages that it cannot run."""
-    for part in _parts:
-        if part.app.extensions.get("celery") is not sender.app:
-            continue
-        try:
+    global _ending
+    parts = [part for part in _parts if part.app.extensions.get("celery") is sender.app]
+    if not parts:
+        return
+    try:
+        _check_pool(sender)
+        for part in parts:
             _make_ready(sender, sender.app, part)
-        except ConfigurationError as error:
-            raise SystemExit(f"flask-background: {error}") from error
+    except ConfigurationError as error:
+        raise SystemExit(f"flask-background: {error}") from error
+    if threading.current_thread() is threading.main_thread():  # else it is a part of a process, as in tests
+        _ending = Ending(sender, parts)
+        sender.app.steps["worker"].add(StopStep)
+        worker_ready.connect(_worker_is_ready, dispatch_uid=__name__)
+        worker_shutdown.connect(_worker_has_stopped, dispatch_uid=__name__)
+
+
+def _check_pool(worker: Any) -> None:
+    """Raise Unsupported if items would hold up the worker."""
+    pool = get_implementation(worker.pool_cls)
+    if pool.is_green:
+        raise Unsupported(
+            f"a pool of greenlets ({pool.__module__}) cannot run items: their tokens and timeouts need real"
+            " threads. Use --pool prefork, threads or solo; coroutines work in all of them"
+        )
 
 
 def _worker_is_ready(sender: Any, **_: Any) -> None:
-    """What items of a worker before this one have left in the journal here may have no other process."""
+    if _ending is not None:
+        _ending.listen()
+    # What items of a worker before this one have left in the journal here may have no other process.
     for part in _parts:
         if part.app.extensions.get("celery") is sender.app:
             part.look_for_work()
 
 
-def _worker_stops(sender: Any, **_: Any) -> None:
-    for part in _parts:
-        stop_flag.raise_for(part.settings.grace_period)
+def _worker_stops(**_: Any) -> None:
+    if _ending is not None:
+        _ending.begin()
+
+
+def _worker_has_stopped(**_: Any) -> None:
+    if _ending is not None:
+        _ending.over()
 
 
 def _make_ready(worker: Any, celery: Celery, part: AppPart) -> None:

@@ -1,0 +1,27 @@
+"""``flask background celery-worker``: Celery's own worker, with the Celery app of a Flask app."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from .part import AppPart
+
+
+def run_celery_worker(part: AppPart, options: Sequence[str]) -> int:
+    """Run a worker until it is told to stop; returns its exit status. Raises ConfigurationError.
+
+    ``options``: Celery's own, as on its command line.
+    """
+    try:
+        from .backends.celery import cluster, worker
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "celery":
+            raise
+        raise ConfigurationError("Celery is not installed: pip install flask-background[celery]") from error
+    celery = cluster.celery_of(part.app, part.settings)
+    worker.join(part)  # BACKGROUND_BACKEND may be another one, and only a task name this
+    return celery.start(argv=["worker", *options]) or 0
