@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Tests wait more than they compute, so more of them than there are cores run at once.
 JOBS ?= 5
 
-.PHONY: help demo demo-celery test faults lint bench clean
+.PHONY: help demo demo-celery test faults lint docs bench clean
 
 help:
 	@echo "make demo   start the demo under gunicorn, on http://127.0.0.1:8000"
@@ -15,6 +15,7 @@ help:
 	@echo "make test   run every test"
 	@echo "make faults kill, starve and cut the power of the journal 10,000 times: half an hour"
 	@echo "make lint   ruff, mypy --strict, import-linter"
+	@echo "make docs   make the pages of docs/, in build/docs"
 	@echo "make bench  compare speed and memory with ThreadPoolExecutor, Flask-Executor, Huey, Celery and RQ"
 
 demo: $(VENV)/.demo
@@ -41,6 +42,10 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --fail-on-warning --nitpicky --builder html docs build/docs
+	@echo "The pages are in build/docs/index.html"
+
 bench: $(VENV)/.bench
 	@sh tests/redis.sh
 	$(BIN)/python -m benchmarks
@@ -52,7 +57,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp for each extra, renewed when the package's metadata has changed.
-$(VENV)/.demo $(VENV)/.demo-celery $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: setup.cfg pyproject.toml | $(BIN)/python
+$(VENV)/.demo $(VENV)/.demo-celery $(VENV)/.lint $(VENV)/.docs $(VENV)/.bench: $(VENV)/.%: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) --editable ".[$*]"
 	@touch $@
 
