@@ -110,7 +110,7 @@ def test_nothing_to_find(
         ({"result_backend": "rpc://"}, "celery", "error", "only the process can read"),
         ({"result_backend": "file:///tmp"}, "result_backend", "error", "other machines"),
         ({"broker_transport_options": {"visibility_timeout": 4}}, "timeouts", "error", "after 4 s"),
-        ({"task_always_eager": True}, "task_always_eager", "warning", "where they are called"),
+        ({"task_always_eager": True}, "celery", "error", "task_always_eager is set"),
     ],
 )
 def test_unsafe_settings(

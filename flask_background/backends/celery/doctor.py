@@ -52,11 +52,6 @@ _UNSAFE: dict[str, tuple[Callable[[Any], bool], str, str]] = {
         "whoever can write to the broker can run any code in the workers, by a pickle",
         'set it to ["json"]',
     ),
-    "task_always_eager": (
-        bool,
-        "Celery's own tasks run where they are called; items are sent all the same",
-        'leave it out, and set BACKGROUND_BACKEND = "immediate" in tests',
-    ),
 }
 
 
@@ -86,7 +81,7 @@ def _settings(part: AppPart, celery: Celery) -> Iterator[Finding]:
         if name not in given:
             yield Finding("ok", name, "as it should be")
         elif is_unsafe(given[name]):
-            level = "warning" if name in ("worker_prefetch_multiplier", "task_always_eager") else "error"
+            level = "warning" if name == "worker_prefetch_multiplier" else "error"
             yield Finding(level, name, f"is {given[name]!r}: {what}", cure)  # type: ignore[arg-type]
         else:
             yield Finding("ok", name, f"is {given[name]!r}")
