@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,17 @@ def _configured(celery: Any) -> Flask:
     app = Flask(__name__)
     app.config["BACKGROUND_CELERY"] = celery
     return app
+
+
+def test_who_keeps_celery_keeps_the_app(make_app: MakeApp) -> None:
+    """A module that keeps nothing but ``create_app().extensions["celery"]`` has all that its worker needs."""
+    app = make_app()
+    celery, seen = app.extensions["celery"], weakref.ref(app)
+    del app
+    gc.collect()
+    kept = seen()
+    assert kept is not None
+    assert kept.extensions["celery"] is celery
 
 
 def test_celery_of_the_users_own(redis: Redis) -> None:
