@@ -165,6 +165,6 @@ def make_app(broker: Broker) -> Callable[..., Flask]:
 @pytest.fixture
 def app(make_app: Callable[..., Flask]) -> Iterator[Flask]:
     """An app that enqueues, in its context."""
-    app = make_app(kill_after=0.5)
+    app = make_app(kill_after=0.5, publish_timeout=BOUND)
     with app.app_context():
         yield app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 from ..helpers import until
 from ..integration.servers import Server, gunicorn
-from .conftest import Redis, Worker
+from .conftest import Broker, Worker
 
 
 def through_all(server: Server, path: str, count: int = 2) -> dict[int, dict[str, Any]]:
@@ -28,7 +29,7 @@ def through_all(server: Server, path: str, count: int = 2) -> dict[int, dict[str
 
 
 def test_views_and_a_worker_elsewhere(
-    redis: Redis, tmp_path: Path, make_worker: Callable[..., Worker]
+    broker: Broker, tmp_path: Path, make_worker: Callable[..., Worker]
 ) -> None:
     """Both workers of gunicorn see what runs elsewhere, and so do those that a HUP puts in their place."""
     elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
@@ -38,7 +39,7 @@ def test_views_and_a_worker_elsewhere(
     with gunicorn(
         here,
         *("--workers", "2", "--worker-class", "gthread"),
-        env={"SHOP_REDIS": redis.url, "SHOP_NOTES": str(here / "notes")},
+        env={"SHOP_CELERY": json.dumps(broker.urls), "SHOP_NOTES": str(here / "notes")},
         app="tests.cluster.site:create_app()",
         kill_after=0.5,
     ) as server:
@@ -69,13 +70,13 @@ def test_views_and_a_worker_elsewhere(
 
 
 def test_worker_of_gunicorn_is_killed_after_its_answer(
-    redis: Redis, tmp_path: Path, make_worker: Callable[..., Worker]
+    broker: Broker, tmp_path: Path, make_worker: Callable[..., Worker]
 ) -> None:
     """What a view has enqueued runs although its process is killed at once."""
     with gunicorn(
         tmp_path,
         *("--workers", "2"),
-        env={"SHOP_REDIS": redis.url, "SHOP_NOTES": str(tmp_path / "none")},
+        env={"SHOP_CELERY": json.dumps(broker.urls), "SHOP_NOTES": str(tmp_path / "none")},
         app="tests.cluster.site:create_app()",
     ) as server:
         answer = server.get("/hold/orphan")

@@ -36,7 +36,7 @@ def test_all_that_is_written(app: Flask, records: Records) -> None:
     client = records._celery.backend.client
     for name, write, status, state in [
         ("first", records.begin, Status.QUEUED, "PENDING"),
-        ("claimed", records.claim, Status.RUNNING, "STARTED"),
+        ("begun", records.begin_run, Status.RUNNING, "STARTED"),
         ("done", records.write, Status.SUCCEEDED, "SUCCESS"),
     ]:
         record = RECORD._replace(status=status)
@@ -49,11 +49,11 @@ def test_all_that_is_written(app: Flask, records: Records) -> None:
     assert kept["date_done"] is not None
 
 
-def test_claim_sees_who_asked(records: Records) -> None:
-    """Whoever claims an item learns that its end was asked for."""
-    assert not records.claim("wanted", RECORD)
+def test_run_sees_who_asked(records: Records) -> None:
+    """Whoever begins a run learns that its end was asked for."""
+    assert not records.begin_run("wanted", RECORD)
     records.ask_to_end("unwanted")
-    assert records.claim("unwanted", RECORD)
+    assert records.begin_run("unwanted", RECORD)
 
 
 def test_celery_is_told_of_success(app: Flask, records: Records) -> None:
@@ -81,7 +81,7 @@ def test_redis_is_gone(redis: Redis, records: Records) -> None:
     """Both ways say so with the same error."""
     redis.stop()
     try:
-        for write in (records.begin, records.claim, records.write):
+        for write in (records.begin, records.begin_run, records.write):
             with pytest.raises(BrokerError, match="result backend cannot be reached"):
                 write("lost", RECORD._replace(status=Status.SUCCEEDED))
     finally:
@@ -95,5 +95,5 @@ def test_other_result_backends(make_app: Callable[..., Flask], tmp_path: Any) ->
         records = Records(app.extensions["background"].celery.cluster.client)
         assert not quick.is_quick(records._celery)
         records.begin("first", RECORD)
-        assert not records.claim("first", RECORD._replace(status=Status.RUNNING))
+        assert not records.begin_run("first", RECORD._replace(status=Status.RUNNING))
         assert records.read("first") == RECORD._replace(status=Status.RUNNING)

@@ -46,10 +46,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker(redis: Redis, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+def worker(broker: Broker, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker that has the folder."""
-    redis.forget_all()
-    worker = Worker(tmp_path_factory.mktemp("worker"), redis, kill_after=0.5, uploads=str(store))
+    worker = Worker(tmp_path_factory.mktemp("worker"), broker, kill_after=0.5, uploads=str(store))
     try:
         worker.wait_until_ready()
         yield worker
@@ -275,11 +274,10 @@ def test_file_is_missing(app: Flask, store: Path, worker: Worker, busy: Callable
     assert str(store) in error
 
 
-def test_worker_without_a_store(make_app: MakeApp, redis: Redis, store: Path, tmp_path: Path) -> None:
+def test_worker_without_a_store(make_app: MakeApp, broker: Broker, store: Path, tmp_path: Path) -> None:
     """A worker that does not know the store fails the item, and says what it lacks."""
-    redis.forget_all()
     other = {"task_default_queue": "other"}
-    worker = Worker(tmp_path, redis, "-Q", "other", celery=other)
+    worker = Worker(tmp_path, broker, "-Q", "other", celery=other)
     try:
         with make_app(uploads=store, celery=other).app_context():
             item = shop.describe.enqueue([upload()])

@@ -76,7 +76,15 @@ def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_pat
         rabbit.forget_all()
         celery["broker_url"] = rabbit.url
     celery["worker_hijack_root_logger"] = False  # it is pytest's
-    shop = Shop(make_site(BACKGROUND_BACKEND="celery", BACKGROUND_CELERY=celery, **settings), "celery")
+    shop = Shop(
+        make_site(
+            BACKGROUND_BACKEND="celery",
+            BACKGROUND_CELERY=celery,
+            BACKGROUND_PUBLISH_TIMEOUT=BOUND,
+            **settings,
+        ),
+        "celery",
+    )
     options = {"pool": "threads", "concurrency": 2, "perform_ping_check": False, "shutdown_timeout": BOUND}
     # It looks whether it is to end when something happens, if only its own heartbeat.
     options |= {"without_heartbeat": False, "heartbeat_interval": 0.2}

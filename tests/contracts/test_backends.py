@@ -39,7 +39,12 @@ def heard(shop: Shop) -> Iterator[list[tuple[str, str]]]:
     names = ("item-enqueued", "item-started", "item-retried", "item-finished")
 
     def listen(name: str) -> Callable[..., None]:
-        return lambda sender, item, **_: heard.append((name, item.id))
+        def hear(sender: object, item: WorkItem[Any], **_: Any) -> None:
+            # A worker hears of its own, and may have started an item while the view that sent it goes on.
+            first = shop.worker is not None and name == "item-enqueued"
+            heard.insert(0 if first else len(heard), (name, item.id))
+
+        return hear
 
     listeners = {name: listen(name) for name in names}
     for name, listener in listeners.items():
