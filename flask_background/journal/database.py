@@ -31,6 +31,9 @@ _COMMITS = 250
 _LONG = 16_000_000
 # Where somebody reads it, or the disk fails, that is tried again after so many commits, or as many bytes.
 _AGAIN = 25
+# Its length is looked at after so many commits: whoever has asked for a file's times makes its next sync take
+# a third longer (Linux 6.13 and later), for then the kernel has to tell the next write's time from that.
+_LOOK = 8
 
 
 class Database:
@@ -120,6 +123,8 @@ class Database:
         This waits for nobody: what somebody still reads is copied the next time.
         """
         if self.mode != "wal" or self.writer is None:
+            return
+        if self._commits < _COMMITS and self._commits % _LOOK:
             return
         size = self._wal.stat().st_size  # of all processes' commits, since it is cut when it begins anew
         if self._commits < _COMMITS and size <= self._long:
