@@ -108,7 +108,8 @@ class Keeper:
         if self._prunes:
             self._prunes = self._prune(now)
         periodic = list(backend.registry.periodic) if backend.runs else []
-        due = backend.writer.read(partial(queries.next_due, now=now, periodic=periodic))
+        next_due = partial(queries.next_due, now=now, executors=backend.runs, periodic=periodic)
+        due = backend.writer.read(next_due)
         most = _BREATH if self._prunes else _NET
         return most if due is None else min(most, max(0.0, due - time.time()))
 
