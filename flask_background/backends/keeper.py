@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import native
 from ..errors import ConfigurationError
+from ..journal import bells, queries, schedules, store
 from ..journal import owner as owners
-from ..journal import queries, schedules, store
 from ..journal.wake import Watch
 from ..status import Status
 from .base import Phase
@@ -59,7 +59,7 @@ class Keeper:
 
     def ring(self) -> None:
         """There is a reason to look."""
-        owners.ring_one(self._backend.owner.bell_path)
+        bells.ring_one(self._backend.owner.bell_path)
 
     def close(self, timeout: float) -> bool:
         """End the thread; says whether it has ended, after timeout seconds at most."""
