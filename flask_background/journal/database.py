@@ -31,8 +31,8 @@ _COMMITS = 250
 _LONG = 16_000_000
 # Where somebody reads it, or the disk fails, that is tried again after so many commits, or as many bytes.
 _AGAIN = 25
-# Its length is looked at after so many commits: whoever has asked for a file's times makes its next sync take
-# a third longer (Linux 6.13 and later), for then the kernel has to tell the next write's time from that.
+# Its length is looked at after so many commits: after a stat of a file its next sync takes a third longer
+# (measured on Linux 6.18), perhaps because the next write's time has to be another one then.
 _LOOK = 8
 
 
