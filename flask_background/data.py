@@ -103,7 +103,9 @@ def load_call(text: str, *, rebuild: Rebuild | None = None) -> tuple[tuple[Any, 
 
 def dump_state(state: RequestState) -> str:
     """The state as text; its values are JSON from the start."""
-    return encode({**state._asdict(), "values": dict(state.values)})
+    fields = state._asdict()
+    fields["values"] = dict(state.values)
+    return encode(fields)
 
 
 def load_state(text: str) -> RequestState:

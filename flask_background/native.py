@@ -7,6 +7,7 @@ they share with greenlets is guarded by real locks, held for a few lines that ne
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import os
 import sys
@@ -56,6 +57,8 @@ def _patched() -> bool:
 
 def new_lock() -> LockType:
     """A lock between real threads."""
+    if not _patched():  # every waiting view makes one
+        return _thread.allocate_lock()
     lock: LockType = _original("_thread", "allocate_lock")()
     return lock
 

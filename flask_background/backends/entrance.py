@@ -11,8 +11,7 @@ from weakref import WeakValueDictionary
 
 from ..errors import Refused, Stopping
 from ..item import WorkItem
-from ..journal import owner as owners
-from ..journal import queries, store
+from ..journal import bells, queries, store
 from ..journal.entry import Entry
 from ..journal.rounds import Insert, Step
 from ..journaled import JournaledItem
@@ -176,7 +175,7 @@ class Entrance(DurableRuns, Intake):
         rounds = self.writer.rounds
         if rounds != self._called_at:
             self._called_at = rounds
-            owners.ring(self.owner.folder, but=None if self.runs else self.owner.id)
+            bells.ring(self.owner.folder, but=None if self.runs else self.owner.id)
 
     def _has_room(self, executor: str) -> bool:
         return executor in self.runs and self.local.ledger.phase is Phase.RUNNING and self.room(executor) > 0

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from .. import native
 from ..config import OUTBOX
 from ..errors import ConfigurationError
+from ..journal import bells, queries, schedules, store
 from ..journal import owner as owners
-from ..journal import queries, schedules, store
 from ..journal.wake import Watch
 from ..status import Status
 from .base import Phase
@@ -60,7 +60,7 @@ class Keeper:
 
     def ring(self) -> None:
         """There is a reason to look."""
-        owners.ring_one(self._backend.owner.bell_path)
+        bells.ring_one(self._backend.owner.bell_path)
 
     def close(self, timeout: float) -> bool:
         """End the thread; says whether it has ended, after timeout seconds at most."""
@@ -110,7 +110,8 @@ class Keeper:
         if self._prunes:
             self._prunes = self._prune(now)
         periodic = list(backend.registry.periodic) if backend.runs else []
-        due = backend.writer.read(partial(queries.next_due, now=now, periodic=periodic))
+        next_due = partial(queries.next_due, now=now, executors=backend.runs, periodic=periodic)
+        due = backend.writer.read(next_due)
         most = _BREATH if self._prunes else _NET
         return most if due is None else min(most, max(0.0, due - time.time()))
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ItemFailed
 from ..item import WorkItem
-from ..journal import owner as owners
-from ..journal import store
+from ..journal import bells, store
 from ..journaled import JournaledItem
 from ..outcomes import error_as_data, progress_as_data, result_as_data
 from ..packing import Packing
@@ -187,7 +186,7 @@ class DurableRuns(ABC):
 
     def call_others(self) -> None:
         """Wake every process of the app, this one too: there is something to claim or to cancel."""
-        owners.ring(self.owner.folder)
+        bells.ring(self.owner.folder)
 
     # When the journal has it; on the writer's thread for such calls.
 

@@ -4,6 +4,6 @@
 
     journal.sqlite3     the record (database.py, store.py; schema.sql)
     turn                whose turn it is to write (turn.py)
-    owners/             a file and a FIFO for each process that may run items (owner.py)
+    owners/             a file and a FIFO for each process that may run items (owner.py, bells.py)
     uploads/            the files that items have taken over
 """

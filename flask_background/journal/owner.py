@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from .. import native
+from .bells import ring
 
 # The file is begun anew when it has become so long, in bytes, or twice as long as what it has to say.
 _LONG = 100_000
@@ -235,24 +236,6 @@ def knows(folder: Path, owner_id: str, task: str, executor: str | None = None) -
             return task in tasks and (executor is None or executor in executors)
     except (OSError, ValueError):
         return False
-
-
-def ring(folder: Path, but: str | None = None) -> None:
-    """Wake every process of the app, but this owner's. Who cannot be woken looks by himself before long."""
-    with suppress(OSError):  # no descriptors are left, say: what there is to tell of is done all the same
-        for name in os.listdir(folder):
-            if name.endswith(".bell") and name != f"{but}.bell":
-                ring_one(folder / name)
-
-
-def ring_one(bell: Path) -> None:
-    """Wake one; if it is dead, or has been woken often enough, nothing happens."""
-    with suppress(OSError):
-        descriptor = os.open(bell, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, b"!")
-        finally:
-            os.close(descriptor)
 
 
 def _lines(file: int) -> list[bytes]:

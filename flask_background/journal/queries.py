@@ -42,16 +42,18 @@ def cancels(db: sqlite3.Connection, owner: str) -> list[str]:
     return [item_id for (item_id,) in db.execute("select id from item where owner = ? and cancel", (owner,))]
 
 
-def next_due(db: sqlite3.Connection, now: float, periodic: Collection[str]) -> float | None:
-    """When the next free item, or one of these periodic tasks, is due, if that is after now."""
+def next_due(
+    db: sqlite3.Connection, now: float, executors: Collection[str], periodic: Collection[str]
+) -> float | None:
+    """When the next free item for these executors, or one of these periodic tasks, is due, if after now."""
+    free = "select min(due) from item where executor = ? and status = 'queued' and owner is null and due > ?"
     names = ", ".join("?" * len(periodic))
-    (due,) = db.execute(
-        "select min(due) from ("
-        "select min(due) as due from item where status = 'queued' and owner is null and due > ?"
-        f" union all select next from schedule where next > ? and name in ({names}))",
-        (now, now, *periodic),
-    ).fetchone()
-    return None if due is None else float(due)
+    found = db.execute(
+        f"{f'{free} union all ' * len(executors)}"  # one look into the index for each
+        f"select min(next) from schedule where next > ? and name in ({names})",
+        (*(value for name in executors for value in (name, now)), now, *periodic),
+    )
+    return min((due for (due,) in found if due is not None), default=None)
 
 
 def owners(db: sqlite3.Connection) -> list[str]:

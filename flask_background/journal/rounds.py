@@ -28,7 +28,7 @@ _HARMLESS = (
 _OWN_FAULT = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError, sqlite3.DataError)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Insert:
     """The step that enters an item without a key: all of a round are written together."""
 
@@ -126,10 +126,18 @@ class Rounds:
         )
 
     def _transact(self, database: Database, orders: list[Order]) -> None:
-        full = self._power and (database.mode != "wal" or any(order.sync for order in orders))
-        connection = database.begin(full=full)
+        entries = []
+        others = []
+        sync = database.mode != "wal"
+        for order in orders:  # the one loop that there is for every item
+            sync = sync or order.sync
+            if type(order.step) is Insert:
+                entries.append(order.step.entry)
+            else:
+                others.append(order)
+        connection = database.begin(full=self._power and sync)
         try:
-            _take(orders, connection)
+            _take(entries, others, connection)
             database.commit()
         except BaseException as error:
             if connection.in_transaction:
@@ -140,14 +148,12 @@ class Rounds:
             raise
 
 
-def _take(orders: list[Order], connection: sqlite3.Connection) -> None:
-    """Let every step do its part of the transaction."""
+def _take(entries: list[Entry], orders: list[Order], connection: sqlite3.Connection) -> None:
+    """Enter the new items, then let every other step do its part of the transaction."""
     try:
-        entries = [order.step.entry for order in orders if isinstance(order.step, Insert)]
         insert_all(connection, entries)
         for order in orders:
-            if not isinstance(order.step, Insert):
-                order.value = order.step(connection)
+            order.value = order.step(connection)
     except sqlite3.Error as error:
         if isinstance(error, _OWN_FAULT):
             raise _Spoiled from error

@@ -30,7 +30,6 @@ create table if not exists item (
 create unique index if not exists item_key on item (task, key)
     where key is not null and status in ('queued', 'running');
 create index if not exists item_free on item (executor, due) where status = 'queued' and owner is null;
-create index if not exists item_due on item (due) where status = 'queued' and owner is null;
 create index if not exists item_outbox on item (attempt, number)
     where executor = 'celery:outbox' and status in ('queued', 'cancelled') and owner is null;
 create index if not exists item_owned on item (owner) where owner is not null;

@@ -25,7 +25,7 @@ T = TypeVar("T")
 # How many steps one transaction carries at most.
 _ROUND = 2_000
 # How long to wait for those who come again, in seconds.
-_LINGER = 0.0005
+_LINGER = 0.001
 # And how long what nobody waits for is kept back, so that one sync does for many.
 _COMPANY = 0.003
 # How long a view waits until its step's transaction begins, in seconds; SQLite itself may take 2 s more.

@@ -161,6 +161,23 @@ def test_checkpoint(make: Callable[..., Database], tmp_path: Path, monkeypatch: 
     assert found == (next(numbers),)
 
 
+def test_length_is_seldom_asked(make: Callable[..., Database], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To ask for the WAL's length makes the next sync slow, so most commits do without."""
+    database = make()
+    asked: list[str] = []
+    ask = Path.stat
+
+    def count(path: Path, **options: Any) -> os.stat_result:
+        asked.append(path.name)
+        return ask(path, **options)
+
+    write(database)
+    monkeypatch.setattr(Path, "stat", count)
+    for number in range(1, 33):
+        write(database, entry=_numbered(number))
+    assert asked.count("journal.sqlite3-wal") == 4
+
+
 def _numbered(number: int, state: str | None = None) -> Entry:
     return ENTRY._replace(id=f"{number:024x}", state=state)
 

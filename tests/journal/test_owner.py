@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flask_background.journal import bells
 from flask_background.journal import owner as owners
 from flask_background.journal.owner import Owner
 from flask_background.journal.wake import Watch
@@ -120,16 +121,6 @@ def test_what_cannot_be_opened(owner: Owner, folder: Path) -> None:
     assert owners.others(folder) == ["1-a"]
     assert owners.take_over(folder, "1-a") is None
     assert not owners.is_dead(folder, "1-a")
-
-
-def test_ring_that_cannot_look(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it tells of has been done: not to be able to tell is no reason to fail."""
-
-    def fail(path: Path) -> list[str]:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(os, "listdir", fail)
-    owners.ring(folder)
 
 
 def test_empty_file(folder: Path) -> None:
@@ -359,7 +350,7 @@ def test_without_pidfd(
     began = time.monotonic()
 
     def look() -> list[str]:
-        owners.ring(owner.folder)
+        bells.ring(owner.folder)
         return watch.wait(BOUND)
 
     assert until(look) == [name]

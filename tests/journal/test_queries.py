@@ -25,9 +25,11 @@ def test_next_due(db: sqlite3.Connection) -> None:
     """When the next item is due is asked at every bell, however many wait for their time."""
     asked: list[str] = []
     db.set_trace_callback(asked.append)
-    assert queries.next_due(db, 1.0, ["tick"]) is None
+    assert queries.next_due(db, 1.0, ["thread", "asyncio"], ["tick"]) is None
     db.set_trace_callback(None)
     plan = [row[-1] for row in db.execute(f"explain query plan {asked[0]}")]
-    (step,) = [step for step in plan if "item" in step]
-    assert step.startswith("SEARCH")
-    assert step.endswith("INDEX item_due (due>?)")
+    steps = [step for step in plan if "item" in step]
+    assert len(steps) == 2
+    for step in steps:
+        assert step.startswith("SEARCH")
+        assert step.endswith("INDEX item_free (executor=? AND due>?)")

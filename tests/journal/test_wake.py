@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flask_background.journal import bells
 from flask_background.journal import owner as owners
 from flask_background.journal import wake as module
 from flask_background.journal.owner import Owner
@@ -89,7 +90,7 @@ def test_rings_before_the_wait(watch: Watch, folder: Path) -> None:
     """A ring that comes before the wait ends it at once; many of them are one."""
     took(watch, 0.0)
     for _ in range(70_000):  # more than the FIFO holds
-        owners.ring_one(watch._owner.bell_path)
+        bells.ring_one(watch._owner.bell_path)
     assert took(watch, BOUND) < BOUND / 2
     assert took(watch, 0.05) >= 0.05
 
@@ -97,11 +98,11 @@ def test_rings_before_the_wait(watch: Watch, folder: Path) -> None:
 def test_ring_during_the_wait(watch: Watch, folder: Path) -> None:
     """A ring ends a wait that has begun; one that spares this owner does not."""
     took(watch, 0.0)
-    timer = threading.Timer(0.03, owners.ring, [folder])
+    timer = threading.Timer(0.03, bells.ring, [folder])
     timer.start()
     assert took(watch, BOUND) < BOUND / 2
     timer.join()
-    owners.ring(folder, but=watch._owner.id)
+    bells.ring(folder, but=watch._owner.id)
     assert took(watch, 0.05) >= 0.05
 
 
