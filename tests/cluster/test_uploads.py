@@ -34,7 +34,7 @@ from flask_background.errors import (
 from ..helpers import BOUND, our_threads, receiving, until
 from ..redis_server import Redis
 from . import shop
-from .conftest import Worker
+from .conftest import Broker, Worker
 
 MakeApp = Callable[..., Flask]
 
