@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -13,7 +14,7 @@ from flask import Flask
 
 from flask_background import Status
 from flask_background.backends.celery import quick
-from flask_background.backends.celery.records import Records
+from flask_background.backends.celery.records import Changed, Records
 from flask_background.errors import BrokerError
 from flask_background.record import Record
 
@@ -31,12 +32,17 @@ def records(request: pytest.FixtureRequest, app: Flask, monkeypatch: pytest.Monk
     return Records(app.extensions["background"].celery.cluster.client)
 
 
+def begin_run(records: Records, item_id: str, record: Record) -> bool:
+    """Begin one, whatever is there."""
+    return records.begin_run(item_id, record, records.see(item_id)[1])
+
+
 def test_all_that_is_written(app: Flask, records: Records) -> None:
     """Each is read as it was written, by us and by Celery, and kept for as long as Celery keeps it."""
     client = records._celery.backend.client
     for name, write, status, state in [
         ("first", records.begin, Status.QUEUED, "PENDING"),
-        ("begun", records.begin_run, Status.RUNNING, "STARTED"),
+        ("begun", partial(begin_run, records), Status.RUNNING, "STARTED"),
         ("done", records.write, Status.SUCCEEDED, "SUCCESS"),
     ]:
         record = RECORD._replace(status=status)
@@ -51,9 +57,26 @@ def test_all_that_is_written(app: Flask, records: Records) -> None:
 
 def test_run_sees_who_asked(records: Records) -> None:
     """Whoever begins a run learns that its end was asked for."""
-    assert not records.begin_run("wanted", RECORD)
+    assert not begin_run(records, "wanted", RECORD)
     records.ask_to_end("unwanted")
-    assert records.begin_run("unwanted", RECORD)
+    assert begin_run(records, "unwanted", RECORD)
+
+
+def test_one_run_begins(app: Flask) -> None:
+    """Of two who have seen the same record one begins a run; and that may ask twice."""
+    records = Records(app.extensions["background"].celery.cluster.client)
+    name = token_hex(12)
+    one, other = (RECORD._replace(status=Status.RUNNING, message=message) for message in ("a", "b"))
+    with pytest.raises(Changed):
+        records.begin_run(name, one, records.first(name, RECORD))  # there is none yet
+    records.begin(name, RECORD)
+    seen = records.first(name, RECORD)
+    assert records.see(name) == (RECORD, seen)
+    assert not records.begin_run(name, one, seen)
+    assert not records.begin_run(name, one, seen)
+    with pytest.raises(Changed):
+        records.begin_run(name, other, seen)
+    assert records.read(name) == one
 
 
 def test_celery_is_told_of_success(app: Flask, records: Records) -> None:
@@ -81,7 +104,7 @@ def test_redis_is_gone(redis: Redis, records: Records) -> None:
     """Both ways say so with the same error."""
     redis.stop()
     try:
-        for write in (records.begin, records.begin_run, records.write):
+        for write in (records.begin, partial(records.begin_run, seen=None), records.write):
             with pytest.raises(BrokerError, match="result backend cannot be reached"):
                 write("lost", RECORD._replace(status=Status.SUCCEEDED))
     finally:
@@ -95,5 +118,6 @@ def test_other_result_backends(make_app: Callable[..., Flask], tmp_path: Any) ->
         records = Records(app.extensions["background"].celery.cluster.client)
         assert not quick.is_quick(records._celery)
         records.begin("first", RECORD)
-        assert not records.begin_run("first", RECORD._replace(status=Status.RUNNING))
+        assert not records.begin_run("first", RECORD._replace(status=Status.RUNNING), None)
+        assert records.first("first", RECORD) is None
         assert records.read("first") == RECORD._replace(status=Status.RUNNING)

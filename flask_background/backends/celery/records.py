@@ -22,9 +22,6 @@ from . import quick
 if TYPE_CHECKING:
     from celery import Celery
 
-# How long a claim counts, in seconds.
-_CLAIMED = 60
-
 # What Celery calls them. Its RETRY, between two attempts, would have to be an exception.
 _STATES = {
     Status.QUEUED: "PENDING",
@@ -45,6 +42,10 @@ class Failure(Exception):
         return f"Failure({self.args[0]!r})"
 
 
+class Changed(Exception):
+    """Somebody else has changed a record since it was read."""
+
+
 class Records:
     """Reads and writes them. Everything may raise BrokerError."""
 
@@ -53,14 +54,29 @@ class Records:
 
     def read(self, item_id: str) -> Record | None:
         """An item's record, if there is one."""
-        meta = self._meta(item_id)
+        return self.see(item_id)[0]
+
+    def see(self, item_id: str) -> tuple[Record | None, bytes | None]:
+        """The same, and how it stands there, where the backend can compare: see ``begin_run``."""
+        with _reaching():
+            if quick.is_quick(self._celery):
+                meta, text = quick.read(self._celery, item_id)
+            else:
+                meta, text = self._celery.backend.get_task_meta(item_id, cache=False), None
         found = meta["result"]
         if meta["status"] == "RETRY":  # Celery's own, of a run that a stopping worker has cut: it comes again
-            return None
+            return None, text
         if isinstance(found, BaseException):
             kept = found.args[-1] if found.args else None
-            return Record.of(kept) if isinstance(kept, dict) else _of_foreign(meta["status"], found)
-        return Record.of(found) if isinstance(found, dict) and "status" in found else None
+            record = Record.of(kept) if isinstance(kept, dict) else _of_foreign(meta["status"], found)
+            return record, text
+        return Record.of(found) if isinstance(found, dict) and "status" in found else None, text
+
+    def first(self, item_id: str, record: Record) -> bytes | None:
+        """How ``begin`` has written it, where the backend can compare."""
+        if not quick.is_quick(self._celery):
+            return None
+        return quick.text_of(self._celery, item_id, record.as_data(), _STATES[record.status])
 
     def begin(self, item_id: str, record: Record, delay: float = 0.0) -> None:
         """Write the first record of an item that nobody knows yet. It waits for delay seconds then."""
@@ -73,15 +89,20 @@ class Records:
             if delay:
                 self._keep(item_id, delay)
 
-    def begin_run(self, item_id: str, record: Record) -> bool:
-        """Put on record that an item runs, whose record was just read; then whether somebody wants its end.
+    def begin_run(self, item_id: str, record: Record, seen: bytes | None) -> bool:
+        """Put on record that an item runs, and say whether somebody wants its end.
 
-        In this order: who asks, asks first, and then looks whether it is queued.
+        In this order: who asks, asks first, and then looks whether it is queued. Raises Changed if there is
+        not what was seen, so that of several messages that come at the same moment one begins a run. Redis
+        alone can do that: elsewhere the last one that writes does.
         """
         with _reaching():
             if quick.is_quick(self._celery):
                 state, asked = _STATES[record.status], _asking(item_id)
-                return quick.put_and_look(self._celery, item_id, record.as_data(), state, asked)
+                answer = quick.exchange(self._celery, item_id, seen, record.as_data(), state, asked)
+                if answer is None:
+                    raise Changed(f"the record of item {item_id} has changed")
+                return answer
             self.write(item_id, record)
             return self.is_asked_to_end(item_id)
 
@@ -96,22 +117,6 @@ class Records:
                 quick.put_success(self._celery, item_id, result)
         else:
             self._store(item_id, result, _STATES[record.status])
-
-    def claim(self, item_id: str, record: Record, message: str) -> bool:
-        """Whether the run that follows what the record says is this message's to bring about.
-
-        Of several that come at the same moment one gets it, where the result backend is Redis; others can do
-        nothing of that kind. It counts for a minute, for then the record says more.
-        """
-        if not quick.is_quick(self._celery):
-            return True
-        backend = self._celery.backend
-        key = backend.get_key_for_task(f"{item_id}.after.{record.message}.{record.started}")
-        with _reaching():
-            return bool(
-                backend.client.set(key, message, nx=True, ex=_CLAIMED)
-                or backend.client.get(key) in (message.encode(), None)
-            )
 
     def ask_to_end(self, item_id: str) -> None:
         """Whoever runs the item, or will, is to end it."""
@@ -158,7 +163,7 @@ def _asking(item_id: str) -> str:
 def _reaching() -> Iterator[None]:
     try:
         yield
-    except BrokerError:
+    except (BrokerError, Changed):
         raise
     except Exception as error:
         raise BrokerError(f"Celery's result backend cannot be reached: {error}") from error

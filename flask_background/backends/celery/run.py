@@ -23,7 +23,7 @@ from ...status import Attempt, Outcome, Status
 from .belongings import Belongings
 from .envelope import Envelope
 from .owner import ClusterItem, RunOwner, running
-from .records import Failure, Records
+from .records import Changed, Failure, Records
 from .stopflag import TERMINATED, hear_term
 
 if TYPE_CHECKING:
@@ -67,12 +67,13 @@ class ItemRun:
         self._owner = RunOwner(part, Records(celery), request.id, self._envelope.record(self._name))
         self._belongings = Belongings(part.settings, celery, self._owner.events)
         self._opened: list[FileStorage] = []
+        self._seen: bytes | None = None  # the record, as it stood there
 
     def run(self) -> None:
         """From claim to end. Raises Again, or Failure for Celery's own records."""
         try:
             self._run()
-        except BrokerError as error:
+        except (BrokerError, Changed) as error:
             native.sleep(_PAUSE)  # or the message would go round and round
             raise Again(str(error)) from error
         except Failure:
@@ -87,9 +88,9 @@ class ItemRun:
     def _run(self) -> None:
         owner = self._owner
         hear_term(self._limit)
-        if not self._is_ours():
-            return
-        item = self._claim()
+        item = self._first_claim()
+        if item is None and self._is_ours():
+            item = self._claim()
         if item is None:
             return
         perform(owner, item, await_here)
@@ -108,11 +109,31 @@ class ItemRun:
 
     # Before the run.
 
+    def _first_claim(self) -> ClusterItem | None:
+        """The same as what follows, in one question, of an item that nothing has happened to yet.
+
+        None if that is not so, or if there is more to it.
+        """
+        owner, envelope = self._owner, self._envelope
+        seen = owner.records.first(owner.id, owner.record)
+        if seen is None or envelope.uploads or envelope.key or envelope.seconds_left():
+            return None
+        task: Any = envelope.task(self._part.owner.registry.tasks[self._name])
+        try:
+            args, kwargs, _ = unpack_call(self._payload, self._open_upload)
+            task.check_call(*args, **kwargs)
+        except Exception:  # it is to be parked, unless it has ended
+            return None
+        try:
+            return self._begin(task, args, kwargs, 0, seen)
+        except Changed:
+            return None
+
     def _is_ours(self) -> bool:
         """Whether the item is to be run now, by whoever has got this message."""
         owner = self._owner
-        known = owner.records.read(owner.id)
-        owner.record = known or owner.record
+        known, self._seen = owner.records.see(owner.id)
+        owner.record = known or self._envelope.record(self._name)
         if owner.record.status.is_final:
             return False
         message = self._envelope.message
@@ -125,8 +146,7 @@ class ItemRun:
             return False
         if seconds > 0:
             native.sleep(seconds)
-        # Of what there is no record of, nobody knows who has claimed what.
-        return known is None or owner.records.claim(owner.id, known, message)
+        return True
 
     def _claim(self) -> ClusterItem | None:
         """The item with its arguments, on record as running; None if it ended instead."""
@@ -148,8 +168,15 @@ class ItemRun:
             self._park(f"its arguments do not fit any more: {error}", crashes)
         if self._envelope.key is not None:
             self._belongings.keys.confirm(self._envelope.key, owner.id, 0.0)
+        return self._begin(task, args, kwargs, crashes, self._seen)
+
+    def _begin(
+        self, task: Any, args: Any, kwargs: Any, crashes: int, seen: bytes | None
+    ) -> ClusterItem | None:
+        """Put on record that it runs; None if it was cancelled. Raises Changed if the record has."""
+        owner, record = self._owner, self._owner.record
         item = ClusterItem.of(owner.id, record, task, args, kwargs, owner)
-        owner.record = record._replace(
+        running = record._replace(
             status=Status.RUNNING,
             attempt=record.attempt + 1,
             crashes=crashes,
@@ -158,7 +185,9 @@ class ItemRun:
             message=self._envelope.message,
             due=None,
         )
-        if owner.records.begin_run(owner.id, owner.record):
+        is_unwanted = owner.records.begin_run(owner.id, running, seen)
+        owner.record = running
+        if is_unwanted:
             self._cancelled()
             return None
         return item
