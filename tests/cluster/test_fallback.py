@@ -147,7 +147,7 @@ def test_later_and_with_the_response(lone: Site) -> None:
 
 
 def test_broker_returns(
-    app: Flask,
+    make_app: Callable[..., Flask],
     redis: Redis,
     make_worker: Callable[..., Worker],
     monkeypatch: pytest.MonkeyPatch,
@@ -155,20 +155,22 @@ def test_broker_returns(
 ) -> None:
     """Items go there again before long, and those of tasks without a fallback try it all the time."""
     monkeypatch.setenv("SHOP_NOTES", str(tmp_path / "notes"))
-    task = shop.look_around.using(fallback="local")
-    worker = make_worker()
-    worker.wait_until_ready()
-    assert task.enqueue().result(BOUND)["pid"] in worker.children
-    redis.pause()
-    began = time.monotonic()
-    here = task.enqueue()
-    assert time.monotonic() - began < 2.5
-    assert here.result(BOUND)["id"] == here.id
-    with pytest.raises(BrokerError):
-        shop.look_around.enqueue()
-    redis.resume()
-    assert shop.look_around.enqueue().result(BOUND)["pid"] in worker.children
-    assert task.enqueue().result(BOUND)["pid"] in worker.children
+    with make_app(kill_after=0.5).app_context():
+        with make_app(kill_after=0.5).app_context():
+        task = shop.look_around.using(fallback="local")
+            worker = make_worker()
+            worker.wait_until_ready()
+            assert task.enqueue().result(BOUND)["pid"] in worker.children
+            redis.pause()
+            began = time.monotonic()
+            here = task.enqueue()
+            assert time.monotonic() - began < 2.5
+            assert here.result(BOUND)["id"] == here.id
+            with pytest.raises(BrokerError):
+                shop.look_around.enqueue()
+            redis.resume()
+            assert shop.look_around.enqueue().result(BOUND)["pid"] in worker.children
+            assert task.enqueue().result(BOUND)["pid"] in worker.children
 
 
 def test_worker_has_no_fallback(lone: Site) -> None:

@@ -241,7 +241,11 @@ def test_cancel_queued(app: Flask, busy: list[str], worker: Worker) -> None:
 def test_revoked_by_others(app: Flask, busy: list[str], worker: Worker) -> None:
     """What somebody revokes with Celery's own means is cancelled."""
     item = shop.echo.enqueue(1)
-    app.extensions["celery"].control.revoke(item.id)
+    control = app.extensions["celery"].control
+    control.revoke(item.id)
+    until(lambda: item.id in str(control.inspect().revoked()))
+    for busy_one in busy:
+        worker.let_go(busy_one)
     assert item.wait(BOUND)
     assert item.status is Status.CANCELLED
 

@@ -83,6 +83,23 @@ def test_worker_is_killed(app: Flask, make_worker: MakeWorker) -> None:
     assert item.attempt == 2
 
 
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_worker_is_killed_on_rabbitmq(app: Flask, make_worker: MakeWorker) -> None:
+    """RabbitMQ sees that the connection is gone, so what the worker ran is another one's in seconds."""
+    first, second = make_worker("--hostname", "a"), make_worker("--hostname", "b")
+    for worker in (first, second):
+        worker.wait_until_ready()
+    items = [shop.hold.enqueue(name) for name in ("one", "two", "three", "four")]
+    for name in ("one", "two", "three", "four"):
+        first.wait_for_note(f"{name} runs")  # they have one folder
+    first.kill()
+    until(lambda: len([line for line in second.notes if " runs" in line]) == 4)
+    for name in ("one", "two", "three", "four"):
+        second.let_go(name)
+    assert [item.result(60) for item in items] == ["one", "two", "three", "four"]
+    assert sorted(item.attempt for item in items) == [1, 1, 2, 2]
+
+
 def test_delay_beyond_the_visibility_timeout(make_app: MakeApp, make_worker: MakeWorker) -> None:
     """However long the delay, no message is held for so long that the broker gives it to another worker."""
     options = {"broker_transport_options": {"visibility_timeout": 2, "unacked_restore_interval": 1}}

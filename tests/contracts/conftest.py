@@ -67,6 +67,7 @@ def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_pat
         yield Shop(make_site(**settings), request.param)
         return
     from celery.contrib.testing.worker import start_worker
+    from kombu.asynchronous import set_event_loop
 
     redis = request.getfixturevalue("redis")
     redis.forget_all()
@@ -86,6 +87,7 @@ def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_pat
         "celery",
     )
     options = {"pool": "threads", "concurrency": 2, "perform_ping_check": False, "shutdown_timeout": BOUND}
+    set_event_loop(None)  # the last worker's
     # It looks whether it is to end when something happens, if only its own heartbeat.
     options |= {"without_heartbeat": False, "heartbeat_interval": 0.2}
     with start_worker(shop.app.extensions["celery"], loglevel="WARNING", **options) as shop.worker:

@@ -327,7 +327,7 @@ def test_cancel_delayed(shop: Shop, heard: list[tuple[str, str]], caplog: pytest
 def test_cancel_running(shop: Shop, heard: list[tuple[str, str]], gate: threading.Event) -> None:
     """What runs is asked to end, and is cancelled when it does for that."""
     item = shop.holding(gate).enqueue()
-    until(lambda: item.status is Status.RUNNING)
+    until(lambda: "item-started" in told(heard, item))
     assert item.cancel()
     assert item.wait(BOUND)
     assert (item.status, item.token.reason) == (Status.CANCELLED, CancelReason.REQUESTED)
@@ -578,7 +578,7 @@ def test_receiver_that_fails(
         else:
             item = task.enqueue()
         assert item.result(BOUND) == 42
-    until(lambda: [line for line in lines(caplog, logging.ERROR) if "receiver" in line.lower()])
+        until(lambda: [line for line in lines(caplog, logging.ERROR) if "receiver" in line.lower()])
     assert task.enqueue().result(BOUND) == 42
 
 

@@ -154,11 +154,11 @@ class Ending:
         return [process.pid for process in tuple(getattr(pool, "_pool", ()))]
 
 
-def _unfinished() -> list[Any]:
-    """What Celery has taken and not ended. The main thread may change its set meanwhile."""
+def _unfinished() -> set[Any]:
+    """What Celery has taken and not ended. The main thread may change its sets meanwhile."""
     while True:
         try:
-            return list(state.reserved_requests)
+            return {*state.reserved_requests, *state.active_requests}
         except RuntimeError:
             pass
 
