@@ -156,21 +156,20 @@ def test_broker_returns(
     """Items go there again before long, and those of tasks without a fallback try it all the time."""
     monkeypatch.setenv("SHOP_NOTES", str(tmp_path / "notes"))
     with make_app(kill_after=0.5).app_context():
-        with make_app(kill_after=0.5).app_context():
         task = shop.look_around.using(fallback="local")
-            worker = make_worker()
-            worker.wait_until_ready()
-            assert task.enqueue().result(BOUND)["pid"] in worker.children
-            redis.pause()
-            began = time.monotonic()
-            here = task.enqueue()
-            assert time.monotonic() - began < 2.5
-            assert here.result(BOUND)["id"] == here.id
-            with pytest.raises(BrokerError):
-                shop.look_around.enqueue()
-            redis.resume()
-            assert shop.look_around.enqueue().result(BOUND)["pid"] in worker.children
-            assert task.enqueue().result(BOUND)["pid"] in worker.children
+        worker = make_worker()
+        worker.wait_until_ready()
+        assert task.enqueue().result(BOUND)["pid"] in worker.children
+        redis.pause()
+        began = time.monotonic()
+        here = task.enqueue()
+        assert time.monotonic() - began < 2.5
+        assert here.result(BOUND)["id"] == here.id
+        with pytest.raises(BrokerError):
+            shop.look_around.enqueue()
+        redis.resume()
+        assert shop.look_around.enqueue().result(BOUND)["pid"] in worker.children
+        assert task.enqueue().result(BOUND)["pid"] in worker.children
 
 
 def test_worker_has_no_fallback(lone: Site) -> None:
