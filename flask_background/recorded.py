@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from . import native
+from .errors import BrokerError
 from .item import Callee, Keeper, WorkItem
 from .status import Progress, Status
 
@@ -20,6 +21,8 @@ R = TypeVar("R", covariant=True)
 # How long somebody who waits does not read the record, at first and after a while, in seconds: each time by
 # so much longer, so that an end is seen late by a part of what it took.
 _SOON, _LATER, _LONGER = 0.002, 0.25, 1.25
+# How long an outage may take in which somebody waits, in seconds.
+_PATIENCE = 30.0
 
 
 class RecordKeeper(Keeper, Protocol):
@@ -95,15 +98,9 @@ class RecordedItem(WorkItem[R]):
         """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
         if self.runs_here:
             return super().wait(timeout)
-        end = None if timeout is None else time.monotonic() + timeout
-        pause = _SOON
-        while not self._has_ended():
-            left = pause if end is None else min(pause, end - time.monotonic())
-            if left <= 0:
-                return False
-            native.Gate().wait(left)
-            pause = min(_LONGER * pause, _LATER)
-        return True
+        for seconds in self._looks(None if timeout is None else time.monotonic() + timeout):
+            native.Gate().wait(seconds)
+        return self._told
 
     def __await__(self) -> Generator[Any, None, R]:
         if self.runs_here:
@@ -114,13 +111,29 @@ class RecordedItem(WorkItem[R]):
     async def _ended(self) -> None:
         import asyncio
 
-        pause = _SOON
-        while not self._has_ended():
-            await asyncio.sleep(pause)
-            pause = min(_LONGER * pause, _LATER)
+        for seconds in self._looks(None):
+            await asyncio.sleep(seconds)
 
-    def _has_ended(self) -> bool:
-        return self._told or self.status.is_final
+    def _looks(self, end: float | None) -> Iterator[float]:
+        """How long to wait before each next look, until it has ended or the time is up (``monotonic``).
+
+        Who waits outlasts a short outage; raises BrokerError for one that takes longer.
+        """
+        pause, lost_at = _SOON, None
+        while True:
+            now = time.monotonic()
+            try:
+                if self._told or self.status.is_final:
+                    return
+                lost_at = None
+            except BrokerError:
+                lost_at = now if lost_at is None else lost_at
+                if now - lost_at > _PATIENCE or (end is not None and now >= end):
+                    raise
+            if end is not None and now >= end:
+                return
+            yield pause if end is None else min(pause, end - now)
+            pause = min(_LONGER * pause, _LATER)
 
     def take(self, record: Record) -> None:
         """Know what the record says. An end that was seen is the last word."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from werkzeug.datastructures import FileStorage
 
 from flask_background import Status, signals
 from flask_background.errors import (
+    BrokerError,
     ConfigurationError,
     ItemCancelled,
     ItemFailed,
@@ -28,7 +30,7 @@ from flask_background.recorded import RecordedItem
 
 from ..helpers import BOUND, receiving, until
 from . import shop
-from .conftest import Worker, on_both
+from .conftest import Redis, Worker, on_both
 
 pytestmark = [pytest.mark.usefixtures("worker", "app"), on_both]
 
@@ -312,3 +314,24 @@ def test_task_that_the_worker_does_not_have(app: Flask) -> None:
     error = str(item.exception(BOUND))
     assert f"item {item.id} (shop.only_here) failed with NotRegistered" in error
     assert "the worker has no such task" in error
+
+
+def test_wait_outlasts_an_outage(app: Flask, worker: Worker, redis: Redis) -> None:
+    """Who waits for an item does so while Redis is away for a moment; who asks is told."""
+    item = shop.hold.enqueue("away")
+    worker.wait_for_note("away runs")
+    waiting = threading.Thread(target=item.wait, args=(60,))
+    redis.pause()
+    try:
+        with pytest.raises(BrokerError):
+            item.status  # noqa: B018
+        with pytest.raises(BrokerError):
+            item.wait(0.1)
+        waiting.start()
+        waiting.join(1)
+        assert waiting.is_alive()
+    finally:
+        redis.resume()
+    worker.let_go("away")
+    waiting.join(60)
+    assert item.result(0) == "away"
