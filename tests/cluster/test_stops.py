@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -148,3 +149,24 @@ def test_pool_that_cannot_be(make_worker: MakeWorker) -> None:
     worker = make_worker("--pool", "gevent")
     assert worker.process.wait(BOUND) != 0
     assert "flask-background: a pool of greenlets (celery.concurrency.gevent) cannot run items" in worker.log
+
+
+def test_worker_within_a_process(script: Callable[..., Any], redis: Redis) -> None:
+    """A worker on a thread, as Celery's own test tools start one, does not end the process with it."""
+    program = script(
+        f"""
+        import time
+        from celery.contrib.testing.worker import start_worker
+        from tests.cluster import shop
+        urls = {{"broker_url": "{redis.url}/0", "result_backend": "{redis.url}/1"}}
+        app = shop.create_app(BACKGROUND_CELERY=urls, BACKGROUND_GRACE_PERIOD=0.1)
+        worker = start_worker(app.extensions["celery"], pool="threads", perform_ping_check=False)
+        with app.app_context(), worker:
+            assert shop.echo.enqueue(42).result(60) == 42
+        time.sleep(1)  # ten times what items would have had
+        print("good", flush=True)
+        """
+    )
+    until(lambda: "good" in program.said or program.process.poll() is not None, 60)
+    assert program.ends() == 0
+    assert "good" in program.said, program.said

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -48,12 +49,18 @@ class Ending:
         self._part_of = {name: part for part in parts for name in part.owner.registry.tasks}
         self._grace = max(part.settings.grace_period for part in parts)
         self._theirs: dict[int, Callable[[int, FrameType | None], Any]] = {}
-        self._begun = self._is_over = False
+        self._listens = self._begun = self._is_over = False
         #: Opened when somebody will wait no longer, or when all has ended by itself.
         self._enough = native.Gate()
 
     def listen(self) -> None:
-        """Heed signals from now on, before Celery does. On the main thread."""
+        """Heed signals from now on, before Celery does. On the main thread.
+
+        A worker that runs on another one is a part of a process, as in tests: that one does not end with it.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._listens = True
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             theirs = signal.getsignal(number)
             if callable(theirs) and theirs != self._on_signal:
@@ -62,7 +69,7 @@ class Ending:
 
     def begin(self, seconds: float | None = None) -> None:
         """The stop has begun, and items have so many seconds (None: the grace period). Fit for a handler."""
-        if self._begun:
+        if self._begun or not self._listens:
             return
         self._begun = True
         seconds = self._grace if seconds is None else seconds

@@ -6,7 +6,6 @@ by then all are made, in whatever order the factory, the tasks and the Celery ap
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -91,11 +90,10 @@ def _worker_starts(sender: Any, **_: Any) -> None:
             _make_ready(sender, sender.app, part)
     except ConfigurationError as error:
         raise SystemExit(f"flask-background: {error}") from error
-    if threading.current_thread() is threading.main_thread():  # else it is a part of a process, as in tests
-        _ending = Ending(sender, parts)
-        sender.app.steps["worker"].add(StopStep)
-        worker_ready.connect(_worker_is_ready, dispatch_uid=__name__)
-        worker_shutdown.connect(_worker_has_stopped, dispatch_uid=__name__)
+    _ending = Ending(sender, parts)
+    sender.app.steps["worker"].add(StopStep)
+    worker_ready.connect(_worker_is_ready, dispatch_uid=__name__)
+    worker_shutdown.connect(_worker_has_stopped, dispatch_uid=__name__)
 
 
 def _check_pool(worker: Any) -> None:
