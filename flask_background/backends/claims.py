@@ -29,10 +29,12 @@ class Claims(Entrance):
         """Take what this process has room for."""
         tasks = list(self.registry.tasks)
         room = {name: room for name in self.runs if (room := self.room(name)) > 0}
+        left = self.left
         self.backlog = self.writer.read(
             partial(queries.is_free, tasks=tasks, now=now, executors=list(self.runs))
         )
-        self.behind = self.behind and self.backlog
+        if not self.backlog and not self._claiming:  # else what was claimed has not arrived yet
+            self.caught_up = left
         if not self.backlog or not room:
             return
         self._again = True

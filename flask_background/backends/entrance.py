@@ -56,15 +56,15 @@ class Entrance(DurableRuns, Intake):
         self.runs = frozenset(runs)
         #: Whether there are items that this process could claim.
         self.backlog = True
-        #: Whether items of this process wait in the journal: new ones wait behind them, or they would wait
-        #: for as long as new ones come.
-        self.behind = False
+        #: How many items of this process were left in the journal, and of those how many no longer wait: new
+        #: ones wait behind them, or they would wait for as long as new ones come.
+        self.left = self.caught_up = 0
         self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
         self._called_at = 0
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         assert isinstance(item, JournaledItem)
-        here = due is None and (held or (not self.behind and self._has_room(item._task.executor)))
+        here = due is None and (held or (self.left == self.caught_up and self._has_room(item._task.executor)))
         try:
             entry = self._pack(item, due, here)
             other = self._insert(entry)
@@ -81,7 +81,7 @@ class Entrance(DurableRuns, Intake):
             self._welcome(item, entry, held)
         finally:  # a signal may raise here, and the item has been accepted
             if not here:
-                self.behind = self.behind or due is None
+                self.left += due is None
                 self._leave_to_all(item)
             elif not self.local.take(item, held):
                 self.give_back(item)
