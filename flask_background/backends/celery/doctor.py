@@ -189,7 +189,10 @@ def _workers(celery: Celery) -> Finding:
     if count:
         return Finding("ok", "workers", f"{count} answer{'s'[: count == 1]}")
     return Finding(
-        "warning", "workers", f"none answered in {_ANSWER:g} s", "start one: flask background celery-worker"
+        "warning",
+        "workers",
+        f"none answered in {_ANSWER:g} s; one of --pool solo does so between items only",
+        "start one: flask background celery-worker",
     )
 
 
