@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .errors import ConfigurationError
-
 if TYPE_CHECKING:
     from .part import AppPart
 
@@ -16,12 +14,8 @@ def run_celery_worker(part: AppPart, options: Sequence[str]) -> int:
 
     ``options``: Celery's own, as on its command line.
     """
-    try:
-        from .backends.celery import cluster, worker
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "celery":
-            raise
-        raise ConfigurationError("Celery is not installed: pip install flask-background[celery]") from error
+    from .backends.celery import cluster, worker  # with Celery, where it is installed
+
     celery = cluster.celery_of(part.app, part.settings)
     worker.join(part)  # BACKGROUND_BACKEND may be another one, and only a task name this
     return celery.start(argv=["worker", *options]) or 0

@@ -108,8 +108,8 @@ def doctor(part: AppPart, as_json: bool) -> None:
     for finding in examine(part):
         findings.append(finding)
         if not as_json:
-            cure = f". Cure: {finding.cure}" if finding.cure else ""
-            click.echo(f"{finding.level:<8}{finding.subject}: {finding.text}{cure}")
+            text = f"{finding.text.removesuffix('.')}. Cure: {finding.cure}" if finding.cure else finding.text
+            click.echo(f"{finding.level:<8}{finding.subject}: {text}")
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings]))
     if any(finding.level != "ok" for finding in findings):

@@ -24,6 +24,7 @@ OUTBOX = "celery:outbox"
 _THREADS = min(32, (os.cpu_count() or 1) + 4)
 _COROUTINES = 5_000
 _PROCESSES = os.cpu_count() or 1
+_CELERY = ("broker_url", "result_backend")
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -185,16 +186,21 @@ def _folder(config: Mapping[str, Any], key: str) -> Path | None:
 
 def _celery(config: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
     value = config.get(key)
-    if value is not None and not (
-        isinstance(value, Mapping)
-        and all(isinstance(value.get(name), str) for name in ("broker_url", "result_backend"))
-    ):
-        # Not the value: there may be a password in it.
-        raise ConfigurationError(
-            f"{key} is not usable; allowed is a dict of Celery's settings with at least"
-            ' "broker_url" and "result_backend", or None if the app has a Celery'
-        )
-    return value
+    if value is None:
+        return None
+    # Not the value: there may be a password in it.
+    if not isinstance(value, Mapping):
+        wrong = f"is not a dict but {type(value).__name__}"
+        if isinstance(value, str):
+            wrong += ' (the environment takes JSON, {"name": "value"})'
+    elif missing := [name for name in _CELERY if not isinstance(value.get(name), str)]:
+        wrong = f"has no usable {' and no usable '.join(missing)}"
+    else:
+        return value
+    raise ConfigurationError(
+        f"{key} {wrong}; allowed is a dict of Celery's settings with at least"
+        ' "broker_url" and "result_backend", or None if the app has a Celery'
+    )
 
 
 def _shared(config: Mapping[str, Any], key: str) -> str | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from .backends.finding import Finding
+from .config import Settings
 
 if TYPE_CHECKING:
     from .part import AppPart
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
 def examine(part: AppPart) -> Iterator[Finding]:
     """Look at everything that the app uses. Changes nothing; asks servers for a few seconds at most."""
+    yield from _names(part)
     grace = part.settings.grace_period
     yield Finding(
         "ok",
@@ -27,6 +31,19 @@ def examine(part: AppPart) -> Iterator[Finding]:
         from .backends.celery import doctor  # with Celery, for apps that name it
 
         yield from doctor.examine(part)
+
+
+def _names(part: AppPart) -> Iterator[Finding]:
+    known = ["BACKGROUND_" + name.upper() for name in ("workers", *(one.name for one in fields(Settings)))]
+    for key in part.app.config:
+        if key.startswith("BACKGROUND_") and key not in known:
+            close = get_close_matches(key, known, 1)
+            yield Finding(
+                "warning",
+                key,
+                "there is no such setting, so it has no effect",
+                f"{close[0]} may be meant" if close else "leave it out",
+            )
 
 
 def _folder(part: AppPart) -> Finding:

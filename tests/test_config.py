@@ -238,3 +238,20 @@ def test_wrong_uploads(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"BACKGROUND_UPLOADS is not usable; .* or None") as raised:
         Settings.from_config({"BACKGROUND_UPLOADS": wrong})
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"broker_url": "redis://:secret@h"}, "has no usable result_backend; "),
+        ({"broker_uri": "redis://:secret@h"}, "has no usable broker_url and no usable result_backend; "),
+        ("{'broker_url': 'secret'}", "is not a dict but str (the environment takes JSON, "),
+        (7, "is not a dict but int; "),
+    ],
+)
+def test_wrong_celery(wrong: Any, said: str) -> None:
+    """An error says what is missing or cannot be, and has no password."""
+    with pytest.raises(ConfigurationError, match=r"allowed is a dict .* or None if") as raised:
+        Settings.from_config({"BACKGROUND_CELERY": wrong})
+    assert str(raised.value).startswith(f"BACKGROUND_CELERY {said}")
+    assert "secret" not in str(raised.value)

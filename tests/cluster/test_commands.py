@@ -39,7 +39,7 @@ def findings(app: Flask, code: int) -> dict[str, list[str]]:
 
 
 def test_worker_without_celery(script: Callable[..., Any]) -> None:
-    """It is one line that says what to install."""
+    """It is one line that says what to install, there and where an item is to go to Celery."""
     program = script(
         """
         import sys
@@ -56,10 +56,17 @@ def test_worker_without_celery(script: Callable[..., Any]) -> None:
         Background(app := Flask("shop"))
         result = app.test_cli_runner().invoke(group, ["celery-worker"])
         print(result.exit_code, result.output, end="")
+        app = Flask("shop")
+        app.config["BACKGROUND_BACKEND"] = "celery"
+        try:
+            Background(app)
+        except Exception as error:
+            print(type(error).__name__, error)
         """
     )
     assert program.ends() == 0
-    assert program.said == "1 Error: Celery is not installed: pip install flask-background[celery]\n"
+    what = "Celery is not installed: pip install flask-background[celery]\n"
+    assert program.said == f"1 Error: {what}ConfigurationError {what}"
 
 
 def test_worker_that_cannot_start(make_app: Callable[..., Flask], tmp_path: Path) -> None:
@@ -111,6 +118,9 @@ def test_nothing_to_find(
         ({"result_backend": "file:///tmp"}, "result_backend", "error", "other machines"),
         ({"broker_transport_options": {"visibility_timeout": 4}}, "timeouts", "error", "after 4 s"),
         ({"task_always_eager": True}, "celery", "error", "task_always_eager is set"),
+        ({"broker_url": "reddis://127.0.0.1"}, "celery", "error", "No such transport: reddis"),
+        ({"result_backend": "reddis://127.0.0.1"}, "celery", "error", "No module named 'reddis'"),
+        ({"task_ack_late": False}, "task_ack_late", "warning", "Celery has no such setting"),
     ],
 )
 def test_unsafe_settings(
@@ -121,6 +131,20 @@ def test_unsafe_settings(
     assert found[0] == level
     assert words in found[1]
     assert found[2]
+
+
+def test_uploads(make_app: Callable[..., Flask], tmp_path: Path) -> None:
+    """A place for uploads that cannot be written is told, and nothing is left in one that can be."""
+    app = make_app(uploads=str(tmp_path / "none"))
+    level, text, cure = findings(app, 1)["uploads"]
+    assert (level, str(tmp_path) in text) == ("error", True)
+    assert "mount it" in cure
+    app = make_app(uploads=str(tmp_path))
+    assert "uploads" not in findings(app, 1)  # there is no worker
+    assert not list(tmp_path.iterdir())
+    app = make_app(uploads="nowhere://me:s3cret@bucket/prefix")
+    assert findings(app, 1)["uploads"][0] == "error"
+    assert "s3cret" not in call(app, "doctor").output
 
 
 def test_servers_that_are_gone(make_app: Callable[..., Flask]) -> None:
@@ -159,3 +183,13 @@ def test_local_part(tmp_path: Path) -> None:
     (tmp_path / "journal").rmdir()
     (tmp_path / "journal").write_text("")
     assert findings(app, 1)["journal"][0] == "error"
+
+
+def test_names_of_settings() -> None:
+    """A setting that there is not is told, with the one that may be meant."""
+    app = Flask("shop")
+    app.config.update(BACKGROUND_WORKERS=2, BACKGROUND_CELREY={}, BACKGROUND_X=1, OTHER=1)
+    Background(app)
+    found = findings(app, 1)
+    assert found.keys() == {"BACKGROUND_CELREY", "BACKGROUND_X"}
+    assert found["BACKGROUND_CELREY"][2] == "BACKGROUND_CELERY may be meant"

@@ -120,6 +120,17 @@ def test_second_signal(app: Flask, make_worker: MakeWorker, pool: str, number: s
     assert f"Item {item.id} (tests.cluster.shop.hold) interrupted" in worker.log
 
 
+@on_both
+def test_cold_stop_while_it_starts(app: Flask, make_worker: MakeWorker) -> None:
+    """QUIT before a worker is ready ends it as well, though it takes an item: with solo, that holds it up."""
+    item = shop.hold.enqueue("held")
+    worker = make_worker("--pool", "solo", grace_period=600)
+    until(lambda: "mingle: searching" in worker.log, 60)
+    worker.process.send_signal(signal.SIGQUIT)
+    assert worker.process.wait(BOUND) == 0
+    assert (item.status, item.attempt) == (Status.QUEUED, 0)
+
+
 def test_signal_to_all_processes(app: Flask, make_worker: MakeWorker) -> None:
     """TERM to the children as well, as from systemd, does not cost what runs there its grace period."""
     worker = make_worker()

@@ -7,3 +7,12 @@ worker's stop). Where Celery cannot be reached: ``dispatch`` (which way an item 
 ``wayout``, ``sender`` (what waited in the journal). On both sides: ``belongings`` (what an item has besides),
 which are ``keys`` and ``uploads``, which lie in ``stores``.
 """
+
+from ...errors import ConfigurationError
+
+try:
+    import celery  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "celery":
+        raise
+    raise ConfigurationError("Celery is not installed: pip install flask-background[celery]") from error

@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from celery import Celery
+from celery.app.backends import by_url
+from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
@@ -218,6 +220,12 @@ def check_settings(celery: Celery) -> None:
             f"Celery's result_backend is {results!r}, which only the process can read that enqueued an item:"
             ' set another one, such as "redis://..."'
         )
+    try:
+        celery.connection_for_write().transport  # noqa: B018
+        by_url(results, celery.loader)
+    except (KeyError, ImportError, ImproperlyConfigured) as error:
+        what = error.args[0] if error.args else error  # whose words have no URL in them
+        raise ConfigurationError(f"Celery's broker_url or result_backend is not usable: {what}") from error
     if celery.conf.task_always_eager:
         raise ConfigurationError(
             "Celery's task_always_eager is set, which does not hold for items: set BACKGROUND_BACKEND ="

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from difflib import get_close_matches
+from io import BytesIO
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+
+from celery.app.defaults import SETTING_KEYS
+from werkzeug.datastructures import FileStorage
 
 from ...errors import BackgroundError, ConfigurationError
 from ..finding import Finding
@@ -19,6 +25,7 @@ from .cluster import (
     visible_for,
 )
 from .records import Records
+from .uploads import Uploads
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -64,7 +71,7 @@ def examine(part: AppPart) -> Iterator[Finding]:
         yield Finding("error", "celery", str(error), "see the message")
         return
     for finding in _findings(part, celery):
-        hidden = [None if text is None else _without_passwords(celery, text) for text in finding[2:]]
+        hidden = [None if text is None else _without_passwords(part, celery, text) for text in finding[2:]]
         yield finding._replace(text=hidden[0] or "", cure=hidden[1])
 
 
@@ -73,6 +80,7 @@ def _findings(part: AppPart, celery: Celery) -> Iterator[Finding]:
     yield from _timeouts(part, celery)
     yield from _urls(celery)
     yield from _servers(part, celery)
+    yield from _uploads(part)
 
 
 def _settings(part: AppPart, celery: Celery) -> Iterator[Finding]:
@@ -85,6 +93,9 @@ def _settings(part: AppPart, celery: Celery) -> Iterator[Finding]:
             yield Finding(level, name, f"is {given[name]!r}: {what}", cure)  # type: ignore[arg-type]
         else:
             yield Finding("ok", name, f"is {given[name]!r}")
+    for name in given.keys() - SETTING_KEYS:  # others may have settings there, so only what looks like ours
+        if close := get_close_matches(name, SETTING_KEYS, 1, 0.85):
+            yield Finding("warning", name, "Celery has no such setting", f"{close[0]} may be meant")
     expires = celery.conf.result_expires
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
     if seconds and seconds < part.settings.keep:
@@ -178,13 +189,34 @@ def _workers(celery: Celery) -> Finding:
     if count:
         return Finding("ok", "workers", f"{count} answer{'s'[: count == 1]}")
     return Finding(
-        "warning", "workers", f"none answered in {_ANSWER:g} s", "start one: flask background celery-worker"
+        "warning",
+        "workers",
+        f"none answered in {_ANSWER:g} s; one of --pool solo does so between items only",
+        "start one: flask background celery-worker",
     )
 
 
-def _without_passwords(celery: Celery, text: str) -> str:
+def _uploads(part: AppPart) -> Iterator[Finding]:
+    """Whether this user can write, read and remove there."""
+    if part.settings.uploads is None:
+        return
+    name = f"doctor-{token_hex(12)}"
+    try:
+        uploads = Uploads(part.settings.uploads, part.settings.keep)
+        uploads.save(name, [FileStorage(BytesIO(b"?"))])
+        uploads.open(name, 0).close()
+        uploads.remove(name, 1)
+    except Exception as error:
+        cure = "make or mount it, for the user that this runs as, or correct BACKGROUND_UPLOADS"
+        yield Finding("error", "uploads", str(error), cure)
+    else:
+        yield Finding("ok", "uploads", f"{uploads.store.shown} can be written and read")
+
+
+def _without_passwords(part: AppPart, celery: Celery, text: str) -> str:
     """The text, should somebody's error have the URL in it."""
-    for urls in (celery.conf.broker_url, celery.conf.broker_read_url, celery.conf.result_backend):
+    conf = celery.conf
+    for urls in (conf.broker_url, conf.broker_read_url, conf.result_backend, part.settings.uploads):
         for url in urls if isinstance(urls, (list, tuple)) else str(urls or "").split(";"):
             password = urlsplit(url).password
             for secret in {password, unquote(password)} if password else ():

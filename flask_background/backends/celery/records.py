@@ -150,7 +150,9 @@ def _of_foreign(state: str, error: BaseException) -> Record:
     if kind == "TimeLimitExceeded":
         kind = "flask_background.errors.ItemTimeout"
     elif kind == "NotRegistered":
-        message += ": the worker has no such task; make it where the app is made, not later"
+        message += (
+            ": the worker has no such task. Make it where the app is loaded; renew workers before sites"
+        )
     text = json.dumps({"type": kind, "message": message, "trace": ""})
     return Record("?", Status.FAILED, 0.0, error=text)
 

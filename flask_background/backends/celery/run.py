@@ -264,7 +264,7 @@ class ItemRun:
         name, error = f"item {self._owner.id} ({self._name})", outcome[2]
         limit = self._limit
         if limit is not None and time.time() - (run.started or 0.0) >= limit - _SOON:
-            late = ItemTimeout(f"{name} did not end within {limit:g} s, so its process was")
+            late = ItemTimeout(f"{name} did not end within {limit:g} s, so its process was killed")
             late.__cause__ = error
             return Status.FAILED, None, late
         return (

@@ -67,7 +67,12 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
 
 
 class StopStep(StartStopStep):  # type: ignore[misc]
-    """Hears of the worker's stop where no signal says it: by remote control, say."""
+    """Hears of the worker's stop, also where no signal says it: by remote control, say."""
+
+    def start(self, worker: Any) -> None:
+        """Celery listens to signals now, and has taken no message yet: with solo, one may hold it up."""
+        if _ending is not None:
+            _ending.listen()
 
     def close(self, worker: Any) -> None:
         """It begins."""
@@ -107,8 +112,6 @@ def _check_pool(worker: Any) -> None:
 
 
 def _worker_is_ready(sender: Any, **_: Any) -> None:
-    if _ending is not None:
-        _ending.listen()
     # What items of a worker before this one have left in the journal here may have no other process.
     for part in _parts:
         if part.app.extensions.get("celery") is sender.app:
