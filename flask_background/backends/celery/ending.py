@@ -24,6 +24,7 @@ from ... import native
 from ...errors import BrokerError
 from ...events import Events
 from ...status import Status
+from .life import Life
 from .owner import running
 from .stopflag import stop_flag
 
@@ -126,7 +127,9 @@ class Ending:
         try:
             records = part.celery.records
             record = records.read(request.id)
-            if record is not None and record.status is Status.RUNNING:
+            # Another worker's run may have brought its message here, when that had lost its connection.
+            elsewhere = Life(part.celery.cluster.client).is_elsewhere(request.id)
+            if record is not None and record.status is Status.RUNNING and not elsewhere:
                 records.write(request.id, record._replace(status=Status.QUEUED, attempt=record.attempt - 1))
                 events.sent_back(request.id, record.task, time.time() - record.enqueued)
         except BrokerError as error:

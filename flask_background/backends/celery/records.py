@@ -22,8 +22,8 @@ from . import quick
 if TYPE_CHECKING:
     from celery import Celery
 
-# How long a claim counts, in seconds.
-_CLAIMED = 60
+# How long a claim counts, in seconds. Should its process die at once, the item waits for as long.
+_CLAIMED = 5
 
 # What Celery calls them. Its RETRY, between two attempts, would have to be an exception.
 _STATES = {
@@ -64,7 +64,7 @@ class Records:
 
     def begin(self, item_id: str, record: Record, delay: float = 0.0) -> None:
         """Write the first record of an item that nobody knows yet. It waits for delay seconds then."""
-        with _reaching():
+        with reaching():
             if quick.is_quick(self._celery):
                 state = _STATES[record.status]
                 quick.put(self._celery, item_id, record.as_data(), state, math.ceil(delay))
@@ -78,7 +78,7 @@ class Records:
 
         In this order: who asks, asks first, and then looks whether it is queued.
         """
-        with _reaching():
+        with reaching():
             if quick.is_quick(self._celery):
                 state, asked = _STATES[record.status], _asking(item_id)
                 return quick.put_and_look(self._celery, item_id, record.as_data(), state, asked)
@@ -92,26 +92,26 @@ class Records:
             text = str(record.attempt_of(item_id).error)
             result = {"exc_type": "Failure", "exc_module": __name__, "exc_message": [text, result]}
         if record.status is Status.SUCCEEDED and quick.is_quick(self._celery):
-            with _reaching():
+            with reaching():
                 quick.put_success(self._celery, item_id, result)
         else:
             self._store(item_id, result, _STATES[record.status])
 
-    def claim(self, item_id: str, record: Record, message: str) -> bool:
-        """Whether the run that follows what the record says is this message's to bring about.
+    def claim(self, item_id: str, record: Record, run: str) -> str | None:
+        """Claim the run that follows what the record says, under a name; returns the name that has it.
 
         Of several that come at the same moment one gets it, where the result backend is Redis; others can do
-        nothing of that kind. It counts for a minute, for then the record says more.
+        nothing of that kind. It counts for a few seconds, for then the record says more.
         """
         if not quick.is_quick(self._celery):
-            return True
+            return run
         backend = self._celery.backend
         key = backend.get_key_for_task(f"{item_id}.after.{record.message}.{record.started}")
-        with _reaching():
-            return bool(
-                backend.client.set(key, message, nx=True, ex=_CLAIMED)
-                or backend.client.get(key) in (message.encode(), None)
-            )
+        with reaching():
+            if backend.client.set(key, run, nx=True, ex=_CLAIMED):
+                return run
+            holder: bytes | None = backend.client.get(key)  # None: it has lapsed just now
+        return None if holder is None else holder.decode()
 
     def ask_to_end(self, item_id: str) -> None:
         """Whoever runs the item, or will, is to end it."""
@@ -128,12 +128,12 @@ class Records:
             backend.expire(backend.get_key_for_task(item_id), math.ceil(delay) + backend.expires)
 
     def _meta(self, key: str) -> dict[str, Any]:
-        with _reaching():
+        with reaching():
             meta: dict[str, Any] = self._celery.backend.get_task_meta(key, cache=False)
         return meta
 
     def _store(self, key: str, result: Any, state: str) -> None:
-        with _reaching():
+        with reaching():
             self._celery.backend.store_result(key, result, state)
 
 
@@ -155,7 +155,8 @@ def _asking(item_id: str) -> str:
 
 
 @contextmanager
-def _reaching() -> Iterator[None]:
+def reaching() -> Iterator[None]:
+    """Raise what goes wrong inside as BrokerError."""
     try:
         yield
     except BrokerError:
