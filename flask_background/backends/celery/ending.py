@@ -127,9 +127,10 @@ class Ending:
         try:
             records = part.celery.records
             record = records.read(request.id)
-            # Another worker's run may have brought its message here, when that had lost its connection.
-            elsewhere = Life(part.celery.cluster.client).is_elsewhere(request.id)
-            if record is not None and record.status is Status.RUNNING and not elsewhere:
+            if record is None or record.status is not Status.RUNNING:
+                return
+            # A message may be here whose run is another worker's, which has lost its connection.
+            if not Life(part.celery.cluster.client).is_elsewhere(request.id):
                 records.write(request.id, record._replace(status=Status.QUEUED, attempt=record.attempt - 1))
                 events.sent_back(request.id, record.task, time.time() - record.enqueued)
         except BrokerError as error:

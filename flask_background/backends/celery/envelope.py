@@ -96,7 +96,8 @@ class Envelope(NamedTuple):
 
     def record(self, task_name: str) -> Record:
         """The first record of the item."""
-        return Record(task_name, Status.QUEUED, self.enqueued, self.state, uploads=self.uploads, key=self.key)
+        record = Record(task_name, Status.QUEUED, self.enqueued, self.state)
+        return record._replace(due=self.due, uploads=self.uploads, key=self.key)
 
     def task(self, task: Task[..., Any]) -> Task[..., Any]:
         """The task with the options that the item was enqueued with."""

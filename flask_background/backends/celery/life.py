@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LOOK = 0.25
 _LOOKS = 16
 # How long the last sign stays, in seconds.
-_KEPT = 60
+_KEPT = 5
 
 # Which worker this is: its processes are forked from the one that has imported this.
 _WORKER = secrets.token_hex(8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -62,16 +63,14 @@ class Records:
             return Record.of(kept) if isinstance(kept, dict) else _of_foreign(meta["status"], found)
         return Record.of(found) if isinstance(found, dict) and "status" in found else None
 
-    def begin(self, item_id: str, record: Record, delay: float = 0.0) -> None:
-        """Write the first record of an item that nobody knows yet. It waits for delay seconds then."""
+    def begin(self, item_id: str, record: Record) -> None:
+        """Write the first record of an item that nobody knows yet."""
         with reaching():
             if quick.is_quick(self._celery):
                 state = _STATES[record.status]
-                quick.put(self._celery, item_id, record.as_data(), state, math.ceil(delay))
+                quick.put(self._celery, item_id, record.as_data(), state, _seconds_left(record))
                 return
             self.write(item_id, record)
-            if delay:
-                self._keep(item_id, delay)
 
     def begin_run(self, item_id: str, record: Record) -> bool:
         """Put on record that an item runs, whose record was just read; then whether somebody wants its end.
@@ -96,6 +95,9 @@ class Records:
                 quick.put_success(self._celery, item_id, result)
         else:
             self._store(item_id, result, _STATES[record.status])
+        if seconds := _seconds_left(record):
+            with reaching():
+                self._keep(item_id, seconds)
 
     def claim(self, item_id: str, record: Record, run: str) -> str | None:
         """Claim the run that follows what the record says, under a name; returns the name that has it.
@@ -121,11 +123,11 @@ class Records:
         """Whether somebody wants the item's end."""
         return bool(self._meta(_asking(item_id))["result"])
 
-    def _keep(self, item_id: str, delay: float) -> None:
-        """Let the record live until the item is due, where the backend gives each so many seconds."""
+    def _keep(self, item_id: str, seconds: int) -> None:
+        """Let the record live longer by that, where the backend gives each a time to live."""
         backend = self._celery.backend
         if isinstance(backend, BaseKeyValueStoreBackend) and backend.expires:
-            backend.expire(backend.get_key_for_task(item_id), math.ceil(delay) + backend.expires)
+            backend.expire(backend.get_key_for_task(item_id), seconds + backend.expires)
 
     def _meta(self, key: str) -> dict[str, Any]:
         with reaching():
@@ -135,6 +137,11 @@ class Records:
     def _store(self, key: str, result: Any, state: str) -> None:
         with reaching():
             self._celery.backend.store_result(key, result, state)
+
+
+def _seconds_left(record: Record) -> int:
+    """Until the item's message comes, which is to find the record, also of an item that was cancelled."""
+    return 0 if record.due is None else max(0, math.ceil(record.due - time.time()))
 
 
 def _of_foreign(state: str, error: BaseException) -> Record:
