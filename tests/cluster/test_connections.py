@@ -23,6 +23,9 @@ from .conftest import Broker, Worker, on_both
 MakeWorker = Callable[..., Worker]
 MakeApp = Callable[..., Flask]
 
+# Redis gives a message out again soon, whether or not Celery hands it back.
+SOON = {"broker_transport_options": {"visibility_timeout": 6, "unacked_restore_interval": 0.5}}
+
 
 @pytest.fixture(autouse=True)
 def nothing_queued(broker: Broker, redis: Redis) -> None:
@@ -44,8 +47,7 @@ def runs(worker: Worker, name: str) -> int:
 @on_both
 def test_broker_starts_anew(app: Flask, broker: Broker, make_worker: MakeWorker) -> None:
     """An item that runs meanwhile runs on, alone, and its outcome arrives; Redis is missed in one line."""
-    options = {"visibility_timeout": 6} if isinstance(broker.server, Redis) else {}
-    worker = make_worker(celery={"broker_transport_options": options}, kill_after=0.5)
+    worker = make_worker(celery=SOON if isinstance(broker.server, Redis) else {}, kill_after=0.5)
     item = shop.hold.using(max_crashes=1).enqueue("alive")
     worker.wait_for_note("alive runs")
     broker.server.stop()
@@ -63,10 +65,10 @@ def test_broker_starts_anew(app: Flask, broker: Broker, make_worker: MakeWorker)
 
 def test_connections_are_lost(app: Flask, redis: Redis, make_worker: MakeWorker) -> None:
     """Whichever worker gets the message again leaves the run alone; when that is killed, it runs again."""
-    first = make_worker("--hostname", "first")
+    first = make_worker("--hostname", "first", celery=SOON, kill_after=0.5)
     item = shop.hold.enqueue("taken")
     first.wait_for_note("taken runs")
-    second = make_worker("--hostname", "second")
+    second = make_worker("--hostname", "second", celery=SOON, kill_after=0.5)
     second.wait_until_ready()
     redis.drop_connections()
     wait_until_received(first, item.id, 3)  # they share a log
