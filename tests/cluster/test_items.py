@@ -240,6 +240,14 @@ def test_cancel_queued(app: Flask, busy: list[str], worker: Worker) -> None:
     assert not [line for line in worker.notes if name in line]
 
 
+def test_cancel_what_is_due_later(app: Flask) -> None:
+    """That it was cancelled is known until its message comes, however long results are kept."""
+    item = shop.echo.using(delay=1_000_000).enqueue(1)
+    assert item.cancel()
+    backend = app.extensions["celery"].backend
+    assert backend.client.ttl(backend.get_key_for_task(item.id)) > 1_000_000
+
+
 def test_revoked_by_others(app: Flask, busy: list[str], worker: Worker) -> None:
     """What somebody revokes with Celery's own means is cancelled."""
     item = shop.echo.enqueue(1)

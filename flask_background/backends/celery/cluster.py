@@ -217,7 +217,7 @@ def check_settings(celery: Celery) -> None:
         )
     if results.startswith("rpc"):
         raise Unsupported(
-            f"Celery's result_backend is {results!r}, which only the process can read that enqueued an item:"
+            "Celery's result_backend is rpc, which only the process can read that enqueued an item:"
             ' set another one, such as "redis://..."'
         )
     try:

@@ -88,7 +88,7 @@ class Dispatch:
             other = keys.take(packed.key, item.id, self._live, self._settings.publish_timeout)
             if other is not None:
                 return other
-        backend.records.begin(item.id, envelope.record(item.task_name), envelope.seconds_left())
+        backend.records.begin(item.id, envelope.record(item.task_name))
         item.here = False
         try:
             backend.cluster.publish(item.id, item.task_name, packed.payload, envelope)

@@ -25,6 +25,7 @@ from ... import native
 from ...errors import BrokerError
 from ...events import Events
 from ...status import Status
+from .life import Life
 from .owner import running
 from .stopflag import stop_flag
 
@@ -133,7 +134,10 @@ class Ending:
         try:
             records = part.celery.records
             record = records.read(request.id)
-            if record is not None and record.status is Status.RUNNING:
+            if record is None or record.status is not Status.RUNNING:
+                return
+            # A message may be here whose run is another worker's, which has lost its connection.
+            if not Life(part.celery.cluster.client).is_elsewhere(request.id):
                 records.write(request.id, record._replace(status=Status.QUEUED, attempt=record.attempt - 1))
                 events.sent_back(request.id, record.task, time.time() - record.enqueued)
         except BrokerError as error:

@@ -34,7 +34,7 @@ class Envelope(NamedTuple):
     #: What the item has besides: how many uploads, and the key by its name in Redis.
     uploads: int | None = None
     key: str | None = None
-    #: Which message this is, once it is one: each has a name of its own.
+    #: Which message this is, once it is one: each has a name of its own, unless it takes another's place.
     message: str = ""
 
     @classmethod
@@ -90,14 +90,14 @@ class Envelope(NamedTuple):
         self.rename(headers)
         return headers
 
-    @staticmethod
-    def rename(headers: dict[str, Any]) -> None:
+    def rename(self, headers: dict[str, Any]) -> None:
         """Before it is sent once more: the first one may have arrived."""
-        headers[_HEADER]["message"] = secrets.token_hex(8)
+        headers[_HEADER]["message"] = self.message or secrets.token_hex(8)
 
     def record(self, task_name: str) -> Record:
         """The first record of the item."""
-        return Record(task_name, Status.QUEUED, self.enqueued, self.state, uploads=self.uploads, key=self.key)
+        record = Record(task_name, Status.QUEUED, self.enqueued, self.state)
+        return record._replace(due=self.due, uploads=self.uploads, key=self.key)
 
     def task(self, task: Task[..., Any]) -> Task[..., Any]:
         """The task with the options that the item was enqueued with."""

@@ -14,6 +14,7 @@ from ...item import WorkItem
 from ...outcomes import progress_as_data
 from ...status import Attempt, Outcome, Progress, Status
 from ...token import CancellationSource, CancelReason
+from .life import Life
 from .stopflag import stop_flag
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ...record import Record
     from .records import Records
 
-# How often a run looks whether it is asked to end, and tells its progress, in seconds.
+# How often a run shows that it is alive, looks whether it is to end, and tells its progress, in seconds.
 _LOOK = 0.5
 
 _alarms = Alarms()
@@ -57,6 +58,7 @@ class RunOwner:
         self.lock: LockType = native.new_lock()
         self.events = Events(part.app)
         self.records = records
+        self.part = part
         self.id = item_id
         self.record = record
         self.ended = native.Gate()
@@ -64,6 +66,12 @@ class RunOwner:
         self._source = CancellationSource()
         self._sent: Progress | None = None
         self._next_look: Alarm | None = None
+        self._in_trouble = False
+
+    @property
+    def life(self) -> Life:
+        """The signs of life of items. What is asked for them is answered soon, or not at all."""
+        return Life(self.part.celery.cluster.client)
 
     def put(self, **fields: Any) -> None:
         """Change the record. Raises BrokerError."""
@@ -123,13 +131,17 @@ class RunOwner:
             if stop_at is not None:
                 self._source.limit(stop_at)
                 self._fire(CancelReason.SHUTDOWN)
+            self.life.show(self.id)
             if self.records.is_asked_to_end(self.id):
                 self._ask_to_end(item, CancelReason.REQUESTED)
             with self.lock:
                 if self.outcome is None:
                     self.report(item)
+            self._in_trouble = False
         except Exception as error:
-            self.trouble(f"Item {self.id} could not be looked after; it goes on", error)
+            if not self._in_trouble:  # once is enough
+                self.trouble(f"Item {self.id} could not be looked after; it goes on", error)
+            self._in_trouble = True
         if self.outcome is None:
             self._next_look = _looks.set(_LOOK, partial(self._look, item))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ class Records:
 
     def see(self, item_id: str) -> tuple[Record | None, bytes | None]:
         """The same, and how it stands there, where the backend can compare: see ``begin_run``."""
-        with _reaching():
+        with reaching():
             if quick.is_quick(self._celery):
                 meta, text = quick.read(self._celery, item_id)
             else:
@@ -78,16 +79,14 @@ class Records:
             return None
         return quick.text_of(self._celery, item_id, record.as_data(), _STATES[record.status])
 
-    def begin(self, item_id: str, record: Record, delay: float = 0.0) -> None:
-        """Write the first record of an item that nobody knows yet. It waits for delay seconds then."""
-        with _reaching():
+    def begin(self, item_id: str, record: Record) -> None:
+        """Write the first record of an item that nobody knows yet."""
+        with reaching():
             if quick.is_quick(self._celery):
                 state = _STATES[record.status]
-                quick.put(self._celery, item_id, record.as_data(), state, math.ceil(delay))
+                quick.put(self._celery, item_id, record.as_data(), state, _seconds_left(record))
                 return
             self.write(item_id, record)
-            if delay:
-                self._keep(item_id, delay)
 
     def begin_run(self, item_id: str, record: Record, seen: bytes | None) -> bool:
         """Put on record that an item runs, and say whether somebody wants its end.
@@ -96,7 +95,7 @@ class Records:
         not what was seen, so that of several messages that come at the same moment one begins a run. Redis
         alone can do that: elsewhere the last one that writes does.
         """
-        with _reaching():
+        with reaching():
             if quick.is_quick(self._celery):
                 state, asked = _STATES[record.status], _asking(item_id)
                 answer = quick.exchange(self._celery, item_id, seen, record.as_data(), state, asked)
@@ -113,10 +112,13 @@ class Records:
             text = str(record.attempt_of(item_id).error)
             result = {"exc_type": "Failure", "exc_module": __name__, "exc_message": [text, result]}
         if record.status is Status.SUCCEEDED and quick.is_quick(self._celery):
-            with _reaching():
+            with reaching():
                 quick.put_success(self._celery, item_id, result)
         else:
             self._store(item_id, result, _STATES[record.status])
+        if seconds := _seconds_left(record):
+            with reaching():
+                self._keep(item_id, seconds)
 
     def ask_to_end(self, item_id: str) -> None:
         """Whoever runs the item, or will, is to end it."""
@@ -126,20 +128,25 @@ class Records:
         """Whether somebody wants the item's end."""
         return bool(self._meta(_asking(item_id))["result"])
 
-    def _keep(self, item_id: str, delay: float) -> None:
-        """Let the record live until the item is due, where the backend gives each so many seconds."""
+    def _keep(self, item_id: str, seconds: int) -> None:
+        """Let the record live longer by that, where the backend gives each a time to live."""
         backend = self._celery.backend
         if isinstance(backend, BaseKeyValueStoreBackend) and backend.expires:
-            backend.expire(backend.get_key_for_task(item_id), math.ceil(delay) + backend.expires)
+            backend.expire(backend.get_key_for_task(item_id), seconds + backend.expires)
 
     def _meta(self, key: str) -> dict[str, Any]:
-        with _reaching():
+        with reaching():
             meta: dict[str, Any] = self._celery.backend.get_task_meta(key, cache=False)
         return meta
 
     def _store(self, key: str, result: Any, state: str) -> None:
-        with _reaching():
+        with reaching():
             self._celery.backend.store_result(key, result, state)
+
+
+def _seconds_left(record: Record) -> int:
+    """Until the item's message comes, which is to find the record, also of an item that was cancelled."""
+    return 0 if record.due is None else max(0, math.ceil(record.due - time.time()))
 
 
 def _of_foreign(state: str, error: BaseException) -> Record:
@@ -162,7 +169,8 @@ def _asking(item_id: str) -> str:
 
 
 @contextmanager
-def _reaching() -> Iterator[None]:
+def reaching() -> Iterator[None]:
+    """Raise what goes wrong inside as BrokerError."""
     try:
         yield
     except (BrokerError, Changed):

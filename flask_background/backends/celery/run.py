@@ -3,8 +3,8 @@
 A message may come twice: after a worker's death, or because an acknowledgement was lost. And an item may
 have several messages, as nobody can say of one whose sender was cut off whether it has arrived. So the record
 decides. An item that has ended is left alone. One that is said to run has lost its worker if that was this
-very message's run, and that is counted; another message's run is left to that one, which comes again if it
-has to. Each message has a name for that, and only one at a time begins a run.
+very message's run and it shows no sign of life, and that is counted; another message's run is left to that
+one, which comes again if it has to. Each message has a name for that, and only one at a time begins a run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SOON = 1.0
 _PATIENCE = 30
 # How long a message is kept back that nothing can be done with just now, in seconds.
 _PAUSE = 1.0
-# When an item is tried again whose uploads cannot be read for a reason that may pass, in seconds.
+# When a message comes again whose run is alive, or whose uploads cannot be read just now, in seconds.
 _PUT_OFF = 5.0
 
 
@@ -80,7 +80,8 @@ class ItemRun:
             self._let_go()
             raise
         finally:
-            running.pop(self._owner.id, None)
+            if running.get(self._owner.id) is self._owner:
+                del running[self._owner.id]
             for upload in self._opened:
                 upload.close()
         self._let_go()
@@ -131,18 +132,35 @@ class ItemRun:
 
     def _is_ours(self) -> bool:
         """Whether the item is to be run now, by whoever has got this message."""
-        owner = self._owner
-        known, self._seen = owner.records.see(owner.id)
-        owner.record = known or self._envelope.record(self._name)
+        owner, message = self._owner, self._envelope.message
+        self._read()
+        if self._is_begun():
+            started, is_alive = owner.record.started, owner.life.is_seen(owner.id)
+            self._read()  # it may have ended, or another worker may have begun anew
+            if self._is_begun() and (is_alive or owner.record.started != started):
+                self._put_off()
+                return False
         if owner.record.status.is_final:
             return False
-        message = self._envelope.message
-        if owner.record.status is Status.RUNNING and owner.record.message != message:
-            return False
-        due = max(self._envelope.due or 0.0, owner.record.due or 0.0)
+        if owner.record.status is Status.RUNNING:
+            return owner.record.message == message
+        return self._is_due()
+
+    def _read(self) -> None:
+        known, self._seen = self._owner.records.see(self._owner.id)
+        self._owner.record = known or self._envelope.record(self._name)
+
+    def _is_begun(self) -> bool:
+        """Whether this message has brought about a run already that has not ended, as far as is known."""
+        record = self._owner.record
+        return record.status is Status.RUNNING and record.message == self._envelope.message
+
+    def _is_due(self) -> bool:
+        """Whether the item may start now; if not, another message will come."""
+        due = max(self._envelope.due or 0.0, self._owner.record.due or 0.0)
         seconds = due - time.time()
         if seconds > _SOON:
-            self._send_again(self._envelope._replace(due=due))
+            self._send_again(due)
             return False
         if seconds > 0:
             native.sleep(seconds)
@@ -160,7 +178,7 @@ class ItemRun:
             task.check_call(*args, **kwargs)
         except _StoreAway as error:
             owner.trouble(f"Item {owner.id} ({self._name}) is tried again in {_PUT_OFF:g} s", error)
-            self._send_again(self._envelope._replace(due=time.time() + _PUT_OFF))
+            self._put_off()
             return None
         except _Unreadable as error:
             self._park(str(error), crashes)
@@ -245,7 +263,7 @@ class ItemRun:
                 due = time.time() + delay
                 self._put_surely(status=Status.QUEUED, error=failed, due=due)
                 owner.events.retried(item, error, delay)
-                self._send_again(self._envelope._replace(due=due))
+                self._send_again(due)
                 return
         result = None
         if status is Status.SUCCEEDED:
@@ -273,8 +291,15 @@ class ItemRun:
             ItemInterrupted(f"{name} ended because its worker's process was ended"),
         )
 
-    def _send_again(self, envelope: Envelope) -> None:
-        """Another message takes the place of this one. Should that fail, this one comes back, too early."""
+    def _send_again(self, due: float) -> None:
+        """Another message follows this one. Should that fail, this one comes back, too early."""
+        self._publish(self._envelope._replace(due=due, message=""))
+
+    def _put_off(self) -> None:
+        """The same message comes again after a while: what it has claimed or brought about stays its own."""
+        self._publish(self._envelope._replace(due=time.time() + _PUT_OFF))
+
+    def _publish(self, envelope: Envelope) -> None:
         self._part.celery.cluster.publish(self._owner.id, self._name, self._payload, envelope)
 
     def _put_surely(self, **fields: Any) -> None:
@@ -286,7 +311,9 @@ class ItemRun:
             except BrokerError as error:
                 if not attempt:
                     raise
-                self._owner.trouble(f"What item {self._owner.id} came to cannot be put on record yet", error)
+                if attempt == _PATIENCE:  # once is enough
+                    what = f"What item {self._owner.id} came to cannot be put on record yet"
+                    self._owner.trouble(what, error)
             native.sleep(_PAUSE)
 
 

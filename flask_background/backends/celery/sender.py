@@ -54,7 +54,7 @@ class OutboxSender:
         records, envelope = self._backend.records, Envelope.of_entry(entry)
         record = records.read(entry.id)
         if record is None:
-            records.begin(entry.id, envelope.record(entry.task), envelope.seconds_left())
+            records.begin(entry.id, envelope.record(entry.task))
         elif record.status is not Status.QUEUED or record.attempt:
             return  # a message has arrived that was sent before: by who enqueued it, or has died since
         self._backend.cluster.publish(entry.id, entry.task, entry.payload, envelope)

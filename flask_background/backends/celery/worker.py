@@ -142,6 +142,10 @@ def _make_ready(worker: Any, celery: Celery, part: AppPart) -> None:
         # The second: Redis is asked every ten seconds, not every hundred, what a dead worker has left.
         safe = {"visibility_timeout": visible, "unacked_restore_throttle": 1}
         celery.conf.broker_transport_options = {**safe, **(celery.conf.broker_transport_options or {})}
+    if celery.connection_for_read().transport.driver_type == "redis":
+        from .lasting import outlive_redis  # with redis-py, which other brokers do not take
+
+        outlive_redis()
     if "worker_prefetch_multiplier" not in given and worker.prefetch_multiplier == 4:  # Celery's default
         worker.prefetch_multiplier = 1
     stop_flag.share()
