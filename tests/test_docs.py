@@ -127,6 +127,7 @@ def belongs_to(pid: int, program: int) -> bool:
 @pytest.fixture
 def steps(tmp_path: Path, redis: Redis) -> Iterator[Any]:
     """Takes one step after the other, in one folder; settings add up."""
+    redis.forget_all()  # what other tests have left is not the shop's
     (app,) = blocks(0, "python")
     (tmp_path / "shop.py").write_text(app)
     (tmp_path / "uploads").mkdir()
