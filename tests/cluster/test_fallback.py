@@ -147,7 +147,7 @@ def test_later_and_with_the_response(lone: Site) -> None:
 
 
 def test_broker_returns(
-    app: Flask,
+    make_app: Callable[..., Flask],
     redis: Redis,
     make_worker: Callable[..., Worker],
     monkeypatch: pytest.MonkeyPatch,
@@ -158,17 +158,18 @@ def test_broker_returns(
     task = shop.look_around.using(fallback="local")
     worker = make_worker()
     worker.wait_until_ready()
-    assert task.enqueue().result(BOUND)["pid"] in worker.children
-    redis.pause()
-    began = time.monotonic()
-    here = task.enqueue()
-    assert time.monotonic() - began < 2.5
-    assert here.result(BOUND)["id"] == here.id
-    with pytest.raises(BrokerError):
-        shop.look_around.enqueue()
-    redis.resume()
-    assert shop.look_around.enqueue().result(BOUND)["pid"] in worker.children
-    assert task.enqueue().result(BOUND)["pid"] in worker.children
+    with make_app().app_context():  # which waits for Redis no longer than by default
+        assert task.enqueue().result(BOUND)["pid"] in worker.children
+        redis.pause()
+        began = time.monotonic()
+        here = task.enqueue()
+        assert time.monotonic() - began < 2.5
+        assert here.result(BOUND)["id"] == here.id
+        with pytest.raises(BrokerError):
+            shop.look_around.enqueue()
+        redis.resume()
+        assert shop.look_around.enqueue().result(BOUND)["pid"] in worker.children
+        assert task.enqueue().result(BOUND)["pid"] in worker.children
 
 
 def test_worker_has_no_fallback(lone: Site) -> None:
