@@ -155,10 +155,10 @@ def test_broker_returns(
 ) -> None:
     """Items go there again before long, and those of tasks without a fallback try it all the time."""
     monkeypatch.setenv("SHOP_NOTES", str(tmp_path / "notes"))
-    with make_app(kill_after=0.5).app_context():
-        task = shop.look_around.using(fallback="local")
-        worker = make_worker()
-        worker.wait_until_ready()
+    task = shop.look_around.using(fallback="local")
+    worker = make_worker()
+    worker.wait_until_ready()
+    with make_app().app_context():  # which waits for Redis no longer than by default
         assert task.enqueue().result(BOUND)["pid"] in worker.children
         redis.pause()
         began = time.monotonic()

@@ -279,7 +279,7 @@ def test_worker_without_a_store(make_app: MakeApp, broker: Broker, store: Path, 
     other = {"task_default_queue": "other"}
     worker = Worker(tmp_path, broker, "-Q", "other", celery=other)
     try:
-        with make_app(uploads=store, celery=other).app_context():
+        with make_app(uploads=store, celery=other, publish_timeout=BOUND).app_context():
             item = shop.describe.enqueue([upload()])
             assert "BACKGROUND_UPLOADS is not set in this worker" in str(item.exception(60))
     finally:

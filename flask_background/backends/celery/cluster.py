@@ -136,7 +136,8 @@ class Cluster:
         except Exception as error:
             connection = self.client.connection_for_write()
             errors = connection.connection_errors + connection.channel_errors
-            if not isinstance(error, (OperationalError, LimitExceeded, OSError, *errors)):
+            # The fourth is kombu's, when a connection ends in the midst of it.
+            if not isinstance(error, (OperationalError, LimitExceeded, OSError, AttributeError, *errors)):
                 raise Unsendable(f"Celery cannot send it: {type(error).__name__}: {error}") from error
             after = time.monotonic() - began
             raise BrokerError(f"Celery's broker was not reached within {after:.1f} s: {error}") from error
