@@ -77,6 +77,7 @@ def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_pat
         rabbit.forget_all()
         celery["broker_url"] = rabbit.url
     celery["worker_hijack_root_logger"] = False  # it is pytest's
+    settings["BACKGROUND_PUBLISH_TIMEOUT"] = BOUND
     shop = Shop(make_site(BACKGROUND_BACKEND="celery", BACKGROUND_CELERY=celery, **settings), "celery")
     options = {"pool": "threads", "concurrency": 2, "perform_ping_check": False, "shutdown_timeout": BOUND}
     set_event_loop(None)  # the last worker's

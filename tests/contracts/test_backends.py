@@ -71,7 +71,9 @@ def test_way_of_an_item(shop: Shop, heard: list[tuple[str, str]], gate: threadin
     gate.set()
     assert item.result(BOUND) == [1, "two"]
     assert (item.status, item.exception(0), item.attempt) == (Status.SUCCEEDED, None, 1)
-    assert told(heard, item) == ["item-enqueued", "item-started", "item-finished"]
+    until(lambda: len(told(heard, item)) == 3)
+    # In another process, as with Celery, it may start before ours has told that it was enqueued.
+    assert sorted(told(heard, item)[:2]) == ["item-enqueued", "item-started"]
     assert item.started_at is not None
     assert item.finished_at is not None
     assert item.enqueued_at <= item.started_at <= item.finished_at

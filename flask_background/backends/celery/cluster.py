@@ -10,7 +10,6 @@ import os
 import time
 import weakref
 from collections.abc import Iterable
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from celery import Celery
@@ -19,8 +18,6 @@ from kombu.pools import ProducerPool
 from ...errors import BrokerError, ConfigurationError, Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flask import Flask
 
     from ...config import Settings
@@ -38,8 +35,10 @@ _MARGIN = 60.0
 _SHARE = 0.9
 # The longest that a worker holds a message that is not due yet; then it sends it on.
 _HOP = 600.0
-# A wait is one of connecting, writing or reading. A publish that fails has up to three, the record's has one.
-_WAITS = 5
+# A wait is one of connecting, writing or reading. Both a record and a message have one that may be in vain.
+_SHARE_OF_A_WAIT = 0.4
+# What fails within this share of the time is tried again.
+_AT_ONCE = 0.1
 _ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
@@ -74,37 +73,49 @@ class Cluster:
         limit = self._visible_for() * _SHARE if timeout is None else timeout + self._settings.kill_after
         # A worker that would hold a message for longer than it may sends it on instead.
         seconds = min(envelope.seconds_left(), _HOP, self._visible_for() / 2)
-        with self._bounded() as left, self._producers.acquire(block=True, timeout=left) as producer:
-            self.client.send_task(
-                task_name,
-                (payload,),
-                task_id=item_id,
-                countdown=seconds or None,
-                producer=producer,
-                serializer="json",
-                headers=envelope.headers(),
-                time_limit=limit,
-                ignore_result=True,  # the record is what is kept
-                argsrepr="(...)",
-                kwargsrepr="{}",
-                retry=True,
-                retry_policy=_ONCE_MORE,
-                add_to_parent=False,
-                mandatory=True,  # RabbitMQ would drop what it has no queue for
-            )
+        self._send(
+            task_name,
+            (payload,),
+            task_id=item_id,
+            countdown=seconds or None,
+            serializer="json",
+            headers=envelope.headers(),
+            time_limit=limit,
+            ignore_result=True,  # the record is what is kept
+            argsrepr="(...)",
+            kwargsrepr="{}",
+            retry=False,
+            add_to_parent=False,
+            mandatory=True,  # RabbitMQ would drop what it has no queue for
+        )
+
+    def _send(self, *args: Any, **options: Any) -> None:
+        """Once more if it fails at once: the broker may have been started anew, and the connection is old."""
+        began, timeout = time.monotonic(), self._settings.publish_timeout
+        for is_last in (False, True):
+            try:
+                with self._producers.acquire(block=True, timeout=timeout * _SHARE_OF_A_WAIT) as producer:
+                    self._send_by(producer, began + timeout, *args, **options)
+                return
+            except Exception as error:
+                after = time.monotonic() - began
+                if is_last or after > timeout * _AT_ONCE:
+                    raise BrokerError(
+                        f"Celery's broker was not reached within {after:.1f} s: {error}"
+                    ) from error
+
+    def _send_by(self, producer: Any, end: float, *args: Any, **options: Any) -> None:
+        try:
+            producer.connection.ensure_connection(**_ONCE_MORE)
+            left = max(0.01, end - time.monotonic())
+            self.client.send_task(*args, producer=producer, confirm_timeout=left, **options)
+        except BaseException:
+            # What confirms this message later must not be taken to confirm another one.
+            producer.connection.collect()
+            raise
 
     def _visible_for(self) -> float:
         return visible_for(self._fixed, self._registry.tasks.values(), self._settings.kill_after)
-
-    @contextmanager
-    def _bounded(self) -> Iterator[float]:
-        timeout = self._settings.publish_timeout
-        began = time.monotonic()
-        try:
-            yield timeout / _WAITS
-        except Exception as error:
-            after = time.monotonic() - began
-            raise BrokerError(f"Celery's broker was not reached within {after:.1f} s: {error}") from error
 
 
 def _close(connections: Any, pid: int) -> None:
@@ -196,7 +207,7 @@ def _patience_with_others(wait: float) -> dict[str, Any]:
 
 
 def _client_of(celery: Celery, timeout: float) -> Celery:
-    wait = timeout / _WAITS
+    wait = timeout * _SHARE_OF_A_WAIT
     client = Celery(celery.main, set_as_current=False)
     client.conf.update(explicit_settings(celery))
     client.conf.update(
