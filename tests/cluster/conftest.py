@@ -63,7 +63,6 @@ class Worker:
     ) -> None:
         self.folder = folder
         self.log_file, self.note_file = folder / "log", folder / "notes"
-        named = {f"FLASK_BACKGROUND_{name.upper()}": json.dumps(value) for name, value in settings.items()}
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
         environment = {
             "SHOP_CELERY": json.dumps({**broker.urls, **(celery or {})}),
@@ -71,6 +70,8 @@ class Worker:
             "PYTHONPATH": path,
         }
         start = FLASK if flask else CELERY
+        settings = {"publish_timeout": BOUND, **settings}
+        named = {f"FLASK_BACKGROUND_{name.upper()}": json.dumps(value) for name, value in settings.items()}
         always = ["--concurrency", "2", "--loglevel", "info"]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
@@ -156,6 +157,7 @@ def make_app(broker: Broker) -> Callable[..., Flask]:
     """Makes apps that enqueue, each as another process would."""
 
     def make(celery: Any = None, **settings: Any) -> Flask:
+        settings = {"publish_timeout": BOUND, **settings}
         named = {f"BACKGROUND_{name.upper()}": value for name, value in settings.items()}
         return shop.create_app(**{"BACKGROUND_CELERY": {**broker.urls, **(celery or {})}, **named})
 

@@ -1,7 +1,7 @@
 """Items for a Celery cluster. Imported only where Celery is named.
 
-Where they are enqueued: ``backend`` (the contract), ``cluster`` (the Celery app), ``envelope`` (what a
-message says), ``records`` (what is known of an item everywhere). In a worker: ``worker`` (its start),
+Where they are enqueued: ``backend`` (the contract), ``cluster`` (the Celery app), ``publisher``, ``envelope``
+(what a message says), ``records`` (what is known of an item everywhere). In a worker: ``worker`` (its start),
 ``request`` and ``run`` (one message), ``owner`` (the item while it runs), ``life`` (its signs of that),
 ``stopflag`` and ``ending`` (the worker's stop), ``lasting`` (Redis is away). Where Celery cannot be reached:
 ``dispatch`` (which way an item goes), ``breaker``, ``wayout``, ``sender`` (what waited in the journal). On

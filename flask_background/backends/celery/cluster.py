@@ -6,25 +6,17 @@ same settings, so that what bounds an enqueue changes nothing for the user's own
 
 from __future__ import annotations
 
-import os
-import time
-import weakref
 from collections.abc import Iterable
-from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from celery import Celery
 from celery.app.backends import by_url
 from celery.exceptions import ImproperlyConfigured
-from kombu.exceptions import LimitExceeded, OperationalError
-from kombu.pools import ProducerPool
 
-from ...errors import BrokerError, ConfigurationError, Unsupported
+from ...errors import ConfigurationError, Unsupported
+from .publisher import ONCE_MORE, SHARE_OF_A_WAIT, Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flask import Flask
 
     from ...config import Settings
@@ -42,13 +34,6 @@ _MARGIN = 60.0
 _SHARE = 0.9
 # The longest that a worker holds a message that is not due yet; then it sends it on.
 _HOP = 600.0
-# A wait is one of connecting, writing or reading. A publish that fails has up to three, the record's has one.
-_WAITS = 5
-_ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-
-
-class Unsendable(BrokerError):
-    """It is not the broker that is in the way of a message, but the message, or how Celery is set up."""
 
 
 class Cluster:
@@ -61,13 +46,7 @@ class Cluster:
         self._fixed = fixed_visibility(celery)
         check_settings(celery)
         self.client = _client_of(celery, settings.publish_timeout)
-        #: The tasks whose queue has been declared, where once is enough; it costs each publish a tenth.
-        self._declared: set[str] | None = set() if _keeps_queues(celery) else None
-        # Not Celery's own, which a process that is forked would share with its parent, down to the sockets.
-        limit = celery.conf.broker_pool_limit
-        connections = self.client.connection_for_write().Pool(limit)
-        self._producers = ProducerPool(connections, limit)
-        weakref.finalize(self, _close, connections, os.getpid()).atexit = False
+        self._publisher = Publisher(self.client, settings.publish_timeout)
 
     @classmethod
     def of(cls, app: Flask, settings: Settings, registry: Registry) -> Self:
@@ -85,67 +64,28 @@ class Cluster:
         # A worker that would hold a message for longer than it may sends it on instead.
         seconds = min(envelope.seconds_left(), _HOP, self._visible_for() / 2)
         headers = envelope.headers()
-        declared = self._declared
-        with self._bounded() as left, self._producers.acquire(block=True, timeout=left) as producer:
-            send = partial(
-                self.client.send_task,
-                task_name,
-                (payload,),
-                task_id=item_id,
-                countdown=seconds or None,
-                producer=producer,
-                serializer="json",
-                headers=headers,
-                time_limit=limit,
-                ignore_result=True,  # the record is what is kept
-                argsrepr="(...)",
-                kwargsrepr="{}",
-                add_to_parent=False,
-                mandatory=True,  # RabbitMQ would drop what it has no queue for
-            )
-            if declared is not None and task_name in declared:
-                began = time.monotonic()
-                try:
-                    send(retry=False, declare=())
-                    return
-                except Exception:
-                    declared.clear()
-                    if time.monotonic() - began >= left:  # it hangs, and so would the next one
-                        raise
-                    envelope.rename(headers)
-            again = {**_ONCE_MORE, "errback": lambda *_: envelope.rename(headers)}
-            send(retry=True, retry_policy=again)
-            if declared is not None:
-                declared.add(task_name)
+        self._publisher.send(
+            task_name,
+            payload,
+            lambda: envelope.rename(headers),
+            task_id=item_id,
+            countdown=seconds or None,
+            serializer="json",
+            headers=headers,
+            time_limit=limit,
+            ignore_result=True,  # the record is what is kept
+            argsrepr="(...)",
+            kwargsrepr="{}",
+            add_to_parent=False,
+            mandatory=True,  # RabbitMQ would drop what it has no queue for
+        )
 
     def probe(self) -> None:
         """Raise BrokerError if the broker does not answer."""
-        with self._bounded() as wait, self.client.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=wait)
-            connection.channel().close()
+        self._publisher.probe()
 
     def _visible_for(self) -> float:
         return visible_for(self._fixed, self._registry.tasks.values(), self._settings.kill_after)
-
-    @contextmanager
-    def _bounded(self) -> Iterator[float]:
-        timeout = self._settings.publish_timeout
-        began = time.monotonic()
-        try:
-            yield timeout / _WAITS
-        except Exception as error:
-            connection = self.client.connection_for_write()
-            errors = connection.connection_errors + connection.channel_errors
-            # The fourth is kombu's, when a connection ends in the midst of it.
-            if not isinstance(error, (OperationalError, LimitExceeded, OSError, AttributeError, *errors)):
-                raise Unsendable(f"Celery cannot send it: {type(error).__name__}: {error}") from error
-            after = time.monotonic() - began
-            raise BrokerError(f"Celery's broker was not reached within {after:.1f} s: {error}") from error
-
-
-def _close(connections: Any, pid: int) -> None:
-    if os.getpid() == pid:  # else they are the parent's, who goes on with them
-        connections.force_close_all()
 
 
 def celery_of(app: Flask, settings: Settings) -> Celery:
@@ -178,12 +118,6 @@ def fixed_visibility(celery: Celery) -> float | None:
     if given is not None:
         return float(given)
     return _VISIBLE.get(celery.connection_for_write().transport.driver_type)
-
-
-def _keeps_queues(celery: Celery) -> bool:
-    """Whether a message to a queue arrives, whatever has become of the queue since it was declared."""
-    driver: str = celery.connection_for_write().transport.driver_type
-    return driver == "redis"
 
 
 def visible_for(fixed: float | None, tasks: Iterable[Callee], kill_after: float) -> float:
@@ -251,7 +185,7 @@ def _patience_with_others(wait: float) -> dict[str, Any]:
 
 
 def _client_of(celery: Celery, timeout: float) -> Celery:
-    wait = timeout / _WAITS
+    wait = timeout * SHARE_OF_A_WAIT
     client = Celery(celery.main, set_as_current=False)
     client.conf.update(explicit_settings(celery))
     client.conf.update(
@@ -266,7 +200,7 @@ def _client_of(celery: Celery, timeout: float) -> Celery:
         result_backend_always_retry=False,
         result_backend_transport_options={
             **(celery.conf.result_backend_transport_options or {}),
-            "retry_policy": _ONCE_MORE,
+            "retry_policy": ONCE_MORE,
         },
     )
     return client

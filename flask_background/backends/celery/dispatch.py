@@ -10,8 +10,8 @@ from ...packing import pack_call
 from ...status import Status
 from ..border import check_executor
 from .belongings import Packed
-from .cluster import Unsendable
 from .envelope import Envelope
+from .publisher import Unsendable
 
 if TYPE_CHECKING:
     from ...config import Settings

@@ -9,8 +9,8 @@ from ...errors import BrokerError, ItemCancelled
 from ...recorded import RecordedItem
 from ...registry import Unknown
 from ...status import Status
-from .cluster import Unsendable
 from .envelope import Envelope
+from .publisher import Unsendable
 
 if TYPE_CHECKING:
     from ...journal.entry import Entry
