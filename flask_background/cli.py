@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from .celery_worker import run_celery_worker
 from .doctor import examine
 from .errors import BackgroundError
 from .journal import queries, store
-from .packing import attempt_of
+from .printed import fields, row, shown, table
 from .status import Status
 from .worker import run_worker
 
@@ -136,7 +135,7 @@ def run(part: AppPart, task: str, args: tuple[str, ...], wait: bool, as_json: bo
     result = item.result() if wait or not found.options.durable else None
     part.backend.stop(None)
     if as_json:
-        click.echo(json.dumps({"id": item.id, "status": item.status, "result": _shown(result)}))
+        click.echo(json.dumps({"id": item.id, "status": item.status, "result": shown(result)}))
     else:
         click.echo(f"{item.id} {item.status}" + (f": {result!r}" if result is not None else ""))
 
@@ -151,9 +150,9 @@ def list_(part: AppPart, status: str | None, task: str | None, limit: int, as_js
     wanted = None if status is None else Status(status)
     entries = _read(part, partial(queries.entries, status=wanted, task=task, limit=limit))
     if as_json:
-        click.echo(json.dumps([_fields(entry) for entry in entries]))
+        click.echo(json.dumps([fields(entry) for entry in entries]))
     else:
-        _table(("id", "status", "attempt", "age", "task"), map(_row, entries))
+        table(("id", "status", "attempt", "age", "task"), map(row, entries))
 
 
 @_command("show")
@@ -163,9 +162,9 @@ def show(part: AppPart, item_id: str, as_json: bool) -> None:
     """One item."""
     entry = _entry(part, item_id)
     if as_json:
-        click.echo(json.dumps(_fields(entry)))
+        click.echo(json.dumps(fields(entry)))
         return
-    for name, value in _fields(entry).items():
+    for name, value in fields(entry).items():
         if value is not None:
             click.echo(f"{name + ':':<13}{value}")
 
@@ -214,7 +213,7 @@ def stats(part: AppPart, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(counts))
     else:
-        _table(("status", "items"), ((name, str(count)) for name, count in counts.items()))
+        table(("status", "items"), ((name, str(count)) for name, count in counts.items()))
 
 
 def _find_task(part: AppPart, name: str) -> Task[..., Any]:
@@ -248,52 +247,8 @@ def _answer(item_id: str, answer: str | None, why_not: str, as_json: bool) -> No
     click.echo(json.dumps({"id": item_id, "status": answer}) if as_json else f"{item_id} {answer}")
 
 
-def _fields(entry: Entry) -> dict[str, Any]:
-    attempt = attempt_of(entry)
-    return {
-        "id": entry.id,
-        "task": entry.task,
-        "status": str(entry.status),
-        "executor": entry.executor,
-        "key": entry.key,
-        "process": entry.owner,
-        "attempt": entry.attempt,
-        "crashes": entry.crashes,
-        "due": _moment(entry.due),
-        "enqueued": _moment(entry.enqueued),
-        "started": _moment(entry.started),
-        "finished": _moment(entry.finished),
-        "progress": None if attempt.progress is None else list(attempt.progress),
-        "error": None if attempt.error is None else str(attempt.error),
-    }
-
-
-def _row(entry: Entry) -> tuple[str, ...]:
-    age = max(0, int(time.time() - entry.enqueued))
-    return entry.id, str(entry.status), str(entry.attempt), f"{age} s", entry.task
-
-
-def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    lines = [titles, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _shown(value: Any) -> Any:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return repr(value)
-    return value
-
-
-def _moment(at: float | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
