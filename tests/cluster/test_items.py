@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from celery.result import AsyncResult
 from flask import Flask
+from kombu import pools
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Status, signals
@@ -251,6 +252,7 @@ def test_cancel_what_is_due_later(app: Flask) -> None:
 def test_revoked_by_others(app: Flask, busy: list[str], worker: Worker) -> None:
     """What somebody revokes with Celery's own means is cancelled."""
     item = shop.echo.enqueue(1)
+    pools.reset()  # all of a process share Celery's own; another test's server may have been stopped since
     control = app.extensions["celery"].control
     control.revoke(item.id)
     until(lambda: item.id in str(control.inspect().revoked()))
