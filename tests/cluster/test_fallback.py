@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ def broker_returns(redis: Redis) -> Iterator[None]:
     yield
     redis.stop()
     redis.start()
+
+
+@pytest.fixture
+def make_app(make_app: Callable[..., Flask]) -> Callable[..., Flask]:
+    """Makes apps that wait for Celery as long as by default."""
+    return partial(make_app, publish_timeout=2.0)
+
+
+@pytest.fixture
+def make_worker(make_worker: Callable[..., Worker]) -> Callable[..., Worker]:
+    """Starts workers that do."""
+    return partial(make_worker, publish_timeout=2.0)
 
 
 @pytest.fixture
