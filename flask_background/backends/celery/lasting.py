@@ -10,9 +10,15 @@ from typing import Any
 
 from kombu.transport.redis import Channel, QoS
 
+from .channels import keep_client
+
 
 class LastingQoS(QoS):  # type: ignore[misc]
     """What has been delivered by one channel."""
+
+    def __init__(self, channel: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(channel, *args, **kwargs)
+        keep_client(channel)
 
     @property
     def _is_apart(self) -> bool:

@@ -12,6 +12,7 @@ from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
 from ...errors import BrokerError
+from .channels import keep_client
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -83,6 +84,7 @@ class Publisher:
             options = {**options, "declare": ()}
         try:
             producer.connection.ensure_connection(**ONCE_MORE)
+            keep_client(producer.channel)
             left = max(0.01, end - time.monotonic())
             self._client.send_task(
                 task_name, (payload,), producer=producer, confirm_timeout=left, retry=False, **options
