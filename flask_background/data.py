@@ -26,7 +26,7 @@ from werkzeug.datastructures import FileStorage, MultiDict
 from .arguments import positional
 from .errors import NotData, PayloadTooLarge
 from .state import RequestState
-from .tagged import PLAIN, Rebuild, Replace, Serializer, encode, once
+from .tagged import PLAIN, Rebuild, Replace, Serializer, encode, may_have_upload, once
 
 #: Deeper values are refused, so that what one process has written no other one is too deep in calls to read.
 DEEPEST = 64
@@ -97,7 +97,8 @@ def load_call(text: str, *, rebuild: Rebuild | None = None) -> tuple[tuple[Any, 
 
     Without rebuild references stay what they are.
     """
-    args, kwargs = (_plain if rebuild is None else Serializer(rebuild=rebuild)).loads(text)
+    is_plain = rebuild is None or not may_have_upload(text)
+    args, kwargs = (_plain if is_plain else Serializer(rebuild=rebuild)).loads(text)
     return tuple(args), kwargs
 
 

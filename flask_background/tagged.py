@@ -100,6 +100,11 @@ class _TagUpload(JSONTag):
         return value if self.serializer.rebuild is None else self.serializer.rebuild(value)
 
 
+def may_have_upload(text: str) -> bool:
+    """Whether there may be a reference to an upload in a text, seen without reading it."""
+    return f'"{_TagUpload.key}"' in text
+
+
 class Serializer(TaggedJSONSerializer):
     """Makes tagged JSON, and reads it.
 

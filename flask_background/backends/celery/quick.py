@@ -7,7 +7,10 @@ needed of an item that nobody knows yet, or whose record was read just now; one 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from ...tagged import encode
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -23,6 +26,13 @@ if ARGV[3] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
 return redis.call('EXISTS', KEYS[2])
 """
 
+# Gets the key of a task, what is to be there, and for how long; tells that to who listens.
+_END = """
+redis.call('SET', KEYS[1], ARGV[1])
+if ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+"""
+
 
 def is_quick(celery: Celery) -> bool:
     """Whether this app's result backend is Celery's own for Redis, with or without Sentinel."""
@@ -31,21 +41,26 @@ def is_quick(celery: Celery) -> bool:
 
 def put(celery: Celery, task_id: str, result: Any, state: str, longer: int = 0) -> None:
     """Store a state that is not the last one, for so many seconds longer than Celery. Raises as Celery."""
-    _ask(celery, task_id, result, state, longer=longer)
+    backend = celery.backend
+    key, text = backend.get_key_for_task(task_id), text_of(celery, task_id, result, state)
+    seconds = backend.expires + longer if backend.expires else None
+    _surely(backend, lambda: backend.client.set(key, text, ex=seconds))
 
 
 def text_of(celery: Celery, task_id: str, result: Any, state: str, done: str | None = None) -> bytes:
     """What is stored for a task, as Celery has it."""
-    payload = celery.backend.encode(
-        {
-            "status": state,
-            "result": result,
-            "traceback": None,
-            "children": [],
-            "date_done": done,
-            "task_id": task_id,
-        }
-    )
+    meta = {
+        "status": state,
+        "result": result,
+        "traceback": None,
+        "children": [],
+        "date_done": done,
+        "task_id": task_id,
+    }
+    backend = celery.backend
+    if backend.serializer == "json" and not getattr(backend, "compression", None):
+        return encode(meta).encode()  # what Celery's own encoder gives, at a third of the price
+    payload = backend.encode(meta)
     return payload if isinstance(payload, bytes) else payload.encode()
 
 
@@ -74,34 +89,10 @@ def exchange(
 
 def put_success(celery: Celery, task_id: str, result: Any) -> None:
     """Store the last state, whatever was there, and tell whoever waits with Celery's own means."""
-    now = celery.now().isoformat()
-    _ask(celery, task_id, result, "SUCCESS", lambda pipe, key, text: pipe.publish(key, text), now)
-
-
-def _ask(
-    celery: Celery,
-    task_id: str,
-    result: Any,
-    state: str,
-    more: Callable[[Any, str, bytes], object] | None = None,
-    done: str | None = None,
-    longer: int = 0,
-) -> Any:
-    """Set the key, and in the same question what ``more`` adds; returns the last answer."""
     backend = celery.backend
-    key = backend.get_key_for_task(task_id)
-    text = text_of(celery, task_id, result, state, done)
-    seconds = backend.expires + longer if backend.expires else None
-
-    def ask() -> Any:
-        if more is None:
-            return backend.client.set(key, text, ex=seconds)
-        with backend.client.pipeline(transaction=False) as pipe:
-            pipe.set(key, text, ex=seconds)
-            more(pipe, key, text)
-            return pipe.execute()[-1]
-
-    return _surely(backend, ask)
+    text = text_of(celery, task_id, result, "SUCCESS", datetime.now(UTC).isoformat())
+    values = backend.get_key_for_task(task_id), text, int(backend.expires or 0)
+    _surely(backend, lambda: backend.client.eval(_END, 1, *values))
 
 
 def _surely(backend: Any, ask: Callable[[], Any]) -> Any:
