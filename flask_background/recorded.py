@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", covariant=True)
 
-# How long somebody who waits does not read the record, at first and after a while, in seconds: each time by
-# so much longer, so that an end is seen late by a part of what it took.
+# How long somebody who waits does not read the record, at first and after a while, in seconds: each time by so
+# much longer, so that an end is seen late by a part of what it took. Whoever is told of it needs few looks.
 _SOON, _LATER, _LONGER = 0.002, 0.25, 1.25
 # How long an outage may take in which somebody waits, in seconds.
 _PATIENCE = 30.0
@@ -29,6 +30,7 @@ class RecordKeeper(Keeper, Protocol):
     """What the handle needs of the backend that keeps the records."""
 
     def look(self, item: RecordedItem[Any]) -> Record | None: ...
+    def listen(self, item_id: str) -> AbstractContextManager[Callable[[float], None] | None]: ...
 
 
 class RecordedItem(WorkItem[R]):
@@ -98,8 +100,12 @@ class RecordedItem(WorkItem[R]):
         """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
         if self.runs_here:
             return super().wait(timeout)
-        for seconds in self._looks(None if timeout is None else time.monotonic() + timeout):
-            native.Gate().wait(seconds)
+        end = None if timeout is None else time.monotonic() + timeout
+        if next(self._looks(end), None) is None:  # the usual case of who asks late
+            return self._told
+        with cast(RecordKeeper, self._keeper).listen(self.id) as hear:
+            for seconds in self._looks(end, _SOON if hear is None else _LATER):
+                (hear or native.Gate().wait)(seconds)
         return self._told
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -114,12 +120,12 @@ class RecordedItem(WorkItem[R]):
         for seconds in self._looks(None):
             await asyncio.sleep(seconds)
 
-    def _looks(self, end: float | None) -> Iterator[float]:
+    def _looks(self, end: float | None, pause: float = _SOON) -> Iterator[float]:
         """How long to wait before each next look, until it has ended or the time is up (``monotonic``).
 
         Who waits outlasts a short outage; raises BrokerError for one that takes longer.
         """
-        pause, lost_at = _SOON, None
+        lost_at = None
         while True:
             now = time.monotonic()
             try:

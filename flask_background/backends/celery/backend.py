@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
@@ -25,6 +27,7 @@ from .belongings import Belongings
 from .breaker import Breaker
 from .cluster import Cluster
 from .dispatch import Dispatch
+from .listening import Listeners
 from .records import Records
 from .sender import OutboxSender
 from .wayout import WayOut, record_of
@@ -52,6 +55,7 @@ class CeleryBackend(Intake):
         self.registry = registry
         self.cluster = Cluster.of(app, settings, registry)
         self.records = Records(self.cluster.client)
+        self._listeners = Listeners(self.cluster.client)
         self.breaker = Breaker(self.events)
         self.way_out = WayOut(app)
         self.sender = OutboxSender(self)
@@ -141,6 +145,10 @@ class CeleryBackend(Intake):
                 return record_of(entry)
             item.in_outbox = False  # there is a record now
         return self._in_this_process().records.read(item.id)
+
+    def listen(self, item_id: str) -> AbstractContextManager[Callable[[float], None] | None]:
+        """Gives what waits for so many seconds, or for news of an item; None if nobody can tell it."""
+        return self._in_this_process()._listeners.listen(item_id)
 
     def _in_this_process(self) -> CeleryBackend:
         """What a process that was forked from this one has in its place: the connections are the parent's."""

@@ -1,0 +1,87 @@
+"""Tells who waits for an item that its record in Redis has changed: Celery publishes that there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ... import native
+from . import quick
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+# How many of a process listen at the same time, and of all connections at most that share: the others look.
+_MOST = 16
+_SHARE = 4
+# How long the answer to a subscription is waited for, in seconds.
+_PATIENCE = 1.0
+
+
+class Listeners:
+    """Those of one process. Each has a connection of its own, which the next one takes over."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._free: list[Any] | None = None  # a pubsub each, or None until it is needed
+
+    @contextmanager
+    def listen(self, item_id: str) -> Iterator[Callable[[float], None] | None]:
+        """Gives what waits for so many seconds, or for the next news; None if there is nobody to tell it."""
+        pubsub = None
+        if quick.is_quick(self._celery):
+            pubsub = self._subscribed(self._celery.backend.get_key_for_task(item_id))
+        if pubsub is None:
+            yield None
+            return
+        try:
+            yield partial(_hear, pubsub)
+        finally:
+            self._release(pubsub)
+
+    def _subscribed(self, channel: bytes) -> Any:
+        """Whoever listens to this alone; None if too many do, or Redis does not answer."""
+        client = self._celery.backend.client
+        if self._free is None:
+            self._free = [None] * min(_MOST, client.connection_pool.max_connections // _SHARE)
+        try:
+            pubsub = self._free.pop() or client.pubsub()
+        except IndexError:
+            return None
+        try:
+            pubsub.subscribe(channel)
+            end = time.monotonic() + _PATIENCE
+            while (left := end - time.monotonic()) > 0:
+                message = pubsub.get_message(timeout=left)
+                if message is not None and message["type"] == "subscribe":
+                    return pubsub
+        except Exception:  # whoever looks instead hears of it
+            pass
+        self._forget(pubsub)
+        return None
+
+    def _release(self, pubsub: Any) -> None:
+        assert self._free is not None
+        try:
+            pubsub.unsubscribe()
+        except Exception:
+            self._forget(pubsub)
+        else:
+            self._free.append(pubsub)
+
+    def _forget(self, pubsub: Any) -> None:
+        assert self._free is not None
+        pubsub.close()
+        self._free.append(None)
+
+
+def _hear(pubsub: Any, seconds: float) -> None:
+    """Wait for whatever is said, or for so long. What is no news costs a look."""
+    end = time.monotonic() + seconds
+    try:
+        pubsub.get_message(timeout=seconds)
+    except Exception:
+        native.Gate().wait(end - time.monotonic())
