@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", covariant=True)
 
-# How long somebody who waits does not read the record, at first and after a while, in seconds: each time by so
-# much longer, so that an end is seen late by a part of what it took. Whoever is told of it needs few looks.
+# How long somebody who waits does not read the record, at first and after a while, in seconds: each time by
+# so much longer, so that an end is seen late by a part of what it took. Who is told of it needs few looks.
 _SOON, _LATER, _LONGER = 0.002, 0.25, 1.25
 # How long an outage may take in which somebody waits, in seconds.
 _PATIENCE = 30.0
@@ -30,7 +30,7 @@ class RecordKeeper(Keeper, Protocol):
     """What the handle needs of the backend that keeps the records."""
 
     def look(self, item: RecordedItem[Any]) -> Record | None: ...
-    def listen(self, item_id: str) -> AbstractContextManager[Callable[[float], None] | None]: ...
+    def listen(self, item: RecordedItem[Any]) -> AbstractContextManager[Callable[[float], None] | None]: ...
 
 
 class RecordedItem(WorkItem[R]):
@@ -103,7 +103,7 @@ class RecordedItem(WorkItem[R]):
         end = None if timeout is None else time.monotonic() + timeout
         if next(self._looks(end), None) is None:  # the usual case of who asks late
             return self._told
-        with cast(RecordKeeper, self._keeper).listen(self.id) as hear:
+        with cast(RecordKeeper, self._keeper).listen(self) as hear:
             for seconds in self._looks(end, _SOON if hear is None else _LATER):
                 (hear or native.Gate().wait)(seconds)
         return self._told

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
@@ -146,9 +146,19 @@ class CeleryBackend(Intake):
             item.in_outbox = False  # there is a record now
         return self._in_this_process().records.read(item.id)
 
-    def listen(self, item_id: str) -> AbstractContextManager[Callable[[float], None] | None]:
+    @contextmanager
+    def listen(self, item: RecordedItem[Any]) -> Iterator[Callable[[float], None] | None]:
         """Gives what waits for so many seconds, or for news of an item; None if nobody can tell it."""
-        return self._in_this_process()._listeners.listen(item_id)
+        backend = self._in_this_process()
+
+        def hear_of_it(seconds: float) -> None:
+            text = hear(seconds) if hear is not None else None
+            record = backend.records.told(text) if text is not None else None
+            if record is not None:
+                item.take(record)
+
+        with backend._listeners.listen(item.id) as hear:
+            yield None if hear is None else hear_of_it
 
     def _in_this_process(self) -> CeleryBackend:
         """What a process that was forked from this one has in its place: the connections are the parent's."""

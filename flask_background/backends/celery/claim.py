@@ -16,16 +16,12 @@ from ... import native
 from ...errors import ItemCancelled, ItemFailed
 from ...packing import unpack_call
 from ...status import Outcome, Status
-from .belongings import Belongings
 from .envelope import Envelope
-from .owner import ClusterItem, RunOwner
-from .records import Changed, Failure, Records
+from .owner import ClusterItem, Place, RunOwner
+from .records import Changed, Failure
 
 if TYPE_CHECKING:
-    from celery import Celery
     from werkzeug.datastructures import FileStorage
-
-    from ...part import AppPart
 
 # What is due in less than this is waited for; for more, the message is sent on (seconds).
 SOON = 1.0
@@ -44,15 +40,15 @@ class _StoreAway(Exception):
 class Claim:
     """One message's."""
 
-    def __init__(self, part: AppPart, celery: Celery, request: Any, payload: str) -> None:
-        self._part = part
+    def __init__(self, place: Place, request: Any, payload: str) -> None:
+        self._part = place.part
         self._payload = payload
         self._name: str = request.task
         self._limit: float | None = (request.timelimit or (None,))[0]
         self._envelope = Envelope.open(request.headers)
         # What there is no record of has waited for longer than those are kept.
-        self._owner = RunOwner(part, Records(celery), request.id, self._envelope.record(self._name))
-        self._belongings = Belongings(part.settings, celery, self._owner.events)
+        self._owner = RunOwner(place, request.id, self._envelope.record(self._name))
+        self._belongings = place.belongings
         self._opened: list[FileStorage] = []
         self._seen: bytes | None = None  # the record, as it stood there
 

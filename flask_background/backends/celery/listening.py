@@ -14,6 +14,9 @@ from . import quick
 if TYPE_CHECKING:
     from celery import Celery
 
+#: Waits for so many seconds, or for news: returns what was published, if it was that.
+Hear = Callable[[float], bytes | None]
+
 # How many of a process listen at the same time, and of all connections at most that share: the others look.
 _MOST = 16
 _SHARE = 4
@@ -29,8 +32,8 @@ class Listeners:
         self._free: list[Any] | None = None  # a pubsub each, or None until it is needed
 
     @contextmanager
-    def listen(self, item_id: str) -> Iterator[Callable[[float], None] | None]:
-        """Gives what waits for so many seconds, or for the next news; None if there is nobody to tell it."""
+    def listen(self, item_id: str) -> Iterator[Hear | None]:
+        """Gives what waits for the next news of an item; None if there is nobody to tell it."""
         pubsub = None
         if quick.is_quick(self._celery):
             pubsub = self._subscribed(self._celery.backend.get_key_for_task(item_id))
@@ -78,10 +81,14 @@ class Listeners:
         self._free.append(None)
 
 
-def _hear(pubsub: Any, seconds: float) -> None:
-    """Wait for whatever is said, or for so long. What is no news costs a look."""
+def _hear(pubsub: Any, seconds: float) -> bytes | None:
     end = time.monotonic() + seconds
     try:
-        pubsub.get_message(timeout=seconds)
+        message = pubsub.get_message(timeout=seconds)
     except Exception:
         native.Gate().wait(end - time.monotonic())
+    else:
+        if message is not None and message["type"] == "message":
+            data: bytes = message["data"]
+            return data
+    return None

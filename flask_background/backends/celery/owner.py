@@ -14,15 +14,18 @@ from ...item import WorkItem
 from ...outcomes import progress_as_data
 from ...status import Attempt, Outcome, Progress, Status
 from ...token import CancellationSource, CancelReason
+from .belongings import Belongings
 from .life import Life
+from .records import Records
 from .stopflag import stop_flag
 
 if TYPE_CHECKING:
     from _thread import LockType
 
+    from celery import Celery
+
     from ...part import AppPart
     from ...record import Record
-    from .records import Records
 
 # How often a run shows that it is alive, looks whether it is to end, and tells its progress, in seconds.
 _LOOK = 0.5
@@ -32,6 +35,19 @@ _looks = Alarms()  # which ask the network: nobody's timeout has to wait for the
 
 #: The runs of this process, by their items' ids.
 running: dict[str, RunOwner] = {}
+
+
+class Place:
+    """What all runs of an app in one process have: its part, and where its records and belongings are.
+
+    ``celery`` is the worker's. Raises ConfigurationError if BACKGROUND_UPLOADS is no place.
+    """
+
+    def __init__(self, part: AppPart, celery: Celery) -> None:
+        self.part = part
+        self.events = Events(part.app)
+        self.records = Records(celery)
+        self.belongings = Belongings(part.settings, celery, self.events)
 
 
 class ClusterItem(WorkItem[Any]):
@@ -52,13 +68,13 @@ class ClusterItem(WorkItem[Any]):
 class RunOwner:
     """Keeps one item while it runs here, and looks after it."""
 
-    def __init__(self, part: AppPart, records: Records, item_id: str, record: Record) -> None:
-        self.app = part.app
+    def __init__(self, place: Place, item_id: str, record: Record) -> None:
+        self.app = place.part.app
         self.pid = os.getpid()
         self.lock: LockType = native.new_lock()
-        self.events = Events(part.app)
-        self.records = records
-        self.part = part
+        self.events = place.events
+        self.records = place.records
+        self.part = place.part
         self.id = item_id
         self.record = record
         self.ended = native.Gate()

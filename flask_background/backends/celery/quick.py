@@ -6,11 +6,11 @@ needed of an item that nobody knows yet, or whose record was read just now; one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ...tagged import encode
+from .asking import ask, surely
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -34,6 +34,10 @@ redis.call('PUBLISH', KEYS[1], ARGV[1])
 """
 
 
+# What Celery takes a task for that nothing is stored for.
+_UNKNOWN = {"status": "PENDING", "result": None}
+
+
 def is_quick(celery: Celery) -> bool:
     """Whether this app's result backend is Celery's own for Redis, with or without Sentinel."""
     return type(celery.backend).__module__ == "celery.backends.redis"
@@ -44,7 +48,7 @@ def put(celery: Celery, task_id: str, result: Any, state: str, longer: int = 0) 
     backend = celery.backend
     key, text = backend.get_key_for_task(task_id), text_of(celery, task_id, result, state)
     seconds = backend.expires + longer if backend.expires else None
-    _surely(backend, lambda: backend.client.set(key, text, ex=seconds))
+    surely(backend, lambda client: client.set(key, text, ex=seconds))
 
 
 def text_of(celery: Celery, task_id: str, result: Any, state: str, done: str | None = None) -> bytes:
@@ -64,12 +68,18 @@ def text_of(celery: Celery, task_id: str, result: Any, state: str, done: str | N
     return payload if isinstance(payload, bytes) else payload.encode()
 
 
-def read(celery: Celery, task_id: str) -> tuple[dict[str, Any], bytes | None]:
-    """What Celery knows of a task, and the text that says so."""
+def read(celery: Celery, task_id: str) -> bytes | None:
+    """What is stored for a task."""
     backend = celery.backend
-    text: bytes | None = backend.get(backend.get_key_for_task(task_id))
-    meta: dict[str, Any] = backend.decode_result(text) if text else {"status": "PENDING", "result": None}
-    return meta, text
+    key = backend.get_key_for_task(task_id)
+    text: bytes | None = ask(backend, lambda client: client.get(key))
+    return text
+
+
+def meaning(celery: Celery, text: bytes | None) -> dict[str, Any]:
+    """What Celery knows by what is stored for a task."""
+    meta: dict[str, Any] = celery.backend.decode_result(text) if text else _UNKNOWN
+    return meta
 
 
 def exchange(
@@ -83,7 +93,7 @@ def exchange(
     keys = backend.get_key_for_task(task_id), backend.get_key_for_task(other_id)
     text = text_of(celery, task_id, result, state)
     values = seen or b"", text, int(backend.expires or 0)
-    answer = _surely(backend, lambda: backend.client.eval(_EXCHANGE, 2, *keys, *values))
+    answer = surely(backend, lambda client: client.eval(_EXCHANGE, 2, *keys, *values))
     return None if answer < 0 else bool(answer)
 
 
@@ -92,11 +102,4 @@ def put_success(celery: Celery, task_id: str, result: Any) -> None:
     backend = celery.backend
     text = text_of(celery, task_id, result, "SUCCESS", datetime.now(UTC).isoformat())
     values = backend.get_key_for_task(task_id), text, int(backend.expires or 0)
-    _surely(backend, lambda: backend.client.eval(_END, 1, *values))
-
-
-def _surely(backend: Any, ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except backend.connection_errors:  # a connection that has ended since it was last used, say
-        return backend.ensure(ask, ())
+    surely(backend, lambda client: client.eval(_END, 1, *values))

@@ -61,17 +61,13 @@ class Records:
         """The same, and how it stands there, where the backend can compare: see ``begin_run``."""
         with reaching():
             if quick.is_quick(self._celery):
-                meta, text = quick.read(self._celery, item_id)
-            else:
-                meta, text = self._celery.backend.get_task_meta(item_id, cache=False), None
-        found = meta["result"]
-        if meta["status"] == "RETRY":  # Celery's own, of a run that a stopping worker has cut: it comes again
-            return None, text
-        if isinstance(found, BaseException):
-            kept = found.args[-1] if found.args else None
-            record = Record.of(kept) if isinstance(kept, dict) else _of_foreign(meta["status"], found)
-            return record, text
-        return Record.of(found) if isinstance(found, dict) and "status" in found else None, text
+                text = quick.read(self._celery, item_id)
+                return self.told(text), text
+            return _record_of(self._celery.backend.get_task_meta(item_id, cache=False)), None
+
+    def told(self, text: bytes | None) -> Record | None:
+        """The record that a text is which stands in Redis, or was published there."""
+        return _record_of(quick.meaning(self._celery, text))
 
     def first(self, item_id: str, record: Record) -> bytes | None:
         """How ``begin`` has written it, where the backend can compare."""
@@ -147,6 +143,17 @@ class Records:
 def _seconds_left(record: Record) -> int:
     """Until the item's message comes, which is to find the record, also of an item that was cancelled."""
     return 0 if record.due is None else max(0, math.ceil(record.due - time.time()))
+
+
+def _record_of(meta: dict[str, Any]) -> Record | None:
+    """The record that Celery has as a task's result."""
+    found = meta["result"]
+    if meta["status"] == "RETRY":  # Celery's own, of a run that a stopping worker has cut: it comes again
+        return None
+    if isinstance(found, BaseException):
+        kept = found.args[-1] if found.args else None
+        return Record.of(kept) if isinstance(kept, dict) else _of_foreign(meta["status"], found)
+    return Record.of(found) if isinstance(found, dict) and "status" in found else None
 
 
 def _of_foreign(state: str, error: BaseException) -> Record:

@@ -7,6 +7,7 @@ by then all are made, in whatever order the factory, the tasks and the Celery ap
 from __future__ import annotations
 
 import weakref
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import Task as CeleryTask
@@ -25,6 +26,7 @@ from .cluster import (
     visible_for,
 )
 from .ending import Ending
+from .owner import Place
 from .records import Failure
 from .run import Again, ItemRun
 from .stopflag import stop_flag
@@ -58,10 +60,15 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
     store_errors_even_if_ignored = True  # such as its own, of a run that it has killed
     part: AppPart
 
+    @cached_property
+    def place(self) -> Place:
+        """Made with the first run, and so by the process that runs items."""
+        return Place(self.part, self.app)
+
     def run(self, payload: str) -> None:
         """Run one item."""
         try:
-            ItemRun(self.part, self.app, self.request, payload).run()
+            ItemRun(self.place, self.request, payload).run()
         except Again as again:
             raise Reject(str(again), requeue=True) from None
 

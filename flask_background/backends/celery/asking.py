@@ -1,0 +1,48 @@
+"""Questions to Redis as Celery's result backend, by a connection that each thread keeps for them.
+
+To get one out of redis-py's pool, and to put it back, is a quarter of what a question costs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+#: Asks a client something. It may be asked twice, as the first answer may have been lost.
+Question = Callable[[Any], Any]
+
+
+def ask(backend: Any, question: Question) -> Any:
+    """Ask once, or twice if the connection has ended since it was last used. Raises as redis-py."""
+    client = _client_of(backend)
+    if client is backend.client:
+        return question(client)
+    try:
+        return question(client)
+    except BaseException as error:
+        # Whatever ends it, a signal's exception too: there may be an answer, which is nobody else's.
+        del backend._kept_client
+        client.connection.disconnect()
+        if not isinstance(error, backend.connection_errors):
+            raise
+    return question(backend.client)
+
+
+def surely(backend: Any, question: Question) -> Any:
+    """The same, and as often then as Celery is told to try."""
+    try:
+        return ask(backend, question)
+    except backend.connection_errors:
+        return backend.ensure(lambda: question(backend.client), ())
+
+
+def _client_of(backend: Any) -> Any:
+    """One with a connection of its own. Celery has a backend for each thread, unless it is told not to."""
+    if backend.thread_safe:
+        return backend.client
+    pid, client = vars(backend).get("_kept_client", (0, None))
+    if pid != os.getpid():  # else it is the parent's
+        client = backend.client.client()
+        backend._kept_client = os.getpid(), client
+    return client

@@ -1,0 +1,124 @@
+"""Questions to Redis: each thread has a connection for them, which nobody else's answer comes by."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_background.backends.celery.asking import ask, surely
+
+from ..helpers import BOUND
+from ..redis_server import Redis
+
+
+@pytest.fixture
+def backend(app: Flask) -> Any:
+    """Celery's, with a number in it."""
+    backend = app.extensions["background"].celery.cluster.client.backend
+    backend.client.set("number", 1)
+    return backend
+
+
+def number(client: Any) -> int:
+    """A question."""
+    return int(client.get("number"))
+
+
+def connection_of(backend: Any) -> int:
+    """Which connection a question goes by."""
+    return int(ask(backend, lambda client: client.client_id()))
+
+
+def test_one_connection(backend: Any) -> None:
+    """One question after the other goes by the same one; another thread has its own."""
+    assert connection_of(backend) == connection_of(backend)
+    ids: list[int] = []
+    celery = backend.app
+    thread = threading.Thread(target=lambda: ids.append(connection_of(celery.backend)))
+    thread.start()
+    thread.join(BOUND)
+    assert ids != [connection_of(backend)]
+
+
+def test_shared_backend(make_app: Callable[..., Flask]) -> None:
+    """Where all threads share Celery's backend, none keeps a connection."""
+    app = make_app(celery={"result_backend_thread_safe": True})
+    backend = app.extensions["background"].celery.cluster.client.backend
+    backend.client.set("number", 1)
+    assert ask(backend, number) == 1
+    assert not hasattr(backend, "_kept_client")
+
+
+def test_cut_off(backend: Any) -> None:
+    """What ends a question before its answer is read leaves the answer to nobody."""
+
+    class Cut(BaseException):
+        pass
+
+    def ask_and_leave(client: Any) -> None:
+        client.connection.send_command("GET", "number")
+        raise Cut
+
+    first = connection_of(backend)
+    with pytest.raises(Cut):
+        ask(backend, ask_and_leave)
+    assert ask(backend, lambda client: client.ping()) is True
+    assert connection_of(backend) != first
+
+
+def test_wrong_question(backend: Any) -> None:
+    """What Redis refuses is raised at once."""
+    asked: list[Any] = []
+
+    def wrong(client: Any) -> None:
+        asked.append(client)
+        client.lpush("number", 1)
+
+    with pytest.raises(Exception, match="WRONGTYPE"):
+        surely(backend, wrong)
+    assert len(asked) == 1
+    assert ask(backend, number) == 1
+
+
+def test_connections_are_lost(backend: Any, redis: Redis) -> None:
+    """A question is asked again when the connection has ended."""
+    for _ in range(2):
+        assert ask(backend, number) == 1
+        redis.drop_connections()
+        assert ask(backend, number) == 1
+        redis.drop_connections()
+        assert surely(backend, number) == 1
+
+
+def test_redis_is_gone(backend: Any, redis: Redis) -> None:
+    """That is raised, and is over when Redis is there again."""
+    redis.stop()
+    try:
+        for put in (ask, surely):
+            with pytest.raises(backend.connection_errors):
+                put(backend, number)
+    finally:
+        redis.start()
+    assert ask(backend, number) == 1
+
+
+def test_forked(backend: Any) -> None:
+    """A child has a connection of its own, and the parent goes on with its."""
+    mine = connection_of(backend)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(writer, str(connection_of(backend)).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writer)
+    with open(reader) as answer:
+        child = int(answer.read())
+    assert child != mine == connection_of(backend)
