@@ -60,16 +60,12 @@ class Alarms:
                 return
             alarm.callback = None
             self._cancelled += 1
-            if self._heap[0] is alarm and alarm.when > time.monotonic() + _LINGER:
+            if self._heap[0] is alarm:
                 self._bell.put(None)
             if self._cancelled > max(_MANY, len(self._heap) // 2):
                 self._heap = [other for other in self._heap if other.callback is not None]
                 heapq.heapify(self._heap)
                 self._cancelled = 0
-
-    def _is_to_go(self, alarm: Alarm, now: float) -> bool:
-        """A cancelled one stays if it is near, so that the next one does not have to wake the thread."""
-        return alarm.callback is None and not now < alarm.when <= now + _LINGER
 
     def _run(self) -> None:
         last = time.monotonic()
@@ -77,7 +73,7 @@ class Alarms:
             with self._lock:
                 now = time.monotonic()
                 callback = None
-                while self._heap and self._is_to_go(self._heap[0], now):
+                while self._heap and self._heap[0].callback is None:
                     heapq.heappop(self._heap)
                     self._cancelled -= 1
                 if self._heap and self._heap[0].when <= now:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 
-from flask_background import native
 from flask_background.alarms import Alarms
 
 from .helpers import BOUND, our_threads, until
@@ -72,23 +71,6 @@ def test_cancelled_lets_go() -> None:
         alarms.cancel(alarms.set(0.2, lambda: None))
     assert len(alarms._heap) < 200
     assert all(alarm.callback is None for alarm in alarms._heap)
-
-
-def test_near_alarms_come_and_go_quietly() -> None:
-    """Alarms that are set and cancelled one after the other do not wake the thread each time."""
-    alarms = Alarms()
-    rung: list[None] = []
-
-    class Bell(native.SimpleQueue[None]):
-        def put(self, item: None) -> None:
-            rung.append(item)
-            super().put(item)
-
-    alarms._bell = Bell()
-    for _ in range(100):
-        alarms.cancel(alarms.set(0.5, lambda: None))
-    assert len(rung) <= 10
-    until(lambda: not alarm_threads())
 
 
 def test_cancelled_among_many() -> None:
