@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +19,7 @@ from .belongings import Belongings
 from .life import Life
 from .records import Records
 from .stopflag import stop_flag
+from .watching import Watch
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -27,11 +29,8 @@ if TYPE_CHECKING:
     from ...part import AppPart
     from ...record import Record
 
-# How often a run shows that it is alive, looks whether it is to end, and tells its progress, in seconds.
-_LOOK = 0.5
-
 _alarms = Alarms()
-_looks = Alarms()  # which ask the network: nobody's timeout has to wait for them
+_watch = Watch()
 
 #: The runs of this process, by their items' ids.
 running: dict[str, RunOwner] = {}
@@ -81,7 +80,6 @@ class RunOwner:
         self.outcome: Outcome | None = None
         self._source = CancellationSource()
         self._sent: Progress | None = None
-        self._next_look: Alarm | None = None
         self._in_trouble = False
 
     @property
@@ -101,7 +99,8 @@ class RunOwner:
         running[self.id] = self
         run.number = self.record.attempt
         item._attempt, item.status = run, Status.RUNNING
-        self._next_look = _looks.set(_LOOK, partial(self._look, item))
+        self._look: Callable[[], None] = partial(self._look_after, item)
+        _watch.begin(self._look)
         self.events.started(item)
         return True
 
@@ -117,8 +116,7 @@ class RunOwner:
     def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
         """Let go on who waits for the end of the run."""
         self.outcome = outcome
-        if self._next_look is not None:
-            _looks.cancel(self._next_look)
+        _watch.end(self._look)
         self.ended.open()
 
     def trouble(self, what: str, error: BaseException) -> None:
@@ -140,8 +138,8 @@ class RunOwner:
 
     # While it runs.
 
-    def _look(self, item: WorkItem[Any]) -> None:
-        """See whether somebody wants its end, and tell how far it is. Raises nothing."""
+    def _look_after(self, item: WorkItem[Any]) -> None:
+        """Show that it is alive, see whether it is to end, and tell how far it is. Raises nothing."""
         try:
             stop_at = stop_flag.at()
             if stop_at is not None:
@@ -158,8 +156,6 @@ class RunOwner:
             if not self._in_trouble:  # once is enough
                 self.trouble(f"Item {self.id} could not be looked after; it goes on", error)
             self._in_trouble = True
-        if self.outcome is None:
-            self._next_look = _looks.set(_LOOK, partial(self._look, item))
 
     def report(self, item: WorkItem[Any]) -> None:
         """Put its progress on record, if that is news. The lock is held."""
