@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,23 @@ def test_redis_is_gone(backend: Any, redis: Redis) -> None:
     finally:
         redis.start()
     assert ask(backend, number) == 1
+
+
+def test_redis_hangs(make_app: Callable[..., Flask], redis: Redis) -> None:
+    """That is waited for once, by a connection that was there as by a new one."""
+    app = make_app(publish_timeout=1.0)  # of which a question has 0.4
+    backend = app.extensions["background"].celery.cluster.client.backend
+    for put in (ask, surely):
+        ask(backend, lambda client: client.ping())
+        redis.pause()
+        try:
+            for _ in range(2):
+                began = time.monotonic()
+                with pytest.raises(backend.connection_errors):
+                    put(backend, number)
+                assert 0.3 < time.monotonic() - began < 0.75
+        finally:
+            redis.resume()
 
 
 def test_forked(backend: Any) -> None:

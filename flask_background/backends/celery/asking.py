@@ -6,11 +6,15 @@ To get one out of redis-py's pool, and to put it back, is a quarter of what a qu
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 #: Asks a client something. It may be asked twice, as the first answer may have been lost.
 Question = Callable[[Any], Any]
+
+# What fails within so many seconds is tried again; what takes longer has waited for a Redis that hangs.
+_AT_ONCE = 0.2
 
 
 def ask(backend: Any, question: Question) -> Any:
@@ -18,23 +22,27 @@ def ask(backend: Any, question: Question) -> Any:
     client = _client_of(backend)
     if client is backend.client:
         return question(client)
+    began = time.monotonic()
     try:
         return question(client)
     except BaseException as error:
         # Whatever ends it, a signal's exception too: there may be an answer, which is nobody else's.
         del backend._kept_client
         client.connection.disconnect()
-        if not isinstance(error, backend.connection_errors):
+        if not isinstance(error, backend.connection_errors) or time.monotonic() - began > _AT_ONCE:
             raise
     return question(backend.client)
 
 
 def surely(backend: Any, question: Question) -> Any:
     """The same, and as often then as Celery is told to try."""
+    began = time.monotonic()
     try:
         return ask(backend, question)
     except backend.connection_errors:
-        return backend.ensure(lambda: question(backend.client), ())
+        if time.monotonic() - began > _AT_ONCE:
+            raise
+    return backend.ensure(lambda: question(backend.client), ())
 
 
 def _client_of(backend: Any) -> Any:
