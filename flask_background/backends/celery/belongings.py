@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from ...errors import NotData, Unsupported
 from .keys import Keys, name_of_key
-from .uploads import KEPT, Uploads
+from .uploads import Uploads
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -45,26 +43,6 @@ class Belongings:
         self.uploads = None if settings.uploads is None else Uploads(settings.uploads, settings.keep)
         self.keys = Keys(celery)
         self._events = events
-
-    def check(self, item: WorkItem[Any], due: float | None) -> None:
-        """Raise NotData or Unsupported for what an item cannot have here."""
-        name = item.task_name
-        if item._task.key is not None and not self.keys.works:
-            raise Unsupported(
-                f"task {name} is enqueued with a key, which takes Redis as Celery's result_backend: set that,"
-                " or leave key out, and let the task find out whether its work is done"
-            )
-        if item._uploads and self.uploads is None:
-            raise NotData(
-                f"task {name} goes to Celery, and an upload is on this machine: set BACKGROUND_UPLOADS to"
-                ' what the workers reach as well, a shared folder or a URL such as "s3://bucket/prefix", or'
-                " pass its content"
-            )
-        if item._uploads and due is not None and due - time.time() > KEPT:
-            raise Unsupported(
-                f"task {name} gets an upload, which is kept for {KEPT / 86_400:g} days, and is to start later"
-                " than that: save it, and pass its name"
-            )
 
     def save(self, item_id: str, uploads: Sequence[FileStorage]) -> None:
         """Store an item's uploads. Raises UploadError, and leaves nothing then."""

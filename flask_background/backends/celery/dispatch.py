@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ...errors import BrokerError
+from ...errors import BrokerError, NotData, Unsupported
 from ...packing import pack_call
 from ...status import Status
 from ..border import check_executor
 from .belongings import Packed
 from .envelope import Envelope
 from .publisher import Unsendable
+from .uploads import KEPT
 
 if TYPE_CHECKING:
     from ...config import Settings
@@ -34,7 +35,7 @@ class Dispatch:
         check_executor(task, self._settings.executors)
         self._backend.registry.check_portable(task)
         self._backend.cluster.check(task)
-        belongings.check(item, due)
+        self._check_belongings(item, due)
         payload, uploads = pack_call(task.func, item._args, item._kwargs or {}, self._settings.max_payload)
         packed = Packed.of(item, payload, uploads)
         if packed.key is not None:
@@ -106,6 +107,26 @@ class Dispatch:
                 what = f"The key of item {item.id} ({item.task_name}) is not confirmed yet"
                 backend.events.trouble(what, error)
         return item
+
+    def _check_belongings(self, item: WorkItem[Any], due: float | None) -> None:
+        """Raise NotData or Unsupported for what an item cannot have here."""
+        name = item.task_name
+        if item._task.key is not None and not self._backend.takes_keys:
+            raise Unsupported(
+                f"task {name} is enqueued with a key, which takes Redis as Celery's result_backend: set that,"
+                " or leave key out, and let the task find out whether its work is done"
+            )
+        if item._uploads and not self._backend.takes_uploads:
+            raise NotData(
+                f"task {name} goes to Celery, and an upload is on this machine: set BACKGROUND_UPLOADS to"
+                ' what the workers reach as well, a shared folder or a URL such as "s3://bucket/prefix", or'
+                " pass its content"
+            )
+        if item._uploads and due is not None and due - time.time() > KEPT:
+            raise Unsupported(
+                f"task {name} gets an upload, which is kept for {KEPT / 86_400:g} days, and is to start later"
+                " than that: save it, and pass its name"
+            )
 
     def _live(self, item_id: str) -> RecordedItem[Any] | None:
         """The handle of an item, unless it has ended."""
