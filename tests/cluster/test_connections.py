@@ -84,6 +84,42 @@ def test_connections_are_lost(app: Flask, redis: Redis, make_worker: MakeWorker)
     assert item.attempt == 2
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_broker_goes_as_it_gives_out(
+    app: Flask, redis: Redis, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    """A message that Redis has forgotten, and was not told to keep, is not lost."""
+    monkeypatch.setenv("SHOP_HOLDS_MESSAGES", "1")
+    worker = make_worker("--pool", pool, kill_after=0.5)
+    item = shop.echo.enqueue("kept")
+    worker.wait_for_note(f"{item.id} given out")
+    redis.stop()
+    worker.let_go(item.id)
+    until(lambda: "Connection to broker lost" in worker.log)
+    redis.start()
+    assert item.result(60) == "kept"
+    assert item.attempt == 1
+
+
+def test_broker_goes_with_the_worker(
+    app: Flask, redis: Redis, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the worker cannot give back by its end is named."""
+    monkeypatch.setenv("SHOP_HOLDS_MESSAGES", "1")
+    worker = make_worker(kill_after=0.5)
+    item = shop.echo.enqueue("lost")
+    worker.wait_for_note(f"{item.id} given out")
+    redis.stop()
+    try:
+        worker.let_go(item.id)
+        until(lambda: "Connection to broker lost" in worker.log)
+        worker.process.send_signal(signal.SIGTERM)
+        worker.process.wait(60)
+        assert f"Redis, which is away, has given out and forgotten {item.id}: " in worker.log
+    finally:
+        redis.start()
+
+
 def test_store_is_away(make_app: MakeApp, make_worker: MakeWorker, tmp_path: Path) -> None:
     """An item whose upload cannot be read just now is tried again, until it can."""
     store = tmp_path / "store"

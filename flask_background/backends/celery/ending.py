@@ -158,6 +158,8 @@ class Ending:
                     channel._brpop_read()
         for tag in tuple(channel.qos._delivered):
             channel.qos.restore_by_tag(tag, leftmost=True)
+        if hasattr(channel.qos, "give_back"):
+            channel.qos.give_back()
 
     def _processes(self) -> list[int]:
         """The pool's, if it has some."""

@@ -1,16 +1,24 @@
-"""Lets a worker live on when Redis, as the broker, is away for a while.
+"""Lets a worker live on when Redis, as the broker, is away for a while, and lose no message by that.
 
 Kombu 5.7 hands messages back, and acknowledges them, also by a connection that was lost and has been taken
 apart. What that raises Celery takes for the worker's end. Such messages come again by the visibility timeout.
+
+Redis forgets a message as it gives it out, and is then told to keep it in case the worker dies. Should it go
+between the two, nobody else has the message: it is given back when Redis is there again.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from celery.signals import worker_shutdown
+from celery.utils.log import get_logger
 from kombu.transport.redis import Channel, QoS
 
 from .channels import keep_client
+
+# The messages that nobody else has: each with its exchange and its routing key.
+_only_here: list[tuple[dict[str, Any], str, str]] = []
 
 
 class LastingQoS(QoS):  # type: ignore[misc]
@@ -23,6 +31,29 @@ class LastingQoS(QoS):  # type: ignore[misc]
     @property
     def _is_apart(self) -> bool:
         return getattr(self.channel.connection, "client", None) is None
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """A message was given out."""
+        try:
+            super().append(message, delivery_tag)
+        except BaseException:
+            where = message.delivery_info
+            _only_here.append((message._raw, where["exchange"], where["routing_key"]))
+            raise
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """When the channel is there, and time and again."""
+        self.give_back()
+        super().restore_visible(*args, **kwargs)
+
+    def give_back(self) -> None:
+        """What only this process has. Raises as redis-py."""
+        while _only_here:
+            with self.channel.conn_or_acquire() as client:
+                self.channel._do_restore_message(
+                    *_only_here[0], client
+                )  # if it is there too, one of them runs
+            del _only_here[0]
 
     def restore_unacked(self, client: Any = None) -> Any:
         """When the channel is closed."""
@@ -39,7 +70,19 @@ class LastingQoS(QoS):  # type: ignore[misc]
             super().reject(delivery_tag, requeue)
 
 
+def _give_back_at_the_end(sender: Any, **_: Any) -> None:
+    if not _only_here:
+        return
+    try:
+        with sender.app.connection_for_write() as connection:
+            connection.default_channel.qos.give_back()
+    except Exception as error:
+        ids = ", ".join(message["headers"]["id"] for message, _, _ in _only_here)
+        get_logger(__name__).error("Redis, which is away, has given out and forgotten %s: %s", ids, error)
+
+
 def outlive_redis() -> None:
     """In a worker, before it connects."""
     if Channel.QoS is QoS:  # else somebody has one of their own
         Channel.QoS = LastingQoS
+        worker_shutdown.connect(_give_back_at_the_end, dispatch_uid=__name__)
