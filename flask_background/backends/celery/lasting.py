@@ -3,8 +3,8 @@
 Kombu 5.7 hands messages back, and acknowledges them, also by a connection that was lost and has been taken
 apart. What that raises Celery takes for the worker's end. Such messages come again by the visibility timeout.
 
-Redis forgets a message as it gives it out, and is then told to keep it in case the worker dies. Should it go
-between the two, nobody else has the message: it is given back when Redis is there again.
+Where Redis forgets a message as it gives it out, and is told to keep it then, it may go between the two. So
+nobody else has the message: it is given back when Redis is there again.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import Any
 
 from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
-from kombu.transport.redis import Channel, QoS
+from kombu.transport.redis import QoS, SentinelTransport, Transport
 
 from .channels import keep_client
+from .taking import Taking, TakingQoS
 
 # The messages that nobody else has: each with its exchange and its routing key.
 _only_here: list[tuple[dict[str, Any], str, str]] = []
 
 
-class LastingQoS(QoS):  # type: ignore[misc]
+class LastingQoS(TakingQoS):
     """What has been delivered by one channel."""
 
     def __init__(self, channel: Any, *args: Any, **kwargs: Any) -> None:
@@ -83,6 +84,7 @@ def _give_back_at_the_end(sender: Any, **_: Any) -> None:
 
 def outlive_redis() -> None:
     """In a worker, before it connects."""
-    if Channel.QoS is QoS:  # else somebody has one of their own
-        Channel.QoS = LastingQoS
-        worker_shutdown.connect(_give_back_at_the_end, dispatch_uid=__name__)
+    for transport in (Transport, SentinelTransport):
+        if transport.Channel.QoS is QoS:  # else somebody has one of their own
+            transport.Channel = type("LastingChannel", (Taking, transport.Channel), {"QoS": LastingQoS})
+    worker_shutdown.connect(_give_back_at_the_end, dispatch_uid=__name__)

@@ -1,0 +1,91 @@
+"""Takes a message out of its queue in Redis, and keeps it for the case that the worker dies, in one step.
+
+Kombu takes it first, and has it kept then. Redis may stop between the two, even before its answer is on its
+way, and then nobody has the message any more. While all queues are empty it is waited for as kombu does: what
+Redis gives out to who waits, it confirms to the sender in the same moment, who sends it again if it does not.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+from redis.exceptions import ResponseError
+
+_QoS: Any = kombu_redis.QoS
+_Empty: Any = kombu_redis.Empty
+
+# Gets the keys under which kombu keeps messages, and when, then those of the queues; and the time. What it
+# does not understand stays where it is.
+_TAKE = """
+for i = 3, #KEYS do
+    local text = redis.call('LINDEX', KEYS[i], -1)
+    if text then
+        local is_read, message = pcall(cjson.decode, text)
+        local properties = is_read and type(message) == 'table' and message.properties
+        local info = properties and properties.delivery_info
+        if not info or not properties.delivery_tag then return false end
+        local where = cjson.encode(info.exchange) .. ',' .. cjson.encode(info.routing_key)
+        redis.call('RPOP', KEYS[i])
+        redis.call('ZADD', KEYS[2], ARGV[1], properties.delivery_tag)
+        redis.call('HSET', KEYS[1], properties.delivery_tag, '[' .. text .. ',' .. where .. ']')
+        return {KEYS[i], text}
+    end
+end
+return false
+"""
+
+
+class TakingQoS(_QoS):  # type: ignore[misc]
+    """What has been delivered by one channel."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """A message was given out."""
+        if getattr(self.channel, "is_kept", False):
+            super(_QoS, self).append(message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+
+class Taking:
+    """A channel's part in it; comes before a class of kombu's for channels to Redis."""
+
+    #: Whether what Redis is being asked for is kept there.
+    is_kept = False
+    _has_to_wait = False
+    # Whether there are messages that nobody will acknowledge, or Redis runs no scripts.
+    _is_plain = False
+
+    def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """Take messages of a queue from now on."""
+        self._is_plain = self._is_plain or no_ack
+        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]
+
+    def _brpop_start(self: Any, timeout: float | None = None) -> None:
+        self.is_kept = not (self._is_plain or self._has_to_wait)
+        self._has_to_wait = False
+        queues = self._queue_cycle.consume(len(self.active_queues)) if self.is_kept else []
+        if not queues:
+            self.is_kept = False
+            super()._brpop_start(timeout)  # type: ignore[misc]
+            return
+        names = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
+        keys = [f"{self.global_keyprefix}{key}" for key in (self.unacked_key, self.unacked_index_key, *names)]
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = time.monotonic()
+        self.client.connection.send_command("EVAL", _TAKE, len(keys), *keys, time.time())
+
+    def _brpop_read(self: Any, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc]
+        except _Empty:
+            self._has_to_wait = self.is_kept
+            raise
+        except ResponseError:
+            if not self.is_kept:
+                raise
+            self._is_plain = True
+            raise _Empty from None
+        finally:
+            self.is_kept = False
