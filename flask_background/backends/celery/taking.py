@@ -54,16 +54,23 @@ class Taking:
     #: Whether what Redis is being asked for is kept there.
     is_kept = False
     _has_to_wait = False
-    # Whether there are messages that nobody will acknowledge, or Redis runs no scripts.
-    _is_plain = False
+    _runs_scripts = True
+    #: Consumers that acknowledge nothing, such as of the answers to a worker that asks who else is there.
+    _careless: frozenset[str] = frozenset()
 
-    def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+    def basic_consume(self, **options: Any) -> Any:
         """Take messages of a queue from now on."""
-        self._is_plain = self._is_plain or no_ack
-        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]
+        if options["no_ack"]:
+            self._careless |= {options["consumer_tag"]}
+        return super().basic_consume(**options)  # type: ignore[misc]
+
+    def basic_cancel(self, consumer_tag: str) -> Any:
+        """Take no more."""
+        self._careless -= {consumer_tag}
+        return super().basic_cancel(consumer_tag)  # type: ignore[misc]
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
-        self.is_kept = not (self._is_plain or self._has_to_wait)
+        self.is_kept = self._runs_scripts and not (self._careless or self._has_to_wait)
         self._has_to_wait = False
         queues = self._queue_cycle.consume(len(self.active_queues)) if self.is_kept else []
         if not queues:
@@ -85,7 +92,7 @@ class Taking:
         except ResponseError:
             if not self.is_kept:
                 raise
-            self._is_plain = True
+            self._runs_scripts = False
             raise _Empty from None
         finally:
             self.is_kept = False
