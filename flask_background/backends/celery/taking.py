@@ -16,6 +16,9 @@ from redis.exceptions import ResponseError
 _QoS: Any = kombu_redis.QoS
 _Empty: Any = kombu_redis.Empty
 
+# How long queues that were found empty are taken to be, in seconds.
+_STILL_EMPTY = 0.02
+
 # Gets the keys under which kombu keeps messages, and when, then those of the queues; and the time. What it
 # does not understand stays where it is.
 _TAKE = """
@@ -53,7 +56,8 @@ class Taking:
 
     #: Whether what Redis is being asked for is kept there.
     is_kept = False
-    _has_to_wait = False
+    # When all queues were empty (``time.monotonic()``).
+    _empty_at = 0.0
     _runs_scripts = True
     #: Consumers that acknowledge nothing, such as of the answers to a worker that asks who else is there.
     _careless: frozenset[str] = frozenset()
@@ -70,8 +74,8 @@ class Taking:
         return super().basic_cancel(consumer_tag)  # type: ignore[misc]
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
-        self.is_kept = self._runs_scripts and not (self._careless or self._has_to_wait)
-        self._has_to_wait = False
+        is_waiting = time.monotonic() - self._empty_at < _STILL_EMPTY
+        self.is_kept = self._runs_scripts and not (self._careless or is_waiting)
         queues = self._queue_cycle.consume(len(self.active_queues)) if self.is_kept else []
         if not queues:
             self.is_kept = False
@@ -87,7 +91,8 @@ class Taking:
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]
         except _Empty:
-            self._has_to_wait = self.is_kept
+            if self.is_kept:
+                self._empty_at = time.monotonic()
             raise
         except ResponseError:
             if not self.is_kept:
