@@ -43,7 +43,13 @@ def note(line: object) -> None:
 
 
 def hold_messages() -> None:
-    """Between what Redis gives out and what it is told to keep, wait for a file of the item's id."""
+    """Between what Redis gives out and what it is told to keep, wait for a file of the item's id.
+
+    That is as where it runs no scripts, or where the queues were empty.
+    """
+    from flask_background.backends.celery.taking import Taking
+
+    Taking._runs_scripts = False
     append = QoS.append
 
     def hold(qos: QoS, message: Any, tag: str) -> None:
