@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from . import native
-from .item import Callee, Keeper, WorkItem
+from .elsewhere import ElsewhereItem
+from .item import Callee, Keeper
 from .status import Attempt, Progress, Status
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ class JournalKeeper(Keeper, Protocol):
     def report(self, item: JournaledItem[Any], progress: Progress) -> None: ...
 
 
-class JournaledItem(WorkItem[R]):
+class JournaledItem(ElsewhereItem[R]):
     """A durable work item. What it says is true whichever process of the app runs it."""
 
-    __slots__ = ("__weakref__", "entry", "held", "here", "reported")
+    __slots__ = ("entry", "held", "reported")
 
     def __init__(
         self,
@@ -63,40 +63,6 @@ class JournaledItem(WorkItem[R]):
         item = cls(task, (), {}, state, keeper)
         item.id, item._enqueued, item.entry, item.here = entry.id, entry.enqueued, entry, False
         return item
-
-    @property
-    def status(self) -> Status:
-        """Where the item stands."""
-        self._look()
-        return cast(Status, _status.__get__(self))
-
-    @status.setter
-    def status(self, status: Status) -> None:
-        _status.__set__(self, status)
-
-    @property
-    def progress(self) -> Progress | None:
-        """What the item last reported; None before it did."""
-        self._look()
-        return super().progress
-
-    @property
-    def attempt(self) -> int:
-        """Which run this is: 0 before the first one."""
-        self._look()
-        return super().attempt
-
-    @property
-    def started_at(self) -> datetime | None:
-        """When its last run began, in UTC; None before the first one."""
-        self._look()
-        return super().started_at
-
-    @property
-    def finished_at(self) -> datetime | None:
-        """When it ended, in UTC; None before that."""
-        self._look()
-        return super().finished_at
 
     def report_progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the run is, so that every process of the app can show it."""
@@ -186,6 +152,3 @@ class JournaledItem(WorkItem[R]):
                 return
             self.entry, self._attempt, self.status = entry, attempt, entry.status
             self._told = entry.status.is_final
-
-
-_status: Any = WorkItem.__dict__["status"]  # the base's slot

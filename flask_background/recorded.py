@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from . import native
+from .elsewhere import ElsewhereItem
 from .errors import BrokerError
-from .item import Callee, Keeper, WorkItem
-from .status import Progress, Status
+from .item import Callee, Keeper
 
 if TYPE_CHECKING:
     from .record import Record
@@ -33,10 +32,10 @@ class RecordKeeper(Keeper, Protocol):
     def listen(self, item: RecordedItem[Any]) -> AbstractContextManager[Callable[[float], None] | None]: ...
 
 
-class RecordedItem(WorkItem[R]):
+class RecordedItem(ElsewhereItem[R]):
     """A work item that other machines run. What it says is as its record is when it is asked."""
 
-    __slots__ = ("__weakref__", "here", "in_outbox", "runs_here")
+    __slots__ = ("in_outbox", "runs_here")
 
     def __init__(
         self,
@@ -61,40 +60,6 @@ class RecordedItem(WorkItem[R]):
         item.id, item._enqueued, item.here = item_id, record.enqueued, False
         item.take(record)
         return item
-
-    @property
-    def status(self) -> Status:
-        """Where the item stands."""
-        self._look()
-        return cast(Status, _status.__get__(self))
-
-    @status.setter
-    def status(self, status: Status) -> None:
-        _status.__set__(self, status)
-
-    @property
-    def progress(self) -> Progress | None:
-        """What the item last reported; None before it did."""
-        self._look()
-        return super().progress
-
-    @property
-    def attempt(self) -> int:
-        """Which run this is: 0 before the first one."""
-        self._look()
-        return super().attempt
-
-    @property
-    def started_at(self) -> datetime | None:
-        """When its last run began, in UTC; None before the first one."""
-        self._look()
-        return super().started_at
-
-    @property
-    def finished_at(self) -> datetime | None:
-        """When it ended, in UTC; None before that."""
-        self._look()
-        return super().finished_at
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
@@ -154,6 +119,3 @@ class RecordedItem(WorkItem[R]):
             record = cast(RecordKeeper, self._keeper).look(self)
             if record is not None:  # else it ended so long ago that its record is gone
                 self.take(record)
-
-
-_status: Any = WorkItem.__dict__["status"]  # the base's slot
