@@ -73,13 +73,13 @@ class Taking:
         self._careless -= {consumer_tag}
         return super().basic_cancel(consumer_tag)  # type: ignore[misc]
 
-    def _brpop_start(self: Any, timeout: float | None = None) -> None:
+    def _brpop_start(self: Any, *timeout: float) -> None:
         is_waiting = time.monotonic() - self._empty_at < _STILL_EMPTY
         self.is_kept = self._runs_scripts and not (self._careless or is_waiting)
         queues = self._queue_cycle.consume(len(self.active_queues)) if self.is_kept else []
         if not queues:
             self.is_kept = False
-            super()._brpop_start(timeout)  # type: ignore[misc]
+            super()._brpop_start(*timeout)  # type: ignore[misc]
             return
         names = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
         keys = [f"{self.global_keyprefix}{key}" for key in (self.unacked_key, self.unacked_index_key, *names)]
