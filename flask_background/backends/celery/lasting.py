@@ -45,6 +45,8 @@ class LastingQoS(TakingQoS):
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """When the channel is there, and time and again."""
         self.give_back()
+        if not hasattr(self.channel, "unacked_restore_throttle"):  # a setting since kombu 5.6
+            kwargs["interval"] = 1  # else only every tenth time comes to anything: every hundred seconds
         super().restore_visible(*args, **kwargs)
 
     def give_back(self) -> None:
