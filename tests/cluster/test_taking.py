@@ -113,6 +113,21 @@ def test_answer_is_lost(app: Flask, make_taker: Any, kept: Callable[[], int], re
     assert other.messages[0].headers["redelivered"] is True
 
 
+def test_looks_each_time_for_what_was_left(
+    app: Flask, make_taker: Any, redis: Redis, monkeypatch: Any
+) -> None:
+    """Also where kombu has no setting for that, and would look every tenth time."""
+    monkeypatch.delattr(kombu_redis.Channel, "unacked_restore_throttle", raising=False)
+    app.extensions["celery"].conf.broker_transport_options = {"visibility_timeout": 0}
+    shop.echo.enqueue("text")
+    taker = make_taker(app.extensions["celery"])
+    for count in (1, 2, 3):
+        taker.take(count)
+        assert redis.length("celery") == 0
+        taker.channel.qos.restore_visible()
+        assert redis.length("celery") == 1
+
+
 def test_handed_back(app: Flask, make_taker: Any, kept: Callable[[], int], redis: Redis) -> None:
     """A message that is handed back is in its queue again."""
     shop.echo.enqueue("text")
