@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, cast
 
 from . import native
 from .elsewhere import ElsewhereItem
@@ -21,6 +22,8 @@ R = TypeVar("R", covariant=True)
 # How long somebody who waits does not read the record, at first and after a while, in seconds: each time by
 # so much longer, so that an end is seen late by a part of what it took. Who is told of it needs few looks.
 _SOON, _LATER, _LONGER = 0.002, 0.25, 1.25
+# How long whoever waits tries to be told of it, in seconds.
+_LISTENING = 1.0
 # How long an outage may take in which somebody waits, in seconds.
 _PATIENCE = 30.0
 
@@ -29,7 +32,16 @@ class RecordKeeper(Keeper, Protocol):
     """What the handle needs of the backend that keeps the records."""
 
     def look(self, item: RecordedItem[Any]) -> Record | None: ...
-    def listen(self, item: RecordedItem[Any]) -> AbstractContextManager[Callable[[float], None] | None]: ...
+    def listen(
+        self, item: RecordedItem[Any], seconds: float
+    ) -> AbstractContextManager[Callable[[float], None] | None]: ...
+
+
+class _Look(NamedTuple):
+    """How long to wait before the next one, and whether this one has got an answer."""
+
+    pause: float
+    is_known: bool
 
 
 class RecordedItem(ElsewhereItem[R]):
@@ -66,11 +78,18 @@ class RecordedItem(ElsewhereItem[R]):
         if self.runs_here:
             return super().wait(timeout)
         end = None if timeout is None else time.monotonic() + timeout
-        if next(self._looks(end), None) is None:  # the usual case of who asks late
+        looks = self._looks(end)
+        first = next(looks, None)
+        if first is None:  # the usual case of who asks late
             return self._told
-        with cast(RecordKeeper, self._keeper).listen(self) as hear:
-            for seconds in self._looks(end, _SOON if hear is None else _LATER):
-                (hear or native.Gate().wait)(seconds)
+        left = _LISTENING if end is None else end - time.monotonic()
+        if not first.is_known or left < _LATER:  # it is not worth it, or would only take longer
+            for look in itertools.chain([first], looks):
+                native.Gate().wait(look.pause)
+            return self._told
+        with cast(RecordKeeper, self._keeper).listen(self, min(left, _LISTENING)) as hear:
+            for look in looks if hear is None else self._looks(end, _LATER):
+                (hear or native.Gate().wait)(look.pause)
         return self._told
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -82,11 +101,11 @@ class RecordedItem(ElsewhereItem[R]):
     async def _ended(self) -> None:
         import asyncio
 
-        for seconds in self._looks(None):
-            await asyncio.sleep(seconds)
+        for look in self._looks(None):
+            await asyncio.sleep(look.pause)
 
-    def _looks(self, end: float | None, pause: float = _SOON) -> Iterator[float]:
-        """How long to wait before each next look, until it has ended or the time is up (``monotonic``).
+    def _looks(self, end: float | None, pause: float = _SOON) -> Iterator[_Look]:
+        """Looks, and what to do before each next one, until it has ended or the time is up (``monotonic``).
 
         Who waits outlasts a short outage; raises BrokerError for one that takes longer.
         """
@@ -103,7 +122,7 @@ class RecordedItem(ElsewhereItem[R]):
                     raise
             if end is not None and now >= end:
                 return
-            yield pause if end is None else min(pause, end - now)
+            yield _Look(pause if end is None else min(pause, end - now), lost_at is None)
             pause = min(_LONGER * pause, _LATER)
 
     def take(self, record: Record) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from flask_background import Status
 from flask_background.backends.celery.asking import ask, surely
 
 from ..helpers import BOUND
 from ..redis_server import Redis
+from . import shop
 
 
 @pytest.fixture
@@ -70,6 +72,25 @@ def test_cut_off(backend: Any) -> None:
         ask(backend, ask_and_leave)
     assert ask(backend, lambda client: client.ping()) is True
     assert connection_of(backend) != first
+
+
+def test_asked_meanwhile(backend: Any) -> None:
+    """Who asks while a question is put, as a signal's handler may, does so by another connection."""
+
+    def ask_and_be_interrupted(client: Any) -> tuple[int, int, bytes]:
+        return connection_of(backend), int(client.client_id()), client.get("number")
+
+    inner, outer, answer = ask(backend, ask_and_be_interrupted)
+    assert inner != outer
+    assert answer == b"1"
+    assert ask(backend, number) == 1
+
+
+def test_one_connection_for_all(make_app: Callable[..., Flask]) -> None:
+    """Where there may be but one, these questions do not keep it from others."""
+    app = make_app(celery={"redis_max_connections": 1})
+    with app.app_context():
+        assert shop.echo.using(key=f"one {os.getpid()}").enqueue(1).status is Status.QUEUED
 
 
 def test_wrong_question(backend: Any) -> None:

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
+from unittest.mock import Mock
 
 import pytest
 from flask import Flask
+from redis.client import PubSub
 
 from flask_background import Status
 from flask_background.backends.celery.listening import Listeners
 from flask_background.backends.celery.records import Records
+from flask_background.errors import BrokerError
 from flask_background.record import Record
 
 from ..helpers import BOUND
@@ -51,7 +54,7 @@ def test_told_of_an_end(listeners: Listeners, records: Records, status: Status) 
     client = records._celery.backend.client
     for _ in range(2):
         name = token_hex(12)
-        with listeners.listen(name) as hear:
+        with listeners.listen(name, BOUND) as hear:
             assert hear is not None
             assert seconds(lambda: hear(0.05)) >= 0.05
             records.write(name, ENDED._replace(status=status))
@@ -62,10 +65,10 @@ def test_told_of_an_end(listeners: Listeners, records: Records, status: Status) 
 def test_too_many(listeners: Listeners) -> None:
     """The next one is not told; when another one has gone, it is."""
     with ExitStack() as stack:
-        while stack.enter_context(listeners.listen(token_hex(12))) is not None:
+        while stack.enter_context(listeners.listen(token_hex(12), BOUND)) is not None:
             assert len(listeners._free or ()) < 16
         assert listeners._free == []
-    with listeners.listen(token_hex(12)) as hear:
+    with listeners.listen(token_hex(12), BOUND) as hear:
         assert hear is not None
 
 
@@ -73,7 +76,7 @@ def test_few_connections(make_app: Callable[..., Flask]) -> None:
     """Where there may be few connections, listeners take one of four."""
     app = make_app(celery={"redis_max_connections": 7})
     listeners = Listeners(app.extensions["background"].celery.cluster.client)
-    with listeners.listen("a" * 24) as first, listeners.listen("b" * 24) as second:
+    with listeners.listen("a" * 24, BOUND) as first, listeners.listen("b" * 24, BOUND) as second:
         assert first is not None
         assert second is None
 
@@ -81,17 +84,17 @@ def test_few_connections(make_app: Callable[..., Flask]) -> None:
 def test_connection_is_lost(listeners: Listeners, records: Records, redis: Redis) -> None:
     """Who listens meanwhile raises nothing, and hears of what comes after that, or waits for no longer."""
     name = token_hex(12)
-    with listeners.listen(name) as hear:
+    with listeners.listen(name, BOUND) as hear:
         assert hear is not None
         redis.stop()
         assert seconds(lambda: hear(0.2)) < BOUND
         redis.start()
         records.write(name, ENDED)
         assert seconds(lambda: hear(1.0)) < BOUND
-    with listeners.listen(name) as hear:
+    with listeners.listen(name, BOUND) as hear:
         records.write(name, ENDED)
         assert hear is None or seconds(lambda: hear(FOR_EVER)) < BOUND
-    with listeners.listen(name) as hear:
+    with listeners.listen(name, BOUND) as hear:
         assert hear is not None
 
 
@@ -99,16 +102,46 @@ def test_redis_is_away(listeners: Listeners, redis: Redis) -> None:
     """Nobody is told then."""
     redis.stop()
     try:
-        with listeners.listen("c" * 24) as hear:
+        with listeners.listen("c" * 24, BOUND) as hear:
             assert hear is None
     finally:
         redis.start()
 
 
+def test_interrupted(listeners: Listeners, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a signal's handler raises in the midst of it takes nobody's place for good."""
+    with listeners.listen("e" * 24, BOUND):
+        pass
+    free = len(listeners._free or ())
+    for method in ("subscribe", "unsubscribe"):
+        with monkeypatch.context() as patch:
+            patch.setattr(PubSub, method, Mock(side_effect=SystemExit))
+            with pytest.raises(SystemExit), listeners.listen("e" * 24, BOUND):
+                pass
+        assert len(listeners._free or ()) == free
+    with listeners.listen("e" * 24, BOUND) as hear:
+        assert hear is not None
+
+
+@pytest.mark.parametrize("timeout", [0.0, 0.1])
+def test_short_waits(make_app: Callable[..., Flask], redis: Redis, timeout: float) -> None:
+    """Whoever waits shortly for a Redis that hangs does not wait for somebody to tell it, too."""
+    with make_app(publish_timeout=2.0).app_context():  # of which a look has 0.8
+        item = shop.echo.enqueue(1)
+        redis.pause()
+        try:
+            began = time.monotonic()
+            with pytest.raises(BrokerError):
+                item.wait(timeout)
+            assert time.monotonic() - began < 2.0
+        finally:
+            redis.resume()
+
+
 def test_other_result_backends(make_app: Callable[..., Flask], tmp_path: Path) -> None:
     """Whose records are not in Redis, looks."""
     app = make_app(celery={"result_backend": f"file://{tmp_path}"})
-    with Listeners(app.extensions["background"].celery.cluster.client).listen("d" * 24) as hear:
+    with Listeners(app.extensions["background"].celery.cluster.client).listen("d" * 24, BOUND) as hear:
         assert hear is None
 
 

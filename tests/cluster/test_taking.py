@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -166,6 +168,26 @@ def test_not_for_those_that_acknowledge_nothing(app: Flask, make_taker: Any, kep
     assert not careless.channel._careless
 
 
+def test_no_room(app: Flask, make_taker: Any, redis: Redis) -> None:
+    """A message that Redis gives out, and has no room to keep, is given back as soon as there is some."""
+    client = _client(app)
+    taker = make_taker(app.extensions["celery"])
+    taker.channel._runs_scripts = False
+    item = shop.echo.enqueue("text")
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(ResponseError):
+            taker.take()
+        taker.channel.qos.restore_visible(interval=100)  # which Redis refuses
+        assert redis.length("celery") == 0
+    finally:
+        client.config_set("maxmemory", 0)
+    taker.channel.qos.restore_visible(interval=100)
+    assert redis.length("celery") == 1
+    taker.take()
+    assert taker.ids == [item.id]
+
+
 def test_no_scripts(app: Flask, make_taker: Any, kept: Callable[[], int], monkeypatch: Any) -> None:
     """Where Redis refuses scripts, messages are taken as kombu does."""
     client = _client(app)
@@ -182,6 +204,19 @@ def test_no_scripts(app: Flask, make_taker: Any, kept: Callable[[], int], monkey
     taker.take(2)
     assert taker.ids == items
     assert kept() == 2
+
+
+@pytest.mark.parametrize("tag", [None, [1], 7])
+def test_odd_tags(app: Flask, make_taker: Any, redis: Redis, tag: object) -> None:
+    """Nothing is taken that could not be kept."""
+    where = {"exchange": "", "routing_key": "celery"}
+    _client(app).lpush("celery", json.dumps({"properties": {"delivery_info": where, "delivery_tag": tag}}))
+    taker = make_taker(app.extensions["celery"])
+    taker.connection.transport.cycle._register_BRPOP(taker.channel)
+    with pytest.raises(Empty):
+        taker.channel._brpop_read()
+    assert redis.length("celery") == 1
+    redis.forget_all()
 
 
 def test_what_it_does_not_understand(app: Flask, make_taker: Any, redis: Redis) -> None:

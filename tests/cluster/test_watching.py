@@ -67,6 +67,21 @@ def test_not_after_the_end(quickly: None) -> None:
     assert len(ended.times) <= calls
 
 
+def test_ended_in_the_round() -> None:
+    """What ends while another one is being called, is not called any more in that round."""
+    watch, ended = Watch(), Look()
+
+    def end_the_other() -> None:
+        watch.end(ended)
+        watch.end(end_the_other)
+
+    watch.begin(end_the_other)
+    watch.begin(ended)
+    until(lambda: not watch._looks)
+    until(lambda: not has_thread())
+    assert not ended.times
+
+
 def test_short_runs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many begin and end between two rounds, there is one alarm for all."""
     watch = Watch()

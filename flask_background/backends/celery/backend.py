@@ -147,8 +147,8 @@ class CeleryBackend(Intake):
         return self._in_this_process().records.read(item.id)
 
     @contextmanager
-    def listen(self, item: RecordedItem[Any]) -> Iterator[Callable[[float], None] | None]:
-        """Gives what waits for so many seconds, or for news of an item; None if nobody can tell it."""
+    def listen(self, item: RecordedItem[Any], seconds: float) -> Iterator[Callable[[float], None] | None]:
+        """Gives what waits for so long, or for news of an item; None if nobody can tell it within seconds."""
         backend = self._in_this_process()
 
         def hear_of_it(seconds: float) -> None:
@@ -157,7 +157,10 @@ class CeleryBackend(Intake):
             if record is not None:
                 item.take(record)
 
-        with backend._listeners.listen(item.id) as hear:
+        if item.in_outbox:
+            yield None
+            return
+        with backend._listeners.listen(item.id, seconds) as hear:
             yield None if hear is None else hear_of_it
 
     def _in_this_process(self) -> CeleryBackend:

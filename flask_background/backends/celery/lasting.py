@@ -14,9 +14,16 @@ from typing import Any
 from celery.signals import worker_shutdown
 from celery.utils.log import get_logger
 from kombu.transport.redis import QoS, SentinelTransport, Transport
+from kombu.utils.json import dumps
+from redis.exceptions import ResponseError
 
 from .channels import keep_client
 from .taking import Taking, TakingQoS
+
+_log = get_logger(__name__)
+
+# How long a worker that ends waits for Redis, each time, in seconds.
+_PATIENCE = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, "retry_on_timeout": False}
 
 # The messages that nobody else has: each with its exchange and its routing key.
 _only_here: list[tuple[dict[str, Any], str, str]] = []
@@ -40,23 +47,30 @@ class LastingQoS(TakingQoS):
         except BaseException:
             where = message.delivery_info
             _only_here.append((message._raw, where["exchange"], where["routing_key"]))
+            _log.warning("Redis gave out %s and failed: only this process has it", _id_of(message._raw))
             raise
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """When the channel is there, and time and again."""
-        self.give_back()
         if not hasattr(self.channel, "unacked_restore_throttle"):  # a setting since kombu 5.6
             kwargs["interval"] = 1  # else only every tenth time comes to anything: every hundred seconds
-        super().restore_visible(*args, **kwargs)
+        try:
+            self.give_back()
+            super().restore_visible(*args, **kwargs)
+        except ResponseError as error:  # it has no room, say
+            _log.warning("Redis takes no messages back just now: %s", error)
 
     def give_back(self) -> None:
         """What only this process has. Raises as redis-py."""
+        channel = self.channel
         while _only_here:
-            with self.channel.conn_or_acquire() as client:
-                self.channel._do_restore_message(
-                    *_only_here[0], client
-                )  # if it is there too, one of them runs
-            del _only_here[0]
+            message, exchange, routing_key = _only_here[0]
+            message.setdefault("headers", {})["redelivered"] = True
+            priority = channel._get_message_priority(message, reverse=False)
+            with channel.conn_or_acquire() as client:
+                for queue in channel._lookup(exchange, routing_key):
+                    client.rpush(channel._q_for_pri(queue, priority), dumps(message))
+            del _only_here[0]  # if Redis has kept it after all, one of the two runs
 
     def restore_unacked(self, client: Any = None) -> Any:
         """When the channel is closed."""
@@ -77,11 +91,15 @@ def _give_back_at_the_end(sender: Any, **_: Any) -> None:
     if not _only_here:
         return
     try:
-        with sender.app.connection_for_write() as connection:
+        with sender.app.connection_for_write(transport_options=_PATIENCE) as connection:
             connection.default_channel.qos.give_back()
     except Exception as error:
-        ids = ", ".join(message["headers"]["id"] for message, _, _ in _only_here)
-        get_logger(__name__).error("Redis, which is away, has given out and forgotten %s: %s", ids, error)
+        ids = ", ".join(_id_of(message) for message, _, _ in _only_here)
+        _log.error("Redis, which is away, has given out and forgotten %s: %s", ids, error)
+
+
+def _id_of(message: dict[str, Any]) -> str:
+    return str(message.get("headers", {}).get("id"))
 
 
 def outlive_redis() -> None:

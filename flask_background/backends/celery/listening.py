@@ -20,8 +20,6 @@ Hear = Callable[[float], bytes | None]
 # How many of a process listen at the same time, and of all connections at most that share: the others look.
 _MOST = 16
 _SHARE = 4
-# How long the answer to a subscription is waited for, in seconds.
-_PATIENCE = 1.0
 
 
 class Listeners:
@@ -29,14 +27,15 @@ class Listeners:
 
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
+        self._client: Any = None
         self._free: list[Any] | None = None  # a pubsub each, or None until it is needed
 
     @contextmanager
-    def listen(self, item_id: str) -> Iterator[Hear | None]:
-        """Gives what waits for the next news of an item; None if there is nobody to tell it."""
+    def listen(self, item_id: str, seconds: float) -> Iterator[Hear | None]:
+        """Gives what waits for the next news of an item; None if nobody can tell it within seconds."""
         pubsub = None
         if quick.is_quick(self._celery):
-            pubsub = self._subscribed(self._celery.backend.get_key_for_task(item_id))
+            pubsub = self._subscribed(self._celery.backend.get_key_for_task(item_id), seconds)
         if pubsub is None:
             yield None
             return
@@ -45,40 +44,48 @@ class Listeners:
         finally:
             self._release(pubsub)
 
-    def _subscribed(self, channel: bytes) -> Any:
+    def _subscribed(self, channel: bytes, seconds: float) -> Any:
         """Whoever listens to this alone; None if too many do, or Redis does not answer."""
-        client = self._celery.backend.client
         if self._free is None:
-            self._free = [None] * min(_MOST, client.connection_pool.max_connections // _SHARE)
+            backend = self._celery.backend
+            self._client = backend._create_client(**backend.connparams)  # as Celery's, which is a thread's
+            self._free = [None] * min(_MOST, self._client.connection_pool.max_connections // _SHARE)
         try:
-            pubsub = self._free.pop() or client.pubsub()
+            pubsub = self._free.pop() or self._client.pubsub()
         except IndexError:
             return None
+        is_there = False
         try:
             pubsub.subscribe(channel)
-            end = time.monotonic() + _PATIENCE
-            while (left := end - time.monotonic()) > 0:
+            end = time.monotonic() + seconds
+            while not is_there and (left := end - time.monotonic()) > 0:
                 message = pubsub.get_message(timeout=left)
-                if message is not None and message["type"] == "subscribe":
-                    return pubsub
+                is_there = message is not None and message["type"] == "subscribe"
         except Exception:  # whoever looks instead hears of it
             pass
-        self._forget(pubsub)
-        return None
+        finally:
+            if not is_there:
+                self._forget(pubsub)
+        return pubsub if is_there else None
 
     def _release(self, pubsub: Any) -> None:
         assert self._free is not None
+        is_free = False
         try:
             pubsub.unsubscribe()
+            is_free = True
         except Exception:
-            self._forget(pubsub)
-        else:
-            self._free.append(pubsub)
+            pass
+        finally:
+            if is_free:
+                self._free.append(pubsub)
+            else:
+                self._forget(pubsub)
 
     def _forget(self, pubsub: Any) -> None:
         assert self._free is not None
-        pubsub.close()
         self._free.append(None)
+        pubsub.close()
 
 
 def _hear(pubsub: Any, seconds: float) -> bytes | None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from celery.utils.log import get_logger
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ResponseError
 
+_log = get_logger(__name__)
 _QoS: Any = kombu_redis.QoS
 _Empty: Any = kombu_redis.Empty
 
@@ -27,8 +29,8 @@ for i = 3, #KEYS do
     if text then
         local is_read, message = pcall(cjson.decode, text)
         local properties = is_read and type(message) == 'table' and message.properties
-        local info = properties and properties.delivery_info
-        if not info or not properties.delivery_tag then return false end
+        local info = type(properties) == 'table' and properties.delivery_info
+        if type(info) ~= 'table' or type(properties.delivery_tag) ~= 'string' then return false end
         local where = cjson.encode(info.exchange) .. ',' .. cjson.encode(info.routing_key)
         redis.call('RPOP', KEYS[i])
         redis.call('ZADD', KEYS[2], ARGV[1], properties.delivery_tag)
@@ -94,10 +96,11 @@ class Taking:
             if self.is_kept:
                 self._empty_at = time.monotonic()
             raise
-        except ResponseError:
+        except ResponseError as error:
             if not self.is_kept:
                 raise
             self._runs_scripts = False
+            _log.warning("Redis does not give out and keep messages in one step: %s", error)
             raise _Empty from None
         finally:
             self.is_kept = False

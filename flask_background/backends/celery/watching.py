@@ -35,7 +35,8 @@ class Watch:
 
     def _round(self) -> None:
         for look in tuple(self._looks):
-            look()
+            if look in self._looks:
+                look()
         with self._lock:
             again = self._is_on = bool(self._looks)
         if again:
