@@ -22,6 +22,10 @@ def create_app() -> Flask:
     def hold(name: str) -> dict[str, Any]:
         return {"pid": os.getpid(), "id": shop.hold.enqueue(name).id}
 
+    @app.get("/wait/<name>")
+    def wait(name: str) -> dict[str, Any]:
+        return {"pid": os.getpid(), "result": shop.hold.enqueue(name).result(60)}
+
     @app.get("/items/<item_id>")
     def show(item_id: str) -> dict[str, Any]:
         item = shop.background.get(item_id)

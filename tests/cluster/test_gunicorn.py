@@ -6,8 +6,11 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from ..helpers import until
 from ..integration.servers import Server, gunicorn
@@ -28,17 +31,21 @@ def through_all(server: Server, path: str, count: int = 2) -> dict[int, dict[str
     return seen
 
 
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
 def test_views_and_a_worker_elsewhere(
-    broker: Broker, tmp_path: Path, make_worker: Callable[..., Worker]
+    broker: Broker, tmp_path: Path, make_worker: Callable[..., Worker], worker_class: str
 ) -> None:
-    """Both workers of gunicorn see what runs elsewhere, and so do those that a HUP puts in their place."""
+    """Both workers of gunicorn see what runs elsewhere, and so do those that a HUP puts in their place.
+
+    A view may wait for it, too.
+    """
     elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
     elsewhere.mkdir()
     here.mkdir()
     worker = make_worker(cwd=elsewhere, kill_after=0.5)
     with gunicorn(
         here,
-        *("--workers", "2", "--worker-class", "gthread"),
+        *("--workers", "2", "--worker-class", worker_class),
         env={"SHOP_CELERY": json.dumps(broker.urls), "SHOP_NOTES": str(here / "notes")},
         app="tests.cluster.site:create_app()",
         kill_after=0.5,
@@ -65,6 +72,12 @@ def test_views_and_a_worker_elsewhere(
         for answer in through_all(server, path).values():
             assert (answer["status"], answer["result"], answer["attempt"]) == ("succeeded", "photo", 1)
         assert len([note for note in worker.notes if "photo runs" in note]) == 1
+
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(server.get, "/wait/answer")
+            worker.wait_for_note("answer runs")
+            worker.let_go("answer")
+            assert waiting.result(60)["result"] == "answer"
         assert not (here / "notes").exists()
         assert "Traceback" not in server.log
 
