@@ -139,12 +139,18 @@ def worker(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
-def make_worker(broker: Broker, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+def publish_timeout() -> float:
+    """How long processes wait for Celery, in seconds: what a busy machine needs."""
+    return BOUND
+
+
+@pytest.fixture
+def make_worker(broker: Broker, tmp_path: Path, publish_timeout: float) -> Iterator[Callable[..., Worker]]:
     """Starts workers of a test's own; they have one folder."""
     started: list[Worker] = []
 
     def make(*options: str, **settings: Any) -> Worker:
-        started.append(Worker(tmp_path, broker, *options, **settings))
+        started.append(Worker(tmp_path, broker, *options, **{"publish_timeout": publish_timeout, **settings}))
         return started[-1]
 
     yield make
@@ -153,11 +159,11 @@ def make_worker(broker: Broker, tmp_path: Path) -> Iterator[Callable[..., Worker
 
 
 @pytest.fixture
-def make_app(broker: Broker) -> Callable[..., Flask]:
+def make_app(broker: Broker, publish_timeout: float) -> Callable[..., Flask]:
     """Makes apps that enqueue, each as another process would."""
 
     def make(celery: Any = None, **settings: Any) -> Flask:
-        settings = {"publish_timeout": BOUND, **settings}
+        settings = {"publish_timeout": publish_timeout, **settings}
         named = {f"BACKGROUND_{name.upper()}": value for name, value in settings.items()}
         return shop.create_app(**{"BACKGROUND_CELERY": {**broker.urls, **(celery or {})}, **named})
 
@@ -165,8 +171,17 @@ def make_app(broker: Broker) -> Callable[..., Flask]:
 
 
 @pytest.fixture
+def redis_returns(redis: Redis) -> Iterator[None]:
+    """Redis is empty, and in the end it is there again."""
+    redis.forget_all()
+    yield
+    redis.stop()
+    redis.start()
+
+
+@pytest.fixture
 def app(make_app: Callable[..., Flask]) -> Iterator[Flask]:
     """An app that enqueues, in its context."""
-    app = make_app(kill_after=0.5, publish_timeout=BOUND)
+    app = make_app(kill_after=0.5)
     with app.app_context():
         yield app

@@ -17,14 +17,7 @@ from ..helpers import BOUND, until
 from . import shop
 from .conftest import Redis, Worker
 
-
-@pytest.fixture(autouse=True)
-def broker_returns(redis: Redis) -> Iterator[None]:
-    """Redis is empty, and in the end it is there again."""
-    redis.forget_all()
-    yield
-    redis.stop()
-    redis.start()
+pytestmark = pytest.mark.usefixtures("redis_returns")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,13 @@ from ..helpers import BOUND, Site, lines, receiving, until
 from . import shop
 from .conftest import Redis, Worker
 
-
-@pytest.fixture(autouse=True)
-def broker_returns(redis: Redis) -> Iterator[None]:
-    """Redis is empty, and in the end it is there again."""
-    redis.forget_all()
-    yield
-    redis.stop()
-    redis.start()
+pytestmark = pytest.mark.usefixtures("redis_returns")
 
 
 @pytest.fixture
-def make_app(make_app: Callable[..., Flask]) -> Callable[..., Flask]:
-    """Makes apps that wait for Celery as long as by default."""
-    return partial(make_app, publish_timeout=2.0)
-
-
-@pytest.fixture
-def make_worker(make_worker: Callable[..., Worker]) -> Callable[..., Worker]:
-    """Starts workers that do."""
-    return partial(make_worker, publish_timeout=2.0)
+def publish_timeout() -> float:
+    """Processes wait for Celery as long as by default."""
+    return 2.0
 
 
 @pytest.fixture

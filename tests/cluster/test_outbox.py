@@ -9,7 +9,6 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +30,13 @@ MakeApp = Callable[..., Flask]
 LONG = 60.0
 
 
-@pytest.fixture(autouse=True)
-def nothing_queued(redis: Redis) -> Iterator[None]:
-    """Redis is empty, and in the end it is there again."""
-    redis.forget_all()
-    yield
-    redis.stop()
-    redis.start()
+pytestmark = pytest.mark.usefixtures("redis_returns")
 
 
 @pytest.fixture
-def make_app(make_app: Callable[..., Flask]) -> Callable[..., Flask]:
-    """Makes apps that wait for Celery as long as by default."""
-    return partial(make_app, publish_timeout=2.0)
-
-
-@pytest.fixture
-def make_worker(make_worker: Callable[..., Worker]) -> Callable[..., Worker]:
-    """Starts workers that do."""
-    return partial(make_worker, publish_timeout=2.0)
+def publish_timeout() -> float:
+    """Processes wait for Celery as long as by default."""
+    return 2.0
 
 
 @pytest.fixture
