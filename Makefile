@@ -34,7 +34,7 @@ test: $(VENV)/.test
 
 faults: $(VENV)/.test
 	@sh tests/strace.sh
-	FAULTS=full $(BIN)/python -m pytest tests/faults tests/test_durable_processes.py --numprocesses 2 --dist worksteal --timeout 7200
+	FAULTS=full $(BIN)/python -m pytest tests/faults tests/durable/test_processes.py --numprocesses 2 --dist worksteal --timeout 7200
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .

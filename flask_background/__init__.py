@@ -1,12 +1,12 @@
 """Work after the response, for Flask: enqueued in a view, run in the process, waited for when it stops."""
 
-from .extension import Background
-from .globals import current_item
-from .item import WorkItem
-from .state import RequestState
-from .status import Status
-from .task import Task
-from .token import CancellationToken, CancelReason
+from flask_background.core.item import WorkItem
+from flask_background.core.request_state import RequestState
+from flask_background.core.status import Status
+from flask_background.core.token import CancellationToken, CancelReason
+from flask_background.extension import Background
+from flask_background.globals import current_item
+from flask_background.task import Task
 
 __all__ = [
     "Background",

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 from werkzeug.exceptions import ServiceUnavailable
 
 if TYPE_CHECKING:
-    from .token import CancellationToken
+    from flask_background.core.token import CancellationToken
 
 
 class BackgroundError(Exception):

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
 
-from . import arguments, hosts, response
-from .backends.base import Stats
-from .backends.border import check_executor
-from .enqueue import AdHoc, hand_over
-from .errors import ConfigurationError, NotInitialized, Unsupported
-from .item import WorkItem
-from .options import Options
-from .part import AppPart
-from .registry import Registry
-from .schedule import Cron, Every
-from .state import StateProcessor
-from .status import Status
-from .task import Task, make_task
+from flask_background import hosts
+from flask_background.app_state import AppPart
+from flask_background.core.backend import Stats
+from flask_background.core.item import WorkItem
+from flask_background.core.options import Options
+from flask_background.core.registry import Registry
+from flask_background.core.request_state import StateProcessor
+from flask_background.core.schedule import Cron, Every
+from flask_background.core.status import Status
+from flask_background.enqueueing import after_response as response
+from flask_background.enqueueing.submit import AdHoc, hand_over
+from flask_background.errors import ConfigurationError, NotInitialized, Unsupported
+from flask_background.local.admission import check_executor
+from flask_background.payload import arguments
+from flask_background.task import Task, make_task
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.local import LocalProxy
 
-from .item import WorkItem, current_item_var
+from flask_background.core.item import WorkItem, current_item_var
 
 _UNBOUND = """\
 Working outside of a work item.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import hosts
+from flask_background import hosts
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker

@@ -22,18 +22,18 @@ from typing import (
     overload,
 )
 
-from . import native
-from .enqueue import executor_for, hand_over, is_coroutine_function
-from .errors import ConfigurationError
-from .item import WorkItem, current_item_var
-from .options import Options, TaskOptions, Using, name_of
-from .status import Attempt, Status
-from .token import CancellationSource
+from flask_background.concurrency import native
+from flask_background.core.item import WorkItem, current_item_var
+from flask_background.core.options import Options, TaskOptions, Using, name_of
+from flask_background.core.status import Attempt, Status
+from flask_background.core.token import CancellationSource
+from flask_background.enqueueing.submit import executor_for, hand_over, is_coroutine_function
+from flask_background.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from .part import AppPart
+    from flask_background.app_state import AppPart
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -14,7 +14,8 @@ from flask import Flask, has_app_context, has_request_context
 from flask.globals import app_ctx, request_ctx
 from flask.testing import FlaskClient
 
-from flask_background import Background, WorkItem, alarms, hosts
+from flask_background import Background, WorkItem, hosts
+from flask_background.concurrency import timers as alarms
 
 from .helpers import Script, Site, our_threads
 from .redis_server import Redis

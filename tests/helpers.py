@@ -21,8 +21,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_background import Background, Status, WorkItem
-from flask_background.backends.local import LocalBackend
-from flask_background.token import CancellationSource
+from flask_background.core.token import CancellationSource
+from flask_background.local.backend import LocalBackend
 
 if TYPE_CHECKING:
     from _thread import LockType

@@ -23,7 +23,7 @@ PAGE = (ROOT / "docs" / "growing.md").read_text()
 # ``flask``, also where the package is not installed, and its command so not found.
 FLASK = """
 from flask.cli import cli
-from flask_background.cli import background
+from flask_background.cli.commands import background
 cli.add_command(background)
 cli()
 """

@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
 from flask_background import errors
+from flask_background.core.token import CancellationToken
 from flask_background.errors import (
     ArgumentRefused,
     BackgroundError,
@@ -27,7 +28,6 @@ from flask_background.errors import (
     Stopping,
     UploadMoved,
 )
-from flask_background.token import CancellationToken
 
 
 @pytest.mark.parametrize(

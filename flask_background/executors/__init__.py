@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
-    from ..config import Settings
-    from ..runner import Perform
-    from .base import Executor
+    from flask_background.core.runner import Perform
+    from flask_background.core.settings import Settings
+    from flask_background.executors.base import Executor
 
 
 def make_executors(app: Flask, settings: Settings, perform: Perform) -> dict[str, Executor]:
     """The executors by name. All await on the loop of the one named "asyncio" what functions return."""
-    from .aio import AsyncioExecutor  # with asyncio, which takes long to import
-    from .threads import ThreadExecutor
+    from flask_background.executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
+    from flask_background.executors.threads import ThreadExecutor
 
     aio = AsyncioExecutor("asyncio", settings.executors["asyncio"].capacity, perform)
     executors: dict[str, Executor] = {}
@@ -26,7 +26,9 @@ def make_executors(app: Flask, settings: Settings, perform: Perform) -> dict[str
         elif wanted.kind == "asyncio":
             executors[name] = AsyncioExecutor(name, wanted.capacity, perform)
         elif wanted.kind == "process":
-            from .processes import ProcessExecutor  # with subprocess, for apps that have one
+            from flask_background.executors.processes.executor import (
+                ProcessExecutor,  # with subprocess, for apps that have one
+            )
 
             executors[name] = ProcessExecutor(name, app, settings, perform)
         else:

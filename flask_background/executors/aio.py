@@ -8,12 +8,12 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .. import native
-from ..runner import Perform, Run
-from .base import Executor
+from flask_background.concurrency import native
+from flask_background.core.runner import Perform, Run
+from flask_background.executors.base import Executor
 
 if TYPE_CHECKING:
-    from ..item import WorkItem
+    from flask_background.core.item import WorkItem
 
 
 class AsyncioExecutor(Executor):

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from ..item import Callee, WorkItem
+    from flask_background.core.item import Callee, WorkItem
 
 
 class Executor(ABC):

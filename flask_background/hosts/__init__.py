@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .. import native
-from . import gunicorn, process, starting
-from .base import Host
+from flask_background.concurrency import native
+from flask_background.hosts import gunicorn, process
+from flask_background.hosts import worker_start as starting
+from flask_background.hosts.base import Host
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker

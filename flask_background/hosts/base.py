@@ -16,11 +16,11 @@ import weakref
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from .. import native
-from ..errors import Stopping
+from flask_background.concurrency import native
+from flask_background.errors import Stopping
 
 if TYPE_CHECKING:
-    from ..backends.local import LocalBackend
+    from flask_background.local.backend import LocalBackend
 
 # How often the watcher looks for the stop, and how long it stays when no item is in flight (seconds).
 _TICK = 0.05

@@ -20,14 +20,14 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from .. import native
-from .base import Host
+from flask_background.concurrency import native
+from flask_background.hosts.base import Host
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
     from gunicorn.workers.workertmp import WorkerTmp
 
-    from ..backends.local import LocalBackend
+    from flask_background.local.backend import LocalBackend
 
 # gunicorn kills when its graceful_timeout is over; by so many seconds before that all has to be on record.
 _MARGIN = 1.0

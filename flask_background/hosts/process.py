@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from .base import Host
+from flask_background.hosts.base import Host
 
 # TERM must not raise in the middle of these: an item would be accepted, waited for, and given to no thread.
 # By their names, for the journal is not imported where nobody uses it.

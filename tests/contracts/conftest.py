@@ -34,7 +34,7 @@ class Shop:
         options = {"durable": self.durable, "backend": "immediate" if self.immediate else None, **options}
         task = self.background.task(name=name, **options)(func)
         if self.worker is not None:
-            from flask_background.backends.celery.worker import register
+            from flask_background.celery.worker.bootstrap import register
 
             register(self.worker.app, self.app.extensions["background"])
             self.worker.consumer.update_strategies()

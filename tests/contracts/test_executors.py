@@ -22,7 +22,7 @@ import pytest
 from flask import current_app, g, has_request_context
 
 from flask_background import CancelReason, Status, Task, WorkItem, current_item
-from flask_background.backends import ledger
+from flask_background.durable.journal.row import Entry
 from flask_background.errors import (
     ItemCancelled,
     ItemInterrupted,
@@ -31,7 +31,7 @@ from flask_background.errors import (
     QueueFull,
     Stopping,
 )
-from flask_background.journal.entry import Entry
+from flask_background.local import ledger
 
 from ..children import SharedEvent, SharedList, Shipping, call, hold_stubbornly
 from ..children import hold as hold_in_child

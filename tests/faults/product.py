@@ -14,9 +14,9 @@ from flask import Flask
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Background, Status, WorkItem, current_item, signals
+from flask_background.durable.journal import database
+from flask_background.durable.journal.writer import Writer
 from flask_background.errors import JournalError
-from flask_background.journal import database
-from flask_background.journal.writer import Writer
 
 from .child import Refused
 from .toys import rows

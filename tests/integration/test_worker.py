@@ -23,7 +23,7 @@ import os
 import time
 from flask import Flask
 from flask_background import Background, current_item
-from flask_background.cli import background as group
+from flask_background.cli.commands import background as group
 
 app = Flask("shop", instance_path={folder!r})
 app.config["BACKGROUND_RUN_IN_WEB"] = False

@@ -22,8 +22,8 @@ from flask_background import (
     WorkItem,
     current_item,
 )
+from flask_background.core.status import Progress
 from flask_background.errors import QueueFull, Refused, Stopping
-from flask_background.status import Progress
 
 background = Background()
 

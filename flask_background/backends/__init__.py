@@ -1,1 +1,0 @@
-"""Where an enqueued item goes."""

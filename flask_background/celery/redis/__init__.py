@@ -1,0 +1,1 @@
+"""What needs Redis as the result backend or the broker."""

@@ -1,0 +1,152 @@
+"""The uploads of items that other machines run: each is a file in a store that all of them can reach.
+
+Its name is made of the item's id and a number, never of what a visitor sends. The item's message is sent
+when its files are whole, so no worker sees half of one.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import IO, TYPE_CHECKING
+
+from flask_background.celery.uploads.stores import Store, store_at
+from flask_background.concurrency import native
+from flask_background.errors import UploadError
+
+if TYPE_CHECKING:
+    from werkzeug.datastructures import FileStorage
+
+#: How long the files of an item are kept that nobody ends, besides BACKGROUND_KEEP (seconds): an item may
+#: wait for a worker for as long.
+KEPT = 7 * 86_400.0
+
+# A store that has not taken a piece of so many bytes for so many seconds is not waited for.
+_PIECE = 1 << 20
+_STALLED = 10.0
+# How often a process looks for what nobody has removed, and how old that is at least, in seconds. What has
+# been written for an item that is being enqueued is younger.
+_SWEPT_EVERY = 3_600.0
+_YOUNG = 3_600.0
+
+_NAME = re.compile("([0-9a-f]{24})-[0-9]+")
+
+
+class Uploads:
+    """The files of one app's items."""
+
+    def __init__(self, place: str, keep: float) -> None:
+        self.store = store_at(place)
+        self._keep = keep
+
+    def save(self, item_id: str, uploads: Sequence[FileStorage]) -> None:
+        """Store them; raises UploadError, and leaves nothing then."""
+        try:
+            _Copying(self.store, item_id, uploads).wait()
+        except Exception as error:
+            raise UploadError(
+                f"an upload could not be stored in {self.store.shown}: {type(error).__name__}: {error}"
+            ) from error
+
+    def open(self, item_id: str, number: int) -> IO[bytes]:
+        """The file of one of them. Raises what the store does."""
+        return self.store.read(_name(item_id, number))
+
+    def remove(self, item_id: str, count: int) -> None:
+        """Remove as many as there still are. Raises what the store does."""
+        _remove(self.store, [_name(item_id, number) for number in range(count)])
+
+    def sweep(self, is_over: Callable[[str], bool]) -> None:
+        """Remove, once in a while, what nobody else will: of items that are over, or have been left."""
+        global _swept_at
+        now = time.time()
+        if now - _swept_at < _SWEPT_EVERY:
+            return
+        _swept_at = now
+        known: dict[str, bool] = {}
+        for name, at in list(self.store.written()):
+            match = _NAME.fullmatch(name)  # others may keep files of theirs there
+            if match is None or now - at < _YOUNG:
+                continue
+            item_id = match[1]
+            if now - at < self._keep + KEPT and item_id not in known:
+                known[item_id] = is_over(item_id)
+            if known.get(item_id, True):
+                _remove(self.store, [name])
+
+
+_swept_at = 0.0
+
+
+def _name(item_id: str, number: int) -> str:
+    return f"{item_id}-{number}"
+
+
+def _remove(store: Store, names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            store.remove(name)
+        except FileNotFoundError:
+            pass  # somebody else has
+
+
+class _Copying:
+    """Copies uploads, on a thread of its own: a store may hang, as a network's folder does."""
+
+    def __init__(self, store: Store, item_id: str, uploads: Sequence[FileStorage]) -> None:
+        self._store = store
+        self._files = {_name(item_id, number): upload for number, upload in enumerate(uploads)}
+        self._lock = native.new_lock()
+        self._pieces = 0
+        self._has_ended = self._is_given_up = False
+        self._error: BaseException | None = None
+        self._ended = native.Gate()
+        native.start_thread(self._run, "background-upload")
+
+    def wait(self) -> None:
+        """Wait for the end, as long as something is taken. Raises what the store does, or TimeoutError."""
+        seen = 0
+        try:
+            while not self._ended.wait(_STALLED):
+                if self._pieces == seen:
+                    raise TimeoutError(f"it has taken nothing for {_STALLED:g} s")
+                seen = self._pieces
+        except BaseException:
+            with self._lock:  # the view's upload is read no more
+                self._is_given_up = True
+                has_ended = self._has_ended
+            if has_ended:
+                self._discard()
+            raise
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            for name, upload in self._files.items():
+                with self._store.write(name) as file:
+                    while piece := self._read(upload):
+                        file.write(piece)
+                        self._pieces += 1
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self._has_ended = True
+            is_given_up = self._is_given_up
+        if is_given_up or self._error is not None:
+            self._discard()
+        self._ended.open()
+
+    def _discard(self) -> None:
+        try:
+            _remove(self._store, list(self._files))
+        except Exception:
+            pass  # then it is swept away later
+
+    def _read(self, upload: FileStorage) -> bytes:
+        with self._lock:
+            if self._is_given_up:
+                raise TimeoutError
+            piece: bytes = upload.stream.read(_PIECE)
+            return piece

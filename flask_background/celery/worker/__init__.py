@@ -1,0 +1,1 @@
+"""The running side: from a message in a Celery worker to the end of its item."""

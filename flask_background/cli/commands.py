@@ -1,0 +1,255 @@
+"""``flask background``: look at durable items, change them, run items outside the web processes, and look
+for what is unsafe.
+
+Errors are one line, and the exit status is 1, or 2 for a command that makes no sense. Items' arguments are
+never shown.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+
+from flask_background.cli.celery_worker import run_celery_worker
+from flask_background.cli.doctor import examine
+from flask_background.cli.formatting import fields, row, shown, table
+from flask_background.cli.worker import run_worker
+from flask_background.core.status import Status
+from flask_background.durable.journal import queries
+from flask_background.durable.journal import statements as store
+from flask_background.errors import BackgroundError
+
+if TYPE_CHECKING:
+    from flask_background.app_state import AppPart
+    from flask_background.durable.backend import DurableBackend
+    from flask_background.durable.journal.row import Entry
+    from flask_background.task import Task
+
+background = AppGroup(
+    "background", help="Run items, look at durable ones and change them, look for what is unsafe."
+)
+
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable, with times in UTC.")
+_statuses = click.Choice([str(status) for status in Status if status is not Status.INTERRUPTED])
+
+
+def _part() -> AppPart:
+    part: AppPart | None = current_app.extensions.get("background")
+    if part is None:
+        raise click.ClickException(f"app {current_app.name!r} has no Background: call init_app")
+    return part
+
+
+def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command whose errors are one line. Items are left to other processes while it runs."""
+
+    def decorate(func: Callable[..., None]) -> click.Command:
+        @wraps(func)
+        def call(**options: Any) -> None:
+            part = _part()
+            part.runs_durable = False
+            try:
+                func(part, **options)
+            except BackgroundError as error:
+                raise click.ClickException(str(error)) from error
+
+        return background.command(name)(call)
+
+    return decorate
+
+
+@background.command("worker")
+@click.option("--executor", "executors", multiple=True, help="Only items of this executor; may be repeated.")
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="How many processes.")
+@click.option("--burst", is_flag=True, help="End when there is nothing left to run.")
+def worker(executors: tuple[str, ...], count: int, burst: bool) -> None:
+    """Run durable items until TERM or INT; then they have the grace period, as elsewhere."""
+    part = _part()
+    for name in executors:
+        if name not in part.settings.executors:
+            known = ", ".join(sorted(part.settings.executors))
+            raise click.BadParameter(f"{name!r} is no executor of this app; it has {known}")
+    try:
+        run_worker(part, executors=executors, count=count, burst=burst)
+    except BackgroundError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@background.command(
+    "celery-worker",
+    context_settings={"ignore_unknown_options": True},
+    add_help_option=False,  # Celery has one, which names its options
+)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def celery_worker(context: click.Context, options: tuple[str, ...]) -> None:
+    """Run items from Celery until TERM or INT. OPTIONS are those of "celery worker"."""
+    try:
+        context.exit(run_celery_worker(_part(), options))
+    except BackgroundError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@_command("doctor")
+@_json
+def doctor(part: AppPart, as_json: bool) -> None:
+    """Look for what is unsafe: settings, the journal's folder, Celery's servers and workers.
+
+    The exit status is 0 if all is ok.
+    """
+    findings = []
+    for finding in examine(part):
+        findings.append(finding)
+        if not as_json:
+            text = f"{finding.text.removesuffix('.')}. Cure: {finding.cure}" if finding.cure else finding.text
+            click.echo(f"{finding.level:<8}{finding.subject}: {text}")
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings]))
+    if any(finding.level != "ok" for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+@_command("run")
+@click.argument("task")
+@click.argument("args", nargs=-1)
+@click.option("--wait", is_flag=True, help="Wait for the end, and print the result.")
+@_json
+def run(part: AppPart, task: str, args: tuple[str, ...], wait: bool, as_json: bool) -> None:
+    """Start TASK with ARGS: JSON where they can be read as such, else strings.
+
+    A durable item is left to the processes that run them; another one runs here, and is waited for.
+    """
+    found = _find_task(part, task)
+    if not found.options.durable or wait:
+        part.runs_durable = True
+    try:
+        item = found.enqueue(*map(_value, args))
+    except TypeError as error:
+        raise click.UsageError(f"{task}: {error}") from error
+    result = item.result() if wait or not found.options.durable else None
+    part.backend.stop(None)
+    if as_json:
+        click.echo(json.dumps({"id": item.id, "status": item.status, "result": shown(result)}))
+    else:
+        click.echo(f"{item.id} {item.status}" + (f": {result!r}" if result is not None else ""))
+
+
+@_command("list")
+@click.option("--status", type=_statuses, help="Only these.")
+@click.option("--task", help="Only those of this task.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The latest so many.")
+@_json
+def list_(part: AppPart, status: str | None, task: str | None, limit: int, as_json: bool) -> None:
+    """The items that were enqueued last."""
+    wanted = None if status is None else Status(status)
+    entries = _read(part, partial(queries.entries, status=wanted, task=task, limit=limit))
+    if as_json:
+        click.echo(json.dumps([fields(entry) for entry in entries]))
+    else:
+        table(("id", "status", "attempt", "age", "task"), map(row, entries))
+
+
+@_command("show")
+@click.argument("item_id", metavar="ID")
+@_json
+def show(part: AppPart, item_id: str, as_json: bool) -> None:
+    """One item."""
+    entry = _entry(part, item_id)
+    if as_json:
+        click.echo(json.dumps(fields(entry)))
+        return
+    for name, value in fields(entry).items():
+        if value is not None:
+            click.echo(f"{name + ':':<13}{value}")
+
+
+@_command("cancel")
+@click.argument("item_id", metavar="ID")
+@_json
+def cancel(part: AppPart, item_id: str, as_json: bool) -> None:
+    """Take a queued item back; ask a running one to end."""
+    item = part.durable.handle(_entry(part, item_id))
+    asked = item.cancel()
+    answer = "cancelled" if item.status is Status.CANCELLED else "asked"
+    _answer(item_id, answer if asked else None, "it has ended", as_json)
+
+
+@_command("retry")
+@click.argument("item_id", metavar="ID")
+@_json
+def retry(part: AppPart, item_id: str, as_json: bool) -> None:
+    """Run an item again that has failed, was parked or cancelled."""
+    entry = _entry(part, item_id)
+    done = part.durable.writer.do(partial(store.retry, item_id=item_id, now=time.time()))
+    part.durable.call_others()
+    _answer(item_id, "queued" if done else None, f"it is {entry.status}", as_json)
+
+
+@_command("purge")
+@click.option("--status", "statuses", type=_statuses, multiple=True, help="Only these; may be repeated.")
+@click.confirmation_option(prompt="Forget these ended items?")
+@_json
+def purge(part: AppPart, statuses: tuple[str, ...], as_json: bool) -> None:
+    """Forget items that have ended."""
+    wanted = [Status(status) for status in statuses] or list(Status)
+    ids = part.durable.writer.do(partial(store.purge, statuses=wanted))
+    for item_id in ids:
+        part.durable.packing.forget(item_id)
+    click.echo(json.dumps({"purged": len(ids)}) if as_json else f"{len(ids)} forgotten")
+
+
+@_command("stats")
+@_json
+def stats(part: AppPart, as_json: bool) -> None:
+    """How many items there are, by status."""
+    found = _read(part, queries.stats)
+    counts = {str(status): found.get(status, 0) for status in Status if status is not Status.INTERRUPTED}
+    if as_json:
+        click.echo(json.dumps(counts))
+    else:
+        table(("status", "items"), ((name, str(count)) for name, count in counts.items()))
+
+
+def _find_task(part: AppPart, name: str) -> Task[..., Any]:
+    tasks = part.owner.registry.tasks
+    found = (
+        [tasks[name]]
+        if name in tasks
+        else [task for full, task in tasks.items() if full.endswith(f".{name}")]
+    )
+    if len(found) == 1:
+        return found[0]
+    what = "several tasks end in" if found else "there is no task named"
+    raise click.UsageError(f"{what} {name!r}; there are: {', '.join(sorted(tasks)) or 'none'}")
+
+
+def _read(part: AppPart, query: Callable[..., Any]) -> Any:
+    durable: DurableBackend = part.durable
+    return durable.writer.read(query)
+
+
+def _entry(part: AppPart, item_id: str) -> Entry:
+    entry = part.durable.look(item_id)
+    if entry is None:
+        raise click.ClickException(f"the journal has no item {item_id!r}")
+    return entry
+
+
+def _answer(item_id: str, answer: str | None, why_not: str, as_json: bool) -> None:
+    if answer is None:
+        raise click.ClickException(f"item {item_id}: {why_not}")
+    click.echo(json.dumps({"id": item_id, "status": answer}) if as_json else f"{item_id} {answer}")
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,72 @@
+"""Looks for what is unsafe in an app's settings, and around it: the journal's folder, Celery, its servers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from flask_background.core.finding import Finding
+from flask_background.core.settings import Settings
+
+if TYPE_CHECKING:
+    from flask_background.app_state import AppPart
+
+
+def examine(part: AppPart) -> Iterator[Finding]:
+    """Look at everything that the app uses. Changes nothing; asks servers for a few seconds at most."""
+    yield from _names(part)
+    grace = part.settings.grace_period
+    yield Finding(
+        "ok",
+        "grace period",
+        f"{grace:g} s: give gunicorn graceful_timeout = {grace + 1:g}, and the process manager a little more",
+    )
+    if part.has_journal():
+        yield _folder(part)
+        yield _durability(part)
+    if part.has_celery():
+        from flask_background.celery import doctor  # with Celery, for apps that name it
+
+        yield from doctor.examine(part)
+
+
+def _names(part: AppPart) -> Iterator[Finding]:
+    known = ["BACKGROUND_" + name.upper() for name in ("workers", *(one.name for one in fields(Settings)))]
+    for key in part.app.config:
+        if key.startswith("BACKGROUND_") and key not in known:
+            close = get_close_matches(key, known, 1)
+            yield Finding(
+                "warning",
+                key,
+                "there is no such setting, so it has no effect",
+                f"{close[0]} may be meant" if close else "leave it out",
+            )
+
+
+def _folder(part: AppPart) -> Finding:
+    try:
+        part.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=part.folder):
+            pass
+    except OSError as error:
+        return Finding(
+            "error",
+            "journal",
+            f"its folder cannot be written: {error}",
+            "give this user the folder, or set BACKGROUND_JOURNAL to another one",
+        )
+    return Finding("ok", "journal", f"{part.folder} can be written")
+
+
+def _durability(part: AppPart) -> Finding:
+    if part.settings.durability == "power":
+        return Finding("ok", "durability", "durable items survive power cuts")
+    return Finding(
+        "warning",
+        "durability",
+        "durable items do not survive a power cut",
+        'leave BACKGROUND_DURABILITY at "power", unless they may be lost then',
+    )

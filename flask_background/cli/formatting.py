@@ -1,0 +1,64 @@
+"""Items as commands print them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flask_background.durable.uploads import attempt_of
+
+if TYPE_CHECKING:
+    from flask_background.durable.journal.row import Entry
+
+
+def fields(entry: Entry) -> dict[str, Any]:
+    """All that is shown of an item; not its arguments."""
+    attempt = attempt_of(entry)
+    return {
+        "id": entry.id,
+        "task": entry.task,
+        "status": str(entry.status),
+        "executor": entry.executor,
+        "key": entry.key,
+        "process": entry.owner,
+        "attempt": entry.attempt,
+        "crashes": entry.crashes,
+        "due": _moment(entry.due),
+        "enqueued": _moment(entry.enqueued),
+        "started": _moment(entry.started),
+        "finished": _moment(entry.finished),
+        "progress": None if attempt.progress is None else list(attempt.progress),
+        "error": None if attempt.error is None else str(attempt.error),
+    }
+
+
+def row(entry: Entry) -> tuple[str, ...]:
+    """The same in brief."""
+    age = max(0, int(time.time() - entry.enqueued))
+    return entry.id, str(entry.status), str(entry.attempt), f"{age} s", entry.task
+
+
+def table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Print columns."""
+    lines = [titles, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def shown(value: Any) -> Any:
+    """As it is, if that is JSON."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,133 @@
+"""A worker of its own: processes that run durable items, and nothing else.
+
+One process runs items itself. Several are forked before anything is opened; their parent passes TERM and INT
+on, and starts another one for one that dies. A signal to all of them, as Ctrl-C is and the TERM of systemd,
+reaches a child twice, for its parent passes it on as well: that is to count once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from flask_background.concurrency import native
+
+if TYPE_CHECKING:
+    from flask_background.app_state import AppPart
+
+# How often a worker looks whether a burst is over, and how soon a dead one is replaced (seconds).
+_LOOK = 0.05
+_REPLACE_AFTER = 0.5
+# How long the main thread sleeps at a time (seconds): when two signals come at once, the system may give both
+# to another thread, and then it does not wake this one, which alone can heed them.
+_DOZE = 0.5
+# Signals less than this after one another are the same press of a key (seconds).
+_ONE_PRESS = 1.0
+
+
+def run_worker(
+    part: AppPart, *, executors: Collection[str] = (), count: int = 1, burst: bool = False
+) -> None:
+    """Run items until TERM or INT, or, in a burst, until there are none. Raises JournalError."""
+    part.runs_durable = True
+    part.executors = frozenset(executors) or None
+    if count == 1:
+        _work(part, burst)
+    else:
+        _Parent(part, count, burst).run()
+
+
+def _work(part: AppPart, burst: bool) -> None:
+    """This process runs items. Once it is told to stop, the host waits for them as in every process."""
+
+    presses = _Presses()
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if not presses.is_new():
+            return
+        if presses.count == 1:
+            raise SystemExit(0)
+        raise KeyboardInterrupt  # which ends the wait for the items: that is the host's to say
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    durable = part.durable
+    if burst:
+        durable.keeper.has_looked.wait()  # what a dead process has left is there to run, too
+    while not (burst and durable.has_nothing_to_do()):
+        native.sleep(_LOOK if burst else _DOZE)
+    part.backend.stop(None)
+
+
+class _Presses:
+    """Counts how often somebody has asked for the end."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._at = -math.inf
+
+    def is_new(self) -> bool:
+        """Whether a signal that has just come is not the echo of the last one."""
+        now = time.monotonic()
+        if now - self._at < _ONE_PRESS:
+            return False
+        self._at = now  # first, for another signal may come just here
+        self.count += 1
+        return True
+
+
+class _Parent:
+    """Keeps so many children working. Opens nothing, and starts no thread."""
+
+    def __init__(self, part: AppPart, count: int, burst: bool) -> None:
+        self._part = part
+        self._count = count
+        self._burst = burst
+        self._children: set[int] = set()
+        self._stopping = False
+        self._presses = _Presses()
+
+    def run(self) -> None:
+        """Until all have ended."""
+        signal.signal(signal.SIGTERM, self._pass_on)
+        signal.signal(signal.SIGINT, self._pass_on)
+        for _ in range(self._count):
+            self._start()
+        while self._children:
+            pid, status = os.wait()
+            self._children.discard(pid)
+            if status and not self._stopping:
+                time.sleep(_REPLACE_AFTER)
+                self._start()
+
+    def _start(self) -> None:
+        # A signal that came between the fork and the child's own handlers would be the parent's affair there.
+        signals = {signal.SIGTERM, signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        pid = os.fork()
+        if pid:
+            self._children.add(pid)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+            if self._stopping:
+                os.kill(pid, signal.SIGTERM)
+            return
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        self._children.clear()
+        _work(self._part, self._burst)
+        raise SystemExit(0)
+
+    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        if not self._presses.is_new():
+            return
+        for pid in tuple(self._children):
+            with suppress(ProcessLookupError):  # it has been waited for at this very moment
+                os.kill(pid, signal.SIGTERM)

@@ -1,0 +1,1 @@
+"""Threads, locks and timers that are real under gevent, too."""

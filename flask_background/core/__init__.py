@@ -1,0 +1,1 @@
+"""The item, its run, and what every other room knows of them."""

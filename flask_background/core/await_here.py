@@ -1,0 +1,31 @@
+"""Awaits on the caller's thread what a run has left to be awaited, for who runs one item after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from flask_background.concurrency import native
+
+if TYPE_CHECKING:
+    from flask_background.core.runner import Run
+
+
+def await_here(run: Run, awaitable: Awaitable[Any]) -> None:
+    """Await what a function has returned, or a coroutine function, on an event loop of its own."""
+    import asyncio
+
+    async def await_it() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        run.abortable(lambda: loop.call_soon_threadsafe(task.cancel))
+        await run.await_outcome(awaitable)
+
+    with asyncio.Runner(loop_factory=native.new_event_loop) as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(await_it(), context=run.context)
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt):
+                pass  # from another task or a callback: it ends that alone

@@ -1,0 +1,156 @@
+"""What happens to items, told to the world: for each event one log line and one signal."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from flask_background import signals
+from flask_background.core.item import WorkItem, ending_item_var
+from flask_background.core.status import Outcome, Status
+from flask_background.errors import Refused
+
+if TYPE_CHECKING:
+    from blinker import NamedSignal
+    from flask import Flask
+
+_SUCCEEDED = Status.SUCCEEDED  # looked up once: this is on every item's way
+
+
+class Events:
+    """Tells what happens to the items of one app, through a child of the app's logger."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self.log = app.logger.getChild("background")
+
+    def enqueued(self, item: WorkItem[Any]) -> None:
+        """It was accepted."""
+        if self.log.isEnabledFor(logging.DEBUG):
+            self.log.debug("Item %s (%s) enqueued", item.id, item.task_name)
+        if signals.item_enqueued.receivers:
+            self._send(signals.item_enqueued, item=item)
+
+    def started(self, item: WorkItem[Any]) -> None:
+        """Its run begins."""
+        if self.log.isEnabledFor(logging.DEBUG):
+            self.log.debug("Item %s (%s) started", item.id, item.task_name)
+        if signals.item_started.receivers:
+            self._send(signals.item_started, item=item)
+
+    def retried(self, item: WorkItem[Any], error: BaseException, delay: float) -> None:
+        """A run failed, and another one follows in so many seconds."""
+        self.log.warning(
+            "Item %s (%s) failed in attempt %d of %d; the next one follows in %.1f s",
+            item.id,
+            item.task_name,
+            item.attempt,
+            item._task.retry.max_attempts,
+            delay,
+            exc_info=error,
+        )
+        if signals.item_retried.receivers:
+            self._send(signals.item_retried, item=item, error=error, delay=delay)
+
+    def recovered(self, count: int, owner: str) -> None:
+        """Items of a process that died are free again."""
+        self.log.warning(
+            "%d item%s of process %s, which died, will be run again", count, "s"[: count != 1], owner
+        )
+
+    def celery_lost(self, error: Exception) -> None:
+        """It cannot be reached. Told once for all items that this concerns."""
+        self.log.warning(
+            "Celery cannot be reached: until it can be, durable items wait in this machine's journal, and"
+            ' those with fallback="local" run here. %s',
+            error,
+        )
+
+    def celery_found(self, seconds: float) -> None:
+        """It is reached again."""
+        self.log.warning("Celery is reached again, after %.1f s", seconds)
+
+    def handed_over(self, count: int) -> None:
+        """What waited in the journal is Celery's now."""
+        self.log.warning(
+            "%d item%s that waited in the journal handed over to Celery", count, "s"[: count != 1]
+        )
+
+    def sent_back(self, item_id: str, task_name: str, age: float) -> None:
+        """It had not ended when its Celery worker did: another one runs it. Age is in seconds."""
+        self.log.warning("Item %s (%s) interrupted, %.1f s old: back to its queue", item_id, task_name, age)
+
+    def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
+        """It has run to its end here, and the journal says that another process has it."""
+        self.log.warning(
+            "Item %s (%s) %s here, but it is another process's by now: that one's outcome counts",
+            item.id,
+            item.task_name,
+            outcome[0],
+        )
+
+    def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
+        """It has ended, with this outcome. Corrects: it was on record as interrupted."""
+        status, _, error = outcome
+        if status is _SUCCEEDED and not corrects:
+            if self.log.isEnabledFor(logging.INFO):
+                self.log.info("Item %s (%s) succeeded", item.id, item.task_name)
+        else:
+            suffix = " after all; it was reported as interrupted" if corrects else ""
+            self._log_end(item, status, error, suffix)
+        if signals.item_finished.receivers:
+            ending = ending_item_var.set(item)
+            try:
+                self._send(signals.item_finished, item=item)
+            finally:
+                ending_item_var.reset(ending)
+
+    def _log_end(self, item: WorkItem[Any], status: Status, error: BaseException | None, suffix: str) -> None:
+        name = f"{item.id} ({item.task_name})"
+        if status is Status.FAILED:
+            self.log.error("Item %s failed%s", name, suffix, exc_info=error)
+        elif status is Status.INTERRUPTED:
+            self.log.error("Item %s interrupted, %.1f s old: %s", name, item.age, error)
+        elif suffix:
+            self.log.warning("Item %s %s%s", name, status, suffix)
+        else:
+            self.log.info("Item %s %s", name, status)
+
+    def dropped(self, item: WorkItem[Any], why: str) -> None:
+        """What it waited for will not come. ``finished`` was told before."""
+        self.log.warning("Item %s (%s) dropped: %s", item.id, item.task_name, why)
+
+    def refused(self, task_name: str, error: Refused) -> None:
+        """An item was not accepted."""
+        self.log.warning("An item (%s) was refused: %s", task_name, error)
+        if signals.item_refused.receivers:
+            self._send(signals.item_refused, task_name=task_name, error=error)
+
+    def stopping(self, count: int, grace: float, how_to_cut: str) -> None:
+        """The stop begins, with this many items in flight."""
+        if count:
+            self.log.warning(
+                "Stopping: waiting up to %.0f s for %d item%s%s", grace, count, "s"[: count != 1], how_to_cut
+            )
+        if signals.stopping.receivers:
+            self._send(signals.stopping, grace=grace)
+
+    def stopped(self, unfinished: Sequence[WorkItem[Any]]) -> None:
+        """No more items are accepted."""
+        if signals.stopped.receivers:
+            self._send(signals.stopped, unfinished=list(unfinished))
+
+    def trouble(self, what: str, error: BaseException) -> None:
+        """Something that hurts no item went wrong."""
+        self.log.error("%s", what, exc_info=error)
+
+    def _send(self, signal: NamedSignal, **values: Any) -> None:
+        for receiver in signal.receivers_for(self._app):
+            try:
+                receiver(self._app, **values)
+            except BaseException as error:
+                self.trouble(f"A receiver of {signal.name} failed", error)
+                if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                    raise  # it may be a signal's, meant for the main thread

@@ -1,0 +1,145 @@
+"""The options of a task: how its items are run, and when they start."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_args
+
+from flask_background.core.retry import Backoff, RetryPolicy
+from flask_background.core.schedule import to_timestamp
+from flask_background.errors import ConfigurationError
+
+When = Literal["now", "response", "commit"]
+BackendName = Literal["local", "immediate", "celery"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """How a task's items are run. ``timeout`` is in seconds, from the beginning of a run."""
+
+    name: str
+    executor: str
+    timeout: float | None = None
+    when: When = "now"
+    durable: bool = False
+    backend: BackendName | None = None
+    fallback: Literal["local"] | None = None
+    max_attempts: int = 1
+    backoff: Backoff = None
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    max_crashes: int = 3
+    delay: float | timedelta | None = None
+    run_at: datetime | None = None
+    key: str | None = None
+    retry: RetryPolicy = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise _wrong("name", self.name, "a string that is not empty")
+        if not isinstance(self.executor, str):
+            raise _wrong("executor", self.executor, "the name of an executor, such as 'thread'")
+        if self.timeout is not None and not (
+            isinstance(self.timeout, (int, float))
+            and not isinstance(self.timeout, bool)
+            and 0 < self.timeout < math.inf
+        ):
+            raise _wrong("timeout", self.timeout, "a number of seconds above 0, or None")
+        if self.when not in ("now", "response", "commit"):
+            raise _wrong("when", self.when, '"now", "response" or "commit"')
+        if not isinstance(self.durable, bool):
+            raise _wrong("durable", self.durable, "True or False")
+        if self.backend not in (None, *get_args(BackendName)):
+            raise _wrong(
+                "backend", self.backend, '"local", "immediate" or "celery", or None for BACKGROUND_BACKEND'
+            )
+        if self.fallback is not None:
+            self._check_fallback()
+        if (
+            not isinstance(self.max_crashes, int)
+            or isinstance(self.max_crashes, bool)
+            or self.max_crashes < 1
+        ):
+            raise _wrong("max_crashes", self.max_crashes, "a whole number from 1")
+        if self.key is not None and (not isinstance(self.key, str) or not self.key):
+            raise _wrong("key", self.key, "a string that is not empty, or None")
+        if self.when == "response" and self.is_delayed:
+            raise _wrong("when", self.when, '"now" or "commit" where a delay or run_at is given')
+        to_timestamp(self.delay, self.run_at, 0.0)  # raises if they are not usable
+        object.__setattr__(self, "retry", RetryPolicy(self.max_attempts, self.backoff, self.retry_on))
+
+    def _check_fallback(self) -> None:
+        if self.fallback != "local":
+            raise _wrong("fallback", self.fallback, '"local" or None')
+        if self.durable:
+            raise ConfigurationError(
+                f"task {self.name} is durable and has a fallback: where Celery cannot be reached the journal"
+                " keeps durable items until it can be, so leave fallback out"
+            )
+        if self.backend not in (None, "celery"):
+            raise ConfigurationError(
+                f'task {self.name} has backend="{self.backend}" and a fallback, which is for items that go to'
+                " Celery: leave one of the two out (in using(), fallback=None)"
+            )
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether items wait for their time."""
+        return self.delay is not None or self.run_at is not None
+
+    def due(self, now: float) -> float:
+        """When an item may start that is enqueued now; both are ``time.time()``."""
+        return to_timestamp(self.delay, self.run_at, now)
+
+
+class _Run(TypedDict, total=False):
+    executor: str
+    timeout: float | None
+    when: When
+    durable: bool
+    backend: BackendName | None
+    fallback: Literal["local"] | None
+    max_attempts: int
+    backoff: Backoff
+    retry_on: tuple[type[BaseException], ...]
+    max_crashes: int
+
+
+class Options(_Run, total=False):
+    """The options that a task can be given where it is made."""
+
+    name: str
+
+
+class Using(_Run, total=False):
+    """The options that ``using`` can change."""
+
+    delay: float | timedelta | None
+    run_at: datetime | None
+    key: str | None
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """The name of a task where none is given: ``module.function``."""
+    named = getattr(func, "func", func)  # of a partial
+    name = getattr(named, "__qualname__", type(named).__qualname__)
+    return f"{name_elsewhere(getattr(named, '__module__', None) or '?')}.{name}"
+
+
+def name_elsewhere(module: str) -> str:
+    """A module's name in other processes: they import what is ``__main__`` in the one that was started so."""
+    main = sys.modules.get("__main__")
+    if module != "__main__" or main is None:
+        return module
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:  # python -m
+        return str(spec.name)
+    return module if file is None else Path(file).stem
+
+
+def _wrong(option: str, value: object, allowed: str) -> ConfigurationError:
+    return ConfigurationError(f"the task's option {option} is {value!r}; allowed is {allowed}")

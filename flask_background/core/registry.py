@@ -1,0 +1,107 @@
+"""The tasks of a Background by name: what a journal says is run only if it is one of these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flask_background.core.options import name_of
+from flask_background.core.retry import ONCE, RetryPolicy
+from flask_background.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from flask_background.core.schedule import Schedule
+    from flask_background.durable.journal.row import Entry
+    from flask_background.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Stands for a task that this app does not have."""
+
+    name: str
+    executor: str
+    func: Callable[..., Any] = print
+    timeout: None = None
+    is_coroutine: bool = False
+    retry: RetryPolicy = ONCE
+    key: None = None
+    durable: bool = True
+    backend: None = None
+    portable: bool = True
+    due: None = None
+
+
+class Periodic(NamedTuple):
+    """A task that is enqueued again and again."""
+
+    task: Task[..., Any]
+    schedule: Schedule
+
+
+class Registry:
+    """The tasks, and which of them are periodic."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self.periodic: dict[str, Periodic] = {}
+        self._has_durable = False
+
+    def add(self, task: Task[..., Any]) -> None:
+        """Enter a task. Raises ConfigurationError if two have one name, and one of them is durable."""
+        other = self.tasks.get(task.name)
+        if (
+            other is not None
+            and (task.options.durable or other.options.durable)
+            and name_of(task.func) != name_of(other.func)
+        ):
+            raise ConfigurationError(
+                f"two tasks are named {task.name!r}, and one is durable: its items in the journal would not"
+                " know which of them is meant. Give one another name, @background.task(name=...)"
+            )
+        self.tasks[task.name] = task
+        self._has_durable = self._has_durable or task.options.durable
+
+    def add_periodic(self, task: Task[..., Any], schedule: Schedule) -> None:
+        """Let a durable task be enqueued by the schedule."""
+        self.periodic[task.name] = Periodic(task, schedule)
+
+    def task_of(self, entry: Entry) -> Task[..., Any] | Unknown:
+        """The task of an item in the journal, with the options that it was enqueued with."""
+        task = self.tasks.get(entry.task)
+        if task is None:
+            return Unknown(entry.task, entry.executor)
+        return task.using(executor=entry.executor, durable=True, fallback=None, **json.loads(entry.options))
+
+    def check_portable(self, task: Task[..., Any]) -> None:
+        """Raise ConfigurationError if another process could not run the task with these options."""
+        why = "is durable" if task.options.durable else "goes to other processes"
+        known = self.tasks.get(task.name)
+        if known is None or known.func is not task.func:
+            raise ConfigurationError(
+                f"task {task.name} {why}, and there is another one of this name: other processes could"
+                " not tell them apart. Give it a name, @background.task(name=...)"
+            )
+        for option in ("backoff", "retry_on"):
+            value = getattr(task.options, option)
+            if value != getattr(known.options, option) and (option == "retry_on" or callable(value)):
+                raise ConfigurationError(
+                    f"task {task.name} {why}, so {option} cannot be changed by using(): functions and"
+                    " classes do not go with an item. Give it where the task is made"
+                )
+
+    def names_backend(self, name: str) -> bool:
+        """Whether any task's items go there because it says so."""
+        return any(task.options.backend == name for task in self.tasks.values())
+
+    def has_durable(self, backend: str = "local") -> bool:
+        """Whether any task may have items in the journal; backend: where those go that do not say so."""
+        return self._has_durable and (
+            bool(self.periodic)
+            or any(
+                task.options.durable and (task.options.backend or backend) == "local"
+                for task in self.tasks.values()
+            )
+        )

@@ -1,0 +1,122 @@
+"""The request values that an item may see: copied at enqueue, frozen, and no secrets among them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from werkzeug.wsgi import get_host
+
+from flask_background.errors import StateRefused
+
+if TYPE_CHECKING:
+    from flask import Flask, Request
+    from werkzeug.routing import MapAdapter
+
+StateProcessor = Callable[[], Mapping[str, Any]]
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_KEPT_AS = "_flask_background_state"  # among the request's attributes
+
+
+class RequestState(NamedTuple):
+    """The request that enqueued the item, as it was then. Headers, cookies, form and session are not in it.
+
+    ``values`` holds what the state processors returned, ``traceparent`` the W3C trace context, or None.
+    """
+
+    method: str
+    scheme: str
+    host: str
+    root_path: str
+    path: str
+    endpoint: str | None
+    remote_addr: str | None
+    traceparent: str | None
+    values: Mapping[str, Any]
+
+    @property
+    def url_root(self) -> str:
+        """Where the app answers, as in ``https://example.com/shop/``."""
+        return f"{self.scheme}://{self.host}{self.root_path}/"
+
+    @classmethod
+    def capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
+        """Copy the values; raises StateRefused if a processor's are not JSON.
+
+        All items of a request share one copy.
+        """
+        state: RequestState | None = getattr(request, _KEPT_AS, None)
+        if state is None or state.endpoint is None:  # which may come with the routing
+            environ = request.environ
+            host = environ.get("HTTP_HOST")
+            if host is None or ":" in host:
+                host = get_host(environ)  # leaves a scheme's own port out
+            values = (
+                request.method,
+                request.scheme,
+                host,
+                request.root_path,
+                request.path,
+                request.endpoint,
+                request.remote_addr,
+                environ.get("HTTP_TRACEPARENT"),
+                _NOTHING,
+            )
+            state = tuple.__new__(cls, values)  # half the price of cls(...), and most views enqueue once
+            setattr(request, _KEPT_AS, state)
+        return state._replace(values=_processed(processors)) if processors else state
+
+
+def _processed(processors: Iterable[StateProcessor]) -> Mapping[str, Any]:
+    values: dict[str, Any] = {}
+    for processor in processors:
+        name = getattr(processor, "__qualname__", repr(processor))
+        returned = processor()
+        if not isinstance(returned, Mapping):
+            raise StateRefused(
+                f"state processor {name} returned {type(returned).__name__}; return a dict of JSON values"
+            )
+        for key, value in returned.items():
+            values[key] = _copy(name, key, value)
+    return MappingProxyType(values)
+
+
+def _copy(processor: str, key: object, value: Any) -> Any:
+    try:
+        text = json.dumps({key: value}, allow_nan=False)
+        copy = json.loads(text)[key]
+    except (TypeError, ValueError, KeyError, RecursionError) as error:
+        raise StateRefused(
+            f"state processor {processor} returned {key!r}, which is not JSON ({error}): return strings,"
+            " numbers, booleans, None, and lists and dicts of them under string keys, such as"
+            ' {"user_id": current_user.id}'
+        ) from None
+    return copy
+
+
+class StateUrls:
+    """Stands for the URL adapter of the request's own root; the real one is bound when it is used."""
+
+    __slots__ = ("_adapter", "_app", "_state")
+
+    def __init__(self, app: Flask, state: RequestState) -> None:
+        self._app = app
+        self._state = state
+        self._adapter: MapAdapter | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._adapter is None:
+            self._adapter = self._bind()
+        return getattr(self._adapter, name)
+
+    def _bind(self) -> MapAdapter:
+        state = self._state
+        # The same check that the request's own adapter makes, so an untrusted Host header builds no URL.
+        host = get_host(
+            {"wsgi.url_scheme": state.scheme, "HTTP_HOST": state.host},
+            self._app.config["TRUSTED_HOSTS"],
+        )
+        return self._app.url_map.bind(host, script_name=state.root_path or "/", url_scheme=state.scheme)

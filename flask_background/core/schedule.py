@@ -1,0 +1,129 @@
+"""When: the times of a periodic task, and of an item that starts later. All are ``time.time()``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+
+from flask_background.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Each so many seconds, counted from when the schedule was first known."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.seconds) or not 0.01 <= self.seconds < math.inf:
+            raise ConfigurationError(f"{self!r}: allowed is a number of seconds from 0.01")
+
+    def next_after(self, now: float) -> float:
+        """The time of the next run for a schedule that begins now, or that was due now."""
+        return now + self.seconds
+
+    def catch_up(self, planned: float, now: float) -> float:
+        """The next time after now, in step with planned; what was missed between them is left out.
+
+        The one run that was due at planned stands for all of those. If the clock was set back, so that
+        planned lies far ahead, the time is again one of the next that are in step.
+        """
+        steps = math.floor((now - planned) / self.seconds) + 1
+        due = planned + steps * self.seconds
+        return due if due > now else due + self.seconds  # floats round
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """The times that a cron expression of five fields names, in a time zone; needs the extra ``cron``.
+
+    As in Debian's cron, what is planned for an hour that is skipped in spring runs right after the gap, and
+    what is planned for an hour that comes twice in autumn runs the first time; but where the minute or the
+    hour begins with ``*``, the time that really passes counts: nothing in the gap, and both hours.
+    """
+
+    expression: str
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        _zone(self)
+        if not isinstance(self.expression, str) or len(self.expression.split()) != 5:
+            raise _unusable(self, "not five fields")
+        try:
+            from cronsim import CronSim, CronSimError
+        except ImportError:
+            raise ConfigurationError(f"{self!r} needs cronsim: pip install flask-background[cron]") from None
+        try:
+            next(CronSim(self.expression, datetime(2000, 1, 1)))
+        except (CronSimError, ValueError) as error:
+            raise _unusable(self, str(error)) from None
+        except StopIteration:
+            raise _unusable(self, "there is no such day") from None
+
+    def next_after(self, now: float) -> float:
+        """The first time after now that the expression names."""
+        from cronsim import CronSim
+
+        moments = CronSim(self.expression, datetime.fromtimestamp(now, _zone(self)))
+        # In an hour's second pass cronsim begins with what was due in its first one.
+        return next(due for moment in moments if (due := moment.timestamp()) > now)
+
+    def catch_up(self, planned: float, now: float) -> float:
+        """The first time after now; the one run that was due at planned stands for all between them."""
+        return self.next_after(now)
+
+
+Schedule = Every | Cron
+
+
+def to_timestamp(delay: float | timedelta | None, run_at: datetime | None, now: float) -> float:
+    """When an item may start that is enqueued now: after delay, or at run_at, or at once.
+
+    Raises ConfigurationError for what is not usable. A run_at that has passed means at once.
+    """
+    if run_at is not None:
+        if delay is not None:
+            raise _wrong("run_at", run_at, "either run_at or delay, not both")
+        if not isinstance(run_at, datetime) or run_at.utcoffset() is None:
+            raise _wrong(
+                "run_at",
+                run_at,
+                "a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1)",
+            )
+        return run_at.timestamp()
+    if delay is None:
+        return now
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if not _is_number(seconds) or not 0 <= seconds < math.inf:
+        raise _wrong("delay", delay, "a number of seconds from 0, or a timedelta")
+    return now + seconds
+
+
+def _zone(cron: Cron) -> tzinfo:
+    if cron.timezone == "UTC":
+        return UTC
+    from zoneinfo import ZoneInfo  # which takes as long to import as the rest of this room
+
+    try:
+        return ZoneInfo(cron.timezone)  # which keeps what it has read
+    except (KeyError, ValueError, TypeError, AttributeError, OSError):
+        raise ConfigurationError(
+            f'{cron!r}: allowed as a timezone is the name of one, such as "Europe/Berlin"; a machine that has'
+            " no time zones gets them by pip install tzdata"
+        ) from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _unusable(cron: Cron, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{cron!r}: {why}; allowed are five fields, minute, hour, day of the month, month, weekday, such"
+        ' as "30 4 * * MON-FRI"'
+    )
+
+
+def _wrong(option: str, value: object, allowed: str) -> ConfigurationError:
+    return ConfigurationError(f"the task's option {option} is {value!r}; allowed is {allowed}")

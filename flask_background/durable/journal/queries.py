@@ -1,0 +1,101 @@
+"""What can be asked of the journal, as functions on a connection."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from flask_background.core.status import Status
+from flask_background.durable.journal.row import COLUMNS, Entry
+
+ALL = ", ".join(COLUMNS)
+
+
+def get(db: sqlite3.Connection, item_id: str) -> Entry | None:
+    """The item with this id."""
+    return next(iter(select(db, "where id = ?", (item_id,))), None)
+
+
+def entries(
+    db: sqlite3.Connection, status: Status | None = None, task: str | None = None, limit: int = 1_000
+) -> list[Entry]:
+    """The items that were enqueued last, oldest first."""
+    found = select(
+        db,
+        "where (:status is null or status = :status) and (:task is null or task = :task)"
+        " order by enqueued desc limit :limit",
+        {"status": None if status is None else str(status), "task": task, "limit": limit},
+    )
+    return found[::-1]
+
+
+def stats(db: sqlite3.Connection) -> dict[Status, int]:
+    """How many items there are, by status."""
+    return {
+        Status(status): count for status, count in db.execute("select status, count(*) from item group by 1")
+    }
+
+
+def cancels(db: sqlite3.Connection, owner: str) -> list[str]:
+    """The ids of the owner's items that somebody wants to end."""
+    return [item_id for (item_id,) in db.execute("select id from item where owner = ? and cancel", (owner,))]
+
+
+def next_due(
+    db: sqlite3.Connection, now: float, executors: Collection[str], periodic: Collection[str]
+) -> float | None:
+    """When the next free item for these executors, or one of these periodic tasks, is due, if after now."""
+    free = "select min(due) from item where executor = ? and status = 'queued' and owner is null and due > ?"
+    names = ", ".join("?" * len(periodic))
+    found = db.execute(
+        f"{f'{free} union all ' * len(executors)}"  # one look into the index for each
+        f"select min(next) from schedule where next > ? and name in ({names})",
+        (*(value for name in executors for value in (name, now)), now, *periodic),
+    )
+    return min((due for (due,) in found if due is not None), default=None)
+
+
+def owners(db: sqlite3.Connection) -> list[str]:
+    """All processes that have items."""
+    return [owner for (owner,) in db.execute("select distinct owner from item where owner is not null")]
+
+
+def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float, executors: Collection[str]) -> bool:
+    """Whether there is an item to claim, of one of these tasks, for one of these executors."""
+    known, named = ", ".join("?" * len(tasks)), ", ".join("?" * len(executors))
+    found = db.execute(
+        f"select 1 from item where status = 'queued' and owner is null and due <= ? and task in ({known})"
+        f" and executor in ({named}) limit 1",
+        (now, *tasks, *executors),
+    )
+    return found.fetchone() is not None
+
+
+def unknown(
+    db: sqlite3.Connection, tasks: Collection[str], executors: Collection[str], now: float
+) -> list[Entry]:
+    """Free items that are due, of tasks other than these, or for executors other than these."""
+    known, named = ", ".join("?" * len(tasks)), ", ".join("?" * len(executors))
+    return select(
+        db,
+        "where status = 'queued' and owner is null and due <= ?"
+        f" and (task not in ({known}) or executor not in ({named})) limit 100",
+        (now, *tasks, *executors),
+    )
+
+
+def planned(db: sqlite3.Connection, now: float) -> dict[str, float]:
+    """The periodic tasks that are due, and when they were planned."""
+    return dict(db.execute("select name, next from schedule where next <= ?", (now,)).fetchall())
+
+
+def select(db: sqlite3.Connection, where: str, values: Any) -> list[Entry]:
+    """The items for which this is so."""
+    return [to_entry(row) for row in db.execute(f"select {ALL} from item {where}", values).fetchall()]
+
+
+def to_entry(row: Sequence[Any]) -> Entry:
+    """A row with all columns, in their order."""
+    entry = Entry._make(row)
+    return entry._replace(status=Status(entry.status))

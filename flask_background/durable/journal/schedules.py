@@ -1,0 +1,32 @@
+"""What changes the times of periodic tasks, as in store.py; each is fired by one process of all."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.statements import insert
+
+
+def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> float:
+    """Know a periodic task; returns its next time, which stays as it is unless its spec has changed."""
+    db.execute(
+        "insert into schedule (name, spec, next) values (?, ?, ?) on conflict (name)"
+        " do update set spec = excluded.spec, next = excluded.next where spec != excluded.spec",
+        (name, spec, first),
+    )
+    return float(db.execute("select next from schedule where name = ?", (name,)).fetchone()[0])
+
+
+def fire(db: sqlite3.Connection, name: str, planned: float, following: float, entry: Entry) -> bool:
+    """Enqueue a periodic task that was planned then, unless another process has."""
+    done = db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))
+    if not done.rowcount:
+        return False
+    insert(db, entry)
+    return True
+
+
+def reschedule(db: sqlite3.Connection, name: str, planned: float, following: float) -> None:
+    """Let a periodic task that was planned for planned run at another time instead."""
+    db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))

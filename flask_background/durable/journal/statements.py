@@ -1,0 +1,249 @@
+"""What changes the journal, as functions on a connection: each within a transaction that its caller opens.
+
+A claim gives an item to one process and raises its fence. Whoever writes later names the fence of his own
+claim, so one who comes too late, after another claim, changes nothing, and learns it from the answer.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any, Literal, NamedTuple
+
+from flask_background.core.settings import OUTBOX
+from flask_background.core.status import Status
+from flask_background.durable.journal.queries import ALL, select, to_entry
+from flask_background.durable.journal.row import COLUMNS, Entry
+
+_ROW = f"({', '.join('?' * len(COLUMNS))})"
+# Rows in one statement; SQLite takes 32,766 values.
+_MOST = 256
+_LIVE = "status in ('queued', 'running')"
+_MINE = f"where id = :id and fence = :fence and owner is not null and {_LIVE}"
+
+
+class Recovered(NamedTuple):
+    """What became of a dead process's items: how many are free again, and which have ended."""
+
+    released: int
+    ended: list[Entry]
+
+
+def insert(db: sqlite3.Connection, entry: Entry) -> Entry | None:
+    """Enter an item; or return the one in flight that has its key, and enter nothing."""
+    if entry.key is not None:
+        for other in select(db, f"where task = ? and key = ? and {_LIVE}", (entry.task, entry.key)):
+            return other
+    insert_all(db, [entry])
+    return None
+
+
+def insert_all(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+    """Enter items that have no keys.
+
+    Each statement gives up the GIL, and gets it back late where other threads compute; so few statements, and
+    of few sizes, so that SQLite knows them already.
+    """
+    start = 0
+    while start < len(entries):
+        count = min(_MOST, 1 << (len(entries) - start).bit_length() - 1)
+        db.execute(_insert_of(count), tuple(chain.from_iterable(entries[start : start + count])))
+        start += count
+
+
+@cache
+def _insert_of(count: int) -> str:
+    return f"insert into item ({ALL}) values {', '.join([_ROW] * count)}"
+
+
+def claim(
+    db: sqlite3.Connection, owner: str, room: Mapping[str, int], tasks: Collection[str], now: float
+) -> list[Entry]:
+    """Take free items that are due, the oldest first, as many as each executor has room for."""
+    claimed = []
+    known = ", ".join("?" * len(tasks))
+    for executor, count in room.items():
+        rows = db.execute(
+            f"update item set owner = ?, fence = fence + 1 where id in ("
+            f" select id from item indexed by item_free where executor = ? and status = 'queued'"
+            f" and owner is null and due <= ? and task in ({known}) order by due limit ?"
+            f") returning {ALL}",
+            (owner, executor, now, *tasks, count),
+        ).fetchall()
+        claimed += [to_entry(row) for row in rows]
+    return sorted(claimed, key=lambda entry: entry.due)
+
+
+def start(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
+    """Its run begins, and counts as an attempt."""
+    return _change(
+        db,
+        f"update item set status = 'running', attempt = attempt + 1, started = :now, progress = null {_MINE}",
+        item_id,
+        fence,
+        now=now,
+    )
+
+
+def report(db: sqlite3.Connection, item_id: str, fence: int, progress: str) -> bool:
+    """How far its run is."""
+    return _change(db, f"update item set progress = :progress {_MINE}", item_id, fence, progress=progress)
+
+
+def finish(
+    db: sqlite3.Connection,
+    item_id: str,
+    fence: int,
+    status: Status,
+    now: float,
+    result: str | None = None,
+    error: str | None = None,
+) -> bool:
+    """It has ended."""
+    return _change(
+        db,
+        "update item set status = :status, finished = :now, result = :result, error = :error, owner = null,"
+        f" cancel = 0 {_MINE}",
+        item_id,
+        fence,
+        status=str(status),
+        now=now,
+        result=result,
+        error=error,
+    )
+
+
+def release(
+    db: sqlite3.Connection,
+    item_id: str,
+    fence: int,
+    now: float,
+    due: float | None = None,
+    charged: bool = True,
+    error: str | None = None,
+) -> Entry | None:
+    """Let any process claim it, at once or when it is due. Not charged: its last run does not count.
+
+    Where somebody wants it to end it has been cancelled instead, and is returned.
+    """
+    ended = "update item set status = 'cancelled', finished = :now, owner = null, cancel = 0"
+    if _change(db, f"{ended} {_MINE} and cancel", item_id, fence, now=now):
+        return next(iter(select(db, "where id = ?", (item_id,))))
+    _change(
+        db,
+        "update item set status = 'queued', owner = null, due = coalesce(:due, due),"
+        " attempt = attempt - (not :charged and status = 'running'), error = coalesce(:error, error)"
+        f" {_MINE}",
+        item_id,
+        fence,
+        due=due,
+        charged=charged,
+        error=error,
+    )
+    return None
+
+
+def park(db: sqlite3.Connection, item_id: str, fence: int, reason: str, now: float) -> bool:
+    """It cannot be run: it has failed, until somebody has it retried."""
+    return _change(
+        db,
+        "update item set status = 'failed', reason = :reason, finished = :now, owner = null where id = :id"
+        f" and fence = :fence and {_LIVE}",
+        item_id,
+        fence,
+        reason=reason,
+        now=now,
+    )
+
+
+def recover(
+    db: sqlite3.Connection, owner: str, running: Collection[str], now: float, charged: bool = True
+) -> Recovered:
+    """Free the items of a dead process. Those that were running have crashed, unless that is not charged.
+
+    What has crashed as often as it may is parked. What somebody wanted to end has been cancelled.
+    """
+    ended = []
+    # Of these none has run, and who wanted one to end is heard when it is handed over.
+    released = db.execute(
+        "update item set owner = null where owner = ? and executor = ?", (owner, OUTBOX)
+    ).rowcount
+    for entry in select(db, "where owner = ?", (owner,)):
+        ran = entry.id in running
+        crashes = entry.crashes + (ran and charged)
+        if entry.cancel:
+            finish(db, entry.id, entry.fence, Status.CANCELLED, now)
+            ended += select(db, "where id = ?", (entry.id,))
+        elif crashes >= entry.max_crashes:
+            db.execute("update item set crashes = ? where id = ?", (crashes, entry.id))
+            park(db, entry.id, entry.fence, f"its process died in {crashes} of its runs", now)
+            ended += select(db, "where id = ?", (entry.id,))
+        else:
+            attempt = entry.attempt
+            if ran and charged and entry.status is Status.QUEUED:
+                attempt += 1  # it was too fast for the journal
+            elif not charged and entry.status is Status.RUNNING:
+                attempt -= 1
+            db.execute(
+                "update item set status = 'queued', owner = null, crashes = ?, attempt = ? where id = ?",
+                (crashes, attempt, entry.id),
+            )
+            released += 1
+    return Recovered(released, ended)
+
+
+def request_cancel(db: sqlite3.Connection, item_id: str, now: float) -> Literal["cancelled", "asked"] | None:
+    """Cancel a free item; ask the owner of another one to; None if it has ended."""
+    done = db.execute(
+        "update item set status = 'cancelled', finished = ?"
+        " where id = ? and status = 'queued' and owner is null",
+        (now, item_id),
+    )
+    if done.rowcount:
+        return "cancelled"
+    asked = db.execute(f"update item set cancel = 1 where id = ? and {_LIVE}", (item_id,))
+    return "asked" if asked.rowcount else None
+
+
+def abandon(db: sqlite3.Connection, item_id: str, now: float) -> None:
+    """Cancel an item whose caller was broken off before he heard that it had been entered."""
+    db.execute(
+        "update item set status = 'cancelled', finished = ?, owner = null where id = ? and status = 'queued'",
+        (now, item_id),
+    )
+
+
+def retry(db: sqlite3.Connection, item_id: str, now: float) -> bool:
+    """Let an item that has failed or was cancelled run again, as if it were new."""
+    done = db.execute(
+        "update or ignore item set status = 'queued', due = ?, attempt = 0, crashes = 0, cancel = 0,"
+        " started = null, finished = null, progress = null, error = null, reason = null"
+        " where id = ? and status in ('failed', 'cancelled')",
+        (now, item_id),
+    )
+    return bool(done.rowcount)
+
+
+def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:
+    """Let go of items that ended before then; returns their ids."""
+    rows = db.execute(
+        "delete from item where id in (select id from item where finished < ? limit ?) returning id",
+        (before, limit),
+    ).fetchall()
+    return [item_id for (item_id,) in rows]
+
+
+def purge(db: sqlite3.Connection, statuses: Collection[Status]) -> list[str]:
+    """Let go of all items that have ended so; returns their ids."""
+    marks = ", ".join("?" * len(statuses))
+    rows = db.execute(
+        f"delete from item where status in ({marks}) and finished is not null returning id",
+        tuple(map(str, statuses)),
+    ).fetchall()
+    return [item_id for (item_id,) in rows]
+
+
+def _change(db: sqlite3.Connection, sql: str, item_id: str, fence: int, **values: Any) -> bool:
+    return bool(db.execute(sql, {"id": item_id, "fence": fence, **values}).rowcount)

@@ -1,0 +1,1 @@
+"""The way of an item from the view into a backend."""

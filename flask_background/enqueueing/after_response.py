@@ -1,0 +1,85 @@
+"""``when="response"``: items wait until the response has been sent, and are dropped if the view failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from flask import got_request_exception, has_request_context, request
+from werkzeug.wsgi import ClosingIterator
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from flask import Flask
+
+    from flask_background.core.backend import Backend
+    from flask_background.core.item import WorkItem
+
+_KEY = "flask_background.held"
+
+Held = list[tuple["Backend", "WorkItem[Any]"]]
+
+
+class ResponseGate:
+    """Stands before ``app.wsgi_app`` and sees what Flask cannot: when the server has sent the response.
+
+    Not ``Response.call_on_close``: an ``after_request`` function may replace the response, and Werkzeug does
+    not call it for files that are passed through.
+    """
+
+    def __init__(self, wsgi_app: WSGIApplication, at_first: Callable[[], object]) -> None:
+        self._wsgi_app = wsgi_app
+        self._at_first = at_first
+        self._pid: int | None = None
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._at_first()
+        held: Held = []
+        outer = environ.get(_KEY)  # of an app that passes this request on
+        environ[_KEY] = held
+        try:
+            body = self._wsgi_app(environ, start_response)
+        except BaseException as error:
+            _drop(held, error)
+            raise
+        finally:
+            environ[_KEY] = outer
+        return ClosingIterator(body, lambda: _release(held)) if held else body
+
+
+def guard(app: Flask, at_first: Callable[[], object]) -> None:
+    """Put the gate before app, and drop what waits when a view ends in an unhandled exception.
+
+    ``at_first`` is called at the first request in each process.
+    """
+    app.wsgi_app = ResponseGate(app.wsgi_app, at_first)  # type: ignore[method-assign]
+    got_request_exception.connect(_view_failed, app)
+
+
+def hold() -> Held | None:
+    """The items that wait for the current response; None where no response will be sent."""
+    if not has_request_context():
+        return None
+    held: Held | None = request.environ.get(_KEY)
+    return held
+
+
+def _view_failed(app: Flask, exception: BaseException, **_: Any) -> None:
+    held = hold()
+    if held:
+        _drop(held, exception)
+
+
+def _release(held: Held) -> None:
+    while held:
+        backend, item = held.pop(0)
+        backend.release(item)
+
+
+def _drop(held: Held, error: BaseException) -> None:
+    while held:
+        backend, item = held.pop(0)
+        backend.drop(item, f"its view ended with {type(error).__name__}")

@@ -1,0 +1,68 @@
+"""Where a child process finds the app: worked out where that is certain, else as BACKGROUND_APP says."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from flask_background.core.options import name_elsewhere
+from flask_background.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+# The names that Flask's own command looks for.
+_FACTORIES = ("create_app", "make_app")
+
+
+def locate(app: Flask, setting: str | None) -> str:
+    """The app as ``flask --app`` takes it: "shop:app" or "shop:create_app()". Raises ConfigurationError."""
+    if setting is not None:
+        return setting
+    module = sys.modules.get(app.import_name)
+    if app.import_name == "__main__" or module is None:
+        why = f"it is made in {app.import_name!r}, which a child process cannot import"
+    else:
+        found = _variable(module, app) or _factory(module)
+        if found is not None:
+            return f"{app.import_name}:{found}"
+        why = (
+            f"module {app.import_name!r} has neither a variable with this very app, nor a create_app() that"
+            " takes no arguments"
+        )
+    raise ConfigurationError(
+        f"child processes would not find the app {app.name!r}: {why}. Say where it is, as in"
+        f" BACKGROUND_APP = {_example(app, module)}"
+    )
+
+
+def _variable(module: ModuleType, app: Flask) -> str | None:
+    return next((name for name, value in vars(module).items() if value is app), None)
+
+
+def _example(app: Flask, module: ModuleType | None) -> str:
+    """What the setting could be; of a script, or a factory with arguments, this is only likely."""
+    name = name_elsewhere(app.import_name)
+    if module is not None and name != "__main__":
+        if (variable := _variable(module, app)) is not None:
+            return f'"{name}:{variable}"'
+        for factory in _FACTORIES:
+            if inspect.isfunction(function := vars(module).get(factory)):
+                given = ", with the arguments that it is to have" if _parameters(function) else ""
+                return f'"{name}:{factory}()"{given}'
+    return '"shop:app" or "shop:create_app()"'
+
+
+def _factory(module: ModuleType) -> str | None:
+    """A factory that can have been called in one way only."""
+    for name in _FACTORIES:
+        factory = vars(module).get(name)
+        if inspect.isfunction(factory) and not _parameters(factory):
+            return f"{name}()"
+    return None
+
+
+def _parameters(function: Any) -> Any:
+    return inspect.signature(function).parameters

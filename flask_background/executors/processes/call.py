@@ -1,0 +1,120 @@
+"""One call of one item in a child process, as its parent sees it: asked, listened to, and ended in time."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from flask_background.core.status import Outcome
+from flask_background.core.token import CancelReason
+from flask_background.executors.processes import messages as parcels
+from flask_background.executors.processes.child_process import Child, Dead
+
+if TYPE_CHECKING:
+    from flask_background.core.item import WorkItem
+
+
+class NotBegun(Exception):
+    """The child had died before the item was sent to it."""
+
+
+class Killed(Exception):
+    """The child did not heed the item's token in time."""
+
+
+class Call:
+    """One call of one item in its child."""
+
+    def __init__(self, child: Child, item: WorkItem[Any], kill_after: float) -> None:
+        self._child = child
+        self._item = item
+        self._kill_after = kill_after
+        self._kill_at = math.inf
+        # What the child knows: that the token has fired; that it is to end at once, though that was a stop.
+        self._told = self._told_again = False
+        self._asked = False  # whether anything was sent after the call
+
+    def message(self) -> parcels.Call:
+        """What the child is asked."""
+        item, token = self._item, self._item.token
+        attempt = item._attempt
+        assert attempt is not None
+        parcel = parcel_of(item)
+        return parcels.Call(
+            task=item.task_name,
+            item_id=item.id,
+            attempt=attempt.number,
+            enqueued=item._enqueued,
+            started=attempt.started or time.time(),
+            state=parcels.state_as_tuple(item.state),
+            timeout=item._task.timeout,
+            remaining=token.remaining,
+            reason=None if token.reason is None else token.reason.value,
+            pickled=parcel.pickled,
+            uploads=[parcels.send(upload) for upload in parcel.uploads],
+        )
+
+    def run(self, message: parcels.Call) -> Outcome:
+        """Begin, tell the child what it has to know, and take down what it says, until the end."""
+        child, token, attempt = self._child, self._item.token, self._item._attempt
+        assert attempt is not None
+        forget = token.on_cancel(child.ring)
+        attempt.abort = self._end_soon
+        try:
+            if token.reason in (CancelReason.REQUESTED, CancelReason.TIMEOUT):
+                self._end_soon()  # it was asked for before there was something to end
+            self._told = message.reason is not None
+            try:
+                child.send(message)
+            except OSError:
+                raise NotBegun(str(Dead(child.pid, child.end()))) from None
+            return self._listen()
+        except Dead as dead:
+            if child.died_unread and not self._asked:
+                raise NotBegun(str(dead)) from None
+            raise
+        finally:
+            attempt.abort = None
+            forget()
+
+    def _listen(self) -> Outcome:
+        child, item = self._child, self._item
+        while True:
+            self._tell()
+            left = None if self._kill_at == math.inf else self._kill_at - time.monotonic()
+            message = child.receive(left)
+            if isinstance(message, parcels.Ended):
+                return parcels.outcome_of(message, f"item {item.id} ({item.task_name})")
+            if isinstance(message, parcels.Progressed):
+                item.report_progress(*message)
+            elif isinstance(message, parcels.Withdrawn):
+                item.cancel()
+            elif left is not None and left <= 0:
+                child.kill()
+                raise Killed(f"its child process was killed {self._kill_after} s after it was asked to end")
+
+    def _tell(self) -> None:
+        """Tell the child what it does not know yet of the item's token."""
+        token = self._item.token
+        with suppress(OSError):  # it has just died, as it is about to tell
+            if token.reason is not None and not self._told:
+                self._told = self._asked = True
+                self._child.send(parcels.Asked(token.reason.value, token.remaining))
+            if token.reason is CancelReason.SHUTDOWN and self._kill_at != math.inf and not self._told_again:
+                # The token has fired for good, but a coroutine is still to be cancelled.
+                self._told_again = self._asked = True
+                self._child.send(parcels.Asked(CancelReason.REQUESTED.value, token.remaining))
+
+    def _end_soon(self) -> None:
+        """Its time is up, or somebody wants it to end: the token has told it so. On any thread."""
+        self._kill_at = min(self._kill_at, time.monotonic() + self._kill_after)
+        self._child.ring()
+
+
+def parcel_of(item: WorkItem[Any]) -> parcels.Parcel:
+    """The item's arguments, packed."""
+    if len(item._args) == 1 and type(item._args[0]) is parcels.Parcel:
+        return item._args[0]  # an item in memory: see ``ProcessExecutor.prepare``
+    return parcels.pack(item._task.func, item._args, item._kwargs or {}, bool(item._uploads))

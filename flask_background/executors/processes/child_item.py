@@ -1,0 +1,181 @@
+"""One call of one item inside a child process: run as anywhere else, and told to the parent."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from flask_background.concurrency import native
+from flask_background.concurrency.timers import Alarm, Alarms
+from flask_background.core.await_here import await_here
+from flask_background.core.item import WorkItem
+from flask_background.core.runner import let_frames_go, perform
+from flask_background.core.status import Attempt, Outcome, Progress, Status
+from flask_background.core.token import CancellationSource, CancelReason
+from flask_background.executors.processes import messages as parcels
+from flask_background.executors.processes.child_listener import Job, call_back, flush
+from flask_background.executors.processes.pipes import Pipes
+
+if TYPE_CHECKING:
+    from _thread import LockType
+
+    from flask import Flask
+
+    from flask_background.core.registry import Registry
+
+# An item may report its progress as often as it likes; the parent hears of it so often, in seconds.
+_REPORT_EVERY = 0.05
+
+
+class ChildItem(WorkItem[Any]):
+    """The item, as its function sees it. What it says goes to the parent."""
+
+    __slots__ = ()
+
+    def report_progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far the run is."""
+        super().report_progress(done, total, message)
+        if self._keeper.pid == os.getpid():  # the run itself is not that of a process that it has forked
+            cast(ChildOwner, self._keeper).report()
+
+
+class ChildOwner:
+    """What a run and its item need of whoever holds the item, which is the parent's backend."""
+
+    def __init__(self, app: Flask, pipes: Pipes, job: Job) -> None:
+        self.app = app
+        self.pid = os.getpid()
+        self.lock: LockType = native.new_lock()
+        self._pipes = pipes
+        self._job = job
+        self._reported_at = -_REPORT_EVERY
+        self._sent: Progress | None = None
+        self._uploads: list[Any] = []
+        self._outcome: Outcome | None = None
+        self._has_returned = False
+
+    def run(self, registry: Registry) -> None:
+        """Run the item to its end, and tell that. What it raises ends the child."""
+        call = self._job.take_call()
+        try:
+            perform(self, self._make_item(registry, call), await_here)
+        except BaseException as error:
+            let_frames_go(error)  # there may be no memory left but what their variables hold
+            if self._outcome is None:
+                error.add_note(f"in work item {call.item_id} ({call.task})")
+                self._outcome = Status.FAILED, None, error
+            else:
+                self.trouble(f"What item {call.item_id} ({call.task}) has left behind failed", error)
+        if os.getpid() != self.pid:
+            flush()
+            os._exit(0)  # a process that the item has forked has come this far: it was not asked
+        with self.lock:
+            outcome, self._outcome = self._outcome, None
+            self._has_returned = True
+        if outcome is not None:
+            self._tell_end(outcome)
+
+    def _make_item(self, registry: Registry, call: parcels.Call) -> ChildItem:
+        task: Any = registry.tasks.get(call.task)
+        if task is None:
+            raise LookupError(
+                f"the app has no task {call.task!r} in a child process, which has loaded it anew: make the"
+                " task at the top of a module that the app imports, or in its factory, not in a view or under"
+                " a condition"
+            )
+        if task.timeout != call.timeout:
+            task = task.using(timeout=call.timeout)
+        self._uploads += map(parcels.receive, call.uploads)
+        args, kwargs = parcels.unpack(call.pickled, self._uploads)
+        item = ChildItem(task, args, kwargs, parcels.state_of(call.state), self)
+        item.id, item._enqueued = call.item_id, call.enqueued
+        return item
+
+    # For the run.
+
+    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
+        """It was claimed by the parent."""
+        run.number, run.started = self._job.attempt.number, self._job.attempt.started
+        item._source = self._job.source
+        item._attempt = self._job.attempt = run  # it is by this one that the run can be aborted
+        item.status = Status.RUNNING
+        return True
+
+    def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
+        """The parent has set it."""
+        return Alarm(time.monotonic() + seconds, 0, lambda: None)
+
+    def cancel_alarm(self, alarm: Alarm) -> None:
+        """The parent does."""
+
+    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
+        """Tell the outcome, once this process is free for another item.
+
+        A coroutine may have left something on its event loop that is not over: that counts as the item's.
+        """
+        with self.lock:
+            if not self._has_returned:
+                self._outcome = outcome
+                return
+        self._tell_end(outcome)  # what was awaited was a Future
+
+    def trouble(self, what: str, error: BaseException) -> None:
+        """Log what hurts no item."""
+        self.app.logger.getChild("background").error("%s", what, exc_info=error)
+
+    # For the item.
+
+    def cancel(self, item: WorkItem[Any]) -> bool:
+        """It has cancelled itself."""
+        with self.lock:  # or the parent would take it for the next item's
+            if self._job.over or self.pid != os.getpid():
+                return False
+            self._pipes.send(parcels.Withdrawn())
+        call_back(self._job.ask_to_end(CancelReason.REQUESTED))
+        return True
+
+    def source_of(self, item: WorkItem[Any]) -> CancellationSource:
+        """The write side of its token."""
+        return self._job.source
+
+    def report(self) -> None:
+        """Let the parent know the progress, now and then; in the end the last one."""
+        now = time.monotonic()
+        if now - self._reported_at >= _REPORT_EVERY:
+            self._reported_at = now
+            self._report()
+        elif self._reported_at <= now:
+            self._reported_at += _REPORT_EVERY  # the time of the next report, which is on its way
+            _alarms.set(self._reported_at - now, self._report)
+
+    def _report(self) -> None:
+        with self.lock:
+            progress = self._job.attempt.progress
+            if progress is not None and progress is not self._sent and not self._job.over:
+                self._sent = progress
+                try:
+                    self._pipes.send(parcels.Progressed(*progress))
+                except Exception as error:  # such as numbers of a class that is not picklable
+                    self.trouble("A progress could not be reported", error)
+
+    def _tell_end(self, outcome: Outcome) -> None:
+        self._report()
+        if outcome[2] is not None:
+            let_frames_go(outcome[2])
+        ended = parcels.end(outcome)
+        for upload in self._uploads:
+            upload.close()
+        flush()  # it may be killed before there is more to print
+        with self.lock:
+            self._job.over = True
+        try:
+            self._pipes.send(ended)
+        except MemoryError:  # for the message, of which nothing has been sent
+            text = (
+                ended.text or "the result cannot be sent from its child process: there is no memory for that"
+            )
+            self._pipes.send(ended._replace(pickled=None, text=text))
+
+
+_alarms = Alarms()

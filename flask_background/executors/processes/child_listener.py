@@ -1,0 +1,108 @@
+"""The inside of a child's channel: calls come in, and what happens to the token of the one that runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+
+from flask_background.concurrency import native
+from flask_background.core.status import Attempt
+from flask_background.core.token import CancellationSource, CancelReason
+from flask_background.executors.processes import messages as parcels
+from flask_background.executors.processes.pipes import Pipes
+
+Callbacks = list[Callable[[], object]]
+
+
+class Job:
+    """One call that the parent has asked for, with its token."""
+
+    def __init__(self, call: parcels.Call) -> None:
+        self.call: parcels.Call | None = call
+        self.over = False
+        self.source = CancellationSource()
+        self.attempt = Attempt(call.started)
+        self.attempt.number = call.attempt
+        self._limit(call.remaining)
+        if call.reason is not None:
+            self.source.fire(CancelReason(call.reason))
+
+    def take_call(self) -> parcels.Call:
+        """The call, which is not kept for longer than it takes."""
+        call, self.call = self.call, None
+        assert call is not None
+        return call
+
+    def ask_to_end(self, reason: CancelReason, remaining: float | None = None) -> Callbacks:
+        """Fire the token, and cancel what is awaited; the callbacks are the caller's to call."""
+        if self.over:
+            return []
+        self._limit(remaining)
+        callbacks = self.source.fire(reason)
+        if reason is not CancelReason.SHUTDOWN and (abort := self.attempt.abort) is not None:
+            abort()
+        return callbacks
+
+    def _limit(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self.source.limit(time.monotonic() + seconds)
+
+
+class Listener:
+    """Hears the parent. One item runs at a time, so what is said about a token is about the last job's."""
+
+    def __init__(self, pipes: Pipes) -> None:
+        self._pipes = pipes
+        self.jobs: native.SimpleQueue[Job] = native.SimpleQueue()
+
+    def run(self) -> None:
+        """Listen until the parent ends; then so does this process, whatever it does."""
+        job = None
+        try:
+            while True:
+                message = self._pipes.receive()
+                if isinstance(message, parcels.Call):
+                    job = Job(message)
+                    self.jobs.put(job)
+                elif isinstance(message, parcels.Asked) and job is not None:
+                    self._call_back(job.ask_to_end(CancelReason(message.reason), message.remaining))
+                del message  # or an idle child would keep the arguments of its last item
+        except (EOFError, OSError):
+            if job is None or job.over:
+                flush()
+            os._exit(0)
+        except BaseException:
+            # Such as no memory for what was said: then the next is not understood either.
+            traceback.print_exc()
+            os._exit(os.EX_OSERR)
+
+    @staticmethod
+    def _call_back(callbacks: Callbacks) -> None:
+        # On a thread of their own: they are foreign, and the parent has to be heard whatever they do.
+        if callbacks:
+            try:
+                native.start_thread(partial(call_back, callbacks), "background-callbacks")
+            except RuntimeError:  # the system has no thread to give
+                call_back(callbacks)
+
+
+def call_back(callbacks: Callbacks) -> None:
+    """Call what waits for a token."""
+    for callback in callbacks:
+        try:
+            callback()
+        except BaseException:
+            traceback.print_exc()
+
+
+def flush() -> None:
+    """Print what was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass

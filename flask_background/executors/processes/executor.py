@@ -1,0 +1,180 @@
+"""Items in child processes: they slow no request down, and can be stopped whatever they do.
+
+Each thread of this executor attends to one child, and waits for it while an item runs there. So whatever an
+item has is where it is for items on threads: its claim, status, token and alarms, its attempts, the journal.
+Only the call of the function is made in the child, by the same ``runner.perform``.
+
+Children are started by spawn, as ``multiprocessing`` calls it: a new interpreter, never a fork of a process
+that has threads. They are reached through two pipes each, and share nothing with one another.
+
+Two kept libraries would do more of this, and both let one child hurt the others. loky's executor breaks as
+a whole when a child dies. Pebble's pool replaces the child, but all children share two pipes and their locks:
+one that is killed as it sends its result (which is when it needs the most memory) keeps a lock, and no item
+of that pool ever runs again. Nor can it be asked from a real thread under gevent.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from flask_background.core.runner import Perform, Run
+from flask_background.core.status import Outcome
+from flask_background.errors import BackgroundError, ConfigurationError, ItemCancelled, ItemCrashed
+from flask_background.executors.processes import messages as parcels
+from flask_background.executors.processes.app_location import locate
+from flask_background.executors.processes.call import Call, Killed, NotBegun, parcel_of
+from flask_background.executors.processes.child_process import Child, Dead
+from flask_background.executors.threads import ThreadExecutor
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.settings import Settings
+
+
+# How long after an item its child is taken to be alive, in seconds: to ask costs a switch of threads.
+_FRESH = 0.5
+
+
+class ProcessExecutor(ThreadExecutor):
+    """Runs functions in at most ``capacity`` child processes, which are started as the load asks for them."""
+
+    prepares = True
+
+    def __init__(self, name: str, app: Flask, settings: Settings, perform: Perform) -> None:
+        options = settings.executors[name]
+        super().__init__(name, options.capacity, perform, _adopt_nothing)
+        self._app = app
+        self._options = options
+        self._location: str | None = None
+        self._settings = settings
+        self._pid = os.getpid()
+        self.kill_after = settings.kill_after
+        self.is_over = False
+        self.children: set[Child] = set()
+
+    def check(self, task: Callee) -> None:
+        registry = self._app.extensions["background"].owner.registry
+        known = registry.tasks.get(task.name)
+        if known is None or known.func is not task.func:
+            raise ConfigurationError(
+                f"task {task.name} wants the executor {self.name!r}, whose child processes find a task by its"
+                " name, and there is another one of this name: give it one, @background.task(name=...)"
+            )
+        self.setup()
+
+    def prepare(self, item: WorkItem[Any]) -> None:
+        self.check(item._task)
+        # Now, for what cannot be sent is to be refused in the view, and what it is may change after that.
+        item._args, item._kwargs = (parcel_of(item),), None
+
+    def setup(self) -> parcels.Setup:
+        """What the children are told first. Raises ConfigurationError if they would not find the app."""
+        if self._location is None:
+            self._location = locate(self._app, self._settings.app)
+        return parcels.Setup(self._location, self._options.nice, self._options.max_memory)
+
+    def run_here(self, item: WorkItem[Any]) -> None:
+        self.put(item)
+
+    def abort(self) -> None:
+        """Kill the children that are busy; what they run is interrupted."""
+        self.is_over = True
+        if self._pid == os.getpid():
+            for child in tuple(self.children):
+                child.kill()
+
+    def _work(self) -> None:
+        get, perform = self._queue.get, self._perform
+        attendant = Attendant(self)
+        try:
+            while (item := get()) is not None:
+                if item.id in self.queued:  # else it was withdrawn, and is not worth a child
+                    attendant.prepare()
+                perform(item._keeper, item, self._adopt, attendant.call)
+                item = None
+        finally:
+            attendant.let_child_go()
+
+
+class Attendant:
+    """One thread of the executor: it has one child at a time, and one item."""
+
+    def __init__(self, executor: ProcessExecutor) -> None:
+        self._executor = executor
+        self._child: Child | None = None
+        self._used = 0.0
+        self._trouble: Exception | None = None
+
+    def prepare(self) -> None:
+        """See to it that there is a child, before the item begins: the time that takes is not the item's."""
+        self._trouble = None
+        child = self._child
+        if child is not None:
+            if time.monotonic() - self._used < _FRESH or child.is_alive():
+                return
+            self.let_child_go()
+        try:
+            child = self._child = Child(self._executor.setup())
+            self._executor.children.add(child)
+            if self._executor.is_over:  # whoever set that may have missed this child
+                child.kill()
+            child.make_ready()
+        except Exception as error:
+            self._trouble = error
+            self.let_child_go()
+
+    def let_child_go(self) -> None:
+        """Have no child any more."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
+            self._executor.children.discard(child)
+
+    def call(self, item: WorkItem[Any]) -> Outcome:
+        """Have the child call the item's function, and wait for what comes of it."""
+        try:
+            try:
+                return self._call(item)
+            except NotBegun:  # it had died since the last item, as that one's doing perhaps
+                self.let_child_go()
+                self.prepare()
+                return self._call(item)
+        except (Dead, NotBegun) as dead:
+            self.let_child_go()
+            if self._executor.is_over:
+                raise _cut_short(item) from None
+            raise ItemCrashed(f"{dead} while it ran item {item.id} ({item.task_name})") from None
+        except Killed as killed:
+            self.let_child_go()
+            raise ItemCancelled(str(killed), item.token) from None
+
+    def _call(self, item: WorkItem[Any]) -> Outcome:
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise _cut_short(item) if self._executor.is_over else trouble
+        assert self._child is not None
+        call = Call(self._child, item, self._executor.kill_after)
+        message = call.message()
+        try:
+            outcome = call.run(message)
+        except (Dead, NotBegun, Killed):
+            raise
+        except BaseException:
+            self._child.kill()  # it may go on with this item, and must not answer for the next one
+            self.let_child_go()
+            raise
+        self._used = time.monotonic()
+        return outcome
+
+
+def _cut_short(item: WorkItem[Any]) -> BackgroundError:
+    return ItemCancelled("its child process was killed when the time to stop was up", item.token)
+
+
+def _adopt_nothing(run: Run, awaitable: Awaitable[Any]) -> None:
+    raise AssertionError("what is awaited is awaited in the child")

@@ -1,0 +1,256 @@
+"""What goes between a process and its children: calls with their arguments there, outcomes back. Pickled."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import traceback
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from werkzeug.datastructures import FileStorage, Headers
+
+from flask_background.core.request_state import RequestState
+from flask_background.core.status import Outcome, Status
+from flask_background.errors import ArgumentRefused, ItemCancelled, ItemFailed, ResultLost
+from flask_background.payload.arguments import positional
+
+#: An upload: its name in the form, its filename, its headers, and its content or the path of that.
+Sent = tuple[str | None, str | None, list[tuple[str, str]], bytes | str]
+
+
+class Parcel(NamedTuple):
+    """The arguments of one call. The uploads among them stay files of this process's until it is sent."""
+
+    pickled: bytes
+    uploads: Sequence[FileStorage]
+
+
+class Setup(NamedTuple):
+    """What a child is told first. ``max_memory`` is in MiB."""
+
+    location: str
+    nice: int
+    max_memory: int | None
+
+
+class Call(NamedTuple):
+    """What a child is asked to do. Times are in seconds from now, or ``time.time()``.
+
+    ``reason``: why the item's token has fired already, if it has.
+    """
+
+    task: str
+    item_id: str
+    attempt: int
+    enqueued: float
+    started: float
+    state: tuple[Any, ...] | None
+    timeout: float | None
+    remaining: float | None
+    reason: str | None
+    pickled: bytes
+    uploads: list[Sent]
+
+
+class Asked(NamedTuple):
+    """The item's token has fired, for this reason."""
+
+    reason: str
+    remaining: float | None
+
+
+class Progressed(NamedTuple):
+    """The item has reported its progress."""
+
+    done: float
+    total: float | None
+    message: str | None
+
+
+class Withdrawn(NamedTuple):
+    """The item has cancelled itself."""
+
+
+class Started(NamedTuple):
+    """The child is ready for calls, or it is not, with the reason."""
+
+    trouble: str | None
+
+
+class Ended(NamedTuple):
+    """What a run has come to: the value or the error, pickled; of an error its text, too."""
+
+    status: str
+    pickled: bytes | None
+    text: str
+    trace: str
+
+
+Message = Setup | Call | Asked | Progressed | Withdrawn | Started | Ended
+
+
+class ChildTraceback(Exception):
+    """The cause of an error that comes from a child process: the traceback that it had there."""
+
+    def __str__(self) -> str:
+        return f"in the child process\n\n{self.args[0]}"
+
+
+def pack(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], uploads: bool = True
+) -> Parcel:
+    """The arguments, ready to be sent. Raises ArgumentRefused, which names the one that is not picklable.
+
+    ``uploads``: whether there may be some among them, which takes longer.
+    """
+    try:
+        if not uploads:
+            return Parcel(pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL), ())
+        return _pack((args, kwargs))
+    except Exception as error:
+        named = [(positional(func, index), value) for index, value in enumerate(args)]
+        for name, value in [*named, *kwargs.items()]:
+            try:
+                _pack(value)
+            except Exception as wrong:
+                raise ArgumentRefused(
+                    f"{name} cannot be sent to a child process ({wrong}): pass plain values, from which the"
+                    " item can make what it needs"
+                ) from error
+        raise ArgumentRefused(f"the arguments cannot be sent to a child process: {error}") from error
+
+
+def unpack(pickled: bytes, uploads: Sequence[FileStorage]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of such a parcel, with these uploads."""
+    _arriving[:] = uploads
+    try:
+        args, kwargs = pickle.loads(pickled)
+    except (AttributeError, ImportError) as error:
+        error.add_note(
+            "An argument's class was not found in the child process: define it in a module that can be"
+            " imported there, not in a script"
+        )
+        raise
+    finally:
+        _arriving.clear()
+    return args, kwargs
+
+
+def send(upload: FileStorage) -> Sent:
+    """An upload as a child can open it: by the path of its open file, if it has one, else its content."""
+    stream = upload.stream
+    content: bytes | str
+    try:
+        content = f"/proc/{os.getpid()}/fd/{stream.fileno()}"
+        # A process whose user was changed after its start, as gunicorn's --user does, lets nobody in.
+        if os.lstat(content).st_uid != os.getuid():
+            raise OSError
+        stream.flush()
+    except (OSError, ValueError, AttributeError):
+        stream.seek(0)
+        content = stream.read()
+        stream.seek(0)
+    return upload.name, upload.filename, [*Headers(upload.headers)], content
+
+
+def receive(sent: Sent) -> FileStorage:
+    """Such an upload in the child."""
+    name, filename, headers, content = sent
+    stream = io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")  # noqa: SIM115
+    upload = FileStorage(stream, name=name, headers=Headers(headers))
+    upload.filename = filename  # if None, it would be made the path of the file
+    return upload
+
+
+def state_as_tuple(state: RequestState | None) -> tuple[Any, ...] | None:
+    """The state without the proxy that freezes its values, which no pickle takes."""
+    return None if state is None else (*state[:-1], dict(state.values))
+
+
+def state_of(values: tuple[Any, ...] | None) -> RequestState | None:
+    """The state that such a tuple was made of."""
+    return None if values is None else RequestState._make((*values[:-1], MappingProxyType(values[-1])))
+
+
+def end(outcome: Outcome) -> Ended:
+    """An outcome, ready to be sent."""
+    status, value, error = outcome
+    if error is None:
+        try:
+            return Ended(status, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), "", "")
+        except BaseException as wrong:  # whatever it raises, the item has succeeded
+            return Ended(status, None, f"the result cannot be sent from its child process: {wrong!r}", "")
+    trace = "".join(traceback.format_exception(error))
+    return Ended(status, _pickled_error(error), _text_of(error), trace)
+
+
+def outcome_of(ended: Ended, name: str) -> Outcome:
+    """The outcome that such a message stands for; name is the item's."""
+    status = Status(ended.status)
+    if status is Status.SUCCEEDED:
+        lost = ResultLost(f"{name}: {ended.text}")
+        if ended.pickled is not None:
+            try:
+                return status, pickle.loads(ended.pickled), None
+            except Exception as wrong:
+                lost = ResultLost(f"{name}: the result cannot be read in this process: {wrong}")
+        return status, lost, lost
+    try:
+        assert ended.pickled is not None
+        error: BaseException = pickle.loads(ended.pickled)
+    except Exception:
+        error = ItemFailed(f"{name} failed with {ended.text}")
+    if status is Status.FAILED:
+        error.__cause__ = ChildTraceback(ended.trace)
+    return status, None, error
+
+
+def _pickled_error(error: BaseException) -> bytes | None:
+    """None if it would not come back as it is: not every exception can be made anew from its arguments."""
+    if isinstance(error, ItemCancelled):
+        error.token = None  # another item's, which means nothing elsewhere
+    try:
+        pickled = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
+        return pickled if type(pickle.loads(pickled)) is type(error) else None
+    except BaseException:
+        return None
+
+
+def _text_of(error: BaseException) -> str:
+    kind = type(error)
+    try:
+        return f"{kind.__module__}.{kind.__qualname__}: {error}"
+    except Exception:
+        return f"{kind.__module__}.{kind.__qualname__}, whose text raises"
+
+
+class _Pickler(pickle.Pickler):
+    """Leaves the uploads out: the n-th of them is the n-th that comes along."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.uploads: list[FileStorage] = []
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, FileStorage):
+            return NotImplemented
+        self.uploads.append(value)
+        return _arrived, (len(self.uploads) - 1,)
+
+
+def _pack(value: Any) -> Parcel:
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(value)
+    return Parcel(file.getvalue(), pickler.uploads)
+
+
+# What _arrived finds: a child reads one parcel at a time.
+_arriving: list[FileStorage] = []
+
+
+def _arrived(index: int) -> FileStorage:
+    return _arriving[index]

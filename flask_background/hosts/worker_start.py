@@ -1,0 +1,56 @@
+"""When a gunicorn worker has started: the moment for an app to look for items that others have left.
+
+Without a line in gunicorn.conf.py: gunicorn calls ``post_worker_init`` when the app is loaded, and finds it
+in the configuration that after the fork is the worker's own. An app that a worker loads finds that worker;
+one that the master has preloaded finds its worker right after the fork, on the stack of the master's code.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from flask_background.hosts.gunicorn import find_worker, worker_on_stack
+
+if TYPE_CHECKING:
+    from gunicorn.workers.base import Worker
+
+
+class Starter(Protocol):
+    """Who wants to be told."""
+
+    def worker_started(self) -> None: ...
+
+
+_starters: weakref.WeakSet[Starter] = weakref.WeakSet()
+
+
+def tell_when_started(starter: Starter) -> None:
+    """Call ``starter.worker_started()`` in each gunicorn worker, when its app is loaded."""
+    first = not _starters
+    _starters.add(starter)
+    worker = find_worker()
+    if worker is not None and first:
+        _arm(worker)
+
+
+def _arm(worker: Worker) -> None:
+    users: Callable[[Worker], object] = worker.cfg.post_worker_init
+
+    def post_worker_init(worker: Worker) -> None:
+        users(worker)
+        for starter in tuple(_starters):
+            starter.worker_started()
+
+    worker.cfg.set("post_worker_init", post_worker_init)
+
+
+def _after_fork() -> None:
+    if _starters and (worker := worker_on_stack()) is not None:
+        _arm(worker)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

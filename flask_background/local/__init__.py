@@ -1,0 +1,1 @@
+"""Items in the memory of this process: accepting, counting, delaying, stopping."""

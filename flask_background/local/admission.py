@@ -1,0 +1,90 @@
+"""The border of an executor: what becomes of an item that finds no room there, or no executor at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flask_background.concurrency import native
+from flask_background.core.backend import Phase
+from flask_background.core.item import Callee, WorkItem
+from flask_background.errors import ConfigurationError, QueueFull, Refused, Stopping
+from flask_background.executors.base import Executor
+from flask_background.local.ledger import Ledger
+
+if TYPE_CHECKING:
+    from flask_background.core.settings import Settings
+
+# Several who come at once may send one another away, where there is room for some. So they try again one by
+# one, and who waits looks again after so many seconds: nothing may be in flight whose end would call him.
+_RETRY = 0.05
+
+
+class Border:
+    """Holds items up that find no room, as BACKGROUND_OVERFLOW says."""
+
+    def __init__(self, ledger: Ledger, executors: Mapping[str, Executor], settings: Settings) -> None:
+        self._ledger = ledger
+        self._executors = executors
+        self._settings = settings
+        self._one_by_one = native.new_lock()
+
+    def pass_through(self, item: WorkItem[Any], executor: Executor) -> bool:
+        """Enter an item once there is room. Says whether its caller has to run it; raises Refused."""
+        limit = executor.capacity + self._settings.max_queued
+        how = self._settings.overflow
+        if any(each.is_here() for each in self._executors.values()):
+            how = "raise"  # a coroutine of ours: to wait here would hold up those that it waits for
+        while True:
+            gate = self._ledger.room_gate() if how == "block" else None
+            with self._one_by_one:
+                if self._ledger.admit(item, executor, limit):
+                    return False
+            if gate is None or self._ledger.phase is Phase.STOPPED:
+                break
+            gate.wait(_RETRY)
+        if how == "run" and self._ledger.admit(item, executor, math.inf):
+            return True
+        raise self._refusal(item, executor)
+
+    def _refusal(self, item: WorkItem[Any], executor: Executor) -> Refused:
+        if self._ledger.phase is Phase.STOPPED:
+            return Stopping(f"{item.task_name} was not enqueued: this process has stopped taking items")
+        return QueueFull(
+            f"{item.task_name} was not enqueued: {self._settings.max_queued} items wait for the executor"
+            f" {executor.name!r}, as many as BACKGROUND_MAX_QUEUED allows"
+        )
+
+
+class Kind(Protocol):
+    """What has to be known of an executor: the executor itself, or its settings."""
+
+    @property
+    def coroutines_only(self) -> bool: ...
+
+
+def check_executor(task: Callee, executors: Mapping[str, Kind]) -> None:
+    """Raise ConfigurationError if none of the executors is for this task."""
+    executor = executors.get(task.executor)
+    if executor is None or (executor.coroutines_only and not task.is_coroutine):
+        raise mismatch(task, executors)
+
+
+def check_here(task: Callee, executors: Mapping[str, Executor]) -> None:
+    """Raise ConfigurationError if the executors of this process cannot run this task."""
+    check_executor(task, executors)
+    executors[task.executor].check(task)
+
+
+def mismatch(task: Callee, executors: Mapping[str, Kind]) -> ConfigurationError:
+    """The error of a task that names an executor which is not there, or which is not for it."""
+    if task.executor not in executors:
+        return ConfigurationError(
+            f"task {task.name} wants the executor {task.executor!r}; this app has"
+            f" {', '.join(sorted(executors))}. BACKGROUND_EXECUTORS adds more"
+        )
+    return ConfigurationError(
+        f"task {task.name} is not a coroutine function, and the executor {task.executor!r} runs"
+        " coroutines: it would hold all of them up. Leave the executor out, or name one of threads"
+    )

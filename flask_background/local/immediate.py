@@ -1,0 +1,193 @@
+"""Items run where they are enqueued, before ``enqueue`` returns: for tests, and for scripts that wait anyway.
+
+To the process they are items as any others: its LocalBackend counts them, gives them tokens and keeps what
+came of them. Nothing is waited for: neither a delay nor the time between two attempts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from flask_background.concurrency import native
+from flask_background.core.await_here import await_here
+from flask_background.core.backend import Intake
+from flask_background.core.runner import Run, let_frames_go, perform
+from flask_background.core.status import Attempt, Outcome, Status
+from flask_background.errors import Stopping
+from flask_background.local.admission import check_executor
+from flask_background.payload import data
+from flask_background.payload.outcomes import result_as_data, result_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from werkzeug.datastructures import FileStorage
+
+    from flask_background.concurrency.timers import Alarm
+    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.token import CancellationSource
+    from flask_background.local.backend import LocalBackend
+
+
+class ImmediateBackend(Intake):
+    """Runs items on the caller's thread, and makes of their arguments what the way elsewhere would."""
+
+    def __init__(self, local: LocalBackend, max_bytes: int, *, strict: bool) -> None:
+        self.app = local.app
+        self.pid = local.pid
+        self.lock = local.lock
+        self._local = local
+        self._max_bytes = max_bytes
+        self._strict = strict
+        #: For each item that was made data: makes its arguments anew.
+        self._remake: dict[str, Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+        self._turns: dict[str, native.Gate] = {}
+        self._raised: dict[str, BaseException] = {}
+
+    # For views.
+
+    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
+        task, local = item._task, self._local
+        check_executor(task, local.executors)
+        if task.portable and (self._strict or _stands_for_data(task)):
+            self._make_data(item)
+        if task.key is not None and (other := local.keys.take(item)) is not item:
+            self._remake.pop(item.id, None)
+            return other
+        if not local.take(item, held=True):
+            local.keys.give_back(item)
+            self._remake.pop(item.id, None)
+            error = Stopping(f"{task.name} was not enqueued: this process has stopped taking items")
+            local.events.refused(task.name, error)
+            raise error
+        try:
+            local.events.enqueued(item)
+        finally:  # a signal may raise here, and the item has been accepted
+            if not held:
+                self._run(item)
+        return item
+
+    def release(self, item: WorkItem[Any]) -> None:
+        if self._local.is_in_flight(item):
+            self._run(item)
+
+    def drop(self, item: WorkItem[Any], why: str) -> None:
+        self._local.drop(item, why)
+        self._remake.pop(item.id, None)
+
+    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+        return self.accept(item, held=True)
+
+    def enter(self, item: WorkItem[Any], due: float | None) -> None:
+        self.release(item)
+
+    def _make_data(self, item: WorkItem[Any]) -> None:
+        uploads: list[FileStorage] = []
+
+        def refer(upload: FileStorage) -> dict[str, Any]:
+            uploads.append(upload)
+            return {"n": len(uploads) - 1}
+
+        func, args, kwargs = item._task.func, item._args, item._kwargs or {}
+        text = data.dump_call(func, args, kwargs, replace=refer, max_bytes=self._max_bytes)
+        self._remake[item.id] = lambda: data.load_call(
+            text, rebuild=lambda reference: uploads[reference["n"]]
+        )
+
+    def _run(self, item: WorkItem[Any]) -> None:
+        """All attempts, one after the other."""
+        queued = self._local.executors[item._task.executor].queued
+        try:
+            while item.id in queued:
+                self._turns[item.id] = ended = native.Gate()
+                perform(self, item, _await)
+                ended.wait()  # a Future that the function returned may end on another thread
+        finally:
+            self._turns.pop(item.id, None)
+            self._remake.pop(item.id, None)
+        if (error := self._raised.pop(item.id, None)) is not None:
+            raise error
+
+    # For runs.
+
+    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
+        """Claim an item for its run; False if it was withdrawn, or all is over."""
+        remake = self._remake.get(item.id)
+        if remake is not None:
+            item._args, kwargs = remake()
+            item._kwargs = kwargs or None
+        started = True
+        try:
+            started = self._local.start(item, run)
+        except BaseException as error:  # a signal's, on the main thread: the item runs, and then it is raised
+            self._raised[item.id] = error
+        if not started:
+            self._turns[item.id].open()
+        return started
+
+    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
+        """Settle what a run has come to, unless another one follows."""
+        status, value, error = outcome
+        if status is Status.SUCCEEDED and _stands_for_data(item._task):
+            run.value, error = result_of(result_as_data(value, self._max_bytes))
+            outcome = status, run.value, error
+        try:
+            if status is not Status.FAILED or error is None or not self._try_again(item, run, error):
+                self._local.conclude(item, run, outcome)
+        finally:
+            self._turns[item.id].open()
+
+    def _try_again(self, item: WorkItem[Any], run: Attempt, error: BaseException) -> bool:
+        local = self._local
+        delay = None if item.is_unwanted() else item._task.retry.delay_after(run.number, error)
+        if delay is None or not local.ledger.requeue(item, local.executors[item._task.executor], error):
+            return False
+        for upload in item._uploads or ():
+            if not upload.stream.closed and upload.stream.seekable():
+                upload.stream.seek(0)
+        let_frames_go(error)
+        local.events.retried(item, error, delay)
+        return True
+
+    def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
+        """Ask a running item to end in so many seconds."""
+        return self._local.set_alarm(item, seconds)
+
+    def cancel_alarm(self, alarm: Alarm) -> None:
+        """It has ended before."""
+        self._local.cancel_alarm(alarm)
+
+    def trouble(self, what: str, error: BaseException) -> None:
+        """Log what hurts no item."""
+        self._local.trouble(what, error)
+
+    # For handles.
+
+    def source_of(self, item: WorkItem[Any]) -> CancellationSource:
+        """The write side of the item's token."""
+        return self._local.source_of(item)
+
+    def cancel(self, item: WorkItem[Any]) -> bool:
+        """Withdraw a held item, or ask a running one to end."""
+        cancelled = self._local.cancel(item)
+        if item.status.is_final:
+            self._remake.pop(item.id, None)
+        return cancelled
+
+
+def _stands_for_data(task: Callee) -> bool:
+    """Whether what the task's items get and give is kept as data where they go otherwise."""
+    return task.portable and task.durable
+
+
+def _await(run: Run, awaitable: Awaitable[Any]) -> None:
+    """On this thread; on one of its own if the caller is a coroutine."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        await_here(run, awaitable)
+    else:
+        native.start_thread(lambda: await_here(run, awaitable), "background-immediate")

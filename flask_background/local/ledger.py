@@ -1,0 +1,250 @@
+"""What is in flight, what has ended, and how far the stop is.
+
+Every item passes here three times, on several threads that compute. A lock that they all take is soon passed
+from thread to thread at every item, each time with a switch of threads (measured: five times the cost of the
+whole run). So while the phase is RUNNING nobody locks: every step is one atomic operation on a dict, made
+*before* a look at the phase. Whoever stops sets the phase *before* looking at the dicts. Whichever comes
+second sees the other, so no item slips in between the last one's end and the stop. The stop itself locks, and
+so do the steps that see one. Nothing here calls foreign code.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from time import time
+from typing import Any
+
+from flask_background.concurrency import native
+from flask_background.core.backend import Phase, Stats
+from flask_background.core.item import WorkItem
+from flask_background.core.status import Attempt, Outcome, Status
+from flask_background.executors.base import Executor
+
+# How many of the items that ended last can still be found by their ids; at most twice as many are.
+KEPT = 1_000
+
+# To look a member up in its enum's class takes longer than a dict does.
+_RUNNING, _STOPPED, _CLAIMED = Phase.RUNNING, Phase.STOPPED, Status.RUNNING
+
+
+class Ledger:
+    """The books of one app in one process."""
+
+    def __init__(self, executors: Iterable[Executor]) -> None:
+        self.lock = native.new_lock()
+        self.phase = Phase.RUNNING
+        #: Withdrawn, and about to be told so.
+        self.leaving: dict[str, WorkItem[Any]] = {}
+        self._executors = tuple(executors)
+        self._turns = 0  # how many have gone back from running to queued
+        self._idle_gates: list[native.Gate] = []
+        self._room_gates: list[native.Gate] = []
+        # Two pages of ended items: the one that is written on, and the one before it.
+        self._ended: dict[str, WorkItem[Any]] = {}
+        self._ended_before: dict[str, WorkItem[Any]] = {}
+        self._counts: Counter[Status] = Counter()
+
+    def admit(self, item: WorkItem[Any], executor: Executor, limit: float) -> bool:
+        """Enter an item, unless its executor has limit items already or all is over."""
+        executor.queued[item.id] = item
+        if len(executor.queued) + len(executor.running) <= limit and (
+            self.phase is _RUNNING or not self._is_stopped()
+        ):
+            return True
+        # Gone already? Then the stop has found it here, and ended it: it was accepted after all.
+        return executor.queued.pop(item.id, None) is None
+
+    def claim(self, item: WorkItem[Any], executor: Executor, attempt: Attempt) -> bool:
+        """Move a queued item to the running ones; False if it was withdrawn, or all is over."""
+        if item.id not in executor.queued or (self.phase is _STOPPED and self._is_stopped()):
+            return False
+        executor.running[item.id] = item  # before it leaves the others: it is in flight all the time
+        if executor.queued.pop(item.id, None) is None:
+            executor.running.pop(item.id, None)
+            return False
+        if item._attempt is not None and item._attempt.started is not None:
+            attempt.number = item._attempt.number + 1
+        item._attempt = attempt
+        item.status = _CLAIMED  # from queued, or from interrupted if that went on record meanwhile
+        return True
+
+    def settle(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
+        """Give a running item its outcome."""
+        status, attempt.value, attempt.error = outcome
+        attempt.finished = time()
+        if status is not item.status:
+            item._move(status)
+        if self.phase is not _RUNNING:
+            with self.lock:  # whoever made the record may have written over it
+                item._attempt = attempt
+                _write(item, attempt, outcome)
+
+    def withdraw(self, item: WorkItem[Any], executor: Executor, outcome: Outcome) -> bool:
+        """Give a queued item its outcome, so that it never runs; False if it does or did."""
+        with self.lock:
+            if executor.queued.pop(item.id, None) is None:
+                return False
+            self.leaving[item.id] = item
+            item._attempt = item._attempt or Attempt()
+            _write(item, item._attempt, outcome)
+            return True
+
+    def requeue(self, item: WorkItem[Any], executor: Executor, error: BaseException) -> bool:
+        """Move a running item back to the queued ones, for another run; False once a stop has begun."""
+        with self.lock:
+            if self.phase is not _RUNNING:
+                return False
+            if item._attempt is not None:
+                item._attempt.error = error
+            item._move(Status.QUEUED)
+            item.forget_token()
+            self._turns += 1
+            executor.queued[item.id] = item
+            del executor.running[item.id]
+            return True
+
+    def let_go(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> bool:
+        """Take an item out that goes on elsewhere; False if it is not in this book any more."""
+        with self.lock:
+            if book.pop(item.id, None) is None:
+                return False
+        _open(self._room_gates)
+        if self.is_idle():
+            _open(self._idle_gates)
+        return True
+
+    def remove(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> None:
+        """Take an item out of the book that it is in, once all who want to know have been told of its end."""
+        ended = self._ended
+        ended[item.id] = item
+        del book[item.id]
+        item._told = True
+        if self._room_gates:
+            _open(self._room_gates)
+        if self._idle_gates and self.is_idle():
+            _open(self._idle_gates)
+        if len(ended) >= KEPT:
+            self._turn_page(ended)
+
+    def record(self, item: WorkItem[Any], error: BaseException) -> bool:
+        """Put on record that item has not ended, and let it go on; False if it has, or that is on record."""
+        with self.lock:
+            attempt = item._attempt or Attempt()
+            if item.status.is_final:
+                return False
+            item._attempt = attempt
+            # Should the item end at this very moment, its own outcome is written once more, after this.
+            attempt.error, attempt.finished = error, time()
+            item.status = Status.INTERRUPTED
+            return True
+
+    def begin_stop(self) -> bool:
+        """Go from running to stopping; False if that was done."""
+        with self.lock:
+            begins = self.phase is Phase.RUNNING
+            if begins:
+                self.phase = Phase.STOPPING
+            return begins
+
+    def close(self, *, if_idle: bool = False) -> bool:
+        """Accept and start nothing from now on; False if that was so, or if something is in flight."""
+        with self.lock:
+            before, self.phase = self.phase, Phase.STOPPED
+            if before is Phase.STOPPED:
+                return False
+            if if_idle and not self.is_idle():
+                self.phase = before
+                return False
+        _open(self._room_gates)
+        return True
+
+    def is_idle(self) -> bool:
+        """Whether nothing is in flight: queued, running, or about to be told that it has ended."""
+        turns = self._turns
+        for executor in self._executors:  # first these, for an item enters the next book before it leaves one
+            if executor.queued:
+                return False
+        if self.leaving or any(executor.running for executor in self._executors):
+            return False
+        return turns == self._turns or self.is_idle()  # one may have gone back, behind our back
+
+    def unfinished(self) -> list[WorkItem[Any]]:
+        """The items in flight, in the order in which they came."""
+        found: dict[str, WorkItem[Any]] = {}
+        for executor in self._executors:
+            found |= executor.queued
+        for executor in self._executors:
+            found |= executor.running
+        return sorted(found.values(), key=lambda item: item._enqueued)
+
+    def idle_gate(self) -> native.Gate:
+        """A gate that opens when nothing is in flight."""
+        gate = native.Gate()
+        self._idle_gates.append(gate)
+        if self.is_idle():
+            gate.open()
+        return gate
+
+    def room_gate(self) -> native.Gate:
+        """A gate that opens when there may be room for one more item, or when there never will be."""
+        gate = native.Gate()
+        self._room_gates.append(gate)
+        return gate
+
+    def get(self, item_id: str) -> WorkItem[Any] | None:
+        """The item with this id, in flight or among those that ended last."""
+        for executor in self._executors:
+            item = executor.queued.get(item_id) or executor.running.get(item_id)
+            if item is not None:
+                return item
+        return self.leaving.get(item_id) or self._ended.get(item_id) or self._ended_before.get(item_id)
+
+    def all(self) -> list[WorkItem[Any]]:
+        """Those that ended last, and those in flight."""
+        unfinished = {item.id: item for item in self.unfinished()}
+        with self.lock:
+            return [*(self._ended_before | self._ended | unfinished).values()]
+
+    def stats(self) -> Stats:
+        """All counts."""
+        with self.lock:
+            counts = self._counts + Counter(_statuses(self._ended_before)) + Counter(_statuses(self._ended))
+            return Stats(
+                queued=sum(len(executor.queued) for executor in self._executors),
+                running=sum(len(executor.running) for executor in self._executors),
+                succeeded=counts[Status.SUCCEEDED],
+                failed=counts[Status.FAILED],
+                cancelled=counts[Status.CANCELLED],
+                interrupted=counts[Status.INTERRUPTED],
+            )
+
+    def _is_stopped(self) -> bool:
+        with self.lock:  # whoever closes has decided
+            return self.phase is Phase.STOPPED
+
+    def _turn_page(self, full: dict[str, WorkItem[Any]]) -> None:
+        """Let go of the items before these. Nobody has written on their page for long: it can be counted."""
+        with self.lock:
+            if self._ended is full:
+                self._counts.update(_statuses(self._ended_before))
+                self._ended_before, self._ended = full, {}
+
+
+def _statuses(page: dict[str, WorkItem[Any]]) -> list[Status]:
+    return [item.status for item in tuple(page.values())]
+
+
+def _write(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
+    status, attempt.value, attempt.error = outcome
+    attempt.finished = time()
+    if status is not item.status:
+        item._move(status)
+
+
+def _open(gates: list[native.Gate]) -> None:
+    while gates:
+        try:
+            gates.pop().open()
+        except IndexError:  # another thread was faster
+            return

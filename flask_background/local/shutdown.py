@@ -1,0 +1,119 @@
+"""How one app's items are brought to their end when the process stops.
+
+::
+
+    begin           tokens fire; requests that are being finished may still enqueue
+    on record       one second before the host could kill: what has not ended is named as interrupted
+    time is up      the grace period is over: refuse, start nothing more, cancel coroutines
+
+A worker cannot tell a stop that ends in SIGKILL from one that does not. So the record is made early, and
+corrected for each item that ends after all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from flask_background.concurrency import native
+from flask_background.core.backend import Phase
+from flask_background.core.item import WorkItem
+from flask_background.core.status import Status
+from flask_background.core.token import CancelReason
+from flask_background.errors import ItemInterrupted
+
+if TYPE_CHECKING:
+    from flask_background.local.backend import LocalBackend
+
+
+class StopClock:
+    """Takes one app through its stop; whoever watches the host moves it on."""
+
+    def __init__(self, backend: LocalBackend, grace: float) -> None:
+        self._backend = backend
+        self._ledger = backend.ledger
+        self.grace = grace
+        #: Until when (``time.monotonic()``) an item can be sure to have, and when its time is up.
+        self.on_record_at = math.inf
+        self.up_at = math.inf
+        #: The ids of the items that are on record as interrupted.
+        self.recorded: set[str] = set()
+
+    def begin(
+        self,
+        began: float,
+        *,
+        grace: float | None = None,
+        allowance: float = math.inf,
+        how_to_cut: str = "",
+    ) -> None:
+        """Ask the items to end. The stop began then; the host may kill so many seconds after."""
+        if self._ledger.phase is not Phase.RUNNING:
+            return
+        self.up_at = began + (self.grace if grace is None else grace)
+        self.on_record_at = min(self.up_at, began + allowance)
+        if not self._ledger.begin_stop():
+            return
+        self._backend.later.dismiss()
+        if self._backend.companion is not None:
+            self._backend.companion.stop_begins()
+        items = self._ledger.unfinished()
+        callbacks = []
+        for item in items:
+            source = self._backend.source_of(item)
+            source.limit(self.on_record_at)
+            callbacks += source.fire(CancelReason.SHUTDOWN)
+        seconds = max(0.0, self.on_record_at - time.monotonic())
+        self._backend.events.stopping(len(items), seconds, how_to_cut)
+        if callbacks:
+            # On a thread of their own: they are foreign, and the stop must not wait for them.
+            call_back = partial(self._backend.call_back, callbacks)
+            try:
+                native.start_thread(call_back, "background-callbacks")
+            except RuntimeError:  # Python is shutting down and starts no more threads
+                call_back()
+
+    def tick(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        if now >= self.on_record_at:
+            self._record()
+        if now >= self.up_at:
+            self.time_is_up()
+
+    def close_if_idle(self) -> bool:
+        """Refuse from now on, if nothing is in flight; says whether all is over."""
+        if self._ledger.close(if_idle=True):
+            self._backend.end([])
+        return self._ledger.phase is Phase.STOPPED
+
+    def time_is_up(self) -> list[WorkItem[Any]]:
+        """Refuse from now on, name what has not ended, and return that."""
+        if not self._ledger.close():
+            return self._ledger.unfinished()
+        self.up_at = min(self.up_at, time.monotonic())
+        self._record()
+        unfinished = self._ledger.unfinished()
+        for item in unfinished:
+            self._backend.withdraw(item, (Status.INTERRUPTED, None, _unfinished(item)))
+        self._backend.end(unfinished)
+        return unfinished
+
+    def _record(self) -> None:
+        if self._backend.companion is not None:
+            self._backend.companion.spare()
+        for item in self._ledger.unfinished():
+            if item.id in self.recorded:
+                continue
+            self.recorded.add(item.id)
+            error = _unfinished(item)
+            if self._ledger.record(item, error):
+                self._backend.events.finished(item, (Status.INTERRUPTED, None, error))
+                item._told = True
+                item._wake()
+
+
+def _unfinished(item: WorkItem[Any]) -> ItemInterrupted:
+    return ItemInterrupted(f"item {item.id} ({item.task_name}) had not ended when the time to stop was up")

@@ -1,0 +1,1 @@
+"""What an item takes along: arguments and results, and how they are written down."""

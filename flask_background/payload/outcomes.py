@@ -1,0 +1,76 @@
+"""What an item has reported, returned and raised, as text that another process can read, and back."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from typing import Any
+
+from flask_background.core.status import Progress
+from flask_background.errors import ItemFailed, ResultLost
+from flask_background.payload import data
+
+
+def result_as_data(value: Any, max_bytes: int) -> str:
+    """What an item returned, as text. What is no data, or too large, is not kept: the text says so."""
+    try:
+        return data.dump(value, "the result", max_bytes=max_bytes)
+    except Exception as error:  # another thread may be changing it, too
+        return json.dumps({_LOST: str(error)})
+
+
+_LOST = "flask_background.lost"
+
+
+def error_as_data(error: BaseException) -> str:
+    """An exception as text, with its traceback."""
+    kind = type(error)
+    return json.dumps(
+        {
+            "type": f"{kind.__module__}.{kind.__qualname__}",
+            "message": _text_of(error),
+            "trace": "".join(traceback.format_exception(error)),
+        }
+    )
+
+
+def progress_as_data(progress: Progress) -> str:
+    """A progress as text; other numbers are made floats, and a message that is not a string is made one."""
+    done, total, message = progress
+    return json.dumps([done, total, None if message is None else _text_of(message)], default=_number_of)
+
+
+def _number_of(value: Any) -> float | str:
+    try:
+        return float(value)
+    except Exception:
+        return _text_of(value)
+
+
+def _text_of(value: object) -> str:
+    """What is foreign may raise here, and then its item must not hang for that."""
+    try:
+        return str(value)
+    except Exception as error:
+        return f"<{type(value).__name__} whose text raises {type(error).__name__}>"
+
+
+def result_of(text: str) -> tuple[Any, BaseException | None]:
+    """What was returned, or the ResultLost that says why it was not kept."""
+    value = data.load(text)
+    if isinstance(value, dict) and value.keys() == {_LOST}:
+        return None, ResultLost(value[_LOST])
+    return value, None
+
+
+def error_of(text: str, name: str) -> ItemFailed:
+    """What stands here for the exception that the item of this name has raised elsewhere."""
+    what = json.loads(text)
+    failed = ItemFailed(f"{name} failed with {what['type']}: {what['message']}")
+    failed.add_note(what["trace"])
+    return failed
+
+
+def progress_of(text: str) -> Progress:
+    """What such a text was made of."""
+    return Progress(*json.loads(text))

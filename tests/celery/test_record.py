@@ -1,0 +1,60 @@
+"""What is known of an item on other machines, as data and back."""
+
+from __future__ import annotations
+
+import json
+from types import MappingProxyType
+
+from flask_background.celery.record import Record
+from flask_background.core.request_state import RequestState
+from flask_background.core.status import Progress, Status
+from flask_background.errors import ItemCancelled, ItemFailed
+from flask_background.payload.data import dump_state
+from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
+
+STATE = RequestState("GET", "http", "example.com", "", "/", None, None, None, MappingProxyType({"user": 7}))
+
+
+def test_there_and_back() -> None:
+    """A record survives JSON, and so does what it says of the last attempt."""
+    record = Record(
+        "mail",
+        Status.SUCCEEDED,
+        4.0,
+        state=dump_state(STATE),
+        attempt=2,
+        started=6.0,
+        finished=7.0,
+        progress=progress_as_data(Progress(1, 2, "half")),
+        result=result_as_data((1, b"2"), 1_000),
+    )
+    back = Record.of(json.loads(json.dumps(record.as_data())))
+    assert back == record
+    assert back.request_state() == STATE
+    attempt = back.attempt_of("0" * 24)
+    assert (attempt.number, attempt.started, attempt.finished) == (2, 6.0, 7.0)
+    assert (attempt.progress, attempt.value, attempt.error) == ((1, 2, "half"), (1, b"2"), None)
+
+
+def test_what_a_later_version_adds() -> None:
+    """A field that is not known is left out."""
+    assert Record.of({"task": "mail", "status": "queued", "enqueued": 4.0, "colour": "red"}) == Record(
+        "mail", Status.QUEUED, 4.0
+    )
+
+
+def test_errors() -> None:
+    """A failure has its error's text and traceback; one that was parked or cancelled says why."""
+    failed = Record("mail", Status.FAILED, 4.0, error=error_as_data(ValueError("no"))).attempt_of("0").error
+    assert isinstance(failed, ItemFailed)
+    assert "ValueError: no" in str(failed)
+    assert "ValueError: no" in failed.__notes__[0]
+    parked = Record("mail", Status.FAILED, 4.0, reason="it died").attempt_of("0").error
+    assert str(parked) == "item 0 (mail) was parked: it died"
+    for reason, words in ((None, "was cancelled"), ("refused: no broker", "was refused: no broker")):
+        error = Record("mail", Status.CANCELLED, 4.0, reason=reason).attempt_of("0").error
+        assert isinstance(error, ItemCancelled)
+        assert words in str(error)
+    # Of an attempt that is followed by another one nothing is to be seen yet.
+    queued = Record("mail", Status.QUEUED, 4.0, attempt=1, error=error_as_data(OSError()))
+    assert queued.attempt_of("0").error is None

@@ -1,0 +1,309 @@
+"""What becomes of items when workers, the broker or settings fail: real processes, killed and stopped."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import signal
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from flask import Flask
+from kombu import Connection
+
+from flask_background import Background, Status, signals
+from flask_background.errors import BrokerError, ConfigurationError, NotFinished, Unsupported
+
+from ..helpers import BOUND, receiving, until
+from ..rabbitmq_server import RabbitMQ
+from ..redis_server import Redis
+from . import shop
+from .conftest import Broker, Worker, on_both
+
+MakeWorker = Callable[..., Worker]
+MakeApp = Callable[..., Flask]
+
+
+@pytest.fixture(autouse=True)
+def nothing_queued(broker: Broker, redis: Redis) -> None:
+    """What another test has left is no worker's business."""
+    redis.forget_all()
+    broker.server.forget_all()
+
+
+@on_both
+def test_child_is_killed(app: Flask, make_worker: MakeWorker) -> None:
+    """A run whose process is killed is followed by another one; who kills it every time is parked."""
+    worker = make_worker()
+    once = shop.die.enqueue(1)
+    assert once.result(60) == 2
+    poison = shop.die.enqueue(99)
+    assert "was parked: its process died under it 3 times" in str(poison.exception(60))
+    assert (poison.status, poison.attempt) == (Status.FAILED, 3)
+    assert worker.notes.count("dies 3") == 1
+    twice = shop.die.using(max_crashes=1).enqueue(99)
+    assert "1 times" in str(twice.exception(60))
+    assert shop.echo.enqueue(1).result(BOUND) == 1
+
+
+@on_both
+def test_nothing_is_lost(app: Flask, make_worker: MakeWorker) -> None:
+    """Of many items none is lost, whichever of the worker's processes are killed meanwhile."""
+    worker = make_worker()
+    worker.wait_until_ready()
+    items = []
+    for number in range(150):
+        items.append(shop.echo.enqueue(number))
+        if number % 50 == 25:
+            os.kill(min(worker.children), signal.SIGKILL)
+    assert [item.result(60) for item in items] == list(range(150))
+
+
+def test_worker_is_killed(app: Flask, make_worker: MakeWorker) -> None:
+    """What a worker ran that was killed is run by another one, when the visibility timeout has passed."""
+    options = {"broker_transport_options": {"visibility_timeout": 3}}
+    first = make_worker(celery=options, kill_after=0.5)
+    first.wait_until_ready()
+    item = shop.hold.enqueue("lost")
+    first.wait_for_note("lost runs")
+    first.kill()
+    killed = time.monotonic()
+    assert item.status is Status.RUNNING
+    until(lambda: time.monotonic() - killed > 3)  # a worker looks when it starts, and after a while again
+    second = make_worker(celery=options, kill_after=0.5)
+    second.wait_for_note("lost runs", count=2)
+    second.let_go("lost")
+    assert item.result(BOUND) == "lost"
+    assert item.attempt == 2
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_worker_is_killed_on_rabbitmq(app: Flask, make_worker: MakeWorker) -> None:
+    """RabbitMQ sees that the connection is gone, so what the worker ran is another one's in seconds."""
+    first, second = make_worker("--hostname", "a"), make_worker("--hostname", "b")
+    for worker in (first, second):
+        worker.wait_until_ready()
+    items = [shop.hold.enqueue(name) for name in ("one", "two", "three", "four")]
+    for name in ("one", "two", "three", "four"):
+        first.wait_for_note(f"{name} runs")  # they have one folder
+    first.kill()
+    until(lambda: len([line for line in second.notes if " runs" in line]) == 4)
+    for name in ("one", "two", "three", "four"):
+        second.let_go(name)
+    assert [item.result(60) for item in items] == ["one", "two", "three", "four"]
+    assert sorted(item.attempt for item in items) == [1, 1, 2, 2]
+
+
+def test_delay_beyond_the_visibility_timeout(make_app: MakeApp, make_worker: MakeWorker) -> None:
+    """However long the delay, no message is held for so long that the broker gives it to another worker."""
+    options = {"broker_transport_options": {"visibility_timeout": 2, "unacked_restore_interval": 1}}
+    workers = [make_worker("--hostname", name, celery=options, kill_after=0.5) for name in ("a", "b")]
+    workers[0].let_go("hop")
+    with make_app(celery=options).app_context():
+        item = shop.hold.using(delay=5).enqueue("hop")
+        assert item.result(60) == "hop"
+        assert item.started_at is not None
+        assert (item.started_at - item.enqueued_at).total_seconds() >= 5
+        assert item.attempt == 1
+        assert shop.echo.enqueue(1).result(BOUND) == 1
+    assert len([line for line in workers[0].notes if "hop runs" in line]) == 1
+
+
+def test_local_items_of_a_worker(make_app: MakeApp, make_worker: MakeWorker, tmp_path: Path) -> None:
+    """An item can leave a durable one to this machine's processes, but none that would end with its own."""
+    worker = make_worker(journal=str(tmp_path / "journal"))
+    app = make_app(journal=tmp_path / "journal")
+    with app.app_context():
+        item_id, refusal = shop.enqueue_durable.enqueue().result(60)
+        assert refusal == "EnqueuedInChild"
+        item = shop.background.get(item_id)
+        assert item is not None
+        assert item.status is Status.QUEUED
+        app.extensions["background"].look_for_work()
+        assert item.result(BOUND) == 42
+    assert worker.process.poll() is None
+
+
+@on_both
+def test_broker_is_gone(app: Flask, make_app: MakeApp, broker: Broker, make_worker: MakeWorker) -> None:
+    """Enqueue and the handle raise in time where the broker is gone, or hangs; later all is well."""
+    server, hasty = broker.server, make_app(publish_timeout=2)
+    item = shop.echo.enqueue(1)
+    for stop in (server.pause, server.stop):
+        stop()
+        began = time.monotonic()
+        with (
+            hasty.app_context(),
+            receiving(signals.item_refused, hasty) as refused,
+            pytest.raises(BrokerError) as raised,
+        ):
+            shop.echo.enqueue(2)
+        assert time.monotonic() - began < 2.5  # 2, and what a busy machine needs
+        assert refused == [{"task_name": "tests.celery.shop.echo", "error": raised.value}]
+        assert raised.value.get_response().status_code == 503
+        with hasty.app_context(), pytest.raises(BrokerError if isinstance(server, Redis) else NotFinished):
+            # RabbitMQ does not keep the records.
+            shop.background.get(item.id).result(1)  # type: ignore[union-attr]
+        if stop == server.pause:
+            server.resume()
+            assert item.status is Status.QUEUED
+    server.start()
+    make_worker()
+    assert item.result(60) == 1
+    assert shop.echo.enqueue(3).result(BOUND) == 3
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_queue_is_gone(app: Flask, rabbit: RabbitMQ, make_worker: MakeWorker) -> None:
+    """What RabbitMQ has no queue for it would drop: enqueue hears of that, and makes one."""
+    shop.echo.enqueue(1)
+    with Connection(rabbit.url) as connection:
+        connection.default_channel.queue_delete("celery")
+    item = shop.echo.enqueue(2)
+    make_worker()
+    assert item.result(60) == 2
+
+
+def test_timeouts_and_visibility(make_app: MakeApp, make_worker: MakeWorker) -> None:
+    """A timeout that the broker does not wait for is refused, in the view and at the worker's start."""
+    options = {"broker_transport_options": {"visibility_timeout": 4}}
+    with (
+        make_app(celery=options).app_context(),
+        pytest.raises(ConfigurationError, match=r"20 s.* after 4 s.* 25 s"),
+    ):
+        shop.echo.using(timeout=20).enqueue(1)
+    worker = make_worker(celery=options)  # KILL_AFTER is 5
+    assert worker.process.wait(60) != 0
+    assert re.search(r"endure has a timeout of 0.5 s.* after 4 s", worker.log)
+    app = make_app()
+    background = app.extensions["background"].owner
+    try:
+        background.task(name="shop.long", timeout=9_000)(len)
+        with app.app_context():
+            assert app.extensions["background"].celery.cluster._visible_for() == 9_065
+    finally:
+        del background.registry.tasks["shop.long"]
+
+
+@pytest.mark.parametrize(
+    ("celery", "error", "words"),
+    [
+        ({"result_backend": "rpc://"}, Unsupported, "only the process can read"),
+        ({"result_backend": "disabled://"}, ConfigurationError, "no result_backend"),
+        ({"task_always_eager": True}, ConfigurationError, '"immediate"'),
+        ({"accept_content": ["pickle"]}, ConfigurationError, 'accept_content lacks "json"'),
+    ],
+)
+def test_settings_that_cannot_be(
+    make_app: MakeApp, celery: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    """Where nobody could read what came of an item, or no worker would take it, enqueue says so."""
+    with make_app(celery=celery).app_context(), pytest.raises(error, match=words):
+        shop.echo.enqueue(1)
+
+
+def test_no_celery() -> None:
+    """An app that names Celery and has none is told how to get one; nonsense in its place is refused."""
+    app = Flask(__name__)
+    app.config["BACKGROUND_BACKEND"] = "celery"
+    background = Background(app)
+    with pytest.raises(ConfigurationError, match="BACKGROUND_CELERY ="):
+        background.task(len).enqueue("abc")
+    for wrong in ("redis://secret", {}, {"broker_url": "redis://secret"}):
+        with pytest.raises(ConfigurationError, match=r"BACKGROUND_CELERY .*result_backend") as raised:
+            Background(_configured(wrong))
+        assert "secret" not in str(raised.value)
+
+
+def _configured(celery: Any) -> Flask:
+    app = Flask(__name__)
+    app.config["BACKGROUND_CELERY"] = celery
+    return app
+
+
+def test_who_keeps_celery_keeps_the_app(make_app: MakeApp) -> None:
+    """A module that keeps nothing but ``create_app().extensions["celery"]`` has all that its worker needs."""
+    app = make_app()
+    celery, seen = app.extensions["celery"], weakref.ref(app)
+    del app
+    gc.collect()
+    kept = seen()
+    assert kept is not None
+    assert kept.extensions["celery"] is celery
+
+
+def test_celery_of_the_users_own(redis: Redis) -> None:
+    """The app's own Celery is used, and what it was told is left as it is; its own tasks stay its own."""
+    app = Flask(__name__)
+    background = Background(app)
+    celery = Celery("own", broker=f"{redis.url}/0", backend=f"{redis.url}/1", set_as_current=False)
+    celery.conf.update(task_acks_late=False, task_default_queue="mine", task_routes={"shop.*": "shops"})
+    app.extensions["celery"] = celery
+    before = celery.conf.table(with_defaults=False)
+    task = background.task(name="shop.work", backend="celery")(len)
+    item = task.enqueue("abc")
+    assert celery.conf.table(with_defaults=False) == before
+    assert item.status is Status.QUEUED
+    assert redis.length("shops") == 1
+
+    from flask_background.celery.worker.bootstrap import register
+
+    register(celery, app.extensions["background"])
+    assert (celery.tasks["shop.work"].acks_late, celery.tasks["shop.work"].reject_on_worker_lost) == (
+        False,
+        True,
+    )
+    celery.task(name="shop.other")(shop.note)
+    background.task(name="shop.other", backend="celery")(len)
+    with pytest.raises(ConfigurationError, match=r"shop\.other"):
+        register(celery, app.extensions["background"])
+
+
+@on_both
+def test_fork(broker: Broker, script: Callable[..., Any], make_worker: MakeWorker) -> None:
+    """A process that is forked has connections of its own, and its parent's handles are good there."""
+    program = script(
+        f"""
+        import os
+        from tests.celery import shop
+        app = shop.create_app(BACKGROUND_CELERY={broker.urls})
+        with app.app_context():
+            before = app.extensions["background"].celery
+            first = shop.echo.enqueue(1)
+            pid = os.fork()
+            mine = [shop.echo.enqueue(number) for number in range(20)]
+            assert (app.extensions["background"].celery is before) is bool(pid)
+            assert [item.result(60) for item in mine] == list(range(20))
+            assert first.result(60) == 1
+            if pid == 0:
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        print("good", flush=True)
+        """
+    )
+    make_worker()
+    until(lambda: "good" in program.said or program.process.poll() is not None, 60)
+    assert program.ends() == 0, program.said
+
+
+def test_imported_only_when_named(script: Callable[..., Any]) -> None:
+    """An app that does not name Celery does not import it."""
+    program = script(
+        """
+        import sys
+        from flask import Flask
+        from flask_background import Background
+        background = Background(app := Flask("shop"))
+        assert background.enqueue(lambda: 42).result(20) == 42
+        assert "celery" not in sys.modules and "kombu" not in sys.modules
+        print("good", flush=True)
+        """
+    )
+    program.wait_for("good")
+    assert program.ends() == 0

@@ -1,0 +1,245 @@
+"""The events: for each one log line, with item and task, and one signal."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_background import Background, Status, signals
+from flask_background.core.events import Events
+from flask_background.errors import ItemInterrupted, QueueFull
+
+from ..helpers import BOUND, Site, lines, make_item, receiving, records
+
+
+@pytest.fixture
+def events(app: Flask, caplog: pytest.LogCaptureFixture) -> Events:
+    """The events of an app whose whole log is read."""
+    caplog.set_level(logging.DEBUG)
+    return Events(app)
+
+
+def test_logger(app: Flask, events: Events) -> None:
+    """The log is a child of the app's, so it goes where that goes, and can be turned down alone."""
+    assert events.log.parent is app.logger
+    assert events.log.name == f"{app.logger.name}.background"
+
+
+@pytest.mark.parametrize(
+    ("status", "corrects", "level", "line"),
+    [
+        (Status.SUCCEEDED, False, logging.INFO, "succeeded"),
+        (Status.CANCELLED, False, logging.INFO, "cancelled"),
+        (Status.FAILED, False, logging.ERROR, "failed"),
+        (
+            Status.SUCCEEDED,
+            True,
+            logging.WARNING,
+            "succeeded after all; it was reported as interrupted",
+        ),
+        (
+            Status.CANCELLED,
+            True,
+            logging.WARNING,
+            "cancelled after all; it was reported as interrupted",
+        ),
+        (Status.FAILED, True, logging.ERROR, "failed after all; it was reported as interrupted"),
+        (Status.INTERRUPTED, False, logging.ERROR, "interrupted, 0.0 s old: time is up"),
+    ],
+)
+def test_finished(
+    events: Events,
+    caplog: pytest.LogCaptureFixture,
+    status: Status,
+    corrects: bool,
+    level: int,
+    line: str,
+) -> None:
+    """Each end is one line, as loud as it is bad; a failure comes with its traceback."""
+    item = make_item()
+    error = {Status.FAILED: KeyError("lost"), Status.INTERRUPTED: ItemInterrupted("time is up")}.get(status)
+    events.finished(item, (status, None, error), corrects)
+    (record,) = records(caplog)
+    assert record.getMessage() == f"Item {item.id} (shop.send_mail) {line}"
+    assert record.levelno == level
+    assert bool(record.exc_info) is (status is Status.FAILED)
+
+
+def test_way_of_an_item(background: Background, events: Events, caplog: pytest.LogCaptureFixture) -> None:
+    """An item's whole way can be followed at level DEBUG, each step once."""
+    item = background.task(name="shop.work")(lambda secret: None).enqueue("s3cret")
+    assert item.wait(BOUND)
+    name = f"Item {item.id} (shop.work)"
+    assert lines(caplog) == [f"{name} enqueued", f"{name} started", f"{name} succeeded"]
+    assert "s3cret" not in caplog.text
+
+
+def test_quiet_by_default(background: Background, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the app's log is as Flask leaves it, items that succeed or are cancelled say nothing."""
+    assert background.enqueue(lambda: None).wait(BOUND)
+    assert lines(caplog) == []
+
+
+def test_refused(events: Events, app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """A refusal is a warning, and a signal with the task's name and the error."""
+    error = QueueFull("shop.work was not enqueued: full")
+    with receiving(signals.item_refused, app) as received:
+        events.refused("shop.work", error)
+    assert received == [{"task_name": "shop.work", "error": error}]
+    (record,) = records(caplog)
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == "An item (shop.work) was refused: shop.work was not enqueued: full"
+
+
+def test_dropped(events: Events, caplog: pytest.LogCaptureFixture) -> None:
+    """A dropped item's line tells the kind of the view's error, but not its text, which may hold secrets."""
+    item = make_item()
+    events.dropped(item, "its view ended with KeyError")
+    assert lines(caplog, logging.WARNING) == [
+        f"Item {item.id} (shop.send_mail) dropped: its view ended with KeyError"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, []),
+        (1, ["Stopping: waiting up to 90 s for 1 item; Ctrl-C ends the wait"]),
+        (2, ["Stopping: waiting up to 90 s for 2 items; Ctrl-C ends the wait"]),
+    ],
+)
+def test_stopping(
+    events: Events, app: Flask, caplog: pytest.LogCaptureFixture, count: int, said: list[str]
+) -> None:
+    """The stop says how many it waits for, and nothing if there is none; the signal is sent in any case."""
+    with receiving(signals.stopping, app) as received:
+        events.stopping(count, 90.0, "; Ctrl-C ends the wait")
+    assert lines(caplog) == said
+    assert received == [{"grace": 90.0}]
+
+
+def test_stopped(events: Events, app: Flask) -> None:
+    """The end of the stop is a signal with what had not ended, in a list of the receiver's own."""
+    unfinished = [make_item()]
+    with receiving(signals.stopped, app) as received:
+        events.stopped(unfinished)
+    assert received == [{"unfinished": unfinished}]
+    assert received[0]["unfinished"] is not unfinished
+
+
+def test_trouble(events: Events, caplog: pytest.LogCaptureFixture) -> None:
+    """Trouble is logged with its traceback."""
+    events.trouble("The watch failed", KeyError("lost"))
+    (record,) = records(caplog)
+    assert record.getMessage() == "The watch failed"
+    assert record.exc_info is not None
+
+
+def test_broken_log_hurts_no_item(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A handler that raises is Python logging's to report; the item ends all the same."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                raise OSError("disk full")
+            except OSError:
+                self.handleError(record)
+
+    handler = Broken()
+    site.app.logger.addHandler(handler)
+    try:
+        item = site.background.enqueue(lambda: 1 / 0)
+        assert isinstance(item.exception(BOUND), ZeroDivisionError)
+        assert site.background.wait_idle(BOUND)
+    finally:
+        site.app.logger.removeHandler(handler)
+    assert "disk full" in capsys.readouterr().err
+
+
+def test_filter_that_raises_hurts_no_item(make_site: Callable[..., Site]) -> None:
+    """A log filter of the app's that raises does not keep an item from ending."""
+
+    def broken(record: logging.LogRecord) -> bool:
+        raise KeyError("filter")
+
+    site = make_site(BACKGROUND_WORKERS=1)
+    log = site.backend.events.log
+    log.addFilter(broken)
+    try:
+        failed = site.background.enqueue(lambda: 1 / 0)
+        assert failed.wait(2.0)
+        assert site.background.enqueue(threading.get_ident).wait(2.0)
+        assert site.background.wait_idle(2.0)
+    finally:
+        log.removeFilter(broken)
+
+
+# Receivers.
+
+
+def test_receivers_are_the_sender_apps(make_site: Callable[..., Site]) -> None:
+    """Signals are sent by the app itself, so that a receiver can listen to one of several."""
+    one, two = make_site(), make_site()
+    senders: list[Any] = []
+
+    def receive(sender: Any, **_: Any) -> None:
+        senders.append(sender)
+
+    with receiving(signals.item_finished, two.app) as of_two, signals.item_finished.connected_to(receive):
+        for site in (one, one, two):
+            assert site.background.enqueue(lambda: None).wait(BOUND)
+    assert senders == [one.app, one.app, two.app]
+    assert len(of_two) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("item_enqueued", ValueError),
+        ("item_started", ValueError),
+        ("item_finished", ValueError),
+        # On an item's thread nothing is raised from outside, so whatever a receiver raises is its own error.
+        ("item_started", SystemExit),
+        ("item_finished", SystemExit),
+        ("item_finished", KeyboardInterrupt),
+    ],
+)
+def test_receiver_fails(
+    make_site: Callable[..., Site], name: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A receiver's error is logged and hurts neither the item, nor the next ones, nor other receivers."""
+    site = make_site(BACKGROUND_WORKERS=1)
+    signal = getattr(signals, name)
+
+    def fail(sender: Flask, **_: Any) -> None:
+        raise error("receiver")
+
+    with signal.connected_to(fail, site.app), receiving(signal, site.app) as received:
+        items = [site.background.enqueue(lambda: 42) for _ in range(3)]
+        for item in items:
+            assert item.result(2.0) == 42
+        assert site.background.wait_idle(2.0)
+    assert [values["item"] for values in received] == items
+    logged = [record for record in records(caplog) if record.exc_info]
+    assert len(logged) == 3
+    assert signal.name in logged[0].getMessage()
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_enqueue_is_cut_short(app: Flask, background: Background, error: type[BaseException]) -> None:
+    """Ctrl-C, or a worker's exit, in a receiver in the view leaves no item that would never start."""
+
+    def fail(sender: Flask, **_: Any) -> None:
+        raise error
+
+    with signals.item_enqueued.connected_to(fail, app), suppress(error):
+        background.enqueue(lambda: None)
+    assert background.wait_idle(2.0)

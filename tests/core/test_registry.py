@@ -1,0 +1,181 @@
+"""The tasks by name, and what is made of those that a journal names."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from flask_background import Background, Task
+from flask_background.core.registry import Registry, Unknown
+from flask_background.core.retry import ONCE
+from flask_background.core.schedule import Every
+from flask_background.core.status import Status
+from flask_background.durable.journal.row import Entry
+from flask_background.errors import ConfigurationError
+
+ENTRY = Entry(
+    id="0" * 24,
+    task="mail",
+    executor="thread",
+    options='{"timeout": null, "max_attempts": 1, "backoff": null}',
+    payload="[[],{}]",
+    status=Status.QUEUED,
+    max_crashes=3,
+    due=0.0,
+    enqueued=0.0,
+)
+
+
+def send() -> None:
+    """A function."""
+
+
+def other() -> None:
+    """Another one."""
+
+
+def backoff(attempt: int, error: BaseException) -> float:
+    """A function cannot travel."""
+    return 1.0
+
+
+@pytest.fixture
+def background() -> Background:
+    """Without an app."""
+    return Background()
+
+
+@pytest.fixture
+def registry(background: Background) -> Registry:
+    """Its registry."""
+    return background.registry
+
+
+def make(background: Background, func: Any = send, **options: Any) -> Task[..., Any]:
+    """A task."""
+    return background.task(**{"name": "mail", **options})(func)  # type: ignore[arg-type,no-any-return]
+
+
+def test_known(background: Background, registry: Registry) -> None:
+    """A task is known by its name; whether any is durable is known too."""
+    assert not registry.has_durable()
+    task = make(background)
+    assert registry.tasks == {"mail": task}
+    assert not registry.has_durable()
+    durable = make(background, other, name="pdf", durable=True)
+    assert registry.tasks == {"mail": task, "pdf": durable}
+    assert registry.has_durable()
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
+def test_two_of_one_name(background: Background, registry: Registry, first: bool, second: bool) -> None:
+    """Two functions cannot have one name if one of them is durable; the first one stays."""
+    task = make(background, durable=first)
+    with pytest.raises(ConfigurationError, match=r"two tasks are named 'mail'.*name=\.\.\."):
+        make(background, other, durable=second)
+    assert registry.tasks == {"mail": task}
+
+
+def test_two_in_memory(background: Background, registry: Registry) -> None:
+    """In memory two may have one name: an item has its function."""
+    make(background)
+    second = make(background, other)
+    assert registry.tasks == {"mail": second}
+
+
+def test_same_function_again(background: Background, registry: Registry) -> None:
+    """A module that is loaded again, or an app that is made again, brings the same tasks."""
+    make(background, durable=True)
+    again = make(background, durable=True)
+    assert registry.tasks == {"mail": again}
+
+
+def test_periodic(background: Background, registry: Registry) -> None:
+    """The schedule is known by the task's name; the last one counts."""
+    task = make(background, durable=True)
+    registry.add_periodic(task, Every(1.0))
+    registry.add_periodic(task, Every(2.0))
+    assert registry.periodic == {"mail": (task, Every(2.0))}
+
+
+def test_task_of(background: Background, registry: Registry) -> None:
+    """The task of a journaled item has the options that it was enqueued with; the others are its own."""
+    task = make(background, durable=True, timeout=5, max_attempts=2, backoff=7, max_crashes=9)
+    options = {"timeout": 30.0, "max_attempts": 4, "backoff": 0.5}
+    found = registry.task_of(ENTRY._replace(executor="mail", options=json.dumps(options)))
+    assert isinstance(found, Task)
+    assert (found.func, found.name, found.executor, found.timeout) == (send, "mail", "mail", 30.0)
+    assert (found.retry.max_attempts, found.retry.backoff, found.options.max_crashes) == (4, 0.5, 9)
+    assert found.durable
+    assert task.timeout == 5
+
+
+def test_task_of_with_a_function(background: Background, registry: Registry) -> None:
+    """A backoff that is a function is the task's own: it is not in the journal."""
+    make(background, durable=True, backoff=backoff)
+    found = registry.task_of(ENTRY._replace(options='{"timeout": null, "max_attempts": 2}'))
+    assert found.retry.backoff is backoff
+
+
+def test_task_that_became_one_in_memory(background: Background, registry: Registry) -> None:
+    """Items that are in the journal stay durable, also if their task is no longer."""
+    make(background)
+    assert registry.task_of(ENTRY).durable
+
+
+def test_unknown_task(registry: Registry) -> None:
+    """Of a task that is not there the name and the executor are known; it is never more than that."""
+    found = registry.task_of(ENTRY._replace(task="gone", executor="mail", options="no JSON"))
+    assert found == Unknown("gone", "mail")
+    assert (found.key, found.timeout, found.retry, found.due) == (None, None, ONCE, None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "{",
+        "null",
+        "[1]",
+        "7",
+        '{"func": 1}',
+        '{"name": ""}',
+        '{"timeout": "soon"}',
+        '{"timeout": -1}',
+        '{"timeout": NaN}',
+        '{"max_attempts": 0}',
+        '{"max_attempts": 1.5}',
+        '{"backoff": [1]}',
+        '{"executor": "x"}',
+        '{"durable": false}',
+    ],
+)
+def test_malformed_options(background: Background, registry: Registry, options: str) -> None:
+    """Options that nobody has written raise: whoever asked parks the item."""
+    make(background, durable=True)
+    with pytest.raises((ConfigurationError, TypeError, ValueError)):
+        registry.task_of(ENTRY._replace(options=options))
+
+
+def test_portable(background: Background, registry: Registry) -> None:
+    """What another process can make again may be changed; functions and classes may not."""
+    task = make(background, durable=True, backoff=backoff, retry_on=(OSError,))
+    registry.check_portable(task)
+    registry.check_portable(task.using(timeout=1, max_attempts=9, backoff=2.0, delay=3, key="k"))
+    registry.check_portable(task.using(backoff=backoff, retry_on=(OSError,)))
+    with pytest.raises(ConfigurationError, match="retry_on cannot be changed by using"):
+        registry.check_portable(task.using(retry_on=(KeyError,)))
+    with pytest.raises(ConfigurationError, match="backoff cannot be changed by using"):
+        registry.check_portable(task.using(backoff=lambda attempt, error: 1.0))
+
+
+def test_foreign_is_not_portable(background: Background, registry: Registry) -> None:
+    """A task of another registry, or one whose name another function has by now, is not the one that runs."""
+    task = make(background).using(durable=True)
+    with pytest.raises(ConfigurationError, match="another one of this name"):
+        Registry().check_portable(task)
+    make(background, other)
+    with pytest.raises(ConfigurationError, match="another one of this name"):
+        registry.check_portable(task)

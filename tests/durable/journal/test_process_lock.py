@@ -1,0 +1,367 @@
+"""Owners: known to be alive by a lock, and to have run what their files say."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flask_background.durable.journal import process_lock as owners
+from flask_background.durable.journal import wakeups as bells
+from flask_background.durable.journal.process_lock import Owner
+from flask_background.durable.journal.watch import Watch
+
+from ...helpers import BOUND, Script, until
+
+OWNER = """
+    import sys, time
+    from pathlib import Path
+    from flask_background.durable.journal.process_lock import Owner
+
+    owner = Owner(Path({folder!r}), ["mail"], ["thread"])
+    for line in {lines!r}:
+        if line == "!":
+            owner.spare()
+        else:
+            (owner.begin if line[0] == "+" else owner.end)(line[1:])
+    print("owner", owner.id, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of the owners."""
+    return tmp_path / "owners"
+
+
+@pytest.fixture
+def owner(folder: Path) -> Iterator[Owner]:
+    """This process as an owner."""
+    owner = Owner(folder, ["mail", "pdf"], ["thread"])
+    yield owner
+    owner.close()
+
+
+@pytest.fixture
+def process(script: Callable[..., Script], folder: Path) -> Callable[..., tuple[Script, str]]:
+    """Starts another process, whose file has these lines; returns it with its owner's id."""
+
+    def start(*lines: str) -> tuple[Script, str]:
+        program = script(OWNER.format(folder=str(folder), lines=lines))
+        program.wait_for("\n")
+        return program, program.said.split()[1]
+
+    return start
+
+
+def test_own_is_never_dead(owner: Owner, folder: Path) -> None:
+    """A process does not take over from itself; that would free its lock."""
+    assert owners.take_over(folder, owner.id) is None
+    assert not owners.is_dead(folder, owner.id)
+    assert owners.others(folder) == []
+    assert owners.exists(folder, owner.id)
+    assert not owners.exists(folder, "1-gone")
+
+
+@pytest.mark.parametrize(
+    ("lines", "running", "charged"),
+    [
+        ((), set(), True),
+        (("+a", "+b", "-a"), {"b"}, True),
+        (("+a", "!"), {"a"}, False),
+    ],
+)
+def test_take_over(
+    folder: Path,
+    process: Callable[..., tuple[Script, str]],
+    lines: tuple[str, ...],
+    running: set[str],
+    charged: bool,
+) -> None:
+    """A live process keeps its own; of a dead one the file says what was running."""
+    program, name = process(*lines)
+    assert owners.others(folder) == [name]
+    assert owners.knows(folder, name, "mail")
+    assert not owners.knows(folder, name, "pdf")
+    assert owners.knows(folder, name, "mail", "thread")
+    assert not owners.knows(folder, name, "mail", "gpu")
+    assert not owners.is_dead(folder, name)
+    program.send(signal.SIGSTOP)
+    assert not owners.is_dead(folder, name)
+    program.kill()
+    takeover = owners.take_over(folder, name)
+    assert takeover is not None
+    with takeover:
+        assert (takeover.running, takeover.charged) == (running, charged)
+        assert not taken_elsewhere(folder, name)
+        takeover.done()
+    assert os.listdir(folder) == []
+    assert owners.take_over(folder, name) is None
+
+
+def taken_elsewhere(folder: Path, name: str) -> bool:
+    """Whether another process could take over."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(owners.is_dead(folder, name))
+    return bool(os.waitpid(pid, 0)[1])
+
+
+def test_what_cannot_be_opened(owner: Owner, folder: Path) -> None:
+    """The file of an owner that this process may not open is somebody else's to take over."""
+    (folder / "1-a").mkdir()  # refused to root, too
+    assert owners.others(folder) == ["1-a"]
+    assert owners.take_over(folder, "1-a") is None
+    assert not owners.is_dead(folder, "1-a")
+
+
+def test_empty_file(folder: Path) -> None:
+    """A power cut may leave nothing of a file but its name."""
+    folder.mkdir()
+    (folder / "1-a").touch()
+    takeover = owners.take_over(folder, "1-a")
+    assert takeover is not None
+    with takeover:
+        assert takeover.running == set()
+
+
+def work(owner: Owner, count: int = 100) -> None:
+    """Have so many runs begin and end."""
+    for number in range(count):
+        owner.begin(f"{number:024x}")
+        owner.end(f"{number:024x}")
+
+
+def test_file_does_not_grow_for_ever(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is begun anew, with what runs, and is locked all the time."""
+    monkeypatch.setattr(owners, "_LONG", 500)
+    owner._longest = 500
+    owner.begin("long")
+    work(owner)
+    assert not taken_elsewhere(folder, owner.id)  # first, for to read the file here frees the lock
+    assert (folder / owner.id).stat().st_size < 600
+    assert (folder / owner.id).read_bytes().startswith(b'[["mail", "pdf"], ["thread"]]\n+long\n')
+    assert sorted(os.listdir(folder)) == [owner.id, f"{owner.id}.bell"]
+
+
+def test_much_runs(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is long because so much runs is not begun anew at every end."""
+    monkeypatch.setattr(owners, "_LONG", 500)
+    owner._longest = 500
+    made: list[int] = []
+    make = Owner._make_file
+    monkeypatch.setattr(Owner, "_make_file", lambda self: made.append(1) or make(self))
+    for number in range(1_000):
+        owner.begin(f"r{number}")
+    work(owner)
+    assert len(made) < 5
+
+
+RENEWING = """
+    import os, signal
+    from flask_background.durable.journal import process_lock as owners
+
+    owners._LONG = 500
+    rename, renamed = os.rename, []
+
+    def rename_and_die(*paths):
+        renamed.append(paths)
+        if {when!r} == "before" and len(renamed) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(*paths)
+        if {when!r} == "after" and len(renamed) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.rename = rename_and_die
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_death_while_it_is_begun_anew(
+    folder: Path, script: Callable[..., Script], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the process dies, the file says what was running."""
+    lines = ["+long", "!", *(f"{sign}{number:024x}" for number in range(200) for sign in "+-")]
+    program = script(RENEWING.format(when=when), OWNER.format(folder=str(folder), lines=lines))
+    assert program.ends() == -signal.SIGKILL, program.said
+    (name,) = owners.others(folder)
+    takeover = owners.take_over(folder, name)
+    assert takeover is not None
+    with takeover:
+        assert (takeover.running, takeover.charged) == ({"long"}, False)
+        takeover.done()
+    monkeypatch.setattr(owners, "_NEW", -1.0)
+    owners.sweep(folder)
+    assert os.listdir(folder) == []
+
+
+def test_sweep_while_it_is_begun_anew(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at the new file before it has its name, by this process too, does not free its lock."""
+    rename = os.rename
+    monkeypatch.setattr(owners, "_NEW", -1.0)
+
+    def sweep_and_rename(*paths: Path) -> None:
+        owners.sweep(folder)
+        assert not taken_elsewhere(folder, f"{owner.id}.new")
+        rename(*paths)
+
+    monkeypatch.setattr(os, "rename", sweep_and_rename)
+    owner.begin("a")
+    owner._renew()
+    assert not taken_elsewhere(folder, owner.id)
+
+
+def test_take_over_of_what_was_the_file(owner: Owner, folder: Path) -> None:
+    """Who has opened the old file gets its lock when there is a new one, and does not take over."""
+    to_child, to_parent = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        lock = fcntl.lockf
+
+        def wait_and_lock(*given: int) -> None:
+            os.write(to_parent[1], b"!")
+            os.read(to_child[0], 1)
+            lock(*given)
+
+        fcntl.lockf = wait_and_lock  # type: ignore[assignment]
+        os._exit(owners.is_dead(folder, owner.id))
+    try:
+        os.read(to_parent[0], 1)
+        owner._renew()
+    finally:
+        os.write(to_child[1], b"!")
+        took_over = os.waitpid(pid, 0)[1]
+        for descriptor in (*to_child, *to_parent):
+            os.close(descriptor)
+    assert not took_over
+
+
+def test_file_that_cannot_be_begun_anew(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the old one goes on."""
+    monkeypatch.setattr(owners, "_LONG", 500)
+    owner._longest = 500
+
+    def fail(*paths: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "rename", fail)
+        owner.begin("long")
+        work(owner)
+    assert sorted(os.listdir(folder)) == [owner.id, f"{owner.id}.bell"]
+    assert (folder / owner.id).read_bytes().endswith(f"-{99:024x}\n".encode())
+    work(owner)
+    assert (folder / owner.id).stat().st_size < 600
+    assert not taken_elsewhere(folder, owner.id)
+
+
+def test_closed_writes_nowhere(folder: Path, tmp_path: Path) -> None:
+    """The descriptor of a closed owner may be another file's by now."""
+    owner = Owner(folder, [], [])
+    owner.close()
+    descriptors = [os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT) for _ in range(5)]
+    owner.begin("a")
+    owner.end("a")
+    owner.spare()
+    owner.close()
+    assert (tmp_path / "other").read_bytes() == b""
+    for descriptor in descriptors:
+        os.close(descriptor)
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("fails", ["write", "mkfifo"])
+def test_failure_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """Where the disk is full, or has no FIFOs, no file and no descriptor is left of the attempt."""
+    before = len(os.listdir("/proc/self/fd"))
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, fails, fail)
+    with pytest.raises(OSError, match="No space left"):
+        Owner(folder, [], [])
+    monkeypatch.undo()
+    assert os.listdir(folder) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_sweep(owner: Owner, folder: Path) -> None:
+    """What a process left that died while it became an owner is removed, and nothing else."""
+    for name in ("1-a.new", "1-c.new"):
+        (folder / name).touch()
+    long_ago = time.time() - 100
+    os.utime(folder / "1-a.new", (long_ago, long_ago))  # the other one is perhaps just being made
+    os.mkfifo(folder / "1-b.bell")
+    owners.sweep(folder)
+    owners.sweep(folder)
+    assert sorted(os.listdir(folder)) == sorted(["1-c.new", owner.id, f"{owner.id}.bell"])
+
+
+def test_bell(owner: Owner, folder: Path) -> None:
+    """Whoever waits is woken by a ring, each time, and not by one that was before the last wait."""
+    watch = Watch(owner)
+    watch.wait(0.0)
+    for _ in range(3):
+        threading.Timer(0.02, owners.ring, [folder]).start()
+        began = time.monotonic()
+        assert watch.wait(BOUND) == []
+        assert time.monotonic() - began < BOUND / 2
+    began = time.monotonic()
+    watch.wait(0.05)
+    assert time.monotonic() - began >= 0.05
+    watch.close()
+
+
+def test_death_wakes(owner: Owner, folder: Path, process: Callable[..., tuple[Script, str]]) -> None:
+    """The kernel tells of a sibling's death at once, again and again until somebody has taken over."""
+    watch = Watch(owner)
+    program, name = process("+a")
+    watch.wait(0.0)
+    threading.Timer(0.05, program.process.kill).start()
+    began = time.monotonic()
+    dead = until(lambda: watch.wait(BOUND))
+    assert dead == [name]
+    assert time.monotonic() - began < 2
+    program.process.wait(BOUND)
+    assert until(lambda: watch.wait(1.0)) == [name]
+    watch.close()
+
+
+def test_without_pidfd(
+    owner: Owner,
+    process: Callable[..., tuple[Script, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the kernel does not tell, somebody looks every half second, also while the bell rings."""
+    monkeypatch.delattr(os, "pidfd_open")
+    watch = Watch(owner)
+    program, name = process()
+    watch.wait(0.0)
+    program.kill()
+    began = time.monotonic()
+
+    def look() -> list[str]:
+        bells.ring(owner.folder)
+        return watch.wait(BOUND)
+
+    assert until(look) == [name]
+    assert time.monotonic() - began < 2
+    watch.close()
+
+
+def test_fork_is_nobody(owner: Owner, folder: Path) -> None:
+    """A child has not inherited the lock, nor does it free it."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(owners.others(folder) != [owner.id] or owners.is_dead(folder, owner.id))
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not taken_elsewhere(folder, owner.id)

@@ -1,0 +1,312 @@
+"""What changes the journal, against a plain model of it, in every order that Hypothesis thinks of."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from flask_background.core.status import Status
+from flask_background.durable.journal import queries
+from flask_background.durable.journal import statements as store
+from flask_background.durable.journal.database import Database
+from flask_background.durable.journal.row import Entry
+
+OWNERS = ("1-a", "2-b", "3-c")
+LIVE = (Status.QUEUED, Status.RUNNING)
+ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class Journal(RuleBasedStateMachine):
+    """Processes enqueue, claim, run, finish, fail, cancel, fork and die; clocks change; files reopen."""
+
+    items = Bundle("items")
+
+    @initialize(mode=st.sampled_from(["wal", "truncate"]))
+    def open(self, mode: Any) -> None:
+        """Begin with an empty journal."""
+        self.folder = Path(tempfile.mkdtemp())
+        self.mode = mode
+        self.database = Database(self.folder, mode)
+        self.model: dict[str, Entry] = {}
+        # What each owner has on its own file: the ids that it is running.
+        self.running: dict[str, set[str]] = {owner: set() for owner in OWNERS}
+        self.fences: dict[str, int] = {}
+        self.now = 1_000_000.0
+
+    def teardown(self) -> None:
+        """Leave nothing, and look at the file as a whole."""
+        if hasattr(self, "database"):
+            with self.database.turn:
+                check = self.database.open().execute("pragma integrity_check").fetchone()
+                self.database.close()
+            shutil.rmtree(self.folder)
+            assert check == ("ok",)
+
+    def do(self, step: Any, *args: Any, **values: Any) -> Any:
+        """One transaction."""
+        with self.database.turn:
+            connection = self.database.begin(full=False)
+            answer = step(connection, *args, **values)
+            self.database.commit()
+            self.database.checkpoint()
+        return answer
+
+    def change(self, item_id: str, **values: Any) -> None:
+        """Change the model."""
+        self.model[item_id] = self.model[item_id]._replace(**values)
+
+    def mine(self, item_id: str, fence: int) -> bool:
+        """Whether a write with this fence counts."""
+        entry = self.model[item_id]
+        return entry.status in LIVE and entry.owner is not None and entry.fence == fence
+
+    @rule(
+        target=items,
+        number=st.integers(0, 2**64 - 1),
+        key=st.sampled_from([None, None, "k"]),
+        owner=st.sampled_from([None, *OWNERS]),
+        delay=st.sampled_from([0.0, 50.0]),
+    )
+    def insert(self, number: int, key: str | None, owner: str | None, delay: float) -> str:
+        """Enqueue an item; one with a key gives the one in flight that has it."""
+        entry = Entry(
+            id=f"{number:024x}",
+            task="t",
+            executor="thread",
+            options="{}",
+            payload="[[],{}]",
+            status=Status.QUEUED,
+            max_crashes=2,
+            due=self.now + delay,
+            enqueued=self.now,
+            key=key,
+            owner=owner,
+            fence=0 if owner is None else 1,
+        )
+        if entry.id in self.model:
+            return entry.id
+        other = self.do(store.insert, entry)
+        live = [each for each in self.model.values() if key and each.key == key and each.status in LIVE]
+        assert other == (live[0] if live else None)
+        if live:
+            return live[0].id
+        self.model[entry.id] = entry
+        return entry.id
+
+    @rule(owner=st.sampled_from(OWNERS), count=st.integers(1, 3))
+    def claim(self, owner: str, count: int) -> None:
+        """A process takes the free items that are due, the oldest first."""
+        free = sorted(
+            (
+                entry.due
+                for entry in self.model.values()
+                if entry.status is Status.QUEUED and entry.owner is None and entry.due <= self.now
+            ),
+        )[:count]
+        claimed = self.do(store.claim, owner, {"thread": count, "other": 1}, ["t"], self.now)
+        assert [entry.due for entry in claimed] == free
+        for entry in claimed:
+            before = self.model[entry.id]
+            assert before.owner is None
+            assert entry == before._replace(owner=owner, fence=before.fence + 1)
+            self.model[entry.id] = entry
+
+    @rule(owner=st.sampled_from(OWNERS))
+    def fork(self, owner: str) -> None:
+        """A fork of this process, with the file open, opens it itself, takes an item, and ends."""
+        free = [
+            entry
+            for entry in self.model.values()
+            if entry.status is Status.QUEUED and entry.owner is None and entry.due <= self.now
+        ]
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self.database = Database(self.folder, self.mode)
+                claimed = self.do(store.claim, owner, {"thread": 1}, ["t"], self.now)
+                os._exit(0 if len(claimed) == min(1, len(free)) else 1)
+            finally:
+                os._exit(2)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        claimed = [entry for entry in self.do(queries.entries) if entry != self.model[entry.id]]
+        assert [entry.due for entry in claimed] == sorted(entry.due for entry in free)[:1]
+        for entry in claimed:
+            assert entry == self.model[entry.id]._replace(owner=owner, fence=entry.fence)
+            self.model[entry.id] = entry
+
+    @rule(item_id=items, late=st.booleans())
+    def start(self, item_id: str, late: bool) -> None:
+        """Its run begins, if the fence is still the claim's."""
+        entry = self.model[item_id]
+        if entry.owner is not None and entry.status is Status.QUEUED and not late:
+            self.running[entry.owner].add(item_id)
+        fence = entry.fence - late
+        done = self.do(store.start, item_id, fence, self.now)
+        assert done is self.mine(item_id, fence)
+        if done:
+            self.change(
+                item_id, status=Status.RUNNING, attempt=entry.attempt + 1, started=self.now, progress=None
+            )
+
+    @rule(item_id=items, late=st.booleans())
+    def report(self, item_id: str, late: bool) -> None:
+        """It says how far it is."""
+        fence = self.model[item_id].fence - late
+        done = self.do(store.report, item_id, fence, "[1, 2, null]")
+        assert done is self.mine(item_id, fence)
+        if done:
+            self.change(item_id, progress="[1, 2, null]")
+
+    @rule(item_id=items, status=st.sampled_from(ENDS), late=st.booleans())
+    def finish(self, item_id: str, status: Status, late: bool) -> None:
+        """It ends; a late writer changes nothing."""
+        entry = self.model[item_id]
+        fence = entry.fence - late
+        done = self.do(store.finish, item_id, fence, status, self.now, "1", None)
+        assert done is self.mine(item_id, fence)
+        if done:
+            assert entry.owner is not None
+            self.running[entry.owner].discard(item_id)
+            self.change(
+                item_id, status=status, finished=self.now, result="1", error=None, owner=None, cancel=False
+            )
+
+    @rule(item_id=items, charged=st.booleans(), due=st.sampled_from([None, 20.0]), late=st.booleans())
+    def release(self, item_id: str, charged: bool, due: float | None, late: bool) -> None:
+        """It goes back, for another attempt or because its process stops; or ends, if somebody wants that."""
+        entry = self.model[item_id]
+        fence = entry.fence - late
+        at = None if due is None else self.now + due
+        ended = self.do(store.release, item_id, fence, self.now, at, charged)
+        mine = self.mine(item_id, fence)
+        assert (ended is not None) is bool(mine and entry.cancel)
+        if mine:
+            assert entry.owner is not None
+            self.running[entry.owner].discard(item_id)
+        if ended is not None:
+            self.change(item_id, status=Status.CANCELLED, finished=self.now, owner=None, cancel=False)
+            assert ended == self.model[item_id]
+        elif mine:
+            back = not charged and entry.status is Status.RUNNING
+            self.change(
+                item_id,
+                status=Status.QUEUED,
+                owner=None,
+                due=entry.due if at is None else at,
+                attempt=entry.attempt - back,
+            )
+
+    @rule(item_id=items)
+    def cancel(self, item_id: str) -> None:
+        """Somebody cancels it."""
+        entry = self.model[item_id]
+        answer = self.do(store.request_cancel, item_id, self.now)
+        if entry.status not in LIVE:
+            assert answer is None
+        elif entry.owner is None:
+            assert answer == "cancelled"
+            self.change(item_id, status=Status.CANCELLED, finished=self.now)
+        else:
+            assert answer == "asked"
+            self.change(item_id, cancel=True)
+
+    @rule(item_id=items)
+    def abandon(self, item_id: str) -> None:
+        """Its caller never heard that it had been entered."""
+        entry = self.model[item_id]
+        self.do(store.abandon, item_id, self.now)
+        if entry.status is Status.QUEUED:
+            if entry.owner is not None:
+                self.running[entry.owner].discard(item_id)
+            self.change(item_id, status=Status.CANCELLED, finished=self.now, owner=None)
+
+    @rule(item_id=items)
+    def retry(self, item_id: str) -> None:
+        """Somebody lets it run again, unless its key is taken by now."""
+        entry = self.model[item_id]
+        taken = entry.key and any(
+            other.key == entry.key and other.status in LIVE for other in self.model.values()
+        )
+        done = self.do(store.retry, item_id, self.now)
+        assert done is (entry.status in (Status.FAILED, Status.CANCELLED) and not taken)
+        if done:
+            values: dict[str, Any] = dict.fromkeys(("started", "finished", "progress", "error", "reason"))
+            self.change(
+                item_id, status=Status.QUEUED, due=self.now, attempt=0, crashes=0, cancel=False, **values
+            )
+
+    @rule(owner=st.sampled_from(OWNERS), charged=st.booleans())
+    def die(self, owner: str, charged: bool) -> None:
+        """A process dies, and another one frees its items."""
+        before = dict(self.model)
+        released, ended = self.do(store.recover, owner, self.running[owner], self.now, charged)
+        owned = [entry for entry in before.values() if entry.owner == owner]
+        assert released + len(ended) == len(owned)
+        for entry in owned:
+            after = self.do(queries.get, entry.id)
+            crashes = entry.crashes + (entry.id in self.running[owner] and charged)
+            if entry.cancel:
+                assert after.status is Status.CANCELLED
+            elif crashes >= entry.max_crashes:
+                assert (after.status, after.crashes) == (Status.FAILED, crashes)
+                assert f"died in {crashes} of its runs" in after.reason
+            else:
+                assert (after.status, after.crashes) == (Status.QUEUED, crashes)
+            assert after.owner is None
+            self.model[entry.id] = after
+        self.running[owner].clear()
+
+    @rule(item_id=items)
+    def park(self, item_id: str) -> None:
+        """It cannot be run."""
+        entry = self.model[item_id]
+        done = self.do(store.park, item_id, entry.fence, "why", self.now)
+        assert done is (entry.status in LIVE)
+        if done:
+            if entry.owner is not None:
+                self.running[entry.owner].discard(item_id)
+            self.change(item_id, status=Status.FAILED, reason="why", finished=self.now, owner=None)
+
+    @rule(seconds=st.sampled_from([1.0, 60.0, -7_200.0, 7_200.0]))
+    def clock(self, seconds: float) -> None:
+        """Time passes, or the clock is set."""
+        self.now += seconds
+
+    @rule()
+    def reopen(self) -> None:
+        """The file is closed, and opened by another process."""
+        with self.database.turn:
+            self.database.close()
+        self.database = Database(self.folder, self.mode)
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        """Every item is there, as the model has it; fences only rise."""
+        if not hasattr(self, "database"):
+            return
+        found = {entry.id: entry for entry in self.do(queries.entries)}
+        assert found == self.model
+        for item_id, entry in found.items():
+            assert entry.fence >= self.fences.get(item_id, 0)
+            self.fences[item_id] = entry.fence
+            assert entry.attempt >= 0
+        counts = self.do(queries.stats)
+        assert sum(counts.values()) == len(self.model)
+
+
+TestJournal = Journal.TestCase
+TestJournal.settings = settings(
+    max_examples=120,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)

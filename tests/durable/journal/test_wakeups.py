@@ -1,0 +1,87 @@
+"""The bells: whoever has one now is woken, whatever the folder was like before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from flask_background.durable.journal import wakeups as bells
+
+
+def hang(folder: Path, name: str) -> int:
+    """A new bell, open for reading."""
+    os.mkfifo(folder / f"{name}.bell")
+    return os.open(folder / f"{name}.bell", os.O_RDWR | os.O_NONBLOCK)
+
+
+def rang(bell: int) -> bool:
+    """Whether it rang since this was last asked."""
+    try:
+        return bool(os.read(bell, 100))
+    except BlockingIOError:
+        return False
+
+
+def make_old(folder: Path) -> None:
+    """As if nothing had changed for long."""
+    os.utime(folder, (time.time() - 60, time.time() - 60))
+
+
+def test_but_one(tmp_path: Path) -> None:
+    """All but the one that is named ring, and only bells do."""
+    first, second = hang(tmp_path, "1-a"), hang(tmp_path, "2-b")
+    (tmp_path / "1-a").touch()
+    bells.ring(tmp_path, but="1-a")
+    assert (rang(first), rang(second)) == (False, True)
+    assert (tmp_path / "1-a").read_bytes() == b""
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_new_bell(tmp_path: Path, old: bool) -> None:
+    """A bell that has just been hung rings, also if the folder was listed at that very moment."""
+    found = []
+    for number in range(50):
+        if old:
+            make_old(tmp_path)
+        bells.ring(tmp_path)
+        found.append(hang(tmp_path, f"{number}-a"))
+        bells.ring(tmp_path)
+        assert rang(found[-1])
+    assert all(map(rang, found[:-1]))
+
+
+def test_nothing_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in which nothing changes is listed once."""
+    bell = hang(tmp_path, "1-a")
+    make_old(tmp_path)
+    bells.ring(tmp_path)
+    monkeypatch.setattr(os, "listdir", None)
+    assert rang(bell)
+    bells.ring(tmp_path)
+    assert rang(bell)
+
+
+def test_bell_that_is_gone(tmp_path: Path) -> None:
+    """Who has left is not woken, nor does that keep the others from being."""
+    hang(tmp_path, "1-a")
+    make_old(tmp_path)
+    bells.ring(tmp_path)
+    (tmp_path / "1-a.bell").unlink()
+    other = hang(tmp_path, "2-b")
+    bells.ring(tmp_path)
+    assert rang(other)
+
+
+def test_ring_that_cannot_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it tells of has been done: not to be able to tell is no reason to fail."""
+
+    def fail(path: Path) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "listdir", fail)
+    bells.ring(tmp_path)
+    bells.ring(tmp_path / "gone")

@@ -1,0 +1,272 @@
+"""The handle of a durable item, here and where another process has it, against a journal that is a dict."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from flask_background import Status
+from flask_background.core.registry import Unknown
+from flask_background.core.status import Attempt, Progress
+from flask_background.durable import handle as module
+from flask_background.durable.handle import JournaledItem
+from flask_background.durable.journal.row import Entry
+from flask_background.durable.uploads import attempt_of
+from flask_background.errors import ItemCancelled, ItemFailed, NotFinished
+
+from ..helpers import BOUND, Callee, Keeper, until
+
+ENTRY = Entry(
+    id="0" * 24,
+    task="mail",
+    executor="thread",
+    options="{}",
+    payload="[[],{}]",
+    status=Status.QUEUED,
+    max_crashes=3,
+    due=5.0,
+    enqueued=4.0,
+)
+
+
+class Journal(Keeper):
+    """What the journal knows, and how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry: Entry | None = ENTRY
+        self.looks = 0
+        self.reports: list[Progress] = []
+
+    def change(self, **values: Any) -> None:
+        """Another process has written."""
+        assert self.entry is not None
+        self.entry = self.entry._replace(**values)
+
+    def look(self, item_id: str) -> Entry | None:
+        """What it knows."""
+        assert item_id == ENTRY.id
+        self.looks += 1
+        return self.entry
+
+    def read_attempt(self, entry: Entry) -> Attempt:
+        """The last attempt."""
+        return attempt_of(entry)
+
+    def report(self, item: JournaledItem[Any], progress: Progress) -> None:
+        """Remember what was reported."""
+        self.reports.append(progress)
+
+
+@pytest.fixture
+def journal() -> Journal:
+    """It has one item, which is queued."""
+    return Journal()
+
+
+@pytest.fixture
+def item(journal: Journal) -> JournaledItem[Any]:
+    """The handle of that, in a process that has nothing to do with it."""
+    return JournaledItem.of(ENTRY, Unknown("mail", "thread"), None, journal)
+
+
+def end(journal: Journal, status: Status = Status.SUCCEEDED, **values: Any) -> None:
+    """The item ends in another process."""
+    journal.change(status=status, attempt=2, started=6.0, finished=7.0, **values)
+
+
+def test_new_item_is_here(journal: Journal) -> None:
+    """A new item is its process's: nobody looks into the journal for it."""
+    item = JournaledItem[Any](Callee(), (1,), {}, None, journal)
+    assert (item.status, item.attempt, item.progress) == (Status.QUEUED, 0, None)
+    assert (item.started_at, item.finished_at) == (None, None)
+    assert not item.wait(0)
+    assert (item.here, item.entry, journal.looks) == (True, None, 0)
+
+
+def test_ids_grow_with_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids are 24 hexadecimal digits, in the order of time, and no two are the same."""
+    ids = []
+    for number in range(200):
+        monkeypatch.setattr("flask_background.core.item.time", lambda number=number: 1.7e9 + number // 2)
+        ids.append(JournaledItem[Any](Callee(), (), {}, None, journal).id)
+    assert len(set(ids)) == 200
+    for item_id in ids:
+        assert len(item_id) == 24
+        int(item_id, 16)
+    assert [item_id[:8] for item_id in ids] == sorted(item_id[:8] for item_id in ids)
+
+
+def test_of_an_entry(item: JournaledItem[Any]) -> None:
+    """The handle has the entry's id and times, and a name also where the task is unknown."""
+    assert (item.id, item.task_name, item.here) == (ENTRY.id, "mail", False)
+    assert item.enqueued_at == datetime.fromtimestamp(4.0, UTC)
+    assert repr(item) == f"<WorkItem {ENTRY.id} mail queued>"
+
+
+def test_every_question_is_asked_anew(journal: Journal, item: JournaledItem[Any]) -> None:
+    """While the item is elsewhere, what its handle says is what the journal says by then."""
+    assert item.status is Status.QUEUED
+    journal.change(status=Status.RUNNING, attempt=1, started=6.0, progress='[1,2,"half"]')
+    assert item.attempt == 1
+    assert item.started_at == datetime.fromtimestamp(6.0, UTC)
+    assert item.progress == (1, 2, "half")
+    assert item.finished_at is None
+    journal.change(status=Status.QUEUED, owner=None)
+    assert item.status is Status.QUEUED
+    end(journal, result="42")
+    assert item.finished_at == datetime.fromtimestamp(7.0, UTC)
+    assert (item.status, item.attempt, item.result(0)) == (Status.SUCCEEDED, 2, 42)
+
+
+def test_ended_is_not_asked_again(journal: Journal, item: JournaledItem[Any]) -> None:
+    """An end is for good: it is read once, and stays when the journal has let the item go."""
+    end(journal, result="42")
+    assert item.wait(0)
+    looks, journal.entry = journal.looks, None
+    assert (item.status, item.result(0), item.attempt) == (Status.SUCCEEDED, 42, 2)
+    assert journal.looks == looks
+
+
+def test_let_go_before_anybody_asked(journal: Journal, item: JournaledItem[Any]) -> None:
+    """Of an item that the journal does not know any more, the handle says what it knew last, and waits."""
+    journal.entry = None
+    assert item.status is Status.QUEUED
+    assert not item.wait(0)
+    with pytest.raises(NotFinished, match=ENTRY.id):
+        item.result(0)
+
+
+@pytest.mark.parametrize(
+    ("status", "values", "kind", "text"),
+    [
+        (Status.FAILED, {"reason": "nobody has it"}, ItemFailed, "was parked: nobody has it"),
+        (
+            Status.FAILED,
+            {"error": '{"type": "a.B", "message": "c", "trace": "d"}'},
+            ItemFailed,
+            "failed with a.B: c",
+        ),
+        (Status.CANCELLED, {}, ItemCancelled, "was cancelled"),
+    ],
+)
+def test_errors(
+    journal: Journal,
+    item: JournaledItem[Any],
+    status: Status,
+    values: dict[str, str],
+    kind: type[Exception],
+    text: str,
+) -> None:
+    """``result`` raises what has become of it, and ``exception`` returns that."""
+    end(journal, status, **values)
+    with pytest.raises(kind, match=text) as caught:
+        item.result(0)
+    assert item.exception(0) is caught.value
+
+
+@pytest.mark.parametrize("timeout", [0, 0.0, -1.0, 0.06])
+def test_wait_has_an_end(item: JournaledItem[Any], timeout: float) -> None:
+    """A wait for an item elsewhere ends when its time is up."""
+    began = time.monotonic()
+    assert not item.wait(timeout)
+    assert max(0.0, timeout) <= time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("timeout", [None, BOUND])
+def test_end_elsewhere_wakes(journal: Journal, item: JournaledItem[Any], timeout: float | None) -> None:
+    """A wait ends when the item does, in whichever process that is."""
+    timer = threading.Timer(0.05, end, [journal])
+    timer.start()
+    assert item.wait(timeout)
+    timer.join(BOUND)
+    assert item.status is Status.SUCCEEDED
+
+
+def test_awaited(journal: Journal, item: JournaledItem[Any]) -> None:
+    """A coroutine can await an item that is elsewhere; the loop goes on meanwhile."""
+
+    async def wait() -> Any:
+        asyncio.get_running_loop().call_later(0.05, lambda: end(journal, result="42"))
+        return await item
+
+    assert asyncio.run(wait()) == 42
+
+
+def test_awaited_fails(journal: Journal, item: JournaledItem[Any]) -> None:
+    """What it failed with is raised where it is awaited."""
+    end(journal, Status.FAILED, reason="why")
+
+    async def wait() -> None:
+        await item
+
+    with pytest.raises(ItemFailed, match="why"):
+        asyncio.run(wait())
+
+
+def test_leaves_while_somebody_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for an item here goes on to wait for it when it has left, and learns of its end."""
+    monkeypatch.setattr(module, "_STAY", 3 * BOUND)
+    item = JournaledItem[Any](Callee(), (), {}, None, journal)
+    item.id = ENTRY.id
+    ends: list[bool] = []
+    waiter = threading.Thread(target=lambda: ends.append(item.wait(3 * BOUND)))
+    waiter.start()
+    until(lambda: item._gates)
+    item.leave()
+    until(lambda: journal.looks >= 2)
+    assert ends == []
+    end(journal, result="1")
+    waiter.join(BOUND)
+    assert ends == [True]
+
+
+def test_comes_back_while_somebody_waits(
+    journal: Journal, item: JournaledItem[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for an item elsewhere also learns of its end when this process has claimed it meanwhile."""
+    monkeypatch.setattr(module, "_STAY", 0.01)
+    ends: list[bool] = []
+    waiter = threading.Thread(target=lambda: ends.append(item.wait(BOUND)))
+    waiter.start()
+    until(lambda: journal.looks >= 2)
+    item.here = True
+    until(lambda: item._gates)
+    assert ends == []
+    item.status, item._told = Status.SUCCEEDED, True
+    item._wake()
+    waiter.join(BOUND)
+    assert ends == [True]
+
+
+def test_interrupted_here_is_no_end(journal: Journal, item: JournaledItem[Any]) -> None:
+    """An item that its process could not finish has not ended: another one will run it."""
+    item.here, item.status = True, Status.INTERRUPTED
+    item.leave()
+    journal.change(status=Status.QUEUED)
+    assert not item.wait(0)
+    assert item.status is Status.QUEUED
+
+
+def test_report(journal: Journal) -> None:
+    """The keeper hears of the progress of a run that is here, and of nobody else's."""
+    item = JournaledItem[Any](Callee(), (), {}, None, journal)
+    item.id = ENTRY.id
+    item.report_progress(1)
+    item._attempt = Attempt(1.0)
+    item.report_progress(1, 2, "half")
+    assert journal.reports == [(1, 2, "half")]
+    item.leave()
+    item.report_progress(2, 2)
+    assert journal.reports == [(1, 2, "half")]
+
+
+def test_cancel(journal: Journal, item: JournaledItem[Any]) -> None:
+    """To cancel is the keeper's part, wherever the item is."""
+    assert item.cancel()
+    assert journal.cancelled == [item]

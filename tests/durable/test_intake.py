@@ -1,0 +1,95 @@
+"""How durable items come into the journal, when something comes in between."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from werkzeug.datastructures import FileStorage
+
+from flask_background import Status
+from flask_background.durable.backend import DurableBackend
+from flask_background.durable.journal.writer import Writer
+
+from ..helpers import BOUND, Site, until
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site], tmp_path: Path) -> Site:
+    """An app with a journal of its own."""
+    return make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
+
+
+def durable(site: Site) -> DurableBackend:
+    """The app's journal in this process."""
+    backend: DurableBackend = site.app.extensions["background"].durable
+    return backend
+
+
+class BrokenOff(BaseException):
+    """What a signal handler, or gevent's Timeout, raises where a view waits."""
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_broken_off(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, written: bool) -> None:
+    """A view that is broken off while it waits for the disk leaves no item that never runs."""
+
+    def read(upload: FileStorage) -> bytes:
+        return upload.read()
+
+    task = site.background.task(durable=True, name="read")(read).using(key="one")
+    journal = durable(site)
+    wait_for = Writer._wait_for
+
+    def break_off(self: Writer, order: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            wait_for(self, order)
+            return
+        if written:
+            wait_for(self, order)
+        else:
+            self._orders.append(order)
+        raise BrokenOff
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "_write_alone", lambda *_: False)
+        patch.setattr(Writer, "_wait_for", break_off)
+        with pytest.raises(BrokenOff):
+            task.enqueue(FileStorage(io.BytesIO(b"first"), "a.png"))
+    assert journal.writer.flush(BOUND)
+    assert [item.status for item in site.background.items()] == [Status.CANCELLED] * written
+    assert task.enqueue(FileStorage(io.BytesIO(b"second"), "a.png")).result(BOUND) == b"second"
+    until(lambda: not list((tmp_path / "journal" / "uploads").iterdir()))
+
+
+def test_signal_after_the_entry(site: Site) -> None:
+    """What a receiver of ``item_enqueued`` raises does not keep the item, which is on disk, from its run."""
+    from flask_background import signals
+
+    ran = []
+
+    def receive(sender: Any, item: Any) -> None:
+        raise BrokenOff
+
+    with signals.item_enqueued.connected_to(receive, site.app), pytest.raises(BrokenOff):
+        site.background.task(durable=True, name="work")(lambda: ran.append(1)).enqueue()
+    assert site.background.wait_idle(BOUND)
+    assert ran == [1]
+
+
+def test_claimed_and_not_arrived(site: Site) -> None:
+    """New items wait behind those that were claimed a moment ago, until these are here."""
+    durable = site.app.extensions["background"].durable
+    durable.keeper.close(BOUND)  # it would look as well
+    durable.left += 1
+    durable._claiming = True
+    durable.claim(time.time())
+    assert durable.caught_up < durable.left
+    durable._claiming = False
+    durable.claim(time.time())
+    assert durable.caught_up == durable.left

@@ -1,0 +1,209 @@
+"""The runs of durable items: what the journal hears of their ends, and how they leave this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_background import Status, current_item, signals
+from flask_background.durable.backend import DurableBackend
+from flask_background.durable.journal import statements as store
+from flask_background.durable.runs import DurableRuns
+from flask_background.errors import ItemFailed
+
+from ..helpers import BOUND, Site, until
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site], tmp_path: Path) -> Site:
+    """An app with one thread, and a journal of its own."""
+    return make_site(BACKGROUND_WORKERS=1, BACKGROUND_JOURNAL=tmp_path / "journal")
+
+
+def durable(site: Site) -> DurableBackend:
+    """The app's journal in this process."""
+    backend: DurableBackend = site.app.extensions["background"].durable
+    return backend
+
+
+def test_end_that_cannot_be_worked_out(site: Site) -> None:
+    """An error in what decides on the next attempt fails the item, and its thread goes on."""
+
+    def backoff(attempt: int, error: BaseException) -> float:
+        raise ZeroDivisionError("no backoff")
+
+    @site.background.task(durable=True, name="work", max_attempts=3, backoff=backoff)
+    def work() -> None:
+        raise OSError("the first error")
+
+    item = work.enqueue()
+    with pytest.raises((ZeroDivisionError, ItemFailed, OSError)):
+        item.result(BOUND)
+    assert item.status is Status.FAILED
+    assert site.background.task(durable=True, name="next")(lambda: 42).enqueue().result(BOUND) == 42
+
+
+def test_end_that_cannot_be_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong when a run's end is written down, the item ends, as failed."""
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("it cannot be written down")
+
+    monkeypatch.setattr(DurableRuns, "_last_step", broken)
+    item = site.background.task(durable=True, name="work")(lambda: 42).enqueue()
+    with pytest.raises((RuntimeError, ItemFailed), match="it cannot be written down"):
+        item.result(BOUND)
+    assert site.background.wait_idle(BOUND)
+
+
+def test_look_and_arrival(site: Site, gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a look has read is old news if the item has come to this process meanwhile."""
+    task = site.background.task(durable=True, name="work", max_attempts=2, backoff=0.05)
+
+    @task
+    def work() -> int:
+        if not gate.is_set():
+            gate.set()
+            raise OSError
+        return 42
+
+    journal = durable(site)
+    look = DurableBackend.look
+    read = threading.Event()
+
+    def slow(self: DurableBackend, item_id: str) -> Any:
+        entry = look(self, item_id)
+        if entry is not None and entry.owner is None and not entry.status.is_final:
+            read.set()
+            until(lambda: item.here or item._told)  # it is claimed for the second attempt
+        return entry
+
+    monkeypatch.setattr(DurableBackend, "look", slow)
+    item: Any = work.enqueue()
+    until(lambda: not item.here or item._told)
+    assert item.status is not None
+    assert item.result(BOUND) == 42
+    assert (item.attempt, item.status) == (2, Status.SUCCEEDED)
+    assert journal.local.ledger.is_idle()
+
+
+def test_a_running_item_is_not_given_back(site: Site, gate: threading.Event) -> None:
+    """A stop that comes between the claim of an item and its new status leaves it to its run."""
+    began = threading.Event()
+
+    @site.background.task(durable=True, name="work")
+    def work() -> None:
+        began.set()
+        gate.wait(BOUND)
+
+    item: Any = work.enqueue()
+    assert began.wait(BOUND)
+    item.status = Status.QUEUED  # as the stop may see it
+    journal = durable(site)
+    journal.stop_begins()
+    assert journal.writer.flush(BOUND)
+    assert item.here
+    entry = journal.look(item.id)
+    assert entry is not None
+    assert entry.owner == journal.owner.id
+    item.status = Status.RUNNING
+    gate.set()
+    assert item.result(BOUND) is None
+
+
+def test_claimed_at_the_last_moment(site: Site) -> None:
+    """What is owned by a process that stops, and not in its books, is free when its file is gone."""
+    task = site.background.task(durable=True, name="work")(lambda: None)
+    journal = durable(site)
+    item = task.using(delay=3600).enqueue()
+    journal.writer.do(
+        lambda db: db.execute("update item set owner = ?, fence = 1, due = 0", (journal.owner.id,))
+    )
+    site.background.stop(0)
+    entry = journal.look(item.id)
+    assert entry is not None
+    assert (entry.owner, entry.status) == (None, Status.QUEUED)
+
+
+def test_cancelled_before_the_crash(site: Site, gate: threading.Event) -> None:
+    """When ``cancel`` has said yes the journal knows it, should the process die before the run has ended."""
+    began = threading.Event()
+
+    @site.background.task(durable=True, name="work")
+    def work() -> None:
+        began.set()
+        gate.wait(BOUND)
+
+    item = work.enqueue()
+    assert began.wait(BOUND)
+    assert item.cancel()
+    journal = durable(site)
+    entry = journal.look(item.id)
+    assert entry is not None
+    assert entry.cancel
+    gate.set()
+    assert item.wait(BOUND)
+
+
+def test_unwanted_is_not_released(site: Site) -> None:
+    """An item that somebody wants to end is not run again when its process gives it back."""
+    task = site.background.task(durable=True, name="work")(lambda: None)
+    journal = durable(site)
+    item = task.using(delay=3600).enqueue()
+
+    def give_back(db: Any) -> Any:
+        db.execute("update item set owner = 'x', fence = 1, cancel = 1")
+        return store.release(db, item.id, 1, now=1.0)
+
+    ended = journal.writer.do(give_back)
+    assert ended is not None
+    assert ended.status is item.status is Status.CANCELLED
+
+
+def test_attempt_in_signals(site: Site) -> None:
+    """Whoever hears that an item starts, or is retried, is told which attempt that is."""
+    heard = []
+
+    def started(sender: Any, item: Any) -> None:
+        heard.append(("started", item.attempt))
+
+    def retried(sender: Any, item: Any, **_: Any) -> None:
+        heard.append(("retried", item.attempt))
+
+    @site.background.task(durable=True, name="work", max_attempts=2, backoff=0.01)
+    def work() -> None:
+        if current_item.attempt == 1:
+            raise OSError
+
+    with (
+        signals.item_started.connected_to(started, site.app),
+        signals.item_retried.connected_to(retried, site.app),
+    ):
+        work.enqueue().result(BOUND)
+    assert heard == [("started", 1), ("retried", 1), ("started", 2)]
+
+
+def test_last_report(site: Site, gate: threading.Event) -> None:
+    """The last progress before a long step comes into the journal, however soon it follows others."""
+
+    @site.background.task(durable=True, name="work")
+    def work() -> None:
+        for done in range(1, 6):
+            current_item.report_progress(done, 5)
+        gate.wait(BOUND)
+
+    item = work.enqueue()
+    journal = durable(site)
+
+    def reported() -> bool:
+        entry = journal.look(item.id)
+        return entry is not None and entry.progress == "[5, 5, null]"
+
+    until(reported)
+    assert item.status is Status.RUNNING
+    gate.set()
+    assert item.wait(BOUND)

@@ -1,0 +1,197 @@
+"""Child processes that die, and what their signals, handlers and forks do."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from flask_background.executors.processes.executor.child_process import Child
+from flask_background.executors.processes.executor.messages import Setup
+
+from flask_background import Status, current_item
+from flask_background.errors import ItemCrashed, ItemFailed
+
+from ...children import SharedList
+from ...helpers import BOUND, until
+from ...integration.servers import alive
+from .conftest import CPU, ONE, Shop
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "how"),
+    [
+        ("segfault", (), "was ended by SIGSEGV"),
+        ("leave", (3,), "ended with exit status 3"),
+        ("leave", (0,), "ended with exit status 0"),
+        ("die_by", (signal.SIGKILL,), "was ended by SIGKILL (by the system for want of memory, perhaps)"),
+        ("die_by", (signal.SIGABRT,), "was ended by SIGABRT"),
+    ],
+)
+def test_child_dies(make_shop: Callable[..., Shop], name: str, argument: tuple[int, ...], how: str) -> None:
+    """The item fails with how its child has ended; another child takes over."""
+    shop = make_shop(cpu=CPU | {"workers": 1})
+    pid = shop.pid()
+    item = shop.tasks[name].enqueue(*map(int, argument))
+    error = item.exception(BOUND)
+    assert isinstance(error, ItemCrashed)
+    assert str(error) == f"child process {pid} {how} while it ran item {item.id} (shop.{name})"
+    assert item.status is Status.FAILED
+    assert shop.pid() != pid
+
+
+def test_child_dies_and_leaves_another(shop: Shop) -> None:
+    """A process that the item has forked may hold its pipes: the death is seen all the same."""
+
+    def work() -> None:
+        if os.fork() == 0:
+            time.sleep(BOUND)
+            os._exit(0)
+        os._exit(5)
+
+    began = time.monotonic()
+    assert "exit status 5" in str(shop.call(work).exception(BOUND))
+    assert time.monotonic() - began < BOUND / 2
+
+
+def test_child_dies_with_what_it_has_started(shop: Shop) -> None:
+    """A program that a crashed item has started does not go on beside the next attempt."""
+    path = shop.folder / "pid"
+
+    def work() -> None:
+        path.write_text(str(subprocess.Popen(["sleep", "60"]).pid))
+        os._exit(5)
+
+    assert isinstance(shop.call(work).exception(BOUND), ItemCrashed)
+    until(lambda: not alive(int(path.read_text())))
+
+
+def test_no_descriptors_for_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that finds too many files open leaves no more of them open."""
+    made: list[int] = []
+    pipe = os.pipe
+
+    def limited() -> tuple[int, int]:
+        if len(made) == 4:
+            raise OSError(errno.EMFILE, "too many open files")
+        made.extend(ends := pipe())
+        return ends
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pipe", limited)
+        with pytest.raises(OSError, match="too many"):
+            Child(Setup("shop:app", 0, None))
+    for end in made:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(end)
+
+
+def test_idle_child_dies(make_shop: Callable[..., Shop]) -> None:
+    """A child that dies while it has nothing to do fails no item."""
+    shop = make_shop(cpu=CPU | {"workers": 1})
+    for wait in (0.05, 0.6):  # within the time in which it is taken to be alive, and after it
+        pid = shop.pid()
+        os.kill(pid, signal.SIGKILL)
+        until(lambda pid=pid: not alive(pid))  # type: ignore[misc]
+        time.sleep(wait)
+        assert shop.pid() != pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_child_leaves_signals_to_its_parent(make_shop: Callable[..., Shop], number: int) -> None:
+    """What the terminal or a process manager sends to all processes does not end the child."""
+    shop = make_shop(cpu=CPU | {"workers": 1})
+    pid = shop.pid()
+    os.kill(pid, number)
+    assert shop.pid() == pid
+
+
+def test_handler_of_the_app(make_shop: Callable[..., Shop], tmp_path: Path) -> None:
+    """Not even if the app has a handler of its own."""
+    rude = (
+        "import signal, sys\nsignal.signal(signal.SIGTERM, sys.exit)\nfrom tests.children import create_app\n"
+    )
+    (tmp_path / "rude.py").write_text(rude)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        shop = make_shop(**ONE, BACKGROUND_APP="rude:create_app")
+        pid = shop.pid()
+    os.kill(pid, signal.SIGTERM)
+    assert shop.pid() == pid
+
+
+def test_handler_that_an_item_has_left(make_shop: Callable[..., Shop]) -> None:
+    """Between two items it ends the child, and not the threads that another one waits for."""
+    shop = make_shop(**ONE)
+
+    def work() -> int:
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        signal.signal(signal.SIGALRM, sys.exit)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        return os.getpid()
+
+    pid = shop.call(work).result(BOUND)
+    until(lambda: not alive(pid))
+    assert shop.pid() != pid
+
+
+def test_forked_process_heeds_signals(shop: Shop) -> None:
+    """An item that forks can end what it has forked."""
+
+    def work() -> int | None:
+        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        forked.start()
+        forked.terminate()
+        forked.join(BOUND)
+        return forked.exitcode
+
+    assert shop.call(work).result(BOUND) == -signal.SIGTERM
+
+
+def test_forked_process_comes_back(make_shop: Callable[..., Shop]) -> None:
+    """A process that an item has forked, and that returns from its function, does not answer for it."""
+    shop = make_shop(**ONE)
+
+    def work() -> int:
+        if forked := os.fork():
+            os.waitpid(forked, 0)
+        return forked
+
+    assert shop.call(work).result(BOUND) > 0
+    assert shop.call(len, "next").result(BOUND) == 4
+
+
+def test_prints(shop: Shop, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an item prints is seen when it has ended: its child may be killed at any moment after that."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    shop.call(print, "said").result(BOUND)
+    assert "said" in capfd.readouterr().out
+
+
+def crash_once(ran: SharedList) -> int:
+    """Die in the first attempt."""
+    ran.append(current_item.attempt)
+    if current_item.attempt == 1:
+        os._exit(1)
+    return len(ran)
+
+
+def test_crash_is_an_attempt(any_shop: Shop) -> None:
+    """Another attempt follows a crash, if there is one; that is no crash of this process."""
+    ran = SharedList(any_shop.folder / "ran")
+    shipped = partial(crash_once, ran)
+    item = any_shop.call(shipped, max_attempts=2, backoff=0)
+    assert item.result(BOUND) == 2
+    assert ran == [1, 2]
+    item = any_shop.call(shipped)
+    assert isinstance(item.exception(BOUND), (ItemCrashed, ItemFailed))
+    assert item.attempt == 1

@@ -1,0 +1,299 @@
+"""What an item in a child process sees, and what comes back from it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import io
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from flask import current_app, g, url_for
+from werkzeug.datastructures import FileStorage
+
+from flask_background import Status, current_item, signals
+from flask_background.errors import ArgumentRefused, ItemCancelled, ItemFailed, ItemInterrupted, ResultLost
+
+from ...children import SharedEvent, SharedList, hold
+from ...helpers import BOUND, receiving, until
+from ...integration.servers import alive
+from .conftest import ONE, Shop, children
+
+
+def look_around() -> Any:
+    """What is there."""
+    g.seen = True
+    state = current_item.state
+    assert state is not None
+    return (
+        current_app.name,
+        state.path,
+        dict(state.values),
+        current_item.attempt,
+        url_for("static", filename="x"),
+    )
+
+
+def test_sees_what_items_see(shop: Shop) -> None:
+    """An item has an app context, its state, and URLs with the request's root."""
+    shop.background.state_processor(lambda: {"user": [7]})
+    with shop.site.app.test_request_context("/photos", base_url="https://example.com/shop"):
+        item = shop.call(look_around)
+    assert item.result(BOUND) == ("shop", "/photos", {"user": [7]}, 1, "https://example.com/shop/static/x")
+
+
+def test_coroutine_function(shop: Shop) -> None:
+    """A coroutine runs on a loop of its own, and is cancelled at its await."""
+
+    async def work(gate: SharedEvent) -> Any:
+        gate.set()
+        await asyncio.sleep(BOUND)
+
+    async def answer() -> int:
+        await asyncio.sleep(0)
+        return 42
+
+    assert shop.call(answer).result(BOUND) == 42
+    gate = SharedEvent(shop.folder / "gate")
+    item = shop.call(work, gate)
+    until(gate.is_set)
+    pid = shop.pid()
+    item.cancel()
+    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert alive(pid)
+
+
+def use_a_pool() -> list[int]:
+    """Compute in forks, which the pool ends by SIGTERM."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(abs, [-1, -2])
+
+
+def test_pool_of_forks(shop: Shop) -> None:
+    """An item may use a pool of multiprocessing, which ends."""
+    assert shop.call(use_a_pool, timeout=BOUND).result(BOUND) == [1, 2]
+
+
+async def clean_up(seen: SharedList) -> None:
+    """Wait to be cancelled, and do something then."""
+    seen.append("begun")
+    try:
+        await asyncio.sleep(BOUND)
+    finally:
+        seen.append("cleaned up")
+
+
+def test_cancelled_coroutine_cleans_up(make_shop: Callable[..., Shop]) -> None:
+    """It is not its child's death that ends it."""
+    shop = make_shop(**ONE, BACKGROUND_KILL_AFTER=60)
+    pid = shop.pid()
+    seen = SharedList(shop.folder / "seen")
+    item = shop.call(clean_up, seen)
+    until(lambda: len(seen))
+    item.cancel()
+    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert seen == ["begun", "cleaned up"]
+    assert shop.pid() == pid
+
+
+def test_coroutine_is_cancelled_while_the_host_stops(make_shop: Callable[..., Shop]) -> None:
+    """Also if the token has fired for the stop."""
+    shop = make_shop(**ONE, BACKGROUND_KILL_AFTER=60)
+    seen = SharedList(shop.folder / "seen")
+    item = shop.call(clean_up, seen)
+    until(lambda: len(seen))
+    stopping = threading.Thread(target=shop.background.stop, args=(60,))
+    stopping.start()
+    until(lambda: item.token.cancelled)
+    item.cancel()
+    assert isinstance(item.exception(BOUND), ItemInterrupted)
+    assert seen == ["begun", "cleaned up"]
+    stopping.join(BOUND)
+
+
+def test_thread_that_a_coroutine_has_left(make_shop: Callable[..., Shop]) -> None:
+    """It counts as the item's, so its child is killed, and the next item does not wait for it."""
+    shop = make_shop(**ONE)
+
+    async def work(begun: SharedEvent) -> None:
+        begun.set()
+        await asyncio.to_thread(time.sleep, 60)
+
+    pid = shop.pid()
+    begun = SharedEvent(shop.folder / "begun")
+    item = shop.call(work, begun)
+    until(begun.is_set)
+    item.cancel()
+    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert shop.pid() != pid
+
+
+def test_task_that_exits(make_shop: Callable[..., Shop]) -> None:
+    """What a coroutine has left on its loop ends itself alone, as on the event loop's executor."""
+    shop = make_shop(**ONE)
+
+    async def work() -> int:
+        asyncio.get_running_loop().call_soon(sys.exit)
+        await asyncio.sleep(0.01)
+        return os.getpid()
+
+    assert shop.call(work).result(BOUND) == shop.pid()
+
+
+def test_future(shop: Shop) -> None:
+    """A function may leave its work to a Future, which has the upload until it ends."""
+
+    def work(upload: FileStorage) -> Any:
+        gate = threading.Timer(0.1, int)
+        gate.start()
+
+        def read() -> bytes:
+            gate.join()
+            return upload.read()
+
+        return concurrent.futures.ThreadPoolExecutor(1).submit(read)
+
+    assert shop.call(work, FileStorage(io.BytesIO(b"meow"), "cat.png")).result(BOUND) == b"meow"
+
+
+class Foreign:
+    """What can be read in the process alone that made it."""
+
+    def __reduce__(self) -> Any:
+        return _read_foreign, (os.getpid(),)
+
+
+def _read_foreign(pid: int) -> Foreign:
+    if pid != os.getpid():
+        raise ValueError("it is from another process")
+    return Foreign()
+
+
+def test_progress_that_cannot_be_read(make_shop: Callable[..., Shop]) -> None:
+    """It fails its item, and whatever that does meanwhile is not taken for the next one's doing."""
+    shop = make_shop(**ONE)
+
+    def work() -> str:
+        current_item.report_progress(Foreign())  # type: ignore[arg-type]
+        time.sleep(0.1)
+        return "too late"
+
+    for _ in range(2):
+        assert "from another process" in str(shop.call(work).exception(BOUND))
+        assert shop.call(len, "next").result(BOUND) == 4
+
+
+def test_progress_is_seen_while_it_runs(shop: Shop) -> None:
+    """What an item reports reaches its handle soon, also the last of many reports."""
+
+    def work(gate: SharedEvent) -> None:
+        for number in range(1_000):
+            current_item.report_progress(number, 1_000)
+        gate.wait()
+
+    gate = SharedEvent(shop.folder / "gate")
+    item = shop.call(work, gate)
+    until(lambda: item.progress == (999, 1_000, None))
+    gate.set()
+    assert item.result(BOUND) is None
+
+
+class Closed:
+    """What cannot be pickled."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("this is closed")
+
+
+class Odd(Exception):
+    """An error that cannot be made anew from its arguments."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def fail_oddly() -> None:
+    """Raise one."""
+    raise Odd(1, 2)
+
+
+def test_argument_that_cannot_be_sent(shop: Shop) -> None:
+    """It is refused in the view, by name."""
+    task = shop.background.task(name="shop.print", executor="cpu")(lambda paper, ink: None)
+    with pytest.raises(ArgumentRefused, match=r"^ink cannot be sent to a child process \(this is closed\)"):
+        task.enqueue("A4", Closed())
+    with pytest.raises(ArgumentRefused, match=r"^ink cannot"):
+        task.enqueue("A4", ink=[Closed()])
+
+
+def test_arguments_are_those_of_the_enqueueing(shop: Shop) -> None:
+    """What the view changes afterwards does not matter."""
+    gate = SharedEvent(shop.folder / "gate")
+    values = [1]
+    items = [shop.call(partial(hold, gate, int)) for _ in range(2)]
+    item = shop.call(sum, values)
+    values.append(2)
+    gate.set()
+    assert item.result(BOUND) == 1
+    assert [each.result(BOUND) for each in items] == [0, 0]
+
+
+def test_result_that_cannot_be_sent(shop: Shop) -> None:
+    """The item has succeeded; its result is lost, which its handle says."""
+    item = shop.call(Closed)
+    with pytest.raises(ResultLost, match=rf"item {item.id} .*cannot be sent .*this is closed"):
+        item.result(BOUND)
+    assert item.status is Status.SUCCEEDED
+
+
+def test_durable_result_that_cannot_be_sent(make_shop: Callable[..., Shop]) -> None:
+    """The journal knows that it is lost, too."""
+    shop = make_shop(durable=True)
+    item = shop.call(Closed)
+    with pytest.raises(ResultLost):
+        item.result(BOUND)
+    entry = shop.site.app.extensions["background"].durable.look(item.id)
+    assert "lost" in entry.result
+
+
+def test_error_that_cannot_be_sent(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """The handle raises its text instead; the log has the child's traceback."""
+    item = shop.call(fail_oddly)
+    with pytest.raises(ItemFailed, match=r"failed with tests\.processes\.test_inside\.Odd: 1 and 2"):
+        item.result(BOUND)
+    assert "in fail_oddly" in caplog.text
+
+
+def read_upload(upload: FileStorage) -> Any:
+    """All that it has."""
+    return upload.filename, upload.name, upload.content_type, upload.read()
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, tempfile.TemporaryFile], ids=["memory", "file"])
+def test_upload(any_shop: Shop, kind: Callable[[], Any]) -> None:
+    """An upload comes along, wherever it is kept."""
+    stream = kind()
+    stream.write(b"x" * 100_000)
+    upload = FileStorage(stream, "cat.png", "photo", "image/png")
+    item = any_shop.call(read_upload, upload)
+    assert upload.stream is not stream
+    assert item.result(BOUND) == ("cat.png", "photo", "image/png", b"x" * 100_000)
+    until(lambda: stream.closed or any_shop.tasks["work"].durable)
+
+
+def test_periodic(make_shop: Callable[..., Shop]) -> None:
+    """A periodic task runs in child processes, again and again."""
+    shop = make_shop(durable=True)
+    with receiving(signals.item_finished, shop.site.app) as ended:
+        shop.background.periodic(seconds=0.1)(shop.tasks["pid"])
+        shop.site.client.get("/")  # an app that nobody asks anything starts nothing
+        until(lambda: len(ended) >= 3)
+    assert {end["item"].result(BOUND) for end in ended} <= children()

@@ -1,0 +1,141 @@
+"""What goes to a child and comes back: arguments, uploads, outcomes."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask_background.executors.processes.executor.executor import messages as parcels
+from werkzeug.datastructures import FileStorage, ImmutableMultiDict
+
+from flask_background.core.status import Outcome, Status
+from flask_background.core.token import CancellationSource
+from flask_background.errors import ArgumentRefused, ItemCancelled, ItemFailed, ResultLost
+
+
+def travel(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, on the other side."""
+    parcel = parcels.pack(print, args, kwargs)
+    uploads = [parcels.receive(pickle.loads(pickle.dumps(parcels.send(each)))) for each in parcel.uploads]
+    return parcels.unpack(parcel.pickled, uploads)
+
+
+def come_back(outcome: Outcome) -> Outcome:
+    """The outcome, on this side."""
+    return parcels.outcome_of(pickle.loads(pickle.dumps(parcels.end(outcome))), "item 1 (shop.work)")
+
+
+def test_arguments() -> None:
+    """They arrive as they are."""
+    assert travel(1, [{"a": (2,)}], b=None) == ((1, [{"a": (2,)}]), {"b": None})
+
+
+@pytest.mark.parametrize("make", [io.BytesIO, tempfile.TemporaryFile], ids=["memory", "file"])
+def test_uploads(make: Callable[[], Any]) -> None:
+    """Each upload is sent once, with its names and headers, wherever among the arguments it stands."""
+    with make() as stream:
+        stream.write(b"meow")
+        upload = FileStorage(stream, "cat.png", "photo", "image/png", headers={"X-Ray": "no"})
+        nameless = FileStorage(io.BytesIO(b"woof"))
+        args, kwargs = travel(upload, [upload, nameless], files=ImmutableMultiDict([("photo", upload)]))
+        cat, (same, dog) = args
+        assert cat is same is kwargs["files"]["photo"]
+        assert (cat.filename, cat.name, cat.content_type, cat.headers["X-Ray"]) == (
+            "cat.png",
+            "photo",
+            "image/png",
+            "no",
+        )
+        assert (cat.read(), dog.read(), dog.filename) == (b"meow", b"woof", None)
+        cat.close()
+        (again,), _ = travel(upload)  # for another attempt
+        assert again.read() == b"meow"
+        again.close()
+
+
+def test_file_of_a_process_that_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content of its uploads is sent."""
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    with tempfile.TemporaryFile() as stream:
+        stream.write(b"meow")
+        assert parcels.send(FileStorage(stream, "cat.png", "photo"))[3] == b"meow"
+
+
+def test_refused_argument() -> None:
+    """It is named, in whatever it stands."""
+    with pytest.raises(ArgumentRefused, match=r"^sep cannot be sent to a child process .*pickle"):
+        parcels.pack(print, (1,), {"sep": [lambda: 1]})
+
+
+@pytest.mark.parametrize("value", [None, 42, {"a": [1]}])
+def test_result(value: Any) -> None:
+    """A result comes back."""
+    assert come_back((Status.SUCCEEDED, value, None)) == (Status.SUCCEEDED, value, None)
+
+
+def test_lost_result() -> None:
+    """One that cannot is replaced, and the item has succeeded."""
+    status, _, error = come_back((Status.SUCCEEDED, lambda: 1, None))
+    assert status is Status.SUCCEEDED
+    assert isinstance(error, ResultLost)
+
+
+class Exiting(Exception):
+    """What ends the process when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit
+
+
+def test_what_exits_when_it_is_sent() -> None:
+    """It does not take its process along."""
+    status, _, error = come_back((Status.SUCCEEDED, Exiting(), None))
+    assert (status, type(error)) == (Status.SUCCEEDED, ResultLost)
+    status, _, error = come_back((Status.FAILED, None, Exiting("closed")))
+    assert (status, type(error)) == (Status.FAILED, ItemFailed)
+
+
+def test_error() -> None:
+    """An error comes back with its notes, and its traceback is its cause."""
+    try:
+        {}["lost"]
+    except KeyError as raised:
+        raised.add_note("where the keys are")
+        status, _, error = come_back((Status.FAILED, None, raised))
+    assert status is Status.FAILED
+    assert isinstance(error, KeyError)
+    assert error.args == ("lost",)
+    assert error.__notes__ == ["where the keys are"]
+    assert "in test_error" in str(error.__cause__)
+
+
+class Stubborn(Exception):
+    """An error that is worse than it looks."""
+
+    def __reduce__(self) -> Any:
+        return str, ("not an error",)
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def test_error_that_does_not_come_back() -> None:
+    """It is replaced by its text, as far as it has one."""
+    _, _, error = come_back((Status.FAILED, None, Stubborn()))
+    assert isinstance(error, ItemFailed)
+    assert (
+        "item 1 (shop.work) failed with tests.executors.processes.test_messages.Stubborn, whose text raises"
+        in str(error)
+    )
+
+
+def test_foreign_cancellation() -> None:
+    """Another item's token stays behind."""
+    error = come_back((Status.FAILED, None, ItemCancelled("another", CancellationSource().token)))[2]
+    assert isinstance(error, ItemCancelled)
+    assert error.token is None

@@ -1,0 +1,89 @@
+"""Messages through pipes: whole, in order, however large."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from flask_background.executors.processes.executor.messages import (
+    Asked,
+    Ended,
+    Progressed,
+    Started,
+    Withdrawn,
+)
+from flask_background.executors.processes.executor.pipes import Pipes
+
+from ...helpers import BOUND
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Pipes, Pipes]]:
+    """Both ends."""
+    first, second = os.pipe(), os.pipe()
+    here, there = Pipes(first[0], second[1]), Pipes(second[0], first[1])
+    yield here, there
+    here.close()
+    there.close()
+
+
+def test_messages(ends: tuple[Pipes, Pipes]) -> None:
+    """What is sent is received, as the same kind, in the same order, also when it was read at once."""
+    here, there = ends
+    sent = [Started(None), Progressed(1, 2, "half"), Withdrawn(), Asked("timeout", 0.5)]
+    for message in sent:
+        here.send(message)
+    received = [there.receive()]
+    while (message := there.take()) is not None:
+        received.append(message)
+    assert received == sent
+    assert [type(message) for message in received] == [type(message) for message in sent]
+
+
+def test_large_message(ends: tuple[Pipes, Pipes]) -> None:
+    """A message may be larger than a pipe holds; others from other threads do not come between its parts."""
+    here, there = ends
+    large = Ended("succeeded", os.urandom(3_000_000), "", "")
+    threads = [threading.Thread(target=here.send, args=(large,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert [there.receive() for _ in threads] == [large] * 3
+    for thread in threads:
+        thread.join(BOUND)
+
+
+def test_end(ends: tuple[Pipes, Pipes]) -> None:
+    """When one side closes, the other one reads what there is, and then comes to the end; twice is once."""
+    here, there = ends
+    here.send(Withdrawn())
+    here.close()
+    here.close()
+    assert there.receive() == Withdrawn()
+    with pytest.raises(EOFError):
+        there.receive()
+    with pytest.raises(BrokenPipeError):
+        there.send(Withdrawn())
+
+
+def test_end_that_does_not_block() -> None:
+    """What finds no room is left for later, and of a message that is not complete nothing is seen."""
+    first, second = os.pipe(), os.pipe()
+    here, there = Pipes(first[0], second[1], blocking=False), Pipes(second[0], first[1], blocking=False)
+    large = Ended("succeeded", os.urandom(300_000), "", "")
+    for message in (large, Withdrawn()):
+        here.send(message)
+    assert here.is_sending
+    there.read()
+    assert there.take() is None
+    received = []
+    while len(received) < 2:
+        here.send_more()
+        there.read()
+        while (got := there.take()) is not None:
+            received.append(got)
+    assert received == [large, Withdrawn()]
+    assert not here.is_sending
+    here.close()
+    there.close()

@@ -1,0 +1,149 @@
+"""When a gunicorn worker has started, whoever wants to know is told; with workers that are not real."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flask_background.hosts import worker_start as starting
+from flask_background.hosts.worker_start import tell_when_started
+
+
+class Config:
+    """gunicorn's configuration, as far as it goes."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.post_worker_init: Callable[[Any], object] = lambda worker: log.append("user's")
+
+    def set(self, name: str, value: Any) -> None:
+        """As gunicorn does."""
+        assert name == "post_worker_init"
+        setattr(self, name, value)
+
+
+class Worker:
+    """A worker that starts when told to."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.cfg = Config(log)
+
+    def start(self) -> None:
+        """What gunicorn does when the app is loaded."""
+        self.cfg.post_worker_init(self)
+
+
+class Starter:
+    """Somebody who wants to be told."""
+
+    def __init__(self, log: list[str], name: str) -> None:
+        self._log = log
+        self._name = name
+
+    def worker_started(self) -> None:
+        """It has started."""
+        self._log.append(self._name)
+
+
+@pytest.fixture
+def log() -> list[str]:
+    """Who was told, in order."""
+    return []
+
+
+@pytest.fixture
+def worker(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """The worker that this process is."""
+    worker = Worker(log)
+    monkeypatch.setattr(starting, "_starters", weakref.WeakSet())
+    monkeypatch.setattr(starting, "find_worker", lambda: worker)
+    monkeypatch.setattr(starting, "worker_on_stack", lambda: worker)
+    return worker
+
+
+def test_told(worker: Worker, log: list[str]) -> None:
+    """The user's own hook comes first, then each starter, once."""
+    first, second = Starter(log, "first"), Starter(log, "second")
+    for starter in (first, second, first):
+        tell_when_started(starter)
+    assert log == []
+    worker.start()
+    assert log[0] == "user's"
+    assert sorted(log[1:]) == ["first", "second"]
+
+
+def test_nobody_wants_to_know(worker: Worker, log: list[str]) -> None:
+    """Without a starter the worker's configuration stays as it is."""
+    users = worker.cfg.post_worker_init
+    starting._after_fork()
+    assert worker.cfg.post_worker_init is users
+    worker.start()
+    assert log == ["user's"]
+
+
+def test_starters_may_go(worker: Worker, log: list[str]) -> None:
+    """An app that is gone by then is not kept alive, and not told."""
+    starter, stays = Starter(log, "gone"), Starter(log, "stays")
+    tell_when_started(starter)
+    tell_when_started(stays)
+    reference = weakref.ref(starter)
+    del starter
+    gc.collect()
+    assert reference() is None
+    worker.start()
+    assert log == ["user's", "stays"]
+
+
+def test_outside_gunicorn(monkeypatch: pytest.MonkeyPatch, worker: Worker, log: list[str]) -> None:
+    """In any other process nothing happens, and after its fork neither."""
+    monkeypatch.setattr(starting, "find_worker", lambda: None)
+    monkeypatch.setattr(starting, "worker_on_stack", lambda: None)
+    starter = Starter(log, "told")
+    tell_when_started(starter)
+    starting._after_fork()
+    assert log == []
+    worker.start()
+    assert log == ["user's"]
+
+
+def test_preloaded(monkeypatch: pytest.MonkeyPatch, worker: Worker, log: list[str]) -> None:
+    """An app that the master has loaded is told in each worker, whose configuration is its own."""
+    monkeypatch.setattr(starting, "find_worker", lambda: None)
+    starter = Starter(log, "told")
+    tell_when_started(starter)
+    for number in (1, 2):
+        child = Worker(log)
+        monkeypatch.setattr(starting, "worker_on_stack", lambda child=child: child)
+        starting._after_fork()
+        child.start()
+        assert log == ["user's", "told"] * number
+    worker.start()  # the master's
+    assert log == ["user's", "told"] * 2 + ["user's"]
+
+
+def test_fork(monkeypatch: pytest.MonkeyPatch, worker: Worker, log: list[str]) -> None:
+    """The fork itself does that."""
+    monkeypatch.setattr(starting, "find_worker", lambda: None)
+    starter = Starter(log, "told")
+    tell_when_started(starter)
+    pid = os.fork()
+    if pid == 0:
+        worker.start()
+        os._exit(log != ["user's", "told"])
+    assert os.waitpid(pid, 0)[1] == 0
+    worker.start()
+    assert log == ["user's"]
+
+
+def test_outside_of_gunicorn_really(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is no worker, and an app in it waits for nobody."""
+    monkeypatch.setattr(starting, "_starters", weakref.WeakSet())
+    told: list[str] = []
+    starter = Starter(told, "told")
+    tell_when_started(starter)
+    assert list(starting._starters) == [starter]
+    assert told == []
