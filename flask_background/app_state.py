@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from flask_background.celery.client.backend import CeleryBackend
-    from flask_background.core.backend import Intake
+    from flask_background.core.backend import Backend
     from flask_background.core.item import Callee
     from flask_background.core.registry import Registry
     from flask_background.core.request_state import StateProcessor
@@ -40,11 +40,11 @@ class Owner(Protocol):
 class _MadeWhenNeeded:
     """``AppPart.backend`` as long as there is none: what is made becomes an attribute, which comes first."""
 
-    def __get__(self, part: AppPart, kind: type[AppPart]) -> LocalBackend:
+    def __get__(self, part: BackgroundState, kind: type[BackgroundState]) -> LocalBackend:
         return part._make_backend()
 
 
-class AppPart:
+class BackgroundState:
     """One app's part of a Background.
 
     Whatever is alive belongs to one process: after a fork the child makes its own, and the parent's items
@@ -81,7 +81,7 @@ class AppPart:
         """The journal's backend in this process, opened when it is first asked for; raises JournalError."""
         return self._durable or self._open_journal()
 
-    def backend_for(self, callee: Callee) -> Intake:
+    def backend_for(self, callee: Callee) -> Backend:
         """Where the items of a task go. Raises JournalError."""
         name = callee.backend or self.settings.backend
         # BACKGROUND_BACKEND = "immediate" is for tests: there it stands for whatever a task names.
@@ -161,7 +161,7 @@ class AppPart:
             try:
                 self.durable  # noqa: B018
             except Exception as error:
-                self.backend.trouble(
+                self.backend.log_error(
                     "The journal could not be opened; the next durable item tries again", error
                 )
 
@@ -196,7 +196,7 @@ class AppPart:
             DurableBackend,  # with sqlite3, for apps that have durable tasks
         )
 
-        opening = native.Gate()
+        opening = native.Latch()
         first = vars(self).setdefault("_opening", opening) is opening
         if not first:  # and no lock: under gevent the one who opens it may be another greenlet
             vars(self).get("_opening", opening).wait(_OPENED_WITHIN)
@@ -221,7 +221,7 @@ class AppPart:
 # Held for a few lines that call nothing foreign: under gevent, code that logs may switch to another greenlet,
 # which would wait for this lock for ever.
 _publishing = native.new_lock()
-_with_backend: weakref.WeakSet[AppPart] = weakref.WeakSet()
+_with_backend: weakref.WeakSet[BackgroundState] = weakref.WeakSet()
 
 
 def _after_fork() -> None:

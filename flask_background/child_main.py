@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from flask.cli import locate_app
 
-from flask_background.app_state import AppPart
+from flask_background.app_state import BackgroundState
 from flask_background.concurrency import native
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.child_item import ChildOwner
@@ -89,7 +89,7 @@ def _serve(pipes: Pipes) -> None:
 
 def load(location: str) -> Flask:
     """Load the app as ``flask --app`` does, but for the path: the parent's has been taken over."""
-    AppPart.in_child = True
+    BackgroundState.in_child = True
     module, _, name = location.partition(":")
     app = locate_app(module, name or None)
     if "background" not in app.extensions:

@@ -3,32 +3,33 @@
 ::
 
     BackgroundError
-    ├── ConfigurationError       a BACKGROUND_* setting or a task's option is not usable   (ValueError)
-    │   └── Unsupported          the backend that the task's items go to cannot do that
-    ├── NotInitialized           no app is known, or init_app was not called for it        (RuntimeError)
-    ├── ArgumentRefused          a live object was handed over to an item                   (TypeError)
-    │   ├── NotData              what is to be kept in the journal is no data
-    │   └── PayloadTooLarge      the arguments are larger than BACKGROUND_MAX_PAYLOAD allows
-    ├── StateRefused             a state processor gave something that is not JSON          (TypeError)
-    ├── UploadMoved              an upload was used after an item had taken it over        (ValueError)
-    ├── Refused                  an item was not accepted; answers 503 in a view
-    │   ├── QueueFull            as many items are waiting as BACKGROUND_MAX_QUEUED allows
-    │   ├── Stopping             the process stops and takes no more items
-    │   ├── JournalError         the journal cannot be written or read: disk full, not writable, locked
-    │   ├── BrokerError          Celery's broker or result backend cannot be reached
-    │   └── UploadError          an upload cannot be stored where BACKGROUND_UPLOADS says
-    ├── EnqueuedInChild          what is not durable was enqueued in a child process         (RuntimeError)
-    ├── NotFinished              the item had not ended when the wait's time was up      (TimeoutError)
-    ├── ItemCancelled            the item was cancelled
-    ├── ItemInterrupted          the host stopped before the item had ended
-    ├── ItemTimeout              the item's own time was up                              (TimeoutError)
-    ├── ItemFailed               the item failed in another process, or was parked
-    ├── ItemCrashed              the child process that ran the item died, or could not start
-    └── ResultLost               what a durable item returned is not data, so it was not kept
+    ├── ConfigurationError         a BACKGROUND_* setting or a task's option is not usable  (ValueError)
+    │   └── UnsupportedError       the backend of the task's items lacks what the task asks for
+    ├── NotInitializedError        no app is known, or init_app was not called for it       (RuntimeError)
+    ├── ArgumentError              an argument is alive only while its request is           (TypeError)
+    │   ├── SerializationError     an argument of a durable item cannot be stored without loss
+    │   └── PayloadTooLargeError   the arguments are larger than BACKGROUND_MAX_PAYLOAD allows
+    ├── StateError                 a state processor gave something that is not JSON        (TypeError)
+    ├── UploadMovedError           the view used an upload that an item has taken over      (ValueError)
+    ├── EnqueueError               an item was not accepted; answers 503 in a view
+    │   ├── QueueFull              as many items are waiting as BACKGROUND_MAX_QUEUED allows
+    │   ├── Stopping               the process stops and accepts no more items
+    │   ├── JournalError           the journal cannot be written or read: disk full, not writable, locked
+    │   ├── BrokerError            Celery's broker or result backend cannot be reached
+    │   └── UploadError            an upload cannot be stored where BACKGROUND_UPLOADS says
+    ├── EnqueuedInChildError       an item in a child process enqueued an in-memory item    (RuntimeError)
+    ├── NotFinishedError           the item had not ended when the wait's time was up       (TimeoutError)
+    ├── ItemCancelledError         the item was cancelled
+    ├── ItemInterruptedError       the host stopped before the item had ended
+    ├── ItemTimeoutError           the item's own time was up                               (TimeoutError)
+    ├── ItemFailedError            the item failed in another process, or was parked
+    ├── ItemCrashedError           the child process that ran the item died, or could not start
+    └── ResultLostError            the result of a durable item is not data, so it was not kept
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from werkzeug.exceptions import ServiceUnavailable
@@ -45,35 +46,35 @@ class ConfigurationError(BackgroundError, ValueError):
     """A setting or an option has a value that is not allowed; the message says which are."""
 
 
-class Unsupported(ConfigurationError):
+class UnsupportedError(ConfigurationError):
     """A task asks its backend for what that cannot do; the message says what to do instead."""
 
 
-class NotInitialized(BackgroundError, RuntimeError):
+class NotInitializedError(BackgroundError, RuntimeError):
     """There is no app to enqueue for, or the app does not know this Background."""
 
 
-class ArgumentRefused(BackgroundError, TypeError):
+class ArgumentError(BackgroundError, TypeError):
     """An argument is alive only while its request is; the message names it and the cure."""
 
 
-class NotData(ArgumentRefused):
+class SerializationError(ArgumentError):
     """Of a durable item, something would not come back from the journal as it is; the message says what."""
 
 
-class PayloadTooLarge(ArgumentRefused):
+class PayloadTooLargeError(ArgumentError):
     """A durable item's arguments are larger than ``BACKGROUND_MAX_PAYLOAD`` allows."""
 
 
-class StateRefused(BackgroundError, TypeError):
+class StateError(BackgroundError, TypeError):
     """A state processor returned something other than a dict of JSON values."""
 
 
-class UploadMoved(BackgroundError, ValueError):
+class UploadMovedError(BackgroundError, ValueError):
     """An upload was touched in the view after an item had taken it over."""
 
 
-class Refused(BackgroundError, ServiceUnavailable):
+class EnqueueError(BackgroundError, ServiceUnavailable):
     """An item was not accepted. A view that lets it pass answers 503 with Retry-After.
 
     ``str()`` is for the developer; visitors see a general text without names or numbers.
@@ -93,23 +94,23 @@ class Refused(BackgroundError, ServiceUnavailable):
         return self.message
 
 
-class QueueFull(Refused):
+class QueueFull(EnqueueError):
     """As many items wait as ``BACKGROUND_MAX_QUEUED`` allows, under ``BACKGROUND_OVERFLOW="raise"``."""
 
 
-class Stopping(Refused):
+class Stopping(EnqueueError):
     """The process stops: its items are drained, or their time is up. Another process will accept."""
 
     retry_after_seconds = 5
 
 
-class JournalError(Refused):
+class JournalError(EnqueueError):
     """The journal cannot be used: what was to be enqueued is not. The message says where to look."""
 
     retry_after_seconds = 5
 
 
-class BrokerError(Refused):
+class BrokerError(EnqueueError):
     """Celery's broker or result backend has not answered: what was to be enqueued is not.
 
     Of a durable task: nor could the journal take it, or Celery cannot send it at all. The message says which.
@@ -119,21 +120,21 @@ class BrokerError(Refused):
     retry_after_seconds = 5
 
 
-class UploadError(Refused):
+class UploadError(EnqueueError):
     """An upload could not be stored where ``BACKGROUND_UPLOADS`` says: what was to be enqueued is not."""
 
     retry_after_seconds = 5
 
 
-class EnqueuedInChild(BackgroundError, RuntimeError):
+class EnqueuedInChildError(BackgroundError, RuntimeError):
     """An item that runs in a child process has enqueued one that would live there, and end with the child."""
 
 
-class NotFinished(BackgroundError, TimeoutError):
+class NotFinishedError(BackgroundError, TimeoutError):
     """``result()`` or ``exception()`` waited its time, and the item goes on."""
 
 
-class ItemCancelled(BackgroundError):
+class ItemCancelledError(BackgroundError):
     """Raised in an item by ``token.raise_if_cancelled()``, and by ``result()`` of a cancelled one.
 
     Let it pass: the run ends with the status that belongs to the token's reason.
@@ -144,24 +145,52 @@ class ItemCancelled(BackgroundError):
         self.token = token
 
 
-class ItemInterrupted(BackgroundError):
+class ItemInterruptedError(BackgroundError):
     """Raised by ``result()`` of an item that had not ended when the host's grace period had."""
 
 
-class ItemTimeout(BackgroundError, TimeoutError):
+class ItemTimeoutError(BackgroundError, TimeoutError):
     """The failure of an item that its ``timeout`` ended."""
 
 
-class ItemFailed(BackgroundError):
+class ItemFailedError(BackgroundError):
     """Raised by ``result()`` of a durable item that failed in another process; that traceback is a note."""
 
 
-class ItemCrashed(BackgroundError):
+class ItemCrashedError(BackgroundError):
     """The failure of an item whose child process died under it; the message names the signal or status."""
 
 
-class ResultLost(BackgroundError):
+class ResultLostError(BackgroundError):
     """Raised by ``result()`` of an item that succeeded, and returned what cannot be kept, or sent here.
 
     The journal keeps data, and what a child process returns has to be picklable.
     """
+
+
+# The names of these errors in development versions before 0.1.
+_OLD_NAMES = {
+    "ArgumentRefused": "ArgumentError",
+    "EnqueuedInChild": "EnqueuedInChildError",
+    "ItemCancelled": "ItemCancelledError",
+    "ItemCrashed": "ItemCrashedError",
+    "ItemFailed": "ItemFailedError",
+    "ItemInterrupted": "ItemInterruptedError",
+    "ItemTimeout": "ItemTimeoutError",
+    "NotData": "SerializationError",
+    "NotFinished": "NotFinishedError",
+    "NotInitialized": "NotInitializedError",
+    "PayloadTooLarge": "PayloadTooLargeError",
+    "Refused": "EnqueueError",
+    "ResultLost": "ResultLostError",
+    "StateRefused": "StateError",
+    "Unsupported": "UnsupportedError",
+    "UploadMoved": "UploadMovedError",
+}
+
+
+def __getattr__(name: str) -> object:
+    if (new := _OLD_NAMES.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{__name__}.{name} is called {new} now", DeprecationWarning, stacklevel=2)
+    return globals()[new]

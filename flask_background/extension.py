@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 from flask import current_app
 
 from flask_background import hosts
-from flask_background.app_state import AppPart
+from flask_background.app_state import BackgroundState
 from flask_background.core.backend import Stats
 from flask_background.core.item import WorkItem
 from flask_background.core.options import Options
@@ -18,8 +18,8 @@ from flask_background.core.request_state import StateProcessor
 from flask_background.core.schedule import Cron, Every
 from flask_background.core.status import Status
 from flask_background.enqueueing import after_response as response
-from flask_background.enqueueing.submit import AdHoc, hand_over
-from flask_background.errors import ConfigurationError, NotInitialized, Unsupported
+from flask_background.enqueueing.submit import AdHoc, submit
+from flask_background.errors import ConfigurationError, NotInitializedError, UnsupportedError
 from flask_background.local.admission import check_executor
 from flask_background.payload import arguments
 from flask_background.task import Task, make_task
@@ -60,7 +60,7 @@ class Background:
             raise RuntimeError(
                 f"app {app.name!r} has a Background already: call init_app, or Background(app), once per app"
             )
-        part = AppPart(app, self)
+        part = BackgroundState(app, self)
         for periodic in self.registry.periodic.values():
             check_executor(periodic.task, part.settings.executors)
         app.extensions["background"] = part
@@ -120,7 +120,7 @@ class Background:
                     " or @background.periodic(...) alone"
                 )
             if task.options.backend not in (None, "local"):
-                raise Unsupported(
+                raise UnsupportedError(
                     f"task {task.name} is periodic, and only the journal enqueues those: leave backend out,"
                     " and let its item enqueue one of another task there"
                 )
@@ -159,12 +159,12 @@ class Background:
             pass
         else:
             signature.bind(*args, **kwargs)
-        return hand_over(self._part(), AdHoc.of(func), args, kwargs)
+        return submit(self._part(), AdHoc.of(func), args, kwargs)
 
     def state_processor(self, processor: StateProcessor) -> StateProcessor:
         """Add a function that is called in the request, at every enqueue, and returns a dict of JSON values.
 
-        The items find them in ``current_item.state.values``. Raises StateRefused at enqueue if they are not
+        The items find them in ``current_item.state.values``. Raises StateError at enqueue if they are not
         JSON.
         """
         self.processors.append(processor)
@@ -227,7 +227,7 @@ class Background:
         """
         return self._part().backend.stop(grace)
 
-    def _part(self) -> AppPart:
+    def _part(self) -> BackgroundState:
         """The part of the current app, else of the app given to the constructor."""
         app: Flask | None
         try:
@@ -235,13 +235,13 @@ class Background:
         except RuntimeError:
             app = self._app
             if app is None:
-                raise NotInitialized(
+                raise NotInitializedError(
                     "Background does not know which app this is for: use it in a view, a command or an item,"
                     " or inside `with app.app_context():`"
                 ) from None
-        part: AppPart | None = app.extensions.get("background")
+        part: BackgroundState | None = app.extensions.get("background")
         if part is None or part.owner is not self:
-            raise NotInitialized(
+            raise NotInitializedError(
                 f"this Background was not initialised for app {app.name!r}: call background.init_app(app)"
             )
         return part

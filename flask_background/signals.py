@@ -19,7 +19,7 @@ item_started = _signals.signal("item-started")
 item_finished = _signals.signal("item-finished")
 #: A run failed, and another one follows. ``item``, ``error``: the exception, ``delay``: seconds until then.
 item_retried = _signals.signal("item-retried")
-#: An item was not accepted. ``task_name``: str, ``error``: the Refused that the view gets.
+#: An item was not accepted. ``task_name``: str, ``error``: the EnqueueError that the view gets.
 item_refused = _signals.signal("item-refused")
 #: The app's items are asked to end. ``grace``: seconds that they have.
 stopping = _signals.signal("stopping")

@@ -27,13 +27,13 @@ from flask_background.core.item import WorkItem, current_item_var
 from flask_background.core.options import Options, TaskOptions, Using, name_of
 from flask_background.core.status import Attempt, Status
 from flask_background.core.token import CancellationSource
-from flask_background.enqueueing.submit import executor_for, hand_over, is_coroutine_function
+from flask_background.enqueueing.submit import executor_for, is_coroutine_function, submit
 from flask_background.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from flask_background.app_state import AppPart
+    from flask_background.app_state import BackgroundState
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +43,7 @@ T = TypeVar("T")
 class Finder(Protocol):
     """Finds the app that an item is enqueued for."""
 
-    def _part(self) -> AppPart: ...
+    def _part(self) -> BackgroundState: ...
 
 
 class Task(Generic[P, R]):
@@ -86,12 +86,12 @@ class Task(Generic[P, R]):
     def enqueue(self, *args: Any, **kwargs: Any) -> WorkItem[Any]:
         """Hand a call over and return its item at once.
 
-        Raises TypeError if the arguments do not fit the function, ArgumentRefused if one of them is alive
+        Raises TypeError if the arguments do not fit the function, ArgumentError if one of them is alive
         only while the request is, and QueueFull or Stopping (503 in a view) if the item is not accepted.
         Uploads are moved to the item: they cannot be used in the view any more.
         """
         self.check_call(*args, **kwargs)
-        return hand_over(self._finder._part(), self, args, kwargs, self.options.when)
+        return submit(self._finder._part(), self, args, kwargs, self.options.when)
 
     def using(self, **options: Unpack[Using]) -> Task[P, R]:
         """The same task with other options; this one stays as it is.

@@ -76,7 +76,7 @@ def fill(site: Site, gate: threading.Event, count: int) -> list[WorkItem[Any]]:
     return items
 
 
-class Keeper:
+class ItemHost:
     """Keeps items that no backend has."""
 
     def __init__(self) -> None:
@@ -105,9 +105,9 @@ class Callee(NamedTuple):
     is_coroutine: bool = False
 
 
-def make_item(*args: Any, keeper: Keeper | None = None, **callee: Any) -> WorkItem[Any]:
+def make_item(*args: Any, keeper: ItemHost | None = None, **callee: Any) -> WorkItem[Any]:
     """An item that nobody runs."""
-    return WorkItem(Callee(**callee), args, {}, None, keeper or Keeper())
+    return WorkItem(Callee(**callee), args, {}, None, keeper or ItemHost())
 
 
 def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

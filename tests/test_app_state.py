@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 
 from flask_background import Background, hosts
-from flask_background.app_state import AppPart
+from flask_background.app_state import BackgroundState
 
 from .helpers import BOUND, Site, our_threads
 
@@ -22,7 +22,7 @@ def test_nothing_before_the_first_item(app: Flask, background: Background) -> No
     """The part holds the app and the settings; there is no backend before somebody asks."""
     before = len(hosts.current().backends())
     part = app.extensions["background"]
-    assert isinstance(part, AppPart)
+    assert isinstance(part, BackgroundState)
     assert part.app is app
     assert part.owner is background
     assert part.settings.grace_period == 90.0

@@ -12,21 +12,21 @@ from werkzeug.exceptions import HTTPException, ServiceUnavailable
 from flask_background import errors
 from flask_background.core.token import CancellationToken
 from flask_background.errors import (
-    ArgumentRefused,
+    ArgumentError,
     BackgroundError,
     ConfigurationError,
-    ItemCancelled,
-    ItemInterrupted,
-    ItemTimeout,
-    NotData,
-    NotFinished,
-    NotInitialized,
-    PayloadTooLarge,
+    EnqueueError,
+    ItemCancelledError,
+    ItemInterruptedError,
+    ItemTimeoutError,
+    NotFinishedError,
+    NotInitializedError,
+    PayloadTooLargeError,
     QueueFull,
-    Refused,
-    StateRefused,
+    SerializationError,
+    StateError,
     Stopping,
-    UploadMoved,
+    UploadMovedError,
 )
 
 
@@ -34,19 +34,19 @@ from flask_background.errors import (
     ("error", "parents"),
     [
         (ConfigurationError, (BackgroundError, ValueError)),
-        (NotInitialized, (BackgroundError, RuntimeError)),
-        (ArgumentRefused, (BackgroundError, TypeError)),
-        (NotData, (ArgumentRefused,)),
-        (PayloadTooLarge, (ArgumentRefused,)),
-        (StateRefused, (BackgroundError, TypeError)),
-        (UploadMoved, (BackgroundError, ValueError)),
-        (Refused, (BackgroundError, ServiceUnavailable)),
-        (QueueFull, (Refused,)),
-        (Stopping, (Refused,)),
-        (NotFinished, (BackgroundError, TimeoutError)),
-        (ItemCancelled, (BackgroundError,)),
-        (ItemInterrupted, (BackgroundError,)),
-        (ItemTimeout, (BackgroundError, TimeoutError)),
+        (NotInitializedError, (BackgroundError, RuntimeError)),
+        (ArgumentError, (BackgroundError, TypeError)),
+        (SerializationError, (ArgumentError,)),
+        (PayloadTooLargeError, (ArgumentError,)),
+        (StateError, (BackgroundError, TypeError)),
+        (UploadMovedError, (BackgroundError, ValueError)),
+        (EnqueueError, (BackgroundError, ServiceUnavailable)),
+        (QueueFull, (EnqueueError,)),
+        (Stopping, (EnqueueError,)),
+        (NotFinishedError, (BackgroundError, TimeoutError)),
+        (ItemCancelledError, (BackgroundError,)),
+        (ItemInterruptedError, (BackgroundError,)),
+        (ItemTimeoutError, (BackgroundError, TimeoutError)),
     ],
 )
 def test_family(error: type[Exception], parents: tuple[type[Exception], ...]) -> None:
@@ -70,7 +70,7 @@ def test_tree_is_complete() -> None:
 
 
 @pytest.mark.parametrize(("error", "seconds"), [(QueueFull, "1"), (Stopping, "5")])
-def test_refused_in_a_view(app: Flask, client: FlaskClient, error: type[Refused], seconds: str) -> None:
+def test_refused_in_a_view(app: Flask, client: FlaskClient, error: type[EnqueueError], seconds: str) -> None:
     """A view that lets a refusal pass answers 503 with Retry-After, and tells visitors no details."""
 
     @app.post("/")
@@ -88,8 +88,8 @@ def test_refused_in_a_view(app: Flask, client: FlaskClient, error: type[Refused]
 def test_refused_by_a_handler(app: Flask, client: FlaskClient) -> None:
     """An app can answer refusals in its own way."""
 
-    @app.errorhandler(Refused)
-    def busy(error: Refused) -> tuple[str, int]:
+    @app.errorhandler(EnqueueError)
+    def busy(error: EnqueueError) -> tuple[str, int]:
         return f"later: {error.message}", 202
 
     @app.post("/")
@@ -110,5 +110,14 @@ def test_refused_speaks_to_developers() -> None:
 def test_cancelled_carries_its_token() -> None:
     """Whose cancellation it was can be told from the token; there may be none."""
     token = CancellationToken()
-    assert ItemCancelled("ended", token).token is token
-    assert ItemCancelled("ended").token is None
+    assert ItemCancelledError("ended", token).token is token
+    assert ItemCancelledError("ended").token is None
+
+
+@pytest.mark.parametrize("name", ["ArgumentRefused", "Refused", "ItemFailed"])
+def test_old_names(name: str) -> None:
+    """An error's name of before 0.1 still works, and its warning says the new one."""
+    with pytest.warns(DeprecationWarning, match=rf"errors\.{name} is called \w+Error now"):
+        assert issubclass(getattr(errors, name), BackgroundError)
+    with pytest.raises(AttributeError):
+        errors.Nothing  # noqa: B018

@@ -14,7 +14,7 @@ from flask import Blueprint, Flask, current_app
 
 import flask_background
 from flask_background import Background, Status, WorkItem, current_item
-from flask_background.errors import NotInitialized
+from flask_background.errors import NotInitializedError
 
 from .helpers import BOUND, ROOT, Script, Site
 
@@ -110,7 +110,7 @@ def test_two_apps_in_one_request(make_site: Callable[..., Site]) -> None:
     task = two.background.task(lambda: current_item.status)
     with two.app.app_context():
         assert task.enqueue().result(BOUND) is Status.RUNNING
-    with one.app.app_context(), pytest.raises(NotInitialized, match="'one'"):
+    with one.app.app_context(), pytest.raises(NotInitializedError, match="'one'"):
         task.enqueue()
     assert one.background.items() == []
 
@@ -129,7 +129,7 @@ USES: list[Callable[[Background], Any]] = [
 @pytest.mark.parametrize("use", USES)
 def test_no_app(use: Callable[[Background], Any]) -> None:
     """Without an app each use is a RuntimeError that says what to do."""
-    with pytest.raises(NotInitialized, match=r"with app\.app_context\(\):") as caught:
+    with pytest.raises(NotInitializedError, match=r"with app\.app_context\(\):") as caught:
         use(Background())
     assert isinstance(caught.value, RuntimeError)
 
@@ -138,14 +138,17 @@ def test_no_app(use: Callable[[Background], Any]) -> None:
 def test_not_initialised(use: Callable[[Background], Any]) -> None:
     """In the context of an app that was not initialised each use says so."""
     app = Flask("shop")
-    with app.app_context(), pytest.raises(NotInitialized, match=r"'shop': call background\.init_app\(app\)"):
+    with (
+        app.app_context(),
+        pytest.raises(NotInitializedError, match=r"'shop': call background\.init_app\(app\)"),
+    ):
         use(Background())
 
 
 def test_another_background(app: Flask, background: Background) -> None:
     """A Background that is not the app's own is an error, not a second world."""
     other = Background()
-    with app.app_context(), pytest.raises(NotInitialized, match="not initialised for app 'shop'"):
+    with app.app_context(), pytest.raises(NotInitializedError, match="not initialised for app 'shop'"):
         other.enqueue(print)
     assert background.items() == []
 

@@ -14,7 +14,7 @@ from celery.app.backends import by_url
 from celery.exceptions import ImproperlyConfigured
 
 from flask_background.celery.client.publisher import ONCE_MORE, SHARE_OF_A_WAIT, Publisher
-from flask_background.errors import ConfigurationError, Unsupported
+from flask_background.errors import ConfigurationError, UnsupportedError
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -151,7 +151,7 @@ def check_settings(celery: Celery) -> None:
             ' result_backend = "redis://..."'
         )
     if results.startswith("rpc"):
-        raise Unsupported(
+        raise UnsupportedError(
             "Celery's result_backend is rpc, which only the process can read that enqueued an item:"
             ' set another one, such as "redis://..."'
         )

@@ -30,7 +30,7 @@ from flask_background.errors import BackgroundError, ConfigurationError
 if TYPE_CHECKING:
     from celery import Celery
 
-    from flask_background.app_state import AppPart
+    from flask_background.app_state import BackgroundState
 
 # How long workers have to answer (seconds).
 _ANSWER = 2.0
@@ -62,7 +62,7 @@ _UNSAFE: dict[str, tuple[Callable[[Any], bool], str, str]] = {
 }
 
 
-def examine(part: AppPart) -> Iterator[Finding]:
+def examine(part: BackgroundState) -> Iterator[Finding]:
     """Look at the app's Celery. No finding has a password in it."""
     try:
         celery = celery_of(part.app, part.settings)
@@ -75,7 +75,7 @@ def examine(part: AppPart) -> Iterator[Finding]:
         yield finding._replace(text=hidden[0] or "", cure=hidden[1])
 
 
-def _findings(part: AppPart, celery: Celery) -> Iterator[Finding]:
+def _findings(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
     yield from _settings(part, celery)
     yield from _timeouts(part, celery)
     yield from _urls(celery)
@@ -83,7 +83,7 @@ def _findings(part: AppPart, celery: Celery) -> Iterator[Finding]:
     yield from _uploads(part)
 
 
-def _settings(part: AppPart, celery: Celery) -> Iterator[Finding]:
+def _settings(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
     given = explicit_settings(celery)
     for name, (is_unsafe, what, cure) in _UNSAFE.items():
         if name not in given:
@@ -110,7 +110,7 @@ def _settings(part: AppPart, celery: Celery) -> Iterator[Finding]:
         yield Finding("ok", "result_expires", "no shorter than BACKGROUND_KEEP")
 
 
-def _timeouts(part: AppPart, celery: Celery) -> Iterator[Finding]:
+def _timeouts(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
     kill_after, tasks = part.settings.kill_after, part.owner.registry.tasks.values()
     visible = visible_for(fixed_visibility(celery), tasks, kill_after)
     wrong = False
@@ -136,7 +136,7 @@ def _urls(celery: Celery) -> Iterator[Finding]:
             )
 
 
-def _servers(part: AppPart, celery: Celery) -> Iterator[Finding]:
+def _servers(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
     cluster = Cluster(celery, part.settings, part.owner.registry)
     connection = cluster.client.connection_for_write()
     uri = connection.as_uri()
@@ -196,7 +196,7 @@ def _workers(celery: Celery) -> Finding:
     )
 
 
-def _uploads(part: AppPart) -> Iterator[Finding]:
+def _uploads(part: BackgroundState) -> Iterator[Finding]:
     """Whether this user can write, read and remove there."""
     if part.settings.uploads is None:
         return
@@ -213,7 +213,7 @@ def _uploads(part: AppPart) -> Iterator[Finding]:
         yield Finding("ok", "uploads", f"{uploads.store.shown} can be written and read")
 
 
-def _without_passwords(part: AppPart, celery: Celery, text: str) -> str:
+def _without_passwords(part: BackgroundState, celery: Celery, text: str) -> str:
     """The text, should somebody's error have the URL in it."""
     conf = celery.conf
     for urls in (conf.broker_url, conf.broker_read_url, conf.result_backend, part.settings.uploads):

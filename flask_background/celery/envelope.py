@@ -14,7 +14,7 @@ from flask_background.payload import data
 
 if TYPE_CHECKING:
     from flask_background.core.item import WorkItem
-    from flask_background.durable.journal.row import Entry
+    from flask_background.durable.journal.row import ItemRow
     from flask_background.task import Task
 
 _HEADER = "flask_background"
@@ -58,7 +58,7 @@ class Envelope(NamedTuple):
         )
 
     @classmethod
-    def of_entry(cls, entry: Entry) -> Self:
+    def of_entry(cls, entry: ItemRow) -> Self:
         """What an item needs that waits in the journal."""
         trace = None if entry.state is None else data.load_state(entry.state).traceparent
         due = entry.due if entry.due > entry.enqueued else None

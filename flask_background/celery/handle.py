@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, cast
 
 from flask_background.concurrency import native
-from flask_background.core.item import Callee, Keeper
-from flask_background.core.remote_item import ElsewhereItem
+from flask_background.core.item import Callee, ItemHost
+from flask_background.core.remote_item import RemoteItem
 from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ _LISTENING = 1.0
 _PATIENCE = 30.0
 
 
-class RecordKeeper(Keeper, Protocol):
+class RecordKeeper(ItemHost, Protocol):
     """What the handle needs of the backend that keeps the records."""
 
-    def look(self, item: RecordedItem[Any]) -> Record | None: ...
+    def look(self, item: CeleryItem[Any]) -> Record | None: ...
     def listen(
-        self, item: RecordedItem[Any], seconds: float
+        self, item: CeleryItem[Any], seconds: float
     ) -> AbstractContextManager[Callable[[float], None] | None]: ...
 
 
@@ -44,7 +44,7 @@ class _Look(NamedTuple):
     is_known: bool
 
 
-class RecordedItem(ElsewhereItem[R]):
+class CeleryItem(RemoteItem[R]):
     """A work item that other machines run. What it says is as its record is when it is asked."""
 
     __slots__ = ("in_outbox", "runs_here")
@@ -81,16 +81,16 @@ class RecordedItem(ElsewhereItem[R]):
         looks = self._looks(end)
         first = next(looks, None)
         if first is None:  # the usual case of who asks late
-            return self._told
+            return self._announced
         left = _LISTENING if end is None else end - time.monotonic()
         if not first.is_known or left < _LATER:  # it is not worth it, or would only take longer
             for look in itertools.chain([first], looks):
-                native.Gate().wait(look.pause)
-            return self._told
+                native.Latch().wait(look.pause)
+            return self._announced
         with cast(RecordKeeper, self._keeper).listen(self, min(left, _LISTENING)) as hear:
             for look in looks if hear is None else self._looks(end, _LATER):
-                (hear or native.Gate().wait)(look.pause)
-        return self._told
+                (hear or native.Latch().wait)(look.pause)
+        return self._announced
 
     def __await__(self) -> Generator[Any, None, R]:
         if self.runs_here:
@@ -113,7 +113,7 @@ class RecordedItem(ElsewhereItem[R]):
         while True:
             now = time.monotonic()
             try:
-                if self._told or self.status.is_final:
+                if self._announced or self.status.is_final:
                     return
                 lost_at = None
             except BrokerError:
@@ -129,12 +129,12 @@ class RecordedItem(ElsewhereItem[R]):
         """Know what the record says. An end that was seen is the last word."""
         attempt = record._replace(task=self.task_name).attempt_of(self.id)  # Celery's own do not say it
         with self._keeper.lock:
-            if not self._told:
+            if not self._announced:
                 self._attempt, self.status = attempt, record.status
-                self._told = record.status.is_final
+                self._announced = record.status.is_final
 
     def _look(self) -> None:
-        if not (self._told or self.here):
+        if not (self._announced or self.here):
             record = cast(RecordKeeper, self._keeper).look(self)
             if record is not None:  # else it ended so long ago that its record is gone
                 self.take(record)

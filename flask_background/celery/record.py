@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from flask_background.core.request_state import RequestState
 from flask_background.core.status import Attempt, Status
-from flask_background.errors import ItemCancelled, ItemFailed
+from flask_background.errors import ItemCancelledError, ItemFailedError
 from flask_background.payload import data
 from flask_background.payload.outcomes import error_of, progress_of, result_of
 
@@ -64,10 +64,10 @@ class Record(NamedTuple):
         if self.status is Status.SUCCEEDED and self.result is not None:
             attempt.value, attempt.error = result_of(self.result)
         elif self.status is Status.CANCELLED:
-            attempt.error = ItemCancelled(f"{name} was {self.reason or 'cancelled'}")
+            attempt.error = ItemCancelledError(f"{name} was {self.reason or 'cancelled'}")
         elif self.status is Status.FAILED:
             attempt.error = (
-                ItemFailed(f"{name} was parked: {self.reason}")
+                ItemFailedError(f"{name} was parked: {self.reason}")
                 if self.error is None
                 else error_of(self.error, name)
             )

@@ -162,7 +162,7 @@ def _of_foreign(state: str, error: BaseException) -> Record:
         return Record("?", Status.CANCELLED, 0.0, reason=f"cancelled by Celery: {error}")
     kind, message = type(error).__name__, str(error)
     if kind == "TimeLimitExceeded":
-        kind = "flask_background.errors.ItemTimeout"
+        kind = "flask_background.errors.ItemTimeoutError"
     elif kind == "NotRegistered":
         message += (
             ": the worker has no such task. Make it where the app is loaded; renew workers before sites"

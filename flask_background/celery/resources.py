@@ -55,12 +55,12 @@ class Belongings:
             try:
                 self.keys.release(key, item_id)
             except Exception as error:
-                self._events.trouble(f"The key of item {item_id} could not be given back", error)
+                self._events.log_error(f"The key of item {item_id} could not be given back", error)
         if uploads and self.uploads is not None:
             try:
                 self.uploads.remove(item_id, uploads)
             except Exception as error:
-                self._events.trouble(f"The uploads of item {item_id} could not be removed", error)
+                self._events.log_error(f"The uploads of item {item_id} could not be removed", error)
 
     def sweep(self, records: Records) -> None:
         """Remove what others have left, if it is time for that. Raises nothing."""
@@ -73,4 +73,4 @@ class Belongings:
             try:
                 self.uploads.sweep(is_over)
             except Exception as error:
-                self._events.trouble("Old uploads could not be looked through", error)
+                self._events.log_error("Old uploads could not be looked through", error)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flask_background.app_state import AppPart
+    from flask_background.app_state import BackgroundState
 
 
-def run_celery_worker(part: AppPart, options: Sequence[str]) -> int:
+def run_celery_worker(part: BackgroundState, options: Sequence[str]) -> int:
     """Run a worker until it is told to stop; returns its exit status. Raises ConfigurationError.
 
     ``options``: Celery's own, as on its command line.

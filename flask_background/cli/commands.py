@@ -27,9 +27,9 @@ from flask_background.durable.journal import statements as store
 from flask_background.errors import BackgroundError
 
 if TYPE_CHECKING:
-    from flask_background.app_state import AppPart
+    from flask_background.app_state import BackgroundState
     from flask_background.durable.backend import DurableBackend
-    from flask_background.durable.journal.row import Entry
+    from flask_background.durable.journal.row import ItemRow
     from flask_background.task import Task
 
 background = AppGroup(
@@ -40,8 +40,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable, 
 _statuses = click.Choice([str(status) for status in Status if status is not Status.INTERRUPTED])
 
 
-def _part() -> AppPart:
-    part: AppPart | None = current_app.extensions.get("background")
+def _part() -> BackgroundState:
+    part: BackgroundState | None = current_app.extensions.get("background")
     if part is None:
         raise click.ClickException(f"app {current_app.name!r} has no Background: call init_app")
     return part
@@ -99,7 +99,7 @@ def celery_worker(context: click.Context, options: tuple[str, ...]) -> None:
 
 @_command("doctor")
 @_json
-def doctor(part: AppPart, as_json: bool) -> None:
+def doctor(part: BackgroundState, as_json: bool) -> None:
     """Look for what is unsafe: settings, the journal's folder, Celery's servers and workers.
 
     The exit status is 0 if all is ok.
@@ -121,7 +121,7 @@ def doctor(part: AppPart, as_json: bool) -> None:
 @click.argument("args", nargs=-1)
 @click.option("--wait", is_flag=True, help="Wait for the end, and print the result.")
 @_json
-def run(part: AppPart, task: str, args: tuple[str, ...], wait: bool, as_json: bool) -> None:
+def run(part: BackgroundState, task: str, args: tuple[str, ...], wait: bool, as_json: bool) -> None:
     """Start TASK with ARGS: JSON where they can be read as such, else strings.
 
     A durable item is left to the processes that run them; another one runs here, and is waited for.
@@ -146,7 +146,7 @@ def run(part: AppPart, task: str, args: tuple[str, ...], wait: bool, as_json: bo
 @click.option("--task", help="Only those of this task.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The latest so many.")
 @_json
-def list_(part: AppPart, status: str | None, task: str | None, limit: int, as_json: bool) -> None:
+def list_(part: BackgroundState, status: str | None, task: str | None, limit: int, as_json: bool) -> None:
     """The items that were enqueued last."""
     wanted = None if status is None else Status(status)
     entries = _read(part, partial(queries.entries, status=wanted, task=task, limit=limit))
@@ -159,7 +159,7 @@ def list_(part: AppPart, status: str | None, task: str | None, limit: int, as_js
 @_command("show")
 @click.argument("item_id", metavar="ID")
 @_json
-def show(part: AppPart, item_id: str, as_json: bool) -> None:
+def show(part: BackgroundState, item_id: str, as_json: bool) -> None:
     """One item."""
     entry = _entry(part, item_id)
     if as_json:
@@ -173,7 +173,7 @@ def show(part: AppPart, item_id: str, as_json: bool) -> None:
 @_command("cancel")
 @click.argument("item_id", metavar="ID")
 @_json
-def cancel(part: AppPart, item_id: str, as_json: bool) -> None:
+def cancel(part: BackgroundState, item_id: str, as_json: bool) -> None:
     """Take a queued item back; ask a running one to end."""
     item = part.durable.handle(_entry(part, item_id))
     asked = item.cancel()
@@ -184,7 +184,7 @@ def cancel(part: AppPart, item_id: str, as_json: bool) -> None:
 @_command("retry")
 @click.argument("item_id", metavar="ID")
 @_json
-def retry(part: AppPart, item_id: str, as_json: bool) -> None:
+def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
     """Run an item again that has failed, was parked or cancelled."""
     entry = _entry(part, item_id)
     done = part.durable.writer.do(partial(store.retry, item_id=item_id, now=time.time()))
@@ -196,7 +196,7 @@ def retry(part: AppPart, item_id: str, as_json: bool) -> None:
 @click.option("--status", "statuses", type=_statuses, multiple=True, help="Only these; may be repeated.")
 @click.confirmation_option(prompt="Forget these ended items?")
 @_json
-def purge(part: AppPart, statuses: tuple[str, ...], as_json: bool) -> None:
+def purge(part: BackgroundState, statuses: tuple[str, ...], as_json: bool) -> None:
     """Forget items that have ended."""
     wanted = [Status(status) for status in statuses] or list(Status)
     ids = part.durable.writer.do(partial(store.purge, statuses=wanted))
@@ -207,7 +207,7 @@ def purge(part: AppPart, statuses: tuple[str, ...], as_json: bool) -> None:
 
 @_command("stats")
 @_json
-def stats(part: AppPart, as_json: bool) -> None:
+def stats(part: BackgroundState, as_json: bool) -> None:
     """How many items there are, by status."""
     found = _read(part, queries.stats)
     counts = {str(status): found.get(status, 0) for status in Status if status is not Status.INTERRUPTED}
@@ -217,7 +217,7 @@ def stats(part: AppPart, as_json: bool) -> None:
         table(("status", "items"), ((name, str(count)) for name, count in counts.items()))
 
 
-def _find_task(part: AppPart, name: str) -> Task[..., Any]:
+def _find_task(part: BackgroundState, name: str) -> Task[..., Any]:
     tasks = part.owner.registry.tasks
     found = (
         [tasks[name]]
@@ -230,12 +230,12 @@ def _find_task(part: AppPart, name: str) -> Task[..., Any]:
     raise click.UsageError(f"{what} {name!r}; there are: {', '.join(sorted(tasks)) or 'none'}")
 
 
-def _read(part: AppPart, query: Callable[..., Any]) -> Any:
+def _read(part: BackgroundState, query: Callable[..., Any]) -> Any:
     durable: DurableBackend = part.durable
     return durable.writer.read(query)
 
 
-def _entry(part: AppPart, item_id: str) -> Entry:
+def _entry(part: BackgroundState, item_id: str) -> ItemRow:
     entry = part.durable.look(item_id)
     if entry is None:
         raise click.ClickException(f"the journal has no item {item_id!r}")

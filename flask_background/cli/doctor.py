@@ -12,10 +12,10 @@ from flask_background.core.finding import Finding
 from flask_background.core.settings import Settings
 
 if TYPE_CHECKING:
-    from flask_background.app_state import AppPart
+    from flask_background.app_state import BackgroundState
 
 
-def examine(part: AppPart) -> Iterator[Finding]:
+def examine(part: BackgroundState) -> Iterator[Finding]:
     """Look at everything that the app uses. Changes nothing; asks servers for a few seconds at most."""
     yield from _names(part)
     grace = part.settings.grace_period
@@ -33,7 +33,7 @@ def examine(part: AppPart) -> Iterator[Finding]:
         yield from doctor.examine(part)
 
 
-def _names(part: AppPart) -> Iterator[Finding]:
+def _names(part: BackgroundState) -> Iterator[Finding]:
     known = ["BACKGROUND_" + name.upper() for name in ("workers", *(one.name for one in fields(Settings)))]
     for key in part.app.config:
         if key.startswith("BACKGROUND_") and key not in known:
@@ -46,7 +46,7 @@ def _names(part: AppPart) -> Iterator[Finding]:
             )
 
 
-def _folder(part: AppPart) -> Finding:
+def _folder(part: BackgroundState) -> Finding:
     try:
         part.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=part.folder):
@@ -61,7 +61,7 @@ def _folder(part: AppPart) -> Finding:
     return Finding("ok", "journal", f"{part.folder} can be written")
 
 
-def _durability(part: AppPart) -> Finding:
+def _durability(part: BackgroundState) -> Finding:
     if part.settings.durability == "power":
         return Finding("ok", "durability", "durable items survive power cuts")
     return Finding(

@@ -13,10 +13,10 @@ import click
 from flask_background.durable.uploads import attempt_of
 
 if TYPE_CHECKING:
-    from flask_background.durable.journal.row import Entry
+    from flask_background.durable.journal.row import ItemRow
 
 
-def fields(entry: Entry) -> dict[str, Any]:
+def fields(entry: ItemRow) -> dict[str, Any]:
     """All that is shown of an item; not its arguments."""
     attempt = attempt_of(entry)
     return {
@@ -37,7 +37,7 @@ def fields(entry: Entry) -> dict[str, Any]:
     }
 
 
-def row(entry: Entry) -> tuple[str, ...]:
+def row(entry: ItemRow) -> tuple[str, ...]:
     """The same in brief."""
     age = max(0, int(time.time() - entry.enqueued))
     return entry.id, str(entry.status), str(entry.attempt), f"{age} s", entry.task

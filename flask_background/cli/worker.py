@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from flask_background.concurrency import native
 
 if TYPE_CHECKING:
-    from flask_background.app_state import AppPart
+    from flask_background.app_state import BackgroundState
 
 # How often a worker looks whether a burst is over, and how soon a dead one is replaced (seconds).
 _LOOK = 0.05
@@ -32,7 +32,7 @@ _ONE_PRESS = 1.0
 
 
 def run_worker(
-    part: AppPart, *, executors: Collection[str] = (), count: int = 1, burst: bool = False
+    part: BackgroundState, *, executors: Collection[str] = (), count: int = 1, burst: bool = False
 ) -> None:
     """Run items until TERM or INT, or, in a burst, until there are none. Raises JournalError."""
     part.runs_durable = True
@@ -43,7 +43,7 @@ def run_worker(
         _Parent(part, count, burst).run()
 
 
-def _work(part: AppPart, burst: bool) -> None:
+def _work(part: BackgroundState, burst: bool) -> None:
     """This process runs items. Once it is told to stop, the host waits for them as in every process."""
 
     presses = _Presses()
@@ -85,7 +85,7 @@ class _Presses:
 class _Parent:
     """Keeps so many children working. Opens nothing, and starts no thread."""
 
-    def __init__(self, part: AppPart, count: int, burst: bool) -> None:
+    def __init__(self, part: BackgroundState, count: int, burst: bool) -> None:
         self._part = part
         self._count = count
         self._burst = burst

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Empty",
-    "Gate",
+    "Latch",
     "SimpleQueue",
     "exit_code_of",
     "has_ended",
@@ -128,7 +128,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(_original("selectors", "DefaultSelector")())
 
 
-class Gate:
+class Latch:
     """Opens once; whoever waits passes then. Cheaper than an Event, and safe under gevent."""
 
     __slots__ = ("_lock",)

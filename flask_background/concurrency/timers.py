@@ -15,7 +15,7 @@ _LINGER = 2.0
 _MANY = 64
 
 
-class Alarm:
+class Timer:
     """One callback at one time (``time.monotonic()``)."""
 
     __slots__ = ("callback", "number", "when")
@@ -25,24 +25,24 @@ class Alarm:
         self.number = number
         self.callback: Callable[[], None] | None = callback
 
-    def __lt__(self, other: Alarm) -> bool:
+    def __lt__(self, other: Timer) -> bool:
         return (self.when, self.number) < (other.when, other.number)
 
 
-class Alarms:
+class Timers:
     """A set of alarms. Their callbacks have to be quick, and must not raise."""
 
     def __init__(self) -> None:
         self._lock = native.new_lock()
-        self._heap: list[Alarm] = []
+        self._heap: list[Timer] = []
         self._numbers = itertools.count()
         self._cancelled = 0
         self._running = False
         self._bell: native.SimpleQueue[None] = native.SimpleQueue()
 
-    def set(self, seconds: float, callback: Callable[[], None]) -> Alarm:
+    def set(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call callback in so many seconds, unless the alarm is cancelled before."""
-        alarm = Alarm(time.monotonic() + seconds, next(self._numbers), callback)
+        alarm = Timer(time.monotonic() + seconds, next(self._numbers), callback)
         with self._lock:
             heapq.heappush(self._heap, alarm)
             is_first = self._heap[0] is alarm
@@ -53,7 +53,7 @@ class Alarms:
             self._bell.put(None)
         return alarm
 
-    def cancel(self, alarm: Alarm) -> None:
+    def cancel(self, alarm: Timer) -> None:
         """Forget an alarm; one that has been is left alone."""
         with self._lock:
             if alarm.callback is None:

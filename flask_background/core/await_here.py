@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency import native
 
 if TYPE_CHECKING:
-    from flask_background.core.runner import Run
+    from flask_background.core.runner import PendingRun
 
 
-def await_here(run: Run, awaitable: Awaitable[Any]) -> None:
+def await_here(run: PendingRun, awaitable: Awaitable[Any]) -> None:
     """Await what a function has returned, or a coroutine function, on an event loop of its own."""
     import asyncio
 

@@ -43,11 +43,11 @@ class Companion(Protocol):
     """Who holds durable items here, and so has a part in the stop."""
 
     def stop_begins(self) -> None: ...
-    def spare(self) -> None: ...
+    def expect_kill(self) -> None: ...
     def stopped(self) -> None: ...
 
 
-class Intake(ABC):
+class Backend(ABC):
     """Accepts items."""
 
     #: What its items are made of.
@@ -58,7 +58,7 @@ class Intake(ABC):
 
     @abstractmethod
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
-        """Take an item; raises Refused. A held one waits for ``release`` or ``drop``.
+        """Take an item; raises EnqueueError. A held one waits for ``release`` or ``drop``.
 
         ``due``: when it may start (``time.time()``), if not now. Returns the item, or the one in flight that
         has the same key.
@@ -81,7 +81,7 @@ class Intake(ABC):
         """Go on with an item on hold as ``accept`` does, unless it was cancelled meanwhile."""
 
 
-class Backend(Intake):
+class InProcessBackend(Backend):
     """Accepts items, knows them, and ends them when the host stops."""
 
     @abstractmethod

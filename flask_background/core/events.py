@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flask_background import signals
 from flask_background.core.item import WorkItem, ending_item_var
 from flask_background.core.status import Outcome, Status
-from flask_background.errors import Refused
+from flask_background.errors import EnqueueError
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
@@ -122,7 +122,7 @@ class Events:
         """What it waited for will not come. ``finished`` was told before."""
         self.log.warning("Item %s (%s) dropped: %s", item.id, item.task_name, why)
 
-    def refused(self, task_name: str, error: Refused) -> None:
+    def refused(self, task_name: str, error: EnqueueError) -> None:
         """An item was not accepted."""
         self.log.warning("An item (%s) was refused: %s", task_name, error)
         if signals.item_refused.receivers:
@@ -142,7 +142,7 @@ class Events:
         if signals.stopped.receivers:
             self._send(signals.stopped, unfinished=list(unfinished))
 
-    def trouble(self, what: str, error: BaseException) -> None:
+    def log_error(self, what: str, error: BaseException) -> None:
         """Something that hurts no item went wrong."""
         self.log.error("%s", what, exc_info=error)
 
@@ -151,6 +151,6 @@ class Events:
             try:
                 receiver(self._app, **values)
             except BaseException as error:
-                self.trouble(f"A receiver of {signal.name} failed", error)
+                self.log_error(f"A receiver of {signal.name} failed", error)
                 if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                     raise  # it may be a signal's, meant for the main thread

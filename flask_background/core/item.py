@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from flask_background.concurrency import native
 from flask_background.core.status import Attempt, Progress, Status
 from flask_background.core.token import CancelReason
-from flask_background.errors import BackgroundError, NotFinished
+from flask_background.errors import BackgroundError, NotFinishedError
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -53,7 +53,7 @@ class Callee(Protocol):
     def due(self) -> Callable[[float], float] | None: ...
 
 
-class Keeper(Protocol):
+class ItemHost(Protocol):
     """What an item needs of whoever keeps it: the backend of its process, or a direct call."""
 
     pid: int
@@ -79,6 +79,7 @@ class WorkItem(Generic[R]):
 
     # Tens of thousands may be queued, so what only a running or awaited item has is made when it is needed.
     __slots__ = (
+        "_announced",
         "_args",
         "_attempt",
         "_enqueued",
@@ -87,7 +88,6 @@ class WorkItem(Generic[R]):
         "_kwargs",
         "_source",
         "_task",
-        "_told",
         "_uploads",
         "id",
         "state",
@@ -100,7 +100,7 @@ class WorkItem(Generic[R]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         state: RequestState | None,
-        keeper: Keeper,
+        keeper: ItemHost,
     ) -> None:
         self.id = _ids.pop() if _ids else _make_ids()
         self.state = state
@@ -113,7 +113,7 @@ class WorkItem(Generic[R]):
         self._attempt: Attempt | None = None
         self._source: CancellationSource | None = None
         self._uploads: Sequence[FileStorage] | None = None
-        self._told = False  # the end is in the log, and its signal was sent
+        self._announced = False  # the end is in the log, and its signal was sent
         self._gates: list[Callable[[], object]] | None = None
 
     @property
@@ -170,14 +170,14 @@ class WorkItem(Generic[R]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end; says whether it has come."""
-        if self._told or ending_item_var.get(None) is self:
+        if self._announced or ending_item_var.get(None) is self:
             return True
         if self._keeper.pid != os.getpid():
             raise BackgroundError(
                 f"item {self.id} belongs to process {self._keeper.pid}, which enqueued it before this one was"
                 " forked: wait for it there"
             )
-        gate = native.Gate()
+        gate = native.Latch()
         self._when_final(gate.open)
         try:
             return gate.wait(timeout)
@@ -185,13 +185,16 @@ class WorkItem(Generic[R]):
             self._forget(gate.open)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What ``result`` would raise, or None; waits like ``wait`` and raises NotFinished if that ends."""
+        """Return what ``result`` would raise, or None; waits like ``wait``, and raises NotFinishedError."""
         if not self.wait(timeout) and not self.status.is_final:
-            raise NotFinished(f"item {self.id} ({self.task_name}) is {self.status} after {timeout} s")
+            raise NotFinishedError(f"item {self.id} ({self.task_name}) is {self.status} after {timeout} s")
         return None if self._attempt is None else self._attempt.error
 
     def result(self, timeout: float | None = None) -> R:
-        """What the function returned; raises what it raised; or ItemCancelled, -Interrupted, NotFinished."""
+        """Return what the function returned, or raise what it raised.
+
+        Raises ItemCancelledError, ItemInterruptedError, or NotFinishedError after ``timeout`` seconds.
+        """
         error = self.exception(timeout)
         if error is not None:
             raise error
@@ -231,7 +234,7 @@ class WorkItem(Generic[R]):
         """Call callback when the item has ended, or at once."""
         with self._keeper.lock:
             self._gates = [*(self._gates or ()), callback]
-        if self._told:
+        if self._announced:
             callback()
 
     def _forget(self, callback: Callable[[], object]) -> None:

@@ -13,7 +13,7 @@ from flask_background.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flask_background.core.schedule import Schedule
-    from flask_background.durable.journal.row import Entry
+    from flask_background.durable.journal.row import ItemRow
     from flask_background.task import Task
 
 
@@ -68,7 +68,7 @@ class Registry:
         """Let a durable task be enqueued by the schedule."""
         self.periodic[task.name] = Periodic(task, schedule)
 
-    def task_of(self, entry: Entry) -> Task[..., Any] | Unknown:
+    def task_of(self, entry: ItemRow) -> Task[..., Any] | Unknown:
         """The task of an item in the journal, with the options that it was enqueued with."""
         task = self.tasks.get(entry.task)
         if task is None:

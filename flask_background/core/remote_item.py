@@ -11,7 +11,7 @@ from flask_background.core.status import Progress, Status
 R = TypeVar("R", covariant=True)
 
 
-class ElsewhereItem(WorkItem[R]):
+class RemoteItem(WorkItem[R]):
     """A work item that other processes may run. What it says is true when it is asked."""
 
     __slots__ = ("__weakref__", "here")

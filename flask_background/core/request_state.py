@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from werkzeug.wsgi import get_host
 
-from flask_background.errors import StateRefused
+from flask_background.errors import StateError
 
 if TYPE_CHECKING:
     from flask import Flask, Request
@@ -44,7 +44,7 @@ class RequestState(NamedTuple):
 
     @classmethod
     def capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
-        """Copy the values; raises StateRefused if a processor's are not JSON.
+        """Copy the values; raises StateError if a processor's are not JSON.
 
         All items of a request share one copy.
         """
@@ -76,7 +76,7 @@ def _processed(processors: Iterable[StateProcessor]) -> Mapping[str, Any]:
         name = getattr(processor, "__qualname__", repr(processor))
         returned = processor()
         if not isinstance(returned, Mapping):
-            raise StateRefused(
+            raise StateError(
                 f"state processor {name} returned {type(returned).__name__}; return a dict of JSON values"
             )
         for key, value in returned.items():
@@ -89,7 +89,7 @@ def _copy(processor: str, key: object, value: Any) -> Any:
         text = json.dumps({key: value}, allow_nan=False)
         copy = json.loads(text)[key]
     except (TypeError, ValueError, KeyError, RecursionError) as error:
-        raise StateRefused(
+        raise StateError(
             f"state processor {processor} returned {key!r}, which is not JSON ({error}): return strings,"
             " numbers, booleans, None, and lists and dicts of them under string keys, such as"
             ' {"user_id": current_user.id}'

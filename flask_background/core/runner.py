@@ -16,7 +16,7 @@ from flask_background.core.item import WorkItem, current_item_var
 from flask_background.core.request_state import StateUrls
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancelReason
-from flask_background.errors import ItemCancelled, ItemInterrupted, ItemTimeout
+from flask_background.errors import ItemCancelledError, ItemInterruptedError, ItemTimeoutError
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from flask import Flask
     from flask.ctx import AppContext
 
-    from flask_background.concurrency.timers import Alarm
+    from flask_background.concurrency.timers import Timer
 
 _SUCCEEDED = Status.SUCCEEDED  # looked up once: this is on every item's way
 _OUTSIDE_REQUEST = "Working outside of request context"
 
 
-class Owner(Protocol):
+class RunHost(Protocol):
     """What a run needs of the backend that holds its item."""
 
     @property
     def app(self) -> Flask: ...
     def start(self, item: WorkItem[Any], run: Attempt) -> bool: ...
-    def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm: ...
-    def cancel_alarm(self, alarm: Alarm) -> None: ...
+    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer: ...
+    def cancel_timer(self, alarm: Timer) -> None: ...
     def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None: ...
-    def trouble(self, what: str, error: BaseException) -> None: ...
+    def log_error(self, what: str, error: BaseException) -> None: ...
 
 
-Adopt = Callable[["Run", Awaitable[Any]], None]
+Adopt = Callable[["PendingRun", Awaitable[Any]], None]
 #: Has the function called in another process, and brings back what the run came to there.
 CallElsewhere = Callable[[WorkItem[Any]], Outcome]
 
@@ -56,9 +56,9 @@ class Perform(Protocol):
 
 
 def perform(
-    owner: Owner, item: WorkItem[Any], adopt: Adopt, elsewhere: CallElsewhere | None = None, /
+    owner: RunHost, item: WorkItem[Any], adopt: Adopt, elsewhere: CallElsewhere | None = None, /
 ) -> None:
-    """Run item on this thread. What it leaves to be awaited goes to adopt, which has to end the run."""
+    """Run item on this thread. An awaitable that the run leaves goes to adopt, which has to end the run."""
     attempt = Attempt(time())
     if not owner.start(item, attempt):
         return
@@ -78,15 +78,15 @@ def perform(
 
 
 def _enter_and_call(
-    owner: Owner, item: WorkItem[Any], attempt: Attempt, context: Context
-) -> tuple[Run, Any] | None:
+    owner: RunHost, item: WorkItem[Any], attempt: Attempt, context: Context
+) -> tuple[PendingRun, Any] | None:
     """Call the function in an app context, and end; or return the run that goes on, and what it awaits.
 
     Every item comes this way, so it is one straight line.
     """
     task = item._task
     entered: AppContext | None = None
-    alarm: Alarm | None = None
+    alarm: Timer | None = None
     try:
         current_item_var.set(item)
         app_context = owner.app.app_context()
@@ -95,10 +95,10 @@ def _enter_and_call(
         app_context.push()
         entered = app_context
         if task.timeout is not None:
-            alarm = owner.set_alarm(item, task.timeout)
+            alarm = owner.set_timer(item, task.timeout)
         value = task.func(*item._args, **item._kwargs) if item._kwargs else task.func(*item._args)
         if value is not None and value is not item and _is_pending(value):
-            return Run(owner, item, attempt, context, entered, alarm), value
+            return PendingRun(owner, item, attempt, context, entered, alarm), value
     except BaseException as error:
         _end(owner, item, attempt, entered, alarm, _outcome_of(item, error))
     else:
@@ -106,13 +106,13 @@ def _enter_and_call(
     return None
 
 
-def _call_elsewhere(owner: Owner, item: WorkItem[Any], attempt: Attempt, elsewhere: CallElsewhere) -> None:
+def _call_elsewhere(owner: RunHost, item: WorkItem[Any], attempt: Attempt, elsewhere: CallElsewhere) -> None:
     """Wait here for a run that has its app context where it is. Its time is kept here."""
-    alarm: Alarm | None = None
+    alarm: Timer | None = None
     current_item_var.set(item)
     try:
         if item._task.timeout is not None:
-            alarm = owner.set_alarm(item, item._task.timeout)
+            alarm = owner.set_timer(item, item._task.timeout)
         outcome = elsewhere(item)
     except BaseException as error:
         outcome = _outcome_of(item, error)
@@ -120,16 +120,16 @@ def _call_elsewhere(owner: Owner, item: WorkItem[Any], attempt: Attempt, elsewhe
 
 
 def _end(
-    owner: Owner,
+    owner: RunHost,
     item: WorkItem[Any],
     attempt: Attempt,
     app_context: AppContext | None,
-    alarm: Alarm | None,
+    alarm: Timer | None,
     outcome: Outcome,
 ) -> None:
     """Leave, and hand the outcome over. What a teardown raises fails an item that had succeeded."""
     if alarm is not None:
-        owner.cancel_alarm(alarm)
+        owner.cancel_timer(alarm)
     if app_context is not None:
         try:
             app_context.pop(outcome[2])
@@ -137,13 +137,13 @@ def _end(
             if outcome[0] is _SUCCEEDED:
                 outcome = Status.FAILED, None, error
             else:
-                owner.trouble(f"The teardown of item {item.id} failed", error)
+                owner.log_error(f"The teardown of item {item.id} failed", error)
     if outcome[2] is not None and outcome[0] is Status.FAILED:
         _annotate(item, outcome[2])
     owner.finish(item, attempt, outcome)
 
 
-class Run:
+class PendingRun:
     """A run that goes on when its function has returned, until what that returned has been awaited.
 
     Ends exactly once, by ``succeed`` or ``fail``, in its own context.
@@ -151,12 +151,12 @@ class Run:
 
     def __init__(
         self,
-        owner: Owner,
+        owner: RunHost,
         item: WorkItem[Any],
         attempt: Attempt,
         context: Context,
         app_context: AppContext,
-        alarm: Alarm | None,
+        alarm: Timer | None,
     ) -> None:
         self.context = context
         self._entered = owner, item, attempt, app_context, alarm
@@ -217,17 +217,17 @@ def _outcome_of(item: WorkItem[Any], error: BaseException, aborted: bool = False
     reason = source.token.reason if source is not None else None
     own = (
         error.token is not None and source is not None and error.token is source.token
-        if isinstance(error, ItemCancelled)
+        if isinstance(error, ItemCancelledError)
         else aborted and type(error).__name__ == "CancelledError"  # asyncio's, or that of concurrent.futures
     )
     if not own or reason is None:
         return Status.FAILED, None, error
     name = f"item {item.id} ({item.task_name})"
     if reason is CancelReason.REQUESTED:
-        return Status.CANCELLED, None, ItemCancelled(f"{name} was cancelled")
+        return Status.CANCELLED, None, ItemCancelledError(f"{name} was cancelled")
     if reason is CancelReason.SHUTDOWN:
-        return Status.INTERRUPTED, None, ItemInterrupted(f"{name} ended because the host stopped")
-    timeout = ItemTimeout(f"{name} did not end within its {item._task.timeout} s")
+        return Status.INTERRUPTED, None, ItemInterruptedError(f"{name} ended because the host stopped")
+    timeout = ItemTimeoutError(f"{name} did not end within its {item._task.timeout} s")
     timeout.__cause__ = error
     return Status.FAILED, None, timeout
 

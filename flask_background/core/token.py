@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from flask_background.concurrency import native
-from flask_background.errors import ItemCancelled
+from flask_background.errors import ItemCancelledError
 
 
 class CancelReason(enum.Enum):
@@ -49,15 +49,15 @@ class CancellationToken:
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def raise_if_cancelled(self) -> None:
-        """Raise ItemCancelled if the token has fired."""
+        """Raise ItemCancelledError if the token has fired."""
         if self._reason is not None:
-            raise ItemCancelled(f"the item was asked to end ({self._reason.value})", self)
+            raise ItemCancelledError(f"the item was asked to end ({self._reason.value})", self)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the token; says whether it has fired."""
         if self._reason is not None:
             return True
-        gate = native.Gate()
+        gate = native.Latch()
         forget = self.on_cancel(gate.open)
         try:
             return gate.wait(timeout)

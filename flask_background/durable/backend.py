@@ -19,16 +19,16 @@ from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.settings import OUTBOX
 from flask_background.core.status import Attempt, Status
-from flask_background.durable.claiming import Claims
-from flask_background.durable.handle import JournaledItem, JournalKeeper
+from flask_background.durable.claiming import Claimer
+from flask_background.durable.handle import DurableItem, JournalKeeper
 from flask_background.durable.journal import queries
 from flask_background.durable.journal import statements as store
-from flask_background.durable.journal.process_lock import Owner
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.process_lock import ProcessLock
+from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.journal.writers import writer_at
-from flask_background.durable.maintenance import Keeper
+from flask_background.durable.maintenance import JournalMaintenance
 from flask_background.durable.outbox import Outbox, Sender
-from flask_background.durable.uploads import Packing, attempt_of, entry_of, state_of
+from flask_background.durable.uploads import UploadFolder, attempt_of, entry_of, state_of
 from flask_background.errors import JournalError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _LAST_WRITES = 2.0
 _LOOK = 0.02
 
 
-class DurableBackend(Claims):
+class DurableBackend(Claimer):
     """The durable items of one app, as one process sees them."""
 
     def __init__(
@@ -62,7 +62,9 @@ class DurableBackend(Claims):
         self.writer = writer_at(folder, power=power)
         self.writer.open()
         try:
-            owner = Owner(folder / "owners", registry.tasks, [*local.executors, *[OUTBOX] * bool(sender)])
+            owner = ProcessLock(
+                folder / "owners", registry.tasks, [*local.executors, *[OUTBOX] * bool(sender)]
+            )
         except OSError as error:
             self.writer.close()
             raise self.writer.failure(error) from error
@@ -70,24 +72,24 @@ class DurableBackend(Claims):
             local,
             self.writer,
             owner,
-            Packing(folder / "uploads", settings.max_payload, sync=power),
+            UploadFolder(folder / "uploads", settings.max_payload, sync=power),
             registry,
             runs,
         )
         self.keep = settings.keep
         self._over = False
         self.outbox = Outbox(self, sender)
-        self.keeper = Keeper(self)
+        self.keeper = JournalMaintenance(self)
         local.companion = self
         if local.ledger.phase is Phase.STOPPED:  # opened to be read, after the stop
             self.stopped()
 
     # For handles.
 
-    def get(self, item_id: str) -> JournaledItem[Any] | None:
+    def get(self, item_id: str) -> DurableItem[Any] | None:
         """The handle of an item, wherever it is; None if the journal does not know it."""
         handle = self._handles.get(item_id)
-        if handle is not None and not handle._told:
+        if handle is not None and not handle._announced:
             return handle
         try:
             entry = self.look(item_id)
@@ -98,7 +100,7 @@ class DurableBackend(Claims):
         # What waits for Celery is its backend's to know.
         return handle if entry is None or entry.executor == OUTBOX else self.handle(entry)
 
-    def items(self, status: Status | None = None, task: str | None = None) -> list[JournaledItem[Any]]:
+    def items(self, status: Status | None = None, task: str | None = None) -> list[DurableItem[Any]]:
         """Those that were enqueued last, oldest first; with this status, and of the task with this name."""
         entries = self.writer.read(partial(queries.entries, status=status, task=task))
         return [self.handle(entry) for entry in entries if entry.executor != OUTBOX]
@@ -114,41 +116,41 @@ class DurableBackend(Claims):
                 return True
             if left == 0.0:
                 return False
-            native.Gate().wait(min(_LOOK, left))
+            native.Latch().wait(min(_LOOK, left))
 
     def in_this_process(self) -> JournalKeeper:
         """What a process that was forked from this one has in its place. Raises JournalError."""
         keeper: JournalKeeper = self.app.extensions["background"].durable
         return keeper
 
-    def look(self, item_id: str) -> Entry | None:
+    def look(self, item_id: str) -> ItemRow | None:
         """What the journal knows of an item."""
         try:
             return self.writer.read(partial(queries.get, item_id=item_id))
         except UnicodeEncodeError:  # half a surrogate pair, which no id has
             return None
 
-    def read_attempt(self, entry: Entry) -> Attempt:
+    def read_attempt(self, entry: ItemRow) -> Attempt:
         """The last attempt, as far as the journal knows it."""
         return attempt_of(entry)
 
-    def handle(self, entry: Entry) -> JournaledItem[Any]:
+    def handle(self, entry: ItemRow) -> DurableItem[Any]:
         """The handle of an item in this process."""
         handle = self.known(entry)
         handle.doubt(entry, self.owner.id)
         return handle
 
-    def known(self, entry: Entry) -> JournaledItem[Any]:
+    def known(self, entry: ItemRow) -> DurableItem[Any]:
         """The handle of an item in this process, whatever it says of the item."""
         handle = self._handles.get(entry.id)
         if handle is None:
-            handle = JournaledItem.of(entry, self.registry.task_of(entry), state_of(entry), self)
+            handle = DurableItem.of(entry, self.registry.task_of(entry), state_of(entry), self)
             self._handles[entry.id] = handle
         return handle
 
     def cancel(self, item: WorkItem[Any]) -> bool:
         """Withdraw an item that is queued, or ask a running one to end, wherever it is."""
-        assert isinstance(item, JournaledItem)
+        assert isinstance(item, DurableItem)
         request = partial(store.request_cancel, item_id=item.id, now=time.time())
         if item.here:
             answer = None
@@ -171,21 +173,21 @@ class DurableBackend(Claims):
         if item is not None and item.here and not item.is_unwanted():
             self._cancel_here(item)
 
-    def _cancel_here(self, item: JournaledItem[Any]) -> bool:
+    def _cancel_here(self, item: DurableItem[Any]) -> bool:
         asked = self.local.cancel(item)
         if asked and item.status is Status.CANCELLED:
             self.end_unrun(item)
         return asked
 
-    def tell_end(self, entry: Entry) -> None:
+    def tell_end(self, entry: ItemRow) -> None:
         """Tell the end of an item that no process has run to it."""
         item = self.handle(entry)
         error = attempt_of(entry).error
         self.local.events.finished(item, (entry.status, None, error))
 
-    def periodic_entry(self, task: Task[..., Any], planned: float) -> Entry:
+    def periodic_entry(self, task: Task[..., Any], planned: float) -> ItemRow:
         """A new item of a periodic task, which was planned for then."""
-        item = JournaledItem[Any](task, (), {}, None, self)
+        item = DurableItem[Any](task, (), {}, None, self)
         payload, _ = self.packing.pack(item.id, task.func, (), {})
         return entry_of(item, task, payload=payload, uploads=False, due=planned, owner=None)
 
@@ -194,13 +196,13 @@ class DurableBackend(Claims):
     def stop_begins(self) -> None:
         """What has not started is left to other processes, and to those that come."""
         for item in self.local.ledger.unfinished():
-            waits = isinstance(item, JournaledItem) and not item.held and item.status is Status.QUEUED
+            waits = isinstance(item, DurableItem) and not item.held and item.status is Status.QUEUED
             if waits and self.local.let_go(item):
-                self.give_back(cast("JournaledItem[Any]", item))
+                self.give_back(cast("DurableItem[Any]", item))
 
-    def spare(self) -> None:
+    def expect_kill(self) -> None:
         """The host may kill from now on."""
-        self.owner.spare()
+        self.owner.expect_kill()
 
     def stopped(self) -> None:
         """Nothing is accepted or started here any more."""

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
-from flask_background.durable.intake import Entrance
+from flask_background.durable.intake import Intake
 from flask_background.durable.journal import queries
 from flask_background.durable.journal import statements as store
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.row import ItemRow
 
 if TYPE_CHECKING:
-    from flask_background.durable.maintenance import Keeper
+    from flask_background.durable.maintenance import JournalMaintenance
 
 
-class Claims(Entrance):
-    """Claims, and takes what has been claimed."""
+class Claimer(Intake):
+    """Claimer, and takes what has been claimed."""
 
     #: Whose thread claims.
-    keeper: Keeper
+    keeper: JournalMaintenance
     _claiming = False
     # Whether there was a reason to claim once more while a claim was under way.
     _again = False
@@ -69,7 +69,7 @@ class Claims(Entrance):
     def _is_busy(self) -> bool:
         return self._claiming or not self.local.ledger.is_idle()
 
-    def _arrive(self, entries: list[Entry]) -> None:
+    def _arrive(self, entries: list[ItemRow]) -> None:
         """These have been claimed."""
         try:
             for entry in entries:
@@ -79,7 +79,7 @@ class Claims(Entrance):
         if entries or self._again:
             self.keeper.ring()  # perhaps there are more
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: ItemRow) -> None:
         try:
             item = self.known(entry)
         except Exception as error:  # options or a state that nobody can read
@@ -89,8 +89,8 @@ class Claims(Entrance):
         if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
             self.give_back(item)
 
-    def _park_unread(self, entry: Entry, error: Exception) -> None:
+    def _park_unread(self, entry: ItemRow, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"
-        self.trouble(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
+        self.log_error(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
         step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=time.time())
         self.writer.later(step)

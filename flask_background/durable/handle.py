@@ -8,13 +8,13 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from flask_background.concurrency import native
-from flask_background.core.item import Callee, Keeper
-from flask_background.core.remote_item import ElsewhereItem
+from flask_background.core.item import Callee, ItemHost
+from flask_background.core.remote_item import RemoteItem
 from flask_background.core.status import Attempt, Progress, Status
 
 if TYPE_CHECKING:
     from flask_background.core.request_state import RequestState
-    from flask_background.durable.journal.row import Entry
+    from flask_background.durable.journal.row import ItemRow
 
 R = TypeVar("R", covariant=True)
 
@@ -24,16 +24,16 @@ _LOOK = 0.05
 _STAY = 0.5
 
 
-class JournalKeeper(Keeper, Protocol):
+class JournalKeeper(ItemHost, Protocol):
     """What the handle needs of the backend that keeps the journal."""
 
     def in_this_process(self) -> JournalKeeper: ...
-    def look(self, item_id: str) -> Entry | None: ...
-    def read_attempt(self, entry: Entry) -> Attempt: ...
-    def report(self, item: JournaledItem[Any], progress: Progress) -> None: ...
+    def look(self, item_id: str) -> ItemRow | None: ...
+    def read_attempt(self, entry: ItemRow) -> Attempt: ...
+    def report(self, item: DurableItem[Any], progress: Progress) -> None: ...
 
 
-class JournaledItem(ElsewhereItem[R]):
+class DurableItem(RemoteItem[R]):
     """A durable work item. What it says is true whichever process of the app runs it."""
 
     __slots__ = ("entry", "held", "reported")
@@ -48,7 +48,7 @@ class JournaledItem(ElsewhereItem[R]):
     ) -> None:
         #: Whether it is queued or running in this process, which then knows more than the journal.
         self.here = True
-        self.entry: Entry | None = None
+        self.entry: ItemRow | None = None
         #: Whether it waits for a response.
         self.held = False
         #: When the journal last heard of its progress, or will (``time.monotonic()``).
@@ -58,7 +58,7 @@ class JournaledItem(ElsewhereItem[R]):
         self.id = f"{int(self._enqueued * 16) & 0xFFFF_FFFF:08x}{self.id[8:]}"
 
     @classmethod
-    def of(cls, entry: Entry, task: Callee, state: RequestState | None, keeper: JournalKeeper) -> Self:
+    def of(cls, entry: ItemRow, task: Callee, state: RequestState | None, keeper: JournalKeeper) -> Self:
         """The handle of an item that is in the journal, and not here."""
         item = cls(task, (), {}, state, keeper)
         item.id, item._enqueued, item.entry, item.here = entry.id, entry.enqueued, entry, False
@@ -74,19 +74,19 @@ class JournaledItem(ElsewhereItem[R]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
-        if self._told:
+        if self._announced:
             return True
         self._follow_fork()
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
             if self.here:
-                if super().wait(_STAY if left is None else min(_STAY, left)) and self._told:
+                if super().wait(_STAY if left is None else min(_STAY, left)) and self._announced:
                     return True
             elif self.status.is_final:
                 return True
             else:
-                native.Gate().wait(_LOOK if left is None else min(_LOOK, left))
+                native.Latch().wait(_LOOK if left is None else min(_LOOK, left))
             if left == 0.0:
                 return not self.here and self.status.is_final
 
@@ -97,9 +97,9 @@ class JournaledItem(ElsewhereItem[R]):
     async def _ended(self) -> None:
         import asyncio
 
-        if not self._told:
+        if not self._announced:
             self._follow_fork()
-        while not (self._told if self.here else self.status.is_final):
+        while not (self._announced if self.here else self.status.is_final):
             await asyncio.sleep(_LOOK)
 
     def cancel(self) -> bool:
@@ -107,11 +107,11 @@ class JournaledItem(ElsewhereItem[R]):
         self._follow_fork()
         return super().cancel()
 
-    def arrive(self, entry: Entry) -> None:
+    def arrive(self, entry: ItemRow) -> None:
         """It has been claimed for this process, perhaps not for the first time."""
         with self._keeper.lock:
             self.entry, self.here, self.status = entry, True, Status.QUEUED
-            self._attempt, self._told = None, False
+            self._attempt, self._announced = None, False
             self.forget_token()
 
     def leave(self) -> None:
@@ -125,19 +125,19 @@ class JournaledItem(ElsewhereItem[R]):
             self.here = False
             self._keeper = cast(JournalKeeper, self._keeper).in_this_process()
 
-    def doubt(self, entry: Entry, owner: str) -> None:
+    def doubt(self, entry: ItemRow, owner: str) -> None:
         """Look again if the end that was seen here is not the last word: somebody may have had it retried.
 
         ``entry`` is what the journal says, and ``owner`` this process, whose own news may not be there yet.
         """
-        if self._told and self.entry is not None and entry.fence >= self.entry.fence:
+        if self._announced and self.entry is not None and entry.fence >= self.entry.fence:
             is_news = entry.status is not self.status and entry.owner != owner
             if is_news or entry.fence > self.entry.fence:
-                self.here = self._told = False
+                self.here = self._announced = False
 
     def _look(self) -> None:
         """Read what the journal knows, unless the item is here, or has ended for good."""
-        if self._told:
+        if self._announced:
             return
         self._follow_fork()
         if self.here:
@@ -148,7 +148,7 @@ class JournaledItem(ElsewhereItem[R]):
             return
         attempt = keeper.read_attempt(entry)
         with self._keeper.lock:  # it may have come here meanwhile, or somebody has looked later than we did
-            if self.here or self._told or (self.entry is not None and entry.fence < self.entry.fence):
+            if self.here or self._announced or (self.entry is not None and entry.fence < self.entry.fence):
                 return
             self.entry, self._attempt, self.status = entry, attempt, entry.status
-            self._told = entry.status.is_final
+            self._announced = entry.status.is_final

@@ -9,27 +9,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from flask_background.core.backend import Intake, Phase
+from flask_background.core.backend import Backend, Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Status
-from flask_background.durable.handle import JournaledItem
+from flask_background.durable.handle import DurableItem
 from flask_background.durable.journal import queries
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal import wakeups as bells
 from flask_background.durable.journal.group_commit import Insert, Step
-from flask_background.durable.journal.row import Entry
-from flask_background.durable.runs import DurableRuns
+from flask_background.durable.journal.row import ItemRow
+from flask_background.durable.runs import Runs
 from flask_background.durable.uploads import entry_of
-from flask_background.errors import Refused, Stopping
+from flask_background.errors import EnqueueError, Stopping
 from flask_background.local.admission import check_here
 
 if TYPE_CHECKING:
     import sqlite3
 
     from flask_background.core.registry import Registry
-    from flask_background.durable.journal.process_lock import Owner
+    from flask_background.durable.journal.process_lock import ProcessLock
     from flask_background.durable.journal.writer import Writer
-    from flask_background.durable.uploads import Packing
+    from flask_background.durable.uploads import UploadFolder
     from flask_background.local.backend import LocalBackend
 
 # How many items a process claims for each that an executor can run at once: some to go on with, where the
@@ -38,17 +38,17 @@ _AHEAD = 3
 _SHORT = 0.2
 
 
-class Entrance(DurableRuns, Intake):
+class Intake(Runs, Backend):
     """Enters items, claimed for this process as long as it has room."""
 
-    item_kind = JournaledItem
+    item_kind = DurableItem
 
     def __init__(
         self,
         local: LocalBackend,
         writer: Writer,
-        owner: Owner,
-        packing: Packing,
+        owner: ProcessLock,
+        packing: UploadFolder,
         registry: Registry,
         runs: Collection[str],
     ) -> None:
@@ -61,18 +61,18 @@ class Entrance(DurableRuns, Intake):
         #: How many items of this process were left in the journal, and of those how many no longer wait: new
         #: ones wait behind them, or they would wait for as long as new ones come.
         self.left = self.caught_up = 0
-        self._handles: WeakValueDictionary[str, JournaledItem[Any]] = WeakValueDictionary()
+        self._handles: WeakValueDictionary[str, DurableItem[Any]] = WeakValueDictionary()
         self._called_at = 0
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
-        assert isinstance(item, JournaledItem)
+        assert isinstance(item, DurableItem)
         here = due is None and (held or (self.left == self.caught_up and self._has_room(item._task.executor)))
         try:
             entry = self._pack(item, due, here)
             other = self._insert(entry)
         except BaseException as error:
             self.packing.forget(item.id)
-            if isinstance(error, Refused):
+            if isinstance(error, EnqueueError):
                 self.local.events.refused(item.task_name, error)
             raise
         self.let_arguments_go(item)
@@ -90,7 +90,7 @@ class Entrance(DurableRuns, Intake):
         return item
 
     def release(self, item: WorkItem[Any]) -> None:
-        assert isinstance(item, JournaledItem)
+        assert isinstance(item, DurableItem)
         item.held = False
         self.local.release(item)
 
@@ -99,7 +99,7 @@ class Entrance(DurableRuns, Intake):
         self.end_unrun(item)
 
     def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
-        assert isinstance(item, JournaledItem)
+        assert isinstance(item, DurableItem)
         entry = self._pack(item, None, here=True)
         self._welcome(item, entry, held=True)
         if not self.local.take(item, held=True):
@@ -109,7 +109,7 @@ class Entrance(DurableRuns, Intake):
         return item
 
     def enter(self, item: WorkItem[Any], due: float | None) -> None:
-        assert isinstance(item, JournaledItem)
+        assert isinstance(item, DurableItem)
         assert item.entry is not None
         if not self.local.is_in_flight(item):
             return
@@ -132,7 +132,7 @@ class Entrance(DurableRuns, Intake):
             item.held = False
             self._leave_to_all(item)
 
-    def _pack(self, item: JournaledItem[Any], due: float | None, here: bool) -> Entry:
+    def _pack(self, item: DurableItem[Any], due: float | None, here: bool) -> ItemRow:
         task: Any = item._task
         self.registry.check_portable(task)
         check_here(task, self.local.executors)
@@ -141,29 +141,29 @@ class Entrance(DurableRuns, Intake):
         due = item._enqueued if due is None else due
         return entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
 
-    def _insert(self, entry: Entry) -> Entry | None:
-        step: Step[Entry | None] = Insert(entry)
+    def _insert(self, entry: ItemRow) -> ItemRow | None:
+        step: Step[ItemRow | None] = Insert(entry)
         if entry.key is not None:
             step = partial(store.insert, entry=entry)
         return self.writer.do(step, undo=partial(store.abandon, item_id=entry.id, now=entry.enqueued))
 
-    def _welcome(self, item: JournaledItem[Any], entry: Entry, held: bool) -> None:
+    def _welcome(self, item: DurableItem[Any], entry: ItemRow, held: bool) -> None:
         item.entry, item.held = entry, held
         self._handles[item.id] = item
         self.local.events.enqueued(item)
 
-    def _leave_to_all(self, item: JournaledItem[Any]) -> None:
+    def _leave_to_all(self, item: DurableItem[Any]) -> None:
         self.backlog = True
         item.leave()
         self._call_for_round()
 
-    def _give_up(self, item: JournaledItem[Any], why: str) -> None:
+    def _give_up(self, item: DurableItem[Any], why: str) -> None:
         self.local.drop(item, why)
         self.packing.forget(item.id)
 
     def end_unrun(self, item: WorkItem[Any]) -> None:
         """It was withdrawn before it ran; the journal hears of that."""
-        assert isinstance(item, JournaledItem)
+        assert isinstance(item, DurableItem)
         assert item.entry is not None
         step = partial(_cancel, item_id=item.id, fence=item.entry.fence, now=time.time())
         self.writer.later(step, partial(self._let_uploads_go, item.id))
@@ -189,11 +189,11 @@ class Entrance(DurableRuns, Intake):
         return ahead * executor.capacity - len(executor.queued) - len(executor.running)
 
     @abstractmethod
-    def handle(self, entry: Entry) -> JournaledItem[Any]:
+    def handle(self, entry: ItemRow) -> DurableItem[Any]:
         """The handle of an item in this process."""
 
     @abstractmethod
-    def known(self, entry: Entry) -> JournaledItem[Any]:
+    def known(self, entry: ItemRow) -> DurableItem[Any]:
         """The handle of an item in this process, whatever it says of the item."""
 
 

@@ -26,7 +26,7 @@ from flask_background.local.admission import check_here
 
 if TYPE_CHECKING:
     from flask_background.durable.backend import DurableBackend
-    from flask_background.durable.journal.row import Entry
+    from flask_background.durable.journal.row import ItemRow
     from flask_background.task import Task
 
 # The net, in seconds; and how long to wait when the journal cannot be read or written.
@@ -41,7 +41,7 @@ _BREATH = 0.05
 _ORPHANED = 3_600.0
 
 
-class Keeper:
+class JournalMaintenance:
     """Recovers, claims, cancels, fires schedules and prunes, for one app in one process."""
 
     def __init__(self, backend: DurableBackend) -> None:
@@ -49,9 +49,9 @@ class Keeper:
         self._folder = backend.owner.folder
         self._watch = Watch(backend.owner)
         self._closed = False
-        self._ended = native.Gate()
+        self._ended = native.Latch()
         #: Opens when all has been looked at once, a dead process's items among them.
-        self.has_looked = native.Gate()
+        self.has_looked = native.Latch()
         self._looked_over_at = 0.0
         self._in_trouble = False
         # Whether there may be more to let go of than the last look has.
@@ -88,7 +88,7 @@ class Keeper:
                 self._in_trouble = False
             except Exception as error:  # of the journal, or because there are no descriptors left, say
                 if not self._in_trouble:  # once is enough
-                    self._backend.trouble("The journal cannot be kept; this goes on when it can be", error)
+                    self._backend.log_error("The journal cannot be kept; this goes on when it can be", error)
                 self._in_trouble = True
                 dead = None
                 native.sleep(_TROUBLE)
@@ -163,7 +163,7 @@ class Keeper:
             check_here(task, self._backend.local.executors)
         except ConfigurationError as error:
             self._unfit.add(task.name)  # once is enough
-            self._backend.trouble(f"The periodic task {task.name} does not run", error)
+            self._backend.log_error(f"The periodic task {task.name} does not run", error)
             return False
         return True
 
@@ -194,7 +194,7 @@ class Keeper:
         backend = self._backend
         self._follow_clock(now)
         if (error := backend.writer.take_trouble()) is not None:
-            backend.trouble("The journal's WAL cannot be copied back, and grows until it can be", error)
+            backend.log_error("The journal's WAL cannot be copied back, and grows until it can be", error)
         owners.sweep(self._folder)
         for name in backend.writer.read(queries.owners):
             if not owners.exists(self._folder, name):  # somebody, or a power cut, has removed its file
@@ -214,7 +214,7 @@ class Keeper:
                 if backend.writer.do(step):
                     backend.tell_end(entry._replace(status=Status.FAILED, reason=reason))
 
-    def _why_nobody_runs(self, entry: Entry) -> str | None:
+    def _why_nobody_runs(self, entry: ItemRow) -> str | None:
         """Why no process can run an item; None if one can that is perhaps about to."""
         others = owners.others(self._folder)
         if any(owners.knows(self._folder, name, entry.task, entry.executor) for name in others):

@@ -22,7 +22,7 @@ from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from flask_background.durable.backend import DurableBackend
-    from flask_background.durable.journal.row import Entry
+    from flask_background.durable.journal.row import ItemRow
 
 # How many are handed over between two transactions.
 _BATCH = 100
@@ -38,7 +38,7 @@ class Sender(Protocol):
 
     def is_worth_a_try(self) -> bool: ...
     def nothing_waits(self) -> None: ...
-    def hand_over(self, entry: Entry) -> None: ...
+    def submit(self, entry: ItemRow) -> None: ...
 
 
 class Outbox:
@@ -48,8 +48,8 @@ class Outbox:
         self._backend = backend
         self._sender = sender
         self._lock = native.new_lock()
-        self._closed = native.Gate()
-        self._ended: native.Gate | None = None
+        self._closed = native.Latch()
+        self._ended: native.Latch | None = None
         self._again = False
         self._count = 0
 
@@ -58,7 +58,7 @@ class Outbox:
         """Whether the app has a Celery to hand items over to."""
         return self._sender is not None
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: ItemRow) -> None:
         """Keep an item until Celery can be reached. Raises JournalError."""
         undo = partial(abandon, item_id=entry.id, now=entry.enqueued)
         self._backend.writer.do(Insert(entry._replace(executor=OUTBOX)), undo=undo)
@@ -78,7 +78,7 @@ class Outbox:
                 return True
             if self._closed.wait(0):
                 return False
-            self._ended = native.Gate()
+            self._ended = native.Latch()
         try:
             native.start_thread(self._run, "background-outbox")
         except RuntimeError:  # so many threads there may not be; the keeper looks again
@@ -100,8 +100,10 @@ class Outbox:
                     in_trouble = False
                 except Exception as error:  # the journal's, or Celery is not configured as it should be
                     went_well = False
-                    if not in_trouble:  # once is enough
-                        self._backend.trouble("The outbox cannot be handed over; this is tried again", error)
+                    if not in_trouble:
+                        self._backend.log_error(
+                            "The outbox cannot be handed over; this is tried again", error
+                        )
                     in_trouble = True
                 if went_well is None and self._may_end():
                     break
@@ -147,7 +149,7 @@ class Outbox:
                 if self._closed.wait(0):
                     break
                 try:
-                    sender.hand_over(entry)
+                    sender.submit(entry)
                 except BrokerError:
                     went_well = False
                     break
@@ -164,11 +166,11 @@ class Outbox:
             self._count += len(handed_over)
         return went_well
 
-    def _tell_ends(self, ended: list[Entry]) -> None:
+    def _tell_ends(self, ended: list[ItemRow]) -> None:
         for entry in ended:
             self._backend.tell_end(entry)
 
-    def _refuse(self, entry: Entry, error: Exception) -> None:
+    def _refuse(self, entry: ItemRow, error: Exception) -> None:
         """Try an item again after the others, or park it at last."""
         backend = self._backend
         reason = f"it could not be handed over to Celery: {error}"

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any, cast
 from flask_background.core.item import WorkItem
 from flask_background.core.runner import let_frames_go
 from flask_background.core.status import Attempt, Outcome, Progress, Status
-from flask_background.durable.handle import JournaledItem
+from flask_background.durable.handle import DurableItem
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal import wakeups as bells
-from flask_background.durable.uploads import Packing
-from flask_background.errors import ItemFailed
+from flask_background.durable.uploads import UploadFolder
+from flask_background.errors import ItemFailedError
 from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from flask_background.concurrency.timers import Alarm
+    from flask_background.concurrency.timers import Timer
     from flask_background.core.token import CancellationSource
-    from flask_background.durable.journal.process_lock import Owner
-    from flask_background.durable.journal.row import Entry
+    from flask_background.durable.journal.process_lock import ProcessLock
+    from flask_background.durable.journal.row import ItemRow
     from flask_background.durable.journal.writer import Writer
     from flask_background.local.backend import LocalBackend
 
@@ -39,10 +39,12 @@ _REPORT_EVERY = 0.25
 _PUT_OFF = 5.0
 
 
-class DurableRuns(ABC):
+class Runs(ABC):
     """What a run needs of the backend that holds its item, with the journal behind it."""
 
-    def __init__(self, local: LocalBackend, writer: Writer, owner: Owner, packing: Packing) -> None:
+    def __init__(
+        self, local: LocalBackend, writer: Writer, owner: ProcessLock, packing: UploadFolder
+    ) -> None:
         self.app = local.app
         self.pid = os.getpid()
         self.lock = local.lock
@@ -55,7 +57,7 @@ class DurableRuns(ABC):
 
     def start(self, item: WorkItem[Any], run: Attempt) -> bool:
         """Make the arguments, and claim the item; False if it was withdrawn, or they do not fit."""
-        assert isinstance(item, JournaledItem)
+        assert isinstance(item, DurableItem)
         assert item.entry is not None
         entry, task = item.entry, cast(Any, item._task)
         try:
@@ -71,7 +73,7 @@ class DurableRuns(ABC):
         try:
             self.owner.begin(item.id)
         except OSError as error:
-            self.trouble(f"Item {item.id} runs uncounted, should its process die", error)
+            self.log_error(f"Item {item.id} runs uncounted, should its process die", error)
         run.number = entry.attempt + 1
         if not self.local.start(item, run):
             self.owner.end(item.id)
@@ -83,7 +85,7 @@ class DurableRuns(ABC):
 
     def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
         """Put what a run has come to into the journal; when it is there, tell it."""
-        assert isinstance(item, JournaledItem)
+        assert isinstance(item, DurableItem)
         assert item.entry is not None
         self.lasted[item._task.executor] = time.time() - (run.started or time.time())
         try:
@@ -91,11 +93,11 @@ class DurableRuns(ABC):
         except Exception as error:  # such as a backoff function's, or an exception's that has no text
             error.add_note(f"item {item.id} ({item.task_name}) had {outcome[0]}")
             outcome = Status.FAILED, None, error
-            step, then = self._end_step(item.entry, outcome), self._told
+            step, then = self._end_step(item.entry, outcome), self._announced
         self.writer.later(step, partial(then, item, run, outcome))
 
     def _last_step(
-        self, item: JournaledItem[Any], entry: Entry, run: Attempt, outcome: Outcome
+        self, item: DurableItem[Any], entry: ItemRow, run: Attempt, outcome: Outcome
     ) -> tuple[Callable[..., Any], Callable[..., None]]:
         """What the journal is to hear of a run's end, and what is done when it has."""
         status, _, error = outcome
@@ -107,16 +109,16 @@ class DurableRuns(ABC):
         if error is not None and (delay := self._delay_after(item, run, outcome)) is not None:
             step = partial(_release, this, now=now, due=now + delay, error=error_as_data(error))
             return step, partial(self._retried, delay=delay)
-        return self._end_step(entry, outcome), self._told
+        return self._end_step(entry, outcome), self._announced
 
-    def _end_step(self, entry: Entry, outcome: Outcome) -> Callable[..., Any]:
+    def _end_step(self, entry: ItemRow, outcome: Outcome) -> Callable[..., Any]:
         status, value, error = outcome
         result = result_as_data(value, self.packing.max_bytes) if status is Status.SUCCEEDED else None
         failed = None if error is None else error_as_data(error)
         this = entry.id, entry.fence
         return partial(_finish, this, status=status, result=result, error=failed, now=time.time())
 
-    def report(self, item: JournaledItem[Any], progress: Progress) -> None:
+    def report(self, item: DurableItem[Any], progress: Progress) -> None:
         """Let other processes see the progress, now and then; in the end the last one."""
         assert item.entry is not None
         now = time.monotonic()
@@ -127,7 +129,7 @@ class DurableRuns(ABC):
             item.reported += _REPORT_EVERY  # the time of the next report, which is on its way
             self.local.call_later(item.reported - now, partial(self._catch_up, item, item.entry))
 
-    def _catch_up(self, item: JournaledItem[Any], entry: Entry) -> None:
+    def _catch_up(self, item: DurableItem[Any], entry: ItemRow) -> None:
         if (
             item.here
             and item.entry is entry
@@ -136,50 +138,50 @@ class DurableRuns(ABC):
         ):
             self._report(item, entry, item._attempt.progress)
 
-    def _report(self, item: JournaledItem[Any], entry: Entry, progress: Progress) -> None:
+    def _report(self, item: DurableItem[Any], entry: ItemRow, progress: Progress) -> None:
         text = progress_as_data(progress)
         self.writer.later(
             partial(store.report, item_id=item.id, fence=entry.fence, progress=text), sync=False
         )
 
-    def give_back(self, item: JournaledItem[Any]) -> None:
+    def give_back(self, item: DurableItem[Any]) -> None:
         """Leave an item that has not started to the other processes, and to those that come."""
         assert item.entry is not None
         step = partial(store.release, item_id=item.id, fence=item.entry.fence, now=time.time())
         self.writer.later(step, partial(self._leave, item))
 
-    def _put_off(self, item: JournaledItem[Any], error: OSError) -> None:
+    def _put_off(self, item: DurableItem[Any], error: OSError) -> None:
         """Leave an item to all that cannot be started just now; that does not count as an attempt."""
         assert item.entry is not None
         if self.local.let_go(item):
-            self.trouble(f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error)
+            self.log_error(f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error)
             now = time.time()
             step = partial(
                 store.release, item_id=item.id, fence=item.entry.fence, now=now, due=now + _PUT_OFF
             )
             self.writer.later(step, partial(self._leave, item))
 
-    def park(self, item: JournaledItem[Any], reason: str) -> None:
+    def park(self, item: DurableItem[Any], reason: str) -> None:
         """End an item that cannot be run as failed, until somebody has it retried."""
         assert item.entry is not None
-        why = ItemFailed(f"item {item.id} ({item.task_name}) was parked: {reason}")
+        why = ItemFailedError(f"item {item.id} ({item.task_name}) was parked: {reason}")
         if self.local.withdraw(item, (Status.FAILED, None, why)):
             step = partial(
                 store.park, item_id=item.id, fence=item.entry.fence, reason=reason, now=time.time()
             )
             self.writer.later(step)
 
-    def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
+    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
         """Ask a running item to end in so many seconds."""
-        return self.local.set_alarm(item, seconds)
+        return self.local.set_timer(item, seconds)
 
-    def cancel_alarm(self, alarm: Alarm) -> None:
+    def cancel_timer(self, alarm: Timer) -> None:
         """It has ended before."""
-        self.local.cancel_alarm(alarm)
+        self.local.cancel_timer(alarm)
 
-    def trouble(self, what: str, error: BaseException) -> None:
+    def log_error(self, what: str, error: BaseException) -> None:
         """Log what hurts no item."""
-        self.local.trouble(what, error)
+        self.local.log_error(what, error)
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
         """The write side of the item's token."""
@@ -191,7 +193,7 @@ class DurableRuns(ABC):
 
     # When the journal has it; on the writer's thread for such calls.
 
-    def _told(self, item: JournaledItem[Any], run: Attempt, outcome: Outcome, is_mine: bool) -> None:
+    def _announced(self, item: DurableItem[Any], run: Attempt, outcome: Outcome, is_mine: bool) -> None:
         self.owner.end(item.id)
         if is_mine:
             self.local.conclude(item, run, outcome)
@@ -203,7 +205,7 @@ class DurableRuns(ABC):
             self._left(item, run, outcome, None)
 
     def _retried(
-        self, item: JournaledItem[Any], run: Attempt, outcome: Outcome, ended: Entry | None, delay: float
+        self, item: DurableItem[Any], run: Attempt, outcome: Outcome, ended: ItemRow | None, delay: float
     ) -> None:
         _, _, error = outcome
         assert error is not None
@@ -212,13 +214,13 @@ class DurableRuns(ABC):
             self.local.events.retried(item, error, delay)
         self._left(item, run, outcome, ended)
 
-    def _left(self, item: JournaledItem[Any], run: Attempt, outcome: Outcome, ended: Entry | None) -> None:
+    def _left(self, item: DurableItem[Any], run: Attempt, outcome: Outcome, ended: ItemRow | None) -> None:
         self.owner.end(item.id)
         self.let_arguments_go(item)
         self.local.let_go(item, running=True)
         self._leave(item, ended)
 
-    def _leave(self, item: JournaledItem[Any], ended: Entry | None) -> None:
+    def _leave(self, item: DurableItem[Any], ended: ItemRow | None) -> None:
         """It is free again, or it ended instead."""
         item.leave()
         if ended is None:
@@ -239,7 +241,7 @@ class DurableRuns(ABC):
         item._args, item._kwargs, item._uploads = (), None, None
 
     @abstractmethod
-    def tell_end(self, entry: Entry) -> None:
+    def tell_end(self, entry: ItemRow) -> None:
         """Tell the end of an item that no process has run to it."""
 
     @abstractmethod
@@ -247,7 +249,7 @@ class DurableRuns(ABC):
         """An item has ended, so there is room for another one."""
 
 
-def _release(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> Entry | None:
+def _release(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> ItemRow | None:
     return store.release(db, *this, **values)
 
 

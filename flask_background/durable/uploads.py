@@ -13,8 +13,8 @@ from werkzeug.datastructures import FileStorage, Headers
 
 from flask_background.core.status import Attempt, Status
 from flask_background.durable.journal.database import sync_folder
-from flask_background.durable.journal.row import Entry
-from flask_background.errors import ItemCancelled, ItemFailed, JournalError
+from flask_background.durable.journal.row import ItemRow
+from flask_background.errors import ItemCancelledError, ItemFailedError, JournalError
 from flask_background.payload import data
 from flask_background.payload.outcomes import error_of, progress_of, result_of
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20
 
 
-class Packing:
+class UploadFolder:
     """Packs what items get and give. Uploads become files in a folder of the item's own.
 
     ``sync``: they have to be on disk, not only in the system's cache, before the item is accepted.
@@ -41,7 +41,7 @@ class Packing:
     def pack(self, item_id: str, func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[str, bool]:
         """The call as text, and whether it has uploads, which are on disk then.
 
-        Raises ArgumentRefused for what is not data, and JournalError if an upload cannot be written.
+        Raises ArgumentError for what is not data, and JournalError if an upload cannot be written.
         """
         payload, uploads = pack_call(func, args, kwargs, self.max_bytes)
         if uploads:
@@ -52,7 +52,7 @@ class Packing:
                 raise JournalError(f"an upload could not be written beside the journal: {error}") from error
         return payload, bool(uploads)
 
-    def unpack(self, entry: Entry) -> tuple[tuple[Any, ...], dict[str, Any], list[FileStorage]]:
+    def unpack(self, entry: ItemRow) -> tuple[tuple[Any, ...], dict[str, Any], list[FileStorage]]:
         """The arguments, made anew, and the uploads among them, which are open then."""
         return unpack_call(entry.payload, lambda number: open(self._folder / entry.id / str(number), "rb"))
 
@@ -88,7 +88,7 @@ def pack_call(
 ) -> tuple[str, list[FileStorage]]:
     """The call as text, and the uploads in it, to which the text refers by their number.
 
-    Raises ArgumentRefused for what is not data.
+    Raises ArgumentError for what is not data.
     """
     uploads: list[FileStorage] = []
 
@@ -129,10 +129,10 @@ def unpack_call(
 
 def entry_of(
     item: WorkItem[Any], task: Any, *, payload: str, uploads: bool, due: float, owner: str | None
-) -> Entry:
+) -> ItemRow:
     """A new item as the journal has it; with an owner it has been claimed."""
     options = task.options
-    return Entry(
+    return ItemRow(
         id=item.id,
         task=task.name,
         executor=task.executor,
@@ -159,12 +159,12 @@ def _options_text(timeout: float | None, max_attempts: int, backoff: tuple[float
     return json.dumps(options if backoff is None else {**options, "backoff": backoff[0]})
 
 
-def state_of(entry: Entry) -> RequestState | None:
+def state_of(entry: ItemRow) -> RequestState | None:
     """The state of the request that enqueued it."""
     return None if entry.state is None else data.load_state(entry.state)
 
 
-def attempt_of(entry: Entry) -> Attempt:
+def attempt_of(entry: ItemRow) -> Attempt:
     """The last attempt, as far as the journal knows it."""
     attempt = Attempt(entry.started)
     attempt.number = entry.attempt
@@ -176,12 +176,12 @@ def attempt_of(entry: Entry) -> Attempt:
     elif entry.status is Status.FAILED:
         attempt.error = _error_of(entry)
     elif entry.status is Status.CANCELLED:
-        attempt.error = ItemCancelled(f"item {entry.id} ({entry.task}) was cancelled")
+        attempt.error = ItemCancelledError(f"item {entry.id} ({entry.task}) was cancelled")
     return attempt
 
 
-def _error_of(entry: Entry) -> BaseException:
+def _error_of(entry: ItemRow) -> BaseException:
     name = f"item {entry.id} ({entry.task})"
     if entry.error is None:
-        return ItemFailed(f"{name} was parked: {entry.reason}")
+        return ItemFailedError(f"{name} was parked: {entry.reason}")
     return error_of(entry.error, name)

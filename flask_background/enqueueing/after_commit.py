@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flask import Flask
     from sqlalchemy.orm import Session, SessionTransaction
 
-    from flask_background.core.backend import Intake
+    from flask_background.core.backend import Backend
     from flask_background.core.item import WorkItem
 
 _KEY = "flask_background.pending"
@@ -29,7 +29,7 @@ _KEY = "flask_background.pending"
 class _Pending:
     """An item that waits, and the savepoints that it was enqueued in."""
 
-    backend: Intake
+    backend: Backend
     item: WorkItem[Any]
     due: float | None
     savepoints: list[SessionTransaction]
@@ -62,7 +62,7 @@ class _Waiting:
             _drop(undone)
 
 
-def hold(app: Flask, backend: Intake, item: WorkItem[Any], due: float | None) -> WorkItem[Any]:
+def hold(app: Flask, backend: Backend, item: WorkItem[Any], due: float | None) -> WorkItem[Any]:
     """Let item wait for the commit of the app's current session. Returns it, or the one that has its key.
 
     Raises ConfigurationError if there is no session, and what the backend refuses items with.

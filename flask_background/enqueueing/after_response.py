@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from flask import Flask
 
-    from flask_background.core.backend import Backend
+    from flask_background.core.backend import InProcessBackend
     from flask_background.core.item import WorkItem
 
 _KEY = "flask_background.held"
 
-Held = list[tuple["Backend", "WorkItem[Any]"]]
+Held = list[tuple["InProcessBackend", "WorkItem[Any]"]]
 
 
 class ResponseGate:

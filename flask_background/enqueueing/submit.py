@@ -16,20 +16,20 @@ from flask_background.core.request_state import RequestState
 from flask_background.core.retry import ONCE, RetryPolicy
 from flask_background.enqueueing import after_commit as commit
 from flask_background.enqueueing import after_response as response
-from flask_background.errors import Refused
+from flask_background.errors import EnqueueError
 from flask_background.payload import arguments
 
 if TYPE_CHECKING:
     from flask import Request
 
-    from flask_background.app_state import AppPart
+    from flask_background.app_state import BackgroundState
 
 _SCALARS = arguments.SCALARS
 _current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
 
 
-def hand_over(
-    part: AppPart, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
+def submit(
+    part: BackgroundState, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
 ) -> WorkItem[Any]:
     """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
     try:
@@ -37,7 +37,7 @@ def hand_over(
             backend: Any = part.backend_for(callee)
         else:
             backend = part.durable if callee.durable else part.backend
-    except Refused as error:  # there is no journal
+    except EnqueueError as error:  # there is no journal
         part.backend.events.refused(callee.name, error)
         raise
     try:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
-from flask_background.core.runner import Perform, Run
+from flask_background.core.runner import PendingRun, Perform
 from flask_background.executors.base import Executor
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ class AsyncioExecutor(Executor):
         self._closed = False
         # Touched on the loop's thread alone.
         self._waiting: deque[WorkItem[Any]] = deque()
-        self._tasks: dict[asyncio.Task[None], Run] = {}
+        self._tasks: dict[asyncio.Task[None], PendingRun] = {}
 
     def put(self, item: WorkItem[Any]) -> None:
         self._running_loop().call_soon_threadsafe(self._arrive, item)
 
-    def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:
+    def adopt(self, run: PendingRun, awaitable: Awaitable[Any]) -> None:
         """Await what a run has begun, on this loop, and end the run as that ends."""
         self._running_loop().call_soon_threadsafe(self._start, run, awaitable)
         if self._closed:
@@ -88,7 +88,7 @@ class AsyncioExecutor(Executor):
         else:
             self._waiting.append(item)
 
-    def _start(self, run: Run, awaitable: Awaitable[Any]) -> None:
+    def _start(self, run: PendingRun, awaitable: Awaitable[Any]) -> None:
         loop = asyncio.get_running_loop()
         if isinstance(awaitable, asyncio.Future) and awaitable.get_loop() is not loop:
             there = asyncio.run_coroutine_threadsafe(_result_of(awaitable), awaitable.get_loop())

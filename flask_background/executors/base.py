@@ -29,7 +29,7 @@ class Executor(ABC):
         """Raise ConfigurationError if the task cannot run here."""
 
     def prepare(self, item: WorkItem[Any]) -> None:
-        """Check an item of this process, in the view, and make it ready. May raise ArgumentRefused."""
+        """Check an item of this process, in the view, and make it ready. May raise ArgumentError."""
 
     @abstractmethod
     def put(self, item: WorkItem[Any]) -> None:

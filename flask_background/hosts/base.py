@@ -49,7 +49,7 @@ class Host(ABC):
         self._cut = False
         self._arrived = False
         self._closed = False
-        self._over = native.Gate()
+        self._over = native.Latch()
         # Python's own shutdown calls this before it joins threads, last in, first out. concurrent.futures has
         # one too, after which no pool takes work: that is imported, and so registered, before this.
         try:
@@ -140,7 +140,7 @@ class Host(ABC):
                         return
             except Exception as error:
                 for backend in self.backends():
-                    backend.trouble("The watch over the host failed, and goes on", error)
+                    backend.log_error("The watch over the host failed, and goes on", error)
             now = time.monotonic()
             if self._began is not None or not self.is_idle():
                 quiet_since = now

@@ -18,11 +18,11 @@ _DELICATE = {
     "LocalBackend.accept",
     "LocalBackend.release",
     "LocalBackend.take",
-    "Entrance.accept",
-    "Entrance.release",
+    "Intake.accept",
+    "Intake.release",
 }
 # Save in the waits that these begin: they may last.
-_PATIENT = {"Border.pass_through", "WorkItem.wait"}
+_PATIENT = {"Admission.admit", "WorkItem.wait"}
 # When TERM is heard again that came in such a moment (seconds).
 _AGAIN = 0.01
 
@@ -34,14 +34,14 @@ class ProcessHost(Host):
 
     def __init__(self) -> None:
         super().__init__()
-        self._told = False
+        self._announced = False
 
     def is_stopping(self) -> bool:
-        return self._told
+        return self._announced
 
     def hear_term(self) -> None:
         """TERM has come: end as by Ctrl-C, unless that is under way."""
-        self._told = True
+        self._announced = True
         if not self._arrived:
             raise SystemExit(128 + signal.SIGTERM)
 
@@ -83,7 +83,7 @@ def _is_delicate(frame: FrameType | None) -> bool:
             return False
         if name in _DELICATE:
             return True
-        waits = name == "Gate.wait"
+        waits = name == "Latch.wait"
         frame = frame.f_back
     return False
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
 from flask_background.core.item import Callee, WorkItem
-from flask_background.errors import ConfigurationError, QueueFull, Refused, Stopping
+from flask_background.errors import ConfigurationError, EnqueueError, QueueFull, Stopping
 from flask_background.executors.base import Executor
 from flask_background.local.ledger import Ledger
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _RETRY = 0.05
 
 
-class Border:
+class Admission:
     """Holds items up that find no room, as BACKGROUND_OVERFLOW says."""
 
     def __init__(self, ledger: Ledger, executors: Mapping[str, Executor], settings: Settings) -> None:
@@ -30,8 +30,8 @@ class Border:
         self._settings = settings
         self._one_by_one = native.new_lock()
 
-    def pass_through(self, item: WorkItem[Any], executor: Executor) -> bool:
-        """Enter an item once there is room. Says whether its caller has to run it; raises Refused."""
+    def admit(self, item: WorkItem[Any], executor: Executor) -> bool:
+        """Enter an item once there is room. Says whether its caller has to run it; raises EnqueueError."""
         limit = executor.capacity + self._settings.max_queued
         how = self._settings.overflow
         if any(each.is_here() for each in self._executors.values()):
@@ -48,7 +48,7 @@ class Border:
             return True
         raise self._refusal(item, executor)
 
-    def _refusal(self, item: WorkItem[Any], executor: Executor) -> Refused:
+    def _refusal(self, item: WorkItem[Any], executor: Executor) -> EnqueueError:
         if self._ledger.phase is Phase.STOPPED:
             return Stopping(f"{item.task_name} was not enqueued: this process has stopped taking items")
         return QueueFull(

@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flask_background.concurrency.timers import Alarm, Alarms
-from flask_background.core.backend import Backend, Companion, Phase, Stats, Watcher
+from flask_background.concurrency.timers import Timer, Timers
+from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats, Watcher
 from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
 from flask_background.core.runner import let_frames_go, perform
 from flask_background.core.settings import Settings
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
-from flask_background.errors import BackgroundError, ItemCancelled, Refused
+from flask_background.errors import BackgroundError, EnqueueError, ItemCancelledError
 from flask_background.executors import close_all, make_executors
 from flask_background.executors.base import Executor
-from flask_background.local.admission import Border, mismatch
-from flask_background.local.delayed import Later
+from flask_background.local.admission import Admission, mismatch
+from flask_background.local.delayed import DelayedItems
 from flask_background.local.keys import Keys
 from flask_background.local.ledger import Ledger
-from flask_background.local.shutdown import StopClock
+from flask_background.local.shutdown import ShutdownSequence
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
 
-class LocalBackend(Backend):
+class LocalBackend(InProcessBackend):
     """The items of one app in one process."""
 
     def __init__(self, app: Flask, settings: Settings, watcher: Watcher) -> None:
@@ -43,17 +43,17 @@ class LocalBackend(Backend):
         self.events = Events(app)
         self._max_queued = settings.max_queued
         self._watcher = watcher
-        self._alarms = Alarms()
+        self._alarms = Timers()
         self.keys = Keys()
         self.executors = make_executors(app, settings, perform)
         # Items know their backend; an idle executor does not, and ends with it.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
         self.lock = self.ledger.lock
-        self.later = Later(self, self._alarms)
+        self.later = DelayedItems(self, self._alarms)
         self.companion: Companion | None = None
-        self._border = Border(self.ledger, self.executors, settings)
-        self.clock = StopClock(self, settings.grace_period)
+        self._border = Admission(self.ledger, self.executors, settings)
+        self.clock = ShutdownSequence(self, settings.grace_period)
 
     # For views.
 
@@ -69,10 +69,10 @@ class LocalBackend(Backend):
         run_here = False
         if not self.ledger.admit(item, executor, executor.capacity + self._max_queued):
             try:
-                run_here = self._border.pass_through(item, executor)
+                run_here = self._border.admit(item, executor)
             except BaseException as error:
                 self.keys.give_back(item)
-                if isinstance(error, Refused):
+                if isinstance(error, EnqueueError):
                     self.events.refused(item.task_name, error)
                 raise
         if not self._watcher.awake:
@@ -118,7 +118,7 @@ class LocalBackend(Backend):
             self._put(item, self.executors[item._task.executor])
 
     def drop(self, item: WorkItem[Any], why: str) -> None:
-        error = ItemCancelled(f"item {item.id} ({item.task_name}) was dropped: {why}")
+        error = ItemCancelledError(f"item {item.id} ({item.task_name}) was dropped: {why}")
         if self.withdraw(item, (Status.CANCELLED, None, error)):
             self.events.dropped(item, why)
 
@@ -135,7 +135,7 @@ class LocalBackend(Backend):
         try:
             executor.put(item)
         except RuntimeError as error:  # the system has no thread to give
-            why = ItemCancelled(f"item {item.id} ({item.task_name}) could not be started: {error}")
+            why = ItemCancelledError(f"item {item.id} ({item.task_name}) could not be started: {error}")
             self.withdraw(item, (Status.CANCELLED, None, why))
             raise
 
@@ -168,7 +168,7 @@ class LocalBackend(Backend):
             if self.ledger.phase is not _RUNNING:
                 self._watcher.ring()
 
-    def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
+    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
         """Ask a running item to end in so many seconds."""
         self.source_of(item).limit(time.monotonic() + seconds)
         return self._alarms.set(seconds, partial(self._ask_to_end, item, CancelReason.TIMEOUT))
@@ -177,13 +177,13 @@ class LocalBackend(Backend):
         """Call what is quick, and raises nothing, in so many seconds."""
         self._alarms.set(seconds, callback)
 
-    def cancel_alarm(self, alarm: Alarm) -> None:
+    def cancel_timer(self, alarm: Timer) -> None:
         """It has ended before."""
         self._alarms.cancel(alarm)
 
-    def trouble(self, what: str, error: BaseException) -> None:
+    def log_error(self, what: str, error: BaseException) -> None:
         """Log what hurts no item."""
-        self.events.trouble(what, error)
+        self.events.log_error(what, error)
 
     # For handles.
 
@@ -204,7 +204,7 @@ class LocalBackend(Backend):
         """Withdraw a queued item, or ask a running one to end."""
         if self.pid != os.getpid():
             raise BackgroundError(f"item {item.id} belongs to process {self.pid}: cancel it there")
-        why = ItemCancelled(f"item {item.id} ({item.task_name}) was cancelled")
+        why = ItemCancelledError(f"item {item.id} ({item.task_name}) was cancelled")
         if self.withdraw(item, (Status.CANCELLED, None, why)):
             return True
         if item.status not in (Status.RUNNING, Status.INTERRUPTED) or not self.is_in_flight(item):
@@ -249,7 +249,7 @@ class LocalBackend(Backend):
             try:
                 callback()
             except BaseException as error:
-                self.trouble("A token's callback failed", error)
+                self.log_error("A token's callback failed", error)
 
     def end(self, unfinished: list[WorkItem[Any]]) -> None:
         """Nothing will be accepted or started any more."""

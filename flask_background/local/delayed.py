@@ -11,24 +11,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
-from flask_background.concurrency.timers import Alarm, Alarms
+from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.item import WorkItem
 from flask_background.core.runner import let_frames_go
 from flask_background.core.status import Attempt, Status
-from flask_background.errors import ItemInterrupted, Stopping
+from flask_background.errors import ItemInterruptedError, Stopping
 
 if TYPE_CHECKING:
     from flask_background.local.backend import LocalBackend
 
 
-class Later:
+class DelayedItems:
     """Knows who waits, and releases each at its time."""
 
-    def __init__(self, backend: LocalBackend, alarms: Alarms) -> None:
+    def __init__(self, backend: LocalBackend, alarms: Timers) -> None:
         self._backend = backend
         self._alarms = alarms
         self._lock = native.new_lock()
-        self._waiting: dict[str, tuple[WorkItem[Any], Alarm]] = {}
+        self._waiting: dict[str, tuple[WorkItem[Any], Timer]] = {}
         self._closed = False
 
     def wait_until(self, item: WorkItem[Any], due: float) -> None:
@@ -76,11 +76,13 @@ class Later:
         try:
             self._backend.release(item)
         except RuntimeError as error:  # the system has no thread to give; the item was withdrawn
-            self._backend.trouble(f"Item {item.id} could not be started", error)
+            self._backend.log_error(f"Item {item.id} could not be started", error)
 
     def _end(self, item: WorkItem[Any]) -> None:
         error = None if item._attempt is None else item._attempt.error
         what = "its time" if error is None else f"its attempt {item.attempt + 1}"
-        why = ItemInterrupted(f"item {item.id} ({item.task_name}) waited for {what} when the host stopped")
+        why = ItemInterruptedError(
+            f"item {item.id} ({item.task_name}) waited for {what} when the host stopped"
+        )
         why.__cause__ = error
         self._backend.withdraw(item, (Status.INTERRUPTED, None, why))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
-from flask_background.core.backend import Intake
-from flask_background.core.runner import Run, let_frames_go, perform
+from flask_background.core.backend import Backend
+from flask_background.core.runner import PendingRun, let_frames_go, perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.errors import Stopping
 from flask_background.local.admission import check_executor
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from werkzeug.datastructures import FileStorage
 
-    from flask_background.concurrency.timers import Alarm
+    from flask_background.concurrency.timers import Timer
     from flask_background.core.item import Callee, WorkItem
     from flask_background.core.token import CancellationSource
     from flask_background.local.backend import LocalBackend
 
 
-class ImmediateBackend(Intake):
+class ImmediateBackend(Backend):
     """Runs items on the caller's thread, and makes of their arguments what the way elsewhere would."""
 
     def __init__(self, local: LocalBackend, max_bytes: int, *, strict: bool) -> None:
@@ -42,7 +42,7 @@ class ImmediateBackend(Intake):
         self._strict = strict
         #: For each item that was made data: makes its arguments anew.
         self._remake: dict[str, Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]] = {}
-        self._turns: dict[str, native.Gate] = {}
+        self._turns: dict[str, native.Latch] = {}
         self._raised: dict[str, BaseException] = {}
 
     # For views.
@@ -100,7 +100,7 @@ class ImmediateBackend(Intake):
         queued = self._local.executors[item._task.executor].queued
         try:
             while item.id in queued:
-                self._turns[item.id] = ended = native.Gate()
+                self._turns[item.id] = ended = native.Latch()
                 perform(self, item, _await)
                 ended.wait()  # a Future that the function returned may end on another thread
         finally:
@@ -150,17 +150,17 @@ class ImmediateBackend(Intake):
         local.events.retried(item, error, delay)
         return True
 
-    def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
+    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
         """Ask a running item to end in so many seconds."""
-        return self._local.set_alarm(item, seconds)
+        return self._local.set_timer(item, seconds)
 
-    def cancel_alarm(self, alarm: Alarm) -> None:
+    def cancel_timer(self, alarm: Timer) -> None:
         """It has ended before."""
-        self._local.cancel_alarm(alarm)
+        self._local.cancel_timer(alarm)
 
-    def trouble(self, what: str, error: BaseException) -> None:
+    def log_error(self, what: str, error: BaseException) -> None:
         """Log what hurts no item."""
-        self._local.trouble(what, error)
+        self._local.log_error(what, error)
 
     # For handles.
 
@@ -181,7 +181,7 @@ def _stands_for_data(task: Callee) -> bool:
     return task.portable and task.durable
 
 
-def _await(run: Run, awaitable: Awaitable[Any]) -> None:
+def _await(run: PendingRun, awaitable: Awaitable[Any]) -> None:
     """On this thread; on one of its own if the caller is a coroutine."""
     import asyncio
 

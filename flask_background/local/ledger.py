@@ -38,8 +38,8 @@ class Ledger:
         self.leaving: dict[str, WorkItem[Any]] = {}
         self._executors = tuple(executors)
         self._turns = 0  # how many have gone back from running to queued
-        self._idle_gates: list[native.Gate] = []
-        self._room_gates: list[native.Gate] = []
+        self._idle_gates: list[native.Latch] = []
+        self._room_gates: list[native.Latch] = []
         # Two pages of ended items: the one that is written on, and the one before it.
         self._ended: dict[str, WorkItem[Any]] = {}
         self._ended_before: dict[str, WorkItem[Any]] = {}
@@ -119,7 +119,7 @@ class Ledger:
         ended = self._ended
         ended[item.id] = item
         del book[item.id]
-        item._told = True
+        item._announced = True
         if self._room_gates:
             _open(self._room_gates)
         if self._idle_gates and self.is_idle():
@@ -178,17 +178,17 @@ class Ledger:
             found |= executor.running
         return sorted(found.values(), key=lambda item: item._enqueued)
 
-    def idle_gate(self) -> native.Gate:
+    def idle_gate(self) -> native.Latch:
         """A gate that opens when nothing is in flight."""
-        gate = native.Gate()
+        gate = native.Latch()
         self._idle_gates.append(gate)
         if self.is_idle():
             gate.open()
         return gate
 
-    def room_gate(self) -> native.Gate:
+    def room_gate(self) -> native.Latch:
         """A gate that opens when there may be room for one more item, or when there never will be."""
-        gate = native.Gate()
+        gate = native.Latch()
         self._room_gates.append(gate)
         return gate
 
@@ -242,7 +242,7 @@ def _write(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
         item._move(status)
 
 
-def _open(gates: list[native.Gate]) -> None:
+def _open(gates: list[native.Latch]) -> None:
     while gates:
         try:
             gates.pop().open()

@@ -22,13 +22,13 @@ from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Status
 from flask_background.core.token import CancelReason
-from flask_background.errors import ItemInterrupted
+from flask_background.errors import ItemInterruptedError
 
 if TYPE_CHECKING:
     from flask_background.local.backend import LocalBackend
 
 
-class StopClock:
+class ShutdownSequence:
     """Takes one app through its stop; whoever watches the host moves it on."""
 
     def __init__(self, backend: LocalBackend, grace: float) -> None:
@@ -103,7 +103,7 @@ class StopClock:
 
     def _record(self) -> None:
         if self._backend.companion is not None:
-            self._backend.companion.spare()
+            self._backend.companion.expect_kill()
         for item in self._ledger.unfinished():
             if item.id in self.recorded:
                 continue
@@ -111,9 +111,11 @@ class StopClock:
             error = _unfinished(item)
             if self._ledger.record(item, error):
                 self._backend.events.finished(item, (Status.INTERRUPTED, None, error))
-                item._told = True
+                item._announced = True
                 item._wake()
 
 
-def _unfinished(item: WorkItem[Any]) -> ItemInterrupted:
-    return ItemInterrupted(f"item {item.id} ({item.task_name}) had not ended when the time to stop was up")
+def _unfinished(item: WorkItem[Any]) -> ItemInterruptedError:
+    return ItemInterruptedError(
+        f"item {item.id} ({item.task_name}) had not ended when the time to stop was up"
+    )

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from werkzeug.datastructures import FileStorage, ImmutableMultiDict, MultiDict
 from werkzeug.local import LocalProxy
 
-from flask_background.errors import ArgumentRefused, UploadMoved
+from flask_background.errors import ArgumentError, UploadMovedError
 
 _COPY = "read the values that the item needs in the view, and pass those"
 
@@ -65,7 +65,7 @@ def take_over(
 ) -> tuple[tuple[Any, ...], dict[str, Any], Moved | None]:
     """Check the arguments and move the uploads among them.
 
-    Returns what the item gets, and the moves if there were any. Raises ArgumentRefused with the argument's
+    Returns what the item gets, and the moves if there were any. Raises ArgumentError with the argument's
     name; nothing has been moved then. A container that holds no upload is passed on as it is, not copied.
     """
     uploads: dict[int, FileStorage] = {}
@@ -177,7 +177,7 @@ def positional(func: Callable[..., Any], index: int) -> str:
 
 
 def _refuse(where: str, what: str, cure: str) -> NoReturn:
-    raise ArgumentRefused(f"{where} is {what}, and cannot be handed over: {cure}")
+    raise ArgumentError(f"{where} is {what}, and cannot be handed over: {cure}")
 
 
 def _rebuild(value: Any, replace: dict[int, Any]) -> Any:
@@ -218,7 +218,7 @@ class _Gone:
         self.read()
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise UploadMoved(
+        raise UploadMovedError(
             f"the upload {self._filename!r} was handed over to an item, which owns its file now: use it in"
             " the view before you enqueue, or in the item"
         )

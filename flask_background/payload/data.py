@@ -24,7 +24,7 @@ from markupsafe import Markup
 from werkzeug.datastructures import FileStorage, MultiDict
 
 from flask_background.core.request_state import RequestState
-from flask_background.errors import NotData, PayloadTooLarge
+from flask_background.errors import PayloadTooLargeError, SerializationError
 from flask_background.payload.arguments import positional
 from flask_background.payload.tagged_json import (
     PLAIN,
@@ -60,7 +60,7 @@ _SUPPORTED = (str, int, float, bytes, tuple, list, datetime, date, UUID, Decimal
 
 
 def dump(value: Any, what: str, *, max_bytes: int | None = None) -> str:
-    """The value as text; what is its name in errors. Raises NotData or PayloadTooLarge."""
+    """The value as text; what is its name in errors. Raises SerializationError or PayloadTooLargeError."""
     _check(what, value, uploads=False)
     return _fitting(_plain.dumps(value), what, max_bytes)
 
@@ -82,7 +82,7 @@ def dump_call(
 
     ``replace`` gets each upload among them once, and returns a reference, a dict of JSON values, to keep in
     its place; without it uploads are no data. It is called only when all arguments have proved to be data.
-    Raises NotData, which names the argument, or PayloadTooLarge, which may be after that.
+    Raises SerializationError, which names the argument, or PayloadTooLargeError, which may be after that.
     """
     uploads = replace is not None
     for index, value in enumerate(args):
@@ -134,8 +134,8 @@ class _Wrong(NamedTuple):
     def inside(self, step: str) -> _Wrong:
         return self._replace(place=step + self.place)
 
-    def error(self, name: str) -> NotData:
-        return NotData(f"{name}{self.place} {self.what}, and cannot be kept as data: {self.cure}")
+    def error(self, name: str) -> SerializationError:
+        return SerializationError(f"{name}{self.place} {self.what}, and cannot be kept as data: {self.cure}")
 
 
 def _check(name: str, value: Any, uploads: bool) -> None:
@@ -243,7 +243,7 @@ def _all_plain(values: Iterable[Any]) -> bool:
 
 def _fitting(text: str, what: str, max_bytes: int | None) -> str:
     if max_bytes is not None and len(text) > max_bytes:  # the text is ASCII
-        raise PayloadTooLarge(
+        raise PayloadTooLargeError(
             f"{what} would take {len(text)} bytes, and BACKGROUND_MAX_PAYLOAD allows {max_bytes}: keep the"
             " data in a file or the database and pass its name or key, or allow more"
         )

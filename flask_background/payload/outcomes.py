@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 
 from flask_background.core.status import Progress
-from flask_background.errors import ItemFailed, ResultLost
+from flask_background.errors import ItemFailedError, ResultLostError
 from flask_background.payload import data
 
 
@@ -56,17 +56,17 @@ def _text_of(value: object) -> str:
 
 
 def result_of(text: str) -> tuple[Any, BaseException | None]:
-    """What was returned, or the ResultLost that says why it was not kept."""
+    """What was returned, or the ResultLostError that says why it was not kept."""
     value = data.load(text)
     if isinstance(value, dict) and value.keys() == {_LOST}:
-        return None, ResultLost(value[_LOST])
+        return None, ResultLostError(value[_LOST])
     return value, None
 
 
-def error_of(text: str, name: str) -> ItemFailed:
+def error_of(text: str, name: str) -> ItemFailedError:
     """What stands here for the exception that the item of this name has raised elsewhere."""
     what = json.loads(text)
-    failed = ItemFailed(f"{name} failed with {what['type']}: {what['message']}")
+    failed = ItemFailedError(f"{name} failed with {what['type']}: {what['message']}")
     failed.add_note(what["trace"])
     return failed
 

@@ -17,7 +17,7 @@ from kombu.transport.redis import QoS
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Background, CancelReason, current_item
-from flask_background.errors import EnqueuedInChild
+from flask_background.errors import EnqueuedInChildError
 
 background = Background()
 
@@ -190,7 +190,7 @@ def enqueue_durable() -> list[str]:
     item = echo.using(backend="local", durable=True).enqueue(42)
     try:
         echo.using(backend="local").enqueue(42)
-    except EnqueuedInChild as error:
+    except EnqueuedInChildError as error:
         return [item.id, type(error).__name__]
     return [item.id]
 

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 
 from flask_background import Background, Status, current_item, signals
-from flask_background.errors import BrokerError, ConfigurationError, ItemCancelled, QueueFull, Stopping
+from flask_background.errors import BrokerError, ConfigurationError, ItemCancelledError, QueueFull, Stopping
 
 from ..helpers import BOUND, Site, lines, receiving, until
 from . import shop
@@ -113,7 +113,7 @@ def test_limits_hold(make_lone_site: Callable[..., Site], gate: threading.Event)
         assert len(refused) == 1
         assert not running.wait(0.05)
         assert waiting[0].cancel()
-        with pytest.raises(ItemCancelled):
+        with pytest.raises(ItemCancelledError):
             waiting[0].result(0)
         assert hold.using(timeout=0.1).enqueue().status is Status.QUEUED
         assert site.background.stop(BOUND) == []

@@ -18,15 +18,15 @@ from kombu import pools
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Status, signals
-from flask_background.celery.handle import RecordedItem
+from flask_background.celery.handle import CeleryItem
 from flask_background.errors import (
     BrokerError,
     ConfigurationError,
-    ItemCancelled,
-    ItemFailed,
-    NotData,
-    NotFinished,
-    ResultLost,
+    ItemCancelledError,
+    ItemFailedError,
+    NotFinishedError,
+    ResultLostError,
+    SerializationError,
 )
 
 from ..helpers import BOUND, receiving, until
@@ -90,11 +90,11 @@ def test_data() -> None:
     }
     assert shop.echo.enqueue(value).result(BOUND) == value
     assert shop.echo.enqueue(value=value).result(BOUND) == value
-    with pytest.raises(NotData, match="value"):
+    with pytest.raises(SerializationError, match="value"):
         shop.echo.enqueue({1, 2})
     with pytest.raises(TypeError, match="missing"):
         shop.echo.enqueue()
-    with pytest.raises(ResultLost):
+    with pytest.raises(ResultLostError):
         shop.odd_result.enqueue().result(BOUND)
 
 
@@ -112,7 +112,7 @@ def test_failures(app: Flask, worker: Worker) -> None:
     before = worker.children
     item = shop.fail.enqueue("what a pity")
     error = item.exception(BOUND)
-    assert isinstance(error, ItemFailed)
+    assert isinstance(error, ItemFailedError)
     assert "ValueError: what a pity" in str(error)
     assert "in fail" in error.__notes__[0]
     assert item.status is Status.FAILED
@@ -144,10 +144,10 @@ def test_attempts(worker: Worker) -> None:
 def test_timeout() -> None:
     """A run whose time is up has its token fired; one that takes no heed is killed, and fails as well."""
     item = shop.endure.enqueue()
-    assert "ItemTimeout" in str(item.exception(BOUND))
+    assert "ItemTimeoutError" in str(item.exception(BOUND))
     assert shop.endure.using(timeout=0.2, max_attempts=2, backoff=0).enqueue().exception(BOUND) is not None
     killed = shop.ignore_everything.enqueue()
-    assert "ItemTimeout" in str(killed.exception(BOUND))
+    assert "ItemTimeoutError" in str(killed.exception(BOUND))
     assert killed.status is Status.FAILED
     assert shop.echo.enqueue(1).result(BOUND) == 1
 
@@ -158,18 +158,18 @@ def test_progress_and_cancel_from_another_process(make_app: Callable[..., Flask]
     other = make_app()
     with other.app_context():
         found = shop.background.get(item.id)
-        assert isinstance(found, RecordedItem)
+        assert isinstance(found, CeleryItem)
         assert found is not item
         assert found.task_name == "tests.celery.shop.hold"
         assert found.state == item.state
         until(lambda: found.progress is not None)
         assert (found.progress, found.status) == ((1, 2, "halfway"), Status.RUNNING)
-        with pytest.raises(NotFinished):
+        with pytest.raises(NotFinishedError):
             found.result(0)
         assert found.cancel()
     assert item.wait(BOUND)
     assert item.status is found.status is Status.CANCELLED
-    with pytest.raises(ItemCancelled):
+    with pytest.raises(ItemCancelledError):
         item.result(0)
     assert "cancelled was asked to end: requested" in worker.notes
 
@@ -299,7 +299,7 @@ def test_with_the_response(app: Flask) -> None:
     assert item.result(BOUND) == "good"
     app.config["PROPAGATE_EXCEPTIONS"] = False
     assert app.test_client().get("/bad").status_code == 500
-    with pytest.raises(ItemCancelled, match="view ended with KeyError"):
+    with pytest.raises(ItemCancelledError, match="view ended with KeyError"):
         items[1].result(0)
 
 
@@ -308,12 +308,12 @@ def test_what_celery_cannot_do(app: Flask) -> None:
     with pytest.raises(ConfigurationError, match="nowhere"):
         shop.echo.using(executor="nowhere").enqueue(1)
     upload = FileStorage(io.BytesIO(b"picture"), "a.png")
-    with pytest.raises(NotData, match=r"set BACKGROUND_UPLOADS to .* or pass its content"):
+    with pytest.raises(SerializationError, match=r"set BACKGROUND_UPLOADS to .* or pass its content"):
         shop.echo.enqueue(upload)
     assert upload.read() == b"picture"
     assert shop.background.enqueue(lambda: "here").result(BOUND) == "here"
     assert shop.echo.using(backend="local").enqueue(1).result(BOUND) == 1
-    assert not isinstance(shop.echo.using(backend="immediate").enqueue(1), RecordedItem)
+    assert not isinstance(shop.echo.using(backend="immediate").enqueue(1), CeleryItem)
 
 
 def test_task_that_the_worker_does_not_have(app: Flask) -> None:

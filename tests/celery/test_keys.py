@@ -17,7 +17,7 @@ from flask_background import Status, WorkItem, signals
 from flask_background.celery.client.backend import CeleryBackend
 from flask_background.celery.redis import keys as rooms
 from flask_background.celery.redis.keys import Keys, name_of_key
-from flask_background.errors import BrokerError, ItemCancelled, Unsupported
+from flask_background.errors import BrokerError, ItemCancelledError, UnsupportedError
 
 from ..helpers import BOUND, receiving, until
 from ..redis_server import Redis
@@ -191,7 +191,7 @@ def test_with_the_commit(make_app: MakeApp, worker: Worker) -> None:
     with app.app_context():
         first, second = task.enqueue("commit"), task.enqueue("never")
         db.session.commit()
-        with pytest.raises(ItemCancelled, match=f"item {first.id}, which has the same key"):
+        with pytest.raises(ItemCancelledError, match=f"item {first.id}, which has the same key"):
             second.result(0)
         assert task.enqueue("never") is first
         db.session.rollback()
@@ -229,5 +229,5 @@ def test_needs_redis(make_app: MakeApp, tmp_path: Path, results: str) -> None:
     """With another result backend a key is refused, and the error says what is missing."""
     with make_app(celery={"result_backend": results.format(tmp_path)}).app_context():
         assert shop.echo.enqueue(1).status is Status.QUEUED
-        with pytest.raises(Unsupported, match=r"takes Redis as Celery's result_backend"):
+        with pytest.raises(UnsupportedError, match=r"takes Redis as Celery's result_backend"):
             shop.echo.using(key="k").enqueue(1)

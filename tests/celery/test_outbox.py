@@ -17,7 +17,7 @@ from flask import Flask
 
 from flask_background import Status, WorkItem, signals
 from flask_background.celery.envelope import Envelope
-from flask_background.errors import BrokerError, ItemCancelled, ItemFailed, NotFinished
+from flask_background.errors import BrokerError, ItemCancelledError, ItemFailedError, NotFinishedError
 
 from ..helpers import BOUND, Script, Site, lines, receiving, until
 from . import shop
@@ -90,7 +90,7 @@ def test_broker_is_lost_and_found(
     assert enqueued == [{"item": item} for item in (first, *more)]
     assert first.status is Status.QUEUED
     assert not first.wait(0.05)
-    with pytest.raises(NotFinished):
+    with pytest.raises(NotFinishedError):
         first.result(0)
     with app.test_request_context("/cart", headers={"traceparent": "00-1"}):
         curious = shop.look_around.using(durable=True, delay=0.1).enqueue()
@@ -271,7 +271,7 @@ def test_cancel(app: Flask, make_app: MakeApp, redis: Redis, make_worker: MakeWo
         assert mine.cancel()
     assert finished == [{"item": mine}]
     assert (mine.status, mine.cancel()) == (Status.CANCELLED, False)
-    with pytest.raises(ItemCancelled):
+    with pytest.raises(ItemCancelledError):
         mine.result(0)
     with make_app(journal=journal).app_context():
         found = shop.background.get(others.id)
@@ -374,7 +374,7 @@ def test_what_cannot_be_sent(make_app: MakeApp, redis: Redis, journal: Path) -> 
         wrong.append(shop.look_around.name)
         redis.start()
         until(lambda: rows(journal) == {"failed": 1})
-        assert isinstance(poison.exception(0), ItemFailed)
+        assert isinstance(poison.exception(0), ItemFailedError)
         assert "no way to there" in str(poison.exception(0))
         assert good.status is Status.QUEUED
         assert not rows(journal).get("queued")

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from flask_background.celery.record import Record
 from flask_background.core.request_state import RequestState
 from flask_background.core.status import Progress, Status
-from flask_background.errors import ItemCancelled, ItemFailed
+from flask_background.errors import ItemCancelledError, ItemFailedError
 from flask_background.payload.data import dump_state
 from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
 
@@ -46,14 +46,14 @@ def test_what_a_later_version_adds() -> None:
 def test_errors() -> None:
     """A failure has its error's text and traceback; one that was parked or cancelled says why."""
     failed = Record("mail", Status.FAILED, 4.0, error=error_as_data(ValueError("no"))).attempt_of("0").error
-    assert isinstance(failed, ItemFailed)
+    assert isinstance(failed, ItemFailedError)
     assert "ValueError: no" in str(failed)
     assert "ValueError: no" in failed.__notes__[0]
     parked = Record("mail", Status.FAILED, 4.0, reason="it died").attempt_of("0").error
     assert str(parked) == "item 0 (mail) was parked: it died"
     for reason, words in ((None, "was cancelled"), ("refused: no broker", "was refused: no broker")):
         error = Record("mail", Status.CANCELLED, 4.0, reason=reason).attempt_of("0").error
-        assert isinstance(error, ItemCancelled)
+        assert isinstance(error, ItemCancelledError)
         assert words in str(error)
     # Of an attempt that is followed by another one nothing is to be seen yet.
     queued = Record("mail", Status.QUEUED, 4.0, attempt=1, error=error_as_data(OSError()))

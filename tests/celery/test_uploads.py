@@ -25,9 +25,9 @@ from flask_background.celery.uploads.stores import Remote, store_at
 from flask_background.errors import (
     BrokerError,
     ConfigurationError,
-    ItemCancelled,
-    PayloadTooLarge,
-    Unsupported,
+    ItemCancelledError,
+    PayloadTooLargeError,
+    UnsupportedError,
     UploadError,
 )
 
@@ -169,7 +169,7 @@ def test_processes_that_are_killed(app: Flask, worker: Worker) -> None:
     poison = shop.die_with.enqueue(upload())
     killed = shop.ignore_everything_with.enqueue(upload())
     assert "was parked" in str(poison.exception(60))
-    assert "ItemTimeout" in str(killed.exception(60))
+    assert "ItemTimeoutError" in str(killed.exception(60))
     assert killed.status is Status.FAILED
 
 
@@ -197,7 +197,7 @@ def test_with_the_response(app: Flask, store: Path, worker: Worker) -> None:
     app.config["PROPAGATE_EXCEPTIONS"] = False
     assert app.test_client().post("/bad").status_code == 500
     assert not list(store.iterdir())
-    with pytest.raises(ItemCancelled):
+    with pytest.raises(ItemCancelledError):
         items[0].result(0)
     with app.test_client().post("/good"):
         pass
@@ -228,9 +228,9 @@ def test_with_the_commit(make_app: MakeApp, store: Path, worker: Worker) -> None
 def test_refused(app: Flask, make_app: MakeApp, redis: Redis, store: Path, tmp_path: Path) -> None:
     """What is not enqueued leaves no file, and the upload is the view's again, from its beginning."""
     given = upload()
-    with pytest.raises(Unsupported, match="kept for 7 days"):
+    with pytest.raises(UnsupportedError, match="kept for 7 days"):
         shop.describe.using(delay=8 * 86_400).enqueue([given])
-    with make_app(uploads=store, max_payload=10).app_context(), pytest.raises(PayloadTooLarge):
+    with make_app(uploads=store, max_payload=10).app_context(), pytest.raises(PayloadTooLargeError):
         shop.describe.enqueue([given])
     redis.pause()
     try:
@@ -353,7 +353,7 @@ def test_urls_that_cannot_be(make_app: MakeApp, url: str) -> None:
 def test_store_hangs(make_app: MakeApp, remote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that takes nothing is given up; what it takes later is removed, and the upload is not read."""
     monkeypatch.setattr(rooms, "_STALLED", 0.2)
-    gate = rooms.native.Gate()
+    gate = rooms.native.Latch()
     original = remote._open
 
     def hang(self: Any, path: str, mode: str, **options: Any) -> Any:

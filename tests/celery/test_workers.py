@@ -18,7 +18,7 @@ from flask import Flask
 from kombu import Connection
 
 from flask_background import Background, Status, signals
-from flask_background.errors import BrokerError, ConfigurationError, NotFinished, Unsupported
+from flask_background.errors import BrokerError, ConfigurationError, NotFinishedError, UnsupportedError
 
 from ..helpers import BOUND, receiving, until
 from ..rabbitmq_server import RabbitMQ
@@ -121,7 +121,7 @@ def test_local_items_of_a_worker(make_app: MakeApp, make_worker: MakeWorker, tmp
     app = make_app(journal=tmp_path / "journal")
     with app.app_context():
         item_id, refusal = shop.enqueue_durable.enqueue().result(60)
-        assert refusal == "EnqueuedInChild"
+        assert refusal == "EnqueuedInChildError"
         item = shop.background.get(item_id)
         assert item is not None
         assert item.status is Status.QUEUED
@@ -147,7 +147,10 @@ def test_broker_is_gone(app: Flask, make_app: MakeApp, broker: Broker, make_work
         assert time.monotonic() - began < 2.5  # 2, and what a busy machine needs
         assert refused == [{"task_name": "tests.celery.shop.echo", "error": raised.value}]
         assert raised.value.get_response().status_code == 503
-        with hasty.app_context(), pytest.raises(BrokerError if isinstance(server, Redis) else NotFinished):
+        with (
+            hasty.app_context(),
+            pytest.raises(BrokerError if isinstance(server, Redis) else NotFinishedError),
+        ):
             # RabbitMQ does not keep the records.
             shop.background.get(item.id).result(1)  # type: ignore[union-attr]
         if stop == server.pause:
@@ -194,7 +197,7 @@ def test_timeouts_and_visibility(make_app: MakeApp, make_worker: MakeWorker) -> 
 @pytest.mark.parametrize(
     ("celery", "error", "words"),
     [
-        ({"result_backend": "rpc://"}, Unsupported, "only the process can read"),
+        ({"result_backend": "rpc://"}, UnsupportedError, "only the process can read"),
         ({"result_backend": "disabled://"}, ConfigurationError, "no result_backend"),
         ({"task_always_eager": True}, ConfigurationError, '"immediate"'),
         ({"accept_content": ["pickle"]}, ConfigurationError, 'accept_content lacks "json"'),

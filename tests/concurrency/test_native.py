@@ -17,7 +17,7 @@ from ..helpers import BOUND, Script, until
 
 def test_gate_waits() -> None:
     """A gate is closed until it is opened; a wait ends in time."""
-    gate = native.Gate()
+    gate = native.Latch()
     began = time.monotonic()
     assert not gate.wait(0.02)
     assert time.monotonic() - began >= 0.02
@@ -30,7 +30,7 @@ def test_gate_waits() -> None:
 
 def test_gate_opens_more_than_once() -> None:
     """Opening an open gate does no harm."""
-    gate = native.Gate()
+    gate = native.Latch()
     gate.open()
     gate.open()
     assert gate.wait(0)
@@ -41,7 +41,7 @@ def test_gate_opens_more_than_once() -> None:
 @pytest.mark.parametrize("timeout", [None, BOUND, 1e12, math.inf])
 def test_gate_lets_all_pass(timeout: float | None) -> None:
     """Everybody who waits passes."""
-    gate = native.Gate()
+    gate = native.Latch()
     passed: list[bool] = []
     waiting = threading.Semaphore(0)
 
@@ -144,7 +144,7 @@ PATCHED = """
         async def work():
             await asyncio.sleep(10)
         error = background.task(timeout=0.05)(work).enqueue().exception(10)
-        assert type(error).__name__ == "ItemTimeout", error
+        assert type(error).__name__ == "ItemTimeoutError", error
 
     def greenlets_enqueue():
         ran = []

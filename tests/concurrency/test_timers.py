@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flask_background.concurrency.timers import Alarms
+from flask_background.concurrency.timers import Timers
 
 from ..helpers import BOUND, our_threads, until
 
@@ -22,7 +22,7 @@ def test_rings_in_time() -> None:
     """An alarm rings once its time has come, and not before."""
     rung: list[float] = []
     began = time.monotonic()
-    Alarms().set(0.05, lambda: rung.append(time.monotonic()))
+    Timers().set(0.05, lambda: rung.append(time.monotonic()))
     until(lambda: rung)
     assert 0.05 <= rung[0] - began < BOUND
     until(lambda: not alarm_threads())
@@ -30,8 +30,8 @@ def test_rings_in_time() -> None:
 
 
 def test_rings_in_order() -> None:
-    """Alarms ring in the order of their times, whatever the order in which they were set."""
-    alarms = Alarms()
+    """Timers ring in the order of their times, whatever the order in which they were set."""
+    alarms = Timers()
     rung: list[float] = []
     for seconds in (0.9, 0.3, 0.6, 0.0):
         alarms.set(seconds, lambda seconds=seconds: rung.append(seconds))  # type: ignore[misc]
@@ -42,7 +42,7 @@ def test_rings_in_order() -> None:
 
 def test_earlier_alarm_wakes_the_thread() -> None:
     """An alarm that is set while the thread waits for a later one rings in its own time."""
-    alarms = Alarms()
+    alarms = Timers()
     rung = threading.Event()
     late = alarms.set(5, lambda: None)
     until(alarm_threads)
@@ -53,7 +53,7 @@ def test_earlier_alarm_wakes_the_thread() -> None:
 
 def test_cancelled() -> None:
     """A cancelled alarm does not ring; cancelling again, or too late, does no harm."""
-    alarms = Alarms()
+    alarms = Timers()
     rung: list[str] = []
     cancelled = alarms.set(0.3, lambda: rung.append("cancelled"))
     kept = alarms.set(0.4, lambda: rung.append("kept"))
@@ -66,7 +66,7 @@ def test_cancelled() -> None:
 
 def test_cancelled_lets_go() -> None:
     """A cancelled alarm does not keep what it would have called, nor do many of them stay in memory."""
-    alarms = Alarms()
+    alarms = Timers()
     for _ in range(10_000):
         alarms.cancel(alarms.set(0.2, lambda: None))
     assert len(alarms._heap) < 200
@@ -75,7 +75,7 @@ def test_cancelled_lets_go() -> None:
 
 def test_cancelled_among_many() -> None:
     """Those that are kept among many cancelled ones ring, each once."""
-    alarms = Alarms()
+    alarms = Timers()
     rung: list[int] = []
     for number in range(1_000):
         alarm = alarms.set(0.1, lambda number=number: rung.append(number))  # type: ignore[misc]
@@ -86,8 +86,8 @@ def test_cancelled_among_many() -> None:
 
 
 def test_from_many_threads() -> None:
-    """Alarms can be set and cancelled from any thread at once: there is one thread, and none is lost."""
-    alarms = Alarms()
+    """Timers can be set and cancelled from any thread at once: there is one thread, and none is lost."""
+    alarms = Timers()
     rung: list[int] = []
     barrier = threading.Barrier(8)
 
@@ -116,9 +116,9 @@ def test_from_many_threads() -> None:
     ],
     ids=["rung", "cancelled"],
 )
-def test_thread_ends(end: Callable[[Alarms], None]) -> None:
+def test_thread_ends(end: Callable[[Timers], None]) -> None:
     """The thread ends when nothing is due any more, also if all was cancelled; another alarm starts one."""
-    alarms = Alarms()
+    alarms = Timers()
     for _ in range(2):
         end(alarms)
         until(lambda: not alarm_threads(), 2.0)
@@ -126,7 +126,7 @@ def test_thread_ends(end: Callable[[Alarms], None]) -> None:
 
 def test_alarm_sets_another() -> None:
     """An alarm's callback may set and cancel alarms."""
-    alarms = Alarms()
+    alarms = Timers()
     rung = threading.Event()
     other = alarms.set(0.5, lambda: None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from flask_background import CancelReason, Status, current_item
-from flask_background.errors import ItemTimeout
+from flask_background.errors import ItemTimeoutError
 
 from ..helpers import BOUND, until
 from .conftest import Shop, everywhere
@@ -41,7 +41,7 @@ def test_timeouts_use_up_the_attempts(shop: Shop) -> None:
 
     item = shop.task(slow, timeout=0.02, max_attempts=2, backoff=0.01).enqueue()
     error = item.exception(BOUND)
-    assert isinstance(error, ItemTimeout) or "ItemTimeout" in str(error)
+    assert isinstance(error, ItemTimeoutError) or "ItemTimeoutError" in str(error)
     assert item.attempt == 2
 
 

@@ -20,12 +20,12 @@ from werkzeug.datastructures import FileStorage
 
 from flask_background import CancelReason, Status, WorkItem, current_item, signals
 from flask_background.errors import (
-    ArgumentRefused,
+    ArgumentError,
     ConfigurationError,
-    ItemCancelled,
-    ItemTimeout,
-    NotFinished,
-    UploadMoved,
+    ItemCancelledError,
+    ItemTimeoutError,
+    NotFinishedError,
+    UploadMovedError,
 )
 
 from ..helpers import BOUND, lines, receiving, until
@@ -71,7 +71,7 @@ def test_way_of_an_item(shop: Shop, heard: list[tuple[str, str]], gate: threadin
     until(lambda: item.status is Status.RUNNING)
     assert item.attempt == 1
     assert not item.wait(0.01)
-    with pytest.raises(NotFinished, match=item.id):
+    with pytest.raises(NotFinishedError, match=item.id):
         item.result(0.01)
     gate.set()
     assert item.result(BOUND) == [1, "two"]
@@ -211,7 +211,7 @@ def test_odd_ends(shop: Shop, func: Callable[[], Any]) -> None:
     assert shop.task(lambda: 42, "shop.next").enqueue().result(BOUND) == 42
 
 
-# Refused.
+# EnqueueError.
 
 
 @everywhere
@@ -222,7 +222,7 @@ def test_refused_arguments(shop: Shop, heard: list[tuple[str, str]]) -> None:
         task.enqueue()
     with pytest.raises(TypeError, match="c"):
         task.enqueue(1, c=2)
-    with shop.app.test_request_context(), pytest.raises(ArgumentRefused, match=r"\bb\b"):
+    with shop.app.test_request_context(), pytest.raises(ArgumentError, match=r"\bb\b"):
         task.enqueue(1, b=request)
     assert (shop.background.items(), heard) == ([], [])
 
@@ -269,7 +269,7 @@ def test_uploads(shop: Shop) -> None:
 
     upload = FileStorage(io.BytesIO(b"picture"), "a.png", content_type="image/png")
     item = shop.task(keep).enqueue(upload)
-    with pytest.raises(UploadMoved):
+    with pytest.raises(UploadMovedError):
         upload.read()
     assert item.result(BOUND) == [b"picture", "a.png", "image/png"]
     assert shop.background.wait_idle(BOUND)
@@ -302,7 +302,7 @@ def test_cancel_queued(
         assert item.cancel()
         assert item.wait(BOUND)
         assert (item.status, item.started_at, item.attempt) == (Status.CANCELLED, None, 0)
-        assert isinstance(item.exception(0), ItemCancelled)
+        assert isinstance(item.exception(0), ItemCancelledError)
         assert not item.cancel()
         until(lambda item=item: told(heard, item) == ["item-enqueued", "item-finished"])  # type: ignore[misc]
         assert lines(caplog).count(f"Item {item.id} (shop.hold) cancelled") == 1
@@ -331,7 +331,7 @@ def test_cancel_running(shop: Shop, heard: list[tuple[str, str]], gate: threadin
     assert item.cancel()
     assert item.wait(BOUND)
     assert (item.status, item.token.reason) == (Status.CANCELLED, CancelReason.REQUESTED)
-    with pytest.raises(ItemCancelled):
+    with pytest.raises(ItemCancelledError):
         item.result(0)
     until(lambda: told(heard, item) == ["item-enqueued", "item-started", "item-finished"])
 
@@ -429,7 +429,7 @@ def test_cancel_between_attempts(shop: Shop, heard: list[tuple[str, str]]) -> No
     until(item.cancel)
     assert item.wait(BOUND)
     assert item.status is Status.CANCELLED
-    assert isinstance(item.exception(0), ItemCancelled)
+    assert isinstance(item.exception(0), ItemCancelledError)
     assert (runs, item.attempt) == ([1], 1)
     assert told(heard, item)[-1] == "item-finished"
 
@@ -445,7 +445,7 @@ def test_timeout_of_an_attempt(shop: Shop) -> None:
         return current_item.attempt
 
     task = shop.task(work, timeout=0.05)
-    assert isinstance(task.enqueue().exception(BOUND), ItemTimeout)
+    assert isinstance(task.enqueue().exception(BOUND), ItemTimeoutError)
     assert task.using(max_attempts=2, backoff=0).enqueue().result(BOUND) == 2
 
 
@@ -542,7 +542,7 @@ def test_dropped(shop: Shop, heard: list[tuple[str, str]], caplog: pytest.LogCap
 
     shop.app.config["PROPAGATE_EXCEPTIONS"] = False
     assert shop.site.client.get("/").status_code == 500
-    with pytest.raises(ItemCancelled, match="view ended with KeyError"):
+    with pytest.raises(ItemCancelledError, match="view ended with KeyError"):
         items[0].result(0)
     assert items[0].status is Status.CANCELLED
     assert told(heard, items[0]) == ["item-enqueued", "item-finished"]

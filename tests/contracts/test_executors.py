@@ -22,12 +22,12 @@ import pytest
 from flask import current_app, g, has_request_context
 
 from flask_background import CancelReason, Status, Task, WorkItem, current_item
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.row import ItemRow
 from flask_background.errors import (
-    ItemCancelled,
-    ItemInterrupted,
-    ItemTimeout,
-    NotFinished,
+    ItemCancelledError,
+    ItemInterruptedError,
+    ItemTimeoutError,
+    NotFinishedError,
     QueueFull,
     Stopping,
 )
@@ -80,10 +80,10 @@ class Lane:
         self._shared += 1
         return self._folder / f"shared-{self._shared}"
 
-    def entry(self, item: WorkItem[Any]) -> Entry:
+    def entry(self, item: WorkItem[Any]) -> ItemRow:
         """What the journal knows of a durable item."""
         entry = self.site.app.extensions["background"].durable.look(item.id)
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, ItemRow)
         return entry
 
     def task(self, func: Callable[P, R], **options: Any) -> Task[P, Any]:
@@ -446,7 +446,7 @@ def test_cancel_queued(
     assert item.cancel()
     assert item.status is Status.CANCELLED
     assert item.wait(0)
-    with pytest.raises(ItemCancelled, match=item.id):
+    with pytest.raises(ItemCancelledError, match=item.id):
         item.result(0)
     assert not item.cancel()
     assert item.started_at is None
@@ -463,7 +463,7 @@ def test_cancel_running(lane: Lane, gate: threading.Event, caplog: pytest.LogCap
     item = hold_one(lane, gate)
     assert item.cancel()
     assert item.wait(BOUND)
-    with pytest.raises(ItemCancelled, match=item.id):
+    with pytest.raises(ItemCancelledError, match=item.id):
         item.result(0)
     assert item.status is Status.CANCELLED
     assert item.token.reason is CancelReason.REQUESTED
@@ -501,7 +501,7 @@ def test_cancel_by_itself(lane: Lane) -> None:
         current_item.token.raise_if_cancelled()
 
     item = lane.task(work).enqueue()
-    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert isinstance(item.exception(BOUND), ItemCancelledError)
     assert item.status is Status.CANCELLED
 
 
@@ -511,9 +511,9 @@ def test_cancel_by_itself(lane: Lane) -> None:
         asyncio.CancelledError,
         concurrent.futures.CancelledError,
         TimeoutError,
-        lambda: ItemCancelled("another item was cancelled"),
-        lambda: ItemInterrupted("another item was interrupted"),
-        lambda: ItemTimeout("another item's time was up"),
+        lambda: ItemCancelledError("another item was cancelled"),
+        lambda: ItemInterruptedError("another item was interrupted"),
+        lambda: ItemTimeoutError("another item's time was up"),
     ],
 )
 def test_foreign_cancellation(
@@ -537,7 +537,7 @@ def test_foreign_cancellation_while_asked_to_end(lane: Lane, gate: threading.Eve
     """Another item's cancellation stays a failure, even if this item was asked to end as well."""
 
     def work() -> None:
-        raise ItemCancelled("another item was cancelled")
+        raise ItemCancelledError("another item was cancelled")
 
     item = lane.stubborn(gate, work).enqueue()
     until(lambda: item.status is Status.RUNNING)
@@ -555,7 +555,7 @@ def test_timeout(lane: Lane, gate: threading.Event, caplog: pytest.LogCaptureFix
     item = lane.holding(gate, lambda: None, timeout=0.05).enqueue()
     assert item.wait(BOUND)
     error = item.exception(0)
-    assert isinstance(error, ItemTimeout)
+    assert isinstance(error, ItemTimeoutError)
     assert isinstance(error, TimeoutError)
     assert "0.05 s" in str(error)
     assert item.id in str(error)
@@ -702,7 +702,7 @@ def test_stop(lane: Lane, gate: threading.Event) -> None:
     assert lane.background.stop(BOUND) == []
     assert item.status is Status.INTERRUPTED
     assert item.token.reason is CancelReason.SHUTDOWN
-    with pytest.raises(ItemInterrupted):
+    with pytest.raises(ItemInterruptedError):
         item.result(0)
     with pytest.raises(Stopping, match=r"^shop\.work was not enqueued"):
         lane.task(lambda: None).enqueue()
@@ -738,7 +738,7 @@ def test_stop_without_grace(
     for item in (running, queued):
         assert item.status is Status.INTERRUPTED
         assert item.wait(0)
-        assert isinstance(item.exception(0), ItemInterrupted)
+        assert isinstance(item.exception(0), ItemInterruptedError)
         (line,) = [line for line in lines(caplog, logging.ERROR) if item.id in line]
         assert line.startswith(f"Item {item.id} ({item.task_name}) interrupted, 0.")
         assert "s old" in line
@@ -768,7 +768,7 @@ def test_stop_of_durable(lane: Lane, gate: threading.Event) -> None:
     assert item.status is Status.QUEUED
     assert item.attempt == 0
     assert (lane.entry(item).owner, lane.entry(item).crashes) == (None, 0)
-    with pytest.raises(NotFinished):
+    with pytest.raises(NotFinishedError):
         item.result(0)
 
 
@@ -926,7 +926,7 @@ def test_lets_arguments_of_a_timeout_go(lane: Lane, gate: threading.Event) -> No
     reference = weakref.ref(thing)
     item = (make(wait) if lane.kind == "thread" else make(wait_async)).enqueue(thing)
     del thing
-    assert isinstance(item.exception(BOUND), ItemTimeout)
+    assert isinstance(item.exception(BOUND), ItemTimeoutError)
     assert lane.background.wait_idle(BOUND)
     until(lambda: is_gone(reference), 2.0)
 
@@ -1023,7 +1023,7 @@ def test_coroutine_is_cancelled_at_its_await(site: Site) -> None:
     assert started.wait(BOUND)
     assert item.cancel()
     assert item.wait(BOUND)
-    assert isinstance(item.exception(0), ItemCancelled)
+    assert isinstance(item.exception(0), ItemCancelledError)
     assert seen == ["cleaned up"]
 
 
@@ -1049,7 +1049,7 @@ def test_coroutine_is_cancelled_when_the_time_is_up(site: Site) -> None:
     assert site.background.wait_idle(BOUND)
     assert seen == [CancelReason.SHUTDOWN, "cleaned up"]
     assert item.status is Status.INTERRUPTED
-    assert isinstance(item.exception(0), ItemInterrupted)
+    assert isinstance(item.exception(0), ItemInterruptedError)
 
 
 def test_coroutine_awaits_items(site: Site) -> None:
@@ -1229,7 +1229,7 @@ def test_returned_future_is_cancelled(site: Site) -> None:
     item = site.background.task(lambda: future).enqueue()
     until(lambda: future._done_callbacks)  # type: ignore[attr-defined]
     assert item.cancel()
-    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert isinstance(item.exception(BOUND), ItemCancelledError)
     assert item.status is Status.CANCELLED
     assert future.cancelled()
 
@@ -1259,8 +1259,8 @@ def test_returned_awaitable_is_cancelled(site: Site) -> None:
     item = work.enqueue()
     assert awaited.wait(BOUND)
     assert item.cancel()
-    assert isinstance(item.exception(BOUND), ItemCancelled)
-    assert isinstance(work.using(timeout=0.02).enqueue().exception(BOUND), ItemTimeout)
+    assert isinstance(item.exception(BOUND), ItemCancelledError)
+    assert isinstance(work.using(timeout=0.02).enqueue().exception(BOUND), ItemTimeoutError)
 
 
 def test_cancelled_before_it_returns_an_awaitable(site: Site, gate: threading.Event) -> None:
@@ -1275,7 +1275,7 @@ def test_cancelled_before_it_returns_an_awaitable(site: Site, gate: threading.Ev
     until(lambda: item.status is Status.RUNNING)
     assert item.cancel()
     gate.set()
-    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert isinstance(item.exception(BOUND), ItemCancelledError)
 
 
 @pytest.mark.parametrize("how", ["coroutine", "future"])

@@ -13,7 +13,7 @@ from flask import Flask
 
 from flask_background import Background, Status, signals
 from flask_background.core.events import Events
-from flask_background.errors import ItemInterrupted, QueueFull
+from flask_background.errors import ItemInterruptedError, QueueFull
 
 from ..helpers import BOUND, Site, lines, make_item, receiving, records
 
@@ -63,7 +63,9 @@ def test_finished(
 ) -> None:
     """Each end is one line, as loud as it is bad; a failure comes with its traceback."""
     item = make_item()
-    error = {Status.FAILED: KeyError("lost"), Status.INTERRUPTED: ItemInterrupted("time is up")}.get(status)
+    error = {Status.FAILED: KeyError("lost"), Status.INTERRUPTED: ItemInterruptedError("time is up")}.get(
+        status
+    )
     events.finished(item, (status, None, error), corrects)
     (record,) = records(caplog)
     assert record.getMessage() == f"Item {item.id} (shop.send_mail) {line}"
@@ -135,7 +137,7 @@ def test_stopped(events: Events, app: Flask) -> None:
 
 def test_trouble(events: Events, caplog: pytest.LogCaptureFixture) -> None:
     """Trouble is logged with its traceback."""
-    events.trouble("The watch failed", KeyError("lost"))
+    events.log_error("The watch failed", KeyError("lost"))
     (record,) = records(caplog)
     assert record.getMessage() == "The watch failed"
     assert record.exc_info is not None

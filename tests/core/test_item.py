@@ -14,9 +14,9 @@ from werkzeug.datastructures import FileStorage
 
 from flask_background import Background, Status, WorkItem, current_item
 from flask_background.core.status import Progress
-from flask_background.errors import BackgroundError, NotFinished
+from flask_background.errors import BackgroundError, NotFinishedError
 
-from ..helpers import BOUND, Keeper, make_item, until
+from ..helpers import BOUND, ItemHost, make_item, until
 
 FINAL = {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED}
 ALLOWED = {
@@ -136,7 +136,7 @@ def test_progress(background: Background) -> None:
 
 def test_cancel_asks_the_keeper() -> None:
     """Cancelling is the keeper's business, and so is the token."""
-    keeper = Keeper()
+    keeper = ItemHost()
     item = make_item(keeper=keeper)
     assert item.cancel()
     assert keeper.cancelled == [item]
@@ -169,7 +169,7 @@ def test_not_finished(item: WorkItem[int], timeout: float) -> None:
     """A wait that ends too early says so, and names the item; it leaves nothing behind, however often."""
     until(lambda: item.status is Status.RUNNING)
     assert not item.wait(timeout)
-    with pytest.raises(NotFinished, match=rf"{item.id} \(shop.send_mail\) is running"):
+    with pytest.raises(NotFinishedError, match=rf"{item.id} \(shop.send_mail\) is running"):
         item.result(timeout)
     with pytest.raises(TimeoutError):
         item.exception(timeout)
@@ -313,7 +313,7 @@ def test_await_on_a_loop_that_is_just_going(
 
 def test_in_another_process() -> None:
     """Waiting for another process's item would never end, so it is an error that says where to wait."""
-    keeper = Keeper()
+    keeper = ItemHost()
     keeper.pid += 1
     item = make_item(keeper=keeper)
     with pytest.raises(BackgroundError, match=f"{item.id} belongs to process {keeper.pid}"):

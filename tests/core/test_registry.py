@@ -12,10 +12,10 @@ from flask_background.core.registry import Registry, Unknown
 from flask_background.core.retry import ONCE
 from flask_background.core.schedule import Every
 from flask_background.core.status import Status
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.row import ItemRow
 from flask_background.errors import ConfigurationError
 
-ENTRY = Entry(
+ENTRY = ItemRow(
     id="0" * 24,
     task="mail",
     executor="thread",

@@ -24,7 +24,7 @@ from werkzeug.exceptions import SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flask_background import Background, RequestState, WorkItem, current_item
-from flask_background.errors import StateRefused
+from flask_background.errors import StateError
 
 from ..helpers import BOUND, Site
 
@@ -273,7 +273,7 @@ def test_processor_refused(app: Flask, background: Background, returned: Any, sa
     def who() -> Any:
         return returned
 
-    with app.test_request_context(), pytest.raises(StateRefused) as caught:
+    with app.test_request_context(), pytest.raises(StateError) as caught:
         background.enqueue(lambda: None)
     assert "state processor" in str(caught.value)
     assert "who returned" in str(caught.value)

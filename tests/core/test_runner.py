@@ -11,12 +11,12 @@ import pytest
 from flask import Flask, current_app, g, has_app_context, request, session
 
 from flask_background import Background, CancelReason, Status, WorkItem, current_item
-from flask_background.concurrency.timers import Alarm
-from flask_background.core.runner import Run, perform
+from flask_background.concurrency.timers import Timer
+from flask_background.core.runner import PendingRun, perform
 from flask_background.core.status import Outcome
-from flask_background.errors import ItemCancelled, ItemInterrupted, ItemTimeout
+from flask_background.errors import ItemCancelledError, ItemInterruptedError, ItemTimeoutError
 
-from ..helpers import BOUND, Keeper, make_item
+from ..helpers import BOUND, ItemHost, make_item
 
 
 class Owner:
@@ -26,7 +26,7 @@ class Owner:
         self.app = app
         self.starts = True
         self.alarms: list[float] = []
-        self.cancelled: list[Alarm] = []
+        self.cancelled: list[Timer] = []
         self.outcomes: list[Outcome] = []
         self.troubles: list[BaseException] = []
 
@@ -34,12 +34,12 @@ class Owner:
         """Start it, or not."""
         return self.starts
 
-    def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
+    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
         """An alarm that never rings."""
         self.alarms.append(seconds)
-        return Alarm(seconds, 0, lambda: None)
+        return Timer(seconds, 0, lambda: None)
 
-    def cancel_alarm(self, alarm: Alarm) -> None:
+    def cancel_timer(self, alarm: Timer) -> None:
         """Remember it."""
         self.cancelled.append(alarm)
 
@@ -48,7 +48,7 @@ class Owner:
         assert not has_app_context()
         self.outcomes.append(outcome[-1])
 
-    def trouble(self, what: str, error: BaseException) -> None:
+    def log_error(self, what: str, error: BaseException) -> None:
         """Remember it."""
         self.troubles.append(error)
 
@@ -59,14 +59,14 @@ def owner(app: Flask) -> Owner:
     return Owner(app)
 
 
-def no_adoption(run: Run, awaitable: Awaitable[Any]) -> None:
+def no_adoption(run: PendingRun, awaitable: Awaitable[Any]) -> None:
     """Nothing is left to be awaited."""
     raise AssertionError(awaitable)
 
 
 def outcome_of(owner: Owner, func: Any, reason: CancelReason | None = None, **callee: Any) -> Outcome:
     """How the run of func ends, after its token fired for that reason."""
-    keeper = Keeper()
+    keeper = ItemHost()
     item = make_item(func=func, keeper=keeper, **callee)
     item._source = keeper.source
     if reason is not None:
@@ -102,9 +102,9 @@ def test_time_limit(owner: Owner) -> None:
 @pytest.mark.parametrize(
     ("reason", "status", "kind"),
     [
-        (CancelReason.REQUESTED, Status.CANCELLED, ItemCancelled),
-        (CancelReason.SHUTDOWN, Status.INTERRUPTED, ItemInterrupted),
-        (CancelReason.TIMEOUT, Status.FAILED, ItemTimeout),
+        (CancelReason.REQUESTED, Status.CANCELLED, ItemCancelledError),
+        (CancelReason.SHUTDOWN, Status.INTERRUPTED, ItemInterruptedError),
+        (CancelReason.TIMEOUT, Status.FAILED, ItemTimeoutError),
     ],
 )
 def test_own_cancellation(owner: Owner, reason: CancelReason, status: Status, kind: type[Exception]) -> None:
@@ -121,7 +121,7 @@ def test_own_cancellation(owner: Owner, reason: CancelReason, status: Status, ki
 
 @pytest.mark.parametrize("reason", [None, *CancelReason])
 @pytest.mark.parametrize(
-    "error", [asyncio.CancelledError(), concurrent.futures.CancelledError(), ItemCancelled("another's")]
+    "error", [asyncio.CancelledError(), concurrent.futures.CancelledError(), ItemCancelledError("another's")]
 )
 def test_foreign_cancellation(owner: Owner, error: BaseException, reason: CancelReason | None) -> None:
     """A cancellation that is not the item's own is a failure, also when its token has fired as well."""
@@ -138,7 +138,7 @@ def test_wrapped_cancellation_is_a_failure(owner: Owner) -> None:
     def work() -> None:
         try:
             current_item.token.raise_if_cancelled()
-        except ItemCancelled as error:
+        except ItemCancelledError as error:
             raise ValueError("cleaning up failed") from error
 
     status, _, error = outcome_of(owner, work, CancelReason.REQUESTED)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from flask_background.core.token import CancellationSource, CancelReason
-from flask_background.errors import ItemCancelled
+from flask_background.errors import ItemCancelledError
 
 from ..helpers import BOUND, until
 
@@ -36,7 +36,7 @@ def test_fires(source: CancellationSource, reason: CancelReason) -> None:
     source.fire(reason)
     assert source.token.cancelled
     assert source.token.reason is reason
-    with pytest.raises(ItemCancelled, match=reason.value) as caught:
+    with pytest.raises(ItemCancelledError, match=reason.value) as caught:
         source.token.raise_if_cancelled()
     assert caught.value.token is source.token
     assert reason.value in repr(source.token)

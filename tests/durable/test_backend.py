@@ -26,12 +26,12 @@ from flask_background.durable import runs as runs_of_items
 from flask_background.durable.journal import statements as store
 from flask_background.errors import (
     ConfigurationError,
-    ItemCancelled,
-    ItemFailed,
+    ItemCancelledError,
+    ItemFailedError,
     JournalError,
-    NotData,
-    PayloadTooLarge,
-    ResultLost,
+    PayloadTooLargeError,
+    ResultLostError,
+    SerializationError,
 )
 
 from ..helpers import BOUND, Script, Site, lines, receiving, until
@@ -210,9 +210,9 @@ def test_files_that_cannot_be_opened_just_now(site: Site, monkeypatch: pytest.Mo
 def test_arguments_are_data(site: Site) -> None:
     """What would not come back as it was is refused by name, and nothing is left of the call."""
     task = site.background.task(durable=True)(lambda photo, tags=None: None)
-    with pytest.raises(NotData, match=r"tags\['x'\]"):
+    with pytest.raises(SerializationError, match=r"tags\['x'\]"):
         task.enqueue("a", tags={"x": {1}})
-    with pytest.raises(PayloadTooLarge, match="BACKGROUND_MAX_PAYLOAD"):
+    with pytest.raises(PayloadTooLargeError, match="BACKGROUND_MAX_PAYLOAD"):
         task.enqueue("x" * 1_000_001)
     assert site.background.items() == []
 
@@ -223,7 +223,7 @@ def test_strict(make_site: Callable[..., Site]) -> None:
         site = make_site(**settings)
         task = site.background.task(lambda value: None)
         if is_strict:
-            with pytest.raises(NotData, match="value"):
+            with pytest.raises(SerializationError, match="value"):
                 task.enqueue({1, 2})
         else:
             task.enqueue({1, 2}).result(BOUND)
@@ -236,7 +236,7 @@ def test_result_that_is_no_data(site: Site) -> None:
     assert item.result(BOUND) == {1, 2}
     item_id = item.id
     del item
-    with pytest.raises(ResultLost, match="set"):
+    with pytest.raises(ResultLostError, match="set"):
         elsewhere(site, item_id).result(0)
 
 
@@ -257,7 +257,7 @@ def test_failure_is_known_elsewhere(site: Site) -> None:
     item = fail.enqueue()
     assert isinstance(item.exception(BOUND), KeyError)
     error = elsewhere(site, item.id).exception(0)
-    assert isinstance(error, ItemFailed)
+    assert isinstance(error, ItemFailedError)
     assert "builtins.KeyError: 'nobody'" in str(error)
     assert 'raise KeyError("nobody")' in error.__notes__[0]
 
@@ -339,13 +339,13 @@ def test_cancel(site: Site, gate: threading.Event) -> None:
     running = work.enqueue()
     until(lambda: running.status is Status.RUNNING)
     assert running.cancel()
-    assert isinstance(running.exception(BOUND), ItemCancelled)
+    assert isinstance(running.exception(BOUND), ItemCancelledError)
     assert row(site, running.id)["status"] == "cancelled"
     other = work.enqueue()
     until(lambda: row(site, other.id)["status"] == "running")
     change(site, "update item set cancel = 1 where id = ?", other.id)
     site.app.extensions["background"].durable.call_others()
-    assert isinstance(other.exception(BOUND), ItemCancelled)
+    assert isinstance(other.exception(BOUND), ItemCancelledError)
 
 
 def test_claimed_is_not_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +392,7 @@ def test_arguments_that_no_longer_fit(site: Site, caplog: pytest.LogCaptureFixtu
     change(site, "update item set payload = '[[1,2],{}]', due = 0 where id = ?", item.id)
     site.app.extensions["background"].durable.keeper.ring()
     error = item.exception(BOUND)
-    assert isinstance(error, ItemFailed)
+    assert isinstance(error, ItemFailedError)
     assert "do not fit" in str(error)
     until(lambda: "do not fit" in (row(site, item.id)["reason"] or ""))
     assert [line for line in lines(caplog) if line.startswith(f"Item {item.id} (mail) failed")]

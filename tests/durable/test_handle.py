@@ -14,14 +14,14 @@ from flask_background import Status
 from flask_background.core.registry import Unknown
 from flask_background.core.status import Attempt, Progress
 from flask_background.durable import handle as module
-from flask_background.durable.handle import JournaledItem
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.handle import DurableItem
+from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.uploads import attempt_of
-from flask_background.errors import ItemCancelled, ItemFailed, NotFinished
+from flask_background.errors import ItemCancelledError, ItemFailedError, NotFinishedError
 
-from ..helpers import BOUND, Callee, Keeper, until
+from ..helpers import BOUND, Callee, ItemHost, until
 
-ENTRY = Entry(
+ENTRY = ItemRow(
     id="0" * 24,
     task="mail",
     executor="thread",
@@ -34,12 +34,12 @@ ENTRY = Entry(
 )
 
 
-class Journal(Keeper):
+class Journal(ItemHost):
     """What the journal knows, and how often it was asked."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.entry: Entry | None = ENTRY
+        self.entry: ItemRow | None = ENTRY
         self.looks = 0
         self.reports: list[Progress] = []
 
@@ -48,17 +48,17 @@ class Journal(Keeper):
         assert self.entry is not None
         self.entry = self.entry._replace(**values)
 
-    def look(self, item_id: str) -> Entry | None:
+    def look(self, item_id: str) -> ItemRow | None:
         """What it knows."""
         assert item_id == ENTRY.id
         self.looks += 1
         return self.entry
 
-    def read_attempt(self, entry: Entry) -> Attempt:
+    def read_attempt(self, entry: ItemRow) -> Attempt:
         """The last attempt."""
         return attempt_of(entry)
 
-    def report(self, item: JournaledItem[Any], progress: Progress) -> None:
+    def report(self, item: DurableItem[Any], progress: Progress) -> None:
         """Remember what was reported."""
         self.reports.append(progress)
 
@@ -70,9 +70,9 @@ def journal() -> Journal:
 
 
 @pytest.fixture
-def item(journal: Journal) -> JournaledItem[Any]:
+def item(journal: Journal) -> DurableItem[Any]:
     """The handle of that, in a process that has nothing to do with it."""
-    return JournaledItem.of(ENTRY, Unknown("mail", "thread"), None, journal)
+    return DurableItem.of(ENTRY, Unknown("mail", "thread"), None, journal)
 
 
 def end(journal: Journal, status: Status = Status.SUCCEEDED, **values: Any) -> None:
@@ -82,7 +82,7 @@ def end(journal: Journal, status: Status = Status.SUCCEEDED, **values: Any) -> N
 
 def test_new_item_is_here(journal: Journal) -> None:
     """A new item is its process's: nobody looks into the journal for it."""
-    item = JournaledItem[Any](Callee(), (1,), {}, None, journal)
+    item = DurableItem[Any](Callee(), (1,), {}, None, journal)
     assert (item.status, item.attempt, item.progress) == (Status.QUEUED, 0, None)
     assert (item.started_at, item.finished_at) == (None, None)
     assert not item.wait(0)
@@ -94,7 +94,7 @@ def test_ids_grow_with_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -
     ids = []
     for number in range(200):
         monkeypatch.setattr("flask_background.core.item.time", lambda number=number: 1.7e9 + number // 2)
-        ids.append(JournaledItem[Any](Callee(), (), {}, None, journal).id)
+        ids.append(DurableItem[Any](Callee(), (), {}, None, journal).id)
     assert len(set(ids)) == 200
     for item_id in ids:
         assert len(item_id) == 24
@@ -102,14 +102,14 @@ def test_ids_grow_with_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -
     assert [item_id[:8] for item_id in ids] == sorted(item_id[:8] for item_id in ids)
 
 
-def test_of_an_entry(item: JournaledItem[Any]) -> None:
+def test_of_an_entry(item: DurableItem[Any]) -> None:
     """The handle has the entry's id and times, and a name also where the task is unknown."""
     assert (item.id, item.task_name, item.here) == (ENTRY.id, "mail", False)
     assert item.enqueued_at == datetime.fromtimestamp(4.0, UTC)
     assert repr(item) == f"<WorkItem {ENTRY.id} mail queued>"
 
 
-def test_every_question_is_asked_anew(journal: Journal, item: JournaledItem[Any]) -> None:
+def test_every_question_is_asked_anew(journal: Journal, item: DurableItem[Any]) -> None:
     """While the item is elsewhere, what its handle says is what the journal says by then."""
     assert item.status is Status.QUEUED
     journal.change(status=Status.RUNNING, attempt=1, started=6.0, progress='[1,2,"half"]')
@@ -124,7 +124,7 @@ def test_every_question_is_asked_anew(journal: Journal, item: JournaledItem[Any]
     assert (item.status, item.attempt, item.result(0)) == (Status.SUCCEEDED, 2, 42)
 
 
-def test_ended_is_not_asked_again(journal: Journal, item: JournaledItem[Any]) -> None:
+def test_ended_is_not_asked_again(journal: Journal, item: DurableItem[Any]) -> None:
     """An end is for good: it is read once, and stays when the journal has let the item go."""
     end(journal, result="42")
     assert item.wait(0)
@@ -133,31 +133,31 @@ def test_ended_is_not_asked_again(journal: Journal, item: JournaledItem[Any]) ->
     assert journal.looks == looks
 
 
-def test_let_go_before_anybody_asked(journal: Journal, item: JournaledItem[Any]) -> None:
+def test_let_go_before_anybody_asked(journal: Journal, item: DurableItem[Any]) -> None:
     """Of an item that the journal does not know any more, the handle says what it knew last, and waits."""
     journal.entry = None
     assert item.status is Status.QUEUED
     assert not item.wait(0)
-    with pytest.raises(NotFinished, match=ENTRY.id):
+    with pytest.raises(NotFinishedError, match=ENTRY.id):
         item.result(0)
 
 
 @pytest.mark.parametrize(
     ("status", "values", "kind", "text"),
     [
-        (Status.FAILED, {"reason": "nobody has it"}, ItemFailed, "was parked: nobody has it"),
+        (Status.FAILED, {"reason": "nobody has it"}, ItemFailedError, "was parked: nobody has it"),
         (
             Status.FAILED,
             {"error": '{"type": "a.B", "message": "c", "trace": "d"}'},
-            ItemFailed,
+            ItemFailedError,
             "failed with a.B: c",
         ),
-        (Status.CANCELLED, {}, ItemCancelled, "was cancelled"),
+        (Status.CANCELLED, {}, ItemCancelledError, "was cancelled"),
     ],
 )
 def test_errors(
     journal: Journal,
-    item: JournaledItem[Any],
+    item: DurableItem[Any],
     status: Status,
     values: dict[str, str],
     kind: type[Exception],
@@ -171,7 +171,7 @@ def test_errors(
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1.0, 0.06])
-def test_wait_has_an_end(item: JournaledItem[Any], timeout: float) -> None:
+def test_wait_has_an_end(item: DurableItem[Any], timeout: float) -> None:
     """A wait for an item elsewhere ends when its time is up."""
     began = time.monotonic()
     assert not item.wait(timeout)
@@ -179,7 +179,7 @@ def test_wait_has_an_end(item: JournaledItem[Any], timeout: float) -> None:
 
 
 @pytest.mark.parametrize("timeout", [None, BOUND])
-def test_end_elsewhere_wakes(journal: Journal, item: JournaledItem[Any], timeout: float | None) -> None:
+def test_end_elsewhere_wakes(journal: Journal, item: DurableItem[Any], timeout: float | None) -> None:
     """A wait ends when the item does, in whichever process that is."""
     timer = threading.Timer(0.05, end, [journal])
     timer.start()
@@ -188,7 +188,7 @@ def test_end_elsewhere_wakes(journal: Journal, item: JournaledItem[Any], timeout
     assert item.status is Status.SUCCEEDED
 
 
-def test_awaited(journal: Journal, item: JournaledItem[Any]) -> None:
+def test_awaited(journal: Journal, item: DurableItem[Any]) -> None:
     """A coroutine can await an item that is elsewhere; the loop goes on meanwhile."""
 
     async def wait() -> Any:
@@ -198,21 +198,21 @@ def test_awaited(journal: Journal, item: JournaledItem[Any]) -> None:
     assert asyncio.run(wait()) == 42
 
 
-def test_awaited_fails(journal: Journal, item: JournaledItem[Any]) -> None:
+def test_awaited_fails(journal: Journal, item: DurableItem[Any]) -> None:
     """What it failed with is raised where it is awaited."""
     end(journal, Status.FAILED, reason="why")
 
     async def wait() -> None:
         await item
 
-    with pytest.raises(ItemFailed, match="why"):
+    with pytest.raises(ItemFailedError, match="why"):
         asyncio.run(wait())
 
 
 def test_leaves_while_somebody_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for an item here goes on to wait for it when it has left, and learns of its end."""
     monkeypatch.setattr(module, "_STAY", 3 * BOUND)
-    item = JournaledItem[Any](Callee(), (), {}, None, journal)
+    item = DurableItem[Any](Callee(), (), {}, None, journal)
     item.id = ENTRY.id
     ends: list[bool] = []
     waiter = threading.Thread(target=lambda: ends.append(item.wait(3 * BOUND)))
@@ -227,7 +227,7 @@ def test_leaves_while_somebody_waits(journal: Journal, monkeypatch: pytest.Monke
 
 
 def test_comes_back_while_somebody_waits(
-    journal: Journal, item: JournaledItem[Any], monkeypatch: pytest.MonkeyPatch
+    journal: Journal, item: DurableItem[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits for an item elsewhere also learns of its end when this process has claimed it meanwhile."""
     monkeypatch.setattr(module, "_STAY", 0.01)
@@ -238,13 +238,13 @@ def test_comes_back_while_somebody_waits(
     item.here = True
     until(lambda: item._gates)
     assert ends == []
-    item.status, item._told = Status.SUCCEEDED, True
+    item.status, item._announced = Status.SUCCEEDED, True
     item._wake()
     waiter.join(BOUND)
     assert ends == [True]
 
 
-def test_interrupted_here_is_no_end(journal: Journal, item: JournaledItem[Any]) -> None:
+def test_interrupted_here_is_no_end(journal: Journal, item: DurableItem[Any]) -> None:
     """An item that its process could not finish has not ended: another one will run it."""
     item.here, item.status = True, Status.INTERRUPTED
     item.leave()
@@ -255,7 +255,7 @@ def test_interrupted_here_is_no_end(journal: Journal, item: JournaledItem[Any]) 
 
 def test_report(journal: Journal) -> None:
     """The keeper hears of the progress of a run that is here, and of nobody else's."""
-    item = JournaledItem[Any](Callee(), (), {}, None, journal)
+    item = DurableItem[Any](Callee(), (), {}, None, journal)
     item.id = ENTRY.id
     item.report_progress(1)
     item._attempt = Attempt(1.0)
@@ -266,7 +266,7 @@ def test_report(journal: Journal) -> None:
     assert journal.reports == [(1, 2, "half")]
 
 
-def test_cancel(journal: Journal, item: JournaledItem[Any]) -> None:
+def test_cancel(journal: Journal, item: DurableItem[Any]) -> None:
     """To cancel is the keeper's part, wherever the item is."""
     assert item.cancel()
     assert journal.cancelled == [item]

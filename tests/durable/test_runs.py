@@ -12,8 +12,8 @@ import pytest
 from flask_background import Status, current_item, signals
 from flask_background.durable.backend import DurableBackend
 from flask_background.durable.journal import statements as store
-from flask_background.durable.runs import DurableRuns
-from flask_background.errors import ItemFailed
+from flask_background.durable.runs import Runs
+from flask_background.errors import ItemFailedError
 
 from ..helpers import BOUND, Site, until
 
@@ -41,7 +41,7 @@ def test_end_that_cannot_be_worked_out(site: Site) -> None:
         raise OSError("the first error")
 
     item = work.enqueue()
-    with pytest.raises((ZeroDivisionError, ItemFailed, OSError)):
+    with pytest.raises((ZeroDivisionError, ItemFailedError, OSError)):
         item.result(BOUND)
     assert item.status is Status.FAILED
     assert site.background.task(durable=True, name="next")(lambda: 42).enqueue().result(BOUND) == 42
@@ -53,9 +53,9 @@ def test_end_that_cannot_be_told(site: Site, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: Any) -> Any:
         raise RuntimeError("it cannot be written down")
 
-    monkeypatch.setattr(DurableRuns, "_last_step", broken)
+    monkeypatch.setattr(Runs, "_last_step", broken)
     item = site.background.task(durable=True, name="work")(lambda: 42).enqueue()
-    with pytest.raises((RuntimeError, ItemFailed), match="it cannot be written down"):
+    with pytest.raises((RuntimeError, ItemFailedError), match="it cannot be written down"):
         item.result(BOUND)
     assert site.background.wait_idle(BOUND)
 
@@ -79,12 +79,12 @@ def test_look_and_arrival(site: Site, gate: threading.Event, monkeypatch: pytest
         entry = look(self, item_id)
         if entry is not None and entry.owner is None and not entry.status.is_final:
             read.set()
-            until(lambda: item.here or item._told)  # it is claimed for the second attempt
+            until(lambda: item.here or item._announced)  # it is claimed for the second attempt
         return entry
 
     monkeypatch.setattr(DurableBackend, "look", slow)
     item: Any = work.enqueue()
-    until(lambda: not item.here or item._told)
+    until(lambda: not item.here or item._announced)
     assert item.status is not None
     assert item.result(BOUND) == 42
     assert (item.attempt, item.status) == (2, Status.SUCCEEDED)

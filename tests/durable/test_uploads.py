@@ -20,22 +20,22 @@ from werkzeug.datastructures import FileStorage, Headers
 
 from flask_background.core.status import Progress, Status
 from flask_background.durable import uploads as module
-from flask_background.durable.journal.row import Entry
-from flask_background.durable.uploads import Packing, attempt_of, entry_of, state_of
+from flask_background.durable.journal.row import ItemRow
+from flask_background.durable.uploads import UploadFolder, attempt_of, entry_of, state_of
 from flask_background.errors import (
-    ItemCancelled,
-    ItemFailed,
+    ItemCancelledError,
+    ItemFailedError,
     JournalError,
-    NotData,
-    PayloadTooLarge,
-    ResultLost,
+    PayloadTooLargeError,
+    ResultLostError,
+    SerializationError,
 )
 from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
 
 from ..helpers import Site
 
 ID = "0" * 24
-ENTRY = Entry(
+ENTRY = ItemRow(
     id=ID,
     task="mail",
     executor="thread",
@@ -58,12 +58,12 @@ def upload(content: bytes = b"picture", **options: Any) -> FileStorage:
 
 
 @pytest.fixture(params=[True, False], ids=["synced", "unsynced"])
-def packing(request: pytest.FixtureRequest, tmp_path: Path) -> Packing:
+def packing(request: pytest.FixtureRequest, tmp_path: Path) -> UploadFolder:
     """Packs into a folder that is not there yet."""
-    return Packing(tmp_path / "uploads", 1_000, sync=request.param)
+    return UploadFolder(tmp_path / "uploads", 1_000, sync=request.param)
 
 
-def pack(packing: Packing, *args: Any, **kwargs: Any) -> Entry:
+def pack(packing: UploadFolder, *args: Any, **kwargs: Any) -> ItemRow:
     """The entry of a call."""
     payload, uploads = packing.pack(ID, send, args, kwargs)
     return ENTRY._replace(payload=payload, uploads=uploads)
@@ -72,7 +72,7 @@ def pack(packing: Packing, *args: Any, **kwargs: Any) -> Entry:
 # Arguments and uploads.
 
 
-def test_arguments(packing: Packing, tmp_path: Path) -> None:
+def test_arguments(packing: UploadFolder, tmp_path: Path) -> None:
     """Arguments come back, and without uploads nothing is written."""
     entry = pack(packing, [1, (2,)], more={"k": b"bytes"})
     assert not entry.uploads
@@ -80,7 +80,7 @@ def test_arguments(packing: Packing, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_upload(packing: Packing, tmp_path: Path) -> None:
+def test_upload(packing: UploadFolder, tmp_path: Path) -> None:
     """An upload is a file of its item, and comes back with its names and headers, each time anew."""
     given = upload(b"x" * 3_000_000, content_type="image/png; q=1", headers=Headers({"X-Odd": "ä, b"}))
     entry = pack(packing, more=[given, given])
@@ -99,7 +99,7 @@ def test_upload(packing: Packing, tmp_path: Path) -> None:
             each.close()
 
 
-def test_names_lead_nowhere(packing: Packing, tmp_path: Path) -> None:
+def test_names_lead_nowhere(packing: UploadFolder, tmp_path: Path) -> None:
     """What a visitor calls a file is kept, and has no part in where it lies."""
     entry = pack(packing, upload(filename="../../evil", name="/etc/passwd"), more=upload(filename=None))
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
@@ -111,7 +111,7 @@ def test_names_lead_nowhere(packing: Packing, tmp_path: Path) -> None:
         each.close()
 
 
-def test_uploads_are_private(packing: Packing, tmp_path: Path) -> None:
+def test_uploads_are_private(packing: UploadFolder, tmp_path: Path) -> None:
     """Nobody else can read them, whatever the umask."""
     before = os.umask(0)
     try:
@@ -122,25 +122,25 @@ def test_uploads_are_private(packing: Packing, tmp_path: Path) -> None:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077
 
 
-def test_refused_leaves_nothing(packing: Packing, tmp_path: Path) -> None:
+def test_refused_leaves_nothing(packing: UploadFolder, tmp_path: Path) -> None:
     """What is no data is refused before a file is written, and the upload is untouched."""
     given = upload()
-    with pytest.raises(NotData, match=r"\bmore\b"):
+    with pytest.raises(SerializationError, match=r"\bmore\b"):
         packing.pack(ID, send, (given,), {"more": {1}})
     assert given.read() == b"picture"
     assert os.listdir(tmp_path) == []
 
 
-def test_too_large(packing: Packing) -> None:
+def test_too_large(packing: UploadFolder) -> None:
     """The text has a limit; what an upload holds does not count."""
-    with pytest.raises(PayloadTooLarge, match="1000"):
+    with pytest.raises(PayloadTooLargeError, match="1000"):
         packing.pack(ID, send, ("x" * 1_000,), {})
     assert pack(packing, upload(b"x" * 10_000)).uploads
 
 
 @pytest.mark.parametrize("fails", ["copy", "folder"])
 def test_upload_that_cannot_be_written(
-    packing: Packing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+    packing: UploadFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     """A full disk is a JournalError, and nothing is left of the item."""
     if fails == "folder":
@@ -157,7 +157,7 @@ def test_upload_that_cannot_be_written(
 
 
 def test_synced_before_it_is_accepted(
-    packing: Packing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    packing: UploadFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a power cut is to be survived, the file and each folder above it are on disk; else none is."""
     synced: list[str] = []
@@ -174,7 +174,7 @@ def test_synced_before_it_is_accepted(
     assert synced == (list(map(str, expected)) if packing._sync else [])
 
 
-def test_forget_and_orphans(packing: Packing, tmp_path: Path) -> None:
+def test_forget_and_orphans(packing: UploadFolder, tmp_path: Path) -> None:
     """Files are removed with their item, found by their age, and nothing is raised where there are none."""
     assert packing.orphans(time.time() + 60) == []
     packing.forget(ID)
@@ -186,7 +186,7 @@ def test_forget_and_orphans(packing: Packing, tmp_path: Path) -> None:
     assert packing.orphans(time.time() + 60) == []
 
 
-def test_upload_that_is_gone(packing: Packing) -> None:
+def test_upload_that_is_gone(packing: UploadFolder) -> None:
     """Arguments whose files somebody has removed cannot be made."""
     entry = pack(packing, upload())
     packing.forget(ID)
@@ -194,7 +194,7 @@ def test_upload_that_is_gone(packing: Packing) -> None:
         packing.unpack(entry)
 
 
-def test_nothing_stays_open(packing: Packing, tmp_path: Path) -> None:
+def test_nothing_stays_open(packing: UploadFolder, tmp_path: Path) -> None:
     """When the second upload is gone, the first one does not stay open."""
     entry = pack(packing, upload(), more=upload())
     (tmp_path / "uploads" / ID / "1").unlink()
@@ -208,7 +208,7 @@ def test_nothing_stays_open(packing: Packing, tmp_path: Path) -> None:
     "payload",
     ["", "{", "null", "7", "[]", "[[]]", "[[],{},[]]", '[[],[["a"]]]', '["ab",7]', "[7,{}]", "[[],null]"],
 )
-def test_malformed_payload(packing: Packing, payload: str) -> None:
+def test_malformed_payload(packing: UploadFolder, payload: str) -> None:
     """A payload that is no call raises, or gives what does not fit any function."""
     try:
         args, kwargs, _ = packing.unpack(ENTRY._replace(payload=payload))
@@ -219,7 +219,7 @@ def test_malformed_payload(packing: Packing, payload: str) -> None:
         (lambda *args, **kwargs: None)(*args, **kwargs)
 
 
-def test_reference_cannot_leave_the_folder(packing: Packing, tmp_path: Path) -> None:
+def test_reference_cannot_leave_the_folder(packing: UploadFolder, tmp_path: Path) -> None:
     """A reference to an upload that was changed in the journal opens no other file."""
     (tmp_path / "secret").write_text("secret")
     entry = pack(packing, upload())
@@ -251,9 +251,9 @@ def test_entry_of(site: Site) -> None:
 def _item(task: Any) -> Any:
     from flask_background import WorkItem
 
-    from ..helpers import Keeper
+    from ..helpers import ItemHost
 
-    return WorkItem(task, (), {}, None, Keeper())
+    return WorkItem(task, (), {}, None, ItemHost())
 
 
 def test_state_of() -> None:
@@ -267,7 +267,7 @@ def test_state_of() -> None:
 # Results, errors and progress.
 
 
-def ended(status: Status, **values: Any) -> Entry:
+def ended(status: Status, **values: Any) -> ItemRow:
     """An entry of an item that has ended."""
     return ENTRY._replace(status=status, started=6.0, finished=7.0, attempt=2, **values)
 
@@ -288,7 +288,7 @@ def test_result(value: Any) -> None:
 def test_lost_result(value: Any, why: str) -> None:
     """What is no data, or too large, is not kept; who asks for it learns why."""
     attempt = attempt_of(ended(Status.SUCCEEDED, result=result_as_data(value, 1_000)))
-    assert isinstance(attempt.error, ResultLost)
+    assert isinstance(attempt.error, ResultLostError)
     assert why in str(attempt.error)
     assert attempt.value is None
 
@@ -307,7 +307,7 @@ def test_error() -> None:
     except LookupError as error:
         text = error_as_data(error)
     failed = attempt_of(ended(Status.FAILED, error=text)).error
-    assert isinstance(failed, ItemFailed)
+    assert isinstance(failed, ItemFailedError)
     assert str(failed) == f'item {ID} (mail) failed with builtins.LookupError: no "such"\n thing \ud800'
     assert "in test_error" in failed.__notes__[0]
     assert text.isascii()
@@ -327,9 +327,9 @@ def test_error_that_cannot_be_shown() -> None:
 def test_parked_and_cancelled() -> None:
     """Who was parked says why; who was cancelled says that."""
     parked = attempt_of(ended(Status.FAILED, reason="its process died")).error
-    assert isinstance(parked, ItemFailed)
+    assert isinstance(parked, ItemFailedError)
     assert str(parked) == f"item {ID} (mail) was parked: its process died"
-    assert isinstance(attempt_of(ended(Status.CANCELLED)).error, ItemCancelled)
+    assert isinstance(attempt_of(ended(Status.CANCELLED)).error, ItemCancelledError)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_attempt_of_a_new_one() -> None:
     assert (attempt.progress, attempt.value, attempt.error) == (None, None, None)
 
 
-def test_copy_is_bounded(packing: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_is_bounded(packing: UploadFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large upload is copied piece by piece, not held in memory."""
     sizes: list[int] = []
     given = upload(b"x" * (3 * module._CHUNK))

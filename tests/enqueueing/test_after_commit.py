@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Status, Task, WorkItem, current_item
-from flask_background.errors import ConfigurationError, ItemCancelled, JournalError, Stopping
+from flask_background.errors import ConfigurationError, ItemCancelledError, JournalError, Stopping
 
 from ..helpers import BOUND, Site, lines, until
 
@@ -98,7 +98,7 @@ def expect_dropped(item: WorkItem[Any]) -> None:
     """It never ran, and says why."""
     assert item.status is Status.CANCELLED
     assert item.started_at is None
-    with pytest.raises(ItemCancelled, match="was dropped: its transaction was not committed"):
+    with pytest.raises(ItemCancelledError, match="was dropped: its transaction was not committed"):
         item.result(0)
 
 
@@ -265,7 +265,7 @@ def test_key(shop: Shop, context: ExitStack, gate: threading.Event) -> None:
     assert first.result(BOUND)
     if shop.count.durable:  # the journal decides, at the commit
         assert second is not first
-        with pytest.raises(ItemCancelled, match=f"item {first.id}, which has the same key"):
+        with pytest.raises(ItemCancelledError, match=f"item {first.id}, which has the same key"):
             second.result(BOUND)
     else:
         assert second is first
@@ -347,7 +347,7 @@ def test_journal_fails(shop: Shop, context: ExitStack, monkeypatch: pytest.Monke
         with pytest.raises(JournalError, match="the disk is full"):
             shop.session.commit()
     for item in items:
-        with pytest.raises(ItemCancelled, match="could not be entered: the disk is full"):
+        with pytest.raises(ItemCancelledError, match="could not be entered: the disk is full"):
             item.result(0)
     after = shop.count.enqueue()
     shop.session.commit()

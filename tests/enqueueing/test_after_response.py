@@ -15,7 +15,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
 
 from flask_background import Background, Status, Task, WorkItem, signals
-from flask_background.errors import ItemCancelled, QueueFull, Stopping
+from flask_background.errors import ItemCancelledError, QueueFull, Stopping
 
 from ..helpers import BOUND, Site, lines, receiving
 
@@ -242,7 +242,7 @@ def failing(app: Flask, enqueue: Enqueue, error: BaseException) -> None:
 def expect_dropped(item: WorkItem[int], error: str, caplog: pytest.LogCaptureFixture) -> None:
     """The item was dropped, which its handle and the log say."""
     assert item.status is Status.CANCELLED
-    with pytest.raises(ItemCancelled, match=f"was dropped: its view ended with {error}"):
+    with pytest.raises(ItemCancelledError, match=f"was dropped: its view ended with {error}"):
         item.result(0)
     assert item.started_at is None
     assert lines(caplog, logging.WARNING) == [

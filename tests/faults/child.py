@@ -25,7 +25,7 @@ from .record import Record
 Options = dict[str, Any]
 
 
-class Refused(Exception):
+class EnqueueError(Exception):
     """The journal has said that it can't take the item, and that it did not."""
 
 
@@ -44,7 +44,7 @@ class Subject(Protocol):
     ) -> None: ...
 
     def enqueue(self, item: str) -> list[str]:
-        """Take an item on; returns the facts that are promised. Raises Refused."""
+        """Take an item on; returns the facts that are promised. Raises EnqueueError."""
         ...
 
     def work(self, stop: threading.Event, idle: bool) -> None:
@@ -77,7 +77,7 @@ def cycle(
         begun = time.monotonic()
         try:
             facts = subject.enqueue(item)
-        except Refused:
+        except EnqueueError:
             record.mark("nack", item)
         else:
             for fact in facts:
@@ -114,7 +114,7 @@ def storm(subject: Subject, record: Record, *, every: float = 0.01) -> None:
             item = f"{record.who}-{index}"
             try:
                 subject.enqueue(item)
-            except Refused:
+            except EnqueueError:
                 record.mark("nack", item)
             else:
                 record.mark("ack", item)

@@ -18,7 +18,7 @@ from flask_background.durable.journal import database
 from flask_background.durable.journal.writer import Writer
 from flask_background.errors import JournalError
 
-from .child import Refused
+from .child import EnqueueError
 from .toys import rows
 
 _ENDED = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
@@ -74,7 +74,7 @@ class Journal:
             try:
                 self._task.enqueue(item, upload)
             except JournalError as error:
-                raise Refused(str(error)) from error
+                raise EnqueueError(str(error)) from error
         return [item, f"{item}:upload"] if self._uploads else [item]
 
     def work(self, stop: threading.Event, idle: bool) -> None:

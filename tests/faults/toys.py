@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .child import Broken, Refused
+from .child import Broken, EnqueueError
 
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS item (
@@ -47,7 +47,7 @@ def _sync(folder: Path) -> None:
     os.close(number)
 
 
-class Owner:
+class ProcessLock:
     """A process that lives as long as it holds the lock on a file of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -96,7 +96,7 @@ class Plain:
             _sync(folder.parent)
         self._turn = (folder / "turn").open("a")
         self._lock = threading.Lock()
-        self._owner = Owner(folder / "owners")
+        self._owner = ProcessLock(folder / "owners")
         with self._alone():
             self._connection = sqlite3.connect(
                 folder / "journal.sqlite3", isolation_level=None, check_same_thread=False
@@ -112,7 +112,7 @@ class Plain:
             with self._alone():
                 self._connection.execute("INSERT INTO item (id, filler) VALUES (?, ?)", (item, "x" * 500))
         except sqlite3.OperationalError as error:
-            raise Refused(str(error)) from error
+            raise EnqueueError(str(error)) from error
         return [item]
 
     def work(self, stop: threading.Event, idle: bool) -> None:
@@ -210,5 +210,5 @@ class Swallowing(Plain):
         """Ignore what goes wrong."""
         try:
             return super().enqueue(item)
-        except Refused:
+        except EnqueueError:
             return [item]

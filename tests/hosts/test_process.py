@@ -14,7 +14,7 @@ import pytest
 from flask_background import CancelReason, Status
 from flask_background.concurrency import native
 from flask_background.durable import intake as entrance
-from flask_background.errors import ItemInterrupted
+from flask_background.errors import ItemInterruptedError
 from flask_background.hosts import base, process
 from flask_background.hosts.base import Host
 from flask_background.local import admission as border
@@ -235,7 +235,7 @@ def test_other_threads_enqueue_at_the_end(script: Start) -> None:
         """,
     )
     assert program.ends() == 0, program.said
-    accepted, refused = program.said.count("accepted"), program.said.count("refused Refused")
+    accepted, refused = program.said.count("accepted"), program.said.count("refused EnqueueError")
     assert accepted + refused == 2, program.said
     assert program.said.count("late done") == accepted, program.said
     assert refused >= 1
@@ -260,7 +260,7 @@ def test_first_item_when_all_is_over(script: Start) -> None:
         """,
     )
     assert program.ends() == 0, program.said
-    assert "refused Refused" in program.said or "late done" in program.said, program.said
+    assert "refused EnqueueError" in program.said or "late done" in program.said, program.said
 
 
 def test_two_apps(script: Start) -> None:
@@ -773,7 +773,7 @@ def test_drain_ends_with_the_grace_period(
     began = time.monotonic()
     host.drain()
     assert 0.2 <= time.monotonic() - began < 2.0
-    assert isinstance(item.exception(0), ItemInterrupted)
+    assert isinstance(item.exception(0), ItemInterruptedError)
     gate.set()
     assert site.background.wait_idle(BOUND)
 

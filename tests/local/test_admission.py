@@ -12,7 +12,7 @@ from flask import g, has_request_context
 
 from flask_background import Background, Status, WorkItem, current_item
 from flask_background.core.backend import Stats
-from flask_background.errors import ConfigurationError, QueueFull, Refused, Stopping
+from flask_background.errors import ConfigurationError, EnqueueError, QueueFull, Stopping
 
 from ..helpers import BOUND, Site, fill
 
@@ -110,7 +110,7 @@ def test_full_blocks_until_the_stop(make_site: Make, gate: threading.Event) -> N
     def enqueue() -> None:
         try:
             site.background.enqueue(print)
-        except Refused as error:
+        except EnqueueError as error:
             raised.append(error)
 
     thread = threading.Thread(target=enqueue)
@@ -208,7 +208,7 @@ def test_full_in_a_coroutine(make_site: Make, overflow: str) -> None:
         for _ in range(5):
             try:
                 items.append(background.enqueue(inner))
-            except Refused:
+            except EnqueueError:
                 pass
         return [await item for item in items]
 

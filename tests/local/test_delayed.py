@@ -11,7 +11,7 @@ import pytest
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Background, Status, current_item, signals
-from flask_background.errors import ConfigurationError, ItemInterrupted, Stopping
+from flask_background.errors import ConfigurationError, ItemInterruptedError, Stopping
 
 from ..helpers import BOUND, Site, lines, receiving, until
 
@@ -119,7 +119,7 @@ def test_stop_names_those_that_wait(site: Site, caplog: pytest.LogCaptureFixture
     assert time.monotonic() - began < 5
     for item, words in ((failed, "its attempt 2"), (delayed, "its time")):
         error = item.exception(0)
-        assert isinstance(error, ItemInterrupted)
+        assert isinstance(error, ItemInterruptedError)
         assert words in str(error)
         assert [line for line in lines(caplog) if item.id in line and "interrupted" in line]
     with pytest.raises(Stopping):

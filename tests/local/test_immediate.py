@@ -17,7 +17,7 @@ import pytest
 from flask import Flask, current_app, g
 
 from flask_background import Background, Status, current_item, signals
-from flask_background.errors import ConfigurationError, NotData, ResultLost
+from flask_background.errors import ConfigurationError, ResultLostError, SerializationError
 
 from ..helpers import Site, lines, receiving
 
@@ -117,7 +117,7 @@ def test_arguments_make_the_way(make_site: Callable[..., Site]) -> None:
     assert seen == [[*given, "mine"], [*given, "mine"]]
     assert seen[0] is not given
     assert len(given) == 3
-    with pytest.raises(NotData, match="values"):
+    with pytest.raises(SerializationError, match="values"):
         task.enqueue({1, 2})
 
 
@@ -128,9 +128,9 @@ def test_stands_for_durable(site: Site, tmp_path: Path) -> None:
     item = task.enqueue(0)
     assert item.result(0) == [0]
     assert site.background.get(item.id) is item
-    with pytest.raises(ResultLost):
+    with pytest.raises(ResultLostError):
         task.enqueue(1).result(0)
-    with pytest.raises(NotData):
+    with pytest.raises(SerializationError):
         task.enqueue(object())
     assert site.background.items() == [item, site.background.items()[1]]
     assert not (tmp_path / "journal").exists()

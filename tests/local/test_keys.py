@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from flask_background import WorkItem
 from flask_background.local.keys import Keys
 
-from ..helpers import BOUND, Keeper
+from ..helpers import BOUND, ItemHost
 
 
 class Keyed(NamedTuple):
@@ -20,7 +20,7 @@ class Keyed(NamedTuple):
 
 def make(key: str | None, name: str = "shop.send_mail") -> WorkItem[Any]:
     """An item that nobody runs."""
-    return WorkItem(Keyed(key, name), (), {}, None, Keeper())  # type: ignore[arg-type]
+    return WorkItem(Keyed(key, name), (), {}, None, ItemHost())  # type: ignore[arg-type]
 
 
 def test_first_has_it() -> None:

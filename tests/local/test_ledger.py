@@ -16,7 +16,7 @@ import pytest
 from flask_background import Status, WorkItem
 from flask_background.core.backend import Phase, Stats
 from flask_background.core.status import Attempt, Outcome
-from flask_background.errors import ItemInterrupted
+from flask_background.errors import ItemInterruptedError
 from flask_background.executors.base import Executor
 from flask_background.local import ledger as module
 from flask_background.local.ledger import Ledger
@@ -35,7 +35,7 @@ class Nowhere(Executor):
 SUCCEEDED: Outcome = (Status.SUCCEEDED, 42, None)
 FAILED: Outcome = (Status.FAILED, None, KeyError("lost"))
 CANCELLED: Outcome = (Status.CANCELLED, None, KeyError("cancelled"))
-INTERRUPTED: Outcome = (Status.INTERRUPTED, None, ItemInterrupted("interrupted"))
+INTERRUPTED: Outcome = (Status.INTERRUPTED, None, ItemInterruptedError("interrupted"))
 
 
 class Books:
@@ -64,7 +64,7 @@ class Books:
 
     def record(self, item: WorkItem[Any], text: str = "time is up") -> bool:
         """Put it on record."""
-        return self.ledger.record(item, ItemInterrupted(text))
+        return self.ledger.record(item, ItemInterruptedError(text))
 
     def remove(self, item: WorkItem[Any]) -> None:
         """Take it out, from wherever it is."""
@@ -360,7 +360,7 @@ def test_recorded_while_it_ends(books: Books) -> None:
         """Lets the item end between the look at its status and the writing of the record."""
 
         def __setattr__(self, name: str, value: Any) -> None:
-            if name == "error" and isinstance(value, ItemInterrupted) and not settler.ident:
+            if name == "error" and isinstance(value, ItemInterruptedError) and not settler.ident:
                 settler.start()
                 settler.join(0.2)
             super().__setattr__(name, value)

@@ -14,7 +14,7 @@ import pytest
 from flask_background import Background, CancelReason, Status, WorkItem, current_item
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
-from flask_background.errors import ItemInterrupted, Stopping
+from flask_background.errors import ItemInterruptedError, Stopping
 
 from ..helpers import BOUND, Site, lines, until
 
@@ -137,7 +137,7 @@ def test_record(site: Site, gate: threading.Event, caplog: pytest.LogCaptureFixt
     for item in (first, second):
         assert item.status is Status.INTERRUPTED
         assert item.wait(0)
-        assert isinstance(item.exception(0), ItemInterrupted)
+        assert isinstance(item.exception(0), ItemInterruptedError)
         (line,) = [line for line in lines(caplog, logging.ERROR) if item.id in line]
         assert "interrupted" in line
         assert "s old" in line

@@ -23,12 +23,12 @@ from werkzeug.wrappers import Response
 
 from flask_background import Background, Status, WorkItem, current_item
 from flask_background.errors import (
-    ArgumentRefused,
+    ArgumentError,
     BackgroundError,
     ConfigurationError,
     QueueFull,
     Stopping,
-    UploadMoved,
+    UploadMovedError,
 )
 
 from ..helpers import BOUND, Site, until
@@ -57,7 +57,7 @@ def fake_sqlalchemy(module: str, name: str) -> Any:
     return type(name, (), {"__module__": module})()
 
 
-# Refused in every form.
+# EnqueueError in every form.
 
 LIVE: dict[str, tuple[Callable[[], Any], str, str]] = {
     "request": (lambda: request, "the request", "read the values"),
@@ -119,7 +119,7 @@ def refusal(background: Background, *args: Any, **kwargs: Any) -> str:
     @background.task
     def send(photo: Any, *others: Any, mode: Any = None) -> None: ...
 
-    with pytest.raises(ArgumentRefused) as caught:
+    with pytest.raises(ArgumentError) as caught:
         send.enqueue(*args, **kwargs)
     assert background.items() == []
     return str(caught.value)
@@ -234,7 +234,7 @@ def test_plain_data_of_the_request(app: Flask, background: Background) -> None:
 def test_refused_in_closures(background: Background, make: Callable[[], Any], what: str, cure: str) -> None:
     """A lambda's variables are looked at like arguments, and named."""
     photo = make()
-    with pytest.raises(ArgumentRefused, match=r"^photo\b") as caught:
+    with pytest.raises(ArgumentError, match=r"^photo\b") as caught:
         background.enqueue(lambda: photo)
     assert what in str(caught.value)
     assert cure in str(caught.value)
@@ -247,10 +247,10 @@ def test_refused_in_defaults(background: Background, kind: str) -> None:
     """``lambda photo=photo: …``, as written in loops, brings live objects along too."""
     make, what, cure = LIVE[kind]
     live = make()
-    with pytest.raises(ArgumentRefused, match=r"^photo\b") as caught:
+    with pytest.raises(ArgumentError, match=r"^photo\b") as caught:
         background.enqueue(lambda photo=live: photo)
     assert what in str(caught.value)
-    with pytest.raises(ArgumentRefused, match=r"^photo\b") as caught:
+    with pytest.raises(ArgumentError, match=r"^photo\b") as caught:
         background.enqueue(lambda *, photo=live: photo)
     assert cure in str(caught.value)
     assert background.items() == []
@@ -268,29 +268,29 @@ def test_refused_in_partials(background: Background) -> None:
         partial(partial(keep, live), 1),
         partial(lambda value: live, 1),
     ):
-        with pytest.raises(ArgumentRefused, match="the request"):
+        with pytest.raises(ArgumentError, match="the request"):
             background.enqueue(func)
-    with pytest.raises(ArgumentRefused, match=r"^the partial's argument\[0\]"):
+    with pytest.raises(ArgumentError, match=r"^the partial's argument\[0\]"):
         background.enqueue(partial(keep, live))
 
 
 @pytest.mark.usefixtures("in_request")
 def test_refused_methods(background: Background) -> None:
     """A method of a live object brings it along."""
-    with pytest.raises(ArgumentRefused, match="the method's object is the request"):
+    with pytest.raises(ArgumentError, match="the method's object is the request"):
         background.enqueue(request.get_data)
-    with pytest.raises(ArgumentRefused, match="the method's object is the session"):
+    with pytest.raises(ArgumentError, match="the method's object is the session"):
         background.enqueue(session.clear)
-    with pytest.raises(ArgumentRefused, match="the request"):
+    with pytest.raises(ArgumentError, match="the request"):
         background.enqueue(partial(request.get_data, True))
 
 
 @pytest.mark.usefixtures("in_request")
 def test_refused_arguments_of_callables(background: Background) -> None:
     """The arguments of ``background.enqueue`` are looked at as those of a task are."""
-    with pytest.raises(ArgumentRefused, match=r"^argument 1 is the request"):
+    with pytest.raises(ArgumentError, match=r"^argument 1 is the request"):
         background.enqueue(print, request)
-    with pytest.raises(ArgumentRefused, match=r"^end\['a'\] is the request"):
+    with pytest.raises(ArgumentError, match=r"^end\['a'\] is the request"):
         background.enqueue(print, end={"a": request})
 
 
@@ -399,7 +399,7 @@ def test_upload_is_gone_from_the_view(background: Background, visit: Visit, tmp_
             lambda: upload.stream.__enter__(),
             lambda: background.enqueue(print, upload),
         ):
-            with pytest.raises(UploadMoved, match=r"'0\.jpg' was handed over to an item"):
+            with pytest.raises(UploadMovedError, match=r"'0\.jpg' was handed over to an item"):
                 touch()
         assert upload.stream.closed
         assert upload.filename == "0.jpg"
@@ -414,8 +414,8 @@ def test_upload_is_gone_from_the_view(background: Background, visit: Visit, tmp_
 
 def test_upload_error_is_caught_as_value_error() -> None:
     """Code that expects Python's error for closed files catches this one too."""
-    assert issubclass(UploadMoved, ValueError)
-    assert issubclass(UploadMoved, BackgroundError)
+    assert issubclass(UploadMovedError, ValueError)
+    assert issubclass(UploadMovedError, BackgroundError)
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["memory", "disk"])
@@ -468,7 +468,7 @@ def test_all_files_of_a_request(background: Background, visit: Visit) -> None:
 
     def view() -> str:
         items.append(background.enqueue(read, request.files))
-        with pytest.raises(UploadMoved):
+        with pytest.raises(UploadMovedError):
             request.files["photo"].read()
         return ""
 
@@ -505,7 +505,7 @@ def test_upload_in_other_containers(background: Background, visit: Visit, wrap: 
 
     def view() -> str:
         upload = request.files["photo"]
-        with pytest.raises(ArgumentRefused, match=r"an upload.*pass it as an argument of its own"):
+        with pytest.raises(ArgumentError, match=r"an upload.*pass it as an argument of its own"):
             background.enqueue(print, wrap(upload))
         assert upload.read() == SMALL
         return ""
@@ -519,7 +519,7 @@ def test_upload_in_a_callable(background: Background, visit: Visit) -> None:
     def view() -> str:
         upload = request.files["photo"]
         for func in (lambda: upload.read(), partial(print, upload), upload.save):
-            with pytest.raises(ArgumentRefused, match=r"an upload.*pass it as an argument of its own"):
+            with pytest.raises(ArgumentError, match=r"an upload.*pass it as an argument of its own"):
                 background.enqueue(func)
         assert upload.read() == SMALL
         return ""
@@ -584,7 +584,7 @@ def test_not_moved_when_refused(site: Site, visit: Visit, position: int) -> None
         args.insert(position, request)
         site.background.enqueue(print, *args)
 
-    give_up(site, visit, ArgumentRefused, enqueue)
+    give_up(site, visit, ArgumentError, enqueue)
 
 
 def test_not_moved_when_they_do_not_fit(site: Site, visit: Visit) -> None:
@@ -672,7 +672,7 @@ def test_upload_without_a_request(background: Background) -> None:
     """A FileStorage that a script or a test has made is moved as well."""
     upload = FileStorage(io.BytesIO(SMALL), "a.jpg", "photo", "image/jpeg")
     assert background.enqueue(lambda photo: photo.read(), upload).result(BOUND) == SMALL
-    with pytest.raises(UploadMoved):
+    with pytest.raises(UploadMovedError):
         upload.read()
 
 

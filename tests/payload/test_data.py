@@ -25,7 +25,7 @@ from markupsafe import Markup
 from werkzeug.datastructures import FileStorage, Headers, ImmutableMultiDict
 
 from flask_background import RequestState
-from flask_background.errors import NotData, PayloadTooLarge
+from flask_background.errors import PayloadTooLargeError, SerializationError
 from flask_background.payload.data import DEEPEST, dump, dump_call, dump_state, load, load_call, load_state
 from flask_background.payload.tagged_json import Serializer
 
@@ -177,7 +177,7 @@ def test_round_trip_or_refusal(value: Any) -> None:
     """Whatever the value is: it is refused, or comes back as it was."""
     try:
         text = dump(value, "value")
-    except NotData:
+    except SerializationError:
         return
     assert same(load(text), value)
 
@@ -318,7 +318,7 @@ def _deep(levels: int) -> Any:
 )
 def test_refusals(value: Any, what: str, cure: str) -> None:
     """What would come back as something else is refused, with what it is and what to do."""
-    with pytest.raises(NotData) as caught:
+    with pytest.raises(SerializationError) as caught:
         dump(value, "the result")
     message = str(caught.value)
     assert message.startswith("the result")
@@ -332,7 +332,7 @@ def test_zones_from_files_are_refused(made: dict[str, str]) -> None:
     """A zone that has no name, or one that nobody else knows, could not be found again."""
     with open("/usr/share/zoneinfo/Europe/Berlin", "rb") as file:
         zone = ZoneInfo.from_file(file, **made)
-    with pytest.raises(NotData, match=r"use datetime\.timezone\.utc"):
+    with pytest.raises(SerializationError, match=r"use datetime\.timezone\.utc"):
         dump(datetime(2024, 1, 1, tzinfo=zone), "value")
 
 
@@ -351,7 +351,7 @@ def test_zones_from_files_are_refused(made: dict[str, str]) -> None:
 )
 def test_refusals_name_the_place(args: Any, kwargs: Any, place: str) -> None:
     """The argument is named as the function names it, with the way to what is wrong in it."""
-    with pytest.raises(NotData) as caught:
+    with pytest.raises(SerializationError) as caught:
         dump_call(photo_task, args, kwargs)
     assert str(caught.value).startswith(place)
 
@@ -370,11 +370,11 @@ def test_size() -> None:
     """What takes more bytes than allowed is refused, with both numbers and the setting's name."""
     text = dump_call(photo_task, ("ä" * 100,), {})
     assert dump_call(photo_task, ("ä" * 100,), {}, max_bytes=len(text)) == text
-    with pytest.raises(PayloadTooLarge) as caught:
+    with pytest.raises(PayloadTooLargeError) as caught:
         dump_call(photo_task, ("ä" * 100,), {}, max_bytes=len(text) - 1)
     assert f"the arguments would take {len(text)} bytes" in str(caught.value)
     assert f"BACKGROUND_MAX_PAYLOAD allows {len(text) - 1}" in str(caught.value)
-    with pytest.raises(PayloadTooLarge, match="the result would take 12 bytes"):
+    with pytest.raises(PayloadTooLargeError, match="the result would take 12 bytes"):
         dump("x" * 10, "the result", max_bytes=11)
 
 
@@ -440,7 +440,7 @@ def test_an_upload_in_two_places() -> None:
 def test_no_upload_is_replaced_in_vain() -> None:
     """Where another argument is refused nothing has been done for the uploads yet."""
     replaced: list[FileStorage] = []
-    with pytest.raises(NotData, match="size is of the type set"):
+    with pytest.raises(SerializationError, match="size is of the type set"):
         dump_call(photo_task, (FileStorage(io.BytesIO()), {1}), {}, replace=_refer(replaced))
     assert replaced == []
 

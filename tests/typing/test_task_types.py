@@ -23,7 +23,7 @@ from flask_background import (
     current_item,
 )
 from flask_background.core.status import Progress
-from flask_background.errors import QueueFull, Refused, Stopping
+from flask_background.errors import EnqueueError, QueueFull, Stopping
 
 background = Background()
 
@@ -48,7 +48,7 @@ def convert(pages: list[int]) -> Future[float]:
     return future
 
 
-class Later(Awaitable[complex]):
+class DelayedItems(Awaitable[complex]):
     """An awaitable that is no coroutine."""
 
     def __await__(self) -> Generator[Any, None, complex]:
@@ -57,9 +57,9 @@ class Later(Awaitable[complex]):
 
 
 @background.task()
-def later() -> Later:
+def later() -> DelayedItems:
     """A function that returns an awaitable."""
-    return Later()
+    return DelayedItems()
 
 
 @background.task
@@ -248,10 +248,10 @@ def views_and_processors(app: Flask) -> None:
     assert_type(background.stats().queued, int)
 
 
-def refusals(error: Refused) -> None:
+def refusals(error: EnqueueError) -> None:
     """Refusals carry typed data."""
     assert_type(error.message, str)
-    busy: Refused = QueueFull("full")
+    busy: EnqueueError = QueueFull("full")
     stopping: Literal[5] = Stopping.retry_after_seconds  # type: ignore[assignment]
     del busy, stopping
 

@@ -19,18 +19,18 @@ from flask_background.celery.client.circuit_breaker import Breaker
 from flask_background.celery.client.dispatch import Dispatch
 from flask_background.celery.client.fallback import WayOut, record_of
 from flask_background.celery.client.outbox_sender import OutboxSender
-from flask_background.celery.handle import RecordedItem
+from flask_background.celery.handle import CeleryItem
 from flask_background.celery.record import Record
 from flask_background.celery.records import Records
 from flask_background.celery.redis.notifications import Listeners
 from flask_background.celery.resources import Belongings
 from flask_background.concurrency import native
-from flask_background.core.backend import Intake
+from flask_background.core.backend import Backend
 from flask_background.core.events import Events
 from flask_background.core.registry import Unknown
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
-from flask_background.errors import BrokerError, ItemCancelled, Refused
+from flask_background.errors import BrokerError, EnqueueError, ItemCancelledError
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 _ID = re.compile("[0-9a-f]{24}")
 
 
-class CeleryBackend(Intake):
+class CeleryBackend(Backend):
     """The items that one process has sent to Celery, or asks it about."""
 
-    item_kind = RecordedItem
+    item_kind = CeleryItem
 
     def __init__(self, app: Flask, settings: Settings, registry: Registry) -> None:
         self.app = app
@@ -63,18 +63,18 @@ class CeleryBackend(Intake):
         self.takes_keys = self.belongings.keys.works
         self.takes_uploads = self.belongings.uploads is not None
         self.dispatch = Dispatch(self, settings)
-        self._handles: WeakValueDictionary[str, RecordedItem[Any]] = WeakValueDictionary()
+        self._handles: WeakValueDictionary[str, CeleryItem[Any]] = WeakValueDictionary()
 
     # For views.
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
-        assert isinstance(item, RecordedItem)
+        assert isinstance(item, CeleryItem)
         try:
             stands_for_it = self.dispatch.pack(item, due) or (item if held else self.dispatch.send(item, due))
         except BaseException as error:
             if item.here:
                 self.dispatch.let_go(item)
-            if isinstance(error, Refused):
+            if isinstance(error, EnqueueError):
                 self.events.refused(item.task_name, error)
             raise
         if stands_for_it is None:
@@ -93,10 +93,10 @@ class CeleryBackend(Intake):
         try:
             self.enter(item, None)
         except BrokerError as error:  # there is no view any more to tell
-            self.events.trouble(f"Item {item.id} ({item.task_name}) could not be handed over", error)
+            self.events.log_error(f"Item {item.id} ({item.task_name}) could not be handed over", error)
 
     def drop(self, item: WorkItem[Any], why: str) -> None:
-        error = ItemCancelled(f"item {item.id} ({item.task_name}) was dropped: {why}")
+        error = ItemCancelledError(f"item {item.id} ({item.task_name}) was dropped: {why}")
         if self._end_held(item, error):
             self.events.dropped(item, why)
 
@@ -104,16 +104,16 @@ class CeleryBackend(Intake):
         return self.accept(item, held=True)
 
     def enter(self, item: WorkItem[Any], due: float | None) -> None:
-        assert isinstance(item, RecordedItem)
-        if item._told:
+        assert isinstance(item, CeleryItem)
+        if item._announced:
             return
         try:
             stands_for_it = self.dispatch.send(item, due)
             if stands_for_it is None:
                 self.way_out.go_on_here(item, due)
-        except Refused as error:
+        except EnqueueError as error:
             self.events.refused(item.task_name, error)
-            self._end_held(item, ItemCancelled(f"item {item.id} could not be handed over: {error}"))
+            self._end_held(item, ItemCancelledError(f"item {item.id} could not be handed over: {error}"))
             raise
         if stands_for_it is item:
             _close_uploads(item)
@@ -122,10 +122,10 @@ class CeleryBackend(Intake):
 
     # For handles.
 
-    def get(self, item_id: str) -> RecordedItem[Any] | None:
-        """The handle of an item, wherever it is; None if nobody knows it. Raises Refused."""
+    def get(self, item_id: str) -> CeleryItem[Any] | None:
+        """The handle of an item, wherever it is; None if nobody knows it. Raises EnqueueError."""
         handle = self._handles.get(item_id)
-        if (handle is not None and (handle.here or handle._told)) or not _ID.fullmatch(item_id):
+        if (handle is not None and (handle.here or handle._announced)) or not _ID.fullmatch(item_id):
             return handle
         entry = self.way_out.look(item_id) if handle is None or handle.in_outbox else None
         record = self._in_this_process().records.read(item_id) if entry is None else record_of(entry)
@@ -133,11 +133,11 @@ class CeleryBackend(Intake):
             return handle
         if handle is None:
             task = self.registry.tasks.get(record.task) or Unknown(record.task, "thread")
-            handle = self._handles[item_id] = RecordedItem.of(item_id, record, task, self)
+            handle = self._handles[item_id] = CeleryItem.of(item_id, record, task, self)
         handle.in_outbox = entry is not None
         return handle
 
-    def look(self, item: RecordedItem[Any]) -> Record | None:
+    def look(self, item: CeleryItem[Any]) -> Record | None:
         """What is known of an item."""
         if item.in_outbox:
             entry = self.way_out.look(item.id)
@@ -147,7 +147,7 @@ class CeleryBackend(Intake):
         return self._in_this_process().records.read(item.id)
 
     @contextmanager
-    def listen(self, item: RecordedItem[Any], seconds: float) -> Iterator[Callable[[float], None] | None]:
+    def listen(self, item: CeleryItem[Any], seconds: float) -> Iterator[Callable[[float], None] | None]:
         """Gives what waits for so long, or for news of an item; None if nobody can tell it within seconds."""
         backend = self._in_this_process()
 
@@ -172,10 +172,10 @@ class CeleryBackend(Intake):
 
     def cancel(self, item: WorkItem[Any]) -> bool:
         """Take an item back that has not started, or have a running one asked to end, wherever it is."""
-        assert isinstance(item, RecordedItem)
-        if item._told or (item.in_outbox and item.status.is_final):
+        assert isinstance(item, CeleryItem)
+        if item._announced or (item.in_outbox and item.status.is_final):
             return False
-        why = ItemCancelled(f"item {item.id} ({item.task_name}) was cancelled")
+        why = ItemCancelledError(f"item {item.id} ({item.task_name}) was cancelled")
         if item.here:
             return self._end_held(item, why)
         asked = item.in_outbox and self.way_out.take_back(item.id, time.time())
@@ -207,15 +207,15 @@ class CeleryBackend(Intake):
                 item._source = CancellationSource()
             return item._source
 
-    def _end_held(self, item: WorkItem[Any], error: ItemCancelled) -> bool:
+    def _end_held(self, item: WorkItem[Any], error: ItemCancelledError) -> bool:
         """End an item that was never sent."""
         outcome: Outcome = Status.CANCELLED, None, error
         with self.lock:
-            if item._told:
+            if item._announced:
                 return False
             item._attempt = Attempt()
             item._attempt.error, item._attempt.finished = error, time.time()
-            item.status, item._told = Status.CANCELLED, True
+            item.status, item._announced = Status.CANCELLED, True
         self.dispatch.let_go(item)
         _close_uploads(item)
         item._args, item._kwargs = (), None

@@ -11,12 +11,12 @@ from flask_background.celery.resources import Packed
 from flask_background.celery.uploads.uploads import KEPT
 from flask_background.core.status import Status
 from flask_background.durable.uploads import pack_call
-from flask_background.errors import BrokerError, NotData, Unsupported
+from flask_background.errors import BrokerError, SerializationError, UnsupportedError
 from flask_background.local.admission import check_executor
 
 if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend
-    from flask_background.celery.handle import RecordedItem
+    from flask_background.celery.handle import CeleryItem
     from flask_background.core.item import WorkItem
     from flask_background.core.settings import Settings
 
@@ -28,7 +28,7 @@ class Dispatch:
         self._backend = backend
         self._settings = settings
 
-    def pack(self, item: RecordedItem[Any], due: float | None) -> RecordedItem[Any] | None:
+    def pack(self, item: CeleryItem[Any], due: float | None) -> CeleryItem[Any] | None:
         """Make the arguments data, and refuse what Celery cannot do. Returns the item that has its key."""
         task: Any = item._task
         belongings = self._backend.belongings
@@ -46,7 +46,7 @@ class Dispatch:
         item._args, item._kwargs = packed, None
         return None
 
-    def send(self, item: RecordedItem[Any], due: float | None) -> RecordedItem[Any] | None:
+    def send(self, item: CeleryItem[Any], due: float | None) -> CeleryItem[Any] | None:
         """Send it, or let it wait in the journal.
 
         Returns the item, or the one in flight that has its key, or None: then it is to run here. Raises
@@ -82,7 +82,7 @@ class Dispatch:
         if isinstance(item._args, Packed):
             self._backend.belongings.let_go(item.id, item._args.uploads, item._args.key)
 
-    def _publish(self, item: RecordedItem[Any], packed: Packed, due: float | None) -> RecordedItem[Any]:
+    def _publish(self, item: CeleryItem[Any], packed: Packed, due: float | None) -> CeleryItem[Any]:
         backend, keys = self._backend, self._backend.belongings.keys
         envelope = Envelope.of(item, due, packed.uploads, packed.key)
         if packed.key is not None:
@@ -105,35 +105,35 @@ class Dispatch:
                 keys.confirm(packed.key, item.id, envelope.seconds_left())
             except BrokerError as error:  # the worker that gets it does it again
                 what = f"The key of item {item.id} ({item.task_name}) is not confirmed yet"
-                backend.events.trouble(what, error)
+                backend.events.log_error(what, error)
         return item
 
     def _check_belongings(self, item: WorkItem[Any], due: float | None) -> None:
-        """Raise NotData or Unsupported for what an item cannot have here."""
+        """Raise SerializationError or UnsupportedError for what an item cannot have here."""
         name = item.task_name
         if item._task.key is not None and not self._backend.takes_keys:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"task {name} is enqueued with a key, which takes Redis as Celery's result_backend: set that,"
                 " or leave key out, and let the task find out whether its work is done"
             )
         if item._uploads and not self._backend.takes_uploads:
-            raise NotData(
+            raise SerializationError(
                 f"task {name} goes to Celery, and an upload is on this machine: set BACKGROUND_UPLOADS to"
                 ' what the workers reach as well, a shared folder or a URL such as "s3://bucket/prefix", or'
                 " pass its content"
             )
         if item._uploads and due is not None and due - time.time() > KEPT:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"task {name} gets an upload, which is kept for {KEPT / 86_400:g} days, and is to start later"
                 " than that: save it, and pass its name"
             )
 
-    def _live(self, item_id: str) -> RecordedItem[Any] | None:
+    def _live(self, item_id: str) -> CeleryItem[Any] | None:
         """The handle of an item, unless it has ended."""
         record = self._backend.records.read(item_id)
         return None if record is None or record.status.is_final else self._backend.get(item_id)
 
-    def _disown(self, item: RecordedItem[Any], envelope: Envelope) -> None:
+    def _disown(self, item: CeleryItem[Any], envelope: Envelope) -> None:
         """Nobody has confirmed the message. Should it have arrived all the same, it is not to run."""
         lost = envelope.record(item.task_name)._replace(
             status=Status.CANCELLED, finished=time.time(), reason="refused: the broker did not answer"

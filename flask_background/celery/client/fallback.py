@@ -10,7 +10,7 @@ from flask_background.celery.record import Record
 from flask_background.celery.resources import Packed
 from flask_background.core.settings import OUTBOX
 from flask_background.durable.journal import statements as store
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.uploads import entry_of
 from flask_background.errors import BrokerError, JournalError, Stopping
 from flask_background.payload import data
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from flask import Flask
     from werkzeug.datastructures import FileStorage
 
-    from flask_background.app_state import AppPart
-    from flask_background.celery.handle import RecordedItem
+    from flask_background.app_state import BackgroundState
+    from flask_background.celery.handle import CeleryItem
 
 
 class WayOut:
@@ -30,8 +30,8 @@ class WayOut:
         self._app = app
 
     @property
-    def _part(self) -> AppPart:
-        part: AppPart = self._app.extensions["background"]
+    def _part(self) -> BackgroundState:
+        part: BackgroundState = self._app.extensions["background"]
         return part
 
     def is_there_for(self, task: Any) -> bool:
@@ -40,7 +40,7 @@ class WayOut:
 
     # Into the journal.
 
-    def keep(self, item: RecordedItem[Any], packed: Packed, due: float | None, error: BrokerError) -> None:
+    def keep(self, item: CeleryItem[Any], packed: Packed, due: float | None, error: BrokerError) -> None:
         """Let a durable item wait in the journal. Raises BrokerError if it cannot."""
         due = item._enqueued if due is None else due
         try:
@@ -53,7 +53,7 @@ class WayOut:
             raise BrokerError(f"{error}. And it cannot wait in the journal: {other}") from other
         item.in_outbox, item.here, item._args = True, False, ()
 
-    def look(self, item_id: str) -> Entry | None:
+    def look(self, item_id: str) -> ItemRow | None:
         """What the journal knows of an item that waits there, or has ended there. Raises JournalError."""
         if not self._part.has_journal():
             return None
@@ -68,13 +68,13 @@ class WayOut:
 
     # Or into this process.
 
-    def run_here(self, item: RecordedItem[Any], due: float | None) -> RecordedItem[Any]:
-        """Make it an item of this process, with all that holds for those, and accept it. Raises Refused."""
+    def run_here(self, item: CeleryItem[Any], due: float | None) -> CeleryItem[Any]:
+        """Make it an item of this process, and accept it. Raises EnqueueError."""
         self._bring_here(item)
         self._part.backend.accept(item, due=due)
         return item
 
-    def go_on_here(self, item: RecordedItem[Any], due: float | None) -> None:
+    def go_on_here(self, item: CeleryItem[Any], due: float | None) -> None:
         """The same, of one that was accepted when it was held: however many wait here. Raises Stopping."""
         self._bring_here(item)
         local = self._part.backend
@@ -85,7 +85,7 @@ class WayOut:
             raise Stopping(f"{item.task_name} cannot run here instead: this process has stopped taking items")
         local.enter(item, due)
 
-    def _bring_here(self, item: RecordedItem[Any]) -> None:
+    def _bring_here(self, item: CeleryItem[Any]) -> None:
         packed = item._args
         assert isinstance(packed, Packed)
         self._part.celery.dispatch.let_go(item)
@@ -100,7 +100,7 @@ class WayOut:
         item._keeper, item.here, item.runs_here = self._part.backend, True, True
 
 
-def record_of(entry: Entry) -> Record:
+def record_of(entry: ItemRow) -> Record:
     """What is known of an item that waits in the journal."""
     return Record(
         entry.task, entry.status, entry.enqueued, entry.state, finished=entry.finished, reason=entry.reason

@@ -110,7 +110,7 @@ class Keys:
                     " that has just died"
                 )
             else:
-                native.Gate().wait(_LOOK)
+                native.Latch().wait(_LOOK)
         return None
 
     def confirm(self, name: str, item_id: str, delay: float) -> None:

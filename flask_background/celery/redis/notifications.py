@@ -93,7 +93,7 @@ def _hear(pubsub: Any, seconds: float) -> bytes | None:
     try:
         message = pubsub.get_message(timeout=seconds)
     except Exception:
-        native.Gate().wait(end - time.monotonic())
+        native.Latch().wait(end - time.monotonic())
     else:
         if message is not None and message["type"] == "message":
             data: bytes = message["data"]

@@ -101,7 +101,7 @@ class _Copying:
         self._pieces = 0
         self._has_ended = self._is_given_up = False
         self._error: BaseException | None = None
-        self._ended = native.Gate()
+        self._ended = native.Latch()
         native.start_thread(self._run, "background-upload")
 
     def wait(self) -> None:

@@ -30,17 +30,17 @@ from flask_background.celery.worker.run import Again, ItemRun
 from flask_background.celery.worker.running_item import Place
 from flask_background.celery.worker.shutdown import Ending
 from flask_background.celery.worker.shutdown_flag import stop_flag
-from flask_background.errors import ConfigurationError, Unsupported
+from flask_background.errors import ConfigurationError, UnsupportedError
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from flask_background.app_state import AppPart
+    from flask_background.app_state import BackgroundState
 
-_parts: weakref.WeakSet[AppPart] = weakref.WeakSet()
+_parts: weakref.WeakSet[BackgroundState] = weakref.WeakSet()
 
 
-def join(part: AppPart) -> None:
+def join(part: BackgroundState) -> None:
     """Give the app's tasks to the Celery worker that starts in this process, if one does."""
     _parts.add(part)
     if part.settings.celery is not None:
@@ -58,7 +58,7 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
     typing = False
     throws = (Failure,)  # it is in the app's log already
     store_errors_even_if_ignored = True  # such as its own, of a run that it has killed
-    part: AppPart
+    part: BackgroundState
 
     @cached_property
     def place(self) -> Place:
@@ -109,10 +109,10 @@ def _worker_starts(sender: Any, **_: Any) -> None:
 
 
 def _check_pool(worker: Any) -> None:
-    """Raise Unsupported if items would hold up the worker."""
+    """Raise UnsupportedError if items would hold up the worker."""
     pool = get_implementation(worker.pool_cls)
     if pool.is_green:
-        raise Unsupported(
+        raise UnsupportedError(
             f"a pool of greenlets ({pool.__module__}) cannot run items: their tokens and timeouts need real"
             " threads. Use --pool prefork, threads or solo; coroutines work in all of them"
         )
@@ -135,7 +135,7 @@ def _worker_has_stopped(**_: Any) -> None:
         _ending.over()
 
 
-def _make_ready(worker: Any, celery: Celery, part: AppPart) -> None:
+def _make_ready(worker: Any, celery: Celery, part: BackgroundState) -> None:
     check_settings(celery)
     if part.settings.uploads is not None:
         store_at(part.settings.uploads)
@@ -162,7 +162,7 @@ def _make_ready(worker: Any, celery: Celery, part: AppPart) -> None:
     register(celery, part)
 
 
-def register(celery: Celery, part: AppPart) -> None:
+def register(celery: Celery, part: BackgroundState) -> None:
     """Enter the app's tasks. Raises ConfigurationError if Celery has another one under a task's name."""
     given = explicit_settings(celery)
     safe = {

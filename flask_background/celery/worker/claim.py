@@ -18,7 +18,7 @@ from flask_background.celery.worker.running_item import ClusterItem, Place, RunO
 from flask_background.concurrency import native
 from flask_background.core.status import Outcome, Status
 from flask_background.durable.uploads import unpack_call
-from flask_background.errors import ItemCancelled, ItemFailed
+from flask_background.errors import ItemCancelledError, ItemFailedError
 
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
@@ -126,7 +126,7 @@ class Claim:
             args, kwargs, self._opened = unpack_call(self._payload, self._open_upload)
             task.check_call(*args, **kwargs)
         except _StoreAway as error:
-            owner.trouble(f"Item {owner.id} ({self._name}) is tried again in {_PUT_OFF:g} s", error)
+            owner.log_error(f"Item {owner.id} ({self._name}) is tried again in {_PUT_OFF:g} s", error)
             self._put_off()
             return None
         except _Unreadable as error:
@@ -174,20 +174,20 @@ class Claim:
     def _park(self, reason: str, crashes: int) -> NoReturn:
         now = time.time()
         self._owner.put(status=Status.FAILED, finished=now, reason=reason, crashes=crashes, error=None)
-        error = ItemFailed(f"item {self._owner.id} ({self._name}) was parked: {reason}")
+        error = ItemFailedError(f"item {self._owner.id} ({self._name}) was parked: {reason}")
         self._tell_end((Status.FAILED, None, error))
         raise Failure(str(error), self._owner.record.as_data())
 
     def _cancelled(self) -> None:
         self._owner.put(status=Status.CANCELLED, finished=time.time())
-        error = ItemCancelled(f"item {self._owner.id} ({self._name}) was cancelled")
+        error = ItemCancelledError(f"item {self._owner.id} ({self._name}) was cancelled")
         self._tell_end((Status.CANCELLED, None, error))
 
     def _tell_end(self, outcome: Outcome) -> None:
         """Of an item that has not run."""
         owner, task = self._owner, self._part.owner.registry.tasks[self._name]
         item = ClusterItem.of(owner.id, owner.record, task, (), {}, owner)
-        item._attempt, item.status, item._told = owner.record.attempt_of(owner.id), outcome[0], True
+        item._attempt, item.status, item._announced = owner.record.attempt_of(owner.id), outcome[0], True
         owner.events.finished(item, outcome)
 
     # For another time.

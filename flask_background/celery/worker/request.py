@@ -37,4 +37,4 @@ class ItemRequest(Request):  # type: ignore[misc]
                 belongings = Belongings(part.settings, self.app, events)
                 belongings.let_go(self.id, envelope.uploads, envelope.key)
         except Exception as error:  # then it is found out later, by who comes across them
-            events.trouble(f"What item {self.id} had could not be let go", error)
+            events.log_error(f"What item {self.id} had could not be let go", error)

@@ -14,7 +14,7 @@ from flask_background.core.await_here import await_here
 from flask_background.core.item import WorkItem
 from flask_background.core.runner import let_frames_go, perform
 from flask_background.core.status import Attempt, Outcome, Status
-from flask_background.errors import BrokerError, ItemInterrupted, ItemTimeout
+from flask_background.errors import BrokerError, ItemInterruptedError, ItemTimeoutError
 from flask_background.payload.outcomes import error_as_data, result_as_data
 
 # How often the outcome of a run is tried to be put on record, a second apart.
@@ -96,7 +96,7 @@ class ItemRun(Claim):
             result = result_as_data(value, self._part.settings.max_payload)
         self._put_surely(status=status, result=result, error=failed, finished=run.finished)
         item._move(status)
-        item._told = True
+        item._announced = True
         owner.events.finished(item, outcome)
         if error is not None:
             let_frames_go(error)
@@ -108,13 +108,13 @@ class ItemRun(Claim):
         name, error = f"item {self._owner.id} ({self._name})", outcome[2]
         limit = self._limit
         if limit is not None and time.time() - (run.started or 0.0) >= limit - SOON:
-            late = ItemTimeout(f"{name} did not end within {limit:g} s, so its process was killed")
+            late = ItemTimeoutError(f"{name} did not end within {limit:g} s, so its process was killed")
             late.__cause__ = error
             return Status.FAILED, None, late
         return (
             Status.INTERRUPTED,
             None,
-            ItemInterrupted(f"{name} ended because its worker's process was ended"),
+            ItemInterruptedError(f"{name} ended because its worker's process was ended"),
         )
 
     def _put_surely(self, **fields: Any) -> None:
@@ -128,7 +128,7 @@ class ItemRun(Claim):
                     raise
                 if attempt == _PATIENCE:  # once is enough
                     what = f"What item {self._owner.id} came to cannot be put on record yet"
-                    self._owner.trouble(what, error)
+                    self._owner.log_error(what, error)
             native.sleep(_PAUSE)
 
 

@@ -14,7 +14,7 @@ from flask_background.celery.resources import Belongings
 from flask_background.celery.worker.shutdown_flag import stop_flag
 from flask_background.celery.worker.supervisor import Watch
 from flask_background.concurrency import native
-from flask_background.concurrency.timers import Alarm, Alarms
+from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Attempt, Outcome, Progress, Status
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from flask_background.app_state import AppPart
+    from flask_background.app_state import BackgroundState
     from flask_background.celery.record import Record
 
-_alarms = Alarms()
+_alarms = Timers()
 _watch = Watch()
 
 #: The runs of this process, by their items' ids.
@@ -42,7 +42,7 @@ class Place:
     ``celery`` is the worker's. Raises ConfigurationError if BACKGROUND_UPLOADS is no place.
     """
 
-    def __init__(self, part: AppPart, celery: Celery) -> None:
+    def __init__(self, part: BackgroundState, celery: Celery) -> None:
         self.part = part
         self.events = Events(part.app)
         self.records = Records(celery)
@@ -76,7 +76,7 @@ class RunOwner:
         self.part = place.part
         self.id = item_id
         self.record = record
-        self.ended = native.Gate()
+        self.ended = native.Latch()
         self.outcome: Outcome | None = None
         self._source = CancellationSource()
         self._sent: Progress | None = None
@@ -104,12 +104,12 @@ class RunOwner:
         self.events.started(item)
         return True
 
-    def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
+    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
         """Ask the item to end in so many seconds."""
         self._source.limit(time.monotonic() + seconds)
         return _alarms.set(seconds, partial(self._ask_to_end, item, CancelReason.TIMEOUT))
 
-    def cancel_alarm(self, alarm: Alarm) -> None:
+    def cancel_timer(self, alarm: Timer) -> None:
         """It has ended before."""
         _alarms.cancel(alarm)
 
@@ -119,9 +119,9 @@ class RunOwner:
         _watch.end(self._look)
         self.ended.open()
 
-    def trouble(self, what: str, error: BaseException) -> None:
+    def log_error(self, what: str, error: BaseException) -> None:
         """Log what hurts no item."""
-        self.events.trouble(what, error)
+        self.events.log_error(what, error)
 
     # For the item.
 
@@ -154,7 +154,7 @@ class RunOwner:
             self._in_trouble = False
         except Exception as error:
             if not self._in_trouble:  # once is enough
-                self.trouble(f"Item {self.id} could not be looked after; it goes on", error)
+                self.log_error(f"Item {self.id} could not be looked after; it goes on", error)
             self._in_trouble = True
 
     def report(self, item: WorkItem[Any]) -> None:
@@ -175,4 +175,4 @@ class RunOwner:
             try:
                 callback()
             except BaseException as error:
-                self.trouble("A token's callback failed", error)
+                self.log_error("A token's callback failed", error)

@@ -30,7 +30,7 @@ from flask_background.core.status import Status
 from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
-    from flask_background.app_state import AppPart
+    from flask_background.app_state import BackgroundState
 
 # How long records and messages may take, once the time is up; then the process ends without them (seconds).
 _BOUND = 6.0
@@ -45,14 +45,14 @@ _FOR_A_LOCK = 0.5
 class Ending:
     """Keeps the time of one worker's stop."""
 
-    def __init__(self, worker: Any, parts: Sequence[AppPart]) -> None:
+    def __init__(self, worker: Any, parts: Sequence[BackgroundState]) -> None:
         self._worker = worker
         self._part_of = {name: part for part in parts for name in part.owner.registry.tasks}
         self._grace = max(part.settings.grace_period for part in parts)
         self._theirs: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._listens = self._begun = self._is_over = False
         #: Opened when somebody will wait no longer, or when all has ended by itself.
-        self._enough = native.Gate()
+        self._enough = native.Latch()
 
     def listen(self) -> None:
         """Heed signals from now on, before Celery does. On the main thread.
@@ -100,7 +100,7 @@ class Ending:
         self._enough.wait(seconds)
         if self._is_over:
             return
-        done = native.Gate()
+        done = native.Latch()
         _thread.start_new_thread(self._cut, (done,))
         status = 0 if done.wait(_BOUND) else 1
         for pid in self._processes():
@@ -109,7 +109,7 @@ class Ending:
             self._worker.pidlock.release()
         os._exit(status)
 
-    def _cut(self, done: native.Gate) -> None:
+    def _cut(self, done: native.Latch) -> None:
         try:
             for pid in self._processes():  # from here on nobody but us writes what they came to
                 _send(pid, signal.SIGSTOP)
@@ -118,7 +118,7 @@ class Ending:
                 self._leave(request)
             self._hand_back()
         except Exception as error:
-            next(iter(self._part_of.values())).backend.trouble("The worker's end was not orderly", error)
+            next(iter(self._part_of.values())).backend.log_error("The worker's end was not orderly", error)
         finally:
             done.open()
 
@@ -141,7 +141,7 @@ class Ending:
                 records.write(request.id, record._replace(status=Status.QUEUED, attempt=record.attempt - 1))
                 events.sent_back(request.id, record.task, time.time() - record.enqueued)
         except BrokerError as error:
-            events.trouble(f"What is known of item {request.id} could not be put right", error)
+            events.log_error(f"What is known of item {request.id} could not be put right", error)
 
     def _hand_back(self) -> None:
         """Redis would wait for the visibility timeout. Others see that the connection is gone."""

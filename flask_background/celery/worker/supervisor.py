@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flask_background.concurrency import native
-from flask_background.concurrency.timers import Alarms
+from flask_background.concurrency.timers import Timers
 
 # How often, in seconds. A run that is over sooner has mostly been none of its business.
 _EVERY = 0.5
@@ -15,7 +15,7 @@ class Watch:
     """What looks after a run may ask the network, and must not raise."""
 
     def __init__(self) -> None:
-        self._alarms = Alarms()
+        self._alarms = Timers()
         self._lock = native.new_lock()
         self._looks: list[Callable[[], None]] = []
         self._is_on = False

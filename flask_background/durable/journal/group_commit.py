@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from flask_background.concurrency import native
 from flask_background.durable.journal.database import Database, Mode
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.journal.statements import insert_all
 from flask_background.errors import JournalError
 
@@ -32,9 +32,9 @@ _OWN_FAULT = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.Integrit
 class Insert:
     """The step that enters an item without a key: all of a round are written together."""
 
-    entry: Entry
+    entry: ItemRow
 
-    def __call__(self, connection: sqlite3.Connection) -> Entry | None:
+    def __call__(self, connection: sqlite3.Connection) -> ItemRow | None:
         insert_all(connection, [self.entry])
         return None
 
@@ -47,7 +47,7 @@ class Order:
     def __init__(self, step: Step[Any], sync: bool) -> None:
         self.step = step
         self.sync = sync
-        self.gate: native.Gate | None = None
+        self.gate: native.Latch | None = None
         self.then: Callable[[Any], object] | None = None
         self.value: Any = None
         self.error: BaseException | None = None
@@ -148,7 +148,7 @@ class Rounds:
             raise
 
 
-def _take(entries: list[Entry], orders: list[Order], connection: sqlite3.Connection) -> None:
+def _take(entries: list[ItemRow], orders: list[Order], connection: sqlite3.Connection) -> None:
     """Enter the new items, then let every other step do its part of the transaction."""
     try:
         insert_all(connection, entries)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from flask_background.core.settings import OUTBOX
 from flask_background.durable.journal.queries import ALL, select, to_entry
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.journal.statements import park
 
 # As the index has it.
@@ -23,7 +23,7 @@ def is_waiting(db: sqlite3.Connection) -> bool:
     return db.execute(f"select 1 from item where {_WAITS} limit 1").fetchone() is not None
 
 
-def claim(db: sqlite3.Connection, owner: str, limit: int) -> list[Entry]:
+def claim(db: sqlite3.Connection, owner: str, limit: int) -> list[ItemRow]:
     """Take some, whether they are due or not; last those that could not be handed over before."""
     rows = db.execute(
         f"update item set owner = ?, fence = fence + 1 where number in"
@@ -34,8 +34,8 @@ def claim(db: sqlite3.Connection, owner: str, limit: int) -> list[Entry]:
 
 
 def settle(
-    db: sqlite3.Connection, owner: str, claimed: Sequence[Entry], handed_over: Collection[str], now: float
-) -> list[Entry]:
+    db: sqlite3.Connection, owner: str, claimed: Sequence[ItemRow], handed_over: Collection[str], now: float
+) -> list[ItemRow]:
     """Let go of those that Celery has now, by their ids, and let any process claim the rest.
 
     What somebody has wanted to end meanwhile has been cancelled, and is returned; unless Celery has it now:
@@ -57,7 +57,7 @@ def settle(
     return ended
 
 
-def refuse(db: sqlite3.Connection, entry: Entry, reason: str, attempts: int, now: float) -> bool:
+def refuse(db: sqlite3.Connection, entry: ItemRow, reason: str, attempts: int, now: float) -> bool:
     """It could not be handed over, for a reason of its own; says whether that was the last attempt."""
     if entry.attempt + 1 < attempts:
         db.execute(

@@ -37,7 +37,7 @@ _NEW = 60.0
 _own: set[str] = set()
 
 
-class Owner:
+class ProcessLock:
     """This process and app, as the others see it."""
 
     def __init__(self, folder: Path, tasks: Collection[str], executors: Collection[str]) -> None:
@@ -88,7 +88,7 @@ class Owner:
                 if self._size > self._longest:
                     self._renew()
 
-    def spare(self) -> None:
+    def expect_kill(self) -> None:
         """The host may kill from now on: that is not the running items' fault."""
         with self._lock, suppress(OSError):
             self._spared = True

@@ -7,19 +7,19 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from flask_background.core.status import Status
-from flask_background.durable.journal.row import COLUMNS, Entry
+from flask_background.durable.journal.row import COLUMNS, ItemRow
 
 ALL = ", ".join(COLUMNS)
 
 
-def get(db: sqlite3.Connection, item_id: str) -> Entry | None:
+def get(db: sqlite3.Connection, item_id: str) -> ItemRow | None:
     """The item with this id."""
     return next(iter(select(db, "where id = ?", (item_id,))), None)
 
 
 def entries(
     db: sqlite3.Connection, status: Status | None = None, task: str | None = None, limit: int = 1_000
-) -> list[Entry]:
+) -> list[ItemRow]:
     """The items that were enqueued last, oldest first."""
     found = select(
         db,
@@ -74,7 +74,7 @@ def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float, executor
 
 def unknown(
     db: sqlite3.Connection, tasks: Collection[str], executors: Collection[str], now: float
-) -> list[Entry]:
+) -> list[ItemRow]:
     """Free items that are due, of tasks other than these, or for executors other than these."""
     known, named = ", ".join("?" * len(tasks)), ", ".join("?" * len(executors))
     return select(
@@ -90,12 +90,12 @@ def planned(db: sqlite3.Connection, now: float) -> dict[str, float]:
     return dict(db.execute("select name, next from schedule where next <= ?", (now,)).fetchall())
 
 
-def select(db: sqlite3.Connection, where: str, values: Any) -> list[Entry]:
+def select(db: sqlite3.Connection, where: str, values: Any) -> list[ItemRow]:
     """The items for which this is so."""
     return [to_entry(row) for row in db.execute(f"select {ALL} from item {where}", values).fetchall()]
 
 
-def to_entry(row: Sequence[Any]) -> Entry:
+def to_entry(row: Sequence[Any]) -> ItemRow:
     """A row with all columns, in their order."""
-    entry = Entry._make(row)
+    entry = ItemRow._make(row)
     return entry._replace(status=Status(entry.status))

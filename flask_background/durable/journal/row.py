@@ -7,7 +7,7 @@ from typing import NamedTuple
 from flask_background.core.status import Status
 
 
-class Entry(NamedTuple):
+class ItemRow(NamedTuple):
     """One row. Times are ``time.time()``; ``options``, ``payload``, ``state``, ``progress``, ``result`` and
     ``error`` are text that the journal does not read.
     """
@@ -40,4 +40,4 @@ class Entry(NamedTuple):
     reason: str | None = None
 
 
-COLUMNS = Entry._fields
+COLUMNS = ItemRow._fields

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.journal.statements import insert
 
 
@@ -18,7 +18,7 @@ def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> floa
     return float(db.execute("select next from schedule where name = ?", (name,)).fetchone()[0])
 
 
-def fire(db: sqlite3.Connection, name: str, planned: float, following: float, entry: Entry) -> bool:
+def fire(db: sqlite3.Connection, name: str, planned: float, following: float, entry: ItemRow) -> bool:
     """Enqueue a periodic task that was planned then, unless another process has."""
     done = db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))
     if not done.rowcount:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from flask_background.core.settings import OUTBOX
 from flask_background.core.status import Status
 from flask_background.durable.journal.queries import ALL, select, to_entry
-from flask_background.durable.journal.row import COLUMNS, Entry
+from flask_background.durable.journal.row import COLUMNS, ItemRow
 
 _ROW = f"({', '.join('?' * len(COLUMNS))})"
 # Rows in one statement; SQLite takes 32,766 values.
@@ -28,10 +28,10 @@ class Recovered(NamedTuple):
     """What became of a dead process's items: how many are free again, and which have ended."""
 
     released: int
-    ended: list[Entry]
+    ended: list[ItemRow]
 
 
-def insert(db: sqlite3.Connection, entry: Entry) -> Entry | None:
+def insert(db: sqlite3.Connection, entry: ItemRow) -> ItemRow | None:
     """Enter an item; or return the one in flight that has its key, and enter nothing."""
     if entry.key is not None:
         for other in select(db, f"where task = ? and key = ? and {_LIVE}", (entry.task, entry.key)):
@@ -40,7 +40,7 @@ def insert(db: sqlite3.Connection, entry: Entry) -> Entry | None:
     return None
 
 
-def insert_all(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+def insert_all(db: sqlite3.Connection, entries: Sequence[ItemRow]) -> None:
     """Enter items that have no keys.
 
     Each statement gives up the GIL, and gets it back late where other threads compute; so few statements, and
@@ -60,7 +60,7 @@ def _insert_of(count: int) -> str:
 
 def claim(
     db: sqlite3.Connection, owner: str, room: Mapping[str, int], tasks: Collection[str], now: float
-) -> list[Entry]:
+) -> list[ItemRow]:
     """Take free items that are due, the oldest first, as many as each executor has room for."""
     claimed = []
     known = ", ".join("?" * len(tasks))
@@ -123,7 +123,7 @@ def release(
     due: float | None = None,
     charged: bool = True,
     error: str | None = None,
-) -> Entry | None:
+) -> ItemRow | None:
     """Let any process claim it, at once or when it is due. Not charged: its last run does not count.
 
     Where somebody wants it to end it has been cancelled instead, and is returned.

@@ -9,7 +9,7 @@ from time import monotonic
 
 from flask_background.concurrency import native
 from flask_background.durable.journal import process_lock as owners
-from flask_background.durable.journal.process_lock import Owner
+from flask_background.durable.journal.process_lock import ProcessLock
 
 # Where the kernel does not tell of a sibling's death, it is looked for so often, in seconds.
 _LOOK = 0.5
@@ -18,7 +18,7 @@ _LOOK = 0.5
 class Watch:
     """Waits for one owner. For one thread."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: ProcessLock) -> None:
         self._owner = owner
         self._folder: Path = owner.folder
         self._changed_at = 0

@@ -84,7 +84,7 @@ class Writer:
         return value
 
     def _wait_for(self, order: Order) -> None:
-        gate = order.gate = native.Gate()
+        gate = order.gate = native.Latch()
         self._give(order)
         why: Exception = TimeoutError(f"somebody has been writing for {_PATIENCE:g} s")
         try:
@@ -123,7 +123,7 @@ class Writer:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all steps up to now are written, and their callers told; False after timeout seconds."""
-        gate = native.Gate()
+        gate = native.Latch()
         self.later(lambda _: None, lambda _: gate.open(), sync=False)
         return gate.wait(timeout)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flask_background.core.status import Outcome
 from flask_background.core.token import CancelReason
 from flask_background.executors.processes import messages as parcels
-from flask_background.executors.processes.child_process import Child, Dead
+from flask_background.executors.processes.child_process import ChildProcess, Dead
 
 if TYPE_CHECKING:
     from flask_background.core.item import WorkItem
@@ -27,13 +27,13 @@ class Killed(Exception):
 class Call:
     """One call of one item in its child."""
 
-    def __init__(self, child: Child, item: WorkItem[Any], kill_after: float) -> None:
+    def __init__(self, child: ChildProcess, item: WorkItem[Any], kill_after: float) -> None:
         self._child = child
         self._item = item
         self._kill_after = kill_after
         self._kill_at = math.inf
         # What the child knows: that the token has fired; that it is to end at once, though that was a stop.
-        self._told = self._told_again = False
+        self._announced = self._told_again = False
         self._asked = False  # whether anything was sent after the call
 
     def message(self) -> parcels.Call:
@@ -65,7 +65,7 @@ class Call:
         try:
             if token.reason in (CancelReason.REQUESTED, CancelReason.TIMEOUT):
                 self._end_soon()  # it was asked for before there was something to end
-            self._told = message.reason is not None
+            self._announced = message.reason is not None
             try:
                 child.send(message)
             except OSError:
@@ -85,11 +85,11 @@ class Call:
             self._tell()
             left = None if self._kill_at == math.inf else self._kill_at - time.monotonic()
             message = child.receive(left)
-            if isinstance(message, parcels.Ended):
+            if isinstance(message, parcels.RunEnded):
                 return parcels.outcome_of(message, f"item {item.id} ({item.task_name})")
-            if isinstance(message, parcels.Progressed):
+            if isinstance(message, parcels.ProgressReported):
                 item.report_progress(*message)
-            elif isinstance(message, parcels.Withdrawn):
+            elif isinstance(message, parcels.CancelledSelf):
                 item.cancel()
             elif left is not None and left <= 0:
                 child.kill()
@@ -99,13 +99,13 @@ class Call:
         """Tell the child what it does not know yet of the item's token."""
         token = self._item.token
         with suppress(OSError):  # it has just died, as it is about to tell
-            if token.reason is not None and not self._told:
-                self._told = self._asked = True
-                self._child.send(parcels.Asked(token.reason.value, token.remaining))
+            if token.reason is not None and not self._announced:
+                self._announced = self._asked = True
+                self._child.send(parcels.TokenFired(token.reason.value, token.remaining))
             if token.reason is CancelReason.SHUTDOWN and self._kill_at != math.inf and not self._told_again:
                 # The token has fired for good, but a coroutine is still to be cancelled.
                 self._told_again = self._asked = True
-                self._child.send(parcels.Asked(CancelReason.REQUESTED.value, token.remaining))
+                self._child.send(parcels.TokenFired(CancelReason.REQUESTED.value, token.remaining))
 
     def _end_soon(self) -> None:
         """Its time is up, or somebody wants it to end: the token has told it so. On any thread."""
@@ -113,8 +113,8 @@ class Call:
         self._child.ring()
 
 
-def parcel_of(item: WorkItem[Any]) -> parcels.Parcel:
+def parcel_of(item: WorkItem[Any]) -> parcels.PackedArguments:
     """The item's arguments, packed."""
-    if len(item._args) == 1 and type(item._args[0]) is parcels.Parcel:
+    if len(item._args) == 1 and type(item._args[0]) is parcels.PackedArguments:
         return item._args[0]  # an item in memory: see ``ProcessExecutor.prepare``
     return parcels.pack(item._task.func, item._args, item._kwargs or {}, bool(item._uploads))

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.concurrency import native
-from flask_background.concurrency.timers import Alarm, Alarms
+from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.await_here import await_here
 from flask_background.core.item import WorkItem
 from flask_background.core.runner import let_frames_go, perform
@@ -66,7 +66,7 @@ class ChildOwner:
                 error.add_note(f"in work item {call.item_id} ({call.task})")
                 self._outcome = Status.FAILED, None, error
             else:
-                self.trouble(f"What item {call.item_id} ({call.task}) has left behind failed", error)
+                self.log_error(f"What item {call.item_id} ({call.task}) has left behind failed", error)
         if os.getpid() != self.pid:
             flush()
             os._exit(0)  # a process that the item has forked has come this far: it was not asked
@@ -102,11 +102,11 @@ class ChildOwner:
         item.status = Status.RUNNING
         return True
 
-    def set_alarm(self, item: WorkItem[Any], seconds: float) -> Alarm:
+    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
         """The parent has set it."""
-        return Alarm(time.monotonic() + seconds, 0, lambda: None)
+        return Timer(time.monotonic() + seconds, 0, lambda: None)
 
-    def cancel_alarm(self, alarm: Alarm) -> None:
+    def cancel_timer(self, alarm: Timer) -> None:
         """The parent does."""
 
     def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
@@ -120,7 +120,7 @@ class ChildOwner:
                 return
         self._tell_end(outcome)  # what was awaited was a Future
 
-    def trouble(self, what: str, error: BaseException) -> None:
+    def log_error(self, what: str, error: BaseException) -> None:
         """Log what hurts no item."""
         self.app.logger.getChild("background").error("%s", what, exc_info=error)
 
@@ -131,7 +131,7 @@ class ChildOwner:
         with self.lock:  # or the parent would take it for the next item's
             if self._job.over or self.pid != os.getpid():
                 return False
-            self._pipes.send(parcels.Withdrawn())
+            self._pipes.send(parcels.CancelledSelf())
         call_back(self._job.ask_to_end(CancelReason.REQUESTED))
         return True
 
@@ -155,9 +155,9 @@ class ChildOwner:
             if progress is not None and progress is not self._sent and not self._job.over:
                 self._sent = progress
                 try:
-                    self._pipes.send(parcels.Progressed(*progress))
+                    self._pipes.send(parcels.ProgressReported(*progress))
                 except Exception as error:  # such as numbers of a class that is not picklable
-                    self.trouble("A progress could not be reported", error)
+                    self.log_error("A progress could not be reported", error)
 
     def _tell_end(self, outcome: Outcome) -> None:
         self._report()
@@ -178,4 +178,4 @@ class ChildOwner:
             self._pipes.send(ended._replace(pickled=None, text=text))
 
 
-_alarms = Alarms()
+_alarms = Timers()

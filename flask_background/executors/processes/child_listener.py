@@ -68,7 +68,7 @@ class Listener:
                 if isinstance(message, parcels.Call):
                     job = Job(message)
                     self.jobs.put(job)
-                elif isinstance(message, parcels.Asked) and job is not None:
+                elif isinstance(message, parcels.TokenFired) and job is not None:
                     self._call_back(job.ask_to_end(CancelReason(message.reason), message.remaining))
                 del message  # or an idle child would keep the arguments of its last item
         except (EOFError, OSError):

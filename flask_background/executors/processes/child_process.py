@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 
 from flask_background.concurrency import native
-from flask_background.errors import ItemCrashed
+from flask_background.errors import ItemCrashedError
 from flask_background.executors.processes.messages import Message, Setup, Started
 from flask_background.executors.processes.pipes import Pipes
 
@@ -48,7 +48,7 @@ class Dead(Exception):
         return f"child process {self.pid} was ended by {name}{hint}"
 
 
-class Child:
+class ChildProcess:
     """One child process and its channel: two pipes, and nothing that it shares with another child.
 
     Belongs to the thread that starts it, and ends with that at the latest. Others may ``ring`` and ``kill``.
@@ -89,7 +89,7 @@ class Child:
                 self._poll.register(end, select.POLLIN)
 
     def make_ready(self) -> None:
-        """Wait until it has loaded the app. Raises ItemCrashed if it does not."""
+        """Wait until it has loaded the app. Raises ItemCrashedError if it does not."""
         end = time.monotonic() + _STARTED_WITHIN
         try:
             started = None
@@ -100,16 +100,16 @@ class Child:
             while started is None and (left := end - time.monotonic()) > 0:
                 started = self.receive(left)
         except Dead as error:
-            raise ItemCrashed(
+            raise ItemCrashedError(
                 f"{error} before it had loaded the app {self._setup.location!r}{self._memory_hint()}"
             ) from None
         if not isinstance(started, Started):
-            raise ItemCrashed(
+            raise ItemCrashedError(
                 f"a child process did not load the app {self._setup.location!r} within"
                 f" {_STARTED_WITHIN:.0f} s: does a module start a server when it is imported?"
             )
         if started.trouble is not None:
-            raise ItemCrashed(
+            raise ItemCrashedError(
                 f"a child process could not load the app {self._setup.location!r}. BACKGROUND_APP says where"
                 f" it is, and each process has to be able to load it{self._memory_hint()}:"
                 f"\n\n{started.trouble}"

@@ -20,13 +20,13 @@ import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
-from flask_background.core.runner import Perform, Run
+from flask_background.core.runner import PendingRun, Perform
 from flask_background.core.status import Outcome
-from flask_background.errors import BackgroundError, ConfigurationError, ItemCancelled, ItemCrashed
+from flask_background.errors import BackgroundError, ConfigurationError, ItemCancelledError, ItemCrashedError
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.app_location import locate
 from flask_background.executors.processes.call import Call, Killed, NotBegun, parcel_of
-from flask_background.executors.processes.child_process import Child, Dead
+from flask_background.executors.processes.child_process import ChildProcess, Dead
 from flask_background.executors.threads import ThreadExecutor
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class ProcessExecutor(ThreadExecutor):
         self._pid = os.getpid()
         self.kill_after = settings.kill_after
         self.is_over = False
-        self.children: set[Child] = set()
+        self.children: set[ChildProcess] = set()
 
     def check(self, task: Callee) -> None:
         registry = self._app.extensions["background"].owner.registry
@@ -106,7 +106,7 @@ class Attendant:
 
     def __init__(self, executor: ProcessExecutor) -> None:
         self._executor = executor
-        self._child: Child | None = None
+        self._child: ChildProcess | None = None
         self._used = 0.0
         self._trouble: Exception | None = None
 
@@ -119,7 +119,7 @@ class Attendant:
                 return
             self.let_child_go()
         try:
-            child = self._child = Child(self._executor.setup())
+            child = self._child = ChildProcess(self._executor.setup())
             self._executor.children.add(child)
             if self._executor.is_over:  # whoever set that may have missed this child
                 child.kill()
@@ -148,10 +148,10 @@ class Attendant:
             self.let_child_go()
             if self._executor.is_over:
                 raise _cut_short(item) from None
-            raise ItemCrashed(f"{dead} while it ran item {item.id} ({item.task_name})") from None
+            raise ItemCrashedError(f"{dead} while it ran item {item.id} ({item.task_name})") from None
         except Killed as killed:
             self.let_child_go()
-            raise ItemCancelled(str(killed), item.token) from None
+            raise ItemCancelledError(str(killed), item.token) from None
 
     def _call(self, item: WorkItem[Any]) -> Outcome:
         trouble, self._trouble = self._trouble, None
@@ -173,8 +173,8 @@ class Attendant:
 
 
 def _cut_short(item: WorkItem[Any]) -> BackgroundError:
-    return ItemCancelled("its child process was killed when the time to stop was up", item.token)
+    return ItemCancelledError("its child process was killed when the time to stop was up", item.token)
 
 
-def _adopt_nothing(run: Run, awaitable: Awaitable[Any]) -> None:
+def _adopt_nothing(run: PendingRun, awaitable: Awaitable[Any]) -> None:
     raise AssertionError("what is awaited is awaited in the child")

@@ -14,14 +14,14 @@ from werkzeug.datastructures import FileStorage, Headers
 
 from flask_background.core.request_state import RequestState
 from flask_background.core.status import Outcome, Status
-from flask_background.errors import ArgumentRefused, ItemCancelled, ItemFailed, ResultLost
+from flask_background.errors import ArgumentError, ItemCancelledError, ItemFailedError, ResultLostError
 from flask_background.payload.arguments import positional
 
 #: An upload: its name in the form, its filename, its headers, and its content or the path of that.
 Sent = tuple[str | None, str | None, list[tuple[str, str]], bytes | str]
 
 
-class Parcel(NamedTuple):
+class PackedArguments(NamedTuple):
     """The arguments of one call. The uploads among them stay files of this process's until it is sent."""
 
     pickled: bytes
@@ -55,14 +55,14 @@ class Call(NamedTuple):
     uploads: list[Sent]
 
 
-class Asked(NamedTuple):
+class TokenFired(NamedTuple):
     """The item's token has fired, for this reason."""
 
     reason: str
     remaining: float | None
 
 
-class Progressed(NamedTuple):
+class ProgressReported(NamedTuple):
     """The item has reported its progress."""
 
     done: float
@@ -70,7 +70,7 @@ class Progressed(NamedTuple):
     message: str | None
 
 
-class Withdrawn(NamedTuple):
+class CancelledSelf(NamedTuple):
     """The item has cancelled itself."""
 
 
@@ -80,7 +80,7 @@ class Started(NamedTuple):
     trouble: str | None
 
 
-class Ended(NamedTuple):
+class RunEnded(NamedTuple):
     """What a run has come to: the value or the error, pickled; of an error its text, too."""
 
     status: str
@@ -89,7 +89,7 @@ class Ended(NamedTuple):
     trace: str
 
 
-Message = Setup | Call | Asked | Progressed | Withdrawn | Started | Ended
+Message = Setup | Call | TokenFired | ProgressReported | CancelledSelf | Started | RunEnded
 
 
 class ChildTraceback(Exception):
@@ -101,14 +101,14 @@ class ChildTraceback(Exception):
 
 def pack(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], uploads: bool = True
-) -> Parcel:
-    """The arguments, ready to be sent. Raises ArgumentRefused, which names the one that is not picklable.
+) -> PackedArguments:
+    """The arguments, ready to be sent. Raises ArgumentError, which names the one that is not picklable.
 
     ``uploads``: whether there may be some among them, which takes longer.
     """
     try:
         if not uploads:
-            return Parcel(pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL), ())
+            return PackedArguments(pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL), ())
         return _pack((args, kwargs))
     except Exception as error:
         named = [(positional(func, index), value) for index, value in enumerate(args)]
@@ -116,11 +116,11 @@ def pack(
             try:
                 _pack(value)
             except Exception as wrong:
-                raise ArgumentRefused(
+                raise ArgumentError(
                     f"{name} cannot be sent to a child process ({wrong}): pass plain values, from which the"
                     " item can make what it needs"
                 ) from error
-        raise ArgumentRefused(f"the arguments cannot be sent to a child process: {error}") from error
+        raise ArgumentError(f"the arguments cannot be sent to a child process: {error}") from error
 
 
 def unpack(pickled: bytes, uploads: Sequence[FileStorage]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -175,34 +175,34 @@ def state_of(values: tuple[Any, ...] | None) -> RequestState | None:
     return None if values is None else RequestState._make((*values[:-1], MappingProxyType(values[-1])))
 
 
-def end(outcome: Outcome) -> Ended:
+def end(outcome: Outcome) -> RunEnded:
     """An outcome, ready to be sent."""
     status, value, error = outcome
     if error is None:
         try:
-            return Ended(status, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), "", "")
+            return RunEnded(status, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), "", "")
         except BaseException as wrong:  # whatever it raises, the item has succeeded
-            return Ended(status, None, f"the result cannot be sent from its child process: {wrong!r}", "")
+            return RunEnded(status, None, f"the result cannot be sent from its child process: {wrong!r}", "")
     trace = "".join(traceback.format_exception(error))
-    return Ended(status, _pickled_error(error), _text_of(error), trace)
+    return RunEnded(status, _pickled_error(error), _text_of(error), trace)
 
 
-def outcome_of(ended: Ended, name: str) -> Outcome:
+def outcome_of(ended: RunEnded, name: str) -> Outcome:
     """The outcome that such a message stands for; name is the item's."""
     status = Status(ended.status)
     if status is Status.SUCCEEDED:
-        lost = ResultLost(f"{name}: {ended.text}")
+        lost = ResultLostError(f"{name}: {ended.text}")
         if ended.pickled is not None:
             try:
                 return status, pickle.loads(ended.pickled), None
             except Exception as wrong:
-                lost = ResultLost(f"{name}: the result cannot be read in this process: {wrong}")
+                lost = ResultLostError(f"{name}: the result cannot be read in this process: {wrong}")
         return status, lost, lost
     try:
         assert ended.pickled is not None
         error: BaseException = pickle.loads(ended.pickled)
     except Exception:
-        error = ItemFailed(f"{name} failed with {ended.text}")
+        error = ItemFailedError(f"{name} failed with {ended.text}")
     if status is Status.FAILED:
         error.__cause__ = ChildTraceback(ended.trace)
     return status, None, error
@@ -210,7 +210,7 @@ def outcome_of(ended: Ended, name: str) -> Outcome:
 
 def _pickled_error(error: BaseException) -> bytes | None:
     """None if it would not come back as it is: not every exception can be made anew from its arguments."""
-    if isinstance(error, ItemCancelled):
+    if isinstance(error, ItemCancelledError):
         error.token = None  # another item's, which means nothing elsewhere
     try:
         pickled = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
@@ -241,11 +241,11 @@ class _Pickler(pickle.Pickler):
         return _arrived, (len(self.uploads) - 1,)
 
 
-def _pack(value: Any) -> Parcel:
+def _pack(value: Any) -> PackedArguments:
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(value)
-    return Parcel(file.getvalue(), pickler.uploads)
+    return PackedArguments(file.getvalue(), pickler.uploads)
 
 
 # What _arrived finds: a child reads one parcel at a time.

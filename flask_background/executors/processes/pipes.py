@@ -10,18 +10,26 @@ import termios
 
 from flask_background.concurrency import native
 from flask_background.executors.processes.messages import (
-    Asked,
     Call,
-    Ended,
+    CancelledSelf,
     Message,
-    Progressed,
+    ProgressReported,
+    RunEnded,
     Setup,
     Started,
-    Withdrawn,
+    TokenFired,
 )
 
 # A message is sent as a plain tuple after its kind's number: a class of one's own costs ten times as much.
-_KINDS: tuple[type[Message], ...] = (Setup, Started, Call, Asked, Progressed, Withdrawn, Ended)
+_KINDS: tuple[type[Message], ...] = (
+    Setup,
+    Started,
+    Call,
+    TokenFired,
+    ProgressReported,
+    CancelledSelf,
+    RunEnded,
+)
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _LENGTH = struct.Struct("!Q")
 _CHUNK = 1 << 16

@@ -16,9 +16,9 @@ from flask_background.durable.journal import database as module
 from flask_background.durable.journal import queries
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal.database import Database, Mode
-from flask_background.durable.journal.row import COLUMNS, Entry
+from flask_background.durable.journal.row import COLUMNS, ItemRow
 
-ENTRY = Entry(
+ENTRY = ItemRow(
     id="0" * 24,
     task="mail",
     executor="thread",
@@ -53,7 +53,7 @@ def database(request: pytest.FixtureRequest, make: Callable[..., Database]) -> D
     return make(request.param)
 
 
-def write(database: Database, *, full: bool = False, entry: Entry = ENTRY) -> None:
+def write(database: Database, *, full: bool = False, entry: ItemRow = ENTRY) -> None:
     """Enter an item."""
     with database.turn:
         connection = database.begin(full=full)
@@ -179,7 +179,7 @@ def test_length_is_seldom_asked(make: Callable[..., Database], monkeypatch: pyte
     assert asked.count("journal.sqlite3-wal") == 4
 
 
-def _numbered(number: int, state: str | None = None) -> Entry:
+def _numbered(number: int, state: str | None = None) -> ItemRow:
     return ENTRY._replace(id=f"{number:024x}", state=state)
 
 

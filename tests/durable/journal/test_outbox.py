@@ -13,7 +13,7 @@ from flask_background.core.status import Status
 from flask_background.durable.journal import outbox, queries
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal.database import Database
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.row import ItemRow
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     database.turn.close()
 
 
-def _entry(number: int) -> Entry:
-    return Entry(
+def _entry(number: int) -> ItemRow:
+    return ItemRow(
         id=f"item-{number}",
         task="mail",
         executor=OUTBOX,
@@ -44,11 +44,11 @@ def _entry(number: int) -> Entry:
     )
 
 
-def _claim(db: sqlite3.Connection, owner: str = "me", limit: int = 10) -> list[Entry]:
+def _claim(db: sqlite3.Connection, owner: str = "me", limit: int = 10) -> list[ItemRow]:
     return outbox.claim(db, owner, limit)
 
 
-def _ids(entries: list[Entry]) -> list[str]:
+def _ids(entries: list[ItemRow]) -> list[str]:
     return [entry.id for entry in entries]
 
 

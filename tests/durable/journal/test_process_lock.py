@@ -15,7 +15,7 @@ import pytest
 
 from flask_background.durable.journal import process_lock as owners
 from flask_background.durable.journal import wakeups as bells
-from flask_background.durable.journal.process_lock import Owner
+from flask_background.durable.journal.process_lock import ProcessLock
 from flask_background.durable.journal.watch import Watch
 
 from ...helpers import BOUND, Script, until
@@ -23,12 +23,12 @@ from ...helpers import BOUND, Script, until
 OWNER = """
     import sys, time
     from pathlib import Path
-    from flask_background.durable.journal.process_lock import Owner
+    from flask_background.durable.journal.process_lock import ProcessLock
 
-    owner = Owner(Path({folder!r}), ["mail"], ["thread"])
+    owner = ProcessLock(Path({folder!r}), ["mail"], ["thread"])
     for line in {lines!r}:
         if line == "!":
-            owner.spare()
+            owner.expect_kill()
         else:
             (owner.begin if line[0] == "+" else owner.end)(line[1:])
     print("owner", owner.id, flush=True)
@@ -43,9 +43,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def owner(folder: Path) -> Iterator[Owner]:
+def owner(folder: Path) -> Iterator[ProcessLock]:
     """This process as an owner."""
-    owner = Owner(folder, ["mail", "pdf"], ["thread"])
+    owner = ProcessLock(folder, ["mail", "pdf"], ["thread"])
     yield owner
     owner.close()
 
@@ -62,7 +62,7 @@ def process(script: Callable[..., Script], folder: Path) -> Callable[..., tuple[
     return start
 
 
-def test_own_is_never_dead(owner: Owner, folder: Path) -> None:
+def test_own_is_never_dead(owner: ProcessLock, folder: Path) -> None:
     """A process does not take over from itself; that would free its lock."""
     assert owners.take_over(folder, owner.id) is None
     assert not owners.is_dead(folder, owner.id)
@@ -115,7 +115,7 @@ def taken_elsewhere(folder: Path, name: str) -> bool:
     return bool(os.waitpid(pid, 0)[1])
 
 
-def test_what_cannot_be_opened(owner: Owner, folder: Path) -> None:
+def test_what_cannot_be_opened(owner: ProcessLock, folder: Path) -> None:
     """The file of an owner that this process may not open is somebody else's to take over."""
     (folder / "1-a").mkdir()  # refused to root, too
     assert owners.others(folder) == ["1-a"]
@@ -133,14 +133,16 @@ def test_empty_file(folder: Path) -> None:
         assert takeover.running == set()
 
 
-def work(owner: Owner, count: int = 100) -> None:
+def work(owner: ProcessLock, count: int = 100) -> None:
     """Have so many runs begin and end."""
     for number in range(count):
         owner.begin(f"{number:024x}")
         owner.end(f"{number:024x}")
 
 
-def test_file_does_not_grow_for_ever(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_does_not_grow_for_ever(
+    owner: ProcessLock, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is begun anew, with what runs, and is locked all the time."""
     monkeypatch.setattr(owners, "_LONG", 500)
     owner._longest = 500
@@ -152,13 +154,13 @@ def test_file_does_not_grow_for_ever(owner: Owner, folder: Path, monkeypatch: py
     assert sorted(os.listdir(folder)) == [owner.id, f"{owner.id}.bell"]
 
 
-def test_much_runs(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_much_runs(owner: ProcessLock, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is long because so much runs is not begun anew at every end."""
     monkeypatch.setattr(owners, "_LONG", 500)
     owner._longest = 500
     made: list[int] = []
-    make = Owner._make_file
-    monkeypatch.setattr(Owner, "_make_file", lambda self: made.append(1) or make(self))
+    make = ProcessLock._make_file
+    monkeypatch.setattr(ProcessLock, "_make_file", lambda self: made.append(1) or make(self))
     for number in range(1_000):
         owner.begin(f"r{number}")
     work(owner)
@@ -203,7 +205,9 @@ def test_death_while_it_is_begun_anew(
     assert os.listdir(folder) == []
 
 
-def test_sweep_while_it_is_begun_anew(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_while_it_is_begun_anew(
+    owner: ProcessLock, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A look at the new file before it has its name, by this process too, does not free its lock."""
     rename = os.rename
     monkeypatch.setattr(owners, "_NEW", -1.0)
@@ -219,7 +223,7 @@ def test_sweep_while_it_is_begun_anew(owner: Owner, folder: Path, monkeypatch: p
     assert not taken_elsewhere(folder, owner.id)
 
 
-def test_take_over_of_what_was_the_file(owner: Owner, folder: Path) -> None:
+def test_take_over_of_what_was_the_file(owner: ProcessLock, folder: Path) -> None:
     """Who has opened the old file gets its lock when there is a new one, and does not take over."""
     to_child, to_parent = os.pipe(), os.pipe()
     pid = os.fork()
@@ -244,7 +248,9 @@ def test_take_over_of_what_was_the_file(owner: Owner, folder: Path) -> None:
     assert not took_over
 
 
-def test_file_that_cannot_be_begun_anew(owner: Owner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_cannot_be_begun_anew(
+    owner: ProcessLock, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Then the old one goes on."""
     monkeypatch.setattr(owners, "_LONG", 500)
     owner._longest = 500
@@ -265,12 +271,12 @@ def test_file_that_cannot_be_begun_anew(owner: Owner, folder: Path, monkeypatch:
 
 def test_closed_writes_nowhere(folder: Path, tmp_path: Path) -> None:
     """The descriptor of a closed owner may be another file's by now."""
-    owner = Owner(folder, [], [])
+    owner = ProcessLock(folder, [], [])
     owner.close()
     descriptors = [os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT) for _ in range(5)]
     owner.begin("a")
     owner.end("a")
-    owner.spare()
+    owner.expect_kill()
     owner.close()
     assert (tmp_path / "other").read_bytes() == b""
     for descriptor in descriptors:
@@ -288,13 +294,13 @@ def test_failure_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, f
 
     monkeypatch.setattr(os, fails, fail)
     with pytest.raises(OSError, match="No space left"):
-        Owner(folder, [], [])
+        ProcessLock(folder, [], [])
     monkeypatch.undo()
     assert os.listdir(folder) == []
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_sweep(owner: Owner, folder: Path) -> None:
+def test_sweep(owner: ProcessLock, folder: Path) -> None:
     """What a process left that died while it became an owner is removed, and nothing else."""
     for name in ("1-a.new", "1-c.new"):
         (folder / name).touch()
@@ -306,7 +312,7 @@ def test_sweep(owner: Owner, folder: Path) -> None:
     assert sorted(os.listdir(folder)) == sorted(["1-c.new", owner.id, f"{owner.id}.bell"])
 
 
-def test_bell(owner: Owner, folder: Path) -> None:
+def test_bell(owner: ProcessLock, folder: Path) -> None:
     """Whoever waits is woken by a ring, each time, and not by one that was before the last wait."""
     watch = Watch(owner)
     watch.wait(0.0)
@@ -321,7 +327,7 @@ def test_bell(owner: Owner, folder: Path) -> None:
     watch.close()
 
 
-def test_death_wakes(owner: Owner, folder: Path, process: Callable[..., tuple[Script, str]]) -> None:
+def test_death_wakes(owner: ProcessLock, folder: Path, process: Callable[..., tuple[Script, str]]) -> None:
     """The kernel tells of a sibling's death at once, again and again until somebody has taken over."""
     watch = Watch(owner)
     program, name = process("+a")
@@ -337,7 +343,7 @@ def test_death_wakes(owner: Owner, folder: Path, process: Callable[..., tuple[Sc
 
 
 def test_without_pidfd(
-    owner: Owner,
+    owner: ProcessLock,
     process: Callable[..., tuple[Script, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -358,7 +364,7 @@ def test_without_pidfd(
     watch.close()
 
 
-def test_fork_is_nobody(owner: Owner, folder: Path) -> None:
+def test_fork_is_nobody(owner: ProcessLock, folder: Path) -> None:
     """A child has not inherited the lock, nor does it free it."""
     pid = os.fork()
     if pid == 0:

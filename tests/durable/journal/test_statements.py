@@ -16,7 +16,7 @@ from flask_background.core.status import Status
 from flask_background.durable.journal import queries
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal.database import Database
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.row import ItemRow
 
 OWNERS = ("1-a", "2-b", "3-c")
 LIVE = (Status.QUEUED, Status.RUNNING)
@@ -34,7 +34,7 @@ class Journal(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.mode = mode
         self.database = Database(self.folder, mode)
-        self.model: dict[str, Entry] = {}
+        self.model: dict[str, ItemRow] = {}
         # What each owner has on its own file: the ids that it is running.
         self.running: dict[str, set[str]] = {owner: set() for owner in OWNERS}
         self.fences: dict[str, int] = {}
@@ -76,7 +76,7 @@ class Journal(RuleBasedStateMachine):
     )
     def insert(self, number: int, key: str | None, owner: str | None, delay: float) -> str:
         """Enqueue an item; one with a key gives the one in flight that has it."""
-        entry = Entry(
+        entry = ItemRow(
             id=f"{number:024x}",
             task="t",
             executor="thread",

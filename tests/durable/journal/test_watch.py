@@ -13,7 +13,7 @@ import pytest
 from flask_background.durable.journal import process_lock as owners
 from flask_background.durable.journal import wakeups as bells
 from flask_background.durable.journal import watch as module
-from flask_background.durable.journal.process_lock import Owner
+from flask_background.durable.journal.process_lock import ProcessLock
 from flask_background.durable.journal.watch import Watch
 
 from ...helpers import BOUND, Script, until
@@ -21,9 +21,9 @@ from ...helpers import BOUND, Script, until
 SIBLING = """
     import sys, time
     from pathlib import Path
-    from flask_background.durable.journal.process_lock import Owner
+    from flask_background.durable.journal.process_lock import ProcessLock
 
-    owner = Owner(Path({folder!r}), [], [])
+    owner = ProcessLock(Path({folder!r}), [], [])
     print("owner", owner.id, flush=True)
     sys.stdin.readline() if {leaves} else time.sleep(60)
     while not Path({folder!r}, "leave.txt").exists():
@@ -40,15 +40,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def owner(folder: Path) -> Iterator[Owner]:
+def owner(folder: Path) -> Iterator[ProcessLock]:
     """This process as an owner."""
-    owner = Owner(folder, [], [])
+    owner = ProcessLock(folder, [], [])
     yield owner
     owner.close()
 
 
 @pytest.fixture
-def watch(owner: Owner) -> Iterator[Watch]:
+def watch(owner: ProcessLock) -> Iterator[Watch]:
     """Its watch, which has not waited yet."""
     watch = Watch(owner)
     yield watch
@@ -173,7 +173,7 @@ def test_strange_owner(watch: Watch, folder: Path, name: str, monkeypatch: pytes
     assert until(lambda: watch.wait(0.2)) == [name]
 
 
-def test_close_leaves_nothing(owner: Owner, sibling: Callable[..., tuple[Script, str]]) -> None:
+def test_close_leaves_nothing(owner: ProcessLock, sibling: Callable[..., tuple[Script, str]]) -> None:
     """A closed watch has no descriptor open; to close it twice does no harm."""
     before = descriptors()
     watch = Watch(owner)
@@ -199,7 +199,7 @@ def test_many_waits_leave_nothing(watch: Watch, sibling: Callable[..., tuple[Scr
     assert descriptors() == before
 
 
-def test_folder_is_gone(watch: Watch, owner: Owner, folder: Path) -> None:
+def test_folder_is_gone(watch: Watch, owner: ProcessLock, folder: Path) -> None:
     """Where somebody has removed the folder, the wait says so: it must not turn without a pause."""
     for path in folder.iterdir():
         path.unlink()

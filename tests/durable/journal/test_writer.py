@@ -21,7 +21,7 @@ from flask_background.core.status import Status
 from flask_background.durable.journal import database, queries
 from flask_background.durable.journal.database import Database
 from flask_background.durable.journal.group_commit import Insert, Rounds
-from flask_background.durable.journal.row import Entry
+from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.journal.writer import Writer
 from flask_background.durable.journal.writers import writer_at
 from flask_background.errors import JournalError
@@ -39,10 +39,10 @@ def writer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writer]:
     until(lambda: not [thread for thread in our_threads() if "journal" in thread.name])
 
 
-def entry(number: int, **values: Any) -> Entry:
+def entry(number: int, **values: Any) -> ItemRow:
     """A new item."""
     now = time.time()
-    return Entry(
+    return ItemRow(
         id=f"{number:024x}",
         task="t",
         executor="thread",

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from flask_background.executors.processes.executor.app_location import locate
 
 from flask_background.errors import ConfigurationError
+from flask_background.executors.processes.app_location import locate
 
 
 @pytest.fixture

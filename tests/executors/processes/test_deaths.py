@@ -1,4 +1,4 @@
-"""Child processes that die, and what their signals, handlers and forks do."""
+"""ChildProcess processes that die, and what their signals, handlers and forks do."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from flask_background.executors.processes.executor.child_process import Child
-from flask_background.executors.processes.executor.messages import Setup
 
 from flask_background import Status, current_item
-from flask_background.errors import ItemCrashed, ItemFailed
+from flask_background.errors import ItemCrashedError, ItemFailedError
+from flask_background.executors.processes.child_process import ChildProcess
+from flask_background.executors.processes.messages import Setup
 
 from ...children import SharedList
 from ...helpers import BOUND, until
@@ -43,7 +43,7 @@ def test_child_dies(make_shop: Callable[..., Shop], name: str, argument: tuple[i
     pid = shop.pid()
     item = shop.tasks[name].enqueue(*map(int, argument))
     error = item.exception(BOUND)
-    assert isinstance(error, ItemCrashed)
+    assert isinstance(error, ItemCrashedError)
     assert str(error) == f"child process {pid} {how} while it ran item {item.id} (shop.{name})"
     assert item.status is Status.FAILED
     assert shop.pid() != pid
@@ -71,7 +71,7 @@ def test_child_dies_with_what_it_has_started(shop: Shop) -> None:
         path.write_text(str(subprocess.Popen(["sleep", "60"]).pid))
         os._exit(5)
 
-    assert isinstance(shop.call(work).exception(BOUND), ItemCrashed)
+    assert isinstance(shop.call(work).exception(BOUND), ItemCrashedError)
     until(lambda: not alive(int(path.read_text())))
 
 
@@ -89,7 +89,7 @@ def test_no_descriptors_for_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "pipe", limited)
         with pytest.raises(OSError, match="too many"):
-            Child(Setup("shop:app", 0, None))
+            ChildProcess(Setup("shop:app", 0, None))
     for end in made:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(end)
@@ -193,5 +193,5 @@ def test_crash_is_an_attempt(any_shop: Shop) -> None:
     assert item.result(BOUND) == 2
     assert ran == [1, 2]
     item = any_shop.call(shipped)
-    assert isinstance(item.exception(BOUND), (ItemCrashed, ItemFailed))
+    assert isinstance(item.exception(BOUND), (ItemCrashedError, ItemFailedError))
     assert item.attempt == 1

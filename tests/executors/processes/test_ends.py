@@ -12,7 +12,7 @@ import pytest
 from flask import current_app
 
 from flask_background import Status, current_item
-from flask_background.errors import EnqueuedInChild, ItemInterrupted
+from flask_background.errors import EnqueuedInChildError, ItemInterruptedError
 
 from ...children import SharedList, ship
 from ...helpers import BOUND, Script, our_threads, until
@@ -27,7 +27,7 @@ def test_enqueue_in_a_child(shop: Shop) -> None:
         current_app.extensions["background"].owner.enqueue(int)
 
     error = shop.call(work).exception(BOUND)
-    assert isinstance(error, EnqueuedInChild)
+    assert isinstance(error, EnqueuedInChildError)
     assert "make it durable=True" in str(error)
 
 
@@ -64,7 +64,7 @@ def test_stop_asks_and_then_kills(shop: Shop) -> None:
     assert shop.background.stop(0.5) == [item]
     assert 0.5 <= time.monotonic() - began < 3.0
     assert shop.background.wait_idle(BOUND)
-    assert isinstance(item.exception(0), ItemInterrupted)
+    assert isinstance(item.exception(0), ItemInterruptedError)
     _, (reason, remaining) = asked
     assert reason == "shutdown"
     assert 0.0 < remaining <= 0.5

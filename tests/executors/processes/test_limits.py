@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flask_background import CancelReason, Status, current_item
-from flask_background.errors import ItemCancelled, ItemCrashed, ItemTimeout, ResultLost
+from flask_background.errors import ItemCancelledError, ItemCrashedError, ItemTimeoutError, ResultLostError
 
 from ...children import SharedEvent, SharedList, hold, ship
 from ...helpers import BOUND, until
@@ -29,7 +29,7 @@ def test_timeout_is_hard(any_shop: Shop, name: str) -> None:
     began = time.monotonic()
     error = item.exception(BOUND)
     assert time.monotonic() - began < 5.0
-    assert isinstance(error, ItemTimeout)
+    assert isinstance(error, ItemTimeoutError)
     assert "killed 0.2 s after" in str(error.__cause__)
     assert item.status is Status.FAILED
     assert item.token.reason is CancelReason.TIMEOUT
@@ -43,7 +43,7 @@ def test_cancel_is_hard(any_shop: Shop) -> None:
     """So is cancelling."""
     item, pid = any_shop.begin("spin")
     assert item.cancel()
-    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert isinstance(item.exception(BOUND), ItemCancelledError)
     assert item.status is Status.CANCELLED
     assert not alive(pid)
 
@@ -53,7 +53,7 @@ def test_who_heeds_the_token_is_not_killed(make_shop: Callable[..., Shop]) -> No
     shop = make_shop(cpu=CPU | {"workers": 1}, BACKGROUND_KILL_AFTER=60)
     pid = shop.pid()
     item = shop.call(partial(hold, SharedEvent(shop.folder / "never"), int), timeout=0.1)
-    assert isinstance(item.exception(BOUND), ItemTimeout)
+    assert isinstance(item.exception(BOUND), ItemTimeoutError)
     assert shop.pid() == pid
 
 
@@ -64,7 +64,7 @@ def test_item_may_have_very_long(make_shop: Callable[..., Shop]) -> None:
     item = shop.call(partial(hold, SharedEvent(shop.folder / "never"), partial(begun.append, 1)))
     until(lambda: len(begun))
     item.cancel()
-    assert isinstance(item.exception(BOUND), ItemCancelled)
+    assert isinstance(item.exception(BOUND), ItemCancelledError)
     assert item.status is Status.CANCELLED
 
 
@@ -74,7 +74,7 @@ def test_child_that_does_not_listen(make_shop: Callable[..., Shop]) -> None:
     pid = shop.pid()
     os.kill(pid, signal.SIGSTOP)
     item = shop.call(len, bytes(1 << 20), timeout=0.2)
-    assert isinstance(item.exception(BOUND), ItemTimeout)
+    assert isinstance(item.exception(BOUND), ItemTimeoutError)
     assert shop.pid() != pid
 
 
@@ -133,7 +133,7 @@ def test_no_memory_for_the_result(make_shop: Callable[..., Shop]) -> None:
     pid = shop.pid()
     for mebibytes in (100, 200):  # no memory for the message, or not even for its pickle
         item = shop.call(bytes, mebibytes << 20)
-        assert isinstance(item.exception(BOUND), ResultLost)
+        assert isinstance(item.exception(BOUND), ResultLostError)
         assert item.status is Status.SUCCEEDED
     assert shop.pid() == pid
 
@@ -142,5 +142,5 @@ def test_no_memory_for_the_arguments(make_shop: Callable[..., Shop]) -> None:
     """A child that cannot even read its arguments ends, and fails the item."""
     shop = make_shop(cpu={"kind": "process", "workers": 1, "max_memory": 100})
     item = shop.tasks["work"].enqueue(ship(len), bytes(100 << 20))
-    assert isinstance(item.exception(BOUND), ItemCrashed)
+    assert isinstance(item.exception(BOUND), ItemCrashedError)
     assert shop.pid()

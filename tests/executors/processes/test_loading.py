@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 
 from flask_background import Background, current_item
-from flask_background.errors import ConfigurationError, ItemCrashed, ItemTimeout
+from flask_background.errors import ConfigurationError, ItemCrashedError, ItemTimeoutError
 
 from ...helpers import BOUND, Script, Site, our_threads
 from .conftest import CPU, Shop, children
@@ -50,7 +50,7 @@ def test_app_cannot_be_loaded(make_shop: Callable[..., Shop]) -> None:
     shop = make_shop(BACKGROUND_APP="tests.nowhere:app")
     for _ in range(2):
         error = shop.call(os.getpid).exception(BOUND)
-        assert isinstance(error, ItemCrashed)
+        assert isinstance(error, ItemCrashedError)
         assert "could not load the app 'tests.nowhere:app'. BACKGROUND_APP says where" in str(error)
         assert "tests.nowhere" in str(error).partition("\n\n")[2]
 
@@ -64,7 +64,7 @@ def test_app_is_not_loaded_in_time(
     monkeypatch.setattr("flask_background.executors.processes.child_process._STARTED_WITHIN", 0.5)
     before = children()
     error = make_shop(BACKGROUND_APP="serving:app").call(os.getpid).exception(BOUND)
-    assert isinstance(error, ItemCrashed)
+    assert isinstance(error, ItemCrashedError)
     assert "did not load the app 'serving:app' within" in str(error)
     assert children() == before
 
@@ -76,7 +76,7 @@ def test_child_dies_as_it_starts(make_shop: Callable[..., Shop], tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)
         error = shop.call(os.getpid).exception(BOUND)
-    assert isinstance(error, ItemCrashed)
+    assert isinstance(error, ItemCrashedError)
     assert "ended with exit status 7 before it had loaded the app 'deadly:app'" in str(error)
 
 
@@ -90,7 +90,7 @@ def test_app_that_gevent_patches(
     shop = make_shop(BACKGROUND_APP="patching:create_app", BACKGROUND_KILL_AFTER=BOUND)
     assert shop.pid()
     item = shop.call(wait_for_token, timeout=0.1)
-    assert isinstance(item.exception(BOUND), ItemTimeout)
+    assert isinstance(item.exception(BOUND), ItemTimeoutError)
     assert shop.pid()
 
 
@@ -103,7 +103,7 @@ def wait_for_token() -> None:
 def test_no_memory_for_the_app(make_shop: Callable[..., Shop]) -> None:
     """A limit that is too low for the app is named."""
     error = make_shop(cpu={"kind": "process", "max_memory": 1}).call(os.getpid).exception(BOUND)
-    assert isinstance(error, ItemCrashed)
+    assert isinstance(error, ItemCrashedError)
     assert "the app 'tests.children:create_app'" in str(error)
     assert " within its max_memory of 1 MiB" in str(error)
 
@@ -118,7 +118,7 @@ def test_app_that_enqueues_as_it_is_loaded(
     )
     monkeypatch.syspath_prepend(tmp_path)
     error = make_shop(BACKGROUND_APP="eager:app").call(os.getpid).exception(BOUND)
-    assert isinstance(error, ItemCrashed)
+    assert isinstance(error, ItemCrashedError)
     assert "print was enqueued in a child process, by an item or as the app was loaded there" in str(error)
 
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask_background.executors.processes.executor.executor import messages as parcels
 from werkzeug.datastructures import FileStorage, ImmutableMultiDict
 
 from flask_background.core.status import Outcome, Status
 from flask_background.core.token import CancellationSource
-from flask_background.errors import ArgumentRefused, ItemCancelled, ItemFailed, ResultLost
+from flask_background.errors import ArgumentError, ItemCancelledError, ItemFailedError, ResultLostError
+from flask_background.executors.processes import messages as parcels
 
 
 def travel(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -68,7 +68,7 @@ def test_file_of_a_process_that_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) 
 
 def test_refused_argument() -> None:
     """It is named, in whatever it stands."""
-    with pytest.raises(ArgumentRefused, match=r"^sep cannot be sent to a child process .*pickle"):
+    with pytest.raises(ArgumentError, match=r"^sep cannot be sent to a child process .*pickle"):
         parcels.pack(print, (1,), {"sep": [lambda: 1]})
 
 
@@ -82,7 +82,7 @@ def test_lost_result() -> None:
     """One that cannot is replaced, and the item has succeeded."""
     status, _, error = come_back((Status.SUCCEEDED, lambda: 1, None))
     assert status is Status.SUCCEEDED
-    assert isinstance(error, ResultLost)
+    assert isinstance(error, ResultLostError)
 
 
 class Exiting(Exception):
@@ -95,9 +95,9 @@ class Exiting(Exception):
 def test_what_exits_when_it_is_sent() -> None:
     """It does not take its process along."""
     status, _, error = come_back((Status.SUCCEEDED, Exiting(), None))
-    assert (status, type(error)) == (Status.SUCCEEDED, ResultLost)
+    assert (status, type(error)) == (Status.SUCCEEDED, ResultLostError)
     status, _, error = come_back((Status.FAILED, None, Exiting("closed")))
-    assert (status, type(error)) == (Status.FAILED, ItemFailed)
+    assert (status, type(error)) == (Status.FAILED, ItemFailedError)
 
 
 def test_error() -> None:
@@ -127,7 +127,7 @@ class Stubborn(Exception):
 def test_error_that_does_not_come_back() -> None:
     """It is replaced by its text, as far as it has one."""
     _, _, error = come_back((Status.FAILED, None, Stubborn()))
-    assert isinstance(error, ItemFailed)
+    assert isinstance(error, ItemFailedError)
     assert (
         "item 1 (shop.work) failed with tests.executors.processes.test_messages.Stubborn, whose text raises"
         in str(error)
@@ -136,6 +136,6 @@ def test_error_that_does_not_come_back() -> None:
 
 def test_foreign_cancellation() -> None:
     """Another item's token stays behind."""
-    error = come_back((Status.FAILED, None, ItemCancelled("another", CancellationSource().token)))[2]
-    assert isinstance(error, ItemCancelled)
+    error = come_back((Status.FAILED, None, ItemCancelledError("another", CancellationSource().token)))[2]
+    assert isinstance(error, ItemCancelledError)
     assert error.token is None

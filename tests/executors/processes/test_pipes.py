@@ -7,14 +7,15 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from flask_background.executors.processes.executor.messages import (
-    Asked,
-    Ended,
-    Progressed,
+
+from flask_background.executors.processes.messages import (
+    CancelledSelf,
+    ProgressReported,
+    RunEnded,
     Started,
-    Withdrawn,
+    TokenFired,
 )
-from flask_background.executors.processes.executor.pipes import Pipes
+from flask_background.executors.processes.pipes import Pipes
 
 from ...helpers import BOUND
 
@@ -32,7 +33,7 @@ def ends() -> Iterator[tuple[Pipes, Pipes]]:
 def test_messages(ends: tuple[Pipes, Pipes]) -> None:
     """What is sent is received, as the same kind, in the same order, also when it was read at once."""
     here, there = ends
-    sent = [Started(None), Progressed(1, 2, "half"), Withdrawn(), Asked("timeout", 0.5)]
+    sent = [Started(None), ProgressReported(1, 2, "half"), CancelledSelf(), TokenFired("timeout", 0.5)]
     for message in sent:
         here.send(message)
     received = [there.receive()]
@@ -45,7 +46,7 @@ def test_messages(ends: tuple[Pipes, Pipes]) -> None:
 def test_large_message(ends: tuple[Pipes, Pipes]) -> None:
     """A message may be larger than a pipe holds; others from other threads do not come between its parts."""
     here, there = ends
-    large = Ended("succeeded", os.urandom(3_000_000), "", "")
+    large = RunEnded("succeeded", os.urandom(3_000_000), "", "")
     threads = [threading.Thread(target=here.send, args=(large,)) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -57,22 +58,22 @@ def test_large_message(ends: tuple[Pipes, Pipes]) -> None:
 def test_end(ends: tuple[Pipes, Pipes]) -> None:
     """When one side closes, the other one reads what there is, and then comes to the end; twice is once."""
     here, there = ends
-    here.send(Withdrawn())
+    here.send(CancelledSelf())
     here.close()
     here.close()
-    assert there.receive() == Withdrawn()
+    assert there.receive() == CancelledSelf()
     with pytest.raises(EOFError):
         there.receive()
     with pytest.raises(BrokenPipeError):
-        there.send(Withdrawn())
+        there.send(CancelledSelf())
 
 
 def test_end_that_does_not_block() -> None:
     """What finds no room is left for later, and of a message that is not complete nothing is seen."""
     first, second = os.pipe(), os.pipe()
     here, there = Pipes(first[0], second[1], blocking=False), Pipes(second[0], first[1], blocking=False)
-    large = Ended("succeeded", os.urandom(300_000), "", "")
-    for message in (large, Withdrawn()):
+    large = RunEnded("succeeded", os.urandom(300_000), "", "")
+    for message in (large, CancelledSelf()):
         here.send(message)
     assert here.is_sending
     there.read()
@@ -83,7 +84,7 @@ def test_end_that_does_not_block() -> None:
         there.read()
         while (got := there.take()) is not None:
             received.append(got)
-    assert received == [large, Withdrawn()]
+    assert received == [large, CancelledSelf()]
     assert not here.is_sending
     here.close()
     there.close()
