@@ -14,7 +14,7 @@ help:
 	@echo "make demo-celery  the same, its items in a Celery worker, on the Redis that BACKGROUND_CELERY names or one of its own"
 	@echo "make test   run every test"
 	@echo "make faults kill, starve and cut the power of the journal 10,000 times: half an hour"
-	@echo "make lint   ruff, mypy --strict, import-linter"
+	@echo "make lint   ruff, mypy --strict, import-linter, and the walls of the house"
 	@echo "make docs   make the pages of docs/, in build/docs"
 	@echo "make bench  compare speed and memory with ThreadPoolExecutor, Flask-Executor, Huey, Celery and RQ"
 
@@ -41,6 +41,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.check_walls
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --nitpicky --builder html docs build/docs
