@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -566,6 +567,25 @@ def test_journal_that_cannot_be_made(make_site: Callable[..., Site], tmp_path: P
     assert response.headers["Retry-After"]
     (tmp_path / "journal").unlink()
     assert task.enqueue().result(BOUND) == 42
+
+
+def test_journal_of_a_newer_version(site: Site) -> None:
+    """A journal that a newer release has migrated: views answer 503, and the error names both versions."""
+    task = site.background.task(durable=True)(lambda: 42)
+    first = task.enqueue()
+    assert first.result(BOUND) == 42
+    journal = site.app.config["BACKGROUND_JOURNAL"] / "journal.sqlite3"
+    with closing(sqlite3.connect(journal, isolation_level=None)) as newer:
+        (known,) = newer.execute("pragma user_version").fetchone()
+        newer.execute("update meta set value = 1000 where name = 'compatible_from'")
+        newer.execute("pragma user_version = 1000")
+        site.app.add_url_rule("/", view_func=lambda: task.enqueue().id)
+        assert site.client.get("/").status_code == 503
+        with pytest.raises(JournalError, match=f"{journal} has version 1000.*versions up to {known}"):
+            task.enqueue()
+        newer.execute(f"pragma user_version = {known}")
+    assert task.enqueue().result(BOUND) == 42
+    assert row(site, first.id)["status"] == "succeeded"
 
 
 def test_journal_that_is_locked(site: Site) -> None:
