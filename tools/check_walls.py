@@ -32,6 +32,8 @@ BELOW = {
     "errors",
     "concurrency",
 }
+#: The keys of an app's extensions that are ours.
+KEYS = ("background", "background.state")
 #: Private names that their libraries document, or Python does.
 DOCUMENTED = {"_asdict", "_exit", "_fields", "_get_current_object", "_make", "_replace"}
 #: Private names that cannot be done without, by file. Each has a test that fails when the name is gone.
@@ -45,7 +47,7 @@ NEEDED = {
 ALLOWED: dict[str, tuple[str, ...]] = {
     "item": ("celery/",),
     "foreign": ("celery/",),
-    "extensions": ("celery/", "durable/backend.py", "executors/processes/executor.py"),
+    "extensions": ("celery/",),
 }
 
 
@@ -381,7 +383,7 @@ def _look_ups(tree: ast.Module) -> Iterator[tuple[int, str]]:
             place, key = node.comparators[0], node.left
         else:
             continue
-        if _last_name(place) == "extensions" and isinstance(key, ast.Constant) and key.value == "background":
+        if _last_name(place) == "extensions" and isinstance(key, ast.Constant) and key.value in KEYS:
             yield node.lineno, f"{ast.unparse(node)}: have app_state hand over what is needed here"
 
 

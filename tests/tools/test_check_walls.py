@@ -148,7 +148,7 @@ def test_own_private_names(package: Path) -> None:
         'app.extensions["background"]',
         'self.app.extensions.get("background")',
         '"background" in app.extensions',
-        'extensions["background"]',
+        'extensions["background.state"]',
     ],
 )
 def test_look_up(package: Path, look: str) -> None:
