@@ -13,7 +13,6 @@ from flask_background.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flask_background.core.schedule import Schedule
-    from flask_background.durable.journal.row import ItemRow
     from flask_background.task import Task
 
 
@@ -68,12 +67,12 @@ class Registry:
         """Let a durable task be enqueued by the schedule."""
         self.periodic[task.name] = Periodic(task, schedule)
 
-    def task_of(self, entry: ItemRow) -> Task[..., Any] | Unknown:
-        """The task of an item in the journal, with the options that it was enqueued with."""
-        task = self.tasks.get(entry.task)
+    def task_of(self, name: str, executor: str, options: str) -> Task[..., Any] | Unknown:
+        """The task of an item in the journal, with the options (JSON) that the item was enqueued with."""
+        task = self.tasks.get(name)
         if task is None:
-            return Unknown(entry.task, entry.executor)
-        return task.using(executor=entry.executor, durable=True, fallback=None, **json.loads(entry.options))
+            return Unknown(name, executor)
+        return task.using(executor=executor, durable=True, fallback=None, **json.loads(options))
 
     def check_portable(self, task: Task[..., Any]) -> None:
         """Raise ConfigurationError if another process could not run the task with these options."""

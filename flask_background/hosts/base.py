@@ -14,13 +14,10 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from flask_background.concurrency import native
 from flask_background.errors import Stopping
-
-if TYPE_CHECKING:
-    from flask_background.local.backend import LocalBackend
 
 # How often the watcher looks for the stop, and how long it stays when no item is in flight (seconds).
 _TICK = 0.05
@@ -29,6 +26,22 @@ _LINGER = 5.0
 _CLEANUP = 0.1
 # What the watcher gets beyond that to name what is left, should the machine be busy.
 _PATIENCE = 0.25
+
+
+class Drainable(Protocol):
+    """The items of one app, as a host sees them: asked to end, waited for, and closed."""
+
+    #: The grace period in seconds, and when it is over (``time.monotonic()``); inf before the stop begins.
+    @property
+    def grace(self) -> float: ...
+    @property
+    def up_at(self) -> float: ...
+    def is_idle(self) -> bool: ...
+    def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None: ...
+    def close_if_idle(self) -> bool: ...
+    def time_is_up(self) -> object: ...
+    def log_error(self, what: str, error: BaseException) -> None: ...
+    def log_warning(self, what: str) -> None: ...
 
 
 class Host(ABC):
@@ -44,7 +57,7 @@ class Host(ABC):
         self.awake = False
         self._lock = native.new_lock()
         self._bell: native.SimpleQueue[None] = native.SimpleQueue()
-        self._backends: tuple[weakref.ref[LocalBackend], ...] = ()
+        self._backends: tuple[weakref.ref[Drainable], ...] = ()
         self._began: float | None = None
         self._cut = False
         self._arrived = False
@@ -68,13 +81,13 @@ class Host(ABC):
     def interrupted(self) -> None:
         """A signal has raised SystemExit or KeyboardInterrupt in ``drain``."""
 
-    def add(self, backend: LocalBackend) -> None:
+    def add(self, backend: Drainable) -> None:
         """An app is about to have its first item here."""
         with self._lock:
             self._backends = (*(ref for ref in self._backends if ref()), weakref.ref(backend))
         if self._closed:
-            backend.clock.begin(time.monotonic())
-            backend.clock.time_is_up()
+            backend.go_on_stopping(time.monotonic(), math.inf, "")
+            backend.time_is_up()
 
     def wake(self) -> None:
         """An item was accepted, so there is something to watch."""
@@ -96,13 +109,13 @@ class Host(ABC):
         self._cut = True
         self._bell.put(None)
 
-    def backends(self) -> list[LocalBackend]:
+    def backends(self) -> list[Drainable]:
         """The apps in this process, as far as they have had items."""
         return [backend for ref in self._backends if (backend := ref()) is not None]
 
     def is_idle(self) -> bool:
         """Whether no item is queued or running, in any app. Fit for a signal handler."""
-        return all(backend.ledger.is_idle() for backend in self.backends())
+        return all(backend.is_idle() for backend in self.backends())
 
     def drain(self) -> None:
         """Wait, on the main thread, until no item is in flight or their time is up. Raises nothing.
@@ -167,16 +180,15 @@ class Host(ABC):
         if not self.is_idle():
             self.sustain()
         for backend in self.backends():
-            backend.clock.begin(began, allowance=self.allowance, how_to_cut=self.how_to_cut)
-            backend.clock.tick()
+            backend.go_on_stopping(began, self.allowance, self.how_to_cut)
             if self._cut:
-                backend.clock.time_is_up()
+                backend.time_is_up()
 
     def _close(self) -> bool:
-        return all([backend.clock.close_if_idle() for backend in self.backends()])
+        return all([backend.close_if_idle() for backend in self.backends()])
 
     def is_up(self, late: float = 0.0) -> bool:
         """Whether the grace period of every app is over, by so many seconds."""
-        late_ones = (backend for backend in self.backends() if not backend.ledger.is_idle())
-        up_at = max((backend.clock.up_at for backend in late_ones), default=0.0)
+        late_ones = (backend for backend in self.backends() if not backend.is_idle())
+        up_at = max((backend.up_at for backend in late_ones), default=0.0)
         return time.monotonic() >= up_at + _CLEANUP + late

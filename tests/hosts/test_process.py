@@ -204,7 +204,7 @@ def test_items_enqueue_at_the_end(script: Start) -> None:
             assert current_item.token.wait(10)
             background.enqueue(work, 0.1, "second")
             background.enqueue(coroutine)
-            with other._app.app_context():
+            with apps[1].app_context():
                 other.enqueue(work, 0.1, "other")
         background.enqueue(first)
         """,

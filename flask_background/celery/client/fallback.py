@@ -80,8 +80,7 @@ class WayOut:
         self._bring_here(item)
         local = self._part.backend
         executor = local.executors[item._task.executor]
-        if executor.prepares:
-            executor.prepare(item)
+        executor.prepare(item)
         if not local.take(item, held=True):
             raise Stopping(f"{item.task_name} cannot run here instead: this process has stopped taking items")
         local.enter(item, due)
