@@ -67,4 +67,9 @@ $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
 	@# The oldest gunicorn that is supported, beside the newest.
 	rm -rf $(VENV)/gunicorn-22.0
 	$(PIP) --target $(VENV)/gunicorn-22.0 "gunicorn==22.0.0"
+	@# Flask's source with its own tests, and a pytest that they were written for.
+	rm -rf $(VENV)/flask-suite
+	$(PIP) --target $(VENV)/flask-suite/pytest "pytest<9"
+	$(BIN)/pip download --quiet --no-deps --no-binary flask --dest $(VENV)/flask-suite \
+		"flask==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("flask"))')"
 	@touch $@
