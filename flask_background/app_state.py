@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flask_background import hosts
 from flask_background.concurrency import native
+from flask_background.core.events import Events
 from flask_background.core.settings import Settings
 from flask_background.errors import JournalError
 
@@ -105,11 +106,14 @@ class BackgroundState:
     def celery(self) -> CeleryBackend:
         """What sends items to Celery. Raises ConfigurationError."""
         if self._celery is None:
+            from flask_background.celery.app import CeleryContext
             from flask_background.celery.client.backend import (
                 CeleryBackend,  # with Celery, for apps that name it
             )
 
-            self._celery = CeleryBackend(self.app, self.settings, self.owner.registry)
+            events = Events(self.app)
+            context = CeleryContext(self.app, self.settings, self.owner.registry, events, self)
+            self._celery = CeleryBackend(context)
             with _publishing:
                 _with_backend.add(self)
         return self._celery
@@ -126,11 +130,20 @@ class BackgroundState:
         return self.settings.celery is not None or "celery" in self.app.extensions
 
     def join_celery(self) -> None:
-        """Should this be a Celery worker's process, or become one, its tasks are there for it."""
-        if self.settings.celery is not None or self.settings.backend == "celery" or "celery" in sys.modules:
-            from flask_background.celery.worker.bootstrap import join
+        """Should a Celery worker start in this process, it runs this app's items.
 
-            join(self)
+        An app that does not say that items go to Celery has nothing to do with it.
+        """
+        if self.settings.celery is not None or self.settings.backend == "celery":
+            self.celery_is_named()
+        else:
+            self.owner.registry.when_celery_is_named(self)
+
+    def celery_is_named(self) -> None:
+        """The app, or one of its tasks, says that items go to Celery."""
+        from flask_background.celery.worker.bootstrap import join  # with Celery
+
+        join(self)
 
     def become_worker(self) -> None:
         """This is a Celery worker's process, or will be: it takes nothing that would live here."""

@@ -32,13 +32,7 @@ class Shop:
     def task(self, func: Callable[..., Any], name: str = "shop.work", **options: Any) -> Task[..., Any]:
         """A task of func."""
         options = {"durable": self.durable, "backend": "immediate" if self.immediate else None, **options}
-        task = self.background.task(name=name, **options)(func)
-        if self.worker is not None:
-            from flask_background.celery.worker.bootstrap import register
-
-            register(self.worker.app, self.app.extensions["background"])
-            self.worker.consumer.update_strategies()
-        return task
+        return self.background.task(name=name, **options)(func)
 
     def holding(self, gate: threading.Event, **options: Any) -> Task[..., Any]:
         """A task that waits for the gate or its token, and returns its argument."""
