@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from flask_background.celery.envelope import Envelope
 
 from flask_background import Status, WorkItem, signals
-from flask_background.celery.envelope import Envelope
 from flask_background.errors import BrokerError, ItemCancelledError, ItemFailedError, NotFinishedError
 
 from ..helpers import BOUND, Script, Site, lines, receiving, until

@@ -44,7 +44,7 @@ class RunTable:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        # In the place of the first row: when the grace period ends, 0 while nothing stops.
+        # In the place of the first row: when the grace period ends, and when it began; 0 while nothing stops.
         self._file.truncate(_SIZE * (_ROWS + 1))
         self._memory = mmap.mmap(self._file.fileno(), 0)
         self._main = os.getpid()
@@ -62,14 +62,21 @@ class RunTable:
 
     def stop_in(self, seconds: float) -> None:
         """The stop has begun, and items have so many seconds; fewer than before, if so. For handlers, too."""
-        end = time.monotonic() + seconds
-        if (before := self.stops_at()) is None or end < before:
-            struct.pack_into("d", self._memory, 0, end)
+        now = time.monotonic()
+        before = self.stops_at()
+        if before is None:
+            struct.pack_into("d", self._memory, 8, now)
+        if before is None or now + seconds < before:
+            struct.pack_into("d", self._memory, 0, now + seconds)
 
     def stops_at(self) -> float | None:
         """When the grace period ends (``time.monotonic()``); None while nothing stops."""
         (end,) = struct.unpack_from("d", self._memory, 0)
         return end or None
+
+    def stop_began(self) -> float:
+        """When the stop has begun (``time.monotonic()``); 0 while nothing stops."""
+        return float(struct.unpack_from("d", self._memory, 8)[0])
 
     # For the process of a run.
 

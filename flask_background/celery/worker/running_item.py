@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # How often each run of this process is looked after, and its progress put on record, in seconds.
 _LOOK = 0.1
 _REPORT = 0.5
-# How long after a child the main process may hear of a TERM that was sent to both (seconds).
+# How long before or after a child the main process may hear of a TERM that was sent to both (seconds).
 _ECHO = 1.0
 
 _timeouts, _looks = Timers(), Timers()
@@ -127,12 +127,14 @@ class RunningItem:
         """While the item runs on the main thread, let TERM not cut it in a child whose worker stops.
 
         systemd, for one, sends TERM to all processes of a service. The main process alone says how long items
-        have. What Celery sends a child for other reasons does what it did.
+        have. A TERM that Celery sends a child for other reasons does what it did. In a pool of one, QUIT ends
+        the grace period: Celery would end the item with an error of its own.
         """
         theirs = signal.getsignal(signal.SIGTERM) if self._is_on_main_thread else None
         if not callable(theirs):
             yield
             return
+        quits = signal.getsignal(signal.SIGQUIT)
 
         def heed(number: int, frame: FrameType | None) -> None:
             if self._is_cut:
@@ -141,7 +143,13 @@ class RunningItem:
             elif not (self._table.is_childs and self._is_stop()):
                 theirs(number, frame)
 
+        def hurry(number: int, frame: FrameType | None) -> None:
+            self._table.stop_in(0.0)
+            theirs(signal.SIGTERM, frame)
+
         signal.signal(signal.SIGTERM, heed)
+        if not self._table.is_childs:
+            signal.signal(signal.SIGQUIT, hurry)
         try:
             yield
         finally:
@@ -149,6 +157,7 @@ class RunningItem:
             with self.lock:  # from here on nobody raises TERM for the run's sake
                 self._is_on_main_thread = False
             signal.signal(signal.SIGTERM, theirs)
+            signal.signal(signal.SIGQUIT, quits)
 
     def _is_stop(self) -> bool:
         """Whether TERM has come because the worker stops; the main process may hear of it a little later."""
@@ -156,7 +165,7 @@ class RunningItem:
         while self._table.stops_at() is None and time.monotonic() < end:
             time.sleep(0.02)
         is_late = self._limit is not None and time.monotonic() >= self._limit
-        return self._table.stops_at() is not None and not is_late
+        return time.monotonic() - self._table.stop_began() < 2 * _ECHO and not is_late
 
     def _look_after(self, item: WorkItem[Any]) -> None:
         """Ask the item to end where that is wanted, and tell how far it is. Raises nothing."""
