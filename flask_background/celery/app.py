@@ -26,9 +26,11 @@ TASK_NAME = "flask_background.item"
 class ThisProcess(Protocol):
     """What else there is in this process for an app's items."""
 
-    #: Whether items that would live in this process's memory are refused.
-    in_child: bool
+    #: Whether items may live in this process's memory.
+    holds_items: bool
 
+    @property
+    def app(self) -> Flask: ...
     @property
     def backend(self) -> LocalBackend: ...
     @property
@@ -41,11 +43,15 @@ class ThisProcess(Protocol):
 class CeleryContext(NamedTuple):
     """What the rooms of the bridge to Celery get to know of an app."""
 
-    app: Flask
     settings: Settings
     registry: Registry
     events: Events
     process: ThisProcess
+
+    @property
+    def app(self) -> Flask:
+        """The app, which its Celery bridge does not keep alive."""
+        return self.process.app
 
     @property
     def home(self) -> str:

@@ -58,7 +58,8 @@ class CeleryItem(RemoteItem[R]):
     def of(cls, item_id: str, record: Record, task: Callee, keeper: RecordKeeper) -> Self:
         """The handle of an item that was enqueued elsewhere."""
         item = cls(task, (), {}, record.request_state(), keeper)
-        item.id, item._enqueued, item.here = item_id, record.enqueued, False
+        item._identify(item_id, record.enqueued)
+        item.here = False
         item.take(record)
         return item
 
@@ -69,7 +70,7 @@ class CeleryItem(RemoteItem[R]):
         end = None if timeout is None else time.monotonic() + timeout
         for pause in self._looks(end):
             left = _NEWS if end is None else min(_NEWS, end - time.monotonic())
-            if left > pause and cast(RecordKeeper, self._keeper).wait_for_end(self, left):
+            if left > pause and cast(RecordKeeper, self._host).wait_for_end(self, left):
                 continue
             native.Latch().wait(pause)
         return self._announced
@@ -111,13 +112,12 @@ class CeleryItem(RemoteItem[R]):
     def take(self, record: Record) -> None:
         """Know what the record says. An end that was seen is the last word."""
         attempt = record._replace(task=self.task_name).attempt_of(self.id)  # Celery's own do not say it
-        with self._keeper.lock:
+        with self._host.lock:
             if not self._announced:
-                self._attempt, self.status = attempt, record.status
-                self._announced = record.status.is_final
+                self._learn(record.status, attempt)
 
     def _look(self) -> None:
         if not (self._announced or self.here):
-            record = cast(RecordKeeper, self._keeper).look(self)
+            record = cast(RecordKeeper, self._host).look(self)
             if record is not None:  # else it ended so long ago that its record is gone
                 self.take(record)

@@ -110,7 +110,7 @@ def test_ends_free_it(redis: Redis, worker: Worker) -> None:
 def test_process_dies_before_it_sends(
     redis: Redis, app: Flask, script: Callable[..., Any], worker: Worker
 ) -> None:
-    """A process that dies between the record and the message leaves an item that runs, and its key with that."""
+    """A process that dies between the record and the message leaves an item that runs, and has its key."""
     program = script(
         f"""
         import os

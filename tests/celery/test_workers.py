@@ -17,6 +17,7 @@ from flask import Flask
 from kombu import Connection
 
 from flask_background import Background, Status, signals
+from flask_background.app_state import state_of
 from flask_background.errors import BrokerError, ConfigurationError, NotFinishedError, UnsupportedError
 
 from ..helpers import BOUND, receiving, until
@@ -65,7 +66,7 @@ def test_nothing_is_lost(app: Flask, make_worker: MakeWorker) -> None:
 
 
 def test_worker_is_killed(app: Flask, make_worker: MakeWorker) -> None:
-    """What a worker had that was killed whole is run by another one in seconds: what ran, and what waited there."""
+    """Another worker runs in seconds what a worker had that was killed whole: what ran, and what waited."""
     first, second = (
         make_worker("--hostname", name, "--concurrency", "1", "--prefetch-multiplier", "4") for name in "ab"
     )
@@ -139,7 +140,7 @@ def test_local_items_of_a_worker(make_app: MakeApp, make_worker: MakeWorker, tmp
         item = shop.background.get(item_id)
         assert item is not None
         assert item.status is Status.QUEUED
-        app.extensions["background"].look_for_work()
+        state_of(app).look_for_work()
         assert item.result(BOUND) == 42
     assert worker.process.poll() is None
 
@@ -235,7 +236,7 @@ def test_who_keeps_celery_keeps_the_app(make_app: MakeApp) -> None:
 
 
 def test_celery_of_the_users_own(redis: Redis) -> None:
-    """The app's own Celery is used, and what it was told is left as it is; routes are those of the item's task."""
+    """The app's own Celery is used and left as it is; an item is routed as its task's name says."""
     app = Flask(__name__)
     background = Background(app)
     celery = Celery("own", broker=f"{redis.url}/0", backend=f"{redis.url}/1", set_as_current=False)
@@ -255,14 +256,15 @@ def test_fork(broker: Broker, script: Callable[..., Any], make_worker: MakeWorke
     program = script(
         f"""
         import os
+        from flask_background.app_state import state_of
         from tests.celery import shop
         app = shop.create_app(BACKGROUND_CELERY={broker.urls})
         with app.app_context():
-            before = app.extensions["background"].celery
+            before = state_of(app).celery
             first = shop.echo.enqueue(1)
             pid = os.fork()
             mine = [shop.echo.enqueue(number) for number in range(20)]
-            assert (app.extensions["background"].celery is before) is bool(pid)
+            assert (state_of(app).celery is before) is bool(pid)
             assert [item.result(60) for item in mine] == list(range(20))
             assert first.result(60) == 1
             if pid == 0:

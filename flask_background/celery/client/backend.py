@@ -22,7 +22,7 @@ from flask_background.celery.uploads.uploads import Uploads
 from flask_background.concurrency import native
 from flask_background.core.backend import Backend
 from flask_background.core.registry import Unknown
-from flask_background.core.status import Attempt, Status
+from flask_background.core.status import Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.errors import BrokerError, EnqueueError, ItemCancelledError
 
@@ -71,11 +71,11 @@ class CeleryBackend(Backend):
             return self.fallback.run_here(item, due)
         if stands_for_it is not item:
             self.dispatch.discard(item)
-            _close_uploads(item)
+            item._release_arguments()
             return stands_for_it
         self._handles[item.id] = item
         if not held:
-            _close_uploads(item)
+            item._release_arguments()
         self.context.events.enqueued(item)
         return item
 
@@ -108,7 +108,7 @@ class CeleryBackend(Backend):
             self._end_held(item, ItemCancelledError(f"item {item.id} could not be handed over: {error}"))
             raise
         if stands_for_it is item:
-            _close_uploads(item)
+            item._release_arguments()
         elif stands_for_it is not None:
             self.drop(item, f"item {stands_for_it.id}, which has the same key, is queued or running")
 
@@ -174,9 +174,16 @@ class CeleryBackend(Backend):
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
         """The write side of a handle's token, which fires for what is asked here."""
         with self.lock:
-            if item._source is None:
-                item._source = CancellationSource()
-            return item._source
+            source = item._source
+            if source is None:
+                source = CancellationSource()
+                item._set_source(source)
+            return source
+
+    def is_over(self, item_id: str) -> bool:
+        """Whether it is known that an item has ended. Raises BrokerError."""
+        record = self.records.read(item_id)
+        return record is not None and record.status.is_final
 
     def task_of(self, record: Record) -> Callee:
         """The task of an item, as this app knows it."""
@@ -184,21 +191,13 @@ class CeleryBackend(Backend):
 
     def _end_held(self, item: WorkItem[Any], error: ItemCancelledError) -> bool:
         """End an item that was never sent."""
+        outcome: Outcome = Status.CANCELLED, None, error
         with self.lock:
             if item._announced:
                 return False
-            item._attempt = Attempt()
-            item._attempt.error, item._attempt.finished = error, time.time()
-            item.status, item._announced = Status.CANCELLED, True
+            item._end(outcome)
+            item._announce_end()
         self.dispatch.discard(item)
-        _close_uploads(item)
-        item._args, item._kwargs = (), None
-        self.context.events.finished(item, (Status.CANCELLED, None, error))
+        item._release_arguments()
+        self.context.events.finished(item, outcome)
         return True
-
-
-def _close_uploads(item: WorkItem[Any]) -> None:
-    """They have been stored, or are not needed."""
-    for upload in item._uploads or ():
-        upload.close()
-    item._uploads = None

@@ -54,7 +54,7 @@ class Dispatch:
             return other
         if self._backend.uploads is not None and uploads:
             self._backend.uploads.save(item.id, uploads)
-        item._args, item._kwargs = Packed(payload, uploads, key), None
+        item._take_arguments(Packed(payload, uploads, key))
         return None
 
     def send(self, item: CeleryItem[Any], due: float | None) -> CeleryItem[Any] | None:
@@ -131,7 +131,7 @@ class Dispatch:
                     pass  # as dead as the broker
             if item.here:
                 raise
-        item._args = ()
+        item._take_arguments(())
         return item
 
     def _check(self, item: WorkItem[Any], due: float | None) -> None:

@@ -31,7 +31,7 @@ class Fallback:
 
     def is_there_for(self, task: Any) -> bool:
         """Whether the items of a task have a way out. A worker's process runs nothing for itself."""
-        return task.durable or (task.options.fallback is not None and not self._process.in_child)
+        return task.durable or (task.options.fallback is not None and self._process.holds_items)
 
     # Into the journal.
 
@@ -46,7 +46,8 @@ class Fallback:
             self._process.durable.outbox.put(row)
         except JournalError as other:
             raise BrokerError(f"{error}. And it cannot wait in the journal: {other}") from other
-        item.in_outbox, item.here, item._args = True, False, ()
+        item.in_outbox, item.here = True, False
+        item._take_arguments(())
 
     def look(self, item_id: str) -> ItemRow | None:
         """What the journal knows of an item that waits there, or has ended there. Raises JournalError."""
@@ -90,6 +91,6 @@ class Fallback:
             upload.stream.seek(0)
             return upload
 
-        item._args, kwargs = data.load_call(packed.payload, rebuild=rewound)
-        item._kwargs = kwargs or None
-        item._keeper, item.here, item.runs_here = self._process.backend, True, True
+        item._take_arguments(*data.load_call(packed.payload, rebuild=rewound))
+        item._change_host(self._process.backend)
+        item.here = item.runs_here = True

@@ -50,8 +50,14 @@ class Publisher:
         return str(self._celery.connection_for_write().transport.driver_type)
 
     def queue_of(self, task_name: str) -> str:
-        """The name of the queue that the items of a task go through, as ``task_routes`` says."""
-        route = self._celery.amqp.router.route({}, task_name)
+        """The name of the queue that the items of a task go through, as ``task_routes`` says.
+
+        Raises UnsendableError.
+        """
+        try:
+            route = self._celery.amqp.router.route({}, task_name)
+        except Exception as error:
+            raise _unsendable(error) from error
         return str(getattr(route.get("queue"), "name", route.get("routing_key", "?")))
 
     def limit_of(self, timeout: float | None) -> float | None:
@@ -89,9 +95,7 @@ class Publisher:
             except Exception as error:
                 after = time.monotonic() - began
                 if self._is_the_messages_fault(error):
-                    raise UnsendableError(
-                        f"Celery cannot send it: {type(error).__name__}: {error}"
-                    ) from error
+                    raise _unsendable(error) from error
                 if is_last or after > self._timeout * _AT_ONCE:
                     raise _unreached(after, error) from error
 
@@ -155,6 +159,10 @@ class Publisher:
         others = connection.connection_errors + connection.channel_errors
         # The fourth is kombu's, when a connection ends in the midst of it.
         return not isinstance(error, (OperationalError, LimitExceeded, OSError, AttributeError, *others))
+
+
+def _unsendable(error: Exception) -> UnsendableError:
+    return UnsendableError(f"Celery cannot send the item: {type(error).__name__}: {error}")
 
 
 def _unreached(seconds: float, error: Exception) -> BrokerError:

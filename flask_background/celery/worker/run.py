@@ -21,10 +21,10 @@ from flask_background.celery.records.record import Record
 from flask_background.celery.worker.running_item import ClusterItem, RunningItem, StopReachedError
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
-from flask_background.core.runner import let_frames_go, perform
+from flask_background.core.runner import delay_until_next, let_frames_go, perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.durable.uploads import unpack_call
-from flask_background.errors import BrokerError, ItemFailedError, ItemInterruptedError, ItemTimeoutError
+from flask_background.errors import BrokerError, ItemInterruptedError, ItemTimeoutError
 from flask_background.payload.outcomes import error_as_data, error_of, result_as_data
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class ItemRun:
         item = ClusterItem.of(self._run.item_id, record, task, args, kwargs, keeper)
         try:
             with keeper.heeding_term():
-                perform(keeper, item, await_here)
+                perform(item, await_here)
                 keeper.ended.wait()  # a Future that the function returned may end on another thread
         except StopReachedError as error:  # a moment before or after the function
             keeper.finish(item, item._attempt or Attempt(), (Status.FAILED, None, error))
@@ -168,26 +168,26 @@ class ItemRun:
         run = item._attempt
         assert run is not None
         assert keeper.outcome is not None
-        outcome = self._meaning(record, keeper.outcome)
+        outcome, delay = self._meaning(record, keeper.outcome), keeper.delay
+        if outcome is not keeper.outcome:
+            delay = delay_until_next(item, run, outcome)
         status, value, error = outcome
-        run.value, run.error, run.finished = value, error, time.time()
         news = keeper.news(item)
         progress = {} if news is None else {"progress": news}
         if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
-            sent_back = partial(self._events.sent_back, item.id, item.task_name, item.age)
+            sent_back = partial(self._events.sent_back, item.id, item.task_name, item._age)
             self._again(record, None, sent_back, attempt=record.attempt - 1)
         failed = None if error is None else error_as_data(error)
-        if status is Status.FAILED and error is not None and not item.is_unwanted():
-            delay = item._task.retry.delay_after(run.number, error)
-            if delay is not None:
-                retried = partial(self._events.retried, item, error, delay)
-                self._again(record, time.time() + delay, retried, error=failed, **progress)
+        if error is not None and delay is not None:
+            retried = partial(keeper.tell_retried, item, error, delay)
+            self._again(record, time.time() + delay, retried, error=failed, **progress)
         fields: dict[str, Any] = {"error": failed, **progress}
         if status is Status.SUCCEEDED:
             fields["result"] = result_as_data(value, self._backend.context.settings.max_payload)
         if not self._surely(partial(self._records.finish, self._run, status, **fields)):
             self._events.late(item, outcome)
             raise Ignore
+        item._end(outcome, run)
         self._tell(record, item, outcome)
         if error is not None:
             let_frames_go(error)
@@ -222,30 +222,24 @@ class ItemRun:
 
     def _park(self, record: Record, task: Any, keeper: RunningItem, reason: str) -> NoReturn:
         """End an item that cannot run. Raises Failure, or Ignore."""
-        attempt = record.attempt - 1
-        fields: dict[str, Any] = {"reason": reason, "attempt": attempt, "crashes": record.crashes}
+        number = record.attempt - 1
+        fields: dict[str, Any] = {"reason": reason, "attempt": number}
         if not self._surely(partial(self._records.finish, self._run, Status.FAILED, **fields)):
             raise Ignore
         item = ClusterItem.of(self._run.item_id, record, task, (), {}, keeper)
-        ended = record._replace(status=Status.FAILED, finished=time.time(), reason=reason, attempt=attempt)
-        item._attempt = ended.attempt_of(item.id)
-        error = ItemFailedError(f"item {item.id} ({record.task}) was parked: {reason}")
-        item.status = Status.RUNNING
-        self._tell(record, item, (Status.FAILED, None, error))
-        raise Failure(str(error))
+        ended = record._replace(status=Status.FAILED, finished=time.time(), reason=reason, attempt=number)
+        attempt = ended.attempt_of(item.id)
+        item._learn(Status.FAILED, attempt)
+        self._tell(record, item, (Status.FAILED, None, attempt.error))
+        raise Failure(str(attempt.error))
 
     def _tell(self, record: Record, item: WorkItem[Any], outcome: Outcome) -> None:
-        item._move(outcome[0])
-        item._announced = True
+        item._announce_end()
         uploads = self._backend.uploads
         if uploads is not None and record.uploads:
             uploads.discard(item.id, record.uploads)
-            uploads.sweep(self._is_over)
+            uploads.sweep(self._backend.is_over)
         self._events.finished(item, outcome)
-
-    def _is_over(self, item_id: str) -> bool:
-        record = self._records.read(item_id)
-        return record is not None and record.status.is_final
 
     def _surely(self, step: Callable[[], bool]) -> bool:
         """The item has run, so this is not given up at once."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -14,15 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.celery.records.base import RunId
 from flask_background.concurrency import native
-from flask_background.concurrency.timers import Timer, Timers
+from flask_background.concurrency.timers import Timers
 from flask_background.core.item import WorkItem
+from flask_background.core.runner import RunHost
 from flask_background.core.status import Attempt, Outcome, Progress, Status
-from flask_background.core.token import CancellationSource, CancelReason
+from flask_background.core.token import CancellationSource, CancelReason, call_back
 from flask_background.payload.outcomes import progress_as_data
 
 if TYPE_CHECKING:
-    from _thread import LockType
-
     from flask_background.celery.client.backend import CeleryBackend
     from flask_background.celery.records.record import Record
     from flask_background.celery.worker.run_table import RunTable
@@ -51,22 +49,23 @@ class ClusterItem(WorkItem[Any]):
     ) -> ClusterItem:
         """The item that a record is about."""
         item = cls(task, args, kwargs, record.request_state(), keeper)
-        item.id, item._enqueued, item._source = item_id, record.enqueued, keeper.source_of(item)
+        item._identify(item_id, record.enqueued)
+        item._set_source(keeper.source_of(item))
         return item
 
 
-class RunningItem:
+class RunningItem(RunHost):
     """Keeps one item while it runs in this process, and looks after it."""
 
     def __init__(
         self, backend: CeleryBackend, table: RunTable, row: int, run: RunId, limit: float | None
     ) -> None:
         """``limit``: when Celery kills this process for the run's time (``time.monotonic()``)."""
-        self.app = backend.context.app
-        self.pid = os.getpid()
-        self.lock: LockType = native.new_lock()
+        super().__init__(backend.context.app, backend.context.events, _timeouts, native.new_lock())
         self.ended = native.Latch()
         self.outcome: Outcome | None = None
+        #: Seconds until another run follows, if one does.
+        self.delay: float | None = None
         self.number = 0
         self._backend, self._table, self._row, self._run = backend, table, row, run
         self._limit = limit
@@ -78,34 +77,27 @@ class RunningItem:
 
     # For the run.
 
-    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
+    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
         """The run was claimed when its message came."""
-        run.number = self.number
-        item._attempt, item.status = run, Status.RUNNING
-        self._backend.context.events.started(item)
+        attempt.number = self.number
+        item._begin(attempt)
+        self.events.started(item)
         self._is_in_function = True
         _looks.set(_LOOK, partial(self._look_after, item))
         return True
 
-    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """Ask the item to end in so many seconds."""
-        self._source.limit(time.monotonic() + seconds)
-        return _timeouts.set(seconds, partial(self._ask_to_end, item, CancelReason.TIMEOUT))
+    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
+        """The record is to say so, and is written when the run is over."""
+        self.delay = delay
+        self.finish(item, attempt, (Status.FAILED, None, error))
+        return True
 
-    def cancel_timer(self, alarm: Timer) -> None:
-        """The item has ended before its time was up."""
-        _timeouts.cancel(alarm)
-
-    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
+    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
         """Wake whoever waits for the end of the run."""
         self._is_in_function = False
         with self.lock:
             self.outcome = outcome
         self.ended.open()
-
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log what hurts no item."""
-        self._backend.context.events.log_error(what, error)
 
     # For the item.
 
@@ -117,7 +109,7 @@ class RunningItem:
         """The item has cancelled itself."""
         if self.outcome is not None:
             return False
-        self._ask_to_end(item, CancelReason.REQUESTED)
+        self.ask_to_end(item, CancelReason.REQUESTED)
         return True
 
     # While it runs.
@@ -174,7 +166,7 @@ class RunningItem:
         try:
             self._look_at_stop()
             if self._table.is_wanted(self._row):
-                self._ask_to_end(item, CancelReason.REQUESTED)
+                self.ask_to_end(item, CancelReason.REQUESTED)
             self._report_sometimes(item)
             self._in_trouble = False
         except Exception as error:
@@ -188,7 +180,7 @@ class RunningItem:
         if stops_at is None:
             return
         self._source.limit(stops_at)
-        self._fire(CancelReason.SHUTDOWN)
+        call_back(self._source.fire(CancelReason.SHUTDOWN), self.log_error)
         with self.lock:
             if time.monotonic() >= stops_at and self._is_on_main_thread and self.outcome is None:
                 self._is_cut = True
@@ -208,16 +200,3 @@ class RunningItem:
             return None
         self._sent = progress
         return progress_as_data(progress)
-
-    def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
-        self._fire(reason)
-        abort: Callable[[], None] | None = item._attempt.abort if item._attempt is not None else None
-        if abort is not None:
-            abort()
-
-    def _fire(self, reason: CancelReason) -> None:
-        for callback in self._source.fire(reason):
-            try:
-                callback()
-            except BaseException as error:
-                self.log_error("A token's callback failed", error)
