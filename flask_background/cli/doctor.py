@@ -30,7 +30,7 @@ def examine(part: BackgroundState) -> Iterator[Finding]:
     if part.has_celery():
         from flask_background.celery import doctor  # with Celery, for apps that name it
 
-        yield from doctor.examine(part)
+        yield from doctor.examine(part.app, part.settings)
 
 
 def _names(part: BackgroundState) -> Iterator[Finding]:
