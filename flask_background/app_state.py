@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from flask_background.celery.client.backend import CeleryBackend
     from flask_background.core.backend import Backend
-    from flask_background.core.item import Callee
+    from flask_background.core.callee import Callee
     from flask_background.core.registry import Registry
     from flask_background.core.request_state import StateProcessor
     from flask_background.durable.backend import DurableBackend

@@ -21,6 +21,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_background import Background, Status, WorkItem
+from flask_background.core.callee import Callee
 from flask_background.core.token import CancellationSource
 from flask_background.local.backend import LocalBackend
 
@@ -95,19 +96,14 @@ class ItemHost:
         return self.source
 
 
-class Callee(NamedTuple):
-    """The least that an item needs of a task."""
-
-    func: Callable[..., Any] = lambda: None
-    name: str = "shop.send_mail"
-    executor: str = "thread"
-    timeout: float | None = None
-    is_coroutine: bool = False
+def make_callee(func: Callable[..., Any] = lambda *args: None, **options: Any) -> Callee:
+    """What an item knows of a task."""
+    return Callee.of_task(func, {"name": "shop.send_mail", **options})
 
 
 def make_item(*args: Any, keeper: ItemHost | None = None, **callee: Any) -> WorkItem[Any]:
     """An item that nobody runs."""
-    return WorkItem(Callee(**callee), args, {}, None, keeper or ItemHost())
+    return WorkItem(make_callee(**callee), args, {}, None, keeper or ItemHost())
 
 
 def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

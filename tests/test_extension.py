@@ -7,6 +7,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -25,12 +26,15 @@ def test_exports() -> None:
         "Background",
         "CancelReason",
         "CancellationToken",
+        "Progress",
         "RequestState",
         "Status",
         "Task",
         "WorkItem",
+        "__version__",
         "current_item",
     }
+    assert flask_background.__version__ == version("flask-background")
     for name in flask_background.__all__:
         assert hasattr(flask_background, name)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from flask_background.celery.envelope import Envelope
-    from flask_background.core.item import Callee
+    from flask_background.core.callee import Callee
     from flask_background.core.registry import Registry
     from flask_background.core.settings import Settings
 

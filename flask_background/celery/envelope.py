@@ -13,9 +13,9 @@ from flask_background.core.status import Status
 from flask_background.payload import data
 
 if TYPE_CHECKING:
+    from flask_background.core.callee import Callee
     from flask_background.core.item import WorkItem
     from flask_background.durable.journal.row import ItemRow
-    from flask_background.task import Task
 
 _HEADER = "flask_background"
 # Among the options of an item that waits in the journal: how many it has.
@@ -99,7 +99,7 @@ class Envelope(NamedTuple):
         record = Record(task_name, Status.QUEUED, self.enqueued, self.state)
         return record._replace(due=self.due, uploads=self.uploads, key=self.key)
 
-    def task(self, task: Task[..., Any]) -> Task[..., Any]:
+    def task(self, task: Callee) -> Callee:
         """The task with the options that the item was enqueued with."""
         changed = {
             name: value for name, value in self.options.items() if value != getattr(task.options, name)

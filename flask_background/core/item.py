@@ -19,38 +19,11 @@ if TYPE_CHECKING:
 
     from werkzeug.datastructures import FileStorage
 
+    from flask_background.core.callee import Callee
     from flask_background.core.request_state import RequestState
-    from flask_background.core.retry import RetryPolicy
     from flask_background.core.token import CancellationSource, CancellationToken
 
 R = TypeVar("R", covariant=True)
-
-
-class Callee(Protocol):
-    """What an item needs to know of its task."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def func(self) -> Callable[..., Any]: ...
-    @property
-    def timeout(self) -> float | None: ...
-    @property
-    def executor(self) -> str: ...
-    @property
-    def is_coroutine(self) -> bool: ...
-    @property
-    def retry(self) -> RetryPolicy: ...
-    @property
-    def key(self) -> str | None: ...
-    @property
-    def durable(self) -> bool: ...
-    @property
-    def backend(self) -> str | None: ...
-    @property
-    def portable(self) -> bool: ...
-    @property
-    def due(self) -> Callable[[float], float] | None: ...
 
 
 class ItemHost(Protocol):

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from flask_background.core.callee import Callee
 from flask_background.core.options import name_of
-from flask_background.core.retry import ONCE, RetryPolicy
 from flask_background.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flask_background.core.schedule import Schedule
     from flask_background.durable.journal.row import ItemRow
-    from flask_background.task import Task
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """Stands for a task that this app does not have."""
-
-    name: str
-    executor: str
-    func: Callable[..., Any] = print
-    timeout: None = None
-    is_coroutine: bool = False
-    retry: RetryPolicy = ONCE
-    key: None = None
-    durable: bool = True
-    backend: None = None
-    portable: bool = True
-    due: None = None
 
 
 class Periodic(NamedTuple):
     """A task that is enqueued again and again."""
 
-    task: Task[..., Any]
+    task: Callee
     schedule: Schedule
 
 
@@ -45,11 +25,11 @@ class Registry:
     """The tasks, and which of them are periodic."""
 
     def __init__(self) -> None:
-        self.tasks: dict[str, Task[..., Any]] = {}
+        self.tasks: dict[str, Callee] = {}
         self.periodic: dict[str, Periodic] = {}
         self._has_durable = False
 
-    def add(self, task: Task[..., Any]) -> None:
+    def add(self, task: Callee) -> None:
         """Enter a task. Raises ConfigurationError if two have one name, and one of them is durable."""
         other = self.tasks.get(task.name)
         if (
@@ -64,18 +44,18 @@ class Registry:
         self.tasks[task.name] = task
         self._has_durable = self._has_durable or task.options.durable
 
-    def add_periodic(self, task: Task[..., Any], schedule: Schedule) -> None:
+    def add_periodic(self, task: Callee, schedule: Schedule) -> None:
         """Let a durable task be enqueued by the schedule."""
         self.periodic[task.name] = Periodic(task, schedule)
 
-    def task_of(self, entry: ItemRow) -> Task[..., Any] | Unknown:
+    def task_of(self, entry: ItemRow) -> Callee:
         """The task of an item in the journal, with the options that it was enqueued with."""
         task = self.tasks.get(entry.task)
         if task is None:
-            return Unknown(entry.task, entry.executor)
+            return Callee.unknown(entry.task, entry.executor)
         return task.using(executor=entry.executor, durable=True, fallback=None, **json.loads(entry.options))
 
-    def check_portable(self, task: Task[..., Any]) -> None:
+    def check_portable(self, task: Callee) -> None:
         """Raise ConfigurationError if another process could not run the task with these options."""
         why = "is durable" if task.options.durable else "goes to other processes"
         known = self.tasks.get(task.name)

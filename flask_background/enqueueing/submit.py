@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any
 
 import flask
 
-from flask_background.core.item import Callee, WorkItem, current_item_var
-from flask_background.core.options import When, name_of
+from flask_background.core.item import WorkItem, current_item_var
 from flask_background.core.request_state import RequestState
-from flask_background.core.retry import ONCE, RetryPolicy
 from flask_background.enqueueing import after_commit as commit
 from flask_background.enqueueing import after_response as response
 from flask_background.errors import EnqueueError
@@ -23,6 +19,8 @@ if TYPE_CHECKING:
     from flask import Request
 
     from flask_background.app_state import BackgroundState
+    from flask_background.core.callee import Callee
+    from flask_background.core.options import When
 
 _SCALARS = arguments.SCALARS
 _current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
@@ -81,38 +79,3 @@ def check_data(
     from flask_background.payload import data
 
     data.dump_call(func, args, kwargs, replace=lambda upload: {}, max_bytes=max_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class AdHoc:
-    """A callable that was enqueued without being a task."""
-
-    func: Callable[..., Any]
-    name: str
-    executor: str
-    is_coroutine: bool
-    timeout: None = None
-    durable: bool = False
-    backend: None = None
-    portable: bool = False
-    key: None = None
-    due: None = None
-    retry: RetryPolicy = ONCE
-
-    @classmethod
-    def of(cls, func: Callable[..., Any]) -> AdHoc:
-        """Work out the name and the executor, as for a task."""
-        is_coroutine = is_coroutine_function(func)
-        return cls(func, name_of(func), executor_for(is_coroutine), is_coroutine)
-
-
-def is_coroutine_function(func: Callable[..., Any]) -> bool:
-    """Whether calling func gives a coroutine, also for a callable object with an async ``__call__``."""
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
-        getattr(func, "__call__", None)  # noqa: B004
-    )
-
-
-def executor_for(is_coroutine: bool) -> str:
-    """The name of the executor where none is given."""
-    return "asyncio" if is_coroutine else "thread"

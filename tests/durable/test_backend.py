@@ -414,11 +414,11 @@ def test_row_that_does_not_parse(site: Site, column: str) -> None:
 
 def test_unknown_task(site: Site) -> None:
     """An item of a task that no process has is parked."""
-    site.background.task(durable=True, name="old")(lambda: 42)
+    old = site.background.task(durable=True, name="old")(lambda: 42)
     site.background.task(durable=True, name="new")(lambda: 42)
     with site.app.app_context():
         durable = site.app.extensions["background"].durable
-        item = site.background.registry.tasks["old"].using(delay=60).enqueue()
+        item = old.using(delay=60).enqueue()
     del site.background.registry.tasks["old"]
     change(site, "update item set due = 0 where id = ?", item.id)
     durable.keeper._looked_over_at = 0.0

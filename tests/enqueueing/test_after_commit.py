@@ -280,7 +280,7 @@ def test_key(shop: Shop, context: ExitStack, gate: threading.Event) -> None:
 def test_upload(shop: Shop, tmp_path: Path) -> None:
     """An upload is moved when it is enqueued; nothing of it stays when its item is dropped."""
 
-    @shop.site.background.task(durable=shop.count.durable, when="commit")
+    @shop.site.background.task(durable=shop.count.options.durable, when="commit")
     def read(upload: FileStorage) -> bytes:
         return upload.read()
 

@@ -26,8 +26,8 @@ from flask_background.celery.redis.notifications import Listeners
 from flask_background.celery.resources import Belongings
 from flask_background.concurrency import native
 from flask_background.core.backend import Backend
+from flask_background.core.callee import Callee
 from flask_background.core.events import Events
-from flask_background.core.registry import Unknown
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.errors import BrokerError, EnqueueError, ItemCancelledError
@@ -132,7 +132,7 @@ class CeleryBackend(Backend):
         if record is None:
             return handle
         if handle is None:
-            task = self.registry.tasks.get(record.task) or Unknown(record.task, "thread")
+            task = self.registry.tasks.get(record.task) or Callee.unknown(record.task, "thread")
             handle = self._handles[item_id] = CeleryItem.of(item_id, record, task, self)
         handle.in_outbox = entry is not None
         return handle

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask_background.celery.client.publisher import Unsendable
 from flask_background.celery.envelope import Envelope
 from flask_background.celery.handle import CeleryItem
-from flask_background.core.registry import Unknown
+from flask_background.core.callee import Callee
 from flask_background.core.status import Status
 from flask_background.errors import BrokerError, ItemCancelledError
 
@@ -73,7 +73,7 @@ class OutboxSender:
             self._tell(entry, record._replace(status=Status.CANCELLED))
 
     def _tell(self, entry: ItemRow, record: Record) -> None:
-        task = self._backend.registry.tasks.get(entry.task) or Unknown(entry.task, "thread")
+        task = self._backend.registry.tasks.get(entry.task) or Callee.unknown(entry.task, "thread")
         item = CeleryItem[Any].of(entry.id, record, task, self._backend)
         error = ItemCancelledError(f"item {entry.id} ({entry.task}) was cancelled")
         self._backend.events.finished(item, (Status.CANCELLED, None, error))
