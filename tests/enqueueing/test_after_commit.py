@@ -213,7 +213,7 @@ def test_view_fails(shop: Shop) -> None:
 def test_state(shop: Shop) -> None:
     """An item has the state of the request that enqueued it."""
 
-    @shop.site.background.task(durable=shop.count.durable, when="commit")
+    @shop.site.background.task(durable=shop.count.options.durable, when="commit")
     def work() -> str:
         assert current_item.state is not None
         return current_item.state.path
@@ -254,7 +254,7 @@ def test_delay(shop: Shop, context: ExitStack) -> None:
 def test_key(shop: Shop, context: ExitStack, gate: threading.Event) -> None:
     """Of two items with one key only one runs."""
 
-    @shop.site.background.task(durable=shop.count.durable, when="commit")
+    @shop.site.background.task(durable=shop.count.options.durable, when="commit")
     def work() -> bool:
         return gate.wait(BOUND)
 
@@ -263,7 +263,7 @@ def test_key(shop: Shop, context: ExitStack, gate: threading.Event) -> None:
     shop.session.commit()
     gate.set()
     assert first.result(BOUND)
-    if shop.count.durable:  # the journal decides, at the commit
+    if shop.count.options.durable:  # the journal decides, at the commit
         assert second is not first
         with pytest.raises(ItemCancelledError, match=f"item {first.id}, which has the same key"):
             second.result(BOUND)
@@ -297,7 +297,7 @@ def test_upload(shop: Shop, tmp_path: Path) -> None:
         shop.site.client.post(url, data={"picture": (io.BytesIO(b"a picture"), "a.png")})
     expect_dropped(items[0])
     assert items[1].result(BOUND) == b"a picture"
-    if shop.count.durable:
+    if shop.count.options.durable:
         until(lambda: not list((tmp_path / "journal" / "uploads").iterdir()))
 
 
