@@ -178,8 +178,7 @@ class BackgroundState:
         )
 
         host = hosts.current()
-        strict = self.settings.strict
-        self.strict = self.app.debug or self.app.testing if strict is None else strict
+        self.strict = self.settings.strict
         made = (ChildBackend if self.in_child else LocalBackend)(self.app, self.settings, host)
         with _publishing:
             backend: LocalBackend = vars(self).setdefault("backend", made)

@@ -125,13 +125,14 @@ def test_call_binds_current_item(background: Background) -> None:
             item.status,
             item.attempt,
             item.progress,
-            item.state,
+            bool(item.state),
+            item.state.values,
             item.token.wait(0.01),
             item.token.remaining,
             item.cancel(),
         )
 
-    assert work() == ("shop.work", Status.RUNNING, 1, (1, 2, None), None, False, None, False)
+    assert work() == ("shop.work", Status.RUNNING, 1, (1, 2, None), False, {}, False, None, False)
     assert not current_item
 
 

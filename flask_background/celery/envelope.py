@@ -50,8 +50,8 @@ class Envelope(NamedTuple):
         return cls(
             item._enqueued,
             due,
-            None if state is None else data.dump_state(state),
-            None if state is None else state.traceparent,
+            data.dump_state(state) if state else None,
+            state.traceparent,
             options,
             uploads,
             key,

@@ -10,6 +10,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from flask_background.concurrency import native
+from flask_background.core.request_state import NO_REQUEST, RequestState
 from flask_background.core.status import Attempt, Progress, Status
 from flask_background.core.token import CancelReason
 from flask_background.errors import BackgroundError, NotFinishedError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
 
     from flask_background.core.callee import Callee
-    from flask_background.core.request_state import RequestState
     from flask_background.core.token import CancellationSource, CancellationToken
 
 R = TypeVar("R", covariant=True)
@@ -47,7 +47,7 @@ class WorkItem(Generic[R]):
     """One enqueued call of a task: what ``enqueue`` returns, and what ``current_item`` stands for.
 
     ``id`` is 24 hexadecimal digits, at least 16 of them random: hard enough to guess to stand in a URL.
-    ``state`` is the copied request (None outside of one).
+    ``state`` is a copy of the request that enqueued the item; outside of a request it is empty, and false.
     """
 
     # Tens of thousands may be queued, so what only a running or awaited item has is made when it is needed.
@@ -76,7 +76,7 @@ class WorkItem(Generic[R]):
         keeper: ItemHost,
     ) -> None:
         self.id = _ids.pop() if _ids else _make_ids()
-        self.state = state
+        self.state = NO_REQUEST if state is None else state
         self.status = _QUEUED
         self._task = task
         self._args = args

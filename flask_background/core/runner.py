@@ -90,7 +90,7 @@ def _enter_and_call(
     try:
         current_item_var.set(item)
         app_context = owner.app.app_context()
-        if app_context.url_adapter is None and item.state is not None:
+        if app_context.url_adapter is None and item.state:
             app_context.url_adapter = StateUrls(owner.app, item.state)  # type: ignore[assignment]
         app_context.push()
         entered = app_context

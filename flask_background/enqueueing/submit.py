@@ -12,7 +12,7 @@ from flask_background.core.item import WorkItem, current_item_var
 from flask_background.core.request_state import RequestState
 from flask_background.enqueueing import after_commit as commit
 from flask_background.enqueueing import after_response as response
-from flask_background.errors import EnqueueError
+from flask_background.errors import EnqueueError, PayloadTooLargeError, SerializationError
 from flask_background.payload import arguments
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ def submit(
         if type(value) not in _SCALARS:
             plain = False
     if not plain:
-        if part.strict and callee.portable:
-            check_data(callee.func, args, kwargs, part.settings.max_payload)
         args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
-    item: WorkItem[Any] = backend.item_kind(callee, args, kwargs, state, backend)
-    held = response.hold() if when == "response" else None
-    due = None if callee.due is None else callee.due(time())
     try:
+        if part.strict and callee.portable:
+            check_data(callee, args, kwargs, part.settings.max_payload)
+        item: WorkItem[Any] = backend.item_kind(callee, args, kwargs, state, backend)
+        held = response.hold() if when == "response" else None
+        due = None if callee.due is None else callee.due(time())
         if moved is not None:
             item._uploads = moved.own
         if when == "commit":
@@ -72,10 +72,16 @@ def submit(
     return accepted
 
 
-def check_data(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int
-) -> None:
-    """Hold an item in memory to what a durable one has to keep, so that it can be made one later."""
+def check_data(callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int) -> None:
+    """Hold an item in memory to what a durable one has to keep, so that its task can become durable."""
     from flask_background.payload import data
 
-    data.dump_call(func, args, kwargs, replace=lambda upload: {}, max_bytes=max_bytes)
+    try:
+        data.dump_call(callee.func, args, kwargs, replace=lambda upload: {}, max_bytes=max_bytes)
+    except (SerializationError, PayloadTooLargeError) as error:
+        if callee.durable:
+            raise
+        raise type(error)(
+            f"{error} (task {callee.name} is not durable, but BACKGROUND_STRICT is set, which holds it to the"
+            " same; without that setting the argument would be taken)"
+        ) from None

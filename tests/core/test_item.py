@@ -62,7 +62,8 @@ def test_new() -> None:
     assert item.status is Status.QUEUED
     assert item.task_name == "shop.send_mail"
     assert item.attempt == 0
-    assert item.progress is item.started_at is item.finished_at is item.state is None
+    assert item.progress is item.started_at is item.finished_at is None
+    assert not item.state
     assert item.enqueued_at.tzinfo is UTC
     assert abs(datetime.now(UTC) - item.enqueued_at) < timedelta(seconds=BOUND)
     assert 0 <= item.age < BOUND

@@ -98,7 +98,7 @@ def test_state_and_links(site: Site) -> None:
 
     @site.background.task(durable=True)
     def work() -> tuple[Any, ...]:
-        assert current_item.state is not None
+        assert current_item.state
         return (
             current_item.state.method,
             current_item.state.path,
@@ -215,19 +215,6 @@ def test_arguments_are_data(site: Site) -> None:
     with pytest.raises(PayloadTooLargeError, match="BACKGROUND_MAX_PAYLOAD"):
         task.enqueue("x" * 1_000_001)
     assert site.background.items() == []
-
-
-def test_strict(make_site: Callable[..., Site]) -> None:
-    """In testing, other items are held to that too; a callable that is no task is not."""
-    for settings, is_strict in (({"TESTING": True}, True), ({}, False), ({"BACKGROUND_STRICT": True}, True)):
-        site = make_site(**settings)
-        task = site.background.task(lambda value: None)
-        if is_strict:
-            with pytest.raises(SerializationError, match="value"):
-                task.enqueue({1, 2})
-        else:
-            task.enqueue({1, 2}).result(BOUND)
-        site.background.enqueue(lambda value: None, {1, 2}).result(BOUND)
 
 
 def test_result_that_is_no_data(site: Site) -> None:

@@ -215,7 +215,7 @@ def test_state(shop: Shop) -> None:
 
     @shop.site.background.task(durable=shop.count.options.durable, when="commit")
     def work() -> str:
-        assert current_item.state is not None
+        assert current_item.state
         return current_item.state.path
 
     items = []

@@ -215,7 +215,7 @@ def items_give_results() -> None:
     assert_type(item.id, str)
     assert_type(item.task_name, str)
     assert_type(item.status, Status)
-    assert_type(item.state, RequestState | None)
+    assert_type(item.state, RequestState)
     assert_type(item.token, CancellationToken)
     assert_type(item.progress, Progress | None)
     assert_type(item.attempt, int)
