@@ -34,6 +34,8 @@ ROOT = Path(__file__).parents[1]
 
 # What should happen at once has to happen within so many seconds, on a slow and busy machine too.
 BOUND = 20.0
+# Before a change lands: more examples and orders of events than while somebody writes code.
+CI = "CI" in os.environ
 # ``make faults``: everything at its full size.
 FULL = os.environ.get("FAULTS") == "full"
 

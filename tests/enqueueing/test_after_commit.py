@@ -68,7 +68,8 @@ def shop(
     site = make_site(
         BACKGROUND_JOURNAL=tmp_path / "journal",
         SQLALCHEMY_DATABASE_URI=url,
-        SQLALCHEMY_ENGINES={"default": url},
+        SQLALCHEMY_ENGINE_OPTIONS={"poolclass": sa.NullPool},
+        SQLALCHEMY_ENGINES={"default": {"url": url, "poolclass": sa.NullPool}},
     )
     db.init_app(site.app)
     with site.app.app_context():
@@ -384,7 +385,8 @@ def test_commit_where_nothing_is_run(
         BACKGROUND_JOURNAL=tmp_path / "journal",
         BACKGROUND_RUN_IN_WEB=False,
         SQLALCHEMY_DATABASE_URI=url,
-        SQLALCHEMY_ENGINES={"default": url},
+        SQLALCHEMY_ENGINE_OPTIONS={"poolclass": sa.NullPool},
+        SQLALCHEMY_ENGINES={"default": {"url": url, "poolclass": sa.NullPool}},
     )
     db.init_app(other.app)
     count = other.background.task(durable=True, when="commit", name="count")(lambda: ["not here"])
