@@ -17,7 +17,7 @@ JOBS ?= 5
 help:
 	@echo "make quick  run the tests that need no server and no other process: seconds"
 	@echo "make test   run every test, on real servers: about ten minutes; names what it installs from the system"
-	@echo "make lint   ruff, mypy --strict, import-linter"
+	@echo "make lint   ruff, mypy --strict, import-linter, and the walls of the house"
 	@echo "make docs   make the pages of docs/, in build/docs"
 	@echo "make demo   start the demo under gunicorn, on http://127.0.0.1:8000"
 	@echo "make demo-celery  the same, its items in a Celery worker, on the Redis that BACKGROUND_CELERY names or one of its own"
@@ -42,6 +42,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.check_walls
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --nitpicky --builder html docs build/docs
@@ -74,4 +75,9 @@ $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
 	@# The oldest gunicorn that is supported, beside the newest.
 	rm -rf $(VENV)/gunicorn-22.0
 	$(PIP) --target $(VENV)/gunicorn-22.0 "gunicorn==22.0.0"
+	@# Flask's source with its own tests, and a pytest that they were written for.
+	rm -rf $(VENV)/flask-suite
+	$(PIP) --target $(VENV)/flask-suite/pytest "pytest<9"
+	$(BIN)/pip download --quiet --no-deps --no-binary flask --dest $(VENV)/flask-suite \
+		"flask==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("flask"))')"
 	@touch $@

@@ -27,7 +27,7 @@ from flask_background.concurrency import native
 from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.item import WorkItem, current_item_var
 from flask_background.core.options import TaskOptions, Using, When, check_names
-from flask_background.core.status import Attempt, Status
+from flask_background.core.status import Attempt
 from flask_background.core.token import CancellationSource
 from flask_background.errors import ConfigurationError, UnsupportedError
 
@@ -98,8 +98,7 @@ class Task(Generic[P, R]):
         if current_item_var.get(None) is not None:
             return cast(R, callee.func(*args, **kwargs))
         item: WorkItem[Any] = WorkItem(callee, (), {}, None, _Direct())
-        item.status = Status.RUNNING
-        item._attempt = Attempt(time())
+        item._begin(Attempt(time()))
         if callee.is_coroutine:
             return cast(R, _await_bound(item, callee.func, args, kwargs))
         token = current_item_var.set(item)

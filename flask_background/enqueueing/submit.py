@@ -59,7 +59,7 @@ def submit(
         held = response.hold() if when == "response" else None
         due = None if callee.due is None else callee.due(time())
         if moved is not None:
-            item._uploads = moved.own
+            item._adopt_uploads(moved.own)
         if when == "commit":
             return commit.hold(part.app, backend, item, due)
         accepted: WorkItem[Any] = backend.accept(item, held is not None, due)
