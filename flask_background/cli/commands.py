@@ -25,13 +25,14 @@ from flask_background.cli.worker import run_worker
 from flask_background.core.status import Status
 from flask_background.durable.journal import queries
 from flask_background.durable.journal import statements as store
+from flask_background.enqueueing.submit import submit
 from flask_background.errors import BackgroundError
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
+    from flask_background.core.callee import Callee
     from flask_background.durable.backend import DurableBackend
     from flask_background.durable.journal.row import ItemRow
-    from flask_background.task import Task
 
 background = AppGroup(
     "background", help="Run items, look at durable ones and change them, look for what is unsafe."
@@ -130,7 +131,9 @@ def run(part: BackgroundState, task: str, args: tuple[str, ...], wait: bool, as_
     if not found.options.durable or wait:
         part.runs_durable = True
     try:
-        item = found.enqueue(*map(_value, args))
+        values = tuple(map(_value, args))
+        found.check_call(*values)
+        item = submit(part, found, values, {}, found.options.when)
     except TypeError as error:
         raise click.UsageError(f"{task}: {error}") from error
     result = item.result() if wait or not found.options.durable else None
@@ -217,7 +220,7 @@ def stats(part: BackgroundState, as_json: bool) -> None:
         table(("status", "items"), ((name, str(count)) for name, count in counts.items()))
 
 
-def _find_task(part: BackgroundState, name: str) -> Task[..., Any]:
+def _find_task(part: BackgroundState, name: str) -> Callee:
     tasks = part.registry.tasks
     found = (
         [tasks[name]]

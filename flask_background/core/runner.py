@@ -203,7 +203,7 @@ class Run:
         item, app = self._item, self._host.app
         current_item_var.set(item)
         app_context = app.app_context()
-        if app_context.url_adapter is None and item.state is not None:
+        if app_context.url_adapter is None and item.state:
             app_context.url_adapter = StateUrls(app, item.state)  # type: ignore[assignment]
         app_context.push()
         self._app_context = app_context

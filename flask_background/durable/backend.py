@@ -34,10 +34,10 @@ from flask_background.errors import JournalError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flask_background.core.callee import Callee
     from flask_background.core.registry import Registry
     from flask_background.core.settings import Settings
     from flask_background.local.backend import LocalBackend
-    from flask_background.task import Task
 
 # How long the end of a process waits for the journal, in seconds.
 _LAST_WRITES = 2.0
@@ -188,7 +188,7 @@ class DurableBackend(Claimer):
         error = attempt_of(entry).error
         self.local.events.finished(item, (entry.status, None, error))
 
-    def periodic_entry(self, task: Task[..., Any], planned: float) -> ItemRow:
+    def periodic_entry(self, task: Callee, planned: float) -> ItemRow:
         """A new item of a periodic task, which was planned for then."""
         item = DurableItem[Any](task, (), {}, None, self)
         payload, _ = self.packing.pack(item.id, task.func, (), {})

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.callee import Callee
+    from flask_background.core.item import WorkItem
 
 
 class Executor(ABC):

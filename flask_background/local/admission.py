@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
-from flask_background.core.item import Callee, WorkItem
+from flask_background.core.callee import Callee
+from flask_background.core.item import WorkItem
 from flask_background.errors import ConfigurationError, EnqueueError, QueueFull, Stopping
 from flask_background.executors.base import Executor
 from flask_background.local.ledger import Ledger

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-    from flask_background.core.item import Callee
+    from flask_background.core.callee import Callee
     from flask_background.hosts.base import Host
 
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way

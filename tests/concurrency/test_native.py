@@ -181,6 +181,7 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Script]:
     program.kill()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "check",
     [

@@ -32,7 +32,8 @@ from flask_background.executors.threads import ThreadExecutor
 if TYPE_CHECKING:
     from flask import Flask
 
-    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.callee import Callee
+    from flask_background.core.item import WorkItem
     from flask_background.core.settings import Settings
 
 
