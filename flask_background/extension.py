@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
 
-from flask_background import hosts
+from flask_background import cli, hosts
 from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.core.backend import Stats
 from flask_background.core.callee import Callee, refuse_generator
@@ -67,6 +67,8 @@ class Background:
             check_executor(periodic.task, part.settings.executors)
         app.extensions["background"] = self
         app.extensions[STATE] = part
+        if "background" not in app.cli.commands:  # the app may have one of its own
+            app.cli.add_command(cli.background)
         response.guard(app, part.look_for_work)
         hosts.prepare(part)
         part.join_celery()

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
 
 from flask_background.app_state import state_of
+from flask_background.cli import background
 from flask_background.cli.celery_worker import run_celery_worker
 from flask_background.cli.doctor import examine
 from flask_background.cli.formatting import fields, row, shown, table
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from flask_background.core.callee import Callee
     from flask_background.durable.backend import DurableBackend
     from flask_background.durable.journal.row import ItemRow
-
-background = AppGroup(
-    "background", help="Run items, look at durable ones and change them, look for what is unsafe."
-)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable, with times in UTC.")
 _statuses = click.Choice([str(status) for status in Status if status is not Status.INTERRUPTED])
@@ -106,7 +102,7 @@ def doctor(part: BackgroundState, as_json: bool) -> None:
     The exit status is 0 if all is ok.
     """
     findings = []
-    for finding in examine(part):
+    for finding in examine(current_app.extensions["background"]):
         findings.append(finding)
         if not as_json:
             text = f"{finding.text.removesuffix('.')}. Cure: {finding.cure}" if finding.cure else finding.text
