@@ -10,6 +10,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from flask_background.concurrency import native
+from flask_background.concurrency.stop_signals import interruptible_wait
 from flask_background.core.status import Attempt, Progress, Status
 from flask_background.core.token import CancelReason
 from flask_background.errors import BackgroundError, NotFinishedError
@@ -168,6 +169,7 @@ class WorkItem(Generic[R]):
         """
         return self._keeper.cancel(self)
 
+    @interruptible_wait
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end; says whether it has come."""
         if self._announced or ending_item_var.get(None) is self:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import sys
-import traceback
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from werkzeug.local import LocalProxy
 
+from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem, current_item_var
+from flask_background.core.odd_errors import best_effort, is_from_signal
 from flask_background.core.request_state import StateUrls
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancelReason
@@ -70,11 +72,19 @@ def perform(
     if left is None:
         return
     run, pending = left
-    if _is_future(pending):
-        run.abortable(pending.cancel)
-        pending.add_done_callback(run.take_future)
-    else:
-        adopt(run, pending)
+    try:
+        if _is_future(pending):
+            # Its own callbacks are foreign, and would run on the thread that asks the item to end.
+            run.abortable(partial(callbacks.threads.call, pending.cancel, callbacks.report))
+            pending.add_done_callback(run.take_future)
+        else:
+            adopt(run, pending)
+    except BaseException as error:  # a Future of the app's own kind, or no thread for the event loop
+        if inspect.iscoroutine(pending):
+            pending.close()
+        context.run(run.fail, error)
+        if is_from_signal(error):
+            raise
 
 
 def _enter_and_call(
@@ -139,7 +149,8 @@ def _end(
             else:
                 owner.log_error(f"The teardown of item {item.id} failed", error)
     if outcome[2] is not None and outcome[0] is Status.FAILED:
-        _annotate(item, outcome[2])
+        with best_effort():
+            _annotate(item, outcome[2])
     owner.finish(item, attempt, outcome)
 
 
@@ -180,12 +191,15 @@ class PendingRun:
 
     def take_future(self, future: concurrent.futures.Future[Any]) -> None:
         """End as the Future did that the function returned."""
+        context = getattr(self, "context", None)
+        if context is None:
+            return  # it has ended
         try:
             value = future.result(0)
         except BaseException as error:
-            self.context.run(self.fail, error)
+            context.run(self.fail, error)
         else:
-            self.context.run(self.succeed, value)
+            context.run(self.succeed, value)
 
     async def await_outcome(self, awaitable: Awaitable[Any]) -> None:
         """Await what the function returned, and end as that does. Nothing is raised, not even SystemExit."""
@@ -202,17 +216,28 @@ class PendingRun:
 
     def fail(self, error: BaseException) -> None:
         """What was awaited raised error, which may be the item's own token's doing."""
-        self._end(_outcome_of(self._entered[1], error, self._aborted))
+        entered = vars(self).get("_entered")
+        if entered is not None:
+            self._end(_outcome_of(entered[1], error, self._aborted))
 
     def _end(self, outcome: Outcome) -> None:
-        owner, item, attempt, app_context, alarm = self._entered
+        entered = vars(self).pop("_entered", None)
+        if entered is None:
+            return  # a Future of the app's own kind may tell its end twice, or fail after it has
+        owner, item, attempt, app_context, alarm = entered
         attempt.abort = None
-        del self._entered, self.context  # whoever still knows this run, a Future say, keeps no item with it
+        del self.context  # whoever still knows this run, a Future say, keeps no item with it
         _end(owner, item, attempt, app_context, alarm, outcome)
 
 
 def _outcome_of(item: WorkItem[Any], error: BaseException, aborted: bool = False) -> Outcome:
     """What it means that item raised error. Aborted: what it awaited was cancelled for its token's sake."""
+    with best_effort():  # to look at it is already too much for some errors
+        return _meaning_of(item, error, aborted)
+    return Status.FAILED, None, error
+
+
+def _meaning_of(item: WorkItem[Any], error: BaseException, aborted: bool) -> Outcome:
     source = item._source
     reason = source.token.reason if source is not None else None
     own = (
@@ -255,18 +280,3 @@ def _is_future(value: Any) -> bool:
     """Whether value is a Future of concurrent.futures, which is not imported for this question."""
     futures = sys.modules.get("concurrent.futures")
     return futures is not None and isinstance(value, futures.Future)
-
-
-def let_frames_go(error: BaseException) -> None:
-    """Forget the variables of the frames that error has passed: a handle keeps it, not an upload."""
-    seen: set[int] = set()
-    errors: list[BaseException | None] = [error]
-    while errors:
-        this = errors.pop()
-        if this is None or id(this) in seen:
-            continue
-        seen.add(id(this))
-        traceback.clear_frames(this.__traceback__)
-        errors += (this.__cause__, this.__context__)
-        if isinstance(this, BaseExceptionGroup):
-            errors += this.exceptions

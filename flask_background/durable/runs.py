@@ -6,6 +6,7 @@ crash knows which of them were running. The end goes to the journal, and is told
 
 from __future__ import annotations
 
+import contextvars
 import os
 import time
 from abc import ABC, abstractmethod
@@ -14,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go
+from flask_background.core.odd_errors import add_note, let_frames_go
 from flask_background.core.status import Attempt, Outcome, Progress, Status
 from flask_background.durable.handle import DurableItem
 from flask_background.durable.journal import statements as store
@@ -91,10 +92,11 @@ class Runs(ABC):
         try:
             step, then = self._last_step(item, item.entry, run, outcome)
         except Exception as error:  # such as a backoff function's, or an exception's that has no text
-            error.add_note(f"item {item.id} ({item.task_name}) had {outcome[0]}")
+            add_note(error, f"item {item.id} ({item.task_name}) had {outcome[0]}")
             outcome = Status.FAILED, None, error
             step, then = self._end_step(item.entry, outcome), self._announced
-        self.writer.later(step, partial(then, item, run, outcome))
+        # Told in the item's context, as everything about it: a Sentry scope, a request id for the log.
+        self.writer.later(step, partial(contextvars.copy_context().run, then, item, run, outcome))
 
     def _last_step(
         self, item: DurableItem[Any], entry: ItemRow, run: Attempt, outcome: Outcome

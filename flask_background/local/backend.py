@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import os
 import time
-import traceback
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats, Watcher
 from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go, perform
+from flask_background.core.odd_errors import best_effort, let_frames_go
+from flask_background.core.runner import perform
 from flask_background.core.settings import Settings
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
@@ -43,7 +44,7 @@ class LocalBackend(InProcessBackend):
         self.events = Events(app)
         self._max_queued = settings.max_queued
         self._watcher = watcher
-        self._alarms = Timers()
+        self._alarms = Timers(partial(self.log_error, "A timer's callback failed"))
         self.keys = Keys()
         self.executors = make_executors(app, settings, perform)
         # Items know their backend; an idle executor does not, and ends with it.
@@ -57,6 +58,7 @@ class LocalBackend(InProcessBackend):
 
     # For views.
 
+    @uninterruptible
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         task = item._task
         executor = self.executors.get(task.executor)
@@ -91,6 +93,7 @@ class LocalBackend(InProcessBackend):
                 self._put(item, executor)
         return item
 
+    @uninterruptible
     def take(self, item: WorkItem[Any], held: bool = False) -> bool:
         """Take an item that the journal has accepted, however many wait here; False if all is over here."""
         executor = self.executors[item._task.executor]
@@ -113,6 +116,7 @@ class LocalBackend(InProcessBackend):
             self._watcher.ring()
         return was_here
 
+    @uninterruptible
     def release(self, item: WorkItem[Any]) -> None:
         if self.is_in_flight(item):
             self._put(item, self.executors[item._task.executor])
@@ -185,6 +189,15 @@ class LocalBackend(InProcessBackend):
         """Log what hurts no item."""
         self.events.log_error(what, error)
 
+    def _callback_failed(self, error: BaseException) -> None:
+        self.log_error("A token's callback failed", error)
+
+    def have_threads(self) -> None:
+        """Start the threads that are needed, and have died or could not be had. Raises nothing."""
+        self._alarms.have_thread()
+        for executor in self.executors.values():
+            executor.have_thread()
+
     # For handles.
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
@@ -194,7 +207,7 @@ class LocalBackend(InProcessBackend):
             with self.lock:
                 source = item._source
                 if source is None:
-                    source = item._source = CancellationSource()
+                    source = item._source = CancellationSource(self._callback_failed)
                     if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
                         source.limit(self.clock.on_record_at)
                         source.fire(CancelReason.SHUTDOWN)
@@ -243,14 +256,6 @@ class LocalBackend(InProcessBackend):
         item._wake()
         return True
 
-    def call_back(self, callbacks: Iterable[Callable[[], object]]) -> None:
-        """Call what waits for a token; what that raises is logged."""
-        for callback in callbacks:
-            try:
-                callback()
-            except BaseException as error:
-                self.log_error("A token's callback failed", error)
-
     def end(self, unfinished: list[WorkItem[Any]]) -> None:
         """Nothing will be accepted or started any more."""
         for executor in self.executors.values():
@@ -266,18 +271,17 @@ class LocalBackend(InProcessBackend):
         try:
             if not corrects or outcome[0] is not Status.INTERRUPTED:
                 self.events.finished(item, outcome, corrects)
-        except Exception:  # the log itself is broken: say so where logging does, and let nothing hang
-            traceback.print_exc()
         finally:
             if item._uploads is not None:
                 for upload in item._uploads:
-                    upload.close()
+                    with best_effort():
+                        upload.close()
                 item._uploads = None
             item._args, item._kwargs = (), None
             self.keys.give_back(item)
 
     def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
-        self.call_back(self.source_of(item).fire(reason))
+        self.source_of(item).fire(reason)
         abort = item._attempt.abort if item._attempt is not None else None
         if abort is not None:
             abort()

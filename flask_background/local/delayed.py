@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency import native
 from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go
+from flask_background.core.odd_errors import best_effort, let_frames_go
 from flask_background.core.status import Attempt, Status
 from flask_background.errors import ItemInterruptedError, Stopping
 
 if TYPE_CHECKING:
     from flask_background.local.backend import LocalBackend
+
+
+# When an item is tried again that was due when no thread could be had, in seconds.
+_NO_THREAD = 0.5
 
 
 class DelayedItems:
@@ -46,8 +50,9 @@ class DelayedItems:
         if delay is None or not backend.ledger.requeue(item, backend.executors[item._task.executor], error):
             return False
         for upload in item._uploads or ():
-            if not upload.stream.closed and upload.stream.seekable():
-                upload.stream.seek(0)
+            with best_effort():  # the run may have left anything in its place
+                if not upload.stream.closed and upload.stream.seekable():
+                    upload.stream.seek(0)
         let_frames_go(error)
         backend.events.retried(item, error, delay)
         if not self._enter(item, delay):
@@ -73,10 +78,15 @@ class DelayedItems:
         with self._lock:
             if self._waiting.pop(item.id, None) is None:
                 return
+        backend = self._backend
+        if not backend.is_in_flight(item):
+            return
         try:
-            self._backend.release(item)
-        except RuntimeError as error:  # the system has no thread to give; the item was withdrawn
-            self._backend.log_error(f"Item {item.id} could not be started", error)
+            backend.executors[item._task.executor].put(item)
+        except RuntimeError as error:  # there is no thread to be had at this moment
+            backend.log_error(f"Item {item.id} ({item.task_name}) is started as soon as it can be", error)
+            if not self._enter(item, _NO_THREAD):
+                self._end(item)
 
     def _end(self, item: WorkItem[Any]) -> None:
         error = None if item._attempt is None else item._attempt.error

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
 from flask_background.core.backend import Backend
-from flask_background.core.runner import PendingRun, let_frames_go, perform
+from flask_background.core.odd_errors import let_frames_go
+from flask_background.core.runner import PendingRun, perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.errors import Stopping
 from flask_background.local.admission import check_executor

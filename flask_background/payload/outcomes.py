@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import traceback
 from typing import Any
 
+from flask_background.core.odd_errors import text_of, trace_of
 from flask_background.core.status import Progress
 from flask_background.errors import ItemFailedError, ResultLostError
 from flask_background.payload import data
@@ -28,8 +28,8 @@ def error_as_data(error: BaseException) -> str:
     return json.dumps(
         {
             "type": f"{kind.__module__}.{kind.__qualname__}",
-            "message": _text_of(error),
-            "trace": "".join(traceback.format_exception(error)),
+            "message": text_of(error),
+            "trace": trace_of(error),
         }
     )
 
@@ -37,22 +37,14 @@ def error_as_data(error: BaseException) -> str:
 def progress_as_data(progress: Progress) -> str:
     """A progress as text; other numbers are made floats, and a message that is not a string is made one."""
     done, total, message = progress
-    return json.dumps([done, total, None if message is None else _text_of(message)], default=_number_of)
+    return json.dumps([done, total, None if message is None else text_of(message)], default=_number_of)
 
 
 def _number_of(value: Any) -> float | str:
     try:
         return float(value)
     except Exception:
-        return _text_of(value)
-
-
-def _text_of(value: object) -> str:
-    """What is foreign may raise here, and then its item must not hang for that."""
-    try:
-        return str(value)
-    except Exception as error:
-        return f"<{type(value).__name__} whose text raises {type(error).__name__}>"
+        return text_of(value)
 
 
 def result_of(text: str) -> tuple[Any, BaseException | None]:

@@ -34,7 +34,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def has_thread() -> bool:
     """Whether any thread looks."""
-    return any(thread.name == "background-alarms" for thread in our_threads())
+    return any(thread.name == "background-timers" for thread in our_threads())
 
 
 def test_time_and_again() -> None:

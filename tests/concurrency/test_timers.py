@@ -15,7 +15,7 @@ from ..helpers import BOUND, our_threads, until
 
 def alarm_threads() -> int:
     """How many threads of alarms there are."""
-    return sum(thread.name == "background-alarms" for thread in our_threads())
+    return sum(thread.name == "background-timers" for thread in our_threads())
 
 
 def test_rings_in_time() -> None:

@@ -12,7 +12,8 @@ from flask_background.celery.worker.shutdown_flag import TERMINATED, hear_term
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go, perform
+from flask_background.core.odd_errors import let_frames_go
+from flask_background.core.runner import perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.errors import BrokerError, ItemInterruptedError, ItemTimeoutError
 from flask_background.payload.outcomes import error_as_data, result_as_data

@@ -78,7 +78,7 @@ class RunOwner:
         self.record = record
         self.ended = native.Latch()
         self.outcome: Outcome | None = None
-        self._source = CancellationSource()
+        self._source = CancellationSource(self._callback_failed)
         self._sent: Progress | None = None
         self._in_trouble = False
 
@@ -144,7 +144,7 @@ class RunOwner:
             stop_at = stop_flag.at()
             if stop_at is not None:
                 self._source.limit(stop_at)
-                self._fire(CancelReason.SHUTDOWN)
+                self._source.fire(CancelReason.SHUTDOWN)
             self.life.show(self.id)
             if self.records.is_asked_to_end(self.id):
                 self._ask_to_end(item, CancelReason.REQUESTED)
@@ -165,14 +165,10 @@ class RunOwner:
             self.put(progress=progress_as_data(progress))
 
     def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
-        self._fire(reason)
+        self._source.fire(reason)
         abort = item._attempt.abort if item._attempt is not None else None
         if abort is not None:
             abort()
 
-    def _fire(self, reason: CancelReason) -> None:
-        for callback in self._source.fire(reason):
-            try:
-                callback()
-            except BaseException as error:
-                self.log_error("A token's callback failed", error)
+    def _callback_failed(self, error: BaseException) -> None:
+        self.log_error("A token's callback failed", error)

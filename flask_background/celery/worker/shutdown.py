@@ -7,13 +7,13 @@ hands the messages back, and ends the process. A run that is cut so is no attemp
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import Empty
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ class Ending:
         seconds = self._grace if seconds is None else seconds
         stop_flag.raise_for(seconds)
         # Not threading's: whoever the signal has interrupted may hold its locks.
-        _thread.start_new_thread(self._keep_time, (seconds,))
+        native.start_thread_in_handler(partial(self._keep_time, seconds))
 
     def over(self) -> None:
         """All has ended by itself."""
@@ -101,7 +101,7 @@ class Ending:
         if self._is_over:
             return
         done = native.Latch()
-        _thread.start_new_thread(self._cut, (done,))
+        native.start_thread_in_handler(partial(self._cut, done))
         status = 0 if done.wait(_BOUND) else 1
         for pid in self._processes():
             _send(pid, signal.SIGKILL)
