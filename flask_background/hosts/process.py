@@ -27,7 +27,7 @@ _END_WITHIN = 5.0
 
 
 class ProcessHost(Host):
-    """A process that ends with its main thread, or by TERM, HUP or Ctrl-C, and may take as long as it likes."""
+    """A process that ends with its main thread, by TERM, HUP or Ctrl-C. Nothing limits how long it takes."""
 
     how_to_cut = "; Ctrl-C ends the wait"
 
