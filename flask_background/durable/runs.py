@@ -14,6 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from flask_background import signals
+from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem
 from flask_background.core.odd_errors import add_note, let_frames_go
 from flask_background.core.status import Attempt, Outcome, Progress, Status
@@ -96,7 +98,14 @@ class Runs(ABC):
             outcome = Status.FAILED, None, error
             step, then = self._end_step(item.entry, outcome), self._announced
         # Told in the item's context, as everything about it: a Sentry scope, a request id for the log.
-        self.writer.later(step, partial(contextvars.copy_context().run, then, item, run, outcome))
+        tell = partial(contextvars.copy_context().run, then, item, run, outcome)
+        # Receivers may take long, and hold up no other item's end.
+        self.writer.later(step, partial(self._tell_apart, tell) if signals.item_finished.receivers else tell)
+
+    def _tell_apart(self, tell: Callable[..., object], value: Any) -> None:
+        callbacks.threads.call(
+            partial(tell, value), partial(self.log_error, "The end of an item was not told")
+        )
 
     def _last_step(
         self, item: DurableItem[Any], entry: ItemRow, run: Attempt, outcome: Outcome

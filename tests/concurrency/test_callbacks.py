@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import pytest
 from flask_background.concurrency import callbacks, native
 from flask_background.concurrency.callbacks import CallbackThreads, CallsInOrder
 
-from ..helpers import BOUND, callbacks_are_over, our_threads, until
+from ..helpers import BOUND, Script, callbacks_are_over, our_threads, until
 
 
 def count() -> int:
@@ -166,21 +165,24 @@ def test_without_a_thread(failed: list[BaseException], monkeypatch: pytest.Monke
     assert called[1] != called[0]
 
 
-def test_after_a_fork() -> None:
+def test_after_a_fork(script: Callable[..., Script]) -> None:
     """A forked child has threads for callbacks of its own."""
-    called = threading.Event()
-    callbacks.threads.call(called.set, callbacks.report)
-    assert called.wait(BOUND)
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if child == 0:
-        callbacks.threads.call(lambda: os.write(theirs, b"!") and os._exit(0), callbacks.report)
-        time.sleep(BOUND)
-        os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert os.read(ours, 1) == b"!"
-    os.close(ours)
-    os.close(theirs)
+    program = script(
+        """
+        import os, threading, time
+        from flask_background.concurrency import callbacks
+        called = threading.Event()
+        callbacks.threads.call(called.set, callbacks.report)
+        assert called.wait(20)
+        child = os.fork()
+        if child == 0:
+            callbacks.threads.call(lambda: os._exit(0), callbacks.report)
+            time.sleep(20)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        """
+    )
+    assert program.ends() == 0, program.said
 
 
 def test_in_order(failed: list[BaseException]) -> None:

@@ -98,7 +98,7 @@ def test_on_cancel(source: CancellationSource) -> None:
 
 
 def test_on_cancel_holds_nobody_up(source: CancellationSource, gate: threading.Event) -> None:
-    """A callback that blocks holds up neither who fires the token, nor other callbacks, nor those who wait."""
+    """A callback that blocks holds up neither who fires the token, nor others, nor those who wait."""
     called = [threading.Event() for _ in range(3)]
     woken = threading.Event()
     threading.Thread(target=lambda: source.token.wait(BOUND) and woken.set(), daemon=True).start()
