@@ -18,14 +18,12 @@ from flask_background.concurrency import native
 from flask_background.concurrency.callbacks import CallsInOrder, report
 from flask_background.core.item import WorkItem, ending_item_var
 from flask_background.core.odd_errors import is_from_signal
-from flask_background.core.status import Outcome, Status
+from flask_background.core.status import SUCCEEDED, Outcome, Status
 from flask_background.errors import EnqueueError
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
     from flask import Flask
-
-_SUCCEEDED = Status.SUCCEEDED  # looked up once: this is on every item's way
 
 
 class Events:
@@ -120,7 +118,7 @@ class Events:
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
         """It has ended, with this outcome. Corrects: it was on record as interrupted."""
         status, _, error = outcome
-        if status is _SUCCEEDED and not corrects:
+        if status is SUCCEEDED and not corrects:
             if self.log.isEnabledFor(logging.INFO):
                 self._say(logging.INFO, "Item %s (%s) succeeded", item.id, item.task_name)
         else:
@@ -138,7 +136,7 @@ class Events:
         if status is Status.FAILED:
             self._say(logging.ERROR, "Item %s failed%s", name, suffix, exc_info=error)
         elif status is Status.INTERRUPTED:
-            self._say(logging.ERROR, "Item %s interrupted, %.1f s old: %s", name, item.age, error)
+            self._say(logging.ERROR, "Item %s interrupted, %.1f s old: %s", name, item._age, error)
         elif suffix:
             self._say(logging.WARNING, "Item %s %s%s", name, status, suffix)
         else:

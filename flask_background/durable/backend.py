@@ -21,7 +21,7 @@ from flask_background.core.item import WorkItem
 from flask_background.core.settings import OUTBOX
 from flask_background.core.status import Attempt, Status
 from flask_background.durable.claiming import Claimer
-from flask_background.durable.handle import DurableItem, JournalKeeper
+from flask_background.durable.handle import DurableItem, JournalHost
 from flask_background.durable.journal import queries
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal.process_lock import ProcessLock
@@ -58,6 +58,7 @@ class DurableBackend(Claimer):
         *,
         runs: Collection[str],
         sender: Callable[[], Sender] | None = None,
+        in_this_process: Callable[[], JournalHost],
     ) -> None:
         power = settings.durability == "power"
         self.writer = writer_at(folder, power=power)
@@ -78,6 +79,7 @@ class DurableBackend(Claimer):
             runs,
         )
         self.keep = settings.keep
+        self._in_this_process = in_this_process
         self._over = False
         self.outbox = Outbox(self, sender)
         self.keeper = JournalMaintenance(self)
@@ -119,10 +121,9 @@ class DurableBackend(Claimer):
                 return False
             native.Latch().wait(min(_LOOK, left))
 
-    def in_this_process(self) -> JournalKeeper:
-        """What a process that was forked from this one has in its place. Raises JournalError."""
-        keeper: JournalKeeper = self.app.extensions["background"].durable
-        return keeper
+    def in_this_process(self) -> JournalHost:
+        """The backend in place of this one, in a process forked from this one. Raises JournalError."""
+        return self._in_this_process()
 
     def look(self, item_id: str) -> ItemRow | None:
         """What the journal knows of an item."""
@@ -171,7 +172,7 @@ class DurableBackend(Claimer):
     def cancel_here(self, item_id: str) -> None:
         """Somebody in another process wants this one to end."""
         item = self._handles.get(item_id)
-        if item is not None and item.here and not item.is_unwanted():
+        if item is not None and item.here and not item._is_unwanted():
             self._cancel_here(item)
 
     def _cancel_here(self, item: DurableItem[Any]) -> bool:

@@ -34,7 +34,7 @@ class ThreadExecutor(Executor):
             self._add_thread()
 
     def run_here(self, item: WorkItem[Any]) -> None:
-        self._perform(item._keeper, item, self._adopt)
+        self._perform(item, self._adopt)
 
     def have_thread(self) -> None:
         if not self._threads and self.queued:
@@ -76,7 +76,7 @@ class ThreadExecutor(Executor):
     def _run_items(self) -> None:
         get, perform, adopt = self._queue.get, self._perform, self._adopt
         while (item := get()) is not None:
-            perform(item._keeper, item, adopt)
+            perform(item, adopt)
             item = None  # or an idle thread would keep its last item alive
 
     def _replace_thread(self) -> None:

@@ -6,21 +6,20 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from flask_background.concurrency.durations import bounded
 from flask_background.concurrency.stop_signals import uninterruptible
-from flask_background.concurrency.timers import Timer, Timers
+from flask_background.concurrency.timers import Timers
 from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats, Watcher
 from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
-from flask_background.core.odd_errors import best_effort, let_frames_go
-from flask_background.core.runner import perform
+from flask_background.core.odd_errors import let_frames_go
+from flask_background.core.runner import RunHost, perform
 from flask_background.core.settings import Settings
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
-from flask_background.errors import BackgroundError, EnqueueError, ItemCancelledError
+from flask_background.errors import BackgroundError, EnqueuedInChildError, EnqueueError, ItemCancelledError
 from flask_background.executors import close_all, make_executors
 from flask_background.executors.base import Executor
 from flask_background.local.admission import Admission, mismatch
@@ -30,28 +29,28 @@ from flask_background.local.ledger import Ledger
 from flask_background.local.shutdown import ShutdownSequence
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flask import Flask
+
+    from flask_background.core.item import Callee
 
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
 
-class LocalBackend(InProcessBackend):
+class LocalBackend(InProcessBackend, RunHost):
     """The items of one app in one process."""
 
-    def __init__(self, app: Flask, settings: Settings, watcher: Watcher) -> None:
-        self.app = app
-        self.pid = os.getpid()
-        self.events = Events(app)
+    def __init__(self, app: Flask, settings: Settings, watcher: Watcher, tasks: Mapping[str, Callee]) -> None:
         self._max_queued = settings.max_queued
         self._watcher = watcher
-        self._alarms = Timers(partial(self.log_error, "A timer's callback failed"))
         self.keys = Keys()
-        self.executors = make_executors(app, settings, perform)
+        self.executors = make_executors(app, settings, perform, tasks)
         # Items know their backend; an idle executor does not, and ends with it.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
-        self.lock = self.ledger.lock
-        self.later = DelayedItems(self, self._alarms)
+        super().__init__(app, Events(app), Timers(self._timer_failed), self.ledger.lock)
+        self.later = DelayedItems(self, self.timers)
         self.companion: Companion | None = None
         self._border = Admission(self.ledger, self.executors, settings)
         self.clock = ShutdownSequence(self, settings.grace_period)
@@ -145,58 +144,44 @@ class LocalBackend(InProcessBackend):
 
     # For runs.
 
-    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
-        """Claim an item for its run; False if it was withdrawn, or all is over."""
-        if not self.ledger.claim(item, self.executors[item._task.executor], run):
+    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
+        if not self.ledger.claim(item, self.executors[item._task.executor], attempt):
             return False
         self.events.started(item)
         return True
 
-    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Settle what a run has come to, unless another one follows."""
-        if outcome[0] is Status.FAILED and self.later.try_again(item, run, outcome[2]):
-            return
-        self.conclude(item, run, outcome)
+    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
+        if not self.requeue(item, error, delay):
+            return False
+        self.later.try_again(item, delay)
+        return True
 
-    def conclude(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Settle the outcome of an item, and tell it."""
-        self.ledger.settle(item, run, outcome)
+    def requeue(self, item: WorkItem[Any], error: BaseException, delay: float) -> bool:
+        """Queue a running item again, and say so; False once a stop has begun: nothing is retried then."""
+        if not self.ledger.requeue(item, self.executors[item._task.executor], error):
+            return False
+        self.tell_retried(item, error, delay)
+        return True
+
+    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
+        self.ledger.settle(item, attempt, outcome)
         try:
             self._tell_end(item, outcome)
         finally:  # on the main thread a signal may raise here, and the item has ended
-            if run.error is not None:
-                let_frames_go(run.error)
+            if attempt.error is not None:
+                let_frames_go(attempt.error)
             self.ledger.remove(item, self.executors[item._task.executor].running)
-            if item._gates is not None:
-                item._wake()
             if self.ledger.phase is not _RUNNING:
                 self._watcher.ring()
 
-    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """Ask a running item to end in so many seconds."""
-        self.source_of(item).limit(time.monotonic() + seconds)
-        return self._alarms.set(seconds, partial(self._ask_to_end, item, CancelReason.TIMEOUT))
-
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call what is quick, and raises nothing, in so many seconds."""
-        self._alarms.set(seconds, callback)
-
-    def cancel_timer(self, alarm: Timer) -> None:
-        """It has ended before."""
-        self._alarms.cancel(alarm)
-
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log what hurts no item."""
-        self.events.log_error(what, error)
-
-    def _callback_failed(self, error: BaseException) -> None:
-        self.log_error("A token's callback failed", error)
-
     def have_threads(self) -> None:
         """Start the threads that are needed, and have died or could not be had. Raises nothing."""
-        self._alarms.have_thread()
+        self.timers.have_thread()
         for executor in self.executors.values():
             executor.have_thread()
+
+    def _timer_failed(self, error: BaseException) -> None:
+        self.log_error("What was due at its time failed", error)
 
     # For handles.
 
@@ -207,7 +192,8 @@ class LocalBackend(InProcessBackend):
             with self.lock:
                 source = item._source
                 if source is None:
-                    source = item._source = CancellationSource(self._callback_failed)
+                    source = CancellationSource(self.callback_failed)
+                    item._set_source(source)
                     if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
                         source.limit(self.clock.on_record_at)
                         source.fire(CancelReason.SHUTDOWN)
@@ -222,7 +208,7 @@ class LocalBackend(InProcessBackend):
             return True
         if item.status not in (Status.RUNNING, Status.INTERRUPTED) or not self.is_in_flight(item):
             return False
-        self._ask_to_end(item, CancelReason.REQUESTED)
+        self.ask_to_end(item, CancelReason.REQUESTED)
         return True
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
@@ -241,6 +227,8 @@ class LocalBackend(InProcessBackend):
 
     def stop(self, grace: float | None) -> list[WorkItem[Any]]:
         began = time.monotonic()
+        if grace is not None:
+            grace = bounded(grace)
         self.clock.begin(began, grace=grace)
         up_at = self.clock.up_at if grace is None else min(self.clock.up_at, began + grace)
         self.wait_idle(up_at - time.monotonic())
@@ -253,7 +241,6 @@ class LocalBackend(InProcessBackend):
             return False
         self._tell_end(item, outcome)
         self.ledger.remove(item, self.ledger.leaving)
-        item._wake()
         return True
 
     def end(self, unfinished: list[WorkItem[Any]]) -> None:
@@ -272,20 +259,20 @@ class LocalBackend(InProcessBackend):
             if not corrects or outcome[0] is not Status.INTERRUPTED:
                 self.events.finished(item, outcome, corrects)
         finally:
-            if item._uploads is not None:
-                for upload in item._uploads:
-                    with best_effort():
-                        upload.close()
-                item._uploads = None
-            item._args, item._kwargs = (), None
+            item._release_arguments()
             self.keys.give_back(item)
-
-    def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
-        self.source_of(item).fire(reason)
-        abort = item._attempt.abort if item._attempt is not None else None
-        if abort is not None:
-            abort()
 
     def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]
         return item.id in executor.queued or item.id in executor.running
+
+
+class ChildBackend(LocalBackend):
+    """The backend of a child process or a Celery worker. It takes no items: nobody would wait for them."""
+
+    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
+        raise EnqueuedInChildError(
+            f"{item.task_name} was enqueued in a child process, by an item or as the app was loaded there,"
+            " and would end with that: make it durable=True, so that it goes into the journal, or call it as"
+            " a function"
+        )

@@ -101,8 +101,7 @@ class ShutdownSequence:
             error = _unfinished(item)
             if self._ledger.record(item, error):
                 self._backend.events.finished(item, (Status.INTERRUPTED, None, error))
-                item._announced = True
-                item._wake()
+                item._announce_end()
 
 
 def _unfinished(item: WorkItem[Any]) -> ItemInterruptedError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask_background.core.odd_errors import text_of, trace_of
+from flask_background.core.odd_errors import is_from_signal, text_of, trace_of
 from flask_background.core.status import Progress
 from flask_background.errors import ItemFailedError, ResultLostError
 from flask_background.payload import data
@@ -15,8 +15,10 @@ def result_as_data(value: Any, max_bytes: int) -> str:
     """What an item returned, as text. What is no data, or too large, is not kept: the text says so."""
     try:
         return data.dump(value, "the result", max_bytes=max_bytes)
-    except Exception as error:  # another thread may be changing it, too
-        return json.dumps({_LOST: str(error)})
+    except BaseException as error:  # another thread may be changing it, too; and odd values raise odd things
+        if is_from_signal(error):
+            raise
+        return json.dumps({_LOST: text_of(error)})
 
 
 _LOST = "flask_background.lost"

@@ -30,8 +30,11 @@ APP = """
     def say(*words):
         os.write(1, (" ".join(map(str, words)) + os.linesep).encode())  # whole lines, whoever else writes
 
+    apps = []  # a Background does not keep its app alive
+
     def make(**settings):
         app = Flask("shop")
+        apps.append(app)
         app.config.update({f"BACKGROUND_{name}": value for name, value in settings.items()})
         return Background(app)
 
@@ -190,7 +193,8 @@ def test_items_enqueue_at_the_end(script: Start) -> None:
     program = script(
         APP,
         """
-        background, other = make(), make()
+        background, app = make(), Flask("other")
+        other = Background(app)
         async def coroutine():
             await asyncio.sleep(0.05)
             say("coroutine done")
@@ -198,7 +202,7 @@ def test_items_enqueue_at_the_end(script: Start) -> None:
             assert current_item.token.wait(10)
             background.enqueue(work, 0.1, "second")
             background.enqueue(coroutine)
-            with other._app.app_context():
+            with app.app_context():
                 other.enqueue(work, 0.1, "other")
         background.enqueue(first)
         """,

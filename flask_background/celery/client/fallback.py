@@ -31,12 +31,12 @@ class WayOut:
 
     @property
     def _part(self) -> BackgroundState:
-        part: BackgroundState = self._app.extensions["background"]
+        part: BackgroundState = self._app.extensions["background.state"]
         return part
 
     def is_there_for(self, task: Any) -> bool:
         """Whether a task's items have one. A Celery worker, or another child, runs nothing for itself."""
-        return task.durable or (task.options.fallback is not None and not self._part.in_child)
+        return task.durable or (task.options.fallback is not None and self._part.holds_items)
 
     # Into the journal.
 
@@ -51,7 +51,8 @@ class WayOut:
             self._part.durable.outbox.put(entry)
         except JournalError as other:
             raise BrokerError(f"{error}. And it cannot wait in the journal: {other}") from other
-        item.in_outbox, item.here, item._args = True, False, ()
+        item.in_outbox, item.here = True, False
+        item._take_arguments(())
 
     def look(self, item_id: str) -> ItemRow | None:
         """What the journal knows of an item that waits there, or has ended there. Raises JournalError."""
@@ -95,9 +96,9 @@ class WayOut:
             upload.stream.seek(0)
             return upload
 
-        item._args, kwargs = data.load_call(packed.payload, rebuild=rewound)
-        item._kwargs = kwargs or None
-        item._keeper, item.here, item.runs_here = self._part.backend, True, True
+        item._take_arguments(*data.load_call(packed.payload, rebuild=rewound))
+        item._change_host(self._part.backend)
+        item.here = item.runs_here = True
 
 
 def record_of(entry: ItemRow) -> Record:

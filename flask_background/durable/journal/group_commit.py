@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flask_background.concurrency import native
-from flask_background.durable.journal.database import Database, Mode
+from flask_background.durable.journal.database import FILE_NAME, Database, Mode
+from flask_background.durable.journal.failure import explain_failure
 from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.journal.statements import insert_all
 from flask_background.errors import JournalError
@@ -100,12 +101,17 @@ class Rounds:
             self.trouble = error
 
     def read(self, query: Step[T]) -> tuple[T] | None:
-        """What query returns; None if the database is not open. Raises JournalError."""
+        """What query returns; None if the database is not open, or was migrated: the next write sees to that.
+
+        Raises JournalError.
+        """
         with self._reading:
             database = self._database
             if database is None or database.reader is None:
                 return None
             try:
+                if not database.is_as_known(database.reader):
+                    return None
                 return (query(database.reader),)
             except sqlite3.Error as error:
                 raise self.failure(error) from error
@@ -119,11 +125,8 @@ class Rounds:
             self._database = None
 
     def failure(self, error: Exception) -> JournalError:
-        """The error for whoever wanted something of the journal."""
-        return JournalError(
-            f"the journal in {self.folder} cannot be used ({error}): nothing was enqueued. Is the disk full,"
-            " is the folder writable for this process, does another program hold a lock on journal.sqlite3?"
-        )
+        """The error for a caller whose use of the journal failed with this error."""
+        return explain_failure(error, self.folder / FILE_NAME)
 
     def _transact(self, database: Database, orders: list[Order]) -> None:
         entries = []

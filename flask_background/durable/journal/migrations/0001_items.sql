@@ -1,4 +1,6 @@
--- One row for each durable item. Times are time.time(), texts are JSON unless their name says what they are.
+-- Version 1: items and schedules. "if not exists", because a journal from before the versions has these tables.
+
+-- One row for each durable item. Times are time.time(). A text is JSON unless its name says what it is.
 create table if not exists item (
     number integer primary key,          -- so that new rows lie together, and a commit writes few pages
     id text not null unique,
