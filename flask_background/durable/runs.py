@@ -11,12 +11,12 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flask_background import signals
 from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem
-from flask_background.core.odd_errors import let_frames_go
+from flask_background.core.odd_errors import add_note, let_frames_go
 from flask_background.core.runner import RunHost
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.durable.handle import DurableItem
@@ -30,13 +30,10 @@ if TYPE_CHECKING:
     import sqlite3
 
     from flask_background.core.token import CancellationSource
-    from flask_background.durable.journal.group_commit import Step
     from flask_background.durable.journal.process_lock import ProcessLock
     from flask_background.durable.journal.row import ItemRow
     from flask_background.durable.journal.writer import Writer
     from flask_background.local.backend import LocalBackend
-
-T = TypeVar("T")
 
 # A run may report its progress as often as it likes; the journal hears of it so often, in seconds.
 _REPORT_EVERY = 0.25
@@ -92,7 +89,7 @@ class Runs(RunHost):
         self._run_is_over(item, attempt)
         now = time.time()
         step = partial(_release, _this(item.entry), now=now, due=now + delay, error=error_as_data(error))
-        self._write_and_tell(step, partial(self._retried, item, error, delay))
+        self.writer.later(step, partial(self._retried, contextvars.copy_context(), item, error, delay))
         return True
 
     def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
@@ -104,20 +101,34 @@ class Runs(RunHost):
             release = partial(_release, _this(item.entry), now=time.time(), charged=False)
             self.writer.later(release, partial(self._left, item))
         else:
-            step = self._end_step(item.entry, outcome)
-            self._write_and_tell(step, partial(self._ended, item, attempt, outcome))
+            try:
+                step = self._end_step(item.entry, outcome)
+            except Exception as error:  # of ours, for what is foreign is made data in any case
+                add_note(error, f"item {item.id} ({item.task_name}) had {outcome[0]}")
+                outcome = Status.FAILED, None, error
+                step = self._end_step(item.entry, outcome)
+            tell = partial(self._tell_end_apart, contextvars.copy_context(), item, attempt, outcome)
+            self.writer.later(step, tell)
 
-    def _write_and_tell(self, step: Step[T], then: Callable[[T], object]) -> None:
-        """Write how a run ended; then tell it in the item's context (a Sentry scope, a request's id)."""
-        tell: Callable[[T], object] = partial(_run_in, contextvars.copy_context(), then)
-        if signals.item_finished.receivers or signals.item_retried.receivers:
-            # Receivers may take long, and must hold up no other item's end.
-            tell = partial(self._tell_apart, tell)
-        self.writer.later(step, tell)
+    def _tell_end_apart(
+        self,
+        context: contextvars.Context,
+        item: DurableItem[Any],
+        attempt: Attempt,
+        outcome: Outcome,
+        is_mine: bool,
+    ) -> None:
+        """Tell an end in its item's context (a Sentry scope, a request's id).
 
-    def _tell_apart(self, tell: Callable[[T], object], value: T) -> None:
-        failed = partial(self.log_error, "The end of a run could not be told")
-        callbacks.threads.call(partial(tell, value), failed)
+        Not here if there are receivers, which may take long: they hold up no other item's end.
+        """
+        tell = partial(context.run, partial(self._ended, item, attempt, outcome, is_mine))
+        if signals.item_finished.receivers:
+            callbacks.threads.call(
+                tell, partial(self.log_error, f"The end of item {item.id} could not be told")
+            )
+        else:
+            tell()
 
     def _run_is_over(self, item: DurableItem[Any], attempt: Attempt) -> None:
         self.lasted[item._task.executor] = time.time() - (attempt.started or time.time())
@@ -191,10 +202,15 @@ class Runs(RunHost):
             self._left(item, None)
 
     def _retried(
-        self, item: DurableItem[Any], error: BaseException, delay: float, ended: ItemRow | None
+        self,
+        context: contextvars.Context,
+        item: DurableItem[Any],
+        error: BaseException,
+        delay: float,
+        ended: ItemRow | None,
     ) -> None:
         if ended is None:
-            self.tell_retried(item, error, delay)
+            context.run(self.tell_retried, item, error, delay)
         else:  # somebody had asked for its end
             let_frames_go(error)
         self._left(item, ended)
@@ -220,10 +236,6 @@ class Runs(RunHost):
     @abstractmethod
     def claim_more(self, item: WorkItem[Any]) -> None:
         """An item has ended, so there is room for another one."""
-
-
-def _run_in(context: contextvars.Context, then: Callable[[T], object], value: T) -> None:
-    context.run(then, value)
 
 
 def _this(entry: ItemRow) -> tuple[str, int]:
