@@ -105,6 +105,28 @@ class Events:
             age,
         )
 
+    def run_lost(self, item_id: str, task_name: str) -> None:
+        """The process of its run has died: another run follows."""
+        self.log.warning(
+            "Item %s (%s) has lost its run, whose process died: it runs again", item_id, task_name
+        )
+
+    def unknown_task(self, task_name: str) -> None:
+        """Items of a task that this process does not have are left to others. Told once for each task."""
+        self.log.warning(
+            "This worker has no task %s: its items wait for a worker that has one. Renew the worker if its"
+            " code is older than the site's, or import the task's module where the app is loaded",
+            task_name,
+        )
+
+    def beyond_grace(self, item_id: str) -> None:
+        """The grace period is over, and the item cannot be ended from outside."""
+        self.log.warning(
+            "Item %s goes on beyond the grace period, and the worker waits for it: in a pool of threads only"
+            " the item itself can end its run",
+            item_id,
+        )
+
     def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
         """It has run to its end here, and the journal says that another process has it."""
         self._say(

@@ -346,7 +346,7 @@ class WorkItem(Generic[R]):
 
     def _move(self, status: Status) -> None:
         before = self._status  # which another thread may just be about to put on record as interrupted
-        if status is not before and status not in TRANSITIONS[before]:
+        if status not in TRANSITIONS[before] and status is not before:
             raise AssertionError(f"item {self.id} cannot go from {before} to {status}")
         self._status = status
 

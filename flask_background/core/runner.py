@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from werkzeug.local import LocalProxy
 
@@ -126,7 +126,7 @@ class Perform(Protocol):
 
 def perform(item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | None = None, /) -> None:
     """Run item on this thread. An awaitable that its function returns goes to adopt, which ends the run."""
-    host = cast("RunHost", item._host)  # only a host that runs items gives them to executors
+    host: RunHost = item._host  # type: ignore[assignment]  # only a host that runs items calls this
     attempt = Attempt(time.time())
     if not host.start(item, attempt):
         return
@@ -160,17 +160,17 @@ class Run:
     ``succeed`` or ``fail`` in the run's context. Only the first such call counts.
     """
 
-    __slots__ = ("_aborted", "_app_context", "_attempt", "_cancel", "_host", "_item", "_timer", "context")
+    # What most runs never set is not set for each.
+    _app_context: AppContext | None = None
+    _timer: Timer | None = None
+    _cancel: Callable[[], object] | None = None
+    _aborted = False
 
     def __init__(self, host: RunHost, item: WorkItem[Any], attempt: Attempt) -> None:
         self.context = Context()
         self._host = host
         self._item = item
         self._attempt = attempt
-        self._app_context: AppContext | None = None
-        self._timer: Timer | None = None
-        self._aborted = False
-        self._cancel: Callable[[], object] | None = None
 
     # The steps. Every item passes them.
 
@@ -300,7 +300,8 @@ class Run:
             self._end(outcome)
         finally:
             # Whoever still has this run, a Future say, keeps no item with it.
-            del self._item, self._attempt, self._app_context
+            del self._item, self._attempt
+            self._app_context = None
 
 
 def delay_until_next(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> float | None:

@@ -146,7 +146,9 @@ class DurableBackend(Claimer):
         """The handle of an item in this process, whatever it says of the item."""
         handle = self._handles.get(entry.id)
         if handle is None:
-            handle = DurableItem.of(entry, self.registry.task_of(entry), state_of(entry), self)
+            handle = DurableItem.of(
+                entry, self.registry.task_of(entry.task, entry.executor, entry.options), state_of(entry), self
+            )
             self._handles[entry.id] = handle
         return handle
 

@@ -16,8 +16,6 @@ class Executor(ABC):
     """
 
     coroutines_only: ClassVar[bool] = False
-    #: Whether ``prepare`` does anything; else it is not called, for this is on every item's way.
-    prepares: ClassVar[bool] = False
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name

@@ -14,14 +14,11 @@ import os
 import time
 import weakref
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from flask_background.concurrency import native
 from flask_background.concurrency.private_names import find_private
 from flask_background.errors import Stopping
-
-if TYPE_CHECKING:
-    from flask_background.local.backend import LocalBackend
 
 # What CPython has, and does not document, and is used here: see ``private_names``.
 PRIVATE_NAMES = ("threading._register_atexit",)
@@ -37,6 +34,24 @@ _PATIENCE = 0.25
 _RECEIVERS_WITHIN = 2.0
 
 
+class Drainable(Protocol):
+    """The items of one app, as a host sees them: asked to end, waited for, and closed."""
+
+    #: The grace period in seconds, and when it is over (``time.monotonic()``); inf before the stop begins.
+    @property
+    def grace(self) -> float: ...
+    @property
+    def up_at(self) -> float: ...
+    def is_idle(self) -> bool: ...
+    def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None: ...
+    def close_if_idle(self) -> bool: ...
+    def time_is_up(self) -> object: ...
+    def have_threads(self) -> None: ...
+    def wait_for_receivers(self, timeout: float) -> bool: ...
+    def log_error(self, what: str, error: BaseException) -> None: ...
+    def log_warning(self, what: str) -> None: ...
+
+
 class Host(ABC):
     """What the process lives in: says when it stops, and how long it may take."""
 
@@ -50,7 +65,7 @@ class Host(ABC):
         self.awake = False
         self._lock = native.new_lock()
         self._bell: native.SimpleQueue[None] = native.SimpleQueue()
-        self._backends: tuple[weakref.ref[LocalBackend], ...] = ()
+        self._backends: tuple[weakref.ref[Drainable], ...] = ()
         self._began: float | None = None
         self._cut = False
         self._arrived = False
@@ -79,13 +94,13 @@ class Host(ABC):
     def over(self) -> None:
         """The stop is over, and the process about to end. Called on the watcher's thread, as its last act."""
 
-    def add(self, backend: LocalBackend) -> None:
+    def add(self, backend: Drainable) -> None:
         """An app is about to have its first item here."""
         with self._lock:
             self._backends = (*(ref for ref in self._backends if ref()), weakref.ref(backend))
         if self._closed:
-            backend.clock.begin(time.monotonic())
-            backend.clock.time_is_up()
+            backend.go_on_stopping(time.monotonic(), math.inf, "")
+            backend.time_is_up()
 
     def wake(self) -> None:
         """An item was accepted, so there is something to watch."""
@@ -107,13 +122,13 @@ class Host(ABC):
         self._cut = True
         self._bell.put(None)
 
-    def backends(self) -> list[LocalBackend]:
+    def backends(self) -> list[Drainable]:
         """The apps in this process, as far as they have had items."""
         return [backend for ref in self._backends if (backend := ref()) is not None]
 
     def is_idle(self) -> bool:
         """Whether no item is queued or running, in any app. Fit for a signal handler."""
-        return all(backend.ledger.is_idle() for backend in self.backends())
+        return all(backend.is_idle() for backend in self.backends())
 
     def drain(self) -> None:
         """Wait, on the main thread, until no item is in flight or their time is up. Raises nothing.
@@ -139,7 +154,7 @@ class Host(ABC):
         end = time.monotonic() + _RECEIVERS_WITHIN
         for backend in self.backends():
             try:
-                if self._cut or not backend.events.wait_for_receivers(end - time.monotonic()):
+                if self._cut or not backend.wait_for_receivers(end - time.monotonic()):
                     break
             except (KeyboardInterrupt, SystemExit):
                 self.interrupted()
@@ -188,16 +203,15 @@ class Host(ABC):
         if not self.is_idle():
             self.sustain()
         for backend in self.backends():
-            backend.clock.begin(began, allowance=self.allowance, how_to_cut=self.how_to_cut)
-            backend.clock.tick()
+            backend.go_on_stopping(began, self.allowance, self.how_to_cut)
             if self._cut:
-                backend.clock.time_is_up()
+                backend.time_is_up()
 
     def _close(self) -> bool:
-        return all([backend.clock.close_if_idle() for backend in self.backends()])
+        return all([backend.close_if_idle() for backend in self.backends()])
 
     def is_up(self, late: float = 0.0) -> bool:
         """Whether the grace period of every app is over, by so many seconds."""
-        late_ones = (backend for backend in self.backends() if not backend.ledger.is_idle())
-        up_at = max((backend.clock.up_at for backend in late_ones), default=0.0)
+        late_ones = (backend for backend in self.backends() if not backend.is_idle())
+        up_at = max((backend.up_at for backend in late_ones), default=0.0)
         return time.monotonic() >= up_at + _CLEANUP + late

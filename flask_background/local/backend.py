@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency.durations import bounded
 from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.concurrency.timers import Timers
-from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats, Watcher
+from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats
 from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
 from flask_background.core.odd_errors import let_frames_go
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from flask_background.core.item import Callee
+    from flask_background.hosts.base import Host
 
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
@@ -41,9 +42,9 @@ _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 class LocalBackend(InProcessBackend, RunHost):
     """The items of one app in one process."""
 
-    def __init__(self, app: Flask, settings: Settings, watcher: Watcher, tasks: Mapping[str, Callee]) -> None:
+    def __init__(self, app: Flask, settings: Settings, host: Host, tasks: Mapping[str, Callee]) -> None:
         self._max_queued = settings.max_queued
-        self._watcher = watcher
+        self._watcher = host
         self.keys = Keys()
         self.executors = make_executors(app, settings, perform, tasks)
         # Items know their backend; an idle executor does not, and ends with it.
@@ -63,8 +64,7 @@ class LocalBackend(InProcessBackend, RunHost):
         executor = self.executors.get(task.executor)
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
             raise mismatch(task, self.executors)
-        if executor.prepares:
-            executor.prepare(item)
+        executor.prepare(item)
         if task.key is not None and (other := self.keys.take(item)) is not item:
             return other
         run_here = False
@@ -180,6 +180,10 @@ class LocalBackend(InProcessBackend, RunHost):
         for executor in self.executors.values():
             executor.have_thread()
 
+    def wait_for_receivers(self, timeout: float) -> bool:
+        """Wait up to timeout seconds for receivers of signals that run on other threads."""
+        return self.events.wait_for_receivers(timeout)
+
     def _timer_failed(self, error: BaseException) -> None:
         self.log_error("What was due at its time failed", error)
 
@@ -223,7 +227,38 @@ class LocalBackend(InProcessBackend, RunHost):
     def wait_idle(self, timeout: float | None) -> bool:
         return self.ledger.idle_gate().wait(timeout)
 
-    # For the stop.
+    # For the stop: hosts know of an app what is here.
+
+    @property
+    def grace(self) -> float:
+        """The app's grace period in seconds."""
+        return self.clock.grace
+
+    @property
+    def up_at(self) -> float:
+        """When the grace period is over (``time.monotonic()``)."""
+        return self.clock.up_at
+
+    def is_idle(self) -> bool:
+        """Whether nothing is queued or running. Fit for a signal handler."""
+        return self.ledger.is_idle()
+
+    def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None:
+        """Begin the stop, if that has not been done, and do what is due now."""
+        self.clock.begin(began, allowance=allowance, how_to_cut=how_to_cut)
+        self.clock.tick()
+
+    def close_if_idle(self) -> bool:
+        """Refuse items from now on, if nothing is in flight; says whether all is over."""
+        return self.clock.close_if_idle()
+
+    def time_is_up(self) -> list[WorkItem[Any]]:
+        """End the grace period: refuse items, name those that have not ended, and return them."""
+        return self.clock.time_is_up()
+
+    def log_warning(self, what: str) -> None:
+        """Log what an operator should do something about."""
+        self.events.log.warning("%s", what)
 
     def stop(self, grace: float | None) -> list[WorkItem[Any]]:
         began = time.monotonic()

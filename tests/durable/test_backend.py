@@ -641,6 +641,7 @@ def test_retried_elsewhere(site: Site, program: Callable[[str], Script]) -> None
     durable.runs = frozenset()
     other = program(
         f"""
+        from flask_background.app_state import state_of
         from flask_background.durable.journal import statements as store
         durable = state_of(app).durable
         durable.writer.do(lambda db: store.retry(db, {item.id!r}, time.time()))

@@ -193,8 +193,7 @@ def test_items_enqueue_at_the_end(script: Start) -> None:
     program = script(
         APP,
         """
-        background, app = make(), Flask("other")
-        other = Background(app)
+        background, other = make(), make()
         async def coroutine():
             await asyncio.sleep(0.05)
             say("coroutine done")
@@ -202,7 +201,7 @@ def test_items_enqueue_at_the_end(script: Start) -> None:
             assert current_item.token.wait(10)
             background.enqueue(work, 0.1, "second")
             background.enqueue(coroutine)
-            with app.app_context():
+            with apps[1].app_context():
                 other.enqueue(work, 0.1, "other")
         background.enqueue(first)
         """,

@@ -43,8 +43,6 @@ _FRESH = 0.5
 class ProcessExecutor(ThreadExecutor):
     """Runs functions in at most ``capacity`` child processes, which are started as the load asks for them."""
 
-    prepares = True
-
     def __init__(
         self, name: str, app: Flask, settings: Settings, perform: Perform, tasks: Mapping[str, Callee]
     ) -> None:
