@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.concurrency import native
+from flask_background.concurrency.durations import deadline
 from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.settings import OUTBOX
@@ -109,7 +110,7 @@ class DurableBackend(Claimer):
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until nothing is in flight here, nor waits, for its time too, so that this process runs it."""
-        end = math.inf if timeout is None else time.monotonic() + timeout
+        end = deadline(timeout)
         while True:
             left = max(0.0, end - time.monotonic())
             if not self.local.wait_idle(left):

@@ -38,6 +38,9 @@ class Executor(ABC):
         """Run an item on the caller's thread, if that can be; else ``put`` it."""
         self.put(item)
 
+    def have_thread(self) -> None:
+        """Start a thread if items wait and there is none. Raises nothing; called now and then."""
+
     def is_here(self) -> bool:
         """Whether the caller runs where items must not wait for one another."""
         return False

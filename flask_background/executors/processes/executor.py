@@ -89,7 +89,7 @@ class ProcessExecutor(ThreadExecutor):
             for child in tuple(self.children):
                 child.kill()
 
-    def _work(self) -> None:
+    def _run_items(self) -> None:
         get, perform = self._queue.get, self._perform
         attendant = Attendant(self)
         try:
