@@ -7,7 +7,8 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from flask_background.concurrency import native
-from flask_background.core.item import Callee, ItemHost
+from flask_background.core.callee import Callee
+from flask_background.core.item import ItemHost
 from flask_background.core.remote_item import RemoteItem
 from flask_background.errors import BrokerError
 

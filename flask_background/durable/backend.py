@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.concurrency import native
+from flask_background.concurrency.durations import deadline
 from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.settings import OUTBOX
@@ -34,10 +35,10 @@ from flask_background.errors import JournalError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flask_background.core.callee import Callee
     from flask_background.core.registry import Registry
     from flask_background.core.settings import Settings
     from flask_background.local.backend import LocalBackend
-    from flask_background.task import Task
 
 # How long the end of a process waits for the journal, in seconds.
 _LAST_WRITES = 2.0
@@ -109,7 +110,7 @@ class DurableBackend(Claimer):
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until nothing is in flight here, nor waits, for its time too, so that this process runs it."""
-        end = math.inf if timeout is None else time.monotonic() + timeout
+        end = deadline(timeout)
         while True:
             left = max(0.0, end - time.monotonic())
             if not self.local.wait_idle(left):
@@ -188,7 +189,7 @@ class DurableBackend(Claimer):
         error = attempt_of(entry).error
         self.local.events.finished(item, (entry.status, None, error))
 
-    def periodic_entry(self, task: Task[..., Any], planned: float) -> ItemRow:
+    def periodic_entry(self, task: Callee, planned: float) -> ItemRow:
         """A new item of a periodic task, which was planned for then."""
         item = DurableItem[Any](task, (), {}, None, self)
         payload, _ = self.packing.pack(item.id, task.func, (), {})

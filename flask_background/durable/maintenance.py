@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
@@ -25,9 +25,9 @@ from flask_background.errors import ConfigurationError
 from flask_background.local.admission import check_here
 
 if TYPE_CHECKING:
+    from flask_background.core.callee import Callee
     from flask_background.durable.backend import DurableBackend
     from flask_background.durable.journal.row import ItemRow
-    from flask_background.task import Task
 
 # The net, in seconds; and how long to wait when the journal cannot be read or written.
 _NET = 5.0
@@ -155,7 +155,7 @@ class JournalMaintenance:
                     partial(schedules.fire, name=name, planned=planned, following=following, entry=entry)
                 )
 
-    def _is_fit(self, task: Task[..., Any]) -> bool:
+    def _is_fit(self, task: Callee) -> bool:
         """Whether a periodic task has an executor; else its items would only pile up."""
         if task.name in self._unfit:
             return False

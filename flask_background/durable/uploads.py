@@ -141,7 +141,7 @@ def entry_of(
         ),
         payload=payload,
         uploads=uploads,
-        state=None if item.state is None else data.dump_state(item.state),
+        state=data.dump_state(item.state) if item.state else None,
         key=options.key,
         status=Status.QUEUED,
         owner=owner,

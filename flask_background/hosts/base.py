@@ -7,17 +7,21 @@ work, and waits there. A host may add a *heart*, which runs no foreign code that
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import math
 import os
-import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
 from typing import Protocol
 
 from flask_background.concurrency import native
+from flask_background.concurrency.private_names import find_private
 from flask_background.errors import Stopping
+
+# What CPython has, and does not document, and is used here: see ``private_names``.
+PRIVATE_NAMES = ("threading._register_atexit",)
 
 # How often the watcher looks for the stop, and how long it stays when no item is in flight (seconds).
 _TICK = 0.05
@@ -26,6 +30,8 @@ _LINGER = 5.0
 _CLEANUP = 0.1
 # What the watcher gets beyond that to name what is left, should the machine be busy.
 _PATIENCE = 0.25
+# What receivers of signals get when all else is done: they are not waited for any longer.
+_RECEIVERS_WITHIN = 2.0
 
 
 class Drainable(Protocol):
@@ -40,6 +46,8 @@ class Drainable(Protocol):
     def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None: ...
     def close_if_idle(self) -> bool: ...
     def time_is_up(self) -> object: ...
+    def have_threads(self) -> None: ...
+    def wait_for_receivers(self, timeout: float) -> bool: ...
     def log_error(self, what: str, error: BaseException) -> None: ...
     def log_warning(self, what: str) -> None: ...
 
@@ -64,10 +72,12 @@ class Host(ABC):
         self._closed = False
         self._over = native.Latch()
         # Python's own shutdown calls this before it joins threads, last in, first out. concurrent.futures has
-        # one too, after which no pool takes work: that is imported, and so registered, before this.
+        # one too, after which no pool takes work: that is imported, and so registered, before this. Without
+        # it items are waited for when the app's own threads have been joined, and cannot use pools any more.
+        register = find_private(PRIVATE_NAMES[0]) or atexit.register
         try:
             importlib.import_module("concurrent.futures.thread")
-            threading._register_atexit(self.drain)  # type: ignore[attr-defined]
+            register(self.drain)
         except RuntimeError:
             raise Stopping("nothing was enqueued: Python is shutting down") from None
 
@@ -80,6 +90,9 @@ class Host(ABC):
 
     def interrupted(self) -> None:
         """A signal has raised SystemExit or KeyboardInterrupt in ``drain``."""
+
+    def over(self) -> None:
+        """The stop is over, and the process about to end. Called on the watcher's thread, as its last act."""
 
     def add(self, backend: Drainable) -> None:
         """An app is about to have its first item here."""
@@ -138,6 +151,13 @@ class Host(ABC):
             except (KeyboardInterrupt, SystemExit):
                 self.interrupted()
         self._closed = True
+        end = time.monotonic() + _RECEIVERS_WITHIN
+        for backend in self.backends():
+            try:
+                if self._cut or not backend.wait_for_receivers(end - time.monotonic()):
+                    break
+            except (KeyboardInterrupt, SystemExit):
+                self.interrupted()
 
     def _watch(self) -> None:
         # A stop counts from the last moment when it had not begun, so that no item gets too much time.
@@ -150,8 +170,10 @@ class Host(ABC):
                     self._take_through_stop(seen)
                     if self._arrived and (self._close() if self.is_idle() else self.is_up()):
                         self._over.open()
-                        return
-            except Exception as error:
+                        break
+                for backend in self.backends():
+                    backend.have_threads()
+            except BaseException as error:
                 for backend in self.backends():
                     backend.log_error("The watch over the host failed, and goes on", error)
             now = time.monotonic()
@@ -163,6 +185,7 @@ class Host(ABC):
                 self._bell.get(timeout=_TICK)
             except native.Empty:
                 pass
+        self.over()
 
     def _rests(self) -> bool:
         """Whether the watcher may end: an item that came meanwhile keeps it, or has started another."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import time
-import traceback
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from flask_background.concurrency.durations import bounded
+from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.concurrency.timers import Timers
 from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats
 from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import RunHost, let_frames_go, perform
+from flask_background.core.odd_errors import let_frames_go
+from flask_background.core.runner import RunHost, perform
 from flask_background.core.settings import Settings
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-    from flask_background.core.item import Callee
+    from flask_background.core.callee import Callee
     from flask_background.hosts.base import Host
 
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
@@ -48,7 +50,7 @@ class LocalBackend(InProcessBackend, RunHost):
         # Items know their backend; an idle executor does not, and ends with it.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
-        super().__init__(app, Events(app), Timers(), self.ledger.lock)
+        super().__init__(app, Events(app), Timers(self._timer_failed), self.ledger.lock)
         self.later = DelayedItems(self, self.timers)
         self.companion: Companion | None = None
         self._border = Admission(self.ledger, self.executors, settings)
@@ -56,6 +58,7 @@ class LocalBackend(InProcessBackend, RunHost):
 
     # For views.
 
+    @uninterruptible
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         task = item._task
         executor = self.executors.get(task.executor)
@@ -89,6 +92,7 @@ class LocalBackend(InProcessBackend, RunHost):
                 self._put(item, executor)
         return item
 
+    @uninterruptible
     def take(self, item: WorkItem[Any], held: bool = False) -> bool:
         """Take an item that the journal has accepted, however many wait here; False if all is over here."""
         executor = self.executors[item._task.executor]
@@ -111,6 +115,7 @@ class LocalBackend(InProcessBackend, RunHost):
             self._watcher.ring()
         return was_here
 
+    @uninterruptible
     def release(self, item: WorkItem[Any]) -> None:
         if self.is_in_flight(item):
             self._put(item, self.executors[item._task.executor])
@@ -169,6 +174,19 @@ class LocalBackend(InProcessBackend, RunHost):
             if self.ledger.phase is not _RUNNING:
                 self._watcher.ring()
 
+    def have_threads(self) -> None:
+        """Start the threads that are needed, and have died or could not be had. Raises nothing."""
+        self.timers.have_thread()
+        for executor in self.executors.values():
+            executor.have_thread()
+
+    def wait_for_receivers(self, timeout: float) -> bool:
+        """Wait up to timeout seconds for receivers of signals that run on other threads."""
+        return self.events.wait_for_receivers(timeout)
+
+    def _timer_failed(self, error: BaseException) -> None:
+        self.log_error("What was due at its time failed", error)
+
     # For handles.
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
@@ -178,7 +196,7 @@ class LocalBackend(InProcessBackend, RunHost):
             with self.lock:
                 source = item._source
                 if source is None:
-                    source = CancellationSource()
+                    source = CancellationSource(self.callback_failed)
                     item._set_source(source)
                     if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
                         source.limit(self.clock.on_record_at)
@@ -244,6 +262,8 @@ class LocalBackend(InProcessBackend, RunHost):
 
     def stop(self, grace: float | None) -> list[WorkItem[Any]]:
         began = time.monotonic()
+        if grace is not None:
+            grace = bounded(grace)
         self.clock.begin(began, grace=grace)
         up_at = self.clock.up_at if grace is None else min(self.clock.up_at, began + grace)
         self.wait_idle(up_at - time.monotonic())
@@ -273,8 +293,6 @@ class LocalBackend(InProcessBackend, RunHost):
         try:
             if not corrects or outcome[0] is not Status.INTERRUPTED:
                 self.events.finished(item, outcome, corrects)
-        except Exception:  # the log itself is broken: say so where logging does, and let nothing hang
-            traceback.print_exc()
         finally:
             item._release_arguments()
             self.keys.give_back(item)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from werkzeug.datastructures import FileStorage
 
-    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.callee import Callee
+    from flask_background.core.item import WorkItem
     from flask_background.core.token import CancellationSource
     from flask_background.local.backend import LocalBackend
 

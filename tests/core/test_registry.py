@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from flask_background import Background, Task
-from flask_background.core.registry import Registry, Unknown
+from flask_background import Background
+from flask_background.core.callee import Callee
+from flask_background.core.registry import Registry
 from flask_background.core.retry import ONCE
 from flask_background.core.schedule import Every
 from flask_background.core.status import Status
@@ -53,9 +54,10 @@ def registry(background: Background) -> Registry:
     return background.registry
 
 
-def make(background: Background, func: Any = send, **options: Any) -> Task[..., Any]:
-    """A task."""
-    return background.task(**{"name": "mail", **options})(func)  # type: ignore[arg-type,no-any-return]
+def make(background: Background, func: Any = send, **options: Any) -> Callee:
+    """Make a task; what items know of it."""
+    background.task(**{"name": "mail", **options})(func)  # type: ignore[arg-type]
+    return background.registry.tasks[options.get("name", "mail")]
 
 
 def test_known(background: Background, registry: Registry) -> None:
@@ -110,7 +112,6 @@ def test_task_of(background: Background, registry: Registry) -> None:
     task = make(background, durable=True, timeout=5, max_attempts=2, backoff=7, max_crashes=9)
     options = {"timeout": 30.0, "max_attempts": 4, "backoff": 0.5}
     found = task_of(registry, ENTRY._replace(executor="mail", options=json.dumps(options)))
-    assert isinstance(found, Task)
     assert (found.func, found.name, found.executor, found.timeout) == (send, "mail", "mail", 30.0)
     assert (found.retry.max_attempts, found.retry.backoff, found.options.max_crashes) == (4, 0.5, 9)
     assert found.durable
@@ -133,7 +134,7 @@ def test_task_that_became_one_in_memory(background: Background, registry: Regist
 def test_unknown_task(registry: Registry) -> None:
     """Of a task that is not there the name and the executor are known; it is never more than that."""
     found = task_of(registry, ENTRY._replace(task="gone", executor="mail", options="no JSON"))
-    assert found == Unknown("gone", "mail")
+    assert (found.name, found.executor, found.durable, found.portable) == ("gone", "mail", True, True)
     assert (found.key, found.timeout, found.retry, found.due) == (None, None, ONCE, None)
 
 

@@ -21,13 +21,13 @@ from flask_background.celery.records.record import Record
 from flask_background.celery.uploads.uploads import Uploads
 from flask_background.concurrency import native
 from flask_background.core.backend import Backend
-from flask_background.core.registry import Unknown
+from flask_background.core.callee import Callee
 from flask_background.core.status import Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.errors import BrokerError, EnqueueError, ItemCancelledError
 
 if TYPE_CHECKING:
-    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.item import WorkItem
 
 _ID = re.compile("[0-9a-f]{24}")
 
@@ -187,7 +187,7 @@ class CeleryBackend(Backend):
 
     def task_of(self, record: Record) -> Callee:
         """The task of an item, as this app knows it."""
-        return self.context.registry.tasks.get(record.task) or Unknown(record.task, "thread")
+        return self.context.registry.tasks.get(record.task) or Callee.unknown(record.task, "thread")
 
     def _end_held(self, item: WorkItem[Any], error: ItemCancelledError) -> bool:
         """End an item that was never sent."""

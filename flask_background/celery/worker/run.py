@@ -21,7 +21,8 @@ from flask_background.celery.records.record import Record
 from flask_background.celery.worker.running_item import ClusterItem, RunningItem, StopReachedError
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
-from flask_background.core.runner import delay_until_next, let_frames_go, perform
+from flask_background.core.odd_errors import let_frames_go
+from flask_background.core.runner import delay_until_next, perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.durable.uploads import unpack_call
 from flask_background.errors import BrokerError, ItemInterruptedError, ItemTimeoutError

@@ -32,7 +32,8 @@ from flask_background.executors.threads import ThreadExecutor
 if TYPE_CHECKING:
     from flask import Flask
 
-    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.callee import Callee
+    from flask_background.core.item import WorkItem
     from flask_background.core.settings import Settings
 
 
@@ -88,7 +89,7 @@ class ProcessExecutor(ThreadExecutor):
             for child in tuple(self.children):
                 child.kill()
 
-    def _work(self) -> None:
+    def _run_items(self) -> None:
         get, perform = self._queue.get, self._perform
         attendant = Attendant(self)
         try:
