@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from flask_background.core.checks import is_number, is_whole
 from flask_background.core.options import BackendName
 from flask_background.errors import ConfigurationError
 
@@ -131,7 +132,7 @@ def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
 def _processes(key: str, options: Mapping[str, Any]) -> ExecutorSettings:
     _only(key, options, "workers", "nice", "max_memory")
     nice = options.get("nice", 0)
-    if not isinstance(nice, int) or isinstance(nice, bool) or not 0 <= nice <= 19:
+    if not is_whole(nice) or not 0 <= nice <= 19:
         raise _wrong(f'{key}["nice"]', nice, "a whole number from 0 to 19")
     memory = options.get("max_memory")
     if memory is not None:
@@ -153,7 +154,7 @@ def _option(key: str, options: Mapping[str, Any], name: str, default: int) -> in
 
 def _count(config: Mapping[str, Any], key: str, default: int) -> int:
     value = config.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_whole(value) or value < 1:
         raise _wrong(key, value, "a whole number from 1")
     return value
 
@@ -231,14 +232,14 @@ def _switch_interval(config: Mapping[str, Any], key: str) -> float | None:
     value = config.get(key)
     if value is None:
         return None
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 1e-5 <= value <= 1:
+    if not is_number(value) or not 1e-5 <= value <= 1:
         raise _wrong(key, value, "seconds, from 0.00001 to 1, or None")
     return float(value)
 
 
 def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+    if not is_number(value) or not 0 <= value < math.inf:
         raise _wrong(key, value, "a number of seconds from 0")
     return float(value)
 
