@@ -70,7 +70,8 @@ def take_over(
     """
     uploads: dict[int, FileStorage] = {}
     for index, value in enumerate(args):
-        _examine(value, partial(positional, func, index), uploads)
+        if type(value) not in SCALARS:  # else not even a name is worked out: most arguments are scalars
+            _examine(value, partial(positional, func, index), uploads)
     for name, value in kwargs.items():
         _examine(value, partial(str, name), uploads)
     if not uploads:
