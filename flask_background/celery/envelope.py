@@ -14,7 +14,7 @@ from flask_background.payload import data
 
 if TYPE_CHECKING:
     from flask_background.core.item import WorkItem
-    from flask_background.durable.journal.row import ItemRow
+    from flask_background.durable.journal.outbox import OutboxRow
     from flask_background.task import Task
 
 _HEADER = "flask_background"
@@ -58,13 +58,17 @@ class Envelope(NamedTuple):
         )
 
     @classmethod
-    def of_entry(cls, entry: ItemRow) -> Self:
+    def of_entry(cls, entry: OutboxRow) -> Self:
         """What an item needs that waits in the journal."""
         trace = None if entry.state is None else data.load_state(entry.state).traceparent
-        due = entry.due if entry.due > entry.enqueued else None
-        options = {**json.loads(entry.options), "max_crashes": entry.max_crashes}
+        options = json.loads(entry.options)
         uploads = options.pop(_UPLOADS, None)
-        return cls(entry.enqueued, due, entry.state, trace, options, uploads)
+        return cls(entry.enqueued, entry.due, entry.state, trace, options, uploads)
+
+    def options_text(self) -> str:
+        """The options of an item that is to wait in the journal, and how many uploads it has."""
+        uploads = {} if self.uploads is None else {_UPLOADS: self.uploads}
+        return json.dumps({**self.options, **uploads})
 
     @classmethod
     def open(cls, headers: Mapping[str, Any]) -> Self:
@@ -109,8 +113,3 @@ class Envelope(NamedTuple):
     def seconds_left(self) -> float:
         """How long until it is due, or 0."""
         return 0.0 if self.due is None else max(0.0, self.due - time.time())
-
-
-def with_uploads(options: str, count: int) -> str:
-    """The options' text of an item with so many uploads, for ``of_entry``."""
-    return json.dumps({**json.loads(options), _UPLOADS: count})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from flask_background.cli.doctor import examine
 from flask_background.cli.formatting import fields, row, shown, table
 from flask_background.cli.worker import run_worker
 from flask_background.core.status import Status
-from flask_background.durable.journal import queries
+from flask_background.durable.journal import outbox, queries
 from flask_background.durable.journal import statements as store
 from flask_background.errors import BackgroundError
 
@@ -37,6 +38,9 @@ background = AppGroup(
 )
 
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable, with times in UTC.")
+# What lists items that run here, and items that wait to be forwarded.
+_ALL: tuple[Callable[..., Any], ...] = queries.entries, outbox.rows
+
 _statuses = click.Choice([str(status) for status in Status if status is not Status.INTERRUPTED])
 
 
@@ -149,7 +153,8 @@ def run(part: BackgroundState, task: str, args: tuple[str, ...], wait: bool, as_
 def list_(part: BackgroundState, status: str | None, task: str | None, limit: int, as_json: bool) -> None:
     """The items that were enqueued last."""
     wanted = None if status is None else Status(status)
-    entries = _read(part, partial(queries.entries, status=wanted, task=task, limit=limit))
+    found = [_read(part, partial(query, status=wanted, task=task, limit=limit)) for query in _ALL]
+    entries = sorted((*found[0], *(waiting.as_item() for waiting in found[1])), key=_enqueued)[-limit:]
     if as_json:
         click.echo(json.dumps([fields(entry) for entry in entries]))
     else:
@@ -175,10 +180,13 @@ def show(part: BackgroundState, item_id: str, as_json: bool) -> None:
 @_json
 def cancel(part: BackgroundState, item_id: str, as_json: bool) -> None:
     """Take a queued item back; ask a running one to end."""
-    item = part.durable.handle(_entry(part, item_id))
-    asked = item.cancel()
-    answer = "cancelled" if item.status is Status.CANCELLED else "asked"
-    _answer(item_id, answer if asked else None, "it has ended", as_json)
+    entry = _entry(part, item_id)
+    answer: str | None = part.durable.outbox.cancel(item_id)
+    if answer is None:
+        item = part.durable.handle(entry)
+        if item.cancel():
+            answer = "cancelled" if item.status is Status.CANCELLED else "asked"
+    _answer(item_id, answer, "it has ended", as_json)
 
 
 @_command("retry")
@@ -187,7 +195,10 @@ def cancel(part: BackgroundState, item_id: str, as_json: bool) -> None:
 def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
     """Run an item again that has failed, was parked or cancelled."""
     entry = _entry(part, item_id)
-    done = part.durable.writer.do(partial(store.retry, item_id=item_id, now=time.time()))
+    writer = part.durable.writer
+    done = writer.do(partial(store.retry, item_id=item_id, now=time.time())) or writer.do(
+        partial(outbox.retry, item_id=item_id)
+    )
     part.durable.call_others()
     _answer(item_id, "queued" if done else None, f"it is {entry.status}", as_json)
 
@@ -202,15 +213,16 @@ def purge(part: BackgroundState, statuses: tuple[str, ...], as_json: bool) -> No
     ids = part.durable.writer.do(partial(store.purge, statuses=wanted))
     for item_id in ids:
         part.durable.packing.forget(item_id)
-    click.echo(json.dumps({"purged": len(ids)}) if as_json else f"{len(ids)} forgotten")
+    count = len(ids) + part.durable.writer.do(partial(outbox.purge, statuses=wanted))
+    click.echo(json.dumps({"purged": count}) if as_json else f"{count} forgotten")
 
 
 @_command("stats")
 @_json
 def stats(part: BackgroundState, as_json: bool) -> None:
     """How many items there are, by status."""
-    found = _read(part, queries.stats)
-    counts = {str(status): found.get(status, 0) for status in Status if status is not Status.INTERRUPTED}
+    found = Counter(_read(part, queries.stats)) + Counter(_read(part, outbox.stats))
+    counts = {str(status): found[status] for status in Status if status is not Status.INTERRUPTED}
     if as_json:
         click.echo(json.dumps(counts))
     else:
@@ -237,9 +249,15 @@ def _read(part: BackgroundState, query: Callable[..., Any]) -> Any:
 
 def _entry(part: BackgroundState, item_id: str) -> ItemRow:
     entry = part.durable.look(item_id)
+    if entry is None and (waiting := part.durable.outbox.get(item_id)) is not None:
+        return waiting.as_item()
     if entry is None:
         raise click.ClickException(f"the journal has no item {item_id!r}")
     return entry
+
+
+def _enqueued(entry: ItemRow) -> float:
+    return entry.enqueued
 
 
 def _answer(item_id: str, answer: str | None, why_not: str, as_json: bool) -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, cast
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
-from flask_background.core.settings import OUTBOX
 from flask_background.core.status import Attempt, Status
 from flask_background.durable.claiming import Claimer
 from flask_background.durable.handle import DurableItem, JournalKeeper
@@ -62,9 +61,7 @@ class DurableBackend(Claimer):
         self.writer = writer_at(folder, power=power)
         self.writer.open()
         try:
-            owner = ProcessLock(
-                folder / "owners", registry.tasks, [*local.executors, *[OUTBOX] * bool(sender)]
-            )
+            owner = ProcessLock(folder / "owners", registry.tasks, local.executors)
         except OSError as error:
             self.writer.close()
             raise self.writer.failure(error) from error
@@ -97,13 +94,12 @@ class DurableBackend(Claimer):
             if handle is None:
                 raise
             return handle
-        # What waits for Celery is its backend's to know.
-        return handle if entry is None or entry.executor == OUTBOX else self.handle(entry)
+        return handle if entry is None else self.handle(entry)
 
     def items(self, status: Status | None = None, task: str | None = None) -> list[DurableItem[Any]]:
         """Those that were enqueued last, oldest first; with this status, and of the task with this name."""
         entries = self.writer.read(partial(queries.entries, status=status, task=task))
-        return [self.handle(entry) for entry in entries if entry.executor != OUTBOX]
+        return [self.handle(entry) for entry in entries]
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until nothing is in flight here, nor waits, for its time too, so that this process runs it."""

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
-from flask_background.core.settings import OUTBOX
 from flask_background.core.status import Status
+from flask_background.durable.journal import outbox, queries, schedules
 from flask_background.durable.journal import process_lock as owners
-from flask_background.durable.journal import queries, schedules
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal import wakeups as bells
 from flask_background.durable.journal.watch import Watch
@@ -187,7 +186,10 @@ class JournalMaintenance:
         gone = backend.writer.do(step, sync=False)
         for item_id in gone:
             backend.packing.forget(item_id)
-        return len(gone) == _PRUNED
+        gone_too = backend.writer.do(
+            partial(outbox.prune, before=now - backend.keep, limit=_PRUNED), sync=False
+        )
+        return len(gone) == _PRUNED or gone_too == _PRUNED
 
     def _look_over(self, now: float) -> None:
         """Recover what has no owner any more, and park what nobody can run."""
@@ -204,9 +206,8 @@ class JournalMaintenance:
         for item_id in backend.packing.orphans(now - _ORPHANED):
             if backend.look(item_id) is None:
                 backend.packing.forget(item_id)
+        backend.outbox.warn_if_stuck()
         tasks, executors = list(backend.registry.tasks), list(backend.local.executors)
-        if backend.outbox.is_open:
-            executors.append(OUTBOX)
         unknown = partial(queries.unknown, tasks=tasks, executors=executors, now=now)
         for entry in backend.writer.read(unknown):
             if (reason := self._why_nobody_runs(entry)) is not None:

@@ -178,7 +178,7 @@ class CeleryBackend(Backend):
         why = ItemCancelledError(f"item {item.id} ({item.task_name}) was cancelled")
         if item.here:
             return self._end_held(item, why)
-        asked = item.in_outbox and self.way_out.take_back(item.id, time.time())
+        asked = item.in_outbox and self.way_out.take_back(item.id)
         if not asked:  # whoever is handing it over has, or hears of it
             asked = self._in_this_process().ask_to_end(item.id)
         if item.status is Status.CANCELLED and asked == "cancelled":

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flask_background.celery.envelope import with_uploads
+from flask_background.celery.envelope import Envelope
 from flask_background.celery.record import Record
 from flask_background.celery.resources import Packed
-from flask_background.core.settings import OUTBOX
-from flask_background.durable.journal import statements as store
-from flask_background.durable.journal.row import ItemRow
-from flask_background.durable.uploads import entry_of
+from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.errors import BrokerError, JournalError, Stopping
 from flask_background.payload import data
 
@@ -42,29 +38,30 @@ class WayOut:
 
     def keep(self, item: CeleryItem[Any], packed: Packed, due: float | None, error: BrokerError) -> None:
         """Let a durable item wait in the journal. Raises BrokerError if it cannot."""
-        due = item._enqueued if due is None else due
+        # Its uploads are where those of all items for Celery are, not beside the journal.
+        envelope = Envelope.of(item, due, packed.uploads)
+        row = OutboxRow(
+            item.id,
+            item.task_name,
+            packed.payload,
+            envelope.options_text(),
+            envelope.state,
+            envelope.due,
+            envelope.enqueued,
+        )
         try:
-            # Its uploads are where those of all items for Celery are, not beside the journal.
-            entry = entry_of(item, item._task, payload=packed.payload, uploads=False, due=due, owner=None)
-            if packed.uploads is not None:
-                entry = entry._replace(options=with_uploads(entry.options, packed.uploads))
-            self._part.durable.outbox.put(entry)
+            self._part.durable.outbox.put(row)
         except JournalError as other:
             raise BrokerError(f"{error}. And it cannot wait in the journal: {other}") from other
         item.in_outbox, item.here, item._args = True, False, ()
 
-    def look(self, item_id: str) -> ItemRow | None:
+    def look(self, item_id: str) -> OutboxRow | None:
         """What the journal knows of an item that waits there, or has ended there. Raises JournalError."""
-        if not self._part.has_journal():
-            return None
-        entry = self._part.durable.look(item_id)
-        return entry if entry is not None and entry.executor == OUTBOX else None
+        return self._part.durable.outbox.get(item_id) if self._part.has_journal() else None
 
-    def take_back(self, item_id: str, now: float) -> str | None:
-        """Cancel an item that waits there; see ``store.request_cancel``. Raises JournalError."""
-        writer = self._part.durable.writer
-        answer: str | None = writer.do(partial(store.request_cancel, item_id=item_id, now=now))
-        return answer
+    def take_back(self, item_id: str) -> str | None:
+        """Cancel an item that waits there; see ``Outbox.cancel``. Raises JournalError."""
+        return self._part.durable.outbox.cancel(item_id)
 
     # Or into this process.
 
@@ -100,7 +97,7 @@ class WayOut:
         item._keeper, item.here, item.runs_here = self._part.backend, True, True
 
 
-def record_of(entry: ItemRow) -> Record:
+def record_of(entry: OutboxRow) -> Record:
     """What is known of an item that waits in the journal."""
     return Record(
         entry.task, entry.status, entry.enqueued, entry.state, finished=entry.finished, reason=entry.reason

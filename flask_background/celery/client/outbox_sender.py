@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from flask_background.celery.client.fallback import record_of
 from flask_background.celery.client.publisher import Unsendable
 from flask_background.celery.envelope import Envelope
 from flask_background.celery.handle import CeleryItem
 from flask_background.core.registry import Unknown
 from flask_background.core.status import Status
-from flask_background.errors import BrokerError, ItemCancelledError
+from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend
     from flask_background.celery.record import Record
-    from flask_background.durable.journal.row import ItemRow
+    from flask_background.durable.journal.outbox import OutboxRow
 
 
 class OutboxSender:
     """What the outbox of the journal knows of Celery."""
+
+    name = "Celery"
 
     def __init__(self, backend: CeleryBackend) -> None:
         self._backend = backend
@@ -32,7 +35,7 @@ class OutboxSender:
         """Nothing is left to try it with."""
         self._backend.breaker.mended()
 
-    def submit(self, entry: ItemRow) -> None:
+    def submit(self, entry: OutboxRow) -> None:
         """Send an item, or what is left to say of one that was cancelled.
 
         Raises BrokerError if Celery cannot be reached; anything else is the item's own fault.
@@ -50,7 +53,11 @@ class OutboxSender:
             raise
         breaker.mended()
 
-    def _send(self, entry: ItemRow) -> None:
+    def tell_end(self, entry: OutboxRow) -> None:
+        """Announce the end of an item that has failed or was cancelled in the outbox."""
+        self._tell(entry, record_of(entry))
+
+    def _send(self, entry: OutboxRow) -> None:
         records, envelope = self._backend.records, Envelope.of_entry(entry)
         record = records.read(entry.id)
         if record is None:
@@ -59,7 +66,7 @@ class OutboxSender:
             return  # a message has arrived that was sent before: by who enqueued it, or has died since
         self._backend.cluster.publish(entry.id, entry.task, entry.payload, envelope)
 
-    def _cancel(self, entry: ItemRow) -> None:
+    def _cancel(self, entry: OutboxRow) -> None:
         records = self._backend.records
         record = records.read(entry.id)
         if record is None:
@@ -72,11 +79,10 @@ class OutboxSender:
         if entry.status is not Status.CANCELLED:  # else that was told when it was
             self._tell(entry, record._replace(status=Status.CANCELLED))
 
-    def _tell(self, entry: ItemRow, record: Record) -> None:
+    def _tell(self, entry: OutboxRow, record: Record) -> None:
         task = self._backend.registry.tasks.get(entry.task) or Unknown(entry.task, "thread")
         item = CeleryItem[Any].of(entry.id, record, task, self._backend)
-        error = ItemCancelledError(f"item {entry.id} ({entry.task}) was cancelled")
-        self._backend.events.finished(item, (Status.CANCELLED, None, error))
+        self._backend.events.finished(item, (record.status, None, record.attempt_of(entry.id).error))
 
     def _is_there(self) -> bool:
         try:

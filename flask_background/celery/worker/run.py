@@ -80,7 +80,7 @@ class ItemRun(Claim):
         owner.report(item)
         if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
             self._put_surely(status=Status.QUEUED, attempt=owner.record.attempt - 1)
-            owner.events.sent_back(item.id, item.task_name, item.age)
+            owner.events.requeued(item.id, item.task_name, item.age)
             raise Again(str(error))
         failed = None if error is None else error_as_data(error)
         if status is Status.FAILED and error is not None and not item.is_unwanted():

@@ -139,7 +139,7 @@ class Ending:
             # A message may be here whose run is another worker's, which has lost its connection.
             if not Life(part.celery.cluster.client).is_elsewhere(request.id):
                 records.write(request.id, record._replace(status=Status.QUEUED, attempt=record.attempt - 1))
-                events.sent_back(request.id, record.task, time.time() - record.enqueued)
+                events.requeued(request.id, record.task, time.time() - record.enqueued)
         except BrokerError as error:
             events.log_error(f"What is known of item {request.id} could not be put right", error)
 

@@ -57,8 +57,12 @@ def next_due(
 
 
 def owners(db: sqlite3.Connection) -> list[str]:
-    """All processes that have items."""
-    return [owner for (owner,) in db.execute("select distinct owner from item where owner is not null")]
+    """All processes that have claimed items or rows of the outbox."""
+    found = db.execute(
+        "select owner from item where owner is not null"
+        " union select owner from outbox where owner is not null"
+    )
+    return [owner for (owner,) in found]
 
 
 def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float, executors: Collection[str]) -> bool:

@@ -12,8 +12,8 @@ from functools import cache
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
-from flask_background.core.settings import OUTBOX
 from flask_background.core.status import Status
+from flask_background.durable.journal import outbox
 from flask_background.durable.journal.queries import ALL, select, to_entry
 from flask_background.durable.journal.row import COLUMNS, ItemRow
 
@@ -166,10 +166,7 @@ def recover(
     What has crashed as often as it may is parked. What somebody wanted to end has been cancelled.
     """
     ended = []
-    # Of these none has run, and who wanted one to end is heard when it is handed over.
-    released = db.execute(
-        "update item set owner = null where owner = ? and executor = ?", (owner, OUTBOX)
-    ).rowcount
+    released = outbox.recover(db, owner)
     for entry in select(db, "where owner = ?", (owner,)):
         ran = entry.id in running
         crashes = entry.crashes + (ran and charged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from flask_background.core.status import Status
-from flask_background.durable.journal import migrations, queries
+from flask_background.durable.journal import migrations, outbox, queries
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal.database import FILE_NAME, Mode
 from flask_background.durable.journal.group_commit import Insert
@@ -174,6 +175,37 @@ def test_no_database(make_writer: Callable[[], Writer], path: Path) -> None:
     assert "not an SQLite database" in said
     assert str(path.parent) in said
     assert path.read_bytes() == b"something else entirely" * 1_000
+
+
+def test_rows_of_the_outbox(
+    make_writer: Callable[[], Writer], make_file: Callable[..., None], path: Path
+) -> None:
+    """What waited to be forwarded is moved as it stands into a table of its own, whoever had claimed it."""
+    make_file(UNVERSIONED, rows=1)
+    waits = row(1)._replace(executor="celery:outbox", options='{"timeout": 2.5, "uploads": 1}', state="{}")
+    old = [
+        waits._replace(due=waits.enqueued),
+        waits._replace(id="due", due=1_000.0, max_crashes=7),
+        waits._replace(id="claimed", owner="1-a", fence=4, cancel=True, attempt=2),
+        waits._replace(id="cancelled", status=Status.CANCELLED, finished=9.0),
+        waits._replace(id="failed", status=Status.FAILED, finished=9.0, reason="too odd"),
+    ]
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        store.insert_all(connection, old)
+    writer = make_writer()
+    assert writer.read(queries.entries) == [row(0)]
+    new = {found.id: found for found in writer.read(outbox.rows)}
+    assert new.keys() == {before.id for before in old}
+    first = new[waits.id]
+    assert first == outbox.OutboxRow(waits.id, "mail", "[[],{}]", first.options, "{}", None, waits.enqueued)
+    assert json.loads(first.options) == {"timeout": 2.5, "uploads": 1, "max_crashes": 3}
+    assert (new["due"].due, json.loads(new["due"].options)["max_crashes"]) == (1_000.0, 7)
+    claimed = new["claimed"]
+    assert (claimed.owner, claimed.fence, claimed.cancel, claimed.attempts) == ("1-a", 4, True, 2)
+    assert (new["cancelled"].status, new["cancelled"].finished) == (Status.CANCELLED, 9.0)
+    assert (new["failed"].status, new["failed"].reason) == (Status.FAILED, "too odd")
+    assert writer.do(lambda db: store.recover(db, "1-a", (), 5.0)) == (1, [])
+    assert {found.id for found in writer.do(lambda db: outbox.claim(db, "2-b", 9))} == new.keys() - {"failed"}
 
 
 NEWER = Migration("create table colour (name text);", compatible_from=NEWEST + 1)
