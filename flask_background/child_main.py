@@ -21,7 +21,7 @@ from flask.cli import locate_app
 from flask_background.app_state import BackgroundState
 from flask_background.concurrency import native
 from flask_background.executors.processes import messages as parcels
-from flask_background.executors.processes.child_item import ChildOwner
+from flask_background.executors.processes.child_item import ChildHost
 from flask_background.executors.processes.child_listener import Listener
 from flask_background.executors.processes.child_process import SIGNALS
 from flask_background.executors.processes.pipes import Pipes
@@ -83,7 +83,7 @@ def _serve(pipes: Pipes) -> None:
     registry: Registry = app.extensions["background"].owner.registry
     while True:
         job = listener.jobs.get()
-        ChildOwner(app, pipes, job).run(registry)
+        ChildHost(app, pipes, job).run(registry)
         job = None  # type: ignore[assignment]  # or an idle child would keep its last item alive
 
 

@@ -25,7 +25,7 @@ from typing import (
 from flask_background.concurrency import native
 from flask_background.core.item import WorkItem, current_item_var
 from flask_background.core.options import Options, TaskOptions, Using, name_of
-from flask_background.core.status import Attempt, Status
+from flask_background.core.status import Attempt
 from flask_background.core.token import CancellationSource
 from flask_background.enqueueing.submit import executor_for, is_coroutine_function, submit
 from flask_background.errors import ConfigurationError
@@ -67,8 +67,7 @@ class Task(Generic[P, R]):
         if current_item_var.get(None) is not None:
             return self.func(*args, **kwargs)
         item: WorkItem[Any] = WorkItem(self, (), {}, None, _Direct())
-        item.status = Status.RUNNING
-        item._attempt = Attempt(time())
+        item._begin(Attempt(time()))
         if self.is_coroutine:
             return cast(R, _await_bound(item, cast(Any, self.func), args, kwargs))
         token = current_item_var.set(item)

@@ -21,6 +21,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_background import Background, Status, WorkItem
+from flask_background.core.retry import ONCE, RetryPolicy
 from flask_background.core.token import CancellationSource
 from flask_background.local.backend import LocalBackend
 
@@ -77,7 +78,7 @@ def fill(site: Site, gate: threading.Event, count: int) -> list[WorkItem[Any]]:
 
 
 class ItemHost:
-    """Keeps items that no backend has."""
+    """Holds items that no backend has."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -103,11 +104,12 @@ class Callee(NamedTuple):
     executor: str = "thread"
     timeout: float | None = None
     is_coroutine: bool = False
+    retry: RetryPolicy = ONCE
 
 
-def make_item(*args: Any, keeper: ItemHost | None = None, **callee: Any) -> WorkItem[Any]:
+def make_item(*args: Any, host: Any = None, **callee: Any) -> WorkItem[Any]:
     """An item that nobody runs."""
-    return WorkItem(Callee(**callee), args, {}, None, keeper or ItemHost())
+    return WorkItem(Callee(**callee), args, {}, None, host or ItemHost())
 
 
 def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

@@ -69,7 +69,8 @@ class CeleryItem(RemoteItem[R]):
     def of(cls, item_id: str, record: Record, task: Callee, keeper: RecordKeeper) -> Self:
         """The handle of an item that was enqueued elsewhere."""
         item = cls(task, (), {}, record.request_state(), keeper)
-        item.id, item._enqueued, item.here = item_id, record.enqueued, False
+        item._identify(item_id, record.enqueued)
+        item.here = False
         item.take(record)
         return item
 
@@ -87,7 +88,7 @@ class CeleryItem(RemoteItem[R]):
             for look in itertools.chain([first], looks):
                 native.Latch().wait(look.pause)
             return self._announced
-        with cast(RecordKeeper, self._keeper).listen(self, min(left, _LISTENING)) as hear:
+        with cast(RecordKeeper, self._host).listen(self, min(left, _LISTENING)) as hear:
             for look in looks if hear is None else self._looks(end, _LATER):
                 (hear or native.Latch().wait)(look.pause)
         return self._announced
@@ -128,13 +129,12 @@ class CeleryItem(RemoteItem[R]):
     def take(self, record: Record) -> None:
         """Know what the record says. An end that was seen is the last word."""
         attempt = record._replace(task=self.task_name).attempt_of(self.id)  # Celery's own do not say it
-        with self._keeper.lock:
+        with self._host.lock:
             if not self._announced:
-                self._attempt, self.status = attempt, record.status
-                self._announced = record.status.is_final
+                self._learn(record.status, attempt)
 
     def _look(self) -> None:
         if not (self._announced or self.here):
-            record = cast(RecordKeeper, self._keeper).look(self)
+            record = cast(RecordKeeper, self._host).look(self)
             if record is not None:  # else it ended so long ago that its record is gone
                 self.take(record)

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background import signals
 from flask_background.core.item import WorkItem, ending_item_var
-from flask_background.core.status import Outcome, Status
+from flask_background.core.status import SUCCEEDED, Outcome, Status
 from flask_background.errors import EnqueueError
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
     from flask import Flask
-
-_SUCCEEDED = Status.SUCCEEDED  # looked up once: this is on every item's way
 
 
 class Events:
@@ -105,7 +103,7 @@ class Events:
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
         """It has ended, with this outcome. Corrects: it was on record as interrupted."""
         status, _, error = outcome
-        if status is _SUCCEEDED and not corrects:
+        if status is SUCCEEDED and not corrects:
             if self.log.isEnabledFor(logging.INFO):
                 self.log.info("Item %s (%s) succeeded", item.id, item.task_name)
         else:
@@ -123,7 +121,7 @@ class Events:
         if status is Status.FAILED:
             self.log.error("Item %s failed%s", name, suffix, exc_info=error)
         elif status is Status.INTERRUPTED:
-            self.log.error("Item %s interrupted, %.1f s old: %s", name, item.age, error)
+            self.log.error("Item %s interrupted, %.1f s old: %s", name, item._age, error)
         elif suffix:
             self.log.warning("Item %s %s%s", name, status, suffix)
         else:

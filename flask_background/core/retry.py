@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flask_background.errors import ConfigurationError
@@ -67,7 +68,8 @@ class RetryPolicy:
                 return float(delay)
             outcome = f"returned {delay!r}, which is not a number of seconds from 0"
         name = getattr(self.backoff, "__qualname__", repr(self.backoff))
-        error.add_note(f"The backoff {name} {outcome}. The default backoff was used.")
+        with suppress(Exception):  # a frozen exception takes no notes
+            error.add_note(f"The backoff {name} {outcome}. The default backoff was used.")
         return _default(attempt)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from flask_background.concurrency import native
 from flask_background.errors import ItemCancelledError
@@ -126,3 +126,14 @@ class CancellationSource:
             token._reason = reason
             callbacks, token._callbacks = token._callbacks, []
         return callbacks
+
+
+def call_back(
+    callbacks: Iterable[Callable[[], object]], log_error: Callable[[str, BaseException], None]
+) -> None:
+    """Call the callbacks of a token that has fired. What one of them raises is logged."""
+    for callback in callbacks:
+        try:
+            callback()
+        except BaseException as error:
+            log_error("A token's callback failed", error)

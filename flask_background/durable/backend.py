@@ -19,7 +19,7 @@ from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Attempt, Status
 from flask_background.durable.claiming import Claimer
-from flask_background.durable.handle import DurableItem, JournalKeeper
+from flask_background.durable.handle import DurableItem, JournalHost
 from flask_background.durable.journal import queries
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal.process_lock import ProcessLock
@@ -114,10 +114,10 @@ class DurableBackend(Claimer):
                 return False
             native.Latch().wait(min(_LOOK, left))
 
-    def in_this_process(self) -> JournalKeeper:
+    def in_this_process(self) -> JournalHost:
         """What a process that was forked from this one has in its place. Raises JournalError."""
-        keeper: JournalKeeper = self.app.extensions["background"].durable
-        return keeper
+        host: JournalHost = self.app.extensions["background"].durable
+        return host
 
     def look(self, item_id: str) -> ItemRow | None:
         """What the journal knows of an item."""
@@ -166,7 +166,7 @@ class DurableBackend(Claimer):
     def cancel_here(self, item_id: str) -> None:
         """Somebody in another process wants this one to end."""
         item = self._handles.get(item_id)
-        if item is not None and item.here and not item.is_unwanted():
+        if item is not None and item.here and not item._is_unwanted():
             self._cancel_here(item)
 
     def _cancel_here(self, item: DurableItem[Any]) -> bool:

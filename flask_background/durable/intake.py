@@ -75,7 +75,7 @@ class Intake(Runs, Backend):
             if isinstance(error, EnqueueError):
                 self.local.events.refused(item.task_name, error)
             raise
-        self.let_arguments_go(item)
+        item._release_arguments()
         if other is not None:
             self.packing.forget(item.id)
             return self.handle(other)
@@ -91,7 +91,7 @@ class Intake(Runs, Backend):
 
     def release(self, item: WorkItem[Any]) -> None:
         assert isinstance(item, DurableItem)
-        item.held = False
+        item.unhold()
         self.local.release(item)
 
     def drop(self, item: WorkItem[Any], why: str) -> None:
@@ -105,7 +105,7 @@ class Intake(Runs, Backend):
         if not self.local.take(item, held=True):
             self.packing.forget(item.id)
             raise Stopping(f"{item.task_name} was not enqueued: this process has stopped taking items")
-        self.let_arguments_go(item)
+        item._release_arguments()
         return item
 
     def enter(self, item: WorkItem[Any], due: float | None) -> None:
@@ -116,7 +116,7 @@ class Intake(Runs, Backend):
         if due is None and item._task.executor not in self.runs:
             due = item._enqueued  # now, but elsewhere
         if due is not None:
-            item.entry = item.entry._replace(due=due, owner=None)
+            item.accepted(item.entry._replace(due=due, owner=None), held=item.held)
         try:
             other = self._insert(item.entry)
         except BaseException as error:
@@ -129,7 +129,7 @@ class Intake(Runs, Backend):
         elif due is None:
             self.release(item)
         elif self.local.let_go(item):
-            item.held = False
+            item.unhold()
             self._leave_to_all(item)
 
     def _pack(self, item: DurableItem[Any], due: float | None, here: bool) -> ItemRow:
@@ -148,7 +148,7 @@ class Intake(Runs, Backend):
         return self.writer.do(step, undo=partial(store.abandon, item_id=entry.id, now=entry.enqueued))
 
     def _welcome(self, item: DurableItem[Any], entry: ItemRow, held: bool) -> None:
-        item.entry, item.held = entry, held
+        item.accepted(entry, held=held)
         self._handles[item.id] = item
         self.local.events.enqueued(item)
 

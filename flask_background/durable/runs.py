@@ -6,16 +6,16 @@ crash knows which of them were running. The end goes to the journal, and is told
 
 from __future__ import annotations
 
-import os
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go
-from flask_background.core.status import Attempt, Outcome, Progress, Status
+from flask_background.core.runner import RunHost, let_frames_go
+from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.durable.handle import DurableItem
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal import wakeups as bells
@@ -26,7 +26,6 @@ from flask_background.payload.outcomes import error_as_data, progress_as_data, r
 if TYPE_CHECKING:
     import sqlite3
 
-    from flask_background.concurrency.timers import Timer
     from flask_background.core.token import CancellationSource
     from flask_background.durable.journal.process_lock import ProcessLock
     from flask_background.durable.journal.row import ItemRow
@@ -39,15 +38,13 @@ _REPORT_EVERY = 0.25
 _PUT_OFF = 5.0
 
 
-class Runs(ABC):
-    """What a run needs of the backend that holds its item, with the journal behind it."""
+class Runs(RunHost):
+    """Runs durable items: a LocalBackend holds them while they are here, the journal hears of each step."""
 
     def __init__(
         self, local: LocalBackend, writer: Writer, owner: ProcessLock, packing: UploadFolder
     ) -> None:
-        self.app = local.app
-        self.pid = os.getpid()
-        self.lock = local.lock
+        super().__init__(local.app, local.events, local.timers, local.lock)
         self.local = local
         self.writer = writer
         self.owner = owner
@@ -55,15 +52,15 @@ class Runs(ABC):
         #: How long the last run took, by executor, in seconds.
         self.lasted: dict[str, float] = {}
 
-    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
-        """Make the arguments, and claim the item; False if it was withdrawn, or they do not fit."""
+    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
         assert isinstance(item, DurableItem)
         assert item.entry is not None
         entry, task = item.entry, cast(Any, item._task)
         try:
-            item._args, kwargs, item._uploads = self.packing.unpack(entry)
-            item._kwargs = kwargs or None
-            task.check_call(*item._args, **kwargs)
+            args, kwargs, uploads = self.packing.unpack(entry)
+            item._take_arguments(args, kwargs)
+            item._adopt_uploads(uploads)
+            task.check_call(*args, **kwargs)
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 self._put_off(item, error)  # too many open files, perhaps: that is not the item's fault
@@ -74,71 +71,66 @@ class Runs(ABC):
             self.owner.begin(item.id)
         except OSError as error:
             self.log_error(f"Item {item.id} runs uncounted, should its process die", error)
-        run.number = entry.attempt + 1
-        if not self.local.start(item, run):
+        attempt.number = entry.attempt + 1
+        if not self.local.start(item, attempt):
             self.owner.end(item.id)
-            self.let_arguments_go(item)
+            item._release_arguments()
             return False
-        began = partial(store.start, item_id=item.id, fence=entry.fence, now=run.started or time.time())
+        began = partial(store.start, item_id=item.id, fence=entry.fence, now=attempt.started or time.time())
         self.writer.later(began, sync=False)
         return True
 
-    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Put what a run has come to into the journal; when it is there, tell it."""
+    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
         assert isinstance(item, DurableItem)
         assert item.entry is not None
-        self.lasted[item._task.executor] = time.time() - (run.started or time.time())
+        self._run_is_over(item, attempt)
+        now = time.time()
         try:
-            step, then = self._last_step(item, item.entry, run, outcome)
-        except Exception as error:  # such as a backoff function's, or an exception's that has no text
-            error.add_note(f"item {item.id} ({item.task_name}) had {outcome[0]}")
-            outcome = Status.FAILED, None, error
-            step, then = self._end_step(item.entry, outcome), self._announced
-        self.writer.later(step, partial(then, item, run, outcome))
+            failed = error_as_data(error)
+        except Exception:
+            return False  # which makes the item fail, with the error of that
+        step = partial(_release, _this(item.entry), now=now, due=now + delay, error=failed)
+        self.writer.later(step, partial(self._retried, item, error, delay))
+        return True
 
-    def _last_step(
-        self, item: DurableItem[Any], entry: ItemRow, run: Attempt, outcome: Outcome
-    ) -> tuple[Callable[..., Any], Callable[..., None]]:
-        """What the journal is to hear of a run's end, and what is done when it has."""
-        status, _, error = outcome
-        this, now = (entry.id, entry.fence), time.time()
-        if run.progress is not None:
-            self._report(item, entry, run.progress)
-        if status is Status.INTERRUPTED:  # the host stopped, so the run does not count
-            return partial(_release, this, now=now, charged=False), self._left
-        if error is not None and (delay := self._delay_after(item, run, outcome)) is not None:
-            step = partial(_release, this, now=now, due=now + delay, error=error_as_data(error))
-            return step, partial(self._retried, delay=delay)
-        return self._end_step(entry, outcome), self._announced
+    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
+        """Put the outcome of a run into the journal, and announce it once it is there."""
+        assert isinstance(item, DurableItem)
+        assert item.entry is not None
+        self._run_is_over(item, attempt)
+        step: Callable[..., Any]
+        if outcome[0] is Status.INTERRUPTED:  # the host stopped, so the run does not count
+            step = partial(_release, _this(item.entry), now=time.time(), charged=False)
+            self.writer.later(step, partial(self._left, item))
+            return
+        try:
+            step = self._end_step(item.entry, outcome)
+        except Exception as error:  # such as that of an exception that has no text
+            with suppress(Exception):
+                error.add_note(f"item {item.id} ({item.task_name}) had {outcome[0]}")
+            outcome = Status.FAILED, None, error
+            step = self._end_step(item.entry, outcome)
+        self.writer.later(step, partial(self._ended, item, attempt, outcome))
+
+    def _run_is_over(self, item: DurableItem[Any], attempt: Attempt) -> None:
+        self.lasted[item._task.executor] = time.time() - (attempt.started or time.time())
+        if attempt.progress is not None:  # the last one, which the throttle may have held back
+            self._report(item, item.entry)
 
     def _end_step(self, entry: ItemRow, outcome: Outcome) -> Callable[..., Any]:
         status, value, error = outcome
         result = result_as_data(value, self.packing.max_bytes) if status is Status.SUCCEEDED else None
         failed = None if error is None else error_as_data(error)
-        this = entry.id, entry.fence
-        return partial(_finish, this, status=status, result=result, error=failed, now=time.time())
+        return partial(_finish, _this(entry), status=status, result=result, error=failed, now=time.time())
 
-    def report(self, item: DurableItem[Any], progress: Progress) -> None:
-        """Let other processes see the progress, now and then; in the end the last one."""
-        assert item.entry is not None
-        now = time.monotonic()
-        if now - item.reported >= _REPORT_EVERY:
-            item.reported = now
-            self._report(item, item.entry, progress)
-        elif item.reported <= now:
-            item.reported += _REPORT_EVERY  # the time of the next report, which is on its way
-            self.local.call_later(item.reported - now, partial(self._catch_up, item, item.entry))
+    def report(self, item: DurableItem[Any]) -> None:
+        """Let other processes see the item's progress."""
+        item.throttle(self.timers, _REPORT_EVERY).call(partial(self._report, item, item.entry))
 
-    def _catch_up(self, item: DurableItem[Any], entry: ItemRow) -> None:
-        if (
-            item.here
-            and item.entry is entry
-            and item._attempt is not None
-            and item._attempt.progress is not None
-        ):
-            self._report(item, entry, item._attempt.progress)
-
-    def _report(self, item: DurableItem[Any], entry: ItemRow, progress: Progress) -> None:
+    def _report(self, item: DurableItem[Any], entry: ItemRow | None) -> None:
+        progress = None if item._attempt is None else item._attempt.progress
+        if progress is None or entry is None or not item.here or item.entry is not entry:
+            return  # a late report, of a run that is over
         text = progress_as_data(progress)
         self.writer.later(
             partial(store.report, item_id=item.id, fence=entry.fence, progress=text), sync=False
@@ -171,52 +163,38 @@ class Runs(ABC):
             )
             self.writer.later(step)
 
-    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """Ask a running item to end in so many seconds."""
-        return self.local.set_timer(item, seconds)
-
-    def cancel_timer(self, alarm: Timer) -> None:
-        """It has ended before."""
-        self.local.cancel_timer(alarm)
-
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log what hurts no item."""
-        self.local.log_error(what, error)
-
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
-        """The write side of the item's token."""
         return self.local.source_of(item)
 
     def call_others(self) -> None:
         """Wake every process of the app, this one too: there is something to claim or to cancel."""
         bells.ring(self.owner.folder)
 
-    # When the journal has it; on the writer's thread for such calls.
+    # Once the journal has it; on the writer's thread for such calls.
 
-    def _announced(self, item: DurableItem[Any], run: Attempt, outcome: Outcome, is_mine: bool) -> None:
-        self.owner.end(item.id)
+    def _ended(self, item: DurableItem[Any], attempt: Attempt, outcome: Outcome, is_mine: bool) -> None:
         if is_mine:
-            self.local.conclude(item, run, outcome)
+            self.owner.end(item.id)
+            self.local.finish(item, attempt, outcome)
             if outcome[0] is Status.SUCCEEDED and item.entry is not None and item.entry.uploads:
                 self.packing.forget(item.id)  # what has not succeeded may be retried
             self.claim_more(item)
         else:
-            self.local.events.late(item, outcome)
-            self._left(item, run, outcome, None)
+            self.events.late(item, outcome)
+            self._left(item, None)
 
     def _retried(
-        self, item: DurableItem[Any], run: Attempt, outcome: Outcome, ended: ItemRow | None, delay: float
+        self, item: DurableItem[Any], error: BaseException, delay: float, ended: ItemRow | None
     ) -> None:
-        _, _, error = outcome
-        assert error is not None
-        let_frames_go(error)
         if ended is None:
-            self.local.events.retried(item, error, delay)
-        self._left(item, run, outcome, ended)
+            self.tell_retried(item, error, delay)
+        else:  # somebody had asked for its end
+            let_frames_go(error)
+        self._left(item, ended)
 
-    def _left(self, item: DurableItem[Any], run: Attempt, outcome: Outcome, ended: ItemRow | None) -> None:
+    def _left(self, item: DurableItem[Any], ended: ItemRow | None) -> None:
         self.owner.end(item.id)
-        self.let_arguments_go(item)
+        item._release_arguments()
         self.local.let_go(item, running=True)
         self._leave(item, ended)
 
@@ -228,18 +206,6 @@ class Runs(ABC):
         else:
             self.tell_end(ended)
 
-    def _delay_after(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> float | None:
-        status, _, error = outcome
-        if status is not Status.FAILED or error is None or item.is_unwanted():
-            return None
-        return item._task.retry.delay_after(run.number, error)
-
-    def let_arguments_go(self, item: WorkItem[Any]) -> None:
-        """The next run makes its own."""
-        for upload in item._uploads or ():
-            upload.close()
-        item._args, item._kwargs, item._uploads = (), None, None
-
     @abstractmethod
     def tell_end(self, entry: ItemRow) -> None:
         """Tell the end of an item that no process has run to it."""
@@ -247,6 +213,11 @@ class Runs(ABC):
     @abstractmethod
     def claim_more(self, item: WorkItem[Any]) -> None:
         """An item has ended, so there is room for another one."""
+
+
+def _this(entry: ItemRow) -> tuple[str, int]:
+    """This claim of an item: a later one, of whichever process, makes what is written for it harmless."""
+    return entry.id, entry.fence
 
 
 def _release(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> ItemRow | None:

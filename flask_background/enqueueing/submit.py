@@ -61,7 +61,7 @@ def submit(
     due = None if callee.due is None else callee.due(time())
     try:
         if moved is not None:
-            item._uploads = moved.own
+            item._adopt_uploads(moved.own)
         if when == "commit":
             return commit.hold(part.app, backend, item, due)
         accepted: WorkItem[Any] = backend.accept(item, held is not None, due)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
-from flask_background.core.runner import PendingRun, Perform
+from flask_background.core.runner import Perform, Run
 from flask_background.executors.base import Executor
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ class AsyncioExecutor(Executor):
         self._closed = False
         # Touched on the loop's thread alone.
         self._waiting: deque[WorkItem[Any]] = deque()
-        self._tasks: dict[asyncio.Task[None], PendingRun] = {}
+        self._tasks: dict[asyncio.Task[None], Run] = {}
 
     def put(self, item: WorkItem[Any]) -> None:
         self._running_loop().call_soon_threadsafe(self._arrive, item)
 
-    def adopt(self, run: PendingRun, awaitable: Awaitable[Any]) -> None:
+    def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:
         """Await what a run has begun, on this loop, and end the run as that ends."""
         self._running_loop().call_soon_threadsafe(self._start, run, awaitable)
         if self._closed:
@@ -84,11 +84,11 @@ class AsyncioExecutor(Executor):
 
     def _arrive(self, item: WorkItem[Any]) -> None:
         if len(self._tasks) < self.capacity:
-            self._perform(item._keeper, item, self._start)
+            self._perform(item, self._start)
         else:
             self._waiting.append(item)
 
-    def _start(self, run: PendingRun, awaitable: Awaitable[Any]) -> None:
+    def _start(self, run: Run, awaitable: Awaitable[Any]) -> None:
         loop = asyncio.get_running_loop()
         if isinstance(awaitable, asyncio.Future) and awaitable.get_loop() is not loop:
             there = asyncio.run_coroutine_threadsafe(_result_of(awaitable), awaitable.get_loop())
@@ -106,7 +106,7 @@ class AsyncioExecutor(Executor):
             run.context.run(run.fail, asyncio.CancelledError())
         while self._waiting and len(self._tasks) < self.capacity:
             item = self._waiting.popleft()
-            self._perform(item._keeper, item, self._start)
+            self._perform(item, self._start)
 
     def _cancel_all(self) -> None:
         for run in tuple(self._tasks.values()):

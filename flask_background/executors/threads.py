@@ -33,7 +33,7 @@ class ThreadExecutor(Executor):
             self._add_thread()
 
     def run_here(self, item: WorkItem[Any]) -> None:
-        self._perform(item._keeper, item, self._adopt)
+        self._perform(item, self._adopt)
 
     def abort(self) -> None:
         """Threads cannot be cancelled: their items are reported, and end with the process."""
@@ -60,5 +60,5 @@ class ThreadExecutor(Executor):
     def _work(self) -> None:
         get, perform, adopt = self._queue.get, self._perform, self._adopt
         while (item := get()) is not None:
-            perform(item._keeper, item, adopt)
+            perform(item, adopt)
             item = None  # or an idle thread would keep its last item alive

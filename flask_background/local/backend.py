@@ -7,15 +7,13 @@ import os
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flask_background.concurrency.timers import Timer, Timers
+from flask_background.concurrency.timers import Timers
 from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats, Watcher
 from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go, perform
+from flask_background.core.runner import RunHost, let_frames_go, perform
 from flask_background.core.settings import Settings
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
@@ -34,23 +32,19 @@ if TYPE_CHECKING:
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
 
-class LocalBackend(InProcessBackend):
+class LocalBackend(InProcessBackend, RunHost):
     """The items of one app in one process."""
 
     def __init__(self, app: Flask, settings: Settings, watcher: Watcher) -> None:
-        self.app = app
-        self.pid = os.getpid()
-        self.events = Events(app)
         self._max_queued = settings.max_queued
         self._watcher = watcher
-        self._alarms = Timers()
         self.keys = Keys()
         self.executors = make_executors(app, settings, perform)
         # Items know their backend; an idle executor does not, and ends with it.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
-        self.lock = self.ledger.lock
-        self.later = DelayedItems(self, self._alarms)
+        super().__init__(app, Events(app), Timers(), self.ledger.lock)
+        self.later = DelayedItems(self, self.timers)
         self.companion: Companion | None = None
         self._border = Admission(self.ledger, self.executors, settings)
         self.clock = ShutdownSequence(self, settings.grace_period)
@@ -141,49 +135,35 @@ class LocalBackend(InProcessBackend):
 
     # For runs.
 
-    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
-        """Claim an item for its run; False if it was withdrawn, or all is over."""
-        if not self.ledger.claim(item, self.executors[item._task.executor], run):
+    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
+        if not self.ledger.claim(item, self.executors[item._task.executor], attempt):
             return False
         self.events.started(item)
         return True
 
-    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Settle what a run has come to, unless another one follows."""
-        if outcome[0] is Status.FAILED and self.later.try_again(item, run, outcome[2]):
-            return
-        self.conclude(item, run, outcome)
+    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
+        if not self.requeue(item, error, delay):
+            return False
+        self.later.try_again(item, delay)
+        return True
 
-    def conclude(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Settle the outcome of an item, and tell it."""
-        self.ledger.settle(item, run, outcome)
+    def requeue(self, item: WorkItem[Any], error: BaseException, delay: float) -> bool:
+        """Queue a running item again, and say so; False once a stop has begun: nothing is retried then."""
+        if not self.ledger.requeue(item, self.executors[item._task.executor], error):
+            return False
+        self.tell_retried(item, error, delay)
+        return True
+
+    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
+        self.ledger.settle(item, attempt, outcome)
         try:
             self._tell_end(item, outcome)
         finally:  # on the main thread a signal may raise here, and the item has ended
-            if run.error is not None:
-                let_frames_go(run.error)
+            if attempt.error is not None:
+                let_frames_go(attempt.error)
             self.ledger.remove(item, self.executors[item._task.executor].running)
-            if item._gates is not None:
-                item._wake()
             if self.ledger.phase is not _RUNNING:
                 self._watcher.ring()
-
-    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """Ask a running item to end in so many seconds."""
-        self.source_of(item).limit(time.monotonic() + seconds)
-        return self._alarms.set(seconds, partial(self._ask_to_end, item, CancelReason.TIMEOUT))
-
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call what is quick, and raises nothing, in so many seconds."""
-        self._alarms.set(seconds, callback)
-
-    def cancel_timer(self, alarm: Timer) -> None:
-        """It has ended before."""
-        self._alarms.cancel(alarm)
-
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log what hurts no item."""
-        self.events.log_error(what, error)
 
     # For handles.
 
@@ -194,7 +174,8 @@ class LocalBackend(InProcessBackend):
             with self.lock:
                 source = item._source
                 if source is None:
-                    source = item._source = CancellationSource()
+                    source = CancellationSource()
+                    item._set_source(source)
                     if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
                         source.limit(self.clock.on_record_at)
                         source.fire(CancelReason.SHUTDOWN)
@@ -209,7 +190,7 @@ class LocalBackend(InProcessBackend):
             return True
         if item.status not in (Status.RUNNING, Status.INTERRUPTED) or not self.is_in_flight(item):
             return False
-        self._ask_to_end(item, CancelReason.REQUESTED)
+        self.ask_to_end(item, CancelReason.REQUESTED)
         return True
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
@@ -240,16 +221,7 @@ class LocalBackend(InProcessBackend):
             return False
         self._tell_end(item, outcome)
         self.ledger.remove(item, self.ledger.leaving)
-        item._wake()
         return True
-
-    def call_back(self, callbacks: Iterable[Callable[[], object]]) -> None:
-        """Call what waits for a token; what that raises is logged."""
-        for callback in callbacks:
-            try:
-                callback()
-            except BaseException as error:
-                self.log_error("A token's callback failed", error)
 
     def end(self, unfinished: list[WorkItem[Any]]) -> None:
         """Nothing will be accepted or started any more."""
@@ -269,18 +241,8 @@ class LocalBackend(InProcessBackend):
         except Exception:  # the log itself is broken: say so where logging does, and let nothing hang
             traceback.print_exc()
         finally:
-            if item._uploads is not None:
-                for upload in item._uploads:
-                    upload.close()
-                item._uploads = None
-            item._args, item._kwargs = (), None
+            item._release_arguments()
             self.keys.give_back(item)
-
-    def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
-        self.call_back(self.source_of(item).fire(reason))
-        abort = item._attempt.abort if item._attempt is not None else None
-        if abort is not None:
-            abort()
 
     def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]

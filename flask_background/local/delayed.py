@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency import native
 from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go
-from flask_background.core.status import Attempt, Status
+from flask_background.core.status import Status
 from flask_background.errors import ItemInterruptedError, Stopping
 
 if TYPE_CHECKING:
@@ -38,21 +37,10 @@ class DelayedItems:
             self._backend.withdraw(item, (Status.CANCELLED, None, error))
             raise error
 
-    def try_again(self, item: WorkItem[Any], run: Attempt, error: BaseException | None) -> bool:
-        """Let a failed item wait for its next attempt; False if it has none, or the process stops."""
-        assert error is not None
-        delay = None if item.is_unwanted() else item._task.retry.delay_after(run.number, error)
-        backend = self._backend
-        if delay is None or not backend.ledger.requeue(item, backend.executors[item._task.executor], error):
-            return False
-        for upload in item._uploads or ():
-            if not upload.stream.closed and upload.stream.seekable():
-                upload.stream.seek(0)
-        let_frames_go(error)
-        backend.events.retried(item, error, delay)
+    def try_again(self, item: WorkItem[Any], delay: float) -> None:
+        """Let an item that is queued again wait delay seconds for its run; end it if the process stops."""
         if not self._enter(item, delay):
             self._end(item)
-        return True
 
     def dismiss(self) -> None:
         """The process stops: end those who wait, and let nobody else in."""

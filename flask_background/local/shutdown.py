@@ -21,7 +21,7 @@ from flask_background.concurrency import native
 from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Status
-from flask_background.core.token import CancelReason
+from flask_background.core.token import CancelReason, call_back
 from flask_background.errors import ItemInterruptedError
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ class ShutdownSequence:
         self._backend.events.stopping(len(items), seconds, how_to_cut)
         if callbacks:
             # On a thread of their own: they are foreign, and the stop must not wait for them.
-            call_back = partial(self._backend.call_back, callbacks)
+            tell = partial(call_back, callbacks, self._backend.log_error)
             try:
-                native.start_thread(call_back, "background-callbacks")
+                native.start_thread(tell, "background-callbacks")
             except RuntimeError:  # Python is shutting down and starts no more threads
-                call_back()
+                tell()
 
     def tick(self) -> None:
         """Do what is due."""
@@ -111,8 +111,7 @@ class ShutdownSequence:
             error = _unfinished(item)
             if self._ledger.record(item, error):
                 self._backend.events.finished(item, (Status.INTERRUPTED, None, error))
-                item._announced = True
-                item._wake()
+                item._announce_end()
 
 
 def _unfinished(item: WorkItem[Any]) -> ItemInterruptedError:

@@ -17,7 +17,12 @@ from flask_background.durable import handle as module
 from flask_background.durable.handle import DurableItem
 from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.uploads import attempt_of
-from flask_background.errors import ItemCancelledError, ItemFailedError, NotFinishedError
+from flask_background.errors import (
+    ItemCancelledError,
+    ItemFailedError,
+    ItemInterruptedError,
+    NotFinishedError,
+)
 
 from ..helpers import BOUND, Callee, ItemHost, until
 
@@ -58,9 +63,10 @@ class Journal(ItemHost):
         """The last attempt."""
         return attempt_of(entry)
 
-    def report(self, item: DurableItem[Any], progress: Progress) -> None:
+    def report(self, item: DurableItem[Any]) -> None:
         """Remember what was reported."""
-        self.reports.append(progress)
+        assert item.progress is not None
+        self.reports.append(item.progress)
 
 
 @pytest.fixture
@@ -217,7 +223,7 @@ def test_leaves_while_somebody_waits(journal: Journal, monkeypatch: pytest.Monke
     ends: list[bool] = []
     waiter = threading.Thread(target=lambda: ends.append(item.wait(3 * BOUND)))
     waiter.start()
-    until(lambda: item._gates)
+    until(lambda: item._waiters)
     item.leave()
     until(lambda: journal.looks >= 2)
     assert ends == []
@@ -236,17 +242,19 @@ def test_comes_back_while_somebody_waits(
     waiter.start()
     until(lambda: journal.looks >= 2)
     item.here = True
-    until(lambda: item._gates)
+    until(lambda: item._waiters)
     assert ends == []
-    item.status, item._announced = Status.SUCCEEDED, True
-    item._wake()
+    item._begin(Attempt(1.0))
+    item._end((Status.SUCCEEDED, None, None))
+    item._announce_end()
     waiter.join(BOUND)
     assert ends == [True]
 
 
 def test_interrupted_here_is_no_end(journal: Journal, item: DurableItem[Any]) -> None:
     """An item that its process could not finish has not ended: another one will run it."""
-    item.here, item.status = True, Status.INTERRUPTED
+    item.here = True
+    item._record_interrupted(ItemInterruptedError("time is up"))
     item.leave()
     journal.change(status=Status.QUEUED)
     assert not item.wait(0)
@@ -258,7 +266,7 @@ def test_report(journal: Journal) -> None:
     item = DurableItem[Any](Callee(), (), {}, None, journal)
     item.id = ENTRY.id
     item.report_progress(1)
-    item._attempt = Attempt(1.0)
+    item._begin(Attempt(1.0))
     item.report_progress(1, 2, "half")
     assert journal.reports == [(1, 2, "half")]
     item.leave()

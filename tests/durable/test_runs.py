@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from flask_background import Status, current_item, signals
+from flask_background.durable import runs
 from flask_background.durable.backend import DurableBackend
 from flask_background.durable.journal import statements as store
-from flask_background.durable.runs import Runs
 from flask_background.errors import ItemFailedError
 
 from ..helpers import BOUND, Site, until
@@ -53,7 +53,7 @@ def test_end_that_cannot_be_told(site: Site, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: Any) -> Any:
         raise RuntimeError("it cannot be written down")
 
-    monkeypatch.setattr(Runs, "_last_step", broken)
+    monkeypatch.setattr(runs, "result_as_data", broken)
     item = site.background.task(durable=True, name="work")(lambda: 42).enqueue()
     with pytest.raises((RuntimeError, ItemFailedError), match="it cannot be written down"):
         item.result(BOUND)
@@ -102,7 +102,7 @@ def test_a_running_item_is_not_given_back(site: Site, gate: threading.Event) -> 
 
     item: Any = work.enqueue()
     assert began.wait(BOUND)
-    item.status = Status.QUEUED  # as the stop may see it
+    item._move(Status.QUEUED)  # as the stop may see it
     journal = durable(site)
     journal.stop_begins()
     assert journal.writer.flush(BOUND)
@@ -110,7 +110,7 @@ def test_a_running_item_is_not_given_back(site: Site, gate: threading.Event) -> 
     entry = journal.look(item.id)
     assert entry is not None
     assert entry.owner == journal.owner.id
-    item.status = Status.RUNNING
+    item._move(Status.RUNNING)
     gate.set()
     assert item.result(BOUND) is None
 

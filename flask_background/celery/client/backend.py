@@ -28,7 +28,7 @@ from flask_background.concurrency import native
 from flask_background.core.backend import Backend
 from flask_background.core.events import Events
 from flask_background.core.registry import Unknown
-from flask_background.core.status import Attempt, Outcome, Status
+from flask_background.core.status import Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.errors import BrokerError, EnqueueError, ItemCancelledError
 
@@ -81,11 +81,11 @@ class CeleryBackend(Backend):
             return self.way_out.run_here(item, due)
         if stands_for_it is not item:
             self.dispatch.let_go(item)
-            _close_uploads(item)
+            item._release_arguments()
             return stands_for_it
         self._handles[item.id] = item
         if not held:
-            _close_uploads(item)
+            item._release_arguments()
         self.events.enqueued(item)
         return item
 
@@ -116,7 +116,7 @@ class CeleryBackend(Backend):
             self._end_held(item, ItemCancelledError(f"item {item.id} could not be handed over: {error}"))
             raise
         if stands_for_it is item:
-            _close_uploads(item)
+            item._release_arguments()
         elif stands_for_it is not None:
             self.drop(item, f"item {stands_for_it.id}, which has the same key, is queued or running")
 
@@ -203,9 +203,11 @@ class CeleryBackend(Backend):
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
         """The write side of a handle's token, which fires for what is asked here."""
         with self.lock:
-            if item._source is None:
-                item._source = CancellationSource()
-            return item._source
+            source = item._source
+            if source is None:
+                source = CancellationSource()
+                item._set_source(source)
+            return source
 
     def _end_held(self, item: WorkItem[Any], error: ItemCancelledError) -> bool:
         """End an item that was never sent."""
@@ -213,18 +215,9 @@ class CeleryBackend(Backend):
         with self.lock:
             if item._announced:
                 return False
-            item._attempt = Attempt()
-            item._attempt.error, item._attempt.finished = error, time.time()
-            item.status, item._announced = Status.CANCELLED, True
+            item._end(outcome)
+            item._announce_end()
         self.dispatch.let_go(item)
-        _close_uploads(item)
-        item._args, item._kwargs = (), None
+        item._release_arguments()
         self.events.finished(item, outcome)
         return True
-
-
-def _close_uploads(item: WorkItem[Any]) -> None:
-    """They have been stored, or are not needed."""
-    for upload in item._uploads or ():
-        upload.close()
-    item._uploads = None

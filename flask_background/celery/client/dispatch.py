@@ -43,7 +43,7 @@ class Dispatch:
             if other is not None:
                 return other
         belongings.save(item.id, uploads)
-        item._args, item._kwargs = packed, None
+        item._take_arguments(packed)
         return None
 
     def send(self, item: CeleryItem[Any], due: float | None) -> CeleryItem[Any] | None:
@@ -99,7 +99,7 @@ class Dispatch:
             if isinstance(error, Unsendable) or packed.key is not None or not item._task.durable:
                 self._disown(item, envelope)
             raise
-        item._args = ()
+        item._take_arguments(())
         if packed.key is not None:
             try:
                 keys.confirm(packed.key, item.id, envelope.seconds_left())

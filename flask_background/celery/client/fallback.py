@@ -53,7 +53,8 @@ class WayOut:
             self._part.durable.outbox.put(row)
         except JournalError as other:
             raise BrokerError(f"{error}. And it cannot wait in the journal: {other}") from other
-        item.in_outbox, item.here, item._args = True, False, ()
+        item.in_outbox, item.here = True, False
+        item._take_arguments(())
 
     def look(self, item_id: str) -> OutboxRow | None:
         """What the journal knows of an item that waits there, or has ended there. Raises JournalError."""
@@ -92,9 +93,9 @@ class WayOut:
             upload.stream.seek(0)
             return upload
 
-        item._args, kwargs = data.load_call(packed.payload, rebuild=rewound)
-        item._kwargs = kwargs or None
-        item._keeper, item.here, item.runs_here = self._part.backend, True, True
+        item._take_arguments(*data.load_call(packed.payload, rebuild=rewound))
+        item._change_host(self._part.backend)
+        item.here = item.runs_here = True
 
 
 def record_of(entry: OutboxRow) -> Record:

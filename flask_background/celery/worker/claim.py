@@ -187,7 +187,7 @@ class Claim:
         """Of an item that has not run."""
         owner, task = self._owner, self._part.owner.registry.tasks[self._name]
         item = ClusterItem.of(owner.id, owner.record, task, (), {}, owner)
-        item._attempt, item.status, item._announced = owner.record.attempt_of(owner.id), outcome[0], True
+        item._learn(outcome[0], owner.record.attempt_of(owner.id))
         owner.events.finished(item, outcome)
 
     # For another time.

@@ -12,7 +12,7 @@ from flask_background.celery.worker.shutdown_flag import TERMINATED, hear_term
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go, perform
+from flask_background.core.runner import delay_until_next, let_frames_go, perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.errors import BrokerError, ItemInterruptedError, ItemTimeoutError
 from flask_background.payload.outcomes import error_as_data, result_as_data
@@ -53,7 +53,7 @@ class ItemRun(Claim):
         item = self.claim()
         if item is None:
             return
-        perform(owner, item, await_here)
+        perform(item, await_here)
         owner.ended.wait()  # a Future that the function returned may end on another thread
         assert owner.outcome is not None
         with owner.lock:
@@ -73,30 +73,30 @@ class ItemRun(Claim):
         """Put on record what the run has come to; then tell it, or send the item on its way again."""
         owner, run = self._owner, item._attempt
         assert run is not None
+        delay = owner.delay
         if _is_terminated(outcome[2]):
             outcome = self._outcome_of_kill(item, run, outcome)
+            delay = delay_until_next(item, run, outcome)
         status, value, error = outcome
         run.value, run.error, run.finished = value, error, time.time()
         owner.report(item)
         if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
             self._put_surely(status=Status.QUEUED, attempt=owner.record.attempt - 1)
-            owner.events.requeued(item.id, item.task_name, item.age)
+            owner.events.requeued(item.id, item.task_name, item._age)
             raise Again(str(error))
         failed = None if error is None else error_as_data(error)
-        if status is Status.FAILED and error is not None and not item.is_unwanted():
-            delay = item._task.retry.delay_after(run.number, error)
-            if delay is not None:
-                due = time.time() + delay
-                self._put_surely(status=Status.QUEUED, error=failed, due=due)
-                owner.events.retried(item, error, delay)
-                self.send_again(due)
-                return
+        if error is not None and delay is not None:
+            due = time.time() + delay
+            self._put_surely(status=Status.QUEUED, error=failed, due=due)
+            owner.tell_retried(item, error, delay)
+            self.send_again(due)
+            return
         result = None
         if status is Status.SUCCEEDED:
             result = result_as_data(value, self._part.settings.max_payload)
         self._put_surely(status=status, result=result, error=failed, finished=run.finished)
-        item._move(status)
-        item._announced = True
+        item._end(outcome, run)
+        item._announce_end()
         owner.events.finished(item, outcome)
         if error is not None:
             let_frames_go(error)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -14,16 +12,15 @@ from flask_background.celery.resources import Belongings
 from flask_background.celery.worker.shutdown_flag import stop_flag
 from flask_background.celery.worker.supervisor import Watch
 from flask_background.concurrency import native
-from flask_background.concurrency.timers import Timer, Timers
+from flask_background.concurrency.timers import Timers
 from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
+from flask_background.core.runner import RunHost
 from flask_background.core.status import Attempt, Outcome, Progress, Status
-from flask_background.core.token import CancellationSource, CancelReason
+from flask_background.core.token import CancellationSource, CancelReason, call_back
 from flask_background.payload.outcomes import progress_as_data
 
 if TYPE_CHECKING:
-    from _thread import LockType
-
     from celery import Celery
 
     from flask_background.app_state import BackgroundState
@@ -60,24 +57,24 @@ class ClusterItem(WorkItem[Any]):
     ) -> ClusterItem:
         """The item that a record is about."""
         item = cls(task, args, kwargs, record.request_state(), owner)
-        item.id, item._enqueued, item._source = item_id, record.enqueued, owner.source_of(item)
+        item._identify(item_id, record.enqueued)
+        item._set_source(owner.source_of(item))
         return item
 
 
-class RunOwner:
+class RunOwner(RunHost):
     """Keeps one item while it runs here, and looks after it."""
 
     def __init__(self, place: Place, item_id: str, record: Record) -> None:
-        self.app = place.part.app
-        self.pid = os.getpid()
-        self.lock: LockType = native.new_lock()
-        self.events = place.events
+        super().__init__(place.part.app, place.events, _alarms, native.new_lock())
         self.records = place.records
         self.part = place.part
         self.id = item_id
         self.record = record
         self.ended = native.Latch()
         self.outcome: Outcome | None = None
+        #: Seconds until another run follows, if one does.
+        self.delay: float | None = None
         self._source = CancellationSource()
         self._sent: Progress | None = None
         self._in_trouble = False
@@ -98,30 +95,22 @@ class RunOwner:
         """It was claimed when its message came."""
         running[self.id] = self
         run.number = self.record.attempt
-        item._attempt, item.status = run, Status.RUNNING
+        item._begin(run)
         self._look: Callable[[], None] = partial(self._look_after, item)
         _watch.begin(self._look)
         self.events.started(item)
         return True
 
-    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """Ask the item to end in so many seconds."""
-        self._source.limit(time.monotonic() + seconds)
-        return _alarms.set(seconds, partial(self._ask_to_end, item, CancelReason.TIMEOUT))
-
-    def cancel_timer(self, alarm: Timer) -> None:
-        """It has ended before."""
-        _alarms.cancel(alarm)
+    def run_again(self, item: WorkItem[Any], run: Attempt, error: BaseException, delay: float) -> bool:
+        self.delay = delay
+        self.finish(item, run, (Status.FAILED, None, error))
+        return True
 
     def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
         """Let go on who waits for the end of the run."""
         self.outcome = outcome
         _watch.end(self._look)
         self.ended.open()
-
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log what hurts no item."""
-        self.events.log_error(what, error)
 
     # For the item.
 
@@ -133,7 +122,7 @@ class RunOwner:
         """It has cancelled itself."""
         if self.outcome is not None:
             return False
-        self._ask_to_end(item, CancelReason.REQUESTED)
+        self.ask_to_end(item, CancelReason.REQUESTED)
         return True
 
     # While it runs.
@@ -144,10 +133,10 @@ class RunOwner:
             stop_at = stop_flag.at()
             if stop_at is not None:
                 self._source.limit(stop_at)
-                self._fire(CancelReason.SHUTDOWN)
+                call_back(self._source.fire(CancelReason.SHUTDOWN), self.log_error)
             self.life.show(self.id)
             if self.records.is_asked_to_end(self.id):
-                self._ask_to_end(item, CancelReason.REQUESTED)
+                self.ask_to_end(item, CancelReason.REQUESTED)
             with self.lock:
                 if self.outcome is None:
                     self.report(item)
@@ -163,16 +152,3 @@ class RunOwner:
         if progress is not None and progress is not self._sent:
             self._sent = progress
             self.put(progress=progress_as_data(progress))
-
-    def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
-        self._fire(reason)
-        abort = item._attempt.abort if item._attempt is not None else None
-        if abort is not None:
-            abort()
-
-    def _fire(self, reason: CancelReason) -> None:
-        for callback in self._source.fire(reason):
-            try:
-                callback()
-            except BaseException as error:
-                self.log_error("A token's callback failed", error)

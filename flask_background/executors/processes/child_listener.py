@@ -11,7 +11,7 @@ from functools import partial
 
 from flask_background.concurrency import native
 from flask_background.core.status import Attempt
-from flask_background.core.token import CancellationSource, CancelReason
+from flask_background.core.token import CancellationSource, CancelReason, call_back
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.pipes import Pipes
 
@@ -84,19 +84,15 @@ class Listener:
     def _call_back(callbacks: Callbacks) -> None:
         # On a thread of their own: they are foreign, and the parent has to be heard whatever they do.
         if callbacks:
+            call = partial(call_back, callbacks, _print_error)
             try:
-                native.start_thread(partial(call_back, callbacks), "background-callbacks")
+                native.start_thread(call, "background-callbacks")
             except RuntimeError:  # the system has no thread to give
-                call_back(callbacks)
+                call()
 
 
-def call_back(callbacks: Callbacks) -> None:
-    """Call what waits for a token."""
-    for callback in callbacks:
-        try:
-            callback()
-        except BaseException:
-            traceback.print_exc()
+def _print_error(what: str, error: BaseException) -> None:
+    traceback.print_exception(error)
 
 
 def flush() -> None:

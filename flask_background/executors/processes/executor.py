@@ -20,7 +20,7 @@ import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
-from flask_background.core.runner import PendingRun, Perform
+from flask_background.core.runner import Perform, Run
 from flask_background.core.status import Outcome
 from flask_background.errors import BackgroundError, ConfigurationError, ItemCancelledError, ItemCrashedError
 from flask_background.executors.processes import messages as parcels
@@ -69,8 +69,8 @@ class ProcessExecutor(ThreadExecutor):
 
     def prepare(self, item: WorkItem[Any]) -> None:
         self.check(item._task)
-        # Now, for what cannot be sent is to be refused in the view, and what it is may change after that.
-        item._args, item._kwargs = (parcel_of(item),), None
+        # Now, because the view is to get the refusal, and may change an argument after this.
+        item._take_arguments((parcel_of(item),))
 
     def setup(self) -> parcels.Setup:
         """What the children are told first. Raises ConfigurationError if they would not find the app."""
@@ -95,7 +95,7 @@ class ProcessExecutor(ThreadExecutor):
             while (item := get()) is not None:
                 if item.id in self.queued:  # else it was withdrawn, and is not worth a child
                     attendant.prepare()
-                perform(item._keeper, item, self._adopt, attendant.call)
+                perform(item, self._adopt, attendant.call)
                 item = None
         finally:
             attendant.let_child_go()
@@ -176,5 +176,5 @@ def _cut_short(item: WorkItem[Any]) -> BackgroundError:
     return ItemCancelledError("its child process was killed when the time to stop was up", item.token)
 
 
-def _adopt_nothing(run: PendingRun, awaitable: Awaitable[Any]) -> None:
+def _adopt_nothing(run: Run, awaitable: Awaitable[Any]) -> None:
     raise AssertionError("what is awaited is awaited in the child")
