@@ -23,8 +23,7 @@ from flask_background.cli.doctor import examine
 from flask_background.cli.formatting import fields, row, shown, table
 from flask_background.cli.worker import run_worker
 from flask_background.core.status import Status
-from flask_background.durable.journal import outbox, queries
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import outbox, queries, statements
 from flask_background.errors import BackgroundError
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ background = AppGroup(
 
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable, with times in UTC.")
 # What lists items that run here, and items that wait to be forwarded.
-_ALL: tuple[Callable[..., Any], ...] = queries.entries, outbox.rows
+_ALL: tuple[Callable[..., Any], ...] = queries.rows, outbox.rows
 
 _statuses = click.Choice([str(status) for status in Status if status is not Status.INTERRUPTED])
 
@@ -196,7 +195,7 @@ def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
     """Run an item again that has failed, was parked or cancelled."""
     entry = _entry(part, item_id)
     writer = part.durable.writer
-    done = writer.do(partial(store.retry, item_id=item_id, now=time.time())) or writer.do(
+    done = writer.write(partial(statements.retry, item_id=item_id, now=time.time())) or writer.write(
         partial(outbox.retry, item_id=item_id)
     )
     part.durable.call_others()
@@ -210,10 +209,10 @@ def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
 def purge(part: BackgroundState, statuses: tuple[str, ...], as_json: bool) -> None:
     """Forget items that have ended."""
     wanted = [Status(status) for status in statuses] or list(Status)
-    ids = part.durable.writer.do(partial(store.purge, statuses=wanted))
+    ids = part.durable.writer.write(partial(statements.purge, statuses=wanted))
     for item_id in ids:
         part.durable.packing.forget(item_id)
-    count = len(ids) + part.durable.writer.do(partial(outbox.purge, statuses=wanted))
+    count = len(ids) + part.durable.writer.write(partial(outbox.purge, statuses=wanted))
     click.echo(json.dumps({"purged": count}) if as_json else f"{count} forgotten")
 
 

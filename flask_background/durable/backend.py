@@ -20,8 +20,7 @@ from flask_background.core.item import WorkItem
 from flask_background.core.status import Attempt, Status
 from flask_background.durable.claiming import Claimer
 from flask_background.durable.handle import DurableItem, JournalHost
-from flask_background.durable.journal import queries
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal.process_lock import ProcessLock
 from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.journal.writers import writer_at
@@ -98,7 +97,7 @@ class DurableBackend(Claimer):
 
     def items(self, status: Status | None = None, task: str | None = None) -> list[DurableItem[Any]]:
         """Those that were enqueued last, oldest first; with this status, and of the task with this name."""
-        entries = self.writer.read(partial(queries.entries, status=status, task=task))
+        entries = self.writer.read(partial(queries.rows, status=status, task=task))
         return [self.handle(entry) for entry in entries]
 
     def wait_idle(self, timeout: float | None) -> bool:
@@ -147,14 +146,14 @@ class DurableBackend(Claimer):
     def cancel(self, item: WorkItem[Any]) -> bool:
         """Withdraw an item that is queued, or ask a running one to end, wherever it is."""
         assert isinstance(item, DurableItem)
-        request = partial(store.request_cancel, item_id=item.id, now=time.time())
+        request = partial(statements.request_cancel, item_id=item.id, now=time.time())
         if item.here:
             answer = None
             with suppress(JournalError):  # should this process die, the next one knows; otherwise we do
-                answer = self.writer.do(request)
+                answer = self.writer.write(request)
             # The keeper may have seen the request already.
             return self._cancel_here(item) or (answer is not None and item.status is Status.CANCELLED)
-        answer = self.writer.do(request)
+        answer = self.writer.write(request)
         if answer == "asked":
             self.call_others()
         elif answer == "cancelled" and (entry := self.look(item.id)) is not None:
@@ -215,8 +214,8 @@ class DurableBackend(Claimer):
 
     def _give_all_back(self) -> None:
         """What was claimed at the very last."""
-        step = partial(store.recover, owner=self.owner.id, running=(), now=time.time(), charged=False)
-        released, ended = self.writer.do(step)
+        step = partial(statements.recover, owner=self.owner.id, running=(), now=time.time(), charged=False)
+        released, ended = self.writer.write(step)
         for entry in ended:
             self.tell_end(entry)
         if released:

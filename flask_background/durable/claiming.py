@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
 from flask_background.durable.intake import Intake
-from flask_background.durable.journal import queries
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal.row import ItemRow
 
 if TYPE_CHECKING:
@@ -42,9 +41,9 @@ class Claimer(Intake):
         if self._claiming:
             return
         self._claiming, self._again = True, False
-        claim = partial(store.claim, owner=self.owner.id, room=room, tasks=tasks, now=now)
+        claim = partial(statements.claim, owner=self.owner.id, room=room, tasks=tasks, now=now)
         # They arrive where others leave, in the order of the commits: one may have been released just before.
-        self.writer.later(claim, self._arrive, sync=False)
+        self.writer.write_later(claim, self._arrive, sync=False)
 
     def claim_more(self, item: WorkItem[Any]) -> None:
         """An item has ended; take more of its executor's, if some wait and few are here."""
@@ -92,5 +91,5 @@ class Claimer(Intake):
     def _park_unread(self, entry: ItemRow, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"
         self.log_error(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
-        step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=time.time())
-        self.writer.later(step)
+        step = partial(statements.park, item_id=entry.id, fence=entry.fence, reason=reason, now=time.time())
+        self.writer.write_later(step)

@@ -13,9 +13,7 @@ from flask_background.core.backend import Backend, Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Status
 from flask_background.durable.handle import DurableItem
-from flask_background.durable.journal import queries
-from flask_background.durable.journal import statements as store
-from flask_background.durable.journal import wakeups as bells
+from flask_background.durable.journal import queries, statements, wakeups
 from flask_background.durable.journal.group_commit import Insert, Step
 from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.runs import Runs
@@ -144,8 +142,8 @@ class Intake(Runs, Backend):
     def _insert(self, entry: ItemRow) -> ItemRow | None:
         step: Step[ItemRow | None] = Insert(entry)
         if entry.key is not None:
-            step = partial(store.insert, entry=entry)
-        return self.writer.do(step, undo=partial(store.abandon, item_id=entry.id, now=entry.enqueued))
+            step = partial(statements.insert, row=entry)
+        return self.writer.write(step, undo=partial(statements.abandon, item_id=entry.id, now=entry.enqueued))
 
     def _welcome(self, item: DurableItem[Any], entry: ItemRow, held: bool) -> None:
         item.accepted(entry, held=held)
@@ -166,7 +164,7 @@ class Intake(Runs, Backend):
         assert isinstance(item, DurableItem)
         assert item.entry is not None
         step = partial(_cancel, item_id=item.id, fence=item.entry.fence, now=time.time())
-        self.writer.later(step, partial(self._let_uploads_go, item.id))
+        self.writer.write_later(step, partial(self._let_uploads_go, item.id))
 
     def _let_uploads_go(self, item_id: str, is_known: bool) -> None:
         if not is_known:  # else somebody may have it retried
@@ -174,10 +172,10 @@ class Intake(Runs, Backend):
 
     def _call_for_round(self) -> None:
         """Wake the others once for all that one transaction has entered."""
-        rounds = self.writer.rounds
+        rounds = self.writer.transactions
         if rounds != self._called_at:
             self._called_at = rounds
-            bells.ring(self.owner.folder, but=None if self.runs else self.owner.id)
+            wakeups.wake_all(self.owner.folder, but=None if self.runs else self.owner.id)
 
     def _has_room(self, executor: str) -> bool:
         return executor in self.runs and self.local.ledger.phase is Phase.RUNNING and self.room(executor) > 0
@@ -199,5 +197,5 @@ class Intake(Runs, Backend):
 
 def _cancel(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
     """Cancel an item; says whether the journal knows it at all."""
-    store.finish(db, item_id, fence, Status.CANCELLED, now)
+    statements.finish(db, item_id, fence, Status.CANCELLED, now)
     return queries.get(db, item_id) is not None

@@ -15,11 +15,8 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
 from flask_background.core.status import Status
-from flask_background.durable.journal import outbox, queries, schedules
-from flask_background.durable.journal import process_lock as owners
-from flask_background.durable.journal import statements as store
-from flask_background.durable.journal import wakeups as bells
-from flask_background.durable.journal.watch import Watch
+from flask_background.durable.journal import outbox, process_lock, queries, schedules, statements, wakeups
+from flask_background.durable.journal.watch import ProcessWatch
 from flask_background.errors import ConfigurationError
 from flask_background.local.admission import check_here
 
@@ -46,7 +43,7 @@ class JournalMaintenance:
     def __init__(self, backend: DurableBackend) -> None:
         self._backend = backend
         self._folder = backend.owner.folder
-        self._watch = Watch(backend.owner)
+        self._watch = ProcessWatch(backend.owner)
         self._closed = False
         self._ended = native.Latch()
         #: Opens when all has been looked at once, a dead process's items among them.
@@ -61,7 +58,7 @@ class JournalMaintenance:
 
     def ring(self) -> None:
         """There is a reason to look."""
-        bells.ring_one(self._backend.owner.bell_path)
+        wakeups.wake(self._backend.owner.fifo_path)
 
     def close(self, timeout: float) -> bool:
         """End the thread; says whether it has ended, after timeout seconds at most."""
@@ -95,7 +92,7 @@ class JournalMaintenance:
     def _look(self, dead: list[str]) -> float:
         """Do what there is to do; seconds until there may be more."""
         backend, now = self._backend, time.time()
-        backend.writer.go_on()
+        backend.writer.resume()
         for name in dead:
             self._recover(name)
         for item_id in backend.writer.read(partial(queries.cancels, owner=backend.owner.id)):
@@ -119,15 +116,19 @@ class JournalMaintenance:
     def _recover(self, name: str) -> None:
         """Free the items of a process that is dead."""
         backend = self._backend
-        takeover = owners.take_over(self._folder, name)
+        takeover = process_lock.take_over(self._folder, name)
         if takeover is None:
             return  # another process does it
         with takeover:
             step = partial(
-                store.recover, owner=name, running=takeover.running, charged=takeover.charged, now=time.time()
+                statements.recover,
+                owner=name,
+                running=takeover.running,
+                charged=takeover.charged,
+                now=time.time(),
             )
-            released, ended = backend.writer.do(step)
-            takeover.done()
+            released, ended = backend.writer.write(step)
+            takeover.remove_files()
         for entry in ended:
             backend.tell_end(entry)
         if released:
@@ -143,15 +144,15 @@ class JournalMaintenance:
                 first = partial(
                     schedules.schedule, name=name, spec=repr(schedule), first=schedule.next_after(now)
                 )
-                backend.writer.do(first)
+                backend.writer.write(first)
                 self._scheduled.add(name)
         for name, planned in backend.writer.read(partial(queries.planned, now=now)).items():
             if name in periodic and name in self._scheduled:
                 task, schedule = periodic[name]
                 following = schedule.catch_up(planned, now)
                 entry = backend.periodic_entry(task, planned)
-                backend.writer.do(
-                    partial(schedules.fire, name=name, planned=planned, following=following, entry=entry)
+                backend.writer.write(
+                    partial(schedules.fire, name=name, planned=planned, following=following, row=entry)
                 )
 
     def _is_fit(self, task: Task[..., Any]) -> bool:
@@ -175,18 +176,18 @@ class JournalMaintenance:
                 # By less than a period, and they do: nothing is run twice because clocks are adjusted.
                 if planned > schedule.next_after(schedule.next_after(now)):
                     following = schedule.catch_up(planned, now)
-                    backend.writer.do(
+                    backend.writer.write(
                         partial(schedules.reschedule, name=name, planned=planned, following=following)
                     )
 
     def _prune(self, now: float) -> bool:
         """Let go of some items that ended long ago; says whether there may be more."""
         backend = self._backend
-        step = partial(store.prune, before=now - backend.keep, limit=_PRUNED)
-        gone = backend.writer.do(step, sync=False)
+        step = partial(statements.prune, before=now - backend.keep, limit=_PRUNED)
+        gone = backend.writer.write(step, sync=False)
         for item_id in gone:
             backend.packing.forget(item_id)
-        gone_too = backend.writer.do(
+        gone_too = backend.writer.write(
             partial(outbox.prune, before=now - backend.keep, limit=_PRUNED), sync=False
         )
         return len(gone) == _PRUNED or gone_too == _PRUNED
@@ -195,12 +196,12 @@ class JournalMaintenance:
         """Recover what has no owner any more, and park what nobody can run."""
         backend = self._backend
         self._follow_clock(now)
-        if (error := backend.writer.take_trouble()) is not None:
+        if (error := backend.writer.take_checkpoint_error()) is not None:
             backend.log_error("The journal's WAL cannot be copied back, and grows until it can be", error)
-        owners.sweep(self._folder)
+        process_lock.sweep(self._folder)
         for name in backend.writer.read(queries.owners):
-            if not owners.exists(self._folder, name):  # somebody, or a power cut, has removed its file
-                recovered = backend.writer.do(partial(store.recover, owner=name, running=(), now=now))
+            if not process_lock.exists(self._folder, name):  # somebody, or a power cut, has removed its file
+                recovered = backend.writer.write(partial(statements.recover, owner=name, running=(), now=now))
                 backend.local.events.recovered(recovered.released, name)
                 backend.call_others()
         for item_id in backend.packing.orphans(now - _ORPHANED):
@@ -211,16 +212,16 @@ class JournalMaintenance:
         unknown = partial(queries.unknown, tasks=tasks, executors=executors, now=now)
         for entry in backend.writer.read(unknown):
             if (reason := self._why_nobody_runs(entry)) is not None:
-                step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=now)
-                if backend.writer.do(step):
+                step = partial(statements.park, item_id=entry.id, fence=entry.fence, reason=reason, now=now)
+                if backend.writer.write(step):
                     backend.tell_end(entry._replace(status=Status.FAILED, reason=reason))
 
     def _why_nobody_runs(self, entry: ItemRow) -> str | None:
         """Why no process can run an item; None if one can that is perhaps about to."""
-        others = owners.others(self._folder)
-        if any(owners.knows(self._folder, name, entry.task, entry.executor) for name in others):
+        others = process_lock.others(self._folder)
+        if any(process_lock.knows(self._folder, name, entry.task, entry.executor) for name in others):
             return None
         has_task = entry.task in self._backend.registry.tasks
-        if has_task or any(owners.knows(self._folder, name, entry.task) for name in others):
+        if has_task or any(process_lock.knows(self._folder, name, entry.task) for name in others):
             return f"no process of the app that has this task has an executor named {entry.executor!r}"
         return f"no process of the app has a task named {entry.task!r}"

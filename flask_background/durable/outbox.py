@@ -74,7 +74,7 @@ class Outbox:
     def put(self, row: OutboxRow) -> None:
         """Let an item wait until the backend can take it. Raises JournalError."""
         undo = partial(_withdraw, item_id=row.id, now=row.enqueued)
-        self._backend.writer.do(partial(outbox.insert, row=row), undo=undo)
+        self._backend.writer.write(partial(outbox.insert, row=row), undo=undo)
         if not self.wake():
             self._backend.call_others()
 
@@ -87,7 +87,7 @@ class Outbox:
 
     def cancel(self, item_id: str) -> Literal["cancelled", "asked"] | None:
         """Cancel an item that waits; None if none of this id is queued here. Raises JournalError."""
-        return self._backend.writer.do(partial(outbox.request_cancel, item_id=item_id, now=time.time()))
+        return self._backend.writer.write(partial(outbox.request_cancel, item_id=item_id, now=time.time()))
 
     def look(self) -> None:
         """Forward what waits, if anything does. Raises JournalError."""
@@ -172,7 +172,7 @@ class Outbox:
         if not sender.is_worth_a_try():
             return False
         writer, owner = self._backend.writer, self._backend.owner.id
-        claimed = writer.do(partial(outbox.claim, owner=owner, limit=_BATCH), sync=False)
+        claimed = writer.write(partial(outbox.claim, owner=owner, limit=_BATCH), sync=False)
         if not claimed:
             sender.nothing_waits()
             return None
@@ -194,7 +194,7 @@ class Outbox:
                     forwarded.add(row.id)
         finally:  # as soon as it can be written, before anything else is claimed
             step = partial(outbox.settle, owner=owner, claimed=claimed, forwarded=forwarded, now=time.time())
-            writer.later(step, partial(_tell_ends, sender), sync=False)
+            writer.write_later(step, partial(_tell_ends, sender), sync=False)
             self._count += len(forwarded)
         return went_well
 
@@ -202,7 +202,7 @@ class Outbox:
         """Send an item again after the others, or let it fail at last."""
         reason = f"it could not be forwarded to {sender.name}: {error}"
         step = partial(outbox.refuse, row=row, reason=reason, attempts=_ATTEMPTS, now=time.time())
-        if self._backend.writer.do(step):
+        if self._backend.writer.write(step):
             sender.tell_end(row._replace(status=Status.FAILED, reason=reason))
 
 

@@ -17,8 +17,7 @@ from flask_background.core.item import WorkItem
 from flask_background.core.runner import RunHost, let_frames_go
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.durable.handle import DurableItem
-from flask_background.durable.journal import statements as store
-from flask_background.durable.journal import wakeups as bells
+from flask_background.durable.journal import statements, wakeups
 from flask_background.durable.uploads import UploadFolder
 from flask_background.errors import ItemFailedError
 from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
@@ -68,16 +67,18 @@ class Runs(RunHost):
                 self.park(item, f"its arguments do not fit any more: {error}")
             return False
         try:
-            self.owner.begin(item.id)
+            self.owner.begin_run(item.id)
         except OSError as error:
             self.log_error(f"Item {item.id} runs uncounted, should its process die", error)
         attempt.number = entry.attempt + 1
         if not self.local.start(item, attempt):
-            self.owner.end(item.id)
+            self.owner.end_run(item.id)
             item._release_arguments()
             return False
-        began = partial(store.start, item_id=item.id, fence=entry.fence, now=attempt.started or time.time())
-        self.writer.later(began, sync=False)
+        began = partial(
+            statements.start, item_id=item.id, fence=entry.fence, now=attempt.started or time.time()
+        )
+        self.writer.write_later(began, sync=False)
         return True
 
     def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
@@ -90,7 +91,7 @@ class Runs(RunHost):
         except Exception:
             return False  # which makes the item fail, with the error of that
         step = partial(_release, _this(item.entry), now=now, due=now + delay, error=failed)
-        self.writer.later(step, partial(self._retried, item, error, delay))
+        self.writer.write_later(step, partial(self._retried, item, error, delay))
         return True
 
     def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
@@ -101,7 +102,7 @@ class Runs(RunHost):
         step: Callable[..., Any]
         if outcome[0] is Status.INTERRUPTED:  # the host stopped, so the run does not count
             step = partial(_release, _this(item.entry), now=time.time(), charged=False)
-            self.writer.later(step, partial(self._left, item))
+            self.writer.write_later(step, partial(self._left, item))
             return
         try:
             step = self._end_step(item.entry, outcome)
@@ -110,7 +111,7 @@ class Runs(RunHost):
                 error.add_note(f"item {item.id} ({item.task_name}) had {outcome[0]}")
             outcome = Status.FAILED, None, error
             step = self._end_step(item.entry, outcome)
-        self.writer.later(step, partial(self._ended, item, attempt, outcome))
+        self.writer.write_later(step, partial(self._ended, item, attempt, outcome))
 
     def _run_is_over(self, item: DurableItem[Any], attempt: Attempt) -> None:
         self.lasted[item._task.executor] = time.time() - (attempt.started or time.time())
@@ -132,15 +133,15 @@ class Runs(RunHost):
         if progress is None or entry is None or not item.here or item.entry is not entry:
             return  # a late report, of a run that is over
         text = progress_as_data(progress)
-        self.writer.later(
-            partial(store.report, item_id=item.id, fence=entry.fence, progress=text), sync=False
+        self.writer.write_later(
+            partial(statements.report, item_id=item.id, fence=entry.fence, progress=text), sync=False
         )
 
     def give_back(self, item: DurableItem[Any]) -> None:
         """Leave an item that has not started to the other processes, and to those that come."""
         assert item.entry is not None
-        step = partial(store.release, item_id=item.id, fence=item.entry.fence, now=time.time())
-        self.writer.later(step, partial(self._leave, item))
+        step = partial(statements.release, item_id=item.id, fence=item.entry.fence, now=time.time())
+        self.writer.write_later(step, partial(self._leave, item))
 
     def _put_off(self, item: DurableItem[Any], error: OSError) -> None:
         """Leave an item to all that cannot be started just now; that does not count as an attempt."""
@@ -149,9 +150,9 @@ class Runs(RunHost):
             self.log_error(f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error)
             now = time.time()
             step = partial(
-                store.release, item_id=item.id, fence=item.entry.fence, now=now, due=now + _PUT_OFF
+                statements.release, item_id=item.id, fence=item.entry.fence, now=now, due=now + _PUT_OFF
             )
-            self.writer.later(step, partial(self._leave, item))
+            self.writer.write_later(step, partial(self._leave, item))
 
     def park(self, item: DurableItem[Any], reason: str) -> None:
         """End an item that cannot be run as failed, until somebody has it retried."""
@@ -159,22 +160,22 @@ class Runs(RunHost):
         why = ItemFailedError(f"item {item.id} ({item.task_name}) was parked: {reason}")
         if self.local.withdraw(item, (Status.FAILED, None, why)):
             step = partial(
-                store.park, item_id=item.id, fence=item.entry.fence, reason=reason, now=time.time()
+                statements.park, item_id=item.id, fence=item.entry.fence, reason=reason, now=time.time()
             )
-            self.writer.later(step)
+            self.writer.write_later(step)
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
         return self.local.source_of(item)
 
     def call_others(self) -> None:
         """Wake every process of the app, this one too: there is something to claim or to cancel."""
-        bells.ring(self.owner.folder)
+        wakeups.wake_all(self.owner.folder)
 
     # Once the journal has it; on the writer's thread for such calls.
 
     def _ended(self, item: DurableItem[Any], attempt: Attempt, outcome: Outcome, is_mine: bool) -> None:
         if is_mine:
-            self.owner.end(item.id)
+            self.owner.end_run(item.id)
             self.local.finish(item, attempt, outcome)
             if outcome[0] is Status.SUCCEEDED and item.entry is not None and item.entry.uploads:
                 self.packing.forget(item.id)  # what has not succeeded may be retried
@@ -193,7 +194,7 @@ class Runs(RunHost):
         self._left(item, ended)
 
     def _left(self, item: DurableItem[Any], ended: ItemRow | None) -> None:
-        self.owner.end(item.id)
+        self.owner.end_run(item.id)
         item._release_arguments()
         self.local.let_go(item, running=True)
         self._leave(item, ended)
@@ -221,8 +222,8 @@ def _this(entry: ItemRow) -> tuple[str, int]:
 
 
 def _release(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> ItemRow | None:
-    return store.release(db, *this, **values)
+    return statements.release(db, *this, **values)
 
 
 def _finish(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> bool:
-    return store.finish(db, *this, **values)
+    return statements.finish(db, *this, **values)

@@ -24,7 +24,7 @@ from werkzeug.test import EnvironBuilder
 from flask_background import Background, Status, current_item, signals
 from flask_background.durable import maintenance as keeper
 from flask_background.durable import runs as runs_of_items
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import statements
 from flask_background.errors import (
     ConfigurationError,
     ItemCancelledError,
@@ -56,7 +56,7 @@ def row(site: Site, item_id: str) -> dict[str, Any]:
 
 def change(site: Site, sql: str, *values: Any) -> None:
     """Change the journal behind the app's back."""
-    site.app.extensions["background"].durable.writer.do(lambda db: db.execute(sql, values))
+    site.app.extensions["background"].durable.writer.write(lambda db: db.execute(sql, values))
 
 
 def test_on_disk_when_enqueue_returns(site: Site, gate: threading.Event) -> None:
@@ -180,7 +180,7 @@ def test_uploads_of_what_did_not_succeed(
     durable = site.app.extensions["background"].durable
     assert durable.writer.flush(BOUND)
     assert row(site, item.id)["status"] == how.split()[0]
-    assert durable.writer.do(partial(store.retry, item_id=item.id, now=time.time()))
+    assert durable.writer.write(partial(statements.retry, item_id=item.id, now=time.time()))
     durable.call_others()
     until(lambda: row(site, item.id)["status"] == "succeeded")
     assert find(site, item.id).result(BOUND) == b"picture"
@@ -640,9 +640,9 @@ def test_retried_elsewhere(site: Site, program: Callable[[str], Script]) -> None
     durable.runs = frozenset()
     other = program(
         f"""
-        from flask_background.durable.journal import statements as store
+        from flask_background.durable.journal import statements
         durable = app.extensions["background"].durable
-        durable.writer.do(lambda db: store.retry(db, {item.id!r}, time.time()))
+        durable.writer.write(lambda db: statements.retry(db, {item.id!r}, time.time()))
         durable.keeper.ring()
         time.sleep(60)
         """

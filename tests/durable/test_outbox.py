@@ -165,7 +165,7 @@ def test_process_that_is_killed(outbox: Outbox, backend: Backend, site: Site) ->
     backend.is_known_to_be_away = True
     outbox.put(waiting(0))
     writer = site.app.extensions["background"].durable.writer
-    writer.do(lambda db: module.outbox.claim(db, "1-dead", 10))
+    writer.write(lambda db: module.outbox.claim(db, "1-dead", 10))
     backend.is_known_to_be_away = False
     durable = site.app.extensions["background"].durable
     durable.keeper._look_over(0.0)

@@ -385,7 +385,7 @@ def test_stopped_with_the_turn(shop: Shop, site: Site) -> None:
     """A process that is stopped while it writes holds others up for seconds, with an error, not for good."""
     then = """
     durable = app.extensions["background"].durable
-    durable.writer.later(lambda db: (say("writes"), await_file("written")))
+    durable.writer.write_later(lambda db: (say("writes"), await_file("written")))
     await_file("stop")
     background.stop(5)
     """

@@ -12,7 +12,7 @@ import pytest
 from flask_background import Status, current_item, signals
 from flask_background.durable import runs
 from flask_background.durable.backend import DurableBackend
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import statements
 from flask_background.errors import ItemFailedError
 
 from ..helpers import BOUND, Site, until
@@ -120,7 +120,7 @@ def test_claimed_at_the_last_moment(site: Site) -> None:
     task = site.background.task(durable=True, name="work")(lambda: None)
     journal = durable(site)
     item = task.using(delay=3600).enqueue()
-    journal.writer.do(
+    journal.writer.write(
         lambda db: db.execute("update item set owner = ?, fence = 1, due = 0", (journal.owner.id,))
     )
     site.background.stop(0)
@@ -157,9 +157,9 @@ def test_unwanted_is_not_released(site: Site) -> None:
 
     def give_back(db: Any) -> Any:
         db.execute("update item set owner = 'x', fence = 1, cancel = 1")
-        return store.release(db, item.id, 1, now=1.0)
+        return statements.release(db, item.id, 1, now=1.0)
 
-    ended = journal.writer.do(give_back)
+    ended = journal.writer.write(give_back)
     assert ended is not None
     assert ended.status is item.status is Status.CANCELLED
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from flask_background.core.status import Status
-from flask_background.durable.journal import outbox, queries
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import outbox, queries, statements
 from flask_background.durable.journal.database import Database
 from flask_background.durable.journal.outbox import OutboxRow
 
@@ -19,14 +18,14 @@ from flask_background.durable.journal.outbox import OutboxRow
 def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """A journal with three items that wait."""
     database = Database(tmp_path)
-    with database.turn:
+    with database.write_lock:
         connection = database.open()
     for number in range(3):
         outbox.insert(connection, _row(number))
     yield connection
-    with database.turn:
+    with database.write_lock:
         database.close()
-    database.turn.close()
+    database.write_lock.close()
 
 
 def _row(number: int) -> OutboxRow:
@@ -52,7 +51,7 @@ def _ids(rows: list[OutboxRow]) -> list[str]:
 def test_claim(db: sqlite3.Connection) -> None:
     """Each row by one process, whether it is due or not; no row by a process that runs items."""
     assert outbox.is_waiting(db)
-    assert store.claim(db, "me", {"thread": 9}, ["mail"], 2_000.0) == []
+    assert statements.claim(db, "me", {"thread": 9}, ["mail"], 2_000.0) == []
     assert _ids(_claim(db, limit=2)) == ["item-0", "item-1"]
     assert _ids(_claim(db, "other")) == ["item-2"]
     assert not outbox.is_waiting(db)
@@ -83,7 +82,7 @@ def test_settle(db: sqlite3.Connection) -> None:
 def test_settle_after_another_claim(db: sqlite3.Connection) -> None:
     """Who comes too late changes nothing."""
     late = _claim(db)
-    store.recover(db, "me", (), 5.0)
+    statements.recover(db, "me", (), 5.0)
     _claim(db, "other")
     outbox.settle(db, "me", late, set(_ids(late)), 5.0)
     found = outbox.get(db, "item-0")
@@ -119,7 +118,7 @@ def test_recover(db: sqlite3.Connection) -> None:
     outbox.request_cancel(db, "item-0", 5.0)
     _claim(db)
     outbox.request_cancel(db, "item-1", 5.0)
-    assert store.recover(db, "me", ("item-2",), 6.0) == (3, [])
+    assert statements.recover(db, "me", ("item-2",), 6.0) == (3, [])
     assert [(row.status, row.cancel, row.attempts) for row in _claim(db)] == [
         (Status.CANCELLED, False, 0),
         (Status.QUEUED, True, 0),
