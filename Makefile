@@ -14,7 +14,7 @@ help:
 	@echo "make demo-celery  the same, its items in a Celery worker, on the Redis that BACKGROUND_CELERY names or one of its own"
 	@echo "make test   run every test"
 	@echo "make faults kill, starve and cut the power of the journal 10,000 times: half an hour"
-	@echo "make lint   ruff, mypy --strict, import-linter"
+	@echo "make lint   ruff, mypy --strict, import-linter, and the walls of the house"
 	@echo "make docs   make the pages of docs/, in build/docs"
 	@echo "make bench  compare speed and memory with ThreadPoolExecutor, Flask-Executor, Huey, Celery and RQ"
 
@@ -41,6 +41,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.check_walls
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --nitpicky --builder html docs build/docs
@@ -66,4 +67,9 @@ $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
 	@# The oldest gunicorn that is supported, beside the newest.
 	rm -rf $(VENV)/gunicorn-22.0
 	$(PIP) --target $(VENV)/gunicorn-22.0 "gunicorn==22.0.0"
+	@# Flask's source with its own tests, and a pytest that they were written for.
+	rm -rf $(VENV)/flask-suite
+	$(PIP) --target $(VENV)/flask-suite/pytest "pytest<9"
+	$(BIN)/pip download --quiet --no-deps --no-binary flask --dest $(VENV)/flask-suite \
+		"flask==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("flask"))')"
 	@touch $@

@@ -67,7 +67,7 @@ class Ours(Children):
 
     def __init__(self) -> None:
         self._app = create_app()
-        self._background = self._app.extensions["background"].owner
+        self._background = self._app.extensions["background"]
         self._task = self._background.registry.tasks["nothing"]
 
     def call(self) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
 
 from flask_background import hosts
-from flask_background.app_state import BackgroundState
+from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.core.backend import Stats
 from flask_background.core.item import WorkItem
 from flask_background.core.options import Options
@@ -45,7 +46,7 @@ class Background:
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        self._app = app
+        self._app = None if app is None else weakref.ref(app)  # for the app refers to its Background
         self.processors: list[StateProcessor] = []
         self.registry = Registry()
         if app is not None:
@@ -60,10 +61,11 @@ class Background:
             raise RuntimeError(
                 f"app {app.name!r} has a Background already: call init_app, or Background(app), once per app"
             )
-        part = BackgroundState(app, self)
+        part = BackgroundState(app, self.registry, self.processors)
         for periodic in self.registry.periodic.values():
             check_executor(periodic.task, part.settings.executors)
-        app.extensions["background"] = part
+        app.extensions["background"] = self
+        app.extensions[STATE] = part
         response.guard(app, part.look_for_work)
         hosts.prepare(part)
         part.join_celery()
@@ -124,8 +126,9 @@ class Background:
                     f"task {task.name} is periodic, and only the journal enqueues those: leave backend out,"
                     " and let its item enqueue one of another task there"
                 )
-            if self._app is not None:
-                check_executor(task, self._app.extensions["background"].settings.executors)
+            app = None if self._app is None else self._app()
+            if app is not None:
+                check_executor(task, state_of(app).settings.executors)
             self.registry.add_periodic(task, schedule)
             return task
 
@@ -228,20 +231,25 @@ class Background:
         return self._part().backend.stop(grace)
 
     def _part(self) -> BackgroundState:
-        """The part of the current app, else of the app given to the constructor."""
+        """The state of the current app, else of the app given to the constructor."""
         app: Flask | None
         try:
             app = _current_app()
         except RuntimeError:
-            app = self._app
+            app = None if self._app is None else self._app()
             if app is None:
+                why = (
+                    "Background does not know which app this is for"
+                    if self._app is None
+                    else "the app of this Background is gone: keep a reference to it"
+                )
                 raise NotInitializedError(
-                    "Background does not know which app this is for: use it in a view, a command or an item,"
-                    " or inside `with app.app_context():`"
+                    f"{why}. Use the Background in a view, a command or an item, or inside"
+                    " `with app.app_context():`"
                 ) from None
-        part: BackgroundState | None = app.extensions.get("background")
-        if part is None or part.owner is not self:
+        if app.extensions.get("background") is not self:
             raise NotInitializedError(
                 f"this Background was not initialised for app {app.name!r}: call background.init_app(app)"
             )
-        return part
+        state: BackgroundState = app.extensions[STATE]
+        return state

@@ -21,6 +21,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_background import Background, Status, WorkItem
+from flask_background.app_state import state_of
 from flask_background.core.retry import ONCE, RetryPolicy
 from flask_background.core.token import CancellationSource
 from flask_background.local.backend import LocalBackend
@@ -66,7 +67,7 @@ class Site(NamedTuple):
     @property
     def backend(self) -> LocalBackend:
         """The app's backend in this process."""
-        backend: LocalBackend = self.app.extensions["background"].backend
+        backend: LocalBackend = state_of(self.app).backend
         return backend
 
 

@@ -165,7 +165,7 @@ def test_second_init(app: Flask, background: Background) -> None:
     ):
         with pytest.raises(RuntimeError, match=r"'shop' has a Background already: .*once per app"):
             init()
-    assert app.extensions["background"].owner is background
+    assert app.extensions["background"] is background
     assert background.enqueue(lambda: 42).result(BOUND) == 42
 
 

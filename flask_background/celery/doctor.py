@@ -111,7 +111,7 @@ def _settings(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
 
 
 def _timeouts(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
-    kill_after, tasks = part.settings.kill_after, part.owner.registry.tasks.values()
+    kill_after, tasks = part.settings.kill_after, part.registry.tasks.values()
     visible = visible_for(fixed_visibility(celery), tasks, kill_after)
     wrong = False
     for task in tasks:
@@ -137,7 +137,7 @@ def _urls(celery: Celery) -> Iterator[Finding]:
 
 
 def _servers(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
-    cluster = Cluster(celery, part.settings, part.owner.registry)
+    cluster = Cluster(celery, part.settings, part.registry)
     connection = cluster.client.connection_for_write()
     uri = connection.as_uri()
     try:

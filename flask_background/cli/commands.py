@@ -18,6 +18,7 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
+from flask_background.app_state import state_of
 from flask_background.cli.celery_worker import run_celery_worker
 from flask_background.cli.doctor import examine
 from flask_background.cli.formatting import fields, row, shown, table
@@ -44,10 +45,9 @@ _statuses = click.Choice([str(status) for status in Status if status is not Stat
 
 
 def _part() -> BackgroundState:
-    part: BackgroundState | None = current_app.extensions.get("background")
-    if part is None:
+    if "background" not in current_app.extensions:
         raise click.ClickException(f"app {current_app.name!r} has no Background: call init_app")
-    return part
+    return state_of(current_app)
 
 
 def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -229,7 +229,7 @@ def stats(part: BackgroundState, as_json: bool) -> None:
 
 
 def _find_task(part: BackgroundState, name: str) -> Task[..., Any]:
-    tasks = part.owner.registry.tasks
+    tasks = part.registry.tasks
     found = (
         [tasks[name]]
         if name in tasks

@@ -55,6 +55,7 @@ class DurableBackend(Claimer):
         *,
         runs: Collection[str],
         sender: Callable[[], Sender] | None = None,
+        in_this_process: Callable[[], JournalHost],
     ) -> None:
         power = settings.durability == "power"
         self.writer = writer_at(folder, power=power)
@@ -73,6 +74,7 @@ class DurableBackend(Claimer):
             runs,
         )
         self.keep = settings.keep
+        self._in_this_process = in_this_process
         self._over = False
         self.outbox = Outbox(self, sender)
         self.keeper = JournalMaintenance(self)
@@ -114,9 +116,8 @@ class DurableBackend(Claimer):
             native.Latch().wait(min(_LOOK, left))
 
     def in_this_process(self) -> JournalHost:
-        """What a process that was forked from this one has in its place. Raises JournalError."""
-        host: JournalHost = self.app.extensions["background"].durable
-        return host
+        """The backend in place of this one, in a process forked from this one. Raises JournalError."""
+        return self._in_this_process()
 
     def look(self, item_id: str) -> ItemRow | None:
         """What the journal knows of an item."""

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
+    from flask_background.core.item import Callee
     from flask_background.core.runner import Perform
     from flask_background.core.settings import Settings
     from flask_background.executors.base import Executor
 
 
-def make_executors(app: Flask, settings: Settings, perform: Perform) -> dict[str, Executor]:
+def make_executors(
+    app: Flask, settings: Settings, perform: Perform, tasks: Mapping[str, Callee]
+) -> dict[str, Executor]:
     """The executors by name. All await on the loop of the one named "asyncio" what functions return."""
     from flask_background.executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
     from flask_background.executors.threads import ThreadExecutor
@@ -30,7 +33,7 @@ def make_executors(app: Flask, settings: Settings, perform: Perform) -> dict[str
                 ProcessExecutor,  # with subprocess, for apps that have one
             )
 
-            executors[name] = ProcessExecutor(name, app, settings, perform)
+            executors[name] = ProcessExecutor(name, app, settings, perform, tasks)
         else:
             executors[name] = ThreadExecutor(name, wanted.capacity, perform, aio.adopt)
     return executors

@@ -17,7 +17,7 @@ from flask_background.core.runner import RunHost, let_frames_go, perform
 from flask_background.core.settings import Settings
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
-from flask_background.errors import BackgroundError, EnqueueError, ItemCancelledError
+from flask_background.errors import BackgroundError, EnqueuedInChildError, EnqueueError, ItemCancelledError
 from flask_background.executors import close_all, make_executors
 from flask_background.executors.base import Executor
 from flask_background.local.admission import Admission, mismatch
@@ -27,7 +27,11 @@ from flask_background.local.ledger import Ledger
 from flask_background.local.shutdown import ShutdownSequence
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flask import Flask
+
+    from flask_background.core.item import Callee
 
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
@@ -35,11 +39,11 @@ _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 class LocalBackend(InProcessBackend, RunHost):
     """The items of one app in one process."""
 
-    def __init__(self, app: Flask, settings: Settings, watcher: Watcher) -> None:
+    def __init__(self, app: Flask, settings: Settings, watcher: Watcher, tasks: Mapping[str, Callee]) -> None:
         self._max_queued = settings.max_queued
         self._watcher = watcher
         self.keys = Keys()
-        self.executors = make_executors(app, settings, perform)
+        self.executors = make_executors(app, settings, perform, tasks)
         # Items know their backend; an idle executor does not, and ends with it.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
@@ -247,3 +251,14 @@ class LocalBackend(InProcessBackend, RunHost):
     def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]
         return item.id in executor.queued or item.id in executor.running
+
+
+class ChildBackend(LocalBackend):
+    """The backend of a child process or a Celery worker. It takes no items: nobody would wait for them."""
+
+    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
+        raise EnqueuedInChildError(
+            f"{item.task_name} was enqueued in a child process, by an item or as the app was loaded there,"
+            " and would end with that: make it durable=True, so that it goes into the journal, or call it as"
+            " a function"
+        )

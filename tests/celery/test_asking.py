@@ -12,6 +12,7 @@ import pytest
 from flask import Flask
 
 from flask_background import Status
+from flask_background.app_state import state_of
 from flask_background.celery.redis.connection import ask, surely
 
 from ..helpers import BOUND
@@ -22,7 +23,7 @@ from . import shop
 @pytest.fixture
 def backend(app: Flask) -> Any:
     """Celery's, with a number in it."""
-    backend = app.extensions["background"].celery.cluster.client.backend
+    backend = state_of(app).celery.cluster.client.backend
     backend.client.set("number", 1)
     return backend
 
@@ -51,7 +52,7 @@ def test_one_connection(backend: Any) -> None:
 def test_shared_backend(make_app: Callable[..., Flask]) -> None:
     """Where all threads share Celery's backend, none keeps a connection."""
     app = make_app(celery={"result_backend_thread_safe": True})
-    backend = app.extensions["background"].celery.cluster.client.backend
+    backend = state_of(app).celery.cluster.client.backend
     backend.client.set("number", 1)
     assert ask(backend, number) == 1
     assert not hasattr(backend, "_kept_client")
@@ -132,7 +133,7 @@ def test_redis_is_gone(backend: Any, redis: Redis) -> None:
 def test_redis_hangs(make_app: Callable[..., Flask], redis: Redis) -> None:
     """That is waited for once, by a connection that was there as by a new one."""
     app = make_app(publish_timeout=1.0)  # of which a question has 0.4
-    backend = app.extensions["background"].celery.cluster.client.backend
+    backend = state_of(app).celery.cluster.client.backend
     for put in (ask, surely):
         ask(backend, lambda client: client.ping())
         redis.pause()

@@ -13,6 +13,7 @@ import pytest
 from flask import Flask
 
 from flask_background import Background, Status, current_item, signals
+from flask_background.app_state import state_of
 from flask_background.errors import BrokerError, ConfigurationError, ItemCancelledError, QueueFull, Stopping
 
 from ..helpers import BOUND, Site, lines, receiving, until
@@ -174,7 +175,7 @@ def test_broker_returns(
 def test_worker_has_no_fallback(lone: Site) -> None:
     """What would end with a Celery worker's child is refused there."""
     task = lone.background.task(name="shop.len", fallback="local")(len)
-    lone.app.extensions["background"].become_worker()
+    state_of(lone.app).become_worker()
     with pytest.raises(BrokerError):
         task.enqueue("abc")
 

@@ -318,7 +318,7 @@ def test_what_celery_cannot_do(app: Flask) -> None:
 
 def test_task_that_the_worker_does_not_have(app: Flask) -> None:
     """It fails, instead of being queued for ever."""
-    background = app.extensions["background"].owner
+    background = app.extensions["background"]
     item = background.task(name="shop.only_here")(len).enqueue("abc")
     del background.registry.tasks["shop.only_here"]
     error = str(item.exception(BOUND))

@@ -14,6 +14,7 @@ from flask import Flask
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Status, WorkItem, signals
+from flask_background.app_state import state_of
 from flask_background.celery.client.backend import CeleryBackend
 from flask_background.celery.redis import keys as rooms
 from flask_background.celery.redis.keys import Keys, name_of_key
@@ -31,7 +32,7 @@ MakeApp = Callable[..., Flask]
 
 def keys_of(app: Flask) -> Keys:
     """The app's keys."""
-    backend: CeleryBackend = app.extensions["background"].celery
+    backend: CeleryBackend = state_of(app).celery
     return backend.belongings.keys
 
 

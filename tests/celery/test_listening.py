@@ -15,6 +15,7 @@ from flask import Flask
 from redis.client import PubSub
 
 from flask_background import Status
+from flask_background.app_state import state_of
 from flask_background.celery.record import Record
 from flask_background.celery.records import Records
 from flask_background.celery.redis.notifications import Listeners
@@ -32,13 +33,13 @@ FOR_EVER = 60.0
 @pytest.fixture
 def listeners(app: Flask) -> Listeners:
     """Those of a process."""
-    return Listeners(app.extensions["background"].celery.cluster.client)
+    return Listeners(state_of(app).celery.cluster.client)
 
 
 @pytest.fixture
 def records(app: Flask) -> Records:
     """What they hear of."""
-    return Records(app.extensions["background"].celery.cluster.client)
+    return Records(state_of(app).celery.cluster.client)
 
 
 def seconds(wait: Callable[[], object]) -> float:
@@ -75,7 +76,7 @@ def test_too_many(listeners: Listeners) -> None:
 def test_few_connections(make_app: Callable[..., Flask]) -> None:
     """Where there may be few connections, listeners take one of four."""
     app = make_app(celery={"redis_max_connections": 7})
-    listeners = Listeners(app.extensions["background"].celery.cluster.client)
+    listeners = Listeners(state_of(app).celery.cluster.client)
     with listeners.listen("a" * 24, BOUND) as first, listeners.listen("b" * 24, BOUND) as second:
         assert first is not None
         assert second is None
@@ -141,7 +142,7 @@ def test_short_waits(make_app: Callable[..., Flask], redis: Redis, timeout: floa
 def test_other_result_backends(make_app: Callable[..., Flask], tmp_path: Path) -> None:
     """Whose records are not in Redis, looks."""
     app = make_app(celery={"result_backend": f"file://{tmp_path}"})
-    with Listeners(app.extensions["background"].celery.cluster.client).listen("d" * 24, BOUND) as hear:
+    with Listeners(state_of(app).celery.cluster.client).listen("d" * 24, BOUND) as hear:
         assert hear is None
 
 

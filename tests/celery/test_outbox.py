@@ -16,6 +16,7 @@ import pytest
 from flask import Flask
 
 from flask_background import Status, WorkItem, signals
+from flask_background.app_state import state_of
 from flask_background.celery.envelope import Envelope
 from flask_background.errors import BrokerError, ItemCancelledError, ItemFailedError, NotFinishedError
 
@@ -63,7 +64,7 @@ def rows(journal: Path) -> dict[str, int]:
 
 def ring(app: Flask) -> None:
     """Have the process look at its journal now, as it does every few seconds."""
-    app.extensions["background"].durable.keeper.ring()
+    state_of(app).durable.keeper.ring()
 
 
 @pytest.mark.parametrize("how", ["stop", "pause"])
@@ -150,6 +151,7 @@ def test_no_item_is_lost_under_load(
 ENQUEUE = """
     import os, signal, sys
     from pathlib import Path
+    from flask_background.app_state import state_of
     from flask_background.durable.journal import outbox
     from tests.celery import shop
     app = shop.create_app(
@@ -171,7 +173,7 @@ def process(redis: Redis, journal: Path, script: Callable[..., Script]) -> Calla
 
 
 LOOK = """
-    app.extensions["background"].look_for_work()
+    state_of(app).look_for_work()
     print("looks", flush=True)
     signal.pause()
     """
@@ -296,7 +298,7 @@ def test_cancel_while_it_is_handed_over(
     app: Flask, redis: Redis, monkeypatch: pytest.MonkeyPatch, journal: Path
 ) -> None:
     """Who is handing it over hears of it after that, and tells of it."""
-    sender = app.extensions["background"].celery.sender
+    sender = state_of(app).celery.sender
     send = sender._send
     redis.stop()
     item = shop.book.enqueue(1)
@@ -386,7 +388,7 @@ def test_messages_of_one_item(app: Flask, redis: Redis, make_worker: MakeWorker)
     """However many arrive, and wherever they are run, one run at a time is made of them."""
     worker = make_worker("--concurrency", "4")
     worker.wait_until_ready()
-    celery = app.extensions["background"].celery
+    celery = state_of(app).celery
 
     def send_again(item: Any, payload: str) -> None:
         for _ in range(4):
@@ -462,6 +464,6 @@ def test_celery_is_taken_away(
     site = make_site(BACKGROUND_JOURNAL=journal)
     site.background.task(name=item.task_name, durable=True)(len)
     with site.app.app_context():
-        site.app.extensions["background"].look_for_work()
+        state_of(site.app).look_for_work()
         until(lambda: [line for line in lines(caplog) if "to be forwarded to another backend" in line])
     assert rows(journal) == {"queued": 1}

@@ -13,6 +13,7 @@ from celery.result import AsyncResult
 from flask import Flask
 
 from flask_background import Status
+from flask_background.app_state import state_of
 from flask_background.celery.record import Record
 from flask_background.celery.records import Changed, Records
 from flask_background.celery.redis import records as quick
@@ -29,7 +30,7 @@ def records(request: pytest.FixtureRequest, app: Flask, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         quick, "is_quick", lambda celery, is_quick=quick.is_quick: request.param and is_quick(celery)
     )
-    return Records(app.extensions["background"].celery.cluster.client)
+    return Records(state_of(app).celery.cluster.client)
 
 
 def begin_run(records: Records, item_id: str, record: Record) -> bool:
@@ -64,7 +65,7 @@ def test_run_sees_who_asked(records: Records) -> None:
 
 def test_one_run_begins(app: Flask) -> None:
     """Of two who have seen the same record one begins a run; and that may ask twice."""
-    records = Records(app.extensions["background"].celery.cluster.client)
+    records = Records(state_of(app).celery.cluster.client)
     name = token_hex(12)
     one, other = (RECORD._replace(status=Status.RUNNING, message=message) for message in ("a", "b"))
     with pytest.raises(Changed):
@@ -115,7 +116,7 @@ def test_other_result_backends(make_app: Callable[..., Flask], tmp_path: Any) ->
     """One that is not Redis is written to as Celery does."""
     app = make_app(celery={"result_backend": f"file://{tmp_path}"})
     with app.app_context():
-        records = Records(app.extensions["background"].celery.cluster.client)
+        records = Records(state_of(app).celery.cluster.client)
         assert not quick.is_quick(records._celery)
         records.begin("first", RECORD)
         assert not records.begin_run("first", RECORD._replace(status=Status.RUNNING), None)

@@ -19,6 +19,7 @@ from werkzeug.datastructures import FileStorage, Headers
 from werkzeug.test import encode_multipart
 
 from flask_background import Status, signals
+from flask_background.app_state import state_of
 from flask_background.celery.client.backend import CeleryBackend
 from flask_background.celery.uploads import uploads as rooms
 from flask_background.celery.uploads.stores import Remote, store_at
@@ -72,7 +73,7 @@ def upload(content: bytes = b"picture", **options: Any) -> FileStorage:
 
 def belongings_of(app: Flask) -> Any:
     """What the app's backend has for items besides their records."""
-    backend: CeleryBackend = app.extensions["background"].celery
+    backend: CeleryBackend = state_of(app).celery
     return backend.belongings
 
 
@@ -300,7 +301,7 @@ def test_sweep(app: Flask, store: Path, worker: Worker, monkeypatch: pytest.Monk
         (store / name).touch()
         os.utime(store / name, (now - age, now - age))
     monkeypatch.setattr(rooms, "_swept_at", 0.0)
-    backend: CeleryBackend = app.extensions["background"].celery
+    backend: CeleryBackend = state_of(app).celery
     backend.belongings.sweep(backend.records)
     left = {file.name for file in store.iterdir()}
     assert left == {f"{'1' * 24}-0", "other", f"{over.id}-1", f"{waiting.id}-0"}

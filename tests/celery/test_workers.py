@@ -18,6 +18,7 @@ from flask import Flask
 from kombu import Connection
 
 from flask_background import Background, Status, signals
+from flask_background.app_state import state_of
 from flask_background.errors import BrokerError, ConfigurationError, NotFinishedError, UnsupportedError
 
 from ..helpers import BOUND, receiving, until
@@ -125,7 +126,7 @@ def test_local_items_of_a_worker(make_app: MakeApp, make_worker: MakeWorker, tmp
         item = shop.background.get(item_id)
         assert item is not None
         assert item.status is Status.QUEUED
-        app.extensions["background"].look_for_work()
+        state_of(app).look_for_work()
         assert item.result(BOUND) == 42
     assert worker.process.poll() is None
 
@@ -185,11 +186,11 @@ def test_timeouts_and_visibility(make_app: MakeApp, make_worker: MakeWorker) -> 
     assert worker.process.wait(60) != 0
     assert re.search(r"endure has a timeout of 0.5 s.* after 4 s", worker.log)
     app = make_app()
-    background = app.extensions["background"].owner
+    background = app.extensions["background"]
     try:
         background.task(name="shop.long", timeout=9_000)(len)
         with app.app_context():
-            assert app.extensions["background"].celery.cluster._visible_for() == 9_065
+            assert state_of(app).celery.cluster._visible_for() == 9_065
     finally:
         del background.registry.tasks["shop.long"]
 
@@ -257,7 +258,7 @@ def test_celery_of_the_users_own(redis: Redis) -> None:
 
     from flask_background.celery.worker.bootstrap import register
 
-    register(celery, app.extensions["background"])
+    register(celery, state_of(app))
     assert (celery.tasks["shop.work"].acks_late, celery.tasks["shop.work"].reject_on_worker_lost) == (
         False,
         True,
@@ -265,7 +266,7 @@ def test_celery_of_the_users_own(redis: Redis) -> None:
     celery.task(name="shop.other")(shop.note)
     background.task(name="shop.other", backend="celery")(len)
     with pytest.raises(ConfigurationError, match=r"shop\.other"):
-        register(celery, app.extensions["background"])
+        register(celery, state_of(app))
 
 
 @on_both
@@ -277,11 +278,11 @@ def test_fork(broker: Broker, script: Callable[..., Any], make_worker: MakeWorke
         from tests.celery import shop
         app = shop.create_app(BACKGROUND_CELERY={broker.urls})
         with app.app_context():
-            before = app.extensions["background"].celery
+            before = state_of(app).celery
             first = shop.echo.enqueue(1)
             pid = os.fork()
             mine = [shop.echo.enqueue(number) for number in range(20)]
-            assert (app.extensions["background"].celery is before) is bool(pid)
+            assert (state_of(app).celery is before) is bool(pid)
             assert [item.result(60) for item in mine] == list(range(20))
             assert first.result(60) == 1
             if pid == 0:

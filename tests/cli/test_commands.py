@@ -12,6 +12,7 @@ import pytest
 from click.testing import Result
 
 from flask_background import Status
+from flask_background.app_state import state_of
 from flask_background.cli.commands import background as group
 
 from ..helpers import BOUND, Site
@@ -117,7 +118,7 @@ def test_a_day_of_an_item(site: Site, flask: Callable[..., Result]) -> None:
     assert said(flask("retry", item_id, "--json")) == {"id": item_id, "status": "queued"}
     assert "it is queued" in one_line(flask("retry", item_id))
     assert said(flask("stats", "--json"))["queued"] == 2
-    assert site.app.extensions["background"].durable.writer.flush(BOUND)
+    assert state_of(site.app).durable.writer.flush(BOUND)
 
 
 def test_purge(site: Site, flask: Callable[..., Result]) -> None:

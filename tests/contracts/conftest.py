@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from flask_background import Task, current_item
+from flask_background.app_state import state_of
 
 from ..helpers import BOUND, Site, until
 
@@ -36,7 +37,7 @@ class Shop:
         if self.worker is not None:
             from flask_background.celery.worker.bootstrap import register
 
-            register(self.worker.app, self.app.extensions["background"])
+            register(self.worker.app, state_of(self.app))
             self.worker.consumer.update_strategies()
         return task
 

@@ -22,6 +22,7 @@ import pytest
 from flask import current_app, g, has_request_context
 
 from flask_background import CancelReason, Status, Task, WorkItem, current_item
+from flask_background.app_state import state_of
 from flask_background.durable.journal.row import ItemRow
 from flask_background.errors import (
     ItemCancelledError,
@@ -82,7 +83,7 @@ class Lane:
 
     def entry(self, item: WorkItem[Any]) -> ItemRow:
         """What the journal knows of a durable item."""
-        entry = self.site.app.extensions["background"].durable.look(item.id)
+        entry = state_of(self.site.app).durable.look(item.id)
         assert isinstance(entry, ItemRow)
         return entry
 

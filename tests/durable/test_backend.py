@@ -22,6 +22,7 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import EnvironBuilder
 
 from flask_background import Background, Status, current_item, signals
+from flask_background.app_state import state_of
 from flask_background.durable import maintenance as keeper
 from flask_background.durable import runs as runs_of_items
 from flask_background.durable.journal import statements
@@ -56,7 +57,7 @@ def row(site: Site, item_id: str) -> dict[str, Any]:
 
 def change(site: Site, sql: str, *values: Any) -> None:
     """Change the journal behind the app's back."""
-    site.app.extensions["background"].durable.writer.write(lambda db: db.execute(sql, values))
+    state_of(site.app).durable.writer.write(lambda db: db.execute(sql, values))
 
 
 def test_on_disk_when_enqueue_returns(site: Site, gate: threading.Event) -> None:
@@ -177,7 +178,7 @@ def test_uploads_of_what_did_not_succeed(
         assert item.cancel()
     gate.set()
     assert item.wait(BOUND)
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     assert durable.writer.flush(BOUND)
     assert row(site, item.id)["status"] == how.split()[0]
     assert durable.writer.write(partial(statements.retry, item_id=item.id, now=time.time()))
@@ -191,7 +192,7 @@ def test_files_that_cannot_be_opened_just_now(site: Site, monkeypatch: pytest.Mo
     """What passes (too many open files, a disk that hangs) costs neither the item nor an attempt."""
     monkeypatch.setattr(runs_of_items, "_PUT_OFF", 0.05)
     task = site.background.task(durable=True)(lambda photo: photo.read())
-    packing = site.app.extensions["background"].durable.packing
+    packing = state_of(site.app).durable.packing
     unpack = packing.unpack
     errors = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EIO, "Input/output error")]
 
@@ -243,7 +244,7 @@ def test_result_that_is_no_data(site: Site) -> None:
 
 def elsewhere(site: Site, item_id: str) -> Any:
     """The item as a process sees it that did not run it."""
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     durable._handles.pop(item_id, None)
     return durable.get(item_id)
 
@@ -345,7 +346,7 @@ def test_cancel(site: Site, gate: threading.Event) -> None:
     other = work.enqueue()
     until(lambda: row(site, other.id)["status"] == "running")
     change(site, "update item set cancel = 1 where id = ?", other.id)
-    site.app.extensions["background"].durable.call_others()
+    state_of(site.app).durable.call_others()
     assert isinstance(other.exception(BOUND), ItemCancelledError)
 
 
@@ -353,7 +354,7 @@ def test_claimed_is_not_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
     """Between the journal and the executor an item is something to do, all the time."""
     task = site.background.task(durable=True)(lambda: 42)
     assert task.enqueue().result(BOUND) == 42
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     take = durable.local.take
     seen: list[bool] = []
 
@@ -391,7 +392,7 @@ def test_arguments_that_no_longer_fit(site: Site, caplog: pytest.LogCaptureFixtu
     """The item is parked as failed with the reason, and the log says so."""
     item = site.background.task(durable=True, name="mail")(lambda a: a).using(delay=60).enqueue(1)
     change(site, "update item set payload = '[[1,2],{}]', due = 0 where id = ?", item.id)
-    site.app.extensions["background"].durable.keeper.ring()
+    state_of(site.app).durable.keeper.ring()
     error = item.exception(BOUND)
     assert isinstance(error, ItemFailedError)
     assert "do not fit" in str(error)
@@ -404,7 +405,7 @@ def test_row_that_does_not_parse(site: Site, column: str) -> None:
     """The item is parked, and others go on."""
     task = site.background.task(durable=True)(lambda: 42)
     item_id = task.using(delay=60).enqueue().id
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     durable._handles.clear()  # with a handle here its row would not be read
     change(site, f"update item set {column} = '{{', due = 0 where id = ?", item_id)
     durable.keeper.ring()
@@ -418,7 +419,7 @@ def test_unknown_task(site: Site) -> None:
     site.background.task(durable=True, name="old")(lambda: 42)
     site.background.task(durable=True, name="new")(lambda: 42)
     with site.app.app_context():
-        durable = site.app.extensions["background"].durable
+        durable = state_of(site.app).durable
         item = site.background.registry.tasks["old"].using(delay=60).enqueue()
     del site.background.registry.tasks["old"]
     change(site, "update item set due = 0 where id = ?", item.id)
@@ -438,7 +439,7 @@ def test_unknown_executor(make_site: Callable[..., Site], tmp_path: Path) -> Non
     task = site.background.task(durable=True, name="send")(lambda: 42)
     lost, waiting = task.enqueue(), task.using(executor="mail").enqueue()
     change(site, "update item set executor = 'gpu' where id = ?", lost.id)
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     durable.keeper._looked_over_at = 0.0
     durable.keeper.ring()
     until(lambda: row(site, lost.id)["status"] == "failed")
@@ -532,10 +533,10 @@ def test_periodic_without_executor(tmp_path: Path, caplog: pytest.LogCaptureFixt
     def declare(background: Background) -> None:
         background.periodic(seconds=0.01)(background.task(durable=True, name="t", executor="mail")(print))
 
-    app = Flask("shop")
+    app, other = Flask("shop"), Flask("other")
     app.config["BACKGROUND_JOURNAL"] = tmp_path / "journal"
     with pytest.raises(ConfigurationError, match="executor 'mail'"):
-        declare(Background(Flask("other")))
+        declare(Background(other))
     early = Background()
     declare(early)
     with pytest.raises(ConfigurationError, match="executor 'mail'"):
@@ -610,7 +611,7 @@ def test_keeper_survives(
     monkeypatch.setattr(keeper, "_TROUBLE", 0.02)
     task = site.background.task(durable=True)(lambda: 42)
     assert task.enqueue().result(BOUND) == 42
-    watch = site.app.extensions["background"].durable.keeper._watch
+    watch = state_of(site.app).durable.keeper._watch
     failures: list[str] = []
 
     def fail(*_: Any) -> list[str]:
@@ -636,12 +637,13 @@ def test_retried_elsewhere(site: Site, program: Callable[[str], Script]) -> None
     assert isinstance(item.exception(BOUND), RuntimeError)
     assert find(site, item.id) is item
     assert isinstance(item.exception(0), RuntimeError)
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     durable.runs = frozenset()
     other = program(
         f"""
+        from flask_background.app_state import state_of
         from flask_background.durable.journal import statements
-        durable = app.extensions["background"].durable
+        durable = state_of(app).durable
         durable.writer.write(lambda db: statements.retry(db, {item.id!r}, time.time()))
         durable.keeper.ring()
         time.sleep(60)
@@ -660,7 +662,7 @@ def test_prune(site: Site) -> None:
     item = task.enqueue()
     item.result(BOUND)
     change(site, "update item set finished = finished - 86401 where id = ?", item.id)
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     durable.keeper._looked_over_at = 0.0
     durable.keeper.ring()
     until(lambda: durable.look(item.id) is None)
@@ -742,7 +744,7 @@ def test_stopped_process_keeps_its_items(site: Site, program: Callable[[str], Sc
     other = program(ENQUEUE.format(how="hang"))
     item = find(site, id_in(other))
     other.send(signal.SIGSTOP)
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     for _ in range(20):
         durable.keeper.ring()
         assert not item.wait(0.05)
@@ -805,7 +807,7 @@ def test_handle_in_a_fork(site: Site, gate: threading.Event) -> None:
     ended = site.background.task(durable=True, name="ended")(lambda: {1}).enqueue()
     assert ended.wait(BOUND)
     until(lambda: row(site, running.id)["status"] == "running")
-    parents = site.app.extensions["background"].durable.writer
+    parents = state_of(site.app).durable.writer
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -818,7 +820,7 @@ def test_handle_in_a_fork(site: Site, gate: threading.Event) -> None:
             assert waiting.cancel()
             os.write(writing, b"!")
             assert running.result(BOUND) == 42
-            assert site.app.extensions["background"].durable.writer is not parents
+            assert state_of(site.app).durable.writer is not parents
             site.background.stop(1)
             code = 0
         finally:

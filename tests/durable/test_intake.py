@@ -13,6 +13,7 @@ import pytest
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Status
+from flask_background.app_state import state_of
 from flask_background.durable.backend import DurableBackend
 from flask_background.durable.journal.writer import Writer
 
@@ -27,7 +28,7 @@ def site(make_site: Callable[..., Site], tmp_path: Path) -> Site:
 
 def durable(site: Site) -> DurableBackend:
     """The app's journal in this process."""
-    backend: DurableBackend = site.app.extensions["background"].durable
+    backend: DurableBackend = state_of(site.app).durable
     return backend
 
 
@@ -46,14 +47,14 @@ def test_broken_off(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     journal = durable(site)
     wait_for = Writer._wait_for
 
-    def break_off(self: Writer, order: Any) -> None:
+    def break_off(self: Writer, write: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
-            wait_for(self, order)
+            wait_for(self, write)
             return
         if written:
-            wait_for(self, order)
+            wait_for(self, write)
         else:
-            self._orders.append(order)
+            self._writes.append(write)
         raise BrokenOff
 
     with monkeypatch.context() as patch:
@@ -84,7 +85,7 @@ def test_signal_after_the_entry(site: Site) -> None:
 
 def test_claimed_and_not_arrived(site: Site) -> None:
     """New items wait behind those that were claimed a moment ago, until these are here."""
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     durable.keeper.close(BOUND)  # it would look as well
     durable.left += 1
     durable._claiming = True

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flask_background.app_state import state_of
 from flask_background.durable import maintenance as keeper
 from flask_background.durable.journal import statements
 from flask_background.durable.journal.watch import ProcessWatch
@@ -62,7 +63,7 @@ def test_all_that_ended_long_ago(
     items = [task.enqueue() for _ in range(36)]
     for item in items:
         assert item.wait(BOUND)
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     old = [item.id for item in items[:35]]
     parts.clear()
     durable.writer.write(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flask_background import Status
+from flask_background.app_state import state_of
 from flask_background.durable import outbox as module
 from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.durable.outbox import Outbox
@@ -79,7 +80,7 @@ def outbox(site: Site, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Ite
     """The app's outbox, which tries again soon."""
     monkeypatch.setattr(module, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.05)
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     durable.outbox = Outbox(durable, lambda: backend)
     yield durable.outbox
     backend.open.set()
@@ -164,10 +165,10 @@ def test_process_that_is_killed(outbox: Outbox, backend: Backend, site: Site) ->
     """What another process had claimed that is dead now is sent by this one."""
     backend.is_known_to_be_away = True
     outbox.put(waiting(0))
-    writer = site.app.extensions["background"].durable.writer
+    writer = state_of(site.app).durable.writer
     writer.write(lambda db: module.outbox.claim(db, "1-dead", 10))
     backend.is_known_to_be_away = False
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     durable.keeper._look_over(0.0)
     durable.keeper.ring()
     until(lambda: backend.taken)
@@ -185,7 +186,7 @@ def test_nobody_forwards(
 ) -> None:
     """Items for a backend that the app has no more wait, and the log says so once."""
     site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
-    durable: Any = site.app.extensions["background"].durable
+    durable: Any = state_of(site.app).durable
     durable.outbox.put(waiting(0))
     for _ in range(2):
         durable.keeper._look_over(0.0)

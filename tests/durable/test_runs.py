@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flask_background import Status, current_item, signals
+from flask_background.app_state import state_of
 from flask_background.durable import runs
 from flask_background.durable.backend import DurableBackend
 from flask_background.durable.journal import statements
@@ -26,7 +27,7 @@ def site(make_site: Callable[..., Site], tmp_path: Path) -> Site:
 
 def durable(site: Site) -> DurableBackend:
     """The app's journal in this process."""
-    backend: DurableBackend = site.app.extensions["background"].durable
+    backend: DurableBackend = state_of(site.app).durable
     return backend
 
 

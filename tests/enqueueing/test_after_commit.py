@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Status, Task, WorkItem, current_item
+from flask_background.app_state import state_of
 from flask_background.errors import ConfigurationError, ItemCancelledError, JournalError, Stopping
 
 from ..helpers import BOUND, Site, lines, until
@@ -324,7 +325,7 @@ def test_refused_before_the_commit(shop: Shop, context: ExitStack) -> None:
 @pytest.mark.parametrize("shop", ["durable"], indirect=True)
 def test_not_in_the_journal_before_the_commit(shop: Shop, context: ExitStack) -> None:
     """What is not committed is not in the journal: a crash leaves nothing that would run."""
-    journal = shop.site.app.extensions["background"].durable
+    journal = state_of(shop.site.app).durable
     item = shop.count.enqueue()
     assert journal.look(item.id) is None
     shop.session.commit()
@@ -335,7 +336,7 @@ def test_not_in_the_journal_before_the_commit(shop: Shop, context: ExitStack) ->
 @pytest.mark.parametrize("shop", ["durable"], indirect=True)
 def test_journal_fails(shop: Shop, context: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the journal cannot take an item the commit says so; the database has committed, and goes on."""
-    journal = shop.site.app.extensions["background"].durable
+    journal = state_of(shop.site.app).durable
 
     def fail(*_: Any, **__: Any) -> None:
         raise JournalError("the disk is full")

@@ -33,8 +33,11 @@ APP = """
     def say(*words):
         os.write(1, (" ".join(map(str, words)) + os.linesep).encode())  # whole lines, whoever else writes
 
+    apps = []  # a Background does not keep its app alive
+
     def make(**settings):
         app = Flask("shop")
+        apps.append(app)
         app.config.update({f"BACKGROUND_{name}": value for name, value in settings.items()})
         return Background(app)
 

@@ -167,7 +167,7 @@ class CeleryBackend(Backend):
         """What a process that was forked from this one has in its place: the connections are the parent's."""
         if self.pid == os.getpid():
             return self
-        backend: CeleryBackend = self.app.extensions["background"].celery
+        backend: CeleryBackend = self.app.extensions["background.state"].celery
         return backend
 
     def cancel(self, item: WorkItem[Any]) -> bool:

@@ -27,12 +27,12 @@ class WayOut:
 
     @property
     def _part(self) -> BackgroundState:
-        part: BackgroundState = self._app.extensions["background"]
+        part: BackgroundState = self._app.extensions["background.state"]
         return part
 
     def is_there_for(self, task: Any) -> bool:
         """Whether a task's items have one. A Celery worker, or another child, runs nothing for itself."""
-        return task.durable or (task.options.fallback is not None and not self._part.in_child)
+        return task.durable or (task.options.fallback is not None and self._part.holds_items)
 
     # Into the journal.
 

@@ -140,7 +140,7 @@ def _make_ready(worker: Any, celery: Celery, part: BackgroundState) -> None:
     if part.settings.uploads is not None:
         store_at(part.settings.uploads)
     given = explicit_settings(celery)
-    tasks = part.owner.registry.tasks
+    tasks = part.registry.tasks
     fixed = fixed_visibility(celery)
     visible = visible_for(fixed, tasks.values(), part.settings.kill_after)
     for task in tasks.values():
@@ -171,7 +171,7 @@ def register(celery: Celery, part: BackgroundState) -> None:
         for name in ("task_acks_late", "task_reject_on_worker_lost")
         if name not in given
     }
-    for name in part.owner.registry.tasks:
+    for name in part.registry.tasks:
         known = celery.tasks.get(name)
         if isinstance(known, ItemTask):
             continue

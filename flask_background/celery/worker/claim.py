@@ -68,7 +68,7 @@ class Claim:
         seen = owner.records.first(owner.id, owner.record)
         if seen is None or envelope.uploads or envelope.key or envelope.seconds_left():
             return None
-        task: Any = envelope.task(self._part.owner.registry.tasks[self._name])
+        task: Any = envelope.task(self._part.registry.tasks[self._name])
         try:
             args, kwargs, _ = unpack_call(self._payload, self._open_upload)
             task.check_call(*args, **kwargs)
@@ -119,7 +119,7 @@ class Claim:
         """The item with its arguments, on record as running; None if it ended instead."""
         owner, record = self._owner, self._owner.record
         crashes = record.crashes + (record.status is Status.RUNNING)
-        task: Any = self._envelope.task(self._part.owner.registry.tasks[self._name])
+        task: Any = self._envelope.task(self._part.registry.tasks[self._name])
         if crashes >= task.options.max_crashes:
             self._park(f"its process died under it {crashes} times", crashes)
         try:
@@ -185,7 +185,7 @@ class Claim:
 
     def _tell_end(self, outcome: Outcome) -> None:
         """Of an item that has not run."""
-        owner, task = self._owner, self._part.owner.registry.tasks[self._name]
+        owner, task = self._owner, self._part.registry.tasks[self._name]
         item = ClusterItem.of(owner.id, owner.record, task, (), {}, owner)
         item._learn(outcome[0], owner.record.attempt_of(owner.id))
         owner.events.finished(item, outcome)

@@ -47,7 +47,7 @@ class Ending:
 
     def __init__(self, worker: Any, parts: Sequence[BackgroundState]) -> None:
         self._worker = worker
-        self._part_of = {name: part for part in parts for name in part.owner.registry.tasks}
+        self._part_of = {name: part for part in parts for name in part.registry.tasks}
         self._grace = max(part.settings.grace_period for part in parts)
         self._theirs: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._listens = self._begun = self._is_over = False

@@ -136,7 +136,7 @@ class Writer:
             raise
 
     def close(self) -> None:
-        """The counterpart of ``open``. The last call ends the threads and closes the file when all is written.
+        """The counterpart of ``open``. After all is written the last call ends the threads and closes the file.
 
         A step that comes later is written too, and opens the file for that moment.
         """

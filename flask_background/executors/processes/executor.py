@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flask_background.core.runner import Perform, Run
@@ -45,10 +45,13 @@ class ProcessExecutor(ThreadExecutor):
 
     prepares = True
 
-    def __init__(self, name: str, app: Flask, settings: Settings, perform: Perform) -> None:
+    def __init__(
+        self, name: str, app: Flask, settings: Settings, perform: Perform, tasks: Mapping[str, Callee]
+    ) -> None:
         options = settings.executors[name]
         super().__init__(name, options.capacity, perform, _adopt_nothing)
         self._app = app
+        self._tasks = tasks
         self._options = options
         self._location: str | None = None
         self._settings = settings
@@ -58,8 +61,7 @@ class ProcessExecutor(ThreadExecutor):
         self.children: set[ChildProcess] = set()
 
     def check(self, task: Callee) -> None:
-        registry = self._app.extensions["background"].owner.registry
-        known = registry.tasks.get(task.name)
+        known = self._tasks.get(task.name)
         if known is None or known.func is not task.func:
             raise ConfigurationError(
                 f"task {task.name} wants the executor {self.name!r}, whose child processes find a task by its"
