@@ -182,7 +182,7 @@ def cancel(part: BackgroundState, item_id: str, as_json: bool) -> None:
     entry = _entry(part, item_id)
     answer: str | None = part.durable.outbox.cancel(item_id)
     if answer is None:
-        item = part.durable.handle(entry)
+        item = part.durable.handles.of_row(entry)
         if item.cancel():
             answer = "cancelled" if item.status is Status.CANCELLED else "asked"
     _answer(item_id, answer, "it has ended", as_json)
@@ -194,11 +194,11 @@ def cancel(part: BackgroundState, item_id: str, as_json: bool) -> None:
 def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
     """Run an item again that has failed, was parked or cancelled."""
     entry = _entry(part, item_id)
-    writer = part.durable.writer
+    writer = part.durable.session.writer
     done = writer.write(partial(statements.retry, item_id=item_id, now=time.time())) or writer.write(
         partial(outbox.retry, item_id=item_id)
     )
-    part.durable.call_others()
+    part.durable.session.wake_all()
     _answer(item_id, "queued" if done else None, f"it is {entry.status}", as_json)
 
 
@@ -209,10 +209,11 @@ def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
 def purge(part: BackgroundState, statuses: tuple[str, ...], as_json: bool) -> None:
     """Forget items that have ended."""
     wanted = [Status(status) for status in statuses] or list(Status)
-    ids = part.durable.writer.write(partial(statements.purge, statuses=wanted))
+    session = part.durable.session
+    ids = session.writer.write(partial(statements.purge, statuses=wanted))
     for item_id in ids:
-        part.durable.packing.forget(item_id)
-    count = len(ids) + part.durable.writer.write(partial(outbox.purge, statuses=wanted))
+        session.uploads.forget(item_id)
+    count = len(ids) + session.writer.write(partial(outbox.purge, statuses=wanted))
     click.echo(json.dumps({"purged": count}) if as_json else f"{count} forgotten")
 
 
@@ -243,11 +244,11 @@ def _find_task(part: BackgroundState, name: str) -> Task[..., Any]:
 
 def _read(part: BackgroundState, query: Callable[..., Any]) -> Any:
     durable: DurableBackend = part.durable
-    return durable.writer.read(query)
+    return durable.session.writer.read(query)
 
 
 def _entry(part: BackgroundState, item_id: str) -> ItemRow:
-    entry = part.durable.look(item_id)
+    entry = part.durable.session.read_row(item_id)
     if entry is None and (waiting := part.durable.outbox.get(item_id)) is not None:
         return waiting.as_item()
     if entry is None:

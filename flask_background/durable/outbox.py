@@ -20,8 +20,8 @@ from flask_background.errors import BrokerError
 if TYPE_CHECKING:
     import sqlite3
 
-    from flask_background.durable.backend import DurableBackend
     from flask_background.durable.journal.outbox import OutboxRow
+    from flask_background.durable.session import JournalSession
 
 # How many items are forwarded between two transactions.
 _BATCH = 100
@@ -61,8 +61,8 @@ class Sender(Protocol):
 class Outbox:
     """The outbox of one app, as one process sees it. Its thread lives as long as something waits."""
 
-    def __init__(self, backend: DurableBackend, sender: Callable[[], Sender] | None) -> None:
-        self._backend = backend
+    def __init__(self, session: JournalSession, sender: Callable[[], Sender] | None) -> None:
+        self._session = session
         self._sender = sender
         self._lock = native.new_lock()
         self._closed = native.Latch()
@@ -74,20 +74,20 @@ class Outbox:
     def put(self, row: OutboxRow) -> None:
         """Let an item wait until the backend can take it. Raises JournalError."""
         undo = partial(_withdraw, item_id=row.id, now=row.enqueued)
-        self._backend.writer.write(partial(outbox.insert, row=row), undo=undo)
+        self._session.writer.write(partial(outbox.insert, row=row), undo=undo)
         if not self.wake():
-            self._backend.call_others()
+            self._session.wake_all()
 
     def get(self, item_id: str) -> OutboxRow | None:
         """The row of an item that waits, or has ended here. Raises JournalError."""
         try:
-            return self._backend.writer.read(partial(outbox.get, item_id=item_id))
+            return self._session.writer.read(partial(outbox.get, item_id=item_id))
         except UnicodeEncodeError:  # half a surrogate pair, which no id has
             return None
 
     def cancel(self, item_id: str) -> Literal["cancelled", "asked"] | None:
         """Cancel an item that waits; None if none of this id is queued here. Raises JournalError."""
-        return self._backend.writer.write(partial(outbox.request_cancel, item_id=item_id, now=time.time()))
+        return self._session.writer.write(partial(outbox.request_cancel, item_id=item_id, now=time.time()))
 
     def look(self) -> None:
         """Forward what waits, if anything does. Raises JournalError."""
@@ -97,10 +97,10 @@ class Outbox:
     def warn_if_stuck(self) -> None:
         """Log once that items wait for a backend that this app does not have. Raises JournalError."""
         if self._sender is None and not self._has_warned:
-            waiting = self._backend.writer.read(outbox.stats).get(Status.QUEUED, 0)
+            waiting = self._session.writer.read(outbox.stats).get(Status.QUEUED, 0)
             if waiting:
                 self._has_warned = True
-                self._backend.local.events.nobody_forwards(waiting)
+                self._session.local.events.nobody_forwards(waiting)
 
     def wake(self) -> bool:
         """Have a thread; says whether there is one."""
@@ -124,7 +124,7 @@ class Outbox:
         return ended is None or ended.wait(timeout)
 
     def _is_waiting(self) -> bool:
-        return self._backend.writer.read(outbox.is_waiting)
+        return self._session.writer.read(outbox.is_waiting)
 
     def _run(self) -> None:
         ended, pause, in_trouble = self._ended, 0.0, False
@@ -137,7 +137,7 @@ class Outbox:
                     went_well = False
                     if not in_trouble:
                         what = "The outbox cannot be forwarded; this is tried again"
-                        self._backend.log_error(what, error)
+                        self._session.local.log_error(what, error)
                     in_trouble = True
                 if went_well is None and self._may_end():
                     break
@@ -163,7 +163,7 @@ class Outbox:
         """Log once how many items were forwarded."""
         count, self._count = self._count, 0
         if count and self._sender is not None:
-            self._backend.local.events.forwarded(count, self._sender().name)
+            self._session.local.events.forwarded(count, self._sender().name)
 
     def _forward_some(self) -> bool | None:
         """Whether it went well; None if nothing waits. Rows that were not forwarded are free again then."""
@@ -171,7 +171,7 @@ class Outbox:
         sender = self._sender()
         if not sender.is_worth_a_try():
             return False
-        writer, owner = self._backend.writer, self._backend.owner.id
+        writer, owner = self._session.writer, self._session.process_lock.id
         claimed = writer.write(partial(outbox.claim, owner=owner, limit=_BATCH), sync=False)
         if not claimed:
             sender.nothing_waits()
@@ -202,7 +202,7 @@ class Outbox:
         """Send an item again after the others, or let it fail at last."""
         reason = f"it could not be forwarded to {sender.name}: {error}"
         step = partial(outbox.refuse, row=row, reason=reason, attempts=_ATTEMPTS, now=time.time())
-        if self._backend.writer.write(step):
+        if self._session.writer.write(step):
             sender.tell_end(row._replace(status=Status.FAILED, reason=reason))
 
 

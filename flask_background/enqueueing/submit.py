@@ -56,7 +56,7 @@ def submit(
         if part.strict and callee.portable:
             check_data(callee.func, args, kwargs, part.settings.max_payload)
         args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
-    item: WorkItem[Any] = backend.item_kind(callee, args, kwargs, state, backend)
+    item: WorkItem[Any] = backend.make_item(callee, args, kwargs, state)
     held = response.hold() if when == "response" else None
     due = None if callee.due is None else callee.due(time())
     try:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from flask_background.core.item import Callee
+    from flask_background.core.request_state import RequestState
 
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
@@ -54,6 +55,11 @@ class LocalBackend(InProcessBackend, RunHost):
         self.clock = ShutdownSequence(self, settings.grace_period)
 
     # For views.
+
+    def make_item(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
+    ) -> WorkItem[Any]:
+        return WorkItem(callee, args, kwargs, state, self)
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         task = item._task

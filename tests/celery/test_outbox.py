@@ -64,7 +64,7 @@ def rows(journal: Path) -> dict[str, int]:
 
 def ring(app: Flask) -> None:
     """Have the process look at its journal now, as it does every few seconds."""
-    state_of(app).durable.keeper.ring()
+    state_of(app).durable.session.wake_self()
 
 
 @pytest.mark.parametrize("how", ["stop", "pause"])

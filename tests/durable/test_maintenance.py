@@ -41,7 +41,7 @@ def test_no_descriptors_left(
     task = site.background.task(durable=True)(lambda: 42)
     assert task.using(delay=0.05).enqueue().result(BOUND) == 42
     until(lambda: not fails)
-    assert len([line for line in lines(caplog) if "cannot be kept" in line]) == 1
+    assert len([line for line in lines(caplog) if "cannot be maintained" in line]) == 1
 
 
 def test_all_that_ended_long_ago(
@@ -66,15 +66,15 @@ def test_all_that_ended_long_ago(
     durable = state_of(site.app).durable
     old = [item.id for item in items[:35]]
     parts.clear()
-    durable.writer.write(
+    durable.session.writer.write(
         lambda db: (
             db.execute(
                 f"update item set finished = 1 where id in ({', '.join('?' * len(old))})", old
             ).rowcount
         )
     )
-    durable.keeper._looked_over_at = 0.0
-    durable.keeper.ring()
+    durable.maintenance._looked_over_at = 0.0
+    durable.session.wake_self()
     until(lambda: len(parts) == 4, keeper._NET / 2)
     assert parts == [10, 10, 10, 5]
     assert [item.id for item in durable.items()] == [items[35].id]

@@ -81,7 +81,7 @@ def outbox(site: Site, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr(module, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.05)
     durable = state_of(site.app).durable
-    durable.outbox = Outbox(durable, lambda: backend)
+    durable.outbox = durable.maintenance._outbox = Outbox(durable.session, lambda: backend)
     yield durable.outbox
     backend.open.set()
     assert durable.outbox.close(BOUND)
@@ -165,12 +165,12 @@ def test_process_that_is_killed(outbox: Outbox, backend: Backend, site: Site) ->
     """What another process had claimed that is dead now is sent by this one."""
     backend.is_known_to_be_away = True
     outbox.put(waiting(0))
-    writer = state_of(site.app).durable.writer
+    writer = state_of(site.app).durable.session.writer
     writer.write(lambda db: module.outbox.claim(db, "1-dead", 10))
     backend.is_known_to_be_away = False
     durable = state_of(site.app).durable
-    durable.keeper._look_over(0.0)
-    durable.keeper.ring()
+    durable.maintenance._look_over(0.0)
+    durable.session.wake_self()
     until(lambda: backend.taken)
     assert backend.ids() == ["item-0"]
 
@@ -189,7 +189,7 @@ def test_nobody_forwards(
     durable: Any = state_of(site.app).durable
     durable.outbox.put(waiting(0))
     for _ in range(2):
-        durable.keeper._look_over(0.0)
+        durable.maintenance._look_over(0.0)
     (line,) = (line for line in lines(caplog) if "another backend" in line)
     assert line.startswith("1 item in the journal waits to be forwarded")
     found = durable.outbox.get("item-0")

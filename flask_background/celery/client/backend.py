@@ -35,8 +35,9 @@ from flask_background.errors import BrokerError, EnqueueError, ItemCancelledErro
 if TYPE_CHECKING:
     from flask import Flask
 
-    from flask_background.core.item import WorkItem
+    from flask_background.core.item import Callee, WorkItem
     from flask_background.core.registry import Registry
+    from flask_background.core.request_state import RequestState
     from flask_background.core.settings import Settings
 
 _ID = re.compile("[0-9a-f]{24}")
@@ -44,8 +45,6 @@ _ID = re.compile("[0-9a-f]{24}")
 
 class CeleryBackend(Backend):
     """The items that one process has sent to Celery, or asks it about."""
-
-    item_kind = CeleryItem
 
     def __init__(self, app: Flask, settings: Settings, registry: Registry) -> None:
         self.app = app
@@ -66,6 +65,11 @@ class CeleryBackend(Backend):
         self._handles: WeakValueDictionary[str, CeleryItem[Any]] = WeakValueDictionary()
 
     # For views.
+
+    def make_item(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
+    ) -> CeleryItem[Any]:
+        return CeleryItem(callee, args, kwargs, state, self)
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         assert isinstance(item, CeleryItem)

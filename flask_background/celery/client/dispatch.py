@@ -10,9 +10,9 @@ from flask_background.celery.envelope import Envelope
 from flask_background.celery.resources import Packed
 from flask_background.celery.uploads.uploads import KEPT
 from flask_background.core.status import Status
-from flask_background.durable.uploads import pack_call
 from flask_background.errors import BrokerError, SerializationError, UnsupportedError
 from flask_background.local.admission import check_executor
+from flask_background.payload.calls import pack_call
 
 if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend

@@ -17,8 +17,8 @@ from flask_background.celery.records import Changed, Failure
 from flask_background.celery.worker.running_item import ClusterItem, Place, RunOwner
 from flask_background.concurrency import native
 from flask_background.core.status import Outcome, Status
-from flask_background.durable.uploads import unpack_call
 from flask_background.errors import ItemCancelledError, ItemFailedError
+from flask_background.payload.calls import unpack_call
 
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage

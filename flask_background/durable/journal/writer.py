@@ -136,7 +136,7 @@ class Writer:
             raise
 
     def close(self) -> None:
-        """The counterpart of ``open``. After all is written the last call ends the threads and closes the file.
+        """Undo one ``open``: the last call ends the threads, and closes the file when all is written.
 
         A step that comes later is written too, and opens the file for that moment.
         """
