@@ -204,7 +204,7 @@ class JournalMaintenance:
         for name, planned in self._writer.read(partial(queries.planned, now=math.inf)).items():
             if name in self._registry.periodic:
                 _, schedule = self._registry.periodic[name]
-                # They wait if it was set back by less than a period: clocks are adjusted, and nothing runs twice.
+                # Set back by less than a period, it lets them wait: no run is doubled when clocks are adjusted.
                 if planned > schedule.next_after(schedule.next_after(now)):
                     following = schedule.catch_up(planned, now)
                     self._writer.write(

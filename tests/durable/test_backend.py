@@ -604,10 +604,10 @@ def test_journal_that_is_locked(site: Site) -> None:
     assert task.enqueue().result(BOUND) == 42
 
 
-def test_keeper_survives(
+def test_maintenance_survives(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What goes wrong while the keeper waits or looks is logged once, and it goes on."""
+    """What goes wrong while the maintenance waits or looks is logged once, and it goes on."""
     monkeypatch.setattr(keeper, "_TROUBLE", 0.02)
     task = site.background.task(durable=True)(lambda: 42)
     assert task.enqueue().result(BOUND) == 42

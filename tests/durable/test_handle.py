@@ -261,7 +261,7 @@ def test_interrupted_here_is_no_end(journal: Journal, item: DurableItem[Any]) ->
 
 
 def test_report(journal: Journal) -> None:
-    """The keeper hears of the progress of a run that is here, and of nobody else's."""
+    """The host hears of the progress of a run that is in this process, and of no other one."""
     item = DurableItem[Any](Callee(), (), {}, None, journal)
     item.id = ENTRY.id
     item.report_progress(1)
@@ -274,6 +274,6 @@ def test_report(journal: Journal) -> None:
 
 
 def test_cancel(journal: Journal, item: DurableItem[Any]) -> None:
-    """To cancel is the keeper's part, wherever the item is."""
+    """To cancel is the host's part, wherever the item is."""
     assert item.cancel()
     assert journal.cancelled == [item]
