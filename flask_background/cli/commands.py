@@ -16,26 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
 
 from flask_background.app_state import state_of
+from flask_background.cli import background
 from flask_background.cli.celery_worker import run_celery_worker
 from flask_background.cli.doctor import examine
 from flask_background.cli.formatting import fields, row, shown, table
 from flask_background.cli.worker import run_worker
 from flask_background.core.status import Status
 from flask_background.durable.journal import outbox, queries, statements
+from flask_background.enqueueing.submit import submit
 from flask_background.errors import BackgroundError
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
+    from flask_background.core.callee import Callee
     from flask_background.durable.backend import DurableBackend
     from flask_background.durable.journal.row import ItemRow
-    from flask_background.task import Task
-
-background = AppGroup(
-    "background", help="Run items, look at durable ones and change them, look for what is unsafe."
-)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable, with times in UTC.")
 # What lists items that run here, and items that wait to be forwarded.
@@ -108,7 +105,7 @@ def doctor(part: BackgroundState, as_json: bool) -> None:
     The exit status is 0 if all is ok.
     """
     findings = []
-    for finding in examine(part):
+    for finding in examine(current_app.extensions["background"]):
         findings.append(finding)
         if not as_json:
             text = f"{finding.text.removesuffix('.')}. Cure: {finding.cure}" if finding.cure else finding.text
@@ -133,7 +130,9 @@ def run(part: BackgroundState, task: str, args: tuple[str, ...], wait: bool, as_
     if not found.options.durable or wait:
         part.runs_durable = True
     try:
-        item = found.enqueue(*map(_value, args))
+        values = tuple(map(_value, args))
+        found.check_call(*values)
+        item = submit(part, found, values, {}, found.options.when)
     except TypeError as error:
         raise click.UsageError(f"{task}: {error}") from error
     result = item.result() if wait or not found.options.durable else None
@@ -229,7 +228,7 @@ def stats(part: BackgroundState, as_json: bool) -> None:
         table(("status", "items"), ((name, str(count)) for name, count in counts.items()))
 
 
-def _find_task(part: BackgroundState, name: str) -> Task[..., Any]:
+def _find_task(part: BackgroundState, name: str) -> Callee:
     tasks = part.registry.tasks
     found = (
         [tasks[name]]

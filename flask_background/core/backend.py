@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from flask_background.core.item import WorkItem
 
 if TYPE_CHECKING:
-    from flask_background.core.item import Callee
+    from flask_background.core.callee import Callee
     from flask_background.core.request_state import RequestState
 
 
@@ -32,15 +32,6 @@ class Stats(NamedTuple):
     failed: int
     cancelled: int
     interrupted: int
-
-
-class Watcher(Protocol):
-    """What a backend needs of the host: somebody who watches for the stop while items exist."""
-
-    awake: bool
-
-    def wake(self) -> None: ...
-    def ring(self) -> None: ...
 
 
 class Companion(Protocol):

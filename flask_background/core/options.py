@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
@@ -121,6 +122,54 @@ class Using(_Run, total=False):
     delay: float | timedelta | None
     run_at: datetime | None
     key: str | None
+
+
+# The words of other libraries, and what is meant by them here.
+_EXECUTOR = 'executor="mail" (BACKGROUND_EXECUTORS makes executors with workers of their own) may be meant'
+_DELAY = "using(delay=60).enqueue(...) may be meant (seconds; or run_at=, an aware datetime)"
+_KEY = 'using(key="...").enqueue(...) may be meant: while an item with that key is in flight, that one counts'
+_RETRY_ON = "retry_on=(OSError,), the exceptions that are worth another run, may be meant"
+_BACKOFF = "backoff=30 (seconds between two runs, or a function that returns them) may be meant"
+_TIMEOUT = "timeout=30 (seconds that a run may take) may be meant"
+_FOREIGN = {
+    **dict.fromkeys(("channel", "lane", "pool", "priority", "queue", "queue_name", "worker"), _EXECUTOR),
+    **dict.fromkeys(("countdown", "delay_seconds", "eta", "run_after", "start_at"), _DELAY),
+    **dict.fromkeys(("lock", "unique", "unique_key"), _KEY),
+    **dict.fromkeys(("autoretry_for", "retry_exceptions", "retry_when", "throws"), _RETRY_ON),
+    **dict.fromkeys(("default_retry_delay", "min_backoff", "retry_backoff", "retry_delay"), _BACKOFF),
+    **dict.fromkeys(("job_timeout", "soft_time_limit", "time_limit"), _TIMEOUT),
+    "bind": "leave it out: current_item is there in every task",
+    "result_ttl": "the setting BACKGROUND_KEEP may be meant",
+    "schedule": "@background.periodic(...) may be meant",
+}
+_RUNS = ("max_retries", "max_retry", "max_tries", "num_retries", "retries", "retry", "tries")
+
+
+def check_names(options: Mapping[str, Any], *, by_using: bool = False) -> None:
+    """Raise ConfigurationError for an option that there is not; the message says which may be meant.
+
+    ``by_using``: the options were given to ``using``, which takes others than ``Background.task``.
+    """
+    allowed, elsewhere = (Using, Options) if by_using else (Options, Using)
+    for name in options.keys() - allowed.__optional_keys__:
+        if name in elsewhere.__optional_keys__:
+            cure = (
+                "give it where the task is made, @background.task(name=...)"
+                if by_using
+                else f"give it to using(), as in using({name}=...).enqueue(...)"
+            )
+        elif name in _RUNS:
+            retries = options[name]
+            counted = isinstance(retries, int) and not isinstance(retries, bool) and 0 <= retries < 1_000
+            cure = f"max_attempts={retries + 1 if counted else 4} (runs, not retries) may be meant"
+        elif name in _FOREIGN:
+            cure = _FOREIGN[name]
+        elif close := get_close_matches(name, allowed.__optional_keys__, 1):
+            cure = f"{close[0]} may be meant"
+        else:
+            cure = f"the options are {', '.join(sorted(allowed.__optional_keys__))}"
+        where = "using" if by_using else "task"
+        raise ConfigurationError(f"{where}(...) has no option {name!r}; {cure}")
 
 
 def name_of(func: Callable[..., Any]) -> str:

@@ -68,8 +68,7 @@ class Settings:
     run_in_web: bool = True
     keep: float = 86_400.0
     max_payload: int = 1_000_000
-    #: None: in debug and testing.
-    strict: bool | None = None
+    strict: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
@@ -92,7 +91,7 @@ class Settings:
             run_in_web=_flag(config, "BACKGROUND_RUN_IN_WEB", True),
             keep=_seconds(config, "BACKGROUND_KEEP", 86_400.0),
             max_payload=_count(config, "BACKGROUND_MAX_PAYLOAD", 1_000_000),
-            strict=_flag(config, "BACKGROUND_STRICT", None),
+            strict=_flag(config, "BACKGROUND_STRICT", False),
         )
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.concurrency import native
+from flask_background.concurrency.durations import deadline
 from flask_background.core.backend import Backend, Phase
 from flask_background.core.status import Status
 from flask_background.durable.backlog import Backlog
@@ -32,7 +33,8 @@ from flask_background.errors import JournalError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.callee import Callee
+    from flask_background.core.item import WorkItem
     from flask_background.core.registry import Registry
     from flask_background.core.request_state import RequestState
     from flask_background.core.settings import Settings
@@ -113,7 +115,7 @@ class DurableBackend(Backend):
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until nothing is in flight here, and nothing waits for this process, for its time neither."""
-        end = math.inf if timeout is None else time.monotonic() + timeout
+        end = deadline(timeout)
         while True:
             left = max(0.0, end - time.monotonic())
             if not self._local.wait_idle(left):

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from flask_background.durable.session import JournalSession
 
 
+# When an item is claimed again whose last end is not told to all receivers yet, in seconds.
+_STILL_TOLD = 0.5
+
+
 class Claimer:
     """Claims items, and hands them to the executors of this process."""
 
@@ -84,6 +88,13 @@ class Claimer:
             item = self._handles.find_or_make(row)
         except Exception as error:  # options or a state that nobody can read
             self._park_unread(row, error)
+            return
+        if self._local.is_in_flight(item):  # retried by somebody while receivers hear of its last end
+            now = time.time()
+            step = partial(
+                statements.release, item_id=row.id, fence=row.fence, now=now, due=now + _STILL_TOLD
+            )
+            self._writer.write_later(step)
             return
         item.arrive(row)
         if self._local.ledger.phase is not Phase.RUNNING or not self._local.take(item):

@@ -63,7 +63,8 @@ class Handles:
         """The handle of an item, whatever it says of the item. Raises an error if the row cannot be read."""
         handle = self._handles.get(row.id)
         if handle is None:
-            handle = DurableItem.of(row, self._session.registry.task_of(row), state_of(row), self._host)
+            callee = self._session.registry.task_of(row.task, row.executor, row.options)
+            handle = DurableItem.of(row, callee, state_of(row), self._host)
             self._handles[row.id] = handle
         return handle
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.core.item import WorkItem
 from flask_background.durable.handle import DurableItem
 from flask_background.durable.journal import statements, wakeups
@@ -14,11 +15,11 @@ from flask_background.errors import EnqueueError, Stopping
 from flask_background.local.admission import check_here
 
 if TYPE_CHECKING:
+    from flask_background.core.callee import Callee
     from flask_background.durable.backlog import Backlog
     from flask_background.durable.handles import Handles
     from flask_background.durable.runs import Runs
     from flask_background.durable.session import JournalSession
-    from flask_background.task import Task
 
 
 class Intake:
@@ -34,6 +35,7 @@ class Intake:
         self._backlog = backlog
         self._woken_at = 0
 
+    @uninterruptible
     def accept(self, item: WorkItem[Any], held: bool, due: float | None) -> WorkItem[Any]:
         """Enter an item; see ``Backend.accept``."""
         assert isinstance(item, DurableItem)
@@ -60,6 +62,7 @@ class Intake:
                 self._runs.give_back(item)
         return item
 
+    @uninterruptible
     def release(self, item: WorkItem[Any]) -> None:
         """Let a held item start."""
         assert isinstance(item, DurableItem)
@@ -107,7 +110,7 @@ class Intake:
             item.unhold()
             self._leave_to_all(item)
 
-    def make_periodic_row(self, task: Task[..., Any], planned: float) -> ItemRow:
+    def make_periodic_row(self, task: Callee, planned: float) -> ItemRow:
         """A new item of a periodic task, which was planned for then."""
         item = DurableItem[Any](task, (), {}, None, self._runs)
         payload, _ = self._uploads.pack(item.id, task.func, (), {})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
@@ -21,6 +21,7 @@ from flask_background.errors import ConfigurationError
 from flask_background.local.admission import check_here
 
 if TYPE_CHECKING:
+    from flask_background.core.callee import Callee
     from flask_background.durable.claiming import Claimer
     from flask_background.durable.handles import Handles
     from flask_background.durable.intake import Intake
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from flask_background.durable.outbox import Outbox
     from flask_background.durable.runs import Runs
     from flask_background.durable.session import JournalSession
-    from flask_background.task import Task
 
 # The net, in seconds; and the pause when the journal cannot be read or written.
 _NET = 5.0
@@ -187,7 +187,7 @@ class JournalMaintenance:
                 )
                 self._writer.write(step)
 
-    def _is_fit(self, task: Task[..., Any]) -> bool:
+    def _is_fit(self, task: Callee) -> bool:
         """Whether a periodic task has an executor; else its items would only pile up."""
         if task.name in self._unfit:
             return False
@@ -204,7 +204,7 @@ class JournalMaintenance:
         for name, planned in self._writer.read(partial(queries.planned, now=math.inf)).items():
             if name in self._registry.periodic:
                 _, schedule = self._registry.periodic[name]
-                # Set back by less than a period, it lets them wait: no run is doubled when clocks are adjusted.
+                # Set back by less than a period, it lets them wait: nothing runs twice for that.
                 if planned > schedule.next_after(schedule.next_after(now)):
                     following = schedule.catch_up(planned, now)
                     self._writer.write(

@@ -7,14 +7,18 @@ it is on disk.
 
 from __future__ import annotations
 
+import contextvars
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from flask_background import signals
+from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import RunHost, let_frames_go
+from flask_background.core.odd_errors import add_note, let_frames_go
+from flask_background.core.runner import RunHost
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.durable.handle import DurableItem, JournalHost
 from flask_background.durable.journal import queries, statements
@@ -90,12 +94,8 @@ class Runs(RunHost):
         assert item.row is not None
         self._run_is_over(item, attempt)
         now = time.time()
-        try:
-            failed = error_as_data(error)
-        except Exception:
-            return False  # which makes the item fail, with the error of that
-        step = partial(_release, _claim_of(item.row), now=now, due=now + delay, error=failed)
-        self._writer.write_later(step, partial(self._retried, item, error, delay))
+        step = partial(_release, _claim_of(item.row), now=now, due=now + delay, error=error_as_data(error))
+        self._writer.write_later(step, partial(self._retried, contextvars.copy_context(), item, error, delay))
         return True
 
     def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
@@ -103,19 +103,18 @@ class Runs(RunHost):
         assert isinstance(item, DurableItem)
         assert item.row is not None
         self._run_is_over(item, attempt)
-        step: Callable[..., Any]
         if outcome[0] is Status.INTERRUPTED:  # the host stopped, so the run does not count
-            step = partial(_release, _claim_of(item.row), now=time.time(), charged=False)
-            self._writer.write_later(step, partial(self._left, item))
+            release = partial(_release, _claim_of(item.row), now=time.time(), charged=False)
+            self._writer.write_later(release, partial(self._left, item))
             return
         try:
             step = self._end_step(item.row, outcome)
-        except Exception as error:  # such as that of an exception that has no text
-            with suppress(Exception):
-                error.add_note(f"item {item.id} ({item.task_name}) had {outcome[0]}")
+        except Exception as error:  # of ours, for foreign errors are made data in any case
+            add_note(error, f"item {item.id} ({item.task_name}) had {outcome[0]}")
             outcome = Status.FAILED, None, error
             step = self._end_step(item.row, outcome)
-        self._writer.write_later(step, partial(self._ended, item, attempt, outcome))
+        tell = partial(self._tell_end_apart, contextvars.copy_context(), item, attempt, outcome)
+        self._writer.write_later(step, tell)
 
     def _run_is_over(self, item: DurableItem[Any], attempt: Attempt) -> None:
         self._backlog.note_run(item._task.executor, time.time() - (attempt.started or time.time()))
@@ -217,6 +216,26 @@ class Runs(RunHost):
 
     # Callbacks: the journal has it by now.
 
+    def _tell_end_apart(
+        self,
+        context: contextvars.Context,
+        item: DurableItem[Any],
+        attempt: Attempt,
+        outcome: Outcome,
+        is_mine: bool,
+    ) -> None:
+        """Tell an end in its item's context (a Sentry scope, a request's id).
+
+        Receivers may take long, so another thread tells an end to them: they hold up no other item's end.
+        """
+        tell = partial(context.run, partial(self._ended, item, attempt, outcome, is_mine))
+        if signals.item_finished.receivers:
+            callbacks.threads.call(
+                tell, partial(self.log_error, f"The end of item {item.id} could not be told")
+            )
+        else:
+            tell()
+
     def _ended(self, item: DurableItem[Any], attempt: Attempt, outcome: Outcome, is_mine: bool) -> None:
         if is_mine:
             self._session.process_lock.end_run(item.id)
@@ -229,10 +248,15 @@ class Runs(RunHost):
             self._left(item, None)
 
     def _retried(
-        self, item: DurableItem[Any], error: BaseException, delay: float, ended: ItemRow | None
+        self,
+        context: contextvars.Context,
+        item: DurableItem[Any],
+        error: BaseException,
+        delay: float,
+        ended: ItemRow | None,
     ) -> None:
         if ended is None:
-            self.tell_retried(item, error, delay)
+            context.run(self.tell_retried, item, error, delay)
         else:  # somebody had asked for its end
             let_frames_go(error)
         self._left(item, ended)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from werkzeug.datastructures import FileStorage
 
-    from flask_background.core.item import Callee
+    from flask_background.core.callee import Callee
     from flask_background.core.request_state import RequestState
     from flask_background.core.token import CancellationSource
     from flask_background.local.backend import LocalBackend

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flask_background import Status
-from flask_background.core.registry import Unknown
+from flask_background.core.callee import Callee
 from flask_background.core.status import Attempt, Progress
 from flask_background.durable import handle as module
 from flask_background.durable.handle import DurableItem
@@ -23,7 +23,7 @@ from flask_background.errors import (
     NotFinishedError,
 )
 
-from ..helpers import BOUND, Callee, ItemHost, until
+from ..helpers import BOUND, ItemHost, make_callee, until
 
 ENTRY = ItemRow(
     id="0" * 24,
@@ -77,7 +77,7 @@ def journal() -> Journal:
 @pytest.fixture
 def item(journal: Journal) -> DurableItem[Any]:
     """The handle of that, in a process that has nothing to do with it."""
-    return DurableItem.of(ENTRY, Unknown("mail", "thread"), None, journal)
+    return DurableItem.of(ENTRY, Callee.unknown("mail", "thread"), None, journal)
 
 
 def end(journal: Journal, status: Status = Status.SUCCEEDED, **values: Any) -> None:
@@ -87,7 +87,7 @@ def end(journal: Journal, status: Status = Status.SUCCEEDED, **values: Any) -> N
 
 def test_new_item_is_here(journal: Journal) -> None:
     """A new item is its process's: nobody looks into the journal for it."""
-    item = DurableItem[Any](Callee(), (1,), {}, None, journal)
+    item = DurableItem[Any](make_callee(), (1,), {}, None, journal)
     assert (item.status, item.attempt, item.progress) == (Status.QUEUED, 0, None)
     assert (item.started_at, item.finished_at) == (None, None)
     assert not item.wait(0)
@@ -99,7 +99,7 @@ def test_ids_grow_with_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -
     ids = []
     for number in range(200):
         monkeypatch.setattr("flask_background.core.item.time", lambda number=number: 1.7e9 + number // 2)
-        ids.append(DurableItem[Any](Callee(), (), {}, None, journal).id)
+        ids.append(DurableItem[Any](make_callee(), (), {}, None, journal).id)
     assert len(set(ids)) == 200
     for item_id in ids:
         assert len(item_id) == 24
@@ -217,7 +217,7 @@ def test_awaited_fails(journal: Journal, item: DurableItem[Any]) -> None:
 def test_leaves_while_somebody_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for an item here goes on to wait for it when it has left, and learns of its end."""
     monkeypatch.setattr(module, "_STAY", 3 * BOUND)
-    item = DurableItem[Any](Callee(), (), {}, None, journal)
+    item = DurableItem[Any](make_callee(), (), {}, None, journal)
     item.id = ENTRY.id
     ends: list[bool] = []
     waiter = threading.Thread(target=lambda: ends.append(item.wait(3 * BOUND)))
@@ -262,7 +262,7 @@ def test_interrupted_here_is_no_end(journal: Journal, item: DurableItem[Any]) ->
 
 def test_report(journal: Journal) -> None:
     """The host hears of the progress of a run that is in this process, and of no other one."""
-    item = DurableItem[Any](Callee(), (), {}, None, journal)
+    item = DurableItem[Any](make_callee(), (), {}, None, journal)
     item.id = ENTRY.id
     item.report_progress(1)
     item._begin(Attempt(1.0))

@@ -32,7 +32,7 @@ from flask_background.errors import (
 )
 from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
 
-from ..helpers import Site
+from ..helpers import make_callee
 
 ID = "0" * 24
 ENTRY = ItemRow(
@@ -232,9 +232,9 @@ def test_reference_cannot_leave_the_folder(packing: UploadFolder, tmp_path: Path
 # Rows.
 
 
-def test_make_row(site: Site) -> None:
+def test_make_row() -> None:
     """A new item's row says all that another process has to know; one with an owner is claimed."""
-    task = site.background.task(send, name="mail", durable=True).using(  # type: ignore[call-overload]
+    task = make_callee(send, name="mail", durable=True).using(
         timeout=3, max_attempts=2, backoff=lambda attempt, error: 1.0, max_crashes=1, key="k"
     )
     item = _item(task)

@@ -66,7 +66,7 @@ def make_row(
         ),
         payload=payload,
         uploads=uploads,
-        state=None if item.state is None else data.dump_state(item.state),
+        state=data.dump_state(item.state) if item.state else None,
         key=options.key,
         status=Status.QUEUED,
         owner=owner,
