@@ -129,7 +129,7 @@ class CeleryBackend(Backend):
         if handle is None:
             handle = CeleryItem.of(item_id, record, self.task_of(record), self)
             self._handles[item_id] = handle
-        handle.in_outbox = row is not None
+        handle.place(here=handle.here, in_outbox=row is not None)
         return handle
 
     def holder(self, key: str) -> CeleryItem[Any] | None:
@@ -144,7 +144,7 @@ class CeleryBackend(Backend):
             row = self.fallback.look(item.id)
             if row is not None:
                 return Record.of_row(row)
-            item.in_outbox = False  # there is a record now
+            item.place(here=item.here)  # there is a record now
         return self.records.read(item.id)
 
     def wait_for_end(self, item: CeleryItem[Any], seconds: float) -> bool:

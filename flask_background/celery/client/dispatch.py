@@ -118,15 +118,15 @@ class Dispatch:
         holder = records.put(item.id, record, message_follows=is_due)
         if holder is not None and (other := self._backend.get(holder)) is not None:
             return other
-        item.here = False
+        item.place(here=False)
         try:
             self.publish(item.id, record)
         except BrokerError as error:
-            item.here = True
+            item.place(here=True)
             if isinstance(error, UnsendableError) or not may_follow:
                 try:
                     if not records.withdraw(item.id):  # its message has arrived all the same
-                        item.here = False
+                        item.place(here=False)
                 except BrokerError:
                     pass  # as dead as the broker
             if item.here:

@@ -44,7 +44,7 @@ class Fallback:
             self._process.durable.outbox.put(row)
         except JournalError as other:
             raise BrokerError(f"{error}. And it cannot wait in the journal: {other}") from other
-        item.in_outbox, item.here = True, False
+        item.place(here=False, in_outbox=True)
         item._take_arguments(())
 
     def look(self, item_id: str) -> OutboxRow | None:
@@ -84,5 +84,4 @@ class Fallback:
             return upload
 
         item._take_arguments(*data.load_call(packed.payload, rebuild=rewound))
-        item._change_host(self._process.backend)
-        item.here = item.runs_here = True
+        item.stay_here(self._process.backend)

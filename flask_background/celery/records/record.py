@@ -17,9 +17,9 @@ from flask_background.payload import data
 from flask_background.payload.outcomes import error_of, progress_of, result_of
 
 if TYPE_CHECKING:
+    from flask_background.core.callee import Callee
     from flask_background.core.item import WorkItem
     from flask_background.durable.journal.outbox import OutboxRow
-    from flask_background.task import Task
 
 # Among the options of an item that waits in the journal: how many uploads it has.
 _UPLOADS = "uploads"
@@ -115,7 +115,7 @@ class Record(NamedTuple):
         """Strings by their names; what is None or 0 is left out."""
         return {name: str(value) for name, value in self._asdict().items() if value not in (None, 0, "")}
 
-    def task_of(self, task: Task[..., Any]) -> Task[..., Any]:
+    def task_of(self, task: Callee) -> Callee:
         """The task with the options that the item was enqueued with."""
         changed = {
             name: value
