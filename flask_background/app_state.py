@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from flask_background import hosts
 from flask_background.concurrency import native
+from flask_background.core.events import Events
 from flask_background.core.settings import Settings
 from flask_background.errors import JournalError
 
@@ -113,11 +114,13 @@ class BackgroundState:
     def celery(self) -> CeleryBackend:
         """The backend that sends items to Celery. Raises ConfigurationError."""
         if self._celery is None:
+            from flask_background.celery.app import CeleryContext
             from flask_background.celery.client.backend import (
                 CeleryBackend,  # with Celery, for apps that name it
             )
 
-            self._celery = CeleryBackend(self.app, self.settings, self.registry)
+            context = CeleryContext(self.settings, self.registry, Events(self.app), self)
+            self._celery = CeleryBackend(context)
             with _building:
                 _with_parts.add(self)
         return self._celery
@@ -145,11 +148,20 @@ class BackgroundState:
         return self.settings.celery is not None or "celery" in self.app.extensions
 
     def join_celery(self) -> None:
-        """Give the app's tasks to Celery, if this is a Celery worker's process, or becomes one."""
-        if self.settings.celery is not None or self.settings.backend == "celery" or "celery" in sys.modules:
-            from flask_background.celery.worker.bootstrap import join
+        """Should a Celery worker start in this process, it runs this app's items.
 
-            join(self)
+        An app that does not say that items go to Celery has nothing to do with it.
+        """
+        if self.settings.celery is not None or self.settings.backend == "celery":
+            self.celery_is_named()
+        else:
+            self.registry.when_celery_is_named(self)
+
+    def celery_is_named(self) -> None:
+        """The app, or one of its tasks, says that items go to Celery."""
+        from flask_background.celery.worker.bootstrap import join  # with Celery
+
+        join(self)
 
     def become_worker(self) -> None:
         """This is a Celery worker's process, or a parent of one: it holds no items of its own."""

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis
 
 from flask_background import Background, WorkItem, hosts
-from flask_background.concurrency import timers as alarms
+from flask_background.concurrency import callbacks, timers
 
 from .helpers import CI, Script, Site, our_threads
 from .redis_server import Redis
@@ -44,8 +44,9 @@ _GONE_WITHIN = 5.0
 @pytest.fixture(autouse=True)
 def no_leaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Stop every app of a test, and fail the test if an item, a thread or a context is left."""
-    # The thread of the alarms stays a while for the next one; here it only would slow down each test.
-    monkeypatch.setattr(alarms, "_LINGER", 0.02)
+    # These threads stay a while for the next timer or callback; here that would only slow down each test.
+    monkeypatch.setattr(timers, "_LINGER", 0.02)
+    monkeypatch.setattr(callbacks, "_LINGER", 0.02)
     before = {*our_threads(), *_in_flight()}
     yield
     left = _contexts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -39,6 +40,15 @@ BOUND = 20.0
 CI = "CI" in os.environ
 # ``make faults``: everything at its full size.
 FULL = os.environ.get("FAULTS") == "full"
+
+
+# Numbers of seconds that end with no test, some of which no lock and no clock takes.
+FOREVER = [1e9, 1e12, 1e300, math.inf, sys.maxsize, 10**400]
+
+
+def callbacks_are_over() -> None:
+    """Wait until no callback runs on a thread for such."""
+    until(lambda: not any(thread.name == "background-callbacks" for thread in our_threads()))
 
 
 def until(look: Callable[[], T], seconds: float = BOUND) -> T:

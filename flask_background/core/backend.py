@@ -30,15 +30,6 @@ class Stats(NamedTuple):
     interrupted: int
 
 
-class Watcher(Protocol):
-    """What a backend needs of the host: somebody who watches for the stop while items exist."""
-
-    awake: bool
-
-    def wake(self) -> None: ...
-    def ring(self) -> None: ...
-
-
 class Companion(Protocol):
     """Who holds durable items here, and so has a part in the stop."""
 

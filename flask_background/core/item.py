@@ -14,6 +14,8 @@ from time import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from flask_background.concurrency import native
+from flask_background.concurrency.stop_signals import interruptible_wait
+from flask_background.core.odd_errors import best_effort
 from flask_background.core.request_state import NO_REQUEST, RequestState
 from flask_background.core.status import QUEUED, RUNNING, TRANSITIONS, Attempt, Outcome, Progress, Status
 from flask_background.core.token import CancelReason
@@ -146,6 +148,7 @@ class WorkItem(Generic[R]):
         """
         return self._host.cancel(self)
 
+    @interruptible_wait
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end; says whether the item has ended."""
         if self._announced or ending_item_var.get(None) is self:
@@ -231,7 +234,8 @@ class WorkItem(Generic[R]):
         """Close the item's uploads, and forget its arguments: no run of this object follows."""
         if self._uploads is not None:
             for upload in self._uploads:
-                upload.close()
+                with best_effort():  # the run may have left anything in its place
+                    upload.close()
             self._uploads = None
         self._args, self._kwargs = (), None
 
@@ -315,7 +319,7 @@ class WorkItem(Generic[R]):
 
     def _move(self, status: Status) -> None:
         before = self._status  # which another thread may just be about to put on record as interrupted
-        if status is not before and status not in TRANSITIONS[before]:
+        if status not in TRANSITIONS[before] and status is not before:
             raise AssertionError(f"item {self.id} cannot go from {before} to {status}")
         self._status = status
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+import weakref
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from flask_background.core.callee import Callee
 from flask_background.core.options import name_of
@@ -11,7 +12,6 @@ from flask_background.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flask_background.core.schedule import Schedule
-    from flask_background.durable.journal.row import ItemRow
 
 
 class Periodic(NamedTuple):
@@ -21,6 +21,12 @@ class Periodic(NamedTuple):
     schedule: Schedule
 
 
+class AwaitsCelery(Protocol):
+    """An app whose Celery is left alone until one of its tasks names it."""
+
+    def celery_is_named(self) -> None: ...
+
+
 class Registry:
     """The tasks, and which of them are periodic."""
 
@@ -28,6 +34,14 @@ class Registry:
         self.tasks: dict[str, Callee] = {}
         self.periodic: dict[str, Periodic] = {}
         self._has_durable = False
+        self._await_celery: weakref.WeakSet[AwaitsCelery] = weakref.WeakSet()
+
+    def when_celery_is_named(self, app: AwaitsCelery) -> None:
+        """Tell an app, once, that a task says that its items go to Celery."""
+        if self.names_backend("celery"):
+            app.celery_is_named()
+        else:
+            self._await_celery.add(app)
 
     def add(self, task: Callee) -> None:
         """Enter a task. Raises ConfigurationError if two have one name, and one of them is durable."""
@@ -43,17 +57,20 @@ class Registry:
             )
         self.tasks[task.name] = task
         self._has_durable = self._has_durable or task.options.durable
+        if task.options.backend == "celery":
+            while self._await_celery:
+                self._await_celery.pop().celery_is_named()
 
     def add_periodic(self, task: Callee, schedule: Schedule) -> None:
         """Let a durable task be enqueued by the schedule."""
         self.periodic[task.name] = Periodic(task, schedule)
 
-    def task_of(self, entry: ItemRow) -> Callee:
-        """The task of an item in the journal, with the options that it was enqueued with."""
-        task = self.tasks.get(entry.task)
+    def task_of(self, name: str, executor: str, options: str) -> Callee:
+        """The task of an item in the journal, with the options (JSON) that the item was enqueued with."""
+        task = self.tasks.get(name)
         if task is None:
-            return Callee.unknown(entry.task, entry.executor)
-        return task.using(executor=entry.executor, durable=True, fallback=None, **json.loads(entry.options))
+            return Callee.unknown(name, executor)
+        return task.using(executor=executor, durable=True, fallback=None, **json.loads(options))
 
     def check_portable(self, task: Callee) -> None:
         """Raise ConfigurationError if another process could not run the task with these options."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
+from flask_background.core.odd_errors import add_note, best_effort, text_of
 from flask_background.errors import ConfigurationError
 
 Backoff = float | Callable[[int, BaseException], float] | None
@@ -53,7 +53,12 @@ class RetryPolicy:
         Where the backoff is a function that raises, or returns no number of seconds, the default is used
         instead, and error gets a note that says so: it is on the log with error then.
         """
-        if attempt >= self.max_attempts or not isinstance(error, self.retry_on):
+        if attempt >= self.max_attempts:
+            return None
+        is_worth_it = False
+        with best_effort():  # a class of the app's may say in its own way what its instances are
+            is_worth_it = isinstance(error, self.retry_on)
+        if not is_worth_it:
             return None
         if self.backoff is None:
             return _default(attempt)
@@ -62,14 +67,13 @@ class RetryPolicy:
         try:
             delay = self.backoff(attempt, error)
         except BaseException as trouble:  # SystemExit ends no thread here, either
-            outcome = f"raised {type(trouble).__name__}: {trouble}"
+            outcome = f"raised {type(trouble).__name__}: {text_of(trouble)}"
         else:
             if _is_delay(delay):
                 return float(delay)
             outcome = f"returned {delay!r}, which is not a number of seconds from 0"
         name = getattr(self.backoff, "__qualname__", repr(self.backoff))
-        with suppress(Exception):  # a frozen exception takes no notes
-            error.add_note(f"The backoff {name} {outcome}. The default backoff was used.")
+        add_note(error, f"The backoff {name} {outcome}. The default backoff was used.")
         return _default(attempt)
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.concurrency import native
+from flask_background.concurrency.durations import deadline
 from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.settings import OUTBOX
@@ -109,7 +110,7 @@ class DurableBackend(Claimer):
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until nothing is in flight here, nor waits, for its time too, so that this process runs it."""
-        end = math.inf if timeout is None else time.monotonic() + timeout
+        end = deadline(timeout)
         while True:
             left = max(0.0, end - time.monotonic())
             if not self.local.wait_idle(left):
@@ -145,7 +146,9 @@ class DurableBackend(Claimer):
         """The handle of an item in this process, whatever it says of the item."""
         handle = self._handles.get(entry.id)
         if handle is None:
-            handle = DurableItem.of(entry, self.registry.task_of(entry), state_of(entry), self)
+            handle = DurableItem.of(
+                entry, self.registry.task_of(entry.task, entry.executor, entry.options), state_of(entry), self
+            )
             self._handles[entry.id] = handle
         return handle
 

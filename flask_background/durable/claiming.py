@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from flask_background.durable.maintenance import JournalMaintenance
 
 
+# When an item is claimed again whose last end is not told to all yet, in seconds.
+_STILL_TOLD = 0.5
+
+
 class Claimer(Intake):
     """Claimer, and takes what has been claimed."""
 
@@ -84,6 +88,11 @@ class Claimer(Intake):
             item = self.known(entry)
         except Exception as error:  # options or a state that nobody can read
             self._park_unread(entry, error)
+            return
+        if self.local.is_in_flight(item):  # somebody has had it retried while receivers hear of its last end
+            now = time.time()
+            step = partial(store.release, item_id=entry.id, fence=entry.fence, now=now, due=now + _STILL_TOLD)
+            self.writer.later(step)
             return
         item.arrive(entry)
         if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from flask_background.concurrency import native
+from flask_background.concurrency.durations import deadline
 from flask_background.core.callee import Callee
 from flask_background.core.item import ItemHost
 from flask_background.core.remote_item import RemoteItem
@@ -79,16 +80,16 @@ class DurableItem(RemoteItem[R]):
         if self._announced:
             return True
         self._follow_fork()
-        end = None if timeout is None else time.monotonic() + timeout
+        end = deadline(timeout)
         while True:
-            left = None if end is None else max(0.0, end - time.monotonic())
+            left = max(0.0, end - time.monotonic())
             if self.here:
-                if super().wait(_STAY if left is None else min(_STAY, left)) and self._announced:
+                if super().wait(min(_STAY, left)) and self._announced:
                     return True
             elif self.status.is_final:
                 return True
             else:
-                native.Latch().wait(_LOOK if left is None else min(_LOOK, left))
+                native.Latch().wait(min(_LOOK, left))
             if left == 0.0:
                 return not self.here and self.status.is_final
 

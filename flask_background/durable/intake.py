@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.core.backend import Backend, Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Status
@@ -64,6 +65,7 @@ class Intake(Runs, Backend):
         self._handles: WeakValueDictionary[str, DurableItem[Any]] = WeakValueDictionary()
         self._called_at = 0
 
+    @uninterruptible
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         assert isinstance(item, DurableItem)
         here = due is None and (held or (self.left == self.caught_up and self._has_room(item._task.executor)))
@@ -89,6 +91,7 @@ class Intake(Runs, Backend):
                 self.give_back(item)
         return item
 
+    @uninterruptible
     def release(self, item: WorkItem[Any]) -> None:
         assert isinstance(item, DurableItem)
         item.unhold()

@@ -6,15 +6,18 @@ crash knows which of them were running. The end goes to the journal, and is told
 
 from __future__ import annotations
 
+import contextvars
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from flask_background import signals
+from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import RunHost, let_frames_go
+from flask_background.core.odd_errors import add_note, let_frames_go
+from flask_background.core.runner import RunHost
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.durable.handle import DurableItem
 from flask_background.durable.journal import statements as store
@@ -85,12 +88,8 @@ class Runs(RunHost):
         assert item.entry is not None
         self._run_is_over(item, attempt)
         now = time.time()
-        try:
-            failed = error_as_data(error)
-        except Exception:
-            return False  # which makes the item fail, with the error of that
-        step = partial(_release, _this(item.entry), now=now, due=now + delay, error=failed)
-        self.writer.later(step, partial(self._retried, item, error, delay))
+        step = partial(_release, _this(item.entry), now=now, due=now + delay, error=error_as_data(error))
+        self.writer.later(step, partial(self._retried, contextvars.copy_context(), item, error, delay))
         return True
 
     def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
@@ -98,19 +97,38 @@ class Runs(RunHost):
         assert isinstance(item, DurableItem)
         assert item.entry is not None
         self._run_is_over(item, attempt)
-        step: Callable[..., Any]
         if outcome[0] is Status.INTERRUPTED:  # the host stopped, so the run does not count
-            step = partial(_release, _this(item.entry), now=time.time(), charged=False)
-            self.writer.later(step, partial(self._left, item))
-            return
-        try:
-            step = self._end_step(item.entry, outcome)
-        except Exception as error:  # such as that of an exception that has no text
-            with suppress(Exception):
-                error.add_note(f"item {item.id} ({item.task_name}) had {outcome[0]}")
-            outcome = Status.FAILED, None, error
-            step = self._end_step(item.entry, outcome)
-        self.writer.later(step, partial(self._ended, item, attempt, outcome))
+            release = partial(_release, _this(item.entry), now=time.time(), charged=False)
+            self.writer.later(release, partial(self._left, item))
+        else:
+            try:
+                step = self._end_step(item.entry, outcome)
+            except Exception as error:  # of ours, for what is foreign is made data in any case
+                add_note(error, f"item {item.id} ({item.task_name}) had {outcome[0]}")
+                outcome = Status.FAILED, None, error
+                step = self._end_step(item.entry, outcome)
+            tell = partial(self._tell_end_apart, contextvars.copy_context(), item, attempt, outcome)
+            self.writer.later(step, tell)
+
+    def _tell_end_apart(
+        self,
+        context: contextvars.Context,
+        item: DurableItem[Any],
+        attempt: Attempt,
+        outcome: Outcome,
+        is_mine: bool,
+    ) -> None:
+        """Tell an end in its item's context (a Sentry scope, a request's id).
+
+        Not here if there are receivers, which may take long: they hold up no other item's end.
+        """
+        tell = partial(context.run, partial(self._ended, item, attempt, outcome, is_mine))
+        if signals.item_finished.receivers:
+            callbacks.threads.call(
+                tell, partial(self.log_error, f"The end of item {item.id} could not be told")
+            )
+        else:
+            tell()
 
     def _run_is_over(self, item: DurableItem[Any], attempt: Attempt) -> None:
         self.lasted[item._task.executor] = time.time() - (attempt.started or time.time())
@@ -184,10 +202,15 @@ class Runs(RunHost):
             self._left(item, None)
 
     def _retried(
-        self, item: DurableItem[Any], error: BaseException, delay: float, ended: ItemRow | None
+        self,
+        context: contextvars.Context,
+        item: DurableItem[Any],
+        error: BaseException,
+        delay: float,
+        ended: ItemRow | None,
     ) -> None:
         if ended is None:
-            self.tell_retried(item, error, delay)
+            context.run(self.tell_retried, item, error, delay)
         else:  # somebody had asked for its end
             let_frames_go(error)
         self._left(item, ended)

@@ -38,13 +38,12 @@ def submit(
     except EnqueueError as error:  # there is no journal
         part.backend.events.refused(callee.name, error)
         raise
-    try:
-        request = _current_request()
-    except RuntimeError:  # outside of one; to ask first would cost each view something
+    state: RequestState | None
+    if flask.has_request_context():
+        state = RequestState.capture(_current_request(), part.processors)
+    else:
         outer = current_item_var.get(None)
         state = None if outer is None else outer.state
-    else:
-        state = RequestState.capture(request, part.processors)
     moved = None
     plain = not (kwargs or part.strict)
     for value in args:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from flask_background.local.backend import LocalBackend
 
 
+# When an item is tried again that was due when no thread could be had, in seconds.
+_NO_THREAD = 0.5
+
+
 class DelayedItems:
     """Knows who waits, and releases each at its time."""
 
@@ -61,10 +65,15 @@ class DelayedItems:
         with self._lock:
             if self._waiting.pop(item.id, None) is None:
                 return
+        backend = self._backend
+        if not backend.is_in_flight(item):
+            return
         try:
-            self._backend.release(item)
-        except RuntimeError as error:  # the system has no thread to give; the item was withdrawn
-            self._backend.log_error(f"Item {item.id} could not be started", error)
+            backend.executors[item._task.executor].put(item)
+        except RuntimeError as error:  # there is no thread to be had at this moment
+            backend.log_error(f"Item {item.id} ({item.task_name}) is started as soon as it can be", error)
+            if not self._enter(item, _NO_THREAD):
+                self._end(item)
 
     def _end(self, item: WorkItem[Any]) -> None:
         error = None if item._attempt is None else item._attempt.error

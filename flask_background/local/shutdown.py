@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flask_background.concurrency import native
 from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Status
-from flask_background.core.token import CancelReason, call_back
+from flask_background.core.token import CancelReason
 from flask_background.errors import ItemInterruptedError
 
 if TYPE_CHECKING:
@@ -60,20 +58,12 @@ class ShutdownSequence:
         if self._backend.companion is not None:
             self._backend.companion.stop_begins()
         items = self._ledger.unfinished()
-        callbacks = []
         for item in items:
             source = self._backend.source_of(item)
             source.limit(self.on_record_at)
-            callbacks += source.fire(CancelReason.SHUTDOWN)
+            source.fire(CancelReason.SHUTDOWN)
         seconds = max(0.0, self.on_record_at - time.monotonic())
         self._backend.events.stopping(len(items), seconds, how_to_cut)
-        if callbacks:
-            # On a thread of their own: they are foreign, and the stop must not wait for them.
-            tell = partial(call_back, callbacks, self._backend.log_error)
-            try:
-                native.start_thread(tell, "background-callbacks")
-            except RuntimeError:  # Python is shutting down and starts no more threads
-                tell()
 
     def tick(self) -> None:
         """Do what is due."""

@@ -17,7 +17,6 @@ from flask import Flask
 
 from flask_background import Status, WorkItem, signals
 from flask_background.app_state import state_of
-from flask_background.celery.envelope import Envelope
 from flask_background.errors import BrokerError, ItemCancelledError, ItemFailedError, NotFinishedError
 
 from ..helpers import BOUND, Script, Site, lines, receiving, until
@@ -151,8 +150,8 @@ def test_no_item_is_lost_under_load(
 ENQUEUE = """
     import os, signal, sys
     from pathlib import Path
-    from flask_background.app_state import state_of
     from flask_background.durable.journal import outbox
+    from flask_background.app_state import state_of
     from tests.celery import shop
     app = shop.create_app(
         BACKGROUND_CELERY={urls!r}, BACKGROUND_JOURNAL=Path({journal!r}), BACKGROUND_RUN_IN_WEB=False
@@ -380,7 +379,7 @@ def test_what_cannot_be_sent(make_app: MakeApp, redis: Redis, journal: Path) -> 
         assert "no way to there" in str(poison.exception(0))
         assert good.status is Status.QUEUED
         assert not rows(journal).get("queued")
-        with pytest.raises(BrokerError, match="cannot send it: ValueError: no way to there"):
+        with pytest.raises(BrokerError, match="cannot send the item: ValueError: no way to there"):
             shop.look_around.using(durable=True).enqueue()
 
 
@@ -390,19 +389,19 @@ def test_messages_of_one_item(app: Flask, redis: Redis, make_worker: MakeWorker)
     worker.wait_until_ready()
     celery = state_of(app).celery
 
-    def send_again(item: Any, payload: str) -> None:
+    def send_again(item: Any) -> None:
         for _ in range(4):
-            celery.cluster.publish(item.id, item.task_name, payload, Envelope.of(item, None))
+            celery.publisher.send(item.id, celery.records.read(item.id), with_record=False)
 
     items = []
     for number in range(40):
         items.append(shop.book.enqueue(number, 0.05))
-        send_again(items[-1], f"[[{number},0.05],{{}}]")
+        send_again(items[-1])
     lost = shop.die.enqueue(1)
-    send_again(lost, "[[1],{}]")
+    send_again(lost)
     slow = shop.flaky.using(backoff=2).enqueue()
     until(lambda: celery.records.read(slow.id).due)
-    send_again(slow, "[[],{}]")
+    send_again(slow)
     assert [item.result(LONG) for item in items] == list(range(40))
     assert (lost.result(LONG), slow.result(LONG)) == (2, 3)
     assert slow.finished_at is not None

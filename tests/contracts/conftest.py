@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from flask_background import Task, current_item
-from flask_background.app_state import state_of
 
 from ..helpers import BOUND, Site, until
 
@@ -33,13 +32,7 @@ class Shop:
     def task(self, func: Callable[..., Any], name: str = "shop.work", **options: Any) -> Task[..., Any]:
         """A task of func."""
         options = {"durable": self.durable, "backend": "immediate" if self.immediate else None, **options}
-        task = self.background.task(name=name, **options)(func)
-        if self.worker is not None:
-            from flask_background.celery.worker.bootstrap import register
-
-            register(self.worker.app, state_of(self.app))
-            self.worker.consumer.update_strategies()
-        return task
+        return self.background.task(name=name, **options)(func)
 
     def holding(self, gate: threading.Event, **options: Any) -> Task[..., Any]:
         """A task that waits for the gate or its token, and returns its argument."""
