@@ -175,7 +175,7 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
 # say it for itself: ``pytestmark = pytest.mark.process``.
 _FOLDERS = {
     "server": ("celery", "demo", "integration"),
-    "process": ("contracts", "durable", "executors/processes", "faults", "hosts", "typing"),
+    "process": ("contracts", "durable", "executors/processes", "faults", "hosts", "tools", "typing"),
 }
 _FIXTURES = {"server": {"rabbit", "redis"}, "process": {"script"}}
 
