@@ -18,9 +18,6 @@ Kind = Literal["thread", "asyncio", "process"]
 Overflow = Literal["raise", "block", "run"]
 Durability = Literal["power", "process"]
 
-#: In the journal the executor of items that are to be handed over to Celery, so that nobody runs them here.
-OUTBOX = "celery:outbox"
-
 # What says how many items of one executor run at once, and how many do by default.
 _THREADS = min(32, (os.cpu_count() or 1) + 4)
 _COROUTINES = 5_000
@@ -108,7 +105,7 @@ def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
         raise _wrong("BACKGROUND_EXECUTORS", named, "a dict of names to dicts")
     for name, options in named.items():
         key = f"BACKGROUND_EXECUTORS[{name!r}]"
-        if not isinstance(name, str) or name == OUTBOX or not isinstance(options, Mapping):
+        if not isinstance(name, str) or not isinstance(options, Mapping):
             raise _wrong(key, options, 'a name and a dict such as {"kind": "thread", "workers": 2}')
         kind = options.get("kind")
         if kind == "thread":

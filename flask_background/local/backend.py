@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from flask_background.core.callee import Callee
+    from flask_background.core.request_state import RequestState
     from flask_background.hosts.base import Host
 
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
@@ -68,6 +69,11 @@ class LocalBackend(InProcessBackend, RunHost):
         )
 
     # For views.
+
+    def make_item(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
+    ) -> WorkItem[Any]:
+        return WorkItem(callee, args, kwargs, state, self)
 
     @uninterruptible
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flask_background.celery.client.publisher import UnsendableError
 from flask_background.celery.records.record import Record
 from flask_background.celery.uploads.uploads import KEPT
-from flask_background.durable.uploads import pack_call
 from flask_background.errors import BrokerError, SerializationError, UnsupportedError
 from flask_background.local.admission import check_executor
+from flask_background.payload.calls import pack_call
 
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage

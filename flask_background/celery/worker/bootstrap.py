@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from flask_background.celery.worker.reconciler import Reconciler
     from flask_background.core.settings import Settings
 
-# How long the end of the worker waits for the reconciler, in seconds.
+# How long the end of the worker waits for each of our threads, in seconds.
 _LAST_LOOK = 2.0
 
 
@@ -136,10 +136,10 @@ class Worker:
 
     def close(self) -> None:
         """Everything has ended."""
-        if self._supervisor is not None:
-            self._supervisor.close()
         for reconciler in self._reconcilers:
             reconciler.close(_LAST_LOOK)
+        if self._supervisor is None or self._supervisor.close(_LAST_LOOK):
+            self.table.close()
 
 
 def _states_of(celery: Celery) -> dict[str, WorkerApp]:
