@@ -18,7 +18,7 @@ from flask_background import signals
 from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem
 from flask_background.core.odd_errors import add_note, let_frames_go
-from flask_background.core.runner import RunHost
+from flask_background.core.run_host import RunHost
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.durable.handle import DurableItem, JournalHost
 from flask_background.durable.journal import queries, statements

@@ -13,7 +13,8 @@ from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
 from flask_background.core.backend import Backend
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import Run, RunHost, perform
+from flask_background.core.run_host import RunHost
+from flask_background.core.runner import Run, perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.errors import Stopping
 from flask_background.local.admission import check_executor
