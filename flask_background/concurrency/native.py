@@ -144,8 +144,8 @@ def _get_ident() -> int:
 def interpreter() -> str:
     """The path of the Python that this process runs in.
 
-    ``sys.executable`` is the server's program where that has Python built in (uWSGI, mod_wsgi), or is empty. Raises
-    FileNotFoundError if there is none.
+    ``sys.executable`` is the server's program where that has Python built in (uWSGI, mod_wsgi), or is empty.
+    Raises FileNotFoundError if there is none.
     """
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     if os.path.basename(sys.executable).startswith(("python", "pypy")):
