@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -24,6 +25,10 @@ from .redis_server import Redis
 
 if TYPE_CHECKING:
     from .rabbitmq_server import RabbitMQ
+
+# A shell's background job ignores Ctrl-C, and so would every server that a test starts and then stops by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples that hypothesis tries: few while somebody writes code, many before it lands.
 _settings = {"deadline": None, "database": None, "derandomize": True}
@@ -170,7 +175,7 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
 # say it for itself: ``pytestmark = pytest.mark.process``.
 _FOLDERS = {
     "server": ("celery", "demo", "integration"),
-    "process": ("contracts", "durable", "executors/processes", "faults", "hosts", "typing"),
+    "process": ("contracts", "durable", "executors/processes", "faults", "hosts", "tools", "typing"),
 }
 _FIXTURES = {"server": {"rabbit", "redis"}, "process": {"script"}}
 

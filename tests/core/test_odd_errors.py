@@ -21,6 +21,8 @@ from flask_background.payload.outcomes import error_as_data, error_of
 
 from ..helpers import BOUND, Site, receiving
 
+pytestmark = pytest.mark.process  # half of the items are in a journal, on disk
+
 
 @dataclasses.dataclass(frozen=True)
 class Frozen(Exception):
