@@ -39,13 +39,13 @@ class Admission:
         if any(each.is_here() for each in self._executors.values()):
             how = "raise"  # a coroutine of ours: to wait here would hold up those that it waits for
         while True:
-            gate = self._ledger.room_gate() if how == "block" else None
-            with self._one_by_one:
-                if self._ledger.admit(item, executor, limit):
-                    return False
-            if gate is None or self._ledger.phase is Phase.STOPPED:
-                break
-            _wait_for_room(gate)
+            with self._ledger.room_latch() as latch:
+                with self._one_by_one:
+                    if self._ledger.admit(item, executor, limit):
+                        return False
+                if how != "block" or self._ledger.phase is Phase.STOPPED:
+                    break
+                _wait_for_room(latch)
         if how == "run" and self._ledger.admit(item, executor, math.inf):
             return True
         raise self._refusal(item, executor)
@@ -60,8 +60,8 @@ class Admission:
 
 
 @interruptible_wait
-def _wait_for_room(gate: native.Latch) -> None:
-    gate.wait(_RETRY)
+def _wait_for_room(latch: native.Latch) -> None:
+    latch.wait(_RETRY)
 
 
 class Kind(Protocol):

@@ -248,7 +248,8 @@ class LocalBackend(InProcessBackend, RunHost):
         return self.ledger.stats()
 
     def wait_idle(self, timeout: float | None) -> bool:
-        return self.ledger.idle_gate().wait(timeout)
+        with self.ledger.idle_latch() as latch:
+            return latch.wait(timeout)
 
     # For the stop: hosts know of an app what is here.
 
