@@ -131,13 +131,22 @@ def shop(tmp_path: Path, script: Callable[..., Script]) -> Shop:
 def site(make_site: Callable[..., Site], shop: Shop) -> Site:
     """The same app in this process, which only enqueues and looks."""
     site = make_site(BACKGROUND_JOURNAL=shop.folder / "journal", BACKGROUND_RUN_IN_WEB=False)
-    site.background.task(durable=True, name="work")(lambda name: None)
+    _task(site)
     return site
 
 
 def enqueue(site: Site, name: str, **options: Any) -> Any:
     """Enqueue an item here, which another process runs."""
-    return site.background.registry.tasks["work"].using(**options).enqueue(name)
+    return _task(site).using(**options).enqueue(name)
+
+
+def _task(site: Site) -> Any:
+    """The task in this process, which runs nothing."""
+    return site.background.task(durable=True, name="work")(_work)
+
+
+def _work(name: str) -> None:
+    raise AssertionError("another process runs it")
 
 
 # The journal is made.
