@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from flask_background.celery.client.backend import CeleryBackend
     from flask_background.core.backend import Backend
-    from flask_background.core.item import Callee
+    from flask_background.core.callee import Callee
     from flask_background.core.registry import Registry
     from flask_background.core.request_state import StateProcessor
     from flask_background.durable.backend import DurableBackend
@@ -209,7 +209,7 @@ class BackgroundState:
 
         host = hosts.current()
         app, settings = self.app, self.settings
-        self.strict = app.debug or app.testing if settings.strict is None else settings.strict
+        self.strict = settings.strict
         kind = LocalBackend if self.holds_items else ChildBackend
         made = kind(app, settings, host, self.registry.tasks)
         with _building:
@@ -243,7 +243,7 @@ class BackgroundState:
                 self.settings,
                 self.folder,
                 self.registry,
-                runs=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
+                executors=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
                 sender=(lambda: self.celery.sender) if self._has_cluster() else None,
                 in_this_process=lambda: self.durable,
             )

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
 
-from flask_background import hosts
+from flask_background import cli, hosts
 from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.core.backend import Stats
+from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.item import WorkItem
-from flask_background.core.options import Options
+from flask_background.core.options import Options, When, check_names
 from flask_background.core.registry import Registry
 from flask_background.core.request_state import StateProcessor
 from flask_background.core.schedule import Cron, Every
 from flask_background.core.status import Status
 from flask_background.enqueueing import after_response as response
-from flask_background.enqueueing.submit import AdHoc, submit
+from flask_background.enqueueing.submit import submit
 from flask_background.errors import ConfigurationError, NotInitializedError, UnsupportedError
 from flask_background.local.admission import check_executor
 from flask_background.payload import arguments
@@ -66,6 +67,8 @@ class Background:
             check_executor(periodic.task, part.settings.executors)
         app.extensions["background"] = self
         app.extensions[STATE] = part
+        if "background" not in app.cli.commands:  # the app may have one of its own
+            app.cli.add_command(cli.background)
         response.guard(app, part.look_for_work)
         hosts.prepare(part)
         part.join_celery()
@@ -93,29 +96,44 @@ class Background:
         Raises ConfigurationError.
         """
 
+        check_names(options)
+
         def decorate(func: Callable[..., Any]) -> Task[..., Any]:
-            task = make_task(self, func, **options)
-            self.registry.add(task)
+            task = make_task(self, func, options)
+            self.registry.add(task._callee)
             return task
 
         return decorate if func is None else decorate(func)
 
     def periodic(
-        self, when: str | None = None, *, seconds: float | None = None, timezone: str = "UTC"
+        self,
+        cron: str | None = None,
+        /,
+        *,
+        seconds: float | None = None,
+        timezone: str = "UTC",
+        **options: Unpack[Options],
     ) -> Callable[[Callable[[], Any] | Task[[], Any]], Task[[], Any]]:
         """Enqueue a durable task again and again: ``@background.periodic("*/5 * * * *")`` or ``seconds=30``.
 
-        ``when``: a cron expression, in ``timezone`` (a name such as "Europe/Berlin"); needs
-        ``flask-background[cron]``. Once per machine, however many processes the app has; of runs that were
-        missed, one is caught up on. Stands above ``@background.task(durable=True, ...)``, or makes a task by
-        itself. Raises ConfigurationError.
+        ``cron``: a cron expression of five fields, in ``timezone`` (a name such as "Europe/Berlin"); needs
+        ``flask-background[cron]``. One item is enqueued per machine, however many processes the app has; of
+        the runs that were missed, one is caught up on. Makes the function a task with these ``options`` (see
+        ``task``), or stands above ``@background.task(durable=True, ...)``. Raises ConfigurationError.
         """
-        if (when is None) is (seconds is None):
+        if (cron is None) is (seconds is None):
             raise ConfigurationError('periodic() takes a cron expression, such as "*/5 * * * *", or seconds=')
-        schedule = Every(seconds) if seconds is not None else Cron(when or "", timezone)
+        schedule = Every(seconds) if seconds is not None else Cron(cron or "", timezone)
+        check_names(options)
 
         def decorate(func: Callable[[], Any] | Task[[], Any]) -> Task[[], Any]:
-            task = func if isinstance(func, Task) else self.task(durable=True)(func)
+            if isinstance(func, Task) and options:
+                raise ConfigurationError(
+                    f"{func.name} is a task already: give its options to one decorator, @background.task(...)"
+                    " or @background.periodic(...)"
+                )
+            durable: Options = {"durable": True, **options}
+            task = func if isinstance(func, Task) else self.task(**durable)(func)
             if not task.options.durable:
                 raise ConfigurationError(
                     f"task {task.name} is periodic, so it has to be durable: @background.task(durable=True),"
@@ -128,8 +146,8 @@ class Background:
                 )
             app = None if self._app is None else self._app()
             if app is not None:
-                check_executor(task, state_of(app).settings.executors)
-            self.registry.add_periodic(task, schedule)
+                check_executor(task._callee, state_of(app).settings.executors)
+            self.registry.add_periodic(task._callee, schedule)
             return task
 
         return decorate
@@ -155,6 +173,7 @@ class Background:
                 f"background.enqueue() takes a function and its arguments, not {type(func).__name__}:"
                 " write enqueue(f, x), not enqueue(f(x))"
             )
+        refuse_generator(func)
         arguments.refuse_live_closure(func)
         try:
             signature = inspect.signature(func, follow_wrapped=False)
@@ -162,7 +181,7 @@ class Background:
             pass
         else:
             signature.bind(*args, **kwargs)
-        return submit(self._part(), AdHoc.of(func), args, kwargs)
+        return submit(self._part(), Callee.of_callable(func), args, kwargs)
 
     def state_processor(self, processor: StateProcessor) -> StateProcessor:
         """Add a function that is called in the request, at every enqueue, and returns a dict of JSON values.
@@ -229,6 +248,11 @@ class Background:
         gunicorn and in an ordinary process it happens by itself.
         """
         return self._part().backend.stop(grace)
+
+    def _submit(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When, /
+    ) -> WorkItem[Any]:
+        return submit(self._part(), callee, args, kwargs, when)
 
     def _part(self) -> BackgroundState:
         """The state of the current app, else of the app given to the constructor."""

@@ -17,6 +17,8 @@ import pytest
 
 from .helpers import ROOT, until
 
+pytestmark = pytest.mark.server
+
 PAGE = (ROOT / "README.md").read_text()
 
 

@@ -7,7 +7,8 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from flask_background.concurrency import native
-from flask_background.core.item import Callee, ItemHost
+from flask_background.core.callee import Callee
+from flask_background.core.item import ItemHost
 from flask_background.core.remote_item import RemoteItem
 from flask_background.errors import BrokerError
 
@@ -62,6 +63,15 @@ class CeleryItem(RemoteItem[R]):
         item.here = False
         item.take(record)
         return item
+
+    def place(self, *, here: bool, in_outbox: bool = False) -> None:
+        """Say where the item is now: in this process, in the journal's outbox, or else on its way."""
+        self.here, self.in_outbox = here, in_outbox
+
+    def stay_here(self, host: ItemHost) -> None:
+        """Have this process run the item: its host is that of the items of this process."""
+        self._change_host(host)
+        self.here = self.runs_here = True
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""

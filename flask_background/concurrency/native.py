@@ -10,17 +10,24 @@ from __future__ import annotations
 import _thread
 import importlib
 import os
+import signal
 import sys
 import threading
 import time
-from _queue import Empty, SimpleQueue
 from collections.abc import Callable, Sequence
+from contextvars import Context
+from queue import Empty
 from typing import TYPE_CHECKING, Any
+
+from flask_background.concurrency.durations import bounded
+from flask_background.concurrency.private_names import find_private
+from flask_background.concurrency.stop_signals import blocked, blocks_everywhere, current_mask
 
 if TYPE_CHECKING:
     import asyncio
     import select
     from _thread import LockType
+    from queue import SimpleQueue
 
 __all__ = [
     "Empty",
@@ -28,31 +35,46 @@ __all__ = [
     "SimpleQueue",
     "exit_code_of",
     "has_ended",
+    "is_service_thread",
     "new_event_loop",
     "new_lock",
     "new_poll",
     "sleep",
     "start_program",
     "start_thread",
+    "start_thread_in_handler",
 ]
 
-# How often a greenlet looks at a gate: a real lock cannot wake it.
-_GREENLET_POLL = 0.01
+# What CPython has, and does not document, and is used here: see ``private_names``.
+PRIVATE_NAMES = ("multiprocessing.util.spawnv_passfds",)
 
+# How often a greenlet looks at a latch: a real lock cannot wake it.
+_GREENLET_POLL = 0.01
+# The longest that a lock is waited for in one go (seconds): CPython refuses 292 years.
+_LONGEST_WAIT = 1e6
+
+# The threads that were started here, by their identifiers: real ones, under gevent too.
 _own_threads: set[int] = set()
+# The service threads, each with what the thread that started it blocks (see ``stop_signals``).
+_service_threads: dict[int, set[int]] = {}
 
 
 def _original(module: str, name: str) -> Any:
     """The attribute as it was before gevent patched the module, if it did."""
-    if _patched():
-        return sys.modules["gevent.monkey"].get_original(module, name)
+    # gevent's module may be half imported by another thread at this moment; then it has patched nothing yet.
+    get_original = getattr(sys.modules.get("gevent.monkey"), "get_original", None)
+    if get_original is not None:
+        return get_original(module, name)
     return getattr(importlib.import_module(module), name)
 
 
 def _patched() -> bool:
-    # The module may be there without being patched, or half imported by another thread at this moment.
     is_module_patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
     return is_module_patched is not None and bool(is_module_patched("threading"))
+
+
+if not TYPE_CHECKING:
+    SimpleQueue = _original("queue", "SimpleQueue")
 
 
 def new_lock() -> LockType:
@@ -63,21 +85,59 @@ def new_lock() -> LockType:
     return lock
 
 
-def start_thread(target: Callable[[], None], name: str) -> None:
-    """Run target on a daemon thread of the operating system."""
-    if not _patched():
-        threading.Thread(target=target, name=name, daemon=True).start()
-        return
-    get_ident = _original("_thread", "get_ident")
+def start_thread(target: Callable[[], None], name: str, *, runs_app_code: bool = False) -> None:
+    """Run target on a daemon thread of the operating system, in an empty ``contextvars.Context``.
+
+    All threads of the package are started here. ``runs_app_code``: items, callbacks or receivers run there,
+    and programs that they start inherit its signal mask; every other one is a service thread, and blocks the
+    signals that stop a process. Raises RuntimeError if there is no thread to be had.
+    """
+    run = _made_ours(target, is_service=not runs_app_code)
+    with blocked(current_mask()):  # here, for a thread that began without could get a signal at once
+        if _patched():
+            _original("_thread", "start_new_thread")(run, ())
+        else:
+            # Else whoever follows new threads (Sentry, OpenTelemetry) would give this one, which serves all
+            # visitors, the user and the trace of the request that happens to start it.
+            Context().run(threading.Thread(target=run, name=name, daemon=True).start)
+
+
+def start_thread_in_handler(target: Callable[[], None]) -> None:
+    """Run target on a service thread; fit for a signal handler, for it takes none of threading's locks."""
+    with blocked(current_mask()):
+        _original("_thread", "start_new_thread")(_made_ours(target, is_service=True), ())
+
+
+def _made_ours(target: Callable[[], None], *, is_service: bool) -> Callable[[], None]:
+    """What a thread of ours runs. It begins with the stop signals blocked."""
+    usual = _service_threads.get(_get_ident())
+    if usual is None:
+        usual = current_mask()
 
     def run() -> None:
-        _own_threads.add(get_ident())
+        ident = _get_ident()
+        _own_threads.add(ident)
+        if is_service:
+            _service_threads[ident] = usual
+        elif not blocks_everywhere():
+            signal.pthread_sigmask(signal.SIG_SETMASK, usual)
         try:
             target()
         finally:
-            _own_threads.discard(get_ident())
+            _own_threads.discard(ident)
+            _service_threads.pop(ident, None)
 
-    _original("_thread", "start_new_thread")(run, ())
+    return run
+
+
+def is_service_thread() -> bool:
+    """Whether the caller runs on a thread that foreign code must not hold up."""
+    return _get_ident() in _service_threads
+
+
+def _get_ident() -> int:
+    ident: int = _original("_thread", "get_ident")()
+    return ident
 
 
 def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> int:
@@ -85,9 +145,11 @@ def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> int:
 
     As multiprocessing does it: gevent leaves no Popen that works on other threads than the main one.
     """
-    from multiprocessing import util
-
-    pid: int = util.spawnv_passfds(os.fsencode(arguments[0]), arguments, keeps)
+    spawn = find_private(PRIVATE_NAMES[0])
+    if spawn is None:  # then descriptors that somebody has made inheritable get there, too
+        actions = [(os.POSIX_SPAWN_DUP2, keep, keep) for keep in keeps]
+        return os.posix_spawn(arguments[0], list(arguments), os.environ, file_actions=actions)
+    pid: int = spawn(os.fsencode(arguments[0]), arguments, keeps)
     return pid
 
 
@@ -145,13 +207,17 @@ class Latch:
             pass  # it was open
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait up to timeout seconds; says whether the gate is open."""
-        if timeout is not None and timeout < 0:
-            timeout = 0.0
-        if _patched() and _original("_thread", "get_ident")() not in _own_threads:
+        """Wait up to timeout seconds (None: without limit), any number of them; says whether it is open."""
+        if timeout is not None:
+            timeout = bounded(timeout)
+        if _patched() and _get_ident() not in _own_threads:
             opened = self._wait_in_greenlet(timeout)
+        elif timeout is None or timeout <= _LONGEST_WAIT:
+            opened = self._lock.acquire(timeout=-1 if timeout is None else timeout)
         else:
-            opened = self._lock.acquire(timeout=-1 if timeout is None else min(timeout, 1e6))
+            end = time.monotonic() + timeout
+            while not (opened := self._lock.acquire(timeout=_LONGEST_WAIT)) and time.monotonic() < end:
+                pass
         if opened:
             self.open()
         return opened
@@ -164,3 +230,6 @@ class Latch:
                 return False
             gevent.sleep(_GREENLET_POLL)
         return True
+
+
+os.register_at_fork(after_in_child=_service_threads.clear)  # they are the parent's

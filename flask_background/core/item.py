@@ -14,6 +14,9 @@ from time import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from flask_background.concurrency import native
+from flask_background.concurrency.stop_signals import interruptible_wait
+from flask_background.core.odd_errors import best_effort
+from flask_background.core.request_state import NO_REQUEST, RequestState
 from flask_background.core.status import QUEUED, RUNNING, TRANSITIONS, Attempt, Outcome, Progress, Status
 from flask_background.core.token import CancelReason
 from flask_background.errors import BackgroundError, NotFinishedError
@@ -23,38 +26,10 @@ if TYPE_CHECKING:
 
     from werkzeug.datastructures import FileStorage
 
-    from flask_background.core.request_state import RequestState
-    from flask_background.core.retry import RetryPolicy
+    from flask_background.core.callee import Callee
     from flask_background.core.token import CancellationSource, CancellationToken
 
 R = TypeVar("R", covariant=True)
-
-
-class Callee(Protocol):
-    """What an item needs to know of its task."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def func(self) -> Callable[..., Any]: ...
-    @property
-    def timeout(self) -> float | None: ...
-    @property
-    def executor(self) -> str: ...
-    @property
-    def is_coroutine(self) -> bool: ...
-    @property
-    def retry(self) -> RetryPolicy: ...
-    @property
-    def key(self) -> str | None: ...
-    @property
-    def durable(self) -> bool: ...
-    @property
-    def backend(self) -> str | None: ...
-    @property
-    def portable(self) -> bool: ...
-    @property
-    def due(self) -> Callable[[float], float] | None: ...
 
 
 class ItemHost(Protocol):
@@ -76,7 +51,7 @@ class WorkItem(Generic[R]):
     """One enqueued call of a task: what ``enqueue`` returns, and what ``current_item`` stands for.
 
     ``id`` is 24 hexadecimal digits, at least 16 of them random: hard enough to guess to stand in a URL.
-    ``state`` is the copied request (None outside of one).
+    ``state`` is a copy of the request that enqueued the item; outside of a request it is empty, and false.
     """
 
     # Tens of thousands may be queued, so a token, an attempt and waiters are made when they are needed.
@@ -108,7 +83,7 @@ class WorkItem(Generic[R]):
             self.id = _ids.pop()
         except IndexError:
             self.id = _make_ids()
-        self.state = state
+        self.state = NO_REQUEST if state is None else state
         self._status = QUEUED
         self._task = task
         self._args = args
@@ -173,6 +148,7 @@ class WorkItem(Generic[R]):
         """
         return self._host.cancel(self)
 
+    @interruptible_wait
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end; says whether the item has ended."""
         if self._announced or ending_item_var.get(None) is self:
@@ -258,7 +234,8 @@ class WorkItem(Generic[R]):
         """Close the item's uploads, and forget its arguments: no run of this object follows."""
         if self._uploads is not None:
             for upload in self._uploads:
-                upload.close()
+                with best_effort():  # the run may have left anything in its place
+                    upload.close()
             self._uploads = None
         self._args, self._kwargs = (), None
 
@@ -342,7 +319,7 @@ class WorkItem(Generic[R]):
 
     def _move(self, status: Status) -> None:
         before = self._status  # which another thread may just be about to put on record as interrupted
-        if status is not before and status not in TRANSITIONS[before]:
+        if status not in TRANSITIONS[before] and status is not before:
             raise AssertionError(f"item {self.id} cannot go from {before} to {status}")
         self._status = status
 

@@ -9,20 +9,20 @@ import inspect
 import os
 import sys
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from werkzeug.local import LocalProxy
 
+from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem, current_item_var
+from flask_background.core.odd_errors import best_effort, is_from_signal, let_frames_go
 from flask_background.core.request_state import StateUrls
 from flask_background.core.status import SUCCEEDED, Attempt, Outcome, Status
-from flask_background.core.token import CancelReason, call_back
+from flask_background.core.token import CancelReason
 from flask_background.errors import ItemCancelledError, ItemInterruptedError, ItemTimeoutError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class RunHost(ABC):
 
     def ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
         """Fire the item's token, and cancel what its run awaits."""
-        call_back(self.source_of(item).fire(reason), self.log_error)
+        self.source_of(item).fire(reason)
         attempt = item._attempt
         if attempt is not None and attempt.abort is not None:
             attempt.abort()
@@ -95,14 +95,19 @@ class RunHost(ABC):
     def tell_retried(self, item: WorkItem[Any], error: BaseException, delay: float) -> None:
         """Another run is certain to follow: make the item ready for it, and send the event."""
         for upload in item._uploads or ():
-            if not upload.stream.closed and upload.stream.seekable():
-                upload.stream.seek(0)
+            with best_effort():  # the run may have left anything in its place
+                if not upload.stream.closed and upload.stream.seekable():
+                    upload.stream.seek(0)
         let_frames_go(error)
         self.events.retried(item, error, delay)
 
     def log_error(self, what: str, error: BaseException) -> None:
         """Log an error that hurts no item."""
         self.events.log_error(what, error)
+
+    def callback_failed(self, error: BaseException) -> None:
+        """Log the error of a token's callback."""
+        self.log_error("A token's callback failed", error)
 
 
 #: Awaits what a run has left to be awaited, and ends the run.
@@ -121,7 +126,7 @@ class Perform(Protocol):
 
 def perform(item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | None = None, /) -> None:
     """Run item on this thread. An awaitable that its function returns goes to adopt, which ends the run."""
-    host = cast("RunHost", item._host)  # only a host that runs items gives them to executors
+    host: RunHost = item._host  # type: ignore[assignment]  # only a host that runs items calls this
     attempt = Attempt(time.time())
     if not host.start(item, attempt):
         return
@@ -132,31 +137,40 @@ def perform(item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | N
     awaitable = run.context.run(run.call)
     if awaitable is None:
         return
-    if _is_future(awaitable):
-        run.abortable(awaitable.cancel)
-        awaitable.add_done_callback(run.take_future)
-    else:
-        adopt(run, awaitable)
+    context = run.context
+    try:
+        if _is_future(awaitable):
+            # Its own callbacks are foreign, and would run on the thread that asks the item to end.
+            run.abortable(partial(callbacks.threads.call, awaitable.cancel, callbacks.report))
+            awaitable.add_done_callback(run.take_future)
+        else:
+            adopt(run, awaitable)
+    except BaseException as error:  # of a Future of the app's own kind, or no thread for the event loop
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()
+        context.run(run.fail, error)
+        if is_from_signal(error):
+            raise
 
 
 class Run:
     """One run of one item.
 
     A run whose function returns an awaitable goes on until that has been awaited: then somebody calls
-    ``succeed`` or ``fail``, exactly once and in the run's context.
+    ``succeed`` or ``fail`` in the run's context. Only the first such call counts.
     """
 
-    __slots__ = ("_aborted", "_app_context", "_attempt", "_cancel", "_host", "_item", "_timer", "context")
+    # What most runs never set is not set for each.
+    _app_context: AppContext | None = None
+    _timer: Timer | None = None
+    _cancel: Callable[[], object] | None = None
+    _aborted = False
 
     def __init__(self, host: RunHost, item: WorkItem[Any], attempt: Attempt) -> None:
         self.context = Context()
         self._host = host
         self._item = item
         self._attempt = attempt
-        self._app_context: AppContext | None = None
-        self._timer: Timer | None = None
-        self._aborted = False
-        self._cancel: Callable[[], object] | None = None
 
     # The steps. Every item passes them.
 
@@ -203,7 +217,7 @@ class Run:
         item, app = self._item, self._host.app
         current_item_var.set(item)
         app_context = app.app_context()
-        if app_context.url_adapter is None and item.state is not None:
+        if app_context.url_adapter is None and item.state:
             app_context.url_adapter = StateUrls(app, item.state)  # type: ignore[assignment]
         app_context.push()
         self._app_context = app_context
@@ -247,12 +261,15 @@ class Run:
 
     def take_future(self, future: concurrent.futures.Future[Any]) -> None:
         """End as the Future did that the function returned."""
+        context = getattr(self, "context", None)
+        if context is None:
+            return  # a Future of the app's own kind may tell its end twice
         try:
             value = future.result(0)
         except BaseException as error:
-            self.context.run(self.fail, error)
+            context.run(self.fail, error)
         else:
-            self.context.run(self.succeed, value)
+            context.run(self.succeed, value)
 
     async def await_outcome(self, awaitable: Awaitable[Any]) -> None:
         """Await what the function returned, and end as that does. Raises nothing, not even SystemExit."""
@@ -269,15 +286,22 @@ class Run:
 
     def fail(self, error: BaseException) -> None:
         """End the run: the awaitable raised error, perhaps because the item's own token fired."""
-        self._end_awaited(_outcome_of(self._item, error, self._aborted))
+        item = getattr(self, "_item", None)
+        if item is not None:
+            self._end_awaited(_outcome_of(item, error, self._aborted))
 
     def _end_awaited(self, outcome: Outcome) -> None:
+        try:
+            del self.context  # whoever does that ends the run
+        except AttributeError:
+            return
         self._attempt.abort = None
         try:
             self._end(outcome)
         finally:
             # Whoever still has this run, a Future say, keeps no item with it.
-            del self._item, self._attempt, self._app_context, self.context
+            del self._item, self._attempt
+            self._app_context = None
 
 
 def delay_until_next(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> float | None:
@@ -290,6 +314,12 @@ def delay_until_next(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) ->
 
 def _outcome_of(item: WorkItem[Any], error: BaseException, aborted: bool = False) -> Outcome:
     """The outcome of an item that raised error. Aborted: its token has cancelled what it awaited."""
+    with best_effort():  # some errors raise when somebody only looks at them
+        return _meaning_of(item, error, aborted)
+    return Status.FAILED, None, error
+
+
+def _meaning_of(item: WorkItem[Any], error: BaseException, aborted: bool) -> Outcome:
     source = item._source
     reason = source.token.reason if source is not None else None
     own = (
@@ -312,7 +342,7 @@ def _outcome_of(item: WorkItem[Any], error: BaseException, aborted: bool = False
 def _annotate(item: WorkItem[Any], error: BaseException) -> None:
     """Note on the error which item raised it. A frozen exception takes no notes, and passes without one."""
     note = f"in work item {item.id} ({item.task_name})"
-    with suppress(Exception):
+    with best_effort():
         if note in getattr(error, "__notes__", ()):
             return  # noted in the child process that raised it
         error.add_note(note)
@@ -334,18 +364,3 @@ def _is_future(value: Any) -> bool:
     """Whether value is a Future of concurrent.futures, which is not imported to find that out."""
     futures = sys.modules.get("concurrent.futures")
     return futures is not None and isinstance(value, futures.Future)
-
-
-def let_frames_go(error: BaseException) -> None:
-    """Clear the frames of error's traceback: a handle keeps the error, but not what its variables held."""
-    seen: set[int] = set()
-    errors: list[BaseException | None] = [error]
-    while errors:
-        this = errors.pop()
-        if this is None or id(this) in seen:
-            continue
-        seen.add(id(this))
-        traceback.clear_frames(this.__traceback__)
-        errors += (this.__cause__, this.__context__)
-        if isinstance(this, BaseExceptionGroup):
-            errors += this.exceptions

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
-    from flask_background.core.item import Callee
+    from flask_background.core.callee import Callee
     from flask_background.core.runner import Perform
     from flask_background.core.settings import Settings
     from flask_background.executors.base import Executor

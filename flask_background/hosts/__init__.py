@@ -46,11 +46,11 @@ def adopt(worker: Worker) -> None:
 
 
 def prepare(starter: starting.Starter) -> None:
-    """Before the first enqueue, as long as we are on the main thread: let TERM be heard.
+    """Before the first enqueue, as long as we are on the main thread: let TERM and HUP be heard.
 
     The starter is told when a gunicorn worker has loaded the app.
     """
-    process.listen_for_term(lambda: _host)
+    process.listen_for_stop(lambda: _host)
     starting.tell_when_started(starter)
 
 

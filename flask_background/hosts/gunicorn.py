@@ -21,13 +21,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
-from flask_background.hosts.base import Host
+from flask_background.hosts.base import Drainable, Host
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
     from gunicorn.workers.workertmp import WorkerTmp
 
-    from flask_background.local.backend import LocalBackend
 
 # gunicorn kills when its graceful_timeout is over; by so many seconds before that all has to be on record.
 _MARGIN = 1.0
@@ -89,19 +88,15 @@ class GunicornHost(Host):
         if worker.cfg.max_requests > 0:
             self._put_off_recycle()
 
-    def add(self, backend: LocalBackend) -> None:
+    def add(self, backend: Drainable) -> None:
         super().add(backend)
-        grace = backend.clock.grace
+        grace = backend.grace
         if self.graceful_timeout < grace:
-            backend.events.log.warning(
-                "BACKGROUND_GRACE_PERIOD is %g s, but gunicorn may kill a worker %g s after it was told to"
-                " stop (graceful_timeout), so items can be sure of %g s only. Start gunicorn with"
-                " --graceful-timeout %g, or set BACKGROUND_GRACE_PERIOD to %g",
-                grace,
-                self.graceful_timeout,
-                self.allowance,
-                math.ceil(grace + _MARGIN),
-                self.allowance,
+            backend.log_warning(
+                f"BACKGROUND_GRACE_PERIOD is {grace:g} s, but gunicorn may kill a worker"
+                f" {self.graceful_timeout:g} s after it was told to stop (graceful_timeout), so items can be"
+                f" sure of {self.allowance:g} s only. Start gunicorn with --graceful-timeout"
+                f" {math.ceil(grace + _MARGIN):g}, or set BACKGROUND_GRACE_PERIOD to {self.allowance:g}"
             )
 
     def is_stopping(self) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import time
-import traceback
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from flask_background.concurrency.durations import bounded
+from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.concurrency.timers import Timers
-from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats, Watcher
+from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats
 from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import RunHost, let_frames_go, perform
+from flask_background.core.odd_errors import let_frames_go
+from flask_background.core.runner import RunHost, perform
 from flask_background.core.settings import Settings
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-    from flask_background.core.item import Callee
+    from flask_background.core.callee import Callee
+    from flask_background.core.request_state import RequestState
+    from flask_background.hosts.base import Host
 
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
@@ -39,29 +43,45 @@ _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 class LocalBackend(InProcessBackend, RunHost):
     """The items of one app in one process."""
 
-    def __init__(self, app: Flask, settings: Settings, watcher: Watcher, tasks: Mapping[str, Callee]) -> None:
+    def __init__(self, app: Flask, settings: Settings, host: Host, tasks: Mapping[str, Callee]) -> None:
         self._max_queued = settings.max_queued
-        self._watcher = watcher
+        self._watcher = host
         self.keys = Keys()
         self.executors = make_executors(app, settings, perform, tasks)
         # Items know their backend; an idle executor does not, and ends with it.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
-        super().__init__(app, Events(app), Timers(), self.ledger.lock)
-        self.later = DelayedItems(self, self.timers)
+        super().__init__(app, Events(app), Timers(self._timer_failed), self.ledger.lock)
+        self.later = DelayedItems(
+            self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
+        )
         self.companion: Companion | None = None
         self._border = Admission(self.ledger, self.executors, settings)
-        self.clock = ShutdownSequence(self, settings.grace_period)
+        self.clock = ShutdownSequence(
+            self.ledger,
+            self.events,
+            settings.grace_period,
+            source_of=self.source_of,
+            withdraw=self.withdraw,
+            at_begin=self._stop_begins,
+            at_record=self._expect_kill,
+            at_end=self._end,
+        )
 
     # For views.
 
+    def make_item(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
+    ) -> WorkItem[Any]:
+        return WorkItem(callee, args, kwargs, state, self)
+
+    @uninterruptible
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         task = item._task
         executor = self.executors.get(task.executor)
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
             raise mismatch(task, self.executors)
-        if executor.prepares:
-            executor.prepare(item)
+        executor.prepare(item)
         if task.key is not None and (other := self.keys.take(item)) is not item:
             return other
         run_here = False
@@ -89,6 +109,7 @@ class LocalBackend(InProcessBackend, RunHost):
                 self._put(item, executor)
         return item
 
+    @uninterruptible
     def take(self, item: WorkItem[Any], held: bool = False) -> bool:
         """Take an item that the journal has accepted, however many wait here; False if all is over here."""
         executor = self.executors[item._task.executor]
@@ -111,6 +132,7 @@ class LocalBackend(InProcessBackend, RunHost):
             self._watcher.ring()
         return was_here
 
+    @uninterruptible
     def release(self, item: WorkItem[Any]) -> None:
         if self.is_in_flight(item):
             self._put(item, self.executors[item._task.executor])
@@ -136,6 +158,11 @@ class LocalBackend(InProcessBackend, RunHost):
             why = ItemCancelledError(f"item {item.id} ({item.task_name}) could not be started: {error}")
             self.withdraw(item, (Status.CANCELLED, None, why))
             raise
+
+    def _start_waiting(self, item: WorkItem[Any]) -> None:
+        """Give an item whose time has come to its executor, unless it was withdrawn. Raises RuntimeError."""
+        if self.is_in_flight(item):
+            self.executors[item._task.executor].put(item)
 
     # For runs.
 
@@ -169,6 +196,19 @@ class LocalBackend(InProcessBackend, RunHost):
             if self.ledger.phase is not _RUNNING:
                 self._watcher.ring()
 
+    def have_threads(self) -> None:
+        """Start the threads that are needed, and have died or could not be had. Raises nothing."""
+        self.timers.have_thread()
+        for executor in self.executors.values():
+            executor.have_thread()
+
+    def wait_for_receivers(self, timeout: float) -> bool:
+        """Wait up to timeout seconds for receivers of signals that run on other threads."""
+        return self.events.wait_for_receivers(timeout)
+
+    def _timer_failed(self, error: BaseException) -> None:
+        self.log_error("What was due at its time failed", error)
+
     # For handles.
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
@@ -178,7 +218,7 @@ class LocalBackend(InProcessBackend, RunHost):
             with self.lock:
                 source = item._source
                 if source is None:
-                    source = CancellationSource()
+                    source = CancellationSource(self.callback_failed)
                     item._set_source(source)
                     if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
                         source.limit(self.clock.on_record_at)
@@ -209,10 +249,43 @@ class LocalBackend(InProcessBackend, RunHost):
     def wait_idle(self, timeout: float | None) -> bool:
         return self.ledger.idle_gate().wait(timeout)
 
-    # For the stop.
+    # For the stop: hosts know of an app what is here.
+
+    @property
+    def grace(self) -> float:
+        """The app's grace period in seconds."""
+        return self.clock.grace
+
+    @property
+    def up_at(self) -> float:
+        """When the grace period is over (``time.monotonic()``)."""
+        return self.clock.up_at
+
+    def is_idle(self) -> bool:
+        """Whether nothing is queued or running. Fit for a signal handler."""
+        return self.ledger.is_idle()
+
+    def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None:
+        """Begin the stop, if that has not been done, and do what is due now."""
+        self.clock.begin(began, allowance=allowance, how_to_cut=how_to_cut)
+        self.clock.tick()
+
+    def close_if_idle(self) -> bool:
+        """Refuse items from now on, if nothing is in flight; says whether all is over."""
+        return self.clock.close_if_idle()
+
+    def time_is_up(self) -> list[WorkItem[Any]]:
+        """End the grace period: refuse items, name those that have not ended, and return them."""
+        return self.clock.time_is_up()
+
+    def log_warning(self, what: str) -> None:
+        """Log what an operator should do something about."""
+        self.events.log.warning("%s", what)
 
     def stop(self, grace: float | None) -> list[WorkItem[Any]]:
         began = time.monotonic()
+        if grace is not None:
+            grace = bounded(grace)
         self.clock.begin(began, grace=grace)
         up_at = self.clock.up_at if grace is None else min(self.clock.up_at, began + grace)
         self.wait_idle(up_at - time.monotonic())
@@ -227,8 +300,17 @@ class LocalBackend(InProcessBackend, RunHost):
         self.ledger.remove(item, self.ledger.leaving)
         return True
 
-    def end(self, unfinished: list[WorkItem[Any]]) -> None:
-        """Nothing will be accepted or started any more."""
+    def _stop_begins(self) -> None:
+        self.later.dismiss()
+        if self.companion is not None:
+            self.companion.stop_begins()
+
+    def _expect_kill(self) -> None:
+        if self.companion is not None:
+            self.companion.expect_kill()
+
+    def _end(self, unfinished: list[WorkItem[Any]]) -> None:
+        """Close the executors: nothing is accepted or started any more."""
         for executor in self.executors.values():
             executor.abort()
             executor.close()
@@ -242,8 +324,6 @@ class LocalBackend(InProcessBackend, RunHost):
         try:
             if not corrects or outcome[0] is not Status.INTERRUPTED:
                 self.events.finished(item, outcome, corrects)
-        except Exception:  # the log itself is broken: say so where logging does, and let nothing hang
-            traceback.print_exc()
         finally:
             item._release_arguments()
             self.keys.give_back(item)

@@ -68,10 +68,10 @@ def look_around() -> dict[str, Any]:
         "app": current_app.name,
         "id": current_item.id,
         "attempt": current_item.attempt,
-        "path": None if state is None else state.path,
-        "user": None if state is None else state.values["user"],
-        "trace": None if state is None else state.traceparent,
-        "url": None if state is None else url_for("order", number=7, _external=True),
+        "path": state.path if state else None,
+        "user": state.values["user"] if state else None,
+        "trace": state.traceparent if state else None,
+        "url": url_for("order", number=7, _external=True) if state else None,
         "pid": os.getpid(),
     }
 

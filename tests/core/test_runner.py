@@ -16,7 +16,6 @@ from flask import Flask, current_app, g, has_app_context, request, session
 from flask_background import Background, CancelReason, Status, WorkItem, current_item
 from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.events import Events
-from flask_background.core.retry import RetryPolicy
 from flask_background.core.runner import Run, RunHost, perform
 from flask_background.core.status import Attempt, Outcome
 from flask_background.core.token import CancellationSource
@@ -202,7 +201,7 @@ def test_error_that_takes_no_note(host: Host, error: Exception) -> None:
 
 def test_run_again(host: Host) -> None:
     """A failed run that another one follows is not the item's end; the delay is the retry policy's."""
-    item = make_item(func=lambda: 1 / 0, host=host, retry=RetryPolicy(3, 0.5))
+    item = make_item(func=lambda: 1 / 0, host=host, max_attempts=3, backoff=0.5)
     perform(item, no_adoption)
     assert (host.delays, host.outcomes) == ([0.5], [])
     host.runs_again = False  # the process stops, say
@@ -212,10 +211,10 @@ def test_run_again(host: Host) -> None:
 
 def test_no_run_follows(host: Host) -> None:
     """No run follows one that succeeded, an error that is not retried, or the wish for the item's end."""
-    policy = RetryPolicy(3, 0.5, (OSError,))
-    outcome_of(host, lambda: 42, retry=policy)
-    outcome_of(host, lambda: 1 / 0, retry=policy)
-    outcome_of(host, lambda: Path("/nowhere").read_text(), CancelReason.REQUESTED, retry=policy)
+    policy = {"max_attempts": 3, "backoff": 0.5, "retry_on": (OSError,)}
+    outcome_of(host, lambda: 42, **policy)
+    outcome_of(host, lambda: 1 / 0, **policy)
+    outcome_of(host, lambda: Path("/nowhere").read_text(), CancelReason.REQUESTED, **policy)
     assert host.delays == []
 
 
@@ -226,7 +225,7 @@ def test_others_decide(app: Flask) -> None:
         decides_retries = False
 
     host = Child(app)
-    assert outcome_of(host, lambda: 1 / 0, retry=RetryPolicy(3, 0.5))[0] is Status.FAILED
+    assert outcome_of(host, lambda: 1 / 0, max_attempts=3, backoff=0.5)[0] is Status.FAILED
     assert host.delays == []
 
 

@@ -180,7 +180,7 @@ def test_journal_settings() -> None:
     """Those of the journal, by default and given."""
     settings = Settings.from_config({})
     assert (settings.journal, settings.durability, settings.run_in_web) == (None, "power", True)
-    assert (settings.keep, settings.max_payload, settings.strict) == (86_400.0, 1_000_000, None)
+    assert (settings.keep, settings.max_payload, settings.strict) == (86_400.0, 1_000_000, False)
     settings = Settings.from_config(
         {
             "BACKGROUND_JOURNAL": "/var/lib/shop",

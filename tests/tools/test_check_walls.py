@@ -159,6 +159,22 @@ def test_look_up(package: Path, look: str) -> None:
     assert found(package, "extension.py", f"state = {look}\n") == []
 
 
+def test_flask(package: Path) -> None:
+    """Who imports Flask below app_state is found, but for types."""
+    source = """\
+        from typing import TYPE_CHECKING
+
+        if TYPE_CHECKING:
+            from flask import Flask
+
+        def work():
+            from flask.globals import request
+        """
+    (line,) = found(package, "local/backend.py", source)
+    assert line.startswith("local/backend.py:7: from flask.globals import request")
+    assert len(found(package, "extension.py", source)) == 1
+
+
 def test_allowed(package: Path) -> None:
     """A file that may break a rule is let pass, and an entry that nothing needs is an error."""
     found(package, "celery/app.py", 'state = app.extensions["background"]\n')

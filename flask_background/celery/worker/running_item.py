@@ -17,7 +17,7 @@ from flask_background.concurrency.timers import Timers
 from flask_background.core.item import WorkItem
 from flask_background.core.runner import RunHost
 from flask_background.core.status import Attempt, Outcome, Progress, Status
-from flask_background.core.token import CancellationSource, CancelReason, call_back
+from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.payload.outcomes import progress_as_data
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class RunningItem(RunHost):
         self.number = 0
         self._backend, self._table, self._row, self._run = backend, table, row, run
         self._limit = limit
-        self._source = CancellationSource()
+        self._source = CancellationSource(self.callback_failed)
         self._sent: Progress | None = None
         self._reported_at = 0.0
         self._in_trouble = self._is_in_function = self._is_cut = False
@@ -180,7 +180,7 @@ class RunningItem(RunHost):
         if stops_at is None:
             return
         self._source.limit(stops_at)
-        call_back(self._source.fire(CancelReason.SHUTDOWN), self.log_error)
+        self._source.fire(CancelReason.SHUTDOWN)
         with self.lock:
             if time.monotonic() >= stops_at and self._is_on_main_thread and self.outcome is None:
                 self._is_cut = True

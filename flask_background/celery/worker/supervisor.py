@@ -106,7 +106,7 @@ class Supervisor:
                 return
             if self._records.requeue(row.run, attempt=record.attempt - 1):
                 age = max(0.0, time.time() - record.enqueued)
-                backend.context.events.sent_back(row.run.item_id, record.task, age)
+                backend.context.events.requeued(row.run.item_id, record.task, age)
         except BrokerError as error:  # then the reconciler does it: it is on record that this worker stops
             what = f"What is known of item {row.run.item_id} could not be put right"
             backend.context.events.log_error(what, error)

@@ -11,10 +11,11 @@ from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.await_here import await_here
 from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import RunHost, let_frames_go, perform
+from flask_background.core.odd_errors import add_note, let_frames_go
+from flask_background.core.runner import RunHost, perform
 from flask_background.core.status import Attempt, Outcome, Progress, Status
 from flask_background.core.throttle import Throttle
-from flask_background.core.token import CancellationSource, CancelReason, call_back
+from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.child_listener import Job, flush
 from flask_background.executors.processes.pipes import Pipes
@@ -63,7 +64,7 @@ class ChildHost(RunHost):
         except BaseException as error:
             let_frames_go(error)  # there may be no memory left but what their variables hold
             if self._outcome is None:
-                error.add_note(f"in work item {call.item_id} ({call.task})")
+                add_note(error, f"in work item {call.item_id} ({call.task})")
                 self._outcome = Status.FAILED, None, error
             else:
                 self.log_error(f"What item {call.item_id} ({call.task}) has left behind failed", error)
@@ -132,7 +133,7 @@ class ChildHost(RunHost):
             if self._job.over or self.pid != os.getpid():
                 return False
             self._pipes.send(parcels.CancelledSelf())
-        call_back(self._job.ask_to_end(CancelReason.REQUESTED), self.log_error)
+        self._job.ask_to_end(CancelReason.REQUESTED)
         return True
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:

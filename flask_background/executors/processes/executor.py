@@ -32,7 +32,8 @@ from flask_background.executors.threads import ThreadExecutor
 if TYPE_CHECKING:
     from flask import Flask
 
-    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.callee import Callee
+    from flask_background.core.item import WorkItem
     from flask_background.core.settings import Settings
 
 
@@ -42,8 +43,6 @@ _FRESH = 0.5
 
 class ProcessExecutor(ThreadExecutor):
     """Runs functions in at most ``capacity`` child processes, which are started as the load asks for them."""
-
-    prepares = True
 
     def __init__(
         self, name: str, app: Flask, settings: Settings, perform: Perform, tasks: Mapping[str, Callee]
@@ -90,7 +89,7 @@ class ProcessExecutor(ThreadExecutor):
             for child in tuple(self.children):
                 child.kill()
 
-    def _work(self) -> None:
+    def _run_items(self) -> None:
         get, perform = self._queue.get, self._perform
         attendant = Attendant(self)
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import current_app
 
-from flask_background import Status, current_item
+from flask_background import Status, Task, current_item
 from flask_background.app_state import state_of
 from flask_background.errors import EnqueuedInChildError, ItemInterruptedError
 
@@ -39,7 +39,8 @@ def test_enqueue_durable_in_a_child(make_shop: Callable[..., Shop], monkeypatch:
     monkeypatch.setenv("FLASK_BACKGROUND_EXECUTORS", '{"cpu": {"kind": "process"}}')
 
     def work(shipped: bytes) -> Any:
-        task = current_app.extensions["background"].registry.tasks["shop.work"]
+        background = current_app.extensions["background"]
+        task: Task[..., Any] = Task(background, background.registry.tasks["shop.work"])
         return task.using(durable=True, executor="thread").enqueue(shipped).id, os.getpid()
 
     item_id, pid = shop.call(work, ship(os.getpid)).result(BOUND)
@@ -78,8 +79,8 @@ def test_stop_kills_durable(make_shop: Callable[..., Shop]) -> None:
     assert shop.background.stop(0) == [item]
     until(lambda: not alive(pid))
     durable = state_of(shop.site.app).durable
-    until(lambda: durable.look(item.id).owner is None)
-    entry = durable.look(item.id)
+    until(lambda: durable.session.read_row(item.id).owner is None)
+    entry = durable.session.read_row(item.id)
     assert (entry.status, entry.attempt, entry.crashes) == (Status.QUEUED, 0, 0)
 
 
