@@ -72,16 +72,15 @@ def test_workers_are_killed(
 ) -> None:
     """kill -9 of whole workers: their items run again within ten seconds."""
     workers = [make_worker("--hostname", f"w{number}") for number in range(2)]
-    for worker in workers:
-        worker.wait_until_ready()
-    items = [shop.page.enqueue(number, 0.1 if FULL else 0.3) for number in range(COUNT)]
+    items = [shop.page.enqueue(number, 0.4) for number in range(COUNT)]
     killed_at: dict[int, float] = {}
-    for number in range(8 if FULL else 2):
-        time.sleep(random.uniform(1, 2))
+    for number in range(12 if FULL else 2):
+        until(lambda number=number: f"w{number + 1} ready." in workers[0].log, 120)  # type: ignore[misc]
+        time.sleep(random.uniform(0, 1))
         victim = workers.pop(0)
         killed_at[victim.process.pid] = time.monotonic()
         victim.kill()
-        workers.append(make_worker("--hostname", f"n{number}"))
+        workers.append(make_worker("--hostname", f"w{number + 2}"))
     check(workers[0], items, list(range(COUNT)))
     waited = waits(workers[0].notes, killed_at)
     assert waited
