@@ -31,7 +31,7 @@ from flask_background.payload.outcomes import error_as_data, error_of, result_as
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
 
-    from flask_background.celery.client.backend import CeleryBackend
+    from flask_background.celery.client.session import CelerySession
     from flask_background.celery.worker.run_table import RunTable
     from flask_background.core.item import WorkItem
 
@@ -65,11 +65,11 @@ class _StoreAwayError(Exception):
 class ItemRun:
     """The way of one message through a worker."""
 
-    def __init__(self, backend: CeleryBackend, table: RunTable, item_id: str, limit: float | None) -> None:
+    def __init__(self, session: CelerySession, table: RunTable, item_id: str, limit: float | None) -> None:
         """``limit``: after how many seconds Celery kills the run's process."""
-        self._backend = backend
-        self._events = backend.context.events
-        self._records = backend.records
+        self._session = session
+        self._events = session.context.events
+        self._records = session.records
         self._table = table
         self._run = RunId(item_id, secrets.token_hex(8))
         self._limit = limit
@@ -83,12 +83,12 @@ class ItemRun:
         """
         if self._table.stops_at() is not None:
             raise Reject("the worker stops", requeue=True)
-        task = self._backend.context.registry.tasks.get(task_name)
+        task = self._session.context.registry.tasks.get(task_name)
         if task is None:
             self._put_off_unknown(task_name, sent)
         began = time.monotonic()
         limit = None if self._limit is None else began + self._limit - _NEARLY
-        row = self._table.begin(self._run, self._backend.context.home, limit)
+        row = self._table.begin(self._run, self._session.context.home, limit)
         try:
             record = self._records.claim(self._run, self._limit, sent)
             if record is None:
@@ -108,7 +108,7 @@ class ItemRun:
         if sent is not None:
             record = self._records.read(self._run.item_id) or sent
             if record.status is Status.QUEUED and record.due is not None:
-                self._backend.dispatch.publish(self._run.item_id, sent._replace(due=record.due))
+                self._session.publish(self._run.item_id, sent._replace(due=record.due))
         raise Ignore
 
     def _put_off_unknown(self, task_name: str, sent: Record | None) -> NoReturn:
@@ -122,7 +122,7 @@ class ItemRun:
         raise Ignore
 
     def _run_claimed(self, record: Record, task: Any, row: int, limit: float | None) -> None:
-        keeper = RunningItem(self._backend, self._table, row, self._run, limit)
+        keeper = RunningItem(self._session, self._table, row, self._run, limit)
         task = record.task_of(task)
         if record.crashes >= task.options.max_crashes:
             self._park(record, task, keeper, f"its process died under it {record.crashes} times")
@@ -149,7 +149,7 @@ class ItemRun:
         self._settle(record, item, keeper)
 
     def _open_upload(self, number: int) -> IO[bytes]:
-        uploads = self._backend.uploads
+        uploads = self._session.uploads
         if uploads is None:
             raise _UnreadableError("it has an upload, and BACKGROUND_UPLOADS is not set in this worker")
         try:
@@ -184,7 +184,7 @@ class ItemRun:
             self._again(record, time.time() + delay, retried, error=failed, **progress)
         fields: dict[str, Any] = {"error": failed, **progress}
         if status is Status.SUCCEEDED:
-            fields["result"] = result_as_data(value, self._backend.context.settings.max_payload)
+            fields["result"] = result_as_data(value, self._session.context.settings.max_payload)
         if not self._surely(partial(self._records.finish, self._run, status, **fields)):
             self._events.late(item, outcome)
             raise Ignore
@@ -218,7 +218,7 @@ class ItemRun:
             raise Ignore
         if due is None:
             raise Reject("the worker stops", requeue=True)
-        self._backend.dispatch.publish(self._run.item_id, record._replace(due=due))
+        self._session.publish(self._run.item_id, record._replace(due=due))
         raise Ignore
 
     def _park(self, record: Record, task: Any, keeper: RunningItem, reason: str) -> NoReturn:
@@ -236,10 +236,9 @@ class ItemRun:
 
     def _tell(self, record: Record, item: WorkItem[Any], outcome: Outcome) -> None:
         item._announce_end()
-        uploads = self._backend.uploads
-        if uploads is not None and record.uploads:
-            uploads.discard(item.id, record.uploads)
-            uploads.sweep(self._backend.is_over)
+        if self._session.uploads is not None and record.uploads:
+            self._session.uploads.discard(item.id, record.uploads)
+            self._session.uploads.sweep(self._session.is_over)
         self._events.finished(item, outcome)
 
     def _surely(self, step: Callable[[], bool]) -> bool:
