@@ -12,6 +12,7 @@ from flask_background.durable.intake import Intake
 from flask_background.durable.journal import queries
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal.row import ItemRow
+from flask_background.payload.outcomes import parked_error
 
 if TYPE_CHECKING:
     from flask_background.durable.maintenance import JournalMaintenance
@@ -100,6 +101,6 @@ class Claimer(Intake):
 
     def _park_unread(self, entry: ItemRow, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"
-        self.log_error(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
+        self.log_error(str(parked_error(entry.id, entry.task, reason)), error)
         step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=time.time())
         self.writer.later(step)

@@ -107,7 +107,7 @@ class Intake(Runs, Backend):
         self._welcome(item, entry, held=True)
         if not self.local.take(item, held=True):
             self.packing.forget(item.id)
-            raise Stopping(f"{item.task_name} was not enqueued: this process has stopped taking items")
+            raise Stopping.refusing(item.task_name)
         item._release_arguments()
         return item
 

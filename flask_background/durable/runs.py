@@ -23,8 +23,7 @@ from flask_background.durable.handle import DurableItem
 from flask_background.durable.journal import statements as store
 from flask_background.durable.journal import wakeups as bells
 from flask_background.durable.uploads import UploadFolder
-from flask_background.errors import ItemFailedError
-from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
+from flask_background.payload.outcomes import error_as_data, parked_error, progress_as_data, result_as_data
 
 if TYPE_CHECKING:
     import sqlite3
@@ -174,7 +173,7 @@ class Runs(RunHost):
     def park(self, item: DurableItem[Any], reason: str) -> None:
         """End an item that cannot be run as failed, until somebody has it retried."""
         assert item.entry is not None
-        why = ItemFailedError(f"item {item.id} ({item.task_name}) was parked: {reason}")
+        why = parked_error(item.id, item.task_name, reason)
         if self.local.withdraw(item, (Status.FAILED, None, why)):
             step = partial(
                 store.park, item_id=item.id, fence=item.entry.fence, reason=reason, now=time.time()

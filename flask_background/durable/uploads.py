@@ -14,9 +14,9 @@ from werkzeug.datastructures import FileStorage, Headers
 from flask_background.core.status import Attempt, Status
 from flask_background.durable.journal.database import sync_folder
 from flask_background.durable.journal.row import ItemRow
-from flask_background.errors import ItemCancelledError, ItemFailedError, JournalError
+from flask_background.errors import ItemCancelledError, JournalError
 from flask_background.payload import data
-from flask_background.payload.outcomes import error_of, progress_of, result_of
+from flask_background.payload.outcomes import error_of, parked_error, progress_of, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,5 +183,5 @@ def attempt_of(entry: ItemRow) -> Attempt:
 def _error_of(entry: ItemRow) -> BaseException:
     name = f"item {entry.id} ({entry.task})"
     if entry.error is None:
-        return ItemFailedError(f"{name} was parked: {entry.reason}")
+        return parked_error(entry.id, entry.task, entry.reason)
     return error_of(entry.error, name)
