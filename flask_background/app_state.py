@@ -247,7 +247,7 @@ class BackgroundState:
                 self.settings,
                 self.folder,
                 self.registry,
-                runs=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
+                executors=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
                 sender=(lambda: self.celery.sender) if self._has_cluster() else None,
                 in_this_process=lambda: self.durable,
             )

@@ -23,8 +23,9 @@ from flask_background.errors import BackgroundError, ConfigurationError
 
 if TYPE_CHECKING:
     from celery import Celery
+    from flask import Flask
 
-    from flask_background.app_state import BackgroundState
+    from flask_background.core.settings import Settings
 
 # How long workers have to answer (seconds).
 _ANSWER = 2.0
@@ -32,25 +33,27 @@ _ANSWER = 2.0
 _LOCAL = ("memory", "filesystem", "file", "cache+memory", "db+sqlite", "sqla+sqlite")
 
 
-def examine(part: BackgroundState) -> Iterator[Finding]:
+def examine(app: Flask, settings: Settings) -> Iterator[Finding]:
     """Look at the app's Celery. No finding has a password in it."""
     try:
-        celery = celery_of(part.app, part.settings)
+        celery = celery_of(app, settings)
         check_settings(celery)
     except ConfigurationError as error:
         yield Finding("error", "celery", str(error), "see the message")
         return
-    for finding in _findings(part, celery):
-        hidden = [None if text is None else _without_passwords(part, celery, text) for text in finding[2:]]
+    for finding in _findings(app, settings, celery):
+        hidden = [
+            None if text is None else _without_passwords(settings, celery, text) for text in finding[2:]
+        ]
         yield finding._replace(text=hidden[0] or "", cure=hidden[1])
 
 
-def _findings(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
+def _findings(app: Flask, settings: Settings, celery: Celery) -> Iterator[Finding]:
     yield from _settings(celery)
     yield _records(celery)
     yield from _urls(celery)
-    yield from _servers(part, celery)
-    yield from _uploads(part)
+    yield from _servers(settings, celery)
+    yield from _uploads(app, settings)
 
 
 def _settings(celery: Celery) -> Iterator[Finding]:
@@ -95,28 +98,28 @@ def _urls(celery: Celery) -> Iterator[Finding]:
             )
 
 
-def _servers(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
+def _servers(settings: Settings, celery: Celery) -> Iterator[Finding]:
     uri = celery.connection_for_write().as_uri()
     try:
-        Publisher(celery, part.settings.publish_timeout, part.settings.kill_after).probe()
+        Publisher(celery, settings.publish_timeout, settings.kill_after).probe()
     except BackgroundError as error:
         yield Finding("error", "broker", f"{uri} cannot be reached: {error}", "start it, or correct the URL")
     else:
         yield Finding("ok", "broker", f"{uri} answers")
         yield _workers(celery)
     try:
-        records_of(celery, part.settings).read("0" * 24)
+        records_of(celery, settings).read("0" * 24)
     except BackgroundError as error:
         yield Finding("error", "result_backend", str(error), "start it, or correct the URL")
     else:
         yield Finding("ok", "result_backend", "answers")
         if is_redis(celery):
-            yield from _redis(part, celery)
+            yield from _redis(settings, celery)
 
 
-def _redis(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
+def _redis(settings: Settings, celery: Celery) -> Iterator[Finding]:
     try:
-        config: Any = client_of(celery, part.settings.publish_timeout).config_get("*")
+        config: Any = client_of(celery, settings.publish_timeout).config_get("*")
     except Exception:
         return  # who rents one may not look
     if config.get("maxmemory", "0") != "0" and config.get("maxmemory-policy") != "noeviction":
@@ -150,13 +153,13 @@ def _workers(celery: Celery) -> Finding:
     )
 
 
-def _uploads(part: BackgroundState) -> Iterator[Finding]:
+def _uploads(app: Flask, settings: Settings) -> Iterator[Finding]:
     """Whether this user can write, read and remove there."""
-    if part.settings.uploads is None:
+    if settings.uploads is None:
         return
     name = f"doctor-{token_hex(12)}"
     try:
-        uploads = Uploads(part.settings.uploads, part.settings.keep, Events(part.app))
+        uploads = Uploads(settings.uploads, settings.keep, Events(app))
         uploads.save(name, [FileStorage(BytesIO(b"?"))])
         uploads.open(name, 0).close()
         uploads.remove(name, 1)
@@ -167,10 +170,10 @@ def _uploads(part: BackgroundState) -> Iterator[Finding]:
         yield Finding("ok", "uploads", f"{uploads.store.shown} can be written and read")
 
 
-def _without_passwords(part: BackgroundState, celery: Celery, text: str) -> str:
+def _without_passwords(settings: Settings, celery: Celery, text: str) -> str:
     """The text, should somebody's error have the URL in it."""
     conf = celery.conf
-    for urls in (conf.broker_url, conf.broker_read_url, conf.result_backend, part.settings.uploads):
+    for urls in (conf.broker_url, conf.broker_read_url, conf.result_backend, settings.uploads):
         for url in urls if isinstance(urls, (list, tuple)) else str(urls or "").split(";"):
             password = urlsplit(url).password
             for secret in {password, unquote(password)} if password else ():

@@ -64,6 +64,15 @@ class CeleryItem(RemoteItem[R]):
         item.take(record)
         return item
 
+    def place(self, *, here: bool, in_outbox: bool = False) -> None:
+        """Say where the item is now: in this process, in the journal's outbox, or else on its way."""
+        self.here, self.in_outbox = here, in_outbox
+
+    def stay_here(self, host: ItemHost) -> None:
+        """Have this process run the item: its host is that of the items of this process."""
+        self._change_host(host)
+        self.here = self.runs_here = True
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
         if self.runs_here:

@@ -37,7 +37,7 @@ def examine(background: HasState) -> Iterator[Finding]:
     if part.has_celery():
         from flask_background.celery import doctor  # with Celery, for apps that name it
 
-        yield from doctor.examine(part)
+        yield from doctor.examine(part.app, part.settings)
 
 
 def _names(part: BackgroundState) -> Iterator[Finding]:

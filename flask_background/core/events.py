@@ -73,30 +73,43 @@ class Events:
             owner,
         )
 
-    def celery_lost(self, error: Exception) -> None:
-        """It cannot be reached. Told once for all items that this concerns."""
+    def backend_lost(self, name: str, error: Exception) -> None:
+        """The backend of this name became unreachable. Told once for all items that this concerns."""
         self._say(
             logging.WARNING,
-            "Celery cannot be reached: until it can be, durable items wait in this machine's journal, and"
+            "%s cannot be reached: until it can be, durable items wait in this machine's journal, and"
             ' those with fallback="local" run here. %s',
+            name,
             error,
         )
 
-    def celery_found(self, seconds: float) -> None:
-        """It is reached again."""
-        self._say(logging.WARNING, "Celery is reached again, after %.1f s", seconds)
+    def backend_found(self, name: str, seconds: float) -> None:
+        """The backend of this name can be reached again, after so many seconds."""
+        self._say(logging.WARNING, "%s is reached again, after %.1f s", name, seconds)
 
-    def handed_over(self, count: int) -> None:
-        """What waited in the journal is Celery's now."""
+    def forwarded(self, count: int, name: str) -> None:
+        """Items that waited in the journal were forwarded to the backend of this name."""
         self._say(
             logging.WARNING,
-            "%d item%s that waited in the journal handed over to Celery",
+            "%d item%s that waited in the journal forwarded to %s",
             count,
             "s"[: count != 1],
+            name,
         )
 
-    def sent_back(self, item_id: str, task_name: str, age: float) -> None:
-        """It had not ended when its Celery worker did: another one runs it. Age is in seconds."""
+    def nobody_forwards(self, count: int) -> None:
+        """Items wait in the journal for another backend, and this app has none."""
+        self._say(
+            logging.WARNING,
+            "%d item%s in the journal wait%s to be forwarded to another backend, and this app has none:"
+            " configure that backend again, or cancel them with flask background cancel ID",
+            count,
+            "s"[: count != 1],
+            "s"[: count == 1],
+        )
+
+    def requeued(self, item_id: str, task_name: str, age: float) -> None:
+        """An item had not ended when its worker did, and another worker runs it. Age is in seconds."""
         self._say(
             logging.WARNING,
             "Item %s (%s) interrupted, %.1f s old: back to its queue",

@@ -33,14 +33,14 @@ class JournalHost(ItemHost, Protocol):
 
     def in_this_process(self) -> JournalHost: ...
     def look(self, item_id: str) -> ItemRow | None: ...
-    def read_attempt(self, entry: ItemRow) -> Attempt: ...
+    def read_attempt(self, row: ItemRow) -> Attempt: ...
     def report(self, item: DurableItem[Any]) -> None: ...
 
 
 class DurableItem(RemoteItem[R]):
     """A durable work item. What it says is true whichever process of the app runs it."""
 
-    __slots__ = ("entry", "held", "progress_throttle")
+    __slots__ = ("held", "progress_throttle", "row")
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class DurableItem(RemoteItem[R]):
     ) -> None:
         #: Whether the item is queued or running in this process, which then knows more than the journal.
         self.here = True
-        self.entry: ItemRow | None = None
+        self.row: ItemRow | None = None
         #: Whether the item waits for a response.
         self.held = False
         self.progress_throttle: Throttle | None = None
@@ -61,11 +61,11 @@ class DurableItem(RemoteItem[R]):
         self._identify(f"{int(self._enqueued * 16) & 0xFFFF_FFFF:08x}{self.id[8:]}", self._enqueued)
 
     @classmethod
-    def of(cls, entry: ItemRow, task: Callee, state: RequestState | None, host: JournalHost) -> Self:
+    def of(cls, row: ItemRow, task: Callee, state: RequestState | None, host: JournalHost) -> Self:
         """The handle of an item that is in the journal, and not in this process."""
         item = cls(task, (), {}, state, host)
-        item._identify(entry.id, entry.enqueued)
-        item.entry, item.here = entry, False
+        item._identify(row.id, row.enqueued)
+        item.row, item.here = row, False
         return item
 
     def report_progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
@@ -110,18 +110,18 @@ class DurableItem(RemoteItem[R]):
         self._follow_fork()
         return super().cancel()
 
-    def accepted(self, entry: ItemRow, *, held: bool) -> None:
+    def accepted(self, row: ItemRow, *, held: bool) -> None:
         """The item is in this process as its row says; held: until its response has been sent."""
-        self.entry, self.held = entry, held
+        self.row, self.held = row, held
 
     def unhold(self) -> None:
         """The item waits for no response any more."""
         self.held = False
 
-    def arrive(self, entry: ItemRow) -> None:
+    def arrive(self, row: ItemRow) -> None:
         """This process has claimed the item, perhaps not for the first time."""
         with self._host.lock:
-            self.entry, self.here = entry, True
+            self.row, self.here = row, True
             self._arrive()
 
     def leave(self) -> None:
@@ -141,14 +141,14 @@ class DurableItem(RemoteItem[R]):
             self.here = False
             self._change_host(cast(JournalHost, self._host).in_this_process())
 
-    def doubt(self, entry: ItemRow, owner: str) -> None:
+    def doubt(self, row: ItemRow, process_id: str) -> None:
         """Doubt the end that was seen here if the journal has news: somebody may have had the item retried.
 
-        ``entry`` is what the journal says. ``owner`` is this process, whose own news may not be there yet.
+        ``row`` is what the journal says. ``process_id`` is this process, whose own news may not be there yet.
         """
-        if self._announced and self.entry is not None and entry.fence >= self.entry.fence:
-            is_news = entry.status is not self.status and entry.owner != owner
-            if is_news or entry.fence > self.entry.fence:
+        if self._announced and self.row is not None and row.fence >= self.row.fence:
+            is_news = row.status is not self.status and row.owner != process_id
+            if is_news or row.fence > self.row.fence:
                 self.here = False
                 self._doubt_end()
 
@@ -160,12 +160,12 @@ class DurableItem(RemoteItem[R]):
         if self.here:
             return
         host = cast(JournalHost, self._host)
-        entry = host.look(self.id)
-        if entry is None:  # ended so long ago that the journal has pruned its row
+        row = host.look(self.id)
+        if row is None:  # ended so long ago that the journal has pruned its row
             return
-        attempt = host.read_attempt(entry)
+        attempt = host.read_attempt(row)
         with host.lock:  # the item may have come here meanwhile, or another thread has read a later row
-            if self.here or self._announced or (self.entry is not None and entry.fence < self.entry.fence):
+            if self.here or self._announced or (self.row is not None and row.fence < self.row.fence):
                 return
-            self.entry = entry
-            self._learn(entry.status, attempt)
+            self.row = row
+            self._learn(row.status, attempt)

@@ -54,7 +54,7 @@ def submit(
     try:
         if part.strict and callee.portable:
             check_data(callee, args, kwargs, part.settings.max_payload)
-        item: WorkItem[Any] = backend.item_kind(callee, args, kwargs, state, backend)
+        item: WorkItem[Any] = backend.make_item(callee, args, kwargs, state)
         held = response.hold() if when == "response" else None
         due = None if callee.due is None else callee.due(time())
         if moved is not None:

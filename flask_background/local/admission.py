@@ -55,8 +55,8 @@ class Admission:
             return Stopping.refusing(item.task_name)
         return QueueFull(
             f"{item.task_name} was not enqueued: {self._settings.max_queued} items wait for the executor"
-            f" {executor.name!r}, as many as BACKGROUND_MAX_QUEUED allows. Give it more workers, or"
-            ' let the view wait for room (BACKGROUND_OVERFLOW = "block"); any number of durable items may wait'
+            f" {executor.name!r}, as many as BACKGROUND_MAX_QUEUED allows. Give it more workers,"
+            ' or let the view wait for room (BACKGROUND_OVERFLOW = "block"), or make the task durable'
         )
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from flask_background.core.callee import Callee
+    from flask_background.core.request_state import RequestState
     from flask_background.hosts.base import Host
 
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
@@ -51,12 +52,28 @@ class LocalBackend(InProcessBackend, RunHost):
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
         super().__init__(app, Events(app), Timers(self._timer_failed), self.ledger.lock)
-        self.later = DelayedItems(self, self.timers)
+        self.later = DelayedItems(
+            self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
+        )
         self.companion: Companion | None = None
         self._border = Admission(self.ledger, self.executors, settings)
-        self.clock = ShutdownSequence(self, settings.grace_period)
+        self.clock = ShutdownSequence(
+            self.ledger,
+            self.events,
+            settings.grace_period,
+            source_of=self.source_of,
+            withdraw=self.withdraw,
+            at_begin=self._stop_begins,
+            at_record=self._expect_kill,
+            at_end=self._end,
+        )
 
     # For views.
+
+    def make_item(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
+    ) -> WorkItem[Any]:
+        return WorkItem(callee, args, kwargs, state, self)
 
     @uninterruptible
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
@@ -141,6 +158,11 @@ class LocalBackend(InProcessBackend, RunHost):
             why = ItemCancelledError(f"item {item.id} ({item.task_name}) could not be started: {error}")
             self.withdraw(item, (Status.CANCELLED, None, why))
             raise
+
+    def _start_waiting(self, item: WorkItem[Any]) -> None:
+        """Give an item whose time has come to its executor, unless it was withdrawn. Raises RuntimeError."""
+        if self.is_in_flight(item):
+            self.executors[item._task.executor].put(item)
 
     # For runs.
 
@@ -278,8 +300,17 @@ class LocalBackend(InProcessBackend, RunHost):
         self.ledger.remove(item, self.ledger.leaving)
         return True
 
-    def end(self, unfinished: list[WorkItem[Any]]) -> None:
-        """Nothing will be accepted or started any more."""
+    def _stop_begins(self) -> None:
+        self.later.dismiss()
+        if self.companion is not None:
+            self.companion.stop_begins()
+
+    def _expect_kill(self) -> None:
+        if self.companion is not None:
+            self.companion.expect_kill()
+
+    def _end(self, unfinished: list[WorkItem[Any]]) -> None:
+        """Close the executors: nothing is accepted or started any more."""
         for executor in self.executors.values():
             executor.abort()
             executor.close()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
 from flask_background.core.backend import Backend
+from flask_background.core.item import WorkItem
 from flask_background.core.runner import Run, RunHost, perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.errors import Stopping
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
 
     from flask_background.core.callee import Callee
-    from flask_background.core.item import WorkItem
+    from flask_background.core.request_state import RequestState
     from flask_background.core.token import CancellationSource
     from flask_background.local.backend import LocalBackend
 
@@ -44,6 +45,11 @@ class ImmediateBackend(Backend, RunHost):
         self._raised: dict[str, BaseException] = {}
 
     # For views.
+
+    def make_item(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
+    ) -> WorkItem[Any]:
+        return WorkItem(callee, args, kwargs, state, self)
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         task, local = item._task, self._local

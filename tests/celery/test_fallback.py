@@ -208,9 +208,3 @@ def test_without_celery(make_site: Callable[..., Site], backend: str) -> None:
     task = site.background.task(name="shop.len", fallback="local")(len)
     with site.app.app_context():
         assert task.enqueue("abc").result(BOUND) == 3
-
-
-def test_reserved_executor(make_site: Callable[..., Site]) -> None:
-    """The name under which items wait in the journal for Celery is nobody's."""
-    with pytest.raises(ConfigurationError, match=r"BACKGROUND_EXECUTORS\['celery:outbox'\]"):
-        make_site(BACKGROUND_EXECUTORS={"celery:outbox": {"kind": "thread"}})

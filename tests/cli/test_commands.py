@@ -162,7 +162,7 @@ def test_a_day_of_an_item(site: Site, flask: Callable[..., Result]) -> None:
     assert said(flask("retry", item_id, "--json")) == {"id": item_id, "status": "queued"}
     assert "it is queued" in one_line(flask("retry", item_id))
     assert said(flask("stats", "--json"))["queued"] == 2
-    assert state_of(site.app).durable.writer.flush(BOUND)
+    assert state_of(site.app).durable.session.writer.flush(BOUND)
 
 
 def test_purge(site: Site, flask: Callable[..., Result]) -> None:

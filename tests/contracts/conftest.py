@@ -61,6 +61,7 @@ def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_pat
         yield Shop(make_site(**settings), request.param)
         return
     from celery.contrib.testing.worker import start_worker
+    from celery.signals import worker_shutdown
     from kombu.asynchronous import set_event_loop
 
     redis = request.getfixturevalue("redis")
@@ -86,3 +87,4 @@ def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_pat
     options |= {"without_heartbeat": False, "heartbeat_interval": 0.2}
     with start_worker(shop.app.extensions["celery"], loglevel="WARNING", **options) as shop.worker:
         yield shop
+    worker_shutdown.send(sender=shop.worker)  # as a worker does that is a process of its own

@@ -83,7 +83,7 @@ class Lane:
 
     def entry(self, item: WorkItem[Any]) -> ItemRow:
         """What the journal knows of a durable item."""
-        entry = state_of(self.site.app).durable.look(item.id)
+        entry = state_of(self.site.app).durable.session.read_row(item.id)
         assert isinstance(entry, ItemRow)
         return entry
 

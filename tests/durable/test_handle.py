@@ -15,8 +15,7 @@ from flask_background.core.callee import Callee
 from flask_background.core.status import Attempt, Progress
 from flask_background.durable import handle as module
 from flask_background.durable.handle import DurableItem
-from flask_background.durable.journal.row import ItemRow
-from flask_background.durable.uploads import attempt_of
+from flask_background.durable.journal.row import ItemRow, attempt_of
 from flask_background.errors import (
     ItemCancelledError,
     ItemFailedError,
@@ -44,24 +43,24 @@ class Journal(ItemHost):
 
     def __init__(self) -> None:
         super().__init__()
-        self.entry: ItemRow | None = ENTRY
+        self.row: ItemRow | None = ENTRY
         self.looks = 0
         self.reports: list[Progress] = []
 
     def change(self, **values: Any) -> None:
         """Another process has written."""
-        assert self.entry is not None
-        self.entry = self.entry._replace(**values)
+        assert self.row is not None
+        self.row = self.row._replace(**values)
 
     def look(self, item_id: str) -> ItemRow | None:
         """What it knows."""
         assert item_id == ENTRY.id
         self.looks += 1
-        return self.entry
+        return self.row
 
-    def read_attempt(self, entry: ItemRow) -> Attempt:
+    def read_attempt(self, row: ItemRow) -> Attempt:
         """The last attempt."""
-        return attempt_of(entry)
+        return attempt_of(row)
 
     def report(self, item: DurableItem[Any]) -> None:
         """Remember what was reported."""
@@ -92,7 +91,7 @@ def test_new_item_is_here(journal: Journal) -> None:
     assert (item.status, item.attempt, item.progress) == (Status.QUEUED, 0, None)
     assert (item.started_at, item.finished_at) == (None, None)
     assert not item.wait(0)
-    assert (item.here, item.entry, journal.looks) == (True, None, 0)
+    assert (item.here, item.row, journal.looks) == (True, None, 0)
 
 
 def test_ids_grow_with_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +108,7 @@ def test_ids_grow_with_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_of_an_entry(item: DurableItem[Any]) -> None:
-    """The handle has the entry's id and times, and a name also where the task is unknown."""
+    """The handle has the row's id and times, and a name also where the task is unknown."""
     assert (item.id, item.task_name, item.here) == (ENTRY.id, "mail", False)
     assert item.enqueued_at == datetime.fromtimestamp(4.0, UTC)
     assert repr(item) == f"<WorkItem {ENTRY.id} mail queued>"
@@ -134,14 +133,14 @@ def test_ended_is_not_asked_again(journal: Journal, item: DurableItem[Any]) -> N
     """An end is for good: it is read once, and stays when the journal has let the item go."""
     end(journal, result="42")
     assert item.wait(0)
-    looks, journal.entry = journal.looks, None
+    looks, journal.row = journal.looks, None
     assert (item.status, item.result(0), item.attempt) == (Status.SUCCEEDED, 42, 2)
     assert journal.looks == looks
 
 
 def test_let_go_before_anybody_asked(journal: Journal, item: DurableItem[Any]) -> None:
     """Of an item that the journal does not know any more, the handle says what it knew last, and waits."""
-    journal.entry = None
+    journal.row = None
     assert item.status is Status.QUEUED
     assert not item.wait(0)
     with pytest.raises(NotFinishedError, match=ENTRY.id):
@@ -262,7 +261,7 @@ def test_interrupted_here_is_no_end(journal: Journal, item: DurableItem[Any]) ->
 
 
 def test_report(journal: Journal) -> None:
-    """The keeper hears of the progress of a run that is here, and of nobody else's."""
+    """The host hears of the progress of a run that is in this process, and of no other one."""
     item = DurableItem[Any](make_callee(), (), {}, None, journal)
     item.id = ENTRY.id
     item.report_progress(1)
@@ -275,6 +274,6 @@ def test_report(journal: Journal) -> None:
 
 
 def test_cancel(journal: Journal, item: DurableItem[Any]) -> None:
-    """To cancel is the keeper's part, wherever the item is."""
+    """To cancel is the host's part, wherever the item is."""
     assert item.cancel()
     assert journal.cancelled == [item]

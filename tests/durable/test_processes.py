@@ -269,8 +269,8 @@ CLOCK = """
         time.sleep(0.002)
     tell("set", "clock")
     shift[0] = {shift}
-    state_of(app).durable.keeper._looked_over_at = 0.0
-    state_of(app).durable.keeper.ring()
+    state_of(app).durable.maintenance._looked_over_at = 0.0
+    state_of(app).durable.session.wake_self()
     say("set")
     assert work.enqueue("after").result(10) == "after"
     (folder / "go").touch()
@@ -337,7 +337,7 @@ def test_periodic_with_a_clock_that_is_set(shop: Shop) -> None:
     state_of(app).look_for_work()
     await_file("set")
     shift[0] = -7200.0
-    state_of(app).durable.keeper.ring()
+    state_of(app).durable.session.wake_self()
     await_file("stop")
     background.stop(5)
     """
@@ -386,7 +386,7 @@ def test_stopped_with_the_turn(shop: Shop, site: Site) -> None:
     """A process that is stopped while it writes holds others up for seconds, with an error, not for good."""
     then = """
     durable = state_of(app).durable
-    durable.writer.later(lambda db: (say("writes"), await_file("written")))
+    durable.session.writer.write_later(lambda db: (say("writes"), await_file("written")))
     await_file("stop")
     background.stop(5)
     """

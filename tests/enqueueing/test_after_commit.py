@@ -328,9 +328,9 @@ def test_not_in_the_journal_before_the_commit(shop: Shop, context: ExitStack) ->
     """What is not committed is not in the journal: a crash leaves nothing that would run."""
     journal = state_of(shop.site.app).durable
     item = shop.count.enqueue()
-    assert journal.look(item.id) is None
+    assert journal.session.read_row(item.id) is None
     shop.session.commit()
-    assert journal.look(item.id) is not None
+    assert journal.session.read_row(item.id) is not None
     assert item.result(BOUND) == []
 
 
@@ -345,7 +345,7 @@ def test_journal_fails(shop: Shop, context: ExitStack, monkeypatch: pytest.Monke
     shop.session.add(Order(id=1))
     items = [shop.count.enqueue(), shop.count.enqueue()]
     with monkeypatch.context() as patch:
-        patch.setattr(journal.writer, "do", fail)
+        patch.setattr(journal.session.writer, "write", fail)
         with pytest.raises(JournalError, match="the disk is full"):
             shop.session.commit()
     for item in items:

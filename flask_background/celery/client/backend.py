@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -28,14 +27,13 @@ from flask_background.errors import BrokerError, EnqueueError, ItemCancelledErro
 
 if TYPE_CHECKING:
     from flask_background.core.item import WorkItem
+    from flask_background.core.request_state import RequestState
 
 _ID = re.compile("[0-9a-f]{24}")
 
 
 class CeleryBackend(Backend):
     """The items that one process has sent to Celery, or asks it about."""
-
-    item_kind = CeleryItem
 
     def __init__(self, context: CeleryContext) -> None:
         """Find the app's Celery. Raises ConfigurationError."""
@@ -56,6 +54,11 @@ class CeleryBackend(Backend):
         self._handles: WeakValueDictionary[str, CeleryItem[Any]] = WeakValueDictionary()
 
     # For views.
+
+    def make_item(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
+    ) -> CeleryItem[Any]:
+        return CeleryItem(callee, args, kwargs, state, self)
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         assert isinstance(item, CeleryItem)
@@ -126,7 +129,7 @@ class CeleryBackend(Backend):
         if handle is None:
             handle = CeleryItem.of(item_id, record, self.task_of(record), self)
             self._handles[item_id] = handle
-        handle.in_outbox = row is not None
+        handle.place(here=handle.here, in_outbox=row is not None)
         return handle
 
     def holder(self, key: str) -> CeleryItem[Any] | None:
@@ -141,7 +144,7 @@ class CeleryBackend(Backend):
             row = self.fallback.look(item.id)
             if row is not None:
                 return Record.of_row(row)
-            item.in_outbox = False  # there is a record now
+            item.place(here=item.here)  # there is a record now
         return self.records.read(item.id)
 
     def wait_for_end(self, item: CeleryItem[Any], seconds: float) -> bool:
@@ -159,7 +162,7 @@ class CeleryBackend(Backend):
         why = ItemCancelledError(f"item {item.id} ({item.task_name}) was cancelled")
         if item.here:
             return self._end_held(item, why)
-        answer = self.fallback.cancel(item.id, time.time()) if item.in_outbox else None
+        answer = self.fallback.cancel(item.id) if item.in_outbox else None
         if answer is None:  # whoever has just sent it knows nothing of that
             answer = self.records.cancel(item.id)
             if answer == "cancelled" and self.uploads is not None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flask_background.celery.client.publisher import UnsendableError
 from flask_background.celery.records.record import Record
 from flask_background.celery.uploads.uploads import KEPT
-from flask_background.durable.uploads import pack_call
 from flask_background.errors import BrokerError, SerializationError, UnsupportedError
 from flask_background.local.admission import check_executor
+from flask_background.payload.calls import pack_call
 
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
@@ -118,15 +118,15 @@ class Dispatch:
         holder = records.put(item.id, record, message_follows=is_due)
         if holder is not None and (other := self._backend.get(holder)) is not None:
             return other
-        item.here = False
+        item.place(here=False)
         try:
             self.publish(item.id, record)
         except BrokerError as error:
-            item.here = True
+            item.place(here=True)
             if isinstance(error, UnsendableError) or not may_follow:
                 try:
                     if not records.withdraw(item.id):  # its message has arrived all the same
-                        item.here = False
+                        item.place(here=False)
                 except BrokerError:
                     pass  # as dead as the broker
             if item.here:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask_background.celery.client.dispatch import Packed
-from flask_background.celery.records.record import with_uploads
-from flask_background.core.settings import OUTBOX
-from flask_background.durable.journal import statements
-from flask_background.durable.uploads import entry_of
+from flask_background.celery.records.record import Record, with_uploads
+from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.errors import BrokerError, JournalError, Stopping
 from flask_background.payload import data
 
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
     from flask_background.celery.app import ThisProcess
     from flask_background.celery.client.backend import CeleryBackend
     from flask_background.celery.handle import CeleryItem
-    from flask_background.durable.journal.row import ItemRow
 
 
 class Fallback:
@@ -37,30 +33,27 @@ class Fallback:
 
     def keep(self, item: CeleryItem[Any], packed: Packed, due: float | None, error: BrokerError) -> None:
         """Let a durable item wait in the journal. Raises BrokerError if it cannot."""
-        due = item._enqueued if due is None else due
+        record = Record.of_item(item, due, packed.payload, None, None)
+        options = record.options
+        if packed.uploads:  # they lie where those of all items for Celery do, not beside the journal
+            options = with_uploads(options, len(packed.uploads))
+        row = OutboxRow(
+            item.id, record.task, packed.payload, options, record.state, record.due, record.enqueued
+        )
         try:
-            # Its uploads lie where those of all items for Celery do, not beside the journal.
-            row = entry_of(item, item._task, payload=packed.payload, uploads=False, due=due, owner=None)
-            if packed.uploads:
-                row = row._replace(options=with_uploads(row.options, len(packed.uploads)))
             self._process.durable.outbox.put(row)
         except JournalError as other:
             raise BrokerError(f"{error}. And it cannot wait in the journal: {other}") from other
-        item.in_outbox, item.here = True, False
+        item.place(here=False, in_outbox=True)
         item._take_arguments(())
 
-    def look(self, item_id: str) -> ItemRow | None:
+    def look(self, item_id: str) -> OutboxRow | None:
         """What the journal knows of an item that waits there, or has ended there. Raises JournalError."""
-        if not self._process.has_journal():
-            return None
-        row = self._process.durable.look(item_id)
-        return row if row is not None and row.executor == OUTBOX else None
+        return self._process.durable.outbox.get(item_id) if self._process.has_journal() else None
 
-    def cancel(self, item_id: str, now: float) -> str | None:
-        """Cancel an item that waits there; see ``statements.request_cancel``. Raises JournalError."""
-        writer = self._process.durable.writer
-        answer: str | None = writer.do(partial(statements.request_cancel, item_id=item_id, now=now))
-        return answer
+    def cancel(self, item_id: str) -> str | None:
+        """Cancel an item that waits there; see ``Outbox.cancel``. Raises JournalError."""
+        return self._process.durable.outbox.cancel(item_id)
 
     # Or into this process.
 
@@ -91,5 +84,4 @@ class Fallback:
             return upload
 
         item._take_arguments(*data.load_call(packed.payload, rebuild=rewound))
-        item._change_host(self._process.backend)
-        item.here = item.runs_here = True
+        item.stay_here(self._process.backend)

@@ -9,15 +9,17 @@ from flask_background.celery.client.publisher import UnsendableError
 from flask_background.celery.handle import CeleryItem
 from flask_background.celery.records.record import Record
 from flask_background.core.status import Status
-from flask_background.errors import BrokerError, ItemCancelledError
+from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend
-    from flask_background.durable.journal.row import ItemRow
+    from flask_background.durable.journal.outbox import OutboxRow
 
 
 class OutboxSender:
     """What the outbox of the journal knows of Celery."""
+
+    name = "Celery"
 
     def __init__(self, backend: CeleryBackend) -> None:
         self._backend = backend
@@ -30,7 +32,7 @@ class OutboxSender:
         """Nothing is left to try it with."""
         self._backend.breaker.mended()
 
-    def submit(self, entry: ItemRow) -> None:
+    def submit(self, entry: OutboxRow) -> None:
         """Send an item, or what is left to say of one that was cancelled.
 
         Raises BrokerError if Celery cannot be reached; any other error is the item's own fault.
@@ -48,7 +50,11 @@ class OutboxSender:
             raise
         breaker.mended()
 
-    def _send(self, entry: ItemRow) -> None:
+    def tell_end(self, entry: OutboxRow) -> None:
+        """Announce the end of an item that has failed or was cancelled in the outbox."""
+        self._tell(entry, Record.of_row(entry))
+
+    def _send(self, entry: OutboxRow) -> None:
         backend = self._backend
         record = backend.dispatch.addressed(Record.of_row(entry))
         is_due = record.due is None or record.due <= time.time()
@@ -58,7 +64,7 @@ class OutboxSender:
             backend.dispatch.publish(entry.id, record)
         # Else the message of somebody who sent the item before, and died, has arrived.
 
-    def _cancel(self, entry: ItemRow) -> None:
+    def _cancel(self, entry: OutboxRow) -> None:
         records = self._backend.records
         record = self._backend.dispatch.addressed(Record.of_row(entry))._replace(status=Status.QUEUED)
         records.put(entry.id, record, message_follows=False)  # for a message that may have arrived
@@ -69,10 +75,10 @@ class OutboxSender:
         if entry.status is not Status.CANCELLED:  # else that was told when it was
             self._tell(entry, record._replace(status=Status.CANCELLED, finished=time.time()))
 
-    def _tell(self, entry: ItemRow, record: Record) -> None:
+    def _tell(self, entry: OutboxRow, record: Record) -> None:
         item = CeleryItem[Any].of(entry.id, record, self._backend.task_of(record), self._backend)
-        error = ItemCancelledError(f"item {entry.id} ({entry.task}) was cancelled")
-        self._backend.context.events.finished(item, (Status.CANCELLED, None, error))
+        error = record.attempt_of(entry.id).error
+        self._backend.context.events.finished(item, (record.status, None, error))
 
     def _is_there(self) -> bool:
         try:

@@ -17,9 +17,9 @@ from flask_background.payload import data
 from flask_background.payload.outcomes import error_of, progress_of, result_of
 
 if TYPE_CHECKING:
+    from flask_background.core.callee import Callee
     from flask_background.core.item import WorkItem
-    from flask_background.durable.journal.row import ItemRow
-    from flask_background.task import Task
+    from flask_background.durable.journal.outbox import OutboxRow
 
 # Among the options of an item that waits in the journal: how many uploads it has.
 _UPLOADS = "uploads"
@@ -87,9 +87,9 @@ class Record(NamedTuple):
         )
 
     @classmethod
-    def of_row(cls, row: ItemRow) -> Self:
+    def of_row(cls, row: OutboxRow) -> Self:
         """The first record of an item that waits in the journal."""
-        options = {**json.loads(row.options), "max_crashes": row.max_crashes}
+        options = json.loads(row.options)
         uploads = options.pop(_UPLOADS, None)
         return cls(
             row.task,
@@ -99,7 +99,7 @@ class Record(NamedTuple):
             row.payload,
             row.state,
             None if row.state is None else data.load_state(row.state).traceparent,
-            due=row.due if row.due > row.enqueued else None,
+            due=row.due,
             finished=row.finished,
             reason=row.reason,
             uploads=uploads,
@@ -115,7 +115,7 @@ class Record(NamedTuple):
         """Strings by their names; what is None or 0 is left out."""
         return {name: str(value) for name, value in self._asdict().items() if value not in (None, 0, "")}
 
-    def task_of(self, task: Task[..., Any]) -> Task[..., Any]:
+    def task_of(self, task: Callee) -> Callee:
         """The task with the options that the item was enqueued with."""
         changed = {
             name: value

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import Task as CeleryTask
 from celery.bootsteps import StartStopStep
 from celery.concurrency import get_implementation
 from celery.signals import task_revoked, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
-from flask_background.celery.app import TASK_NAME, celery_of, check_settings
+from flask_background.celery.app import TASK_NAME, ThisProcess, celery_of, check_settings
 from flask_background.celery.client.publisher import Publisher
 from flask_background.celery.records import is_redis, records_of
 from flask_background.celery.records.record import Record
@@ -29,17 +29,28 @@ from flask_background.errors import BackgroundError, ConfigurationError, Unsuppo
 if TYPE_CHECKING:
     from celery import Celery
 
-    from flask_background.app_state import BackgroundState
+    from flask_background.celery.client.backend import CeleryBackend
     from flask_background.celery.worker.reconciler import Reconciler
+    from flask_background.core.settings import Settings
 
-# How long the end of the worker waits for the reconciler, in seconds.
+# How long the end of the worker waits for each of our threads, in seconds.
 _LAST_LOOK = 2.0
 
-_states: weakref.WeakSet[BackgroundState] = weakref.WeakSet()
+
+class WorkerApp(ThisProcess, Protocol):
+    """What a worker needs of an app whose items it runs."""
+
+    settings: Settings
+
+    @property
+    def celery(self) -> CeleryBackend: ...
+
+
+_states: weakref.WeakSet[WorkerApp] = weakref.WeakSet()
 _worker: Worker | None = None
 
 
-def join(state: BackgroundState) -> None:
+def join(state: WorkerApp) -> None:
     """Run the items of an app in the Celery worker that starts in this process, if one does."""
     _states.add(state)
     if state.settings.celery is not None:
@@ -56,7 +67,7 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
     throws = (Failure,)  # the app's log has it
     store_errors_even_if_ignored = True
 
-    def __init__(self, celery: Celery, states: Mapping[str, BackgroundState], table: RunTable) -> None:
+    def __init__(self, celery: Celery, states: Mapping[str, WorkerApp], table: RunTable) -> None:
         self.states, self.table = states, table
         self.reject_on_worker_lost = not is_redis(celery)  # where the records say what becomes of the item
 
@@ -92,7 +103,7 @@ class ItemStep(StartStopStep):  # type: ignore[misc]
 class Worker:
     """What a worker with items of ours has besides Celery's."""
 
-    def __init__(self, celery: Celery, states: Mapping[str, BackgroundState]) -> None:
+    def __init__(self, celery: Celery, states: Mapping[str, WorkerApp]) -> None:
         self.table = RunTable()
         self._celery = celery
         self._states = states
@@ -125,13 +136,13 @@ class Worker:
 
     def close(self) -> None:
         """Everything has ended."""
-        if self._supervisor is not None:
-            self._supervisor.close()
         for reconciler in self._reconcilers:
             reconciler.close(_LAST_LOOK)
+        if self._supervisor is None or self._supervisor.close(_LAST_LOOK):
+            self.table.close()
 
 
-def _states_of(celery: Celery) -> dict[str, BackgroundState]:
+def _states_of(celery: Celery) -> dict[str, WorkerApp]:
     return {state.app.name: state for state in _states if state.app.extensions.get("celery") is celery}
 
 

@@ -44,7 +44,7 @@ def settle_lost(
         _end(backend, records, run, record._replace(status=Status.CANCELLED), is_certain)
     elif record.stopping:
         if records.requeue(run, only_if_silent=not is_certain, attempt=record.attempt - 1):
-            events.sent_back(run.item_id, record.task, max(0.0, now - record.enqueued))
+            events.requeued(run.item_id, record.task, max(0.0, now - record.enqueued))
     # Without full records the broker gives the message out again, and that is counted then.
     elif records.is_full and records.requeue(run, only_if_silent=not is_certain, crashes=record.crashes + 1):
         events.run_lost(run.item_id, record.task)

@@ -24,8 +24,8 @@ from flask_background.core.await_here import await_here
 from flask_background.core.odd_errors import let_frames_go
 from flask_background.core.runner import delay_until_next, perform
 from flask_background.core.status import Attempt, Outcome, Status
-from flask_background.durable.uploads import unpack_call
 from flask_background.errors import BrokerError, ItemInterruptedError, ItemTimeoutError
+from flask_background.payload.calls import unpack_call
 from flask_background.payload.outcomes import error_as_data, error_of, result_as_data
 
 if TYPE_CHECKING:
@@ -176,8 +176,8 @@ class ItemRun:
         news = keeper.news(item)
         progress = {} if news is None else {"progress": news}
         if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
-            sent_back = partial(self._events.sent_back, item.id, item.task_name, item._age)
-            self._again(record, None, sent_back, attempt=record.attempt - 1)
+            requeued = partial(self._events.requeued, item.id, item.task_name, item._age)
+            self._again(record, None, requeued, attempt=record.attempt - 1)
         failed = None if error is None else error_as_data(error)
         if error is not None and delay is not None:
             retried = partial(keeper.tell_retried, item, error, delay)

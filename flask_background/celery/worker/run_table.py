@@ -43,10 +43,11 @@ class RunTable:
     """Made in the main process, before its children are forked."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        with tempfile.TemporaryFile() as file:
+            self._file = os.dup(file.fileno())
         # In the place of the first row: when the grace period ends, and when it began; 0 while nothing stops.
-        self._file.truncate(_SIZE * (_ROWS + 1))
-        self._memory = mmap.mmap(self._file.fileno(), 0)
+        os.truncate(self._file, _SIZE * (_ROWS + 1))
+        self._memory = mmap.mmap(self._file, 0)
         self._main = os.getpid()
         self._pid = 0
         self._mine: set[int] = set()
@@ -57,6 +58,10 @@ class RunTable:
     def is_childs(self) -> bool:
         """Whether this process is one of the children."""
         return os.getpid() != self._main
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+        os.close(self._file)
 
     # The stop.
 

@@ -38,16 +38,17 @@ class Supervisor:
         self._table = table
         self._backends = {backend.context.home: backend for backend in backends}
         self._records = records
-        self._closed = native.Latch()
+        self._closed, self._ended = native.Latch(), native.Latch()
         self._in_trouble = self._has_warned = False
 
     def start(self) -> None:
         """Begin, on a thread of its own."""
         native.start_thread(self._run, "background-supervisor")
 
-    def close(self) -> None:
-        """End."""
+    def close(self, timeout: float) -> bool:
+        """End; says whether it has, after timeout seconds at most."""
         self._closed.open()
+        return self._ended.wait(timeout)
 
     def _run(self) -> None:
         while not self._closed.wait(_EVERY):
@@ -59,6 +60,7 @@ class Supervisor:
                     events = next(iter(self._backends.values())).context.events
                     events.log_error("Running items could not be looked after; this is tried again", error)
                 self._in_trouble = True
+        self._ended.open()
 
     def _look_at_all(self) -> None:
         alive: list[Row] = []
@@ -104,7 +106,7 @@ class Supervisor:
                 return
             if self._records.requeue(row.run, attempt=record.attempt - 1):
                 age = max(0.0, time.time() - record.enqueued)
-                backend.context.events.sent_back(row.run.item_id, record.task, age)
+                backend.context.events.requeued(row.run.item_id, record.task, age)
         except BrokerError as error:  # then the reconciler does it: it is on record that this worker stops
             what = f"What is known of item {row.run.item_id} could not be put right"
             backend.context.events.log_error(what, error)

@@ -20,7 +20,7 @@ from random import getrandbits
 from typing import Literal
 
 from flask_background.durable.journal import migrations
-from flask_background.durable.journal.write_lock import Turn
+from flask_background.durable.journal.write_lock import WriteLock
 
 Mode = Literal["wal", "truncate"]
 
@@ -52,7 +52,7 @@ class Database:
         self._version = 0
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
-        self.turn = Turn(folder / "turn")
+        self.write_lock = WriteLock(folder / "turn")
 
     def open(self) -> sqlite3.Connection:
         """The connection that writes; both are opened if there are none. The caller has the turn.

@@ -41,7 +41,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 def write(writer: Writer, sql: str = "insert or replace into schedule values ('a', 'b', 1)") -> None:
     """Write something."""
-    writer.do(lambda db: db.execute(sql))
+    writer.write(lambda db: db.execute(sql))
 
 
 def test_disk_full(writer: Writer) -> None:
@@ -53,7 +53,7 @@ def test_disk_full(writer: Writer) -> None:
         db.execute(f"pragma max_page_count = {pages}")
         db.execute("insert into schedule values (?, 'b', 1)", (text,))
 
-    said = refusal(lambda: writer.do(fill))
+    said = refusal(lambda: writer.write(fill))
     assert said.startswith(f"the journal in {writer.folder} cannot be used: the disk or the quota is full")
     assert said.endswith("(database or disk is full)")
 

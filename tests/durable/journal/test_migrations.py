@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 import subprocess
 import sys
@@ -14,8 +15,7 @@ from typing import Any
 import pytest
 
 from flask_background.core.status import Status
-from flask_background.durable.journal import migrations, queries
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import migrations, outbox, queries, statements
 from flask_background.durable.journal.database import FILE_NAME, Mode
 from flask_background.durable.journal.group_commit import Insert
 from flask_background.durable.journal.migrations import APPLICATION_ID, MIGRATIONS, Migration
@@ -60,7 +60,7 @@ def make_file(path: Path) -> Callable[..., None]:
     def make_file(script: str, rows: int = 0) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.executescript(script)
-            store.insert_all(connection, [row(number) for number in range(rows)])
+            statements.insert_all(connection, [row(number) for number in range(rows)])
 
     return make_file
 
@@ -106,7 +106,7 @@ def refusal(make_writer: Callable[[], Writer]) -> str:
 
 def test_new_file(make_writer: Callable[[], Writer], path: Path) -> None:
     """A new journal says what it is, and has the newest version."""
-    make_writer().do(Insert(row(0)))
+    make_writer().write(Insert(row(0)))
     assert stamp(path) == (APPLICATION_ID, NEWEST, MIGRATIONS[-1].compatible_from)
 
 
@@ -124,8 +124,8 @@ def test_file_without_a_version(
     """A journal that was made before the versions is migrated, with its rows, whatever user_version held."""
     make_file(f"pragma journal_mode = wal; {UNVERSIONED} pragma user_version = {nonce};", rows=3)
     writer = make_writer()
-    writer.do(Insert(row(3)))
-    assert writer.read(queries.entries) == [row(number) for number in range(4)]
+    writer.write(Insert(row(3)))
+    assert writer.read(queries.rows) == [row(number) for number in range(4)]
     assert stamp(path) == (APPLICATION_ID, NEWEST, MIGRATIONS[-1].compatible_from)
 
 
@@ -164,7 +164,7 @@ def test_foreign_file(
         assert "BACKGROUND_JOURNAL" in said
     assert digest(path) == before
     path.unlink()
-    make_writer().do(Insert(row(0)))
+    make_writer().write(Insert(row(0)))
 
 
 def test_no_database(make_writer: Callable[[], Writer], path: Path) -> None:
@@ -174,6 +174,39 @@ def test_no_database(make_writer: Callable[[], Writer], path: Path) -> None:
     assert "not an SQLite database" in said
     assert str(path.parent) in said
     assert path.read_bytes() == b"something else entirely" * 1_000
+
+
+def test_rows_of_the_outbox(
+    make_writer: Callable[[], Writer], make_file: Callable[..., None], path: Path
+) -> None:
+    """What waited to be forwarded is moved as it stands into a table of its own, whoever had claimed it."""
+    make_file(UNVERSIONED, rows=1)
+    waits = row(1)._replace(executor="celery:outbox", options='{"timeout": 2.5, "uploads": 1}', state="{}")
+    old = [
+        waits._replace(due=waits.enqueued),
+        waits._replace(id="due", due=1_000.0, max_crashes=7),
+        waits._replace(id="claimed", owner="1-a", fence=4, cancel=True, attempt=2),
+        waits._replace(id="cancelled", status=Status.CANCELLED, finished=9.0),
+        waits._replace(id="failed", status=Status.FAILED, finished=9.0, reason="too odd"),
+    ]
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        statements.insert_all(connection, old)
+    writer = make_writer()
+    assert writer.read(queries.rows) == [row(0)]
+    new = {found.id: found for found in writer.read(outbox.rows)}
+    assert new.keys() == {before.id for before in old}
+    first = new[waits.id]
+    assert first == outbox.OutboxRow(waits.id, "mail", "[[],{}]", first.options, "{}", None, waits.enqueued)
+    assert json.loads(first.options) == {"timeout": 2.5, "uploads": 1, "max_crashes": 3}
+    assert (new["due"].due, json.loads(new["due"].options)["max_crashes"]) == (1_000.0, 7)
+    claimed = new["claimed"]
+    assert (claimed.owner, claimed.fence, claimed.cancel, claimed.attempts) == ("1-a", 4, True, 2)
+    assert (new["cancelled"].status, new["cancelled"].finished) == (Status.CANCELLED, 9.0)
+    assert (new["failed"].status, new["failed"].reason) == (Status.FAILED, "too odd")
+    assert writer.write(lambda db: statements.recover(db, "1-a", (), 5.0)) == (1, [])
+    assert {found.id for found in writer.write(lambda db: outbox.claim(db, "2-b", 9))} == new.keys() - {
+        "failed"
+    }
 
 
 NEWER = Migration("create table colour (name text);", compatible_from=NEWEST + 1)
@@ -222,8 +255,8 @@ def test_newer_file_that_lets_us_in(
     """Code that a newer journal still allows works with it as it is."""
     migrate_by_newer_code(COMPATIBLE)
     writer = make_writer()
-    writer.do(Insert(row(0)))
-    assert writer.read(queries.entries) == [row(0)]
+    writer.write(Insert(row(0)))
+    assert writer.read(queries.rows) == [row(0)]
     assert stamp(path)[1] == NEWEST + 1
 
 
@@ -242,11 +275,11 @@ def test_migrated_under_a_running_process(
 ) -> None:
     """A running process whose journal is migrated goes on, if the migration allows that."""
     writer = make_writer()
-    writer.do(Insert(row(0)))
+    writer.write(Insert(row(0)))
     migrate_by_newer_code(COMPATIBLE)
-    assert writer.read(queries.entries) == [row(0)]
-    writer.do(Insert(row(1)))
-    assert writer.read(queries.entries) == [row(0), row(1)]
+    assert writer.read(queries.rows) == [row(0)]
+    writer.write(Insert(row(1)))
+    assert writer.read(queries.rows) == [row(0), row(1)]
 
 
 def test_shut_out_while_running(
@@ -254,13 +287,13 @@ def test_shut_out_while_running(
 ) -> None:
     """A running process that a migration shuts out writes and reads nothing more, and says why."""
     writer = make_writer()
-    writer.do(Insert(row(0)))
+    writer.write(Insert(row(0)))
     migrate_by_newer_code(NEWER)
     for _ in range(2):
         with pytest.raises(JournalError, match=f"version {NEWEST + 1}.*up to {NEWEST}"):
-            writer.read(queries.entries)
+            writer.read(queries.rows)
         with pytest.raises(JournalError, match=f"version {NEWEST + 1}.*up to {NEWEST}"):
-            writer.do(Insert(row(1)))
+            writer.write(Insert(row(1)))
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("select count(*) from item").fetchone() == (1,)
 
@@ -278,7 +311,7 @@ def test_migration_that_fails(
     assert "no such table: nobody" in refusal(make_writer)
     assert stamp(path)[1] == NEWEST
     monkeypatch.setattr(migrations, "MIGRATIONS", (*MIGRATIONS, NEWER))
-    assert make_writer().read(queries.entries) == [row(0), row(1)]
+    assert make_writer().read(queries.rows) == [row(0), row(1)]
     assert stamp(path) == (APPLICATION_ID, NEWEST + 1, NEWEST + 1)
 
 
@@ -295,7 +328,7 @@ def test_processes_that_migrate_at_once(make_file: Callable[..., None], path: Pa
         "migrations.MIGRATIONS += (migrations.Migration(step, 1),)\n"
         "writer = Writer(Path(sys.argv[1]), power=True)\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "writer.open(); writer.do(Insert(row(int(sys.argv[2])))); writer.close(); writer.flush(9)\n"
+        "writer.open(); writer.write(Insert(row(int(sys.argv[2])))); writer.close(); writer.flush(9)\n"
     )
     processes = [
         subprocess.Popen(

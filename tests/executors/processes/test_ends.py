@@ -79,8 +79,8 @@ def test_stop_kills_durable(make_shop: Callable[..., Shop]) -> None:
     assert shop.background.stop(0) == [item]
     until(lambda: not alive(pid))
     durable = state_of(shop.site.app).durable
-    until(lambda: durable.look(item.id).owner is None)
-    entry = durable.look(item.id)
+    until(lambda: durable.session.read_row(item.id).owner is None)
+    entry = durable.session.read_row(item.id)
     assert (entry.status, entry.attempt, entry.crashes) == (Status.QUEUED, 0, 0)
 
 

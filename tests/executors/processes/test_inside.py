@@ -267,7 +267,7 @@ def test_durable_result_that_cannot_be_sent(make_shop: Callable[..., Shop]) -> N
     item = shop.call(Closed)
     with pytest.raises(ResultLostError):
         item.result(BOUND)
-    entry = state_of(shop.site.app).durable.look(item.id)
+    entry = state_of(shop.site.app).durable.session.read_row(item.id)
     assert "lost" in entry.result
 
 

@@ -39,7 +39,11 @@ def _read_script(name: str) -> str:
 
 
 #: The step to version 1 comes first. A migration that was released never changes.
-MIGRATIONS = (Migration(_read_script("0001_items.sql"), compatible_from=1),)
+MIGRATIONS = (
+    Migration(_read_script("0001_items.sql"), compatible_from=1),
+    # Code of version 1 would let items wait where nobody looks any more.
+    Migration(_read_script("0002_outbox.sql"), compatible_from=2),
+)
 
 
 def read_version(connection: sqlite3.Connection) -> int:
