@@ -137,7 +137,7 @@ def site(make_site: Callable[..., Site], shop: Shop) -> Site:
 
 def enqueue(site: Site, name: str, **options: Any) -> Any:
     """Enqueue an item here, which another process runs."""
-    return site.background.registry.tasks["work"].using(**options).enqueue(name)
+    return site.background._registry.tasks["work"].using(**options).enqueue(name)
 
 
 # The journal is made.
