@@ -258,7 +258,10 @@ def _meaning_of(item: WorkItem[Any], error: BaseException, aborted: bool) -> Out
         return Status.CANCELLED, None, ItemCancelledError(f"{name} was cancelled")
     if reason is CancelReason.SHUTDOWN:
         return Status.INTERRUPTED, None, ItemInterruptedError(f"{name} ended because the host stopped")
-    timeout = ItemTimeoutError(f"{name} did not end within its {item._task.timeout} s")
+    timeout = ItemTimeoutError(
+        f"{name} did not end within its timeout of {item._task.timeout:g} s, and was cut short: raise the"
+        " timeout of the task if its items may take longer"
+    )
     timeout.__cause__ = error
     return Status.FAILED, None, timeout
 

@@ -52,10 +52,11 @@ class Admission:
 
     def _refusal(self, item: WorkItem[Any], executor: Executor) -> EnqueueError:
         if self._ledger.phase is Phase.STOPPED:
-            return Stopping(f"{item.task_name} was not enqueued: this process has stopped taking items")
+            return Stopping.refusing(item.task_name)
         return QueueFull(
             f"{item.task_name} was not enqueued: {self._settings.max_queued} items wait for the executor"
-            f" {executor.name!r}, as many as BACKGROUND_MAX_QUEUED allows"
+            f" {executor.name!r}, as many as BACKGROUND_MAX_QUEUED allows. Give it more workers,"
+            ' or let the view wait for room (BACKGROUND_OVERFLOW = "block"), or make the task durable'
         )
 
 

@@ -63,7 +63,7 @@ class ImmediateBackend(Backend, RunHost):
         if not local.take(item, held=True):
             local.keys.give_back(item)
             self._remake.pop(item.id, None)
-            error = Stopping(f"{task.name} was not enqueued: this process has stopped taking items")
+            error = Stopping.refusing(task.name)
             local.events.refused(task.name, error)
             raise error
         try:
