@@ -1,8 +1,8 @@
-"""Operating-system threads and locks, also where gevent has put greenlets in their place.
+"""Threads and locks of the operating system, also where gevent has put greenlets in their place.
 
-Under gevent an item on a "thread" that burns CPU or sleeps in C stops every greenlet of the process,
-gunicorn's heartbeat among them. So items, and whatever watches over them, live on real threads, and what
-they share with greenlets is guarded by real locks, held for a few lines that never switch.
+Under gevent a greenlet that computes or sleeps in C stops every other greenlet of the process. So the threads
+that watch over items stay native. Native locks guard their data, held for a few lines that never switch to
+another greenlet.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ __all__ = [
     "Latch",
     "SimpleQueue",
     "exit_code_of",
+    "get_ident",
     "has_ended",
+    "is_own_thread",
+    "is_patched",
     "new_event_loop",
     "new_lock",
     "new_poll",
@@ -36,39 +39,58 @@ __all__ = [
     "start_thread",
 ]
 
-# How often a greenlet looks at a gate: a real lock cannot wake it.
-_GREENLET_POLL = 0.01
+# A process of which gevent has patched one of these serves greenlets, whatever else was left out.
+_PATCHED = ("threading", "socket", "time", "select")
+
+# Python refuses to wait longer than some 9.2e9 s.
+_LONGEST = 1e6
 
 _own_threads: set[int] = set()
+_is_patched = False
 
 
-def _original(module: str, name: str) -> Any:
-    """The attribute as it was before gevent patched the module, if it did."""
-    if _patched():
+def is_patched() -> bool:
+    """Whether gevent has patched this process, wholly or in part."""
+    global _is_patched
+    if not _is_patched and "gevent.monkey" in sys.modules:
+        # The module may be half imported by another thread at this moment.
+        patched = getattr(sys.modules["gevent.monkey"], "is_module_patched", None)
+        _is_patched = patched is not None and any(map(patched, _PATCHED))
+    return _is_patched
+
+
+def original(module: str, name: str) -> Any:
+    """The attribute of a module as it was before gevent patched the module, if gevent did."""
+    if is_patched():
         return sys.modules["gevent.monkey"].get_original(module, name)
     return getattr(importlib.import_module(module), name)
 
 
-def _patched() -> bool:
-    # The module may be there without being patched, or half imported by another thread at this moment.
-    is_module_patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
-    return is_module_patched is not None and bool(is_module_patched("threading"))
+def get_ident() -> int:
+    """The number of the calling thread, the same for all its greenlets."""
+    ident: int = original("_thread", "get_ident")()
+    return ident
+
+
+def is_own_thread() -> bool:
+    """Whether ``start_thread`` has started the calling thread, in a process that gevent has patched."""
+    return get_ident() in _own_threads
 
 
 def new_lock() -> LockType:
     """A lock between real threads."""
-    if not _patched():  # every waiting view makes one
+    if not is_patched():  # every waiting view makes one
         return _thread.allocate_lock()
-    lock: LockType = _original("_thread", "allocate_lock")()
+    lock: LockType = original("_thread", "allocate_lock")()
     return lock
 
 
 def start_thread(target: Callable[[], None], name: str) -> None:
     """Run target on a daemon thread of the operating system."""
-    if not _patched():
+    if not is_patched():
         threading.Thread(target=target, name=name, daemon=True).start()
         return
-    get_ident = _original("_thread", "get_ident")
+    get_ident = original("_thread", "get_ident")
 
     def run() -> None:
         _own_threads.add(get_ident())
@@ -77,7 +99,7 @@ def start_thread(target: Callable[[], None], name: str) -> None:
         finally:
             _own_threads.discard(get_ident())
 
-    _original("_thread", "start_new_thread")(run, ())
+    original("_thread", "start_new_thread")(run, ())
 
 
 def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> int:
@@ -104,63 +126,84 @@ def exit_code_of(pid: int) -> int | None:
 
     Raises ChildProcessError if somebody else in this process has been told.
     """
-    ended, status = _original("os", "waitpid")(pid, os.WNOHANG)
+    ended, status = original("os", "waitpid")(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def sleep(seconds: float) -> None:
     """Hold up this thread alone."""
-    _original("time", "sleep")(seconds)
+    original("time", "sleep")(seconds)
 
 
 def new_poll() -> select.poll:
     """A poll that holds up this thread alone."""
-    poll: select.poll = _original("select", "poll")()
+    poll: select.poll = original("select", "poll")()
     return poll
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """An event loop that waits in the operating system, not in gevent's hub."""
+    """An event loop for the calling thread. In a greenlet, that has to be a LoopGreenlet."""
     import asyncio
 
-    if not _patched():
+    if not is_patched():
         return asyncio.new_event_loop()
-    return asyncio.SelectorEventLoop(_original("selectors", "DefaultSelector")())
+    if is_own_thread():
+        return asyncio.SelectorEventLoop(original("selectors", "DefaultSelector")())
+    from flask_background.concurrency import hub_loop  # with gevent
+
+    return hub_loop.new_event_loop()
 
 
 class Latch:
-    """Opens once; whoever waits passes then. Cheaper than an Event, and safe under gevent."""
+    """Opens once, and lets all waiters pass from then on: native threads as well as gevent's greenlets."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "_opened", "_wake")
 
     def __init__(self) -> None:
+        self._opened = False
         self._lock = new_lock()
         self._lock.acquire()
+        # What wakes the greenlets that wait: a native lock would stop their whole thread.
+        self._wake: list[Callable[[], object]] = []
 
     def open(self) -> None:
-        """Let everybody pass. Once is enough; more often does no harm."""
+        """Let all waiters pass. To open an open latch does no harm."""
+        self._opened = True
         try:
             self._lock.release()
         except RuntimeError:
             pass  # it was open
+        for wake in tuple(self._wake):
+            wake()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait up to timeout seconds; says whether the gate is open."""
-        if timeout is not None and timeout < 0:
-            timeout = 0.0
-        if _patched() and _original("_thread", "get_ident")() not in _own_threads:
-            opened = self._wait_in_greenlet(timeout)
-        else:
-            opened = self._lock.acquire(timeout=-1 if timeout is None else min(timeout, 1e6))
-        if opened:
-            self.open()
-        return opened
+        """Wait up to timeout seconds (None: without limit); returns whether the latch is open."""
+        if self._opened:
+            return True
+        if timeout is not None:
+            timeout = min(max(timeout, 0.0), _LONGEST)
+        if is_patched() and not is_own_thread():
+            return self._wait_in_greenlet(timeout)
+        if self._lock.acquire(timeout=-1 if timeout is None else timeout):
+            self.open()  # the next waiter needs the lock, too
+        return self._opened
 
     def _wait_in_greenlet(self, timeout: float | None) -> bool:
-        gevent = sys.modules["gevent"]
-        end = None if timeout is None else time.monotonic() + timeout
-        while not self._lock.acquire(blocking=False):
-            if end is not None and time.monotonic() >= end:
-                return False
-            gevent.sleep(_GREENLET_POLL)
-        return True
+        from gevent import get_hub
+        from gevent.event import Event
+
+        loop, woken = get_hub().loop, Event()
+
+        def wake() -> None:
+            try:
+                loop.run_callback_threadsafe(woken.set)
+            except ValueError:
+                pass  # the waiter's thread has ended, and its loop with it
+
+        self._wake.append(wake)
+        try:
+            if not self._opened:  # looked at once more, because ``open`` may not have seen ``wake``
+                woken.wait(timeout)
+        finally:
+            self._wake.remove(wake)
+        return self._opened

@@ -63,15 +63,21 @@ class AsyncioExecutor(Executor):
             if self._loop is None:
                 loop = native.new_event_loop()
                 try:
-                    native.start_thread(lambda: self._run(loop), f"background-{self.name}")
+                    self._start_loop(loop)
                 except RuntimeError:
                     loop.close()
                     raise
                 self._loop = loop
             return self._loop
 
+    def _start_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        def run() -> None:
+            asyncio.set_event_loop(loop)
+            self._run(loop)
+
+        native.start_thread(run, f"background-{self.name}")
+
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
         ended = False
         while not ended:
             try:
