@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
@@ -48,6 +49,56 @@ def call_soon(callback: Callable[..., object], *args: Any) -> None:
         hub.loop.run_callback(callback, *args)
     else:
         hub.loop.run_callback_threadsafe(callback, *args)
+
+
+def spawn(func: Callable[..., object], *args: Any) -> None:
+    """Run a function on a greenlet of the main thread, in a copy of the caller's context."""
+    import gevent
+
+    # From the hub itself, for a call that comes from there may not wait, and must not have the hub's context.
+    call_soon(copy_context().run, gevent.spawn, func, *args)
+
+
+def run(func: Callable[[], None], within: float | None = None) -> None:
+    """Run a function that may take patched locks (a log handler, a signal's receiver), and wait for its end.
+
+    Greenlets do that where they are. Native threads must not share a patched lock with greenlets, so under
+    gevent a greenlet runs the function for them. If the main thread computes, and gives that greenlet no chance
+    within so many seconds (None: whenever it does), the function is run here after all.
+    """
+    if not native.is_patched() or native.get_ident() == main_hub().thread_ident:
+        func()
+        return
+    call = _Call(func)
+    spawn(call.run)
+    if within is not None and not call.begun.wait(within):
+        call.run()
+    call.ended.wait()
+    if call.error is not None:
+        raise call.error
+
+
+class _Call:
+    """Runs a function once, whoever comes first."""
+
+    def __init__(self, func: Callable[[], None]) -> None:
+        self.begun = native.Latch()
+        self.ended = native.Latch()
+        self.error: BaseException | None = None
+        self._func: list[Callable[[], None]] = [func]
+
+    def run(self) -> None:
+        try:
+            func = self._func.pop()
+        except IndexError:
+            return  # the other one was faster
+        self.begun.open()
+        try:
+            func()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.ended.open()
 
 
 def _after_fork() -> None:

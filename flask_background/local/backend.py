@@ -7,13 +7,14 @@ import os
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from flask_background.concurrency import hub
 from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats, Watcher
-from flask_background.core.events import Events
+from flask_background.core.hub_events import make_events
 from flask_background.core.item import WorkItem
 from flask_background.core.runner import let_frames_go, perform
 from flask_background.core.settings import Settings
@@ -31,6 +32,10 @@ from flask_background.local.shutdown import ShutdownSequence
 if TYPE_CHECKING:
     from flask import Flask
 
+# How long a main thread that computes may keep callbacks waiting under gevent (seconds): one of them may end
+# that computation.
+_HURRY = 0.25
+
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
 
@@ -40,7 +45,7 @@ class LocalBackend(InProcessBackend):
     def __init__(self, app: Flask, settings: Settings, watcher: Watcher) -> None:
         self.app = app
         self.pid = os.getpid()
-        self.events = Events(app)
+        self.events = make_events(app)
         self._max_queued = settings.max_queued
         self._watcher = watcher
         self._alarms = Timers()
@@ -243,13 +248,18 @@ class LocalBackend(InProcessBackend):
         item._wake()
         return True
 
-    def call_back(self, callbacks: Iterable[Callable[[], object]]) -> None:
-        """Call what waits for a token; what that raises is logged."""
-        for callback in callbacks:
-            try:
-                callback()
-            except BaseException as error:
-                self.log_error("A token's callback failed", error)
+    def call_back(self, callbacks: Sequence[Callable[[], object]]) -> None:
+        """Call what waits for a token; errors of a callback are logged."""
+
+        def call() -> None:
+            for callback in callbacks:
+                try:
+                    callback()
+                except BaseException as error:
+                    self.log_error("A token's callback failed", error)
+
+        if callbacks:
+            hub.run(call, within=_HURRY)
 
     def end(self, unfinished: list[WorkItem[Any]]) -> None:
         """Nothing will be accepted or started any more."""

@@ -26,7 +26,7 @@ from flask_background.celery.redis.notifications import Listeners
 from flask_background.celery.resources import Belongings
 from flask_background.concurrency import native
 from flask_background.core.backend import Backend
-from flask_background.core.events import Events
+from flask_background.core.hub_events import make_events
 from flask_background.core.registry import Unknown
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
@@ -51,7 +51,7 @@ class CeleryBackend(Backend):
         self.app = app
         self.pid = os.getpid()
         self.lock = native.new_lock()
-        self.events = Events(app)
+        self.events = make_events(app)
         self.registry = registry
         self.cluster = Cluster.of(app, settings, registry)
         self.records = Records(self.cluster.client)
