@@ -1,7 +1,6 @@
-"""gevent's hub of the main thread: native threads hand calls to it, and greenlets wait in it for native threads.
+"""gevent's hub of the main thread, which serves the requests: native threads hand calls to it.
 
-Only gevent's public interface is used. A call is handed over with ``loop.run_callback_threadsafe``, which wakes
-a sleeping hub at once.
+Only gevent's public interface is used. ``loop.run_callback_threadsafe`` wakes a sleeping hub at once.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from gevent.hub import Hub
 
 _main_hub: Hub | None = None
+# Whether the main thread did not take up the last call in time, and has taken up none since.
+_is_held_up = False
 
 
 def remember_main_hub() -> None:
@@ -31,7 +32,7 @@ def remember_main_hub() -> None:
 
 
 def main_hub() -> Hub:
-    """The hub of the main thread. Raises RuntimeError if a native thread asks before the main thread was seen."""
+    """The hub of the main thread. Raises RuntimeError if a native thread asks before the main thread did."""
     if _main_hub is None:
         remember_main_hub()
     if _main_hub is None:
@@ -63,15 +64,18 @@ def run(func: Callable[[], None], within: float | None = None) -> None:
     """Run a function that may take patched locks (a log handler, a signal's receiver), and wait for its end.
 
     Greenlets do that where they are. Native threads must not share a patched lock with greenlets, so under
-    gevent a greenlet runs the function for them. If the main thread computes, and gives that greenlet no chance
-    within so many seconds (None: whenever it does), the function is run here after all.
+    gevent a greenlet runs the function for them. If the main thread computes, and that greenlet cannot begin
+    within so many seconds (None: however long it takes), the function is run here after all.
     """
+    global _is_held_up
     if not native.is_patched() or native.get_ident() == main_hub().thread_ident:
         func()
         return
     call = _Call(func)
     spawn(call.run)
-    if within is not None and not call.begun.wait(within):
+    # The next one in a row need not wait as well: the greenlets begin in turn, if they begin at all.
+    if within is not None and not call.begun.wait(0 if _is_held_up else within):
+        _is_held_up = True
         call.run()
     call.ended.wait()
     if call.error is not None:
@@ -88,6 +92,9 @@ class _Call:
         self._func: list[Callable[[], None]] = [func]
 
     def run(self) -> None:
+        global _is_held_up
+        if native.get_ident() == main_hub().thread_ident:
+            _is_held_up = False
         try:
             func = self._func.pop()
         except IndexError:
@@ -102,7 +109,8 @@ class _Call:
 
 
 def _after_fork() -> None:
-    global _main_hub
+    global _main_hub, _is_held_up
+    _is_held_up = False
     _main_hub = None  # the child's main thread is the one that forked, which may have had another hub
 
 

@@ -26,11 +26,11 @@ class _Selector(GeventSelector):
         return super().select(timeout)
 
 
-class LoopGreenlet(gevent.Greenlet):
+class LoopGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
     """A greenlet that may run an event loop, without others on its thread taking that for theirs.
 
-    A thread has one running loop and one pair of hooks for asynchronous generators, whatever greenlets it has.
-    So this greenlet sets its own when it is switched to, and puts the others' back when it is switched from.
+    All greenlets of a thread share one running loop and one pair of hooks for asynchronous generators. So
+    this greenlet sets its own when it is switched to, and puts the others' back when it is switched from.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

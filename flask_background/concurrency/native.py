@@ -12,7 +12,6 @@ import importlib
 import os
 import sys
 import threading
-import time
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,8 @@
 """Items on greenlets, for processes that gevent has patched.
 
-The greenlets run in the main thread's hub, which serves the requests, so that patched locks, drivers, programs
-and sockets work in an item as they do in a view. Each item has a greenlet of its own, as each request has.
+The greenlets run in the main thread's hub, which serves the requests, so that patched locks, drivers,
+programs and sockets work in an item as they do in a view. Each item has a greenlet of its own, as each
+request has.
 """
 
 from __future__ import annotations
@@ -74,3 +75,7 @@ class HubAsyncioExecutor(AsyncioExecutor):
 
     def _start_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         Context().run(LoopGreenlet.spawn, self._run, loop)
+
+
+#: What is on the main thread's stack while an item on a greenlet runs.
+CODES = frozenset({GreenletExecutor._run.__code__, HubAsyncioExecutor._run.__code__})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from flask_background.concurrency import native
+from flask_background.concurrency import hub, native
 from flask_background.hosts import gunicorn, process
 from flask_background.hosts import worker_start as starting
 from flask_background.hosts.base import Host
@@ -50,8 +50,9 @@ def prepare(starter: starting.Starter) -> None:
 
     The starter is told when a gunicorn worker has loaded the app.
     """
+    hub.remember_main_hub()
     process.listen_for_term(lambda: _host)
-    starting.tell_when_started(starter)
+    starting.tell_when_started(starter, lambda: _host)
 
 
 def _after_fork() -> None:
