@@ -259,7 +259,7 @@ class LocalBackend(InProcessBackend):
                     self.log_error("A token's callback failed", error)
 
         if callbacks:
-            hub.run(call, within=_HURRY)
+            hub.start(call, within=_HURRY)
 
     def end(self, unfinished: list[WorkItem[Any]]) -> None:
         """Nothing will be accepted or started any more."""

@@ -193,7 +193,7 @@ def test_grace_period_ends(worker_class: str, gunicorn_env: dict[str, str], tmp_
 def test_grace_period_ends_under_a_greenlet_that_stays(
     kind: str, gunicorn_env: dict[str, str], tmp_path: Path
 ) -> None:
-    """An item that holds up all greenlets, the one that waits for it too, is named, and the process is gone."""
+    """An item that holds up all greenlets, even the one that waits for it, is named; the process is gone."""
     options = ("-k", "gevent", *COMMON, "--graceful-timeout", "10")
     with gunicorn(tmp_path, *options, env=gunicorn_env, grace_period=2) as server:
         worker = enqueue(server, kind, seconds=30)
