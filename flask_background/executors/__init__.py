@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from flask_background.concurrency import native
+from flask_background.executors.patches import check_patches
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def make_executors(app: Flask, settings: Settings, perform: Perform) -> dict[str, Executor]:
-    """The executors by name. All await on the loop of the one named "asyncio" what functions return."""
+    """The executors by name. All await on the loop of the one named "asyncio" what functions return.
+
+    Raises ConfigurationError if the process was patched in a way that items cannot live with.
+    """
+    check_patches()
     from flask_background.executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
     from flask_background.executors.threads import ThreadExecutor
 
