@@ -49,8 +49,8 @@ def adopt(worker: Worker) -> None:
 def prepare(starter: starting.Starter) -> None:
     """Before the first enqueue, as long as we are on the main thread: let TERM be heard.
 
-    The starter is told when a gunicorn worker has loaded the app. Raises ConfigurationError if the process was
-    patched in a way that items cannot live with.
+    The starter is told when a gunicorn worker has loaded the app. Raises ConfigurationError if the process
+    was patched in a way that items cannot live with.
     """
     check_patches()
     hub.remember_main_hub()
