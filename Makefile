@@ -1,63 +1,72 @@
-# Every command sets itself up: it makes .venv with what it needs, and goes.
+# Every command sets itself up: it makes .venv with what it needs, and goes. With another Python,
+# `make quick PYTHON=python3.13`, it makes .venv-python3.13.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+ifeq ($(origin PYTHON), undefined)
+PYTHON := $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+else
+VENV := .venv-$(notdir $(PYTHON))
+endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Tests wait more than they compute, so more of them than there are cores run at once.
 JOBS ?= 5
 
-.PHONY: help demo demo-celery test faults lint docs bench clean
+.PHONY: help quick test faults lint docs bench demo demo-celery clean
 
 help:
+	@echo "make quick  run the tests that need no server and no other process: seconds"
+	@echo "make test   run every test, on real servers: about ten minutes; names what it installs from the system"
+	@echo "make lint   ruff, mypy --strict, import-linter, and the walls of the house"
+	@echo "make docs   make the pages of docs/, in build/docs"
 	@echo "make demo   start the demo under gunicorn, on http://127.0.0.1:8000"
 	@echo "make demo-celery  the same, its items in a Celery worker, on the Redis that BACKGROUND_CELERY names or one of its own"
-	@echo "make test   run every test"
-	@echo "make faults kill, starve and cut the power of the journal 10,000 times: half an hour"
-	@echo "make lint   ruff, mypy --strict, import-linter"
-	@echo "make docs   make the pages of docs/, in build/docs"
+	@echo "make faults kill, starve and cut the power of the journal 10,000 times, and stop gunicorn in every way: an hour"
 	@echo "make bench  compare speed and memory with ThreadPoolExecutor, Flask-Executor, Huey, Celery and RQ"
+	@echo "Each takes another Python, as in make quick PYTHON=python3.13"
 
-demo: $(VENV)/.demo
-	$(BIN)/gunicorn --config demo_app/gunicorn.conf.py "demo_app:create_app()"
-
-demo-celery: $(VENV)/.demo-celery
-	@[ -n "$$BACKGROUND_CELERY" ] || sh tests/redis.sh
-	$(BIN)/python -m demo_app.on_celery
+quick: $(VENV)/.quick
+	$(BIN)/python -m pytest -m unit --numprocesses auto
 
 test: $(VENV)/.test
-	@sh tests/browser.sh
-	@sh tests/strace.sh
-	@sh tests/redis.sh
-	@sh tests/rabbitmq.sh
+	@sh tests/system.sh browser strace redis rabbitmq
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 faults: $(VENV)/.test
-	@sh tests/strace.sh
-	FAULTS=full $(BIN)/python -m pytest tests/faults tests/durable/test_processes.py --numprocesses 2 --dist worksteal --timeout 7200
+	@sh tests/system.sh strace
+	FAULTS=full $(BIN)/python -m pytest tests/faults tests/durable/test_processes.py tests/integration/test_gunicorn_stops.py \
+		--numprocesses 2 --dist worksteal --timeout 7200
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.check_walls
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --nitpicky --builder html docs build/docs
 	@echo "The pages are in build/docs/index.html"
 
+demo: $(VENV)/.demo
+	$(BIN)/gunicorn --config demo_app/gunicorn.conf.py "demo_app:create_app()"
+
+demo-celery: $(VENV)/.demo-celery
+	@[ -n "$$BACKGROUND_CELERY" ] || sh tests/system.sh redis
+	$(BIN)/python -m demo_app.on_celery
+
 bench: $(VENV)/.bench
-	@sh tests/redis.sh
+	@sh tests/system.sh redis
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf .venv .venv-* build dist *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp for each extra, renewed when the package's metadata has changed.
-$(VENV)/.demo $(VENV)/.demo-celery $(VENV)/.lint $(VENV)/.docs $(VENV)/.bench: $(VENV)/.%: setup.cfg pyproject.toml | $(BIN)/python
+$(VENV)/.quick $(VENV)/.lint $(VENV)/.docs $(VENV)/.demo $(VENV)/.demo-celery $(VENV)/.bench: $(VENV)/.%: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) --editable ".[$*]"
 	@touch $@
 
@@ -66,4 +75,9 @@ $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
 	@# The oldest gunicorn that is supported, beside the newest.
 	rm -rf $(VENV)/gunicorn-22.0
 	$(PIP) --target $(VENV)/gunicorn-22.0 "gunicorn==22.0.0"
+	@# Flask's source with its own tests, and a pytest that they were written for.
+	rm -rf $(VENV)/flask-suite
+	$(PIP) --target $(VENV)/flask-suite/pytest "pytest<9"
+	$(BIN)/pip download --quiet --no-deps --no-binary flask --dest $(VENV)/flask-suite \
+		"flask==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("flask"))')"
 	@touch $@

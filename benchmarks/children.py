@@ -13,7 +13,7 @@ from time import perf_counter
 
 from flask import Flask
 
-from flask_background import Background
+from flask_background import Background, Task
 
 from .rounds import OURS, interleaved, row
 from .table import Goal, Row
@@ -67,8 +67,8 @@ class Ours(Children):
 
     def __init__(self) -> None:
         self._app = create_app()
-        self._background = self._app.extensions["background"].owner
-        self._task = self._background.registry.tasks["nothing"]
+        self._background = self._app.extensions["background"]
+        self._task: Task[..., str] = Task(self._background, self._background.registry.tasks["nothing"])
 
     def call(self) -> str:
         with self._app.app_context():

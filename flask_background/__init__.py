@@ -2,19 +2,23 @@
 
 from flask_background.core.item import WorkItem
 from flask_background.core.request_state import RequestState
-from flask_background.core.status import Status
+from flask_background.core.status import Progress, Status
 from flask_background.core.token import CancellationToken, CancelReason
 from flask_background.extension import Background
 from flask_background.globals import current_item
 from flask_background.task import Task
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Background",
     "CancelReason",
     "CancellationToken",
+    "Progress",
     "RequestState",
     "Status",
     "Task",
     "WorkItem",
+    "__version__",
     "current_item",
 ]

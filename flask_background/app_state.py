@@ -1,4 +1,7 @@
-"""What one app holds, in ``app.extensions["background"]``: its settings, and this process's backends."""
+"""The composition root: builds the parts of one app in one process, and hands them to each other.
+
+``state_of(app)`` is for the rooms above this one. No room below asks for the state: it gets what it needs.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import os
 import sys
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from flask_background import hosts
 from flask_background.concurrency import native
+from flask_background.core.hub_events import make_events
 from flask_background.core.settings import Settings
 from flask_background.errors import JournalError
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 
     from flask_background.celery.client.backend import CeleryBackend
     from flask_background.core.backend import Backend
-    from flask_background.core.item import Callee
+    from flask_background.core.callee import Callee
     from flask_background.core.registry import Registry
     from flask_background.core.request_state import StateProcessor
     from flask_background.durable.backend import DurableBackend
@@ -26,63 +30,103 @@ if TYPE_CHECKING:
     from flask_background.local.immediate import ImmediateBackend
 
 
-# How long those who come at the same time wait for the journal to be opened, in seconds.
+#: Where an app has its state among its extensions: beside its Background, which other apps may share.
+STATE = "background.state"
+# How long a thread waits while another one opens the journal, in seconds.
 _OPENED_WITHIN = 10.0
 
-
-class Owner(Protocol):
-    """The Background that this is a part of."""
-
-    registry: Registry
-    processors: list[StateProcessor]
+_is_child_process = False
 
 
-class _MadeWhenNeeded:
-    """``AppPart.backend`` as long as there is none: what is made becomes an attribute, which comes first."""
+def become_child_process() -> None:
+    """This process is a child that a process executor has started: the app that it loads holds no items."""
+    global _is_child_process
+    _is_child_process = True
 
-    def __get__(self, part: BackgroundState, kind: type[BackgroundState]) -> LocalBackend:
-        return part._make_backend()
+
+def state_of(app: Flask) -> BackgroundState:
+    """The state of an app that has a Background; raises KeyError for another app."""
+    state: BackgroundState = app.extensions[STATE]
+    return state
 
 
 class BackgroundState:
-    """One app's part of a Background.
+    """The parts of one app in this process, each made when it is first asked for.
 
-    Whatever is alive belongs to one process: after a fork the child makes its own, and the parent's items
-    stay the parent's.
+    Whatever is alive belongs to one process: after a fork the child makes its own parts, and the parent's
+    items stay the parent's. The state refers to its app weakly, because the app refers to the state.
     """
 
-    def __init__(self, app: Flask, owner: Owner) -> None:
-        self.app = app
-        self.owner = owner
-        self.processors = owner.processors
+    def __init__(self, app: Flask, registry: Registry, processors: list[StateProcessor]) -> None:
+        self._app = weakref.ref(app)
+        self.registry = registry
+        self.processors = processors
         self.settings = Settings.from_config(app.config)
-        #: Whether items may go elsewhere though their task does not say so.
+        #: Whether items may go to another backend though their task does not say so.
         self.elsewhere = self.settings.backend != "local"
-        #: Whether this process runs durable items: a web process may leave that to others.
-        self.runs_durable = self.settings.run_in_web and not self.in_child
+        #: Whether this process holds items in memory: a child or a Celery worker ends; no items delay that.
+        self.holds_items = not _is_child_process
+        #: Whether this process runs durable items: a web process may leave that to other processes.
+        self.runs_durable = self.settings.run_in_web and self.holds_items
         #: The executors whose durable items this process runs; None: all.
         self.executors: frozenset[str] | None = None
-        self.looked = False
+        #: Whether items in memory are held to what durable items have to keep; decided at the first item.
+        self.strict = False
+        self._forget_parts()
+
+    def _forget_parts(self) -> None:
+        self._local: LocalBackend | None = None
         self._durable: DurableBackend | None = None
         self._immediate: ImmediateBackend | None = None
         self._celery: CeleryBackend | None = None
+        #: Opens when the thread that opens the journal is done.
+        self._opening: native.Latch | None = None
+        #: Whether this process has looked for items that other processes left in the journal.
+        self.looked = False
 
-    #: Whether items in memory are held to what durable ones have to keep; decided at the first item.
-    strict = False
+    @property
+    def app(self) -> Flask:
+        """The app, which is alive while anybody can use its state."""
+        app = self._app()
+        assert app is not None
+        return app
 
-    #: Whether this process is a child that a process executor has started, or a Celery worker.
-    in_child = False
-
-    #: The backend of this process, made when the first item asks for it.
-    backend = _MadeWhenNeeded()
+    @property
+    def backend(self) -> LocalBackend:
+        """The backend of items in this process."""
+        return self._make_local() if self._local is None else self._local
 
     @property
     def durable(self) -> DurableBackend:
         """The journal's backend in this process, opened when it is first asked for; raises JournalError."""
-        return self._durable or self._open_journal()
+        return self._open_journal() if self._durable is None else self._durable
+
+    @property
+    def immediate(self) -> ImmediateBackend:
+        """The backend that runs items where they are enqueued."""
+        if self._immediate is None:
+            from flask_background.local.immediate import ImmediateBackend  # for apps that name it
+
+            self._immediate = ImmediateBackend(self.backend, self.settings.max_payload, strict=self.strict)
+        return self._immediate
+
+    @property
+    def celery(self) -> CeleryBackend:
+        """The backend that sends items to Celery. Raises ConfigurationError."""
+        if self._celery is None:
+            from flask_background.celery.app import CeleryContext
+            from flask_background.celery.client.backend import (
+                CeleryBackend,  # with Celery, for apps that name it
+            )
+
+            context = CeleryContext(self.settings, self.registry, make_events(self.app), self)
+            self._celery = CeleryBackend(context)
+            with _building:
+                _with_parts.add(self)
+        return self._celery
 
     def backend_for(self, callee: Callee) -> Backend:
-        """Where the items of a task go. Raises JournalError."""
+        """The backend that the items of a task go to. Raises JournalError."""
         name = callee.backend or self.settings.backend
         # BACKGROUND_BACKEND = "immediate" is for tests: there it stands for whatever a task names.
         if "immediate" in (name, self.settings.backend):
@@ -92,33 +136,11 @@ class BackgroundState:
             return self.celery
         return self.durable if callee.durable else self.backend
 
-    @property
-    def immediate(self) -> ImmediateBackend:
-        """What runs items where they are enqueued."""
-        if self._immediate is None:
-            from flask_background.local.immediate import ImmediateBackend  # for apps that name it
-
-            self._immediate = ImmediateBackend(self.backend, self.settings.max_payload, strict=self.strict)
-        return self._immediate
-
-    @property
-    def celery(self) -> CeleryBackend:
-        """What sends items to Celery. Raises ConfigurationError."""
-        if self._celery is None:
-            from flask_background.celery.client.backend import (
-                CeleryBackend,  # with Celery, for apps that name it
-            )
-
-            self._celery = CeleryBackend(self.app, self.settings, self.owner.registry)
-            with _publishing:
-                _with_backend.add(self)
-        return self._celery
-
     def has_celery(self) -> bool:
         """Whether the app may have items in a Celery cluster."""
         return self._celery is not None or (
             self.settings.backend == "celery"
-            or (self.settings.backend == "local" and self.owner.registry.names_backend("celery"))
+            or (self.settings.backend == "local" and self.registry.names_backend("celery"))
         )
 
     def _has_cluster(self) -> bool:
@@ -126,20 +148,29 @@ class BackgroundState:
         return self.settings.celery is not None or "celery" in self.app.extensions
 
     def join_celery(self) -> None:
-        """Should this be a Celery worker's process, or become one, its tasks are there for it."""
-        if self.settings.celery is not None or self.settings.backend == "celery" or "celery" in sys.modules:
-            from flask_background.celery.worker.bootstrap import join
+        """Should a Celery worker start in this process, it runs this app's items.
 
-            join(self)
+        An app that does not say that items go to Celery has nothing to do with it.
+        """
+        if self.settings.celery is not None or self.settings.backend == "celery":
+            self.celery_is_named()
+        else:
+            self.registry.when_celery_is_named(self)
+
+    def celery_is_named(self) -> None:
+        """The app, or one of its tasks, says that items go to Celery."""
+        from flask_background.celery.worker.bootstrap import join  # with Celery
+
+        join(self)
 
     def become_worker(self) -> None:
-        """This is a Celery worker's process, or will be: it takes nothing that would live here."""
-        self.in_child, self.runs_durable = True, False
+        """This is a Celery worker's process, or a parent of one: it holds no items of its own."""
+        self.holds_items = self.runs_durable = False
 
     @property
     def folder(self) -> Path:
-        """Where the journal is."""
-        # Apps in one folder share its instance folder, and must not take each other's items for nobody's.
+        """The journal's folder."""
+        # Apps in one folder share its instance folder, and must not take one another's items for ownerless.
         return self.settings.journal or Path(self.app.instance_path, f"background-{self.app.name}")
 
     def has_journal(self) -> bool:
@@ -147,13 +178,12 @@ class BackgroundState:
         if self._durable is not None:
             return True
         may_have = (
-            self.owner.registry.has_durable(self.settings.backend)
-            or (self.folder / "journal.sqlite3").exists()
+            self.registry.has_durable(self.settings.backend) or (self.folder / "journal.sqlite3").exists()
         )
         return may_have and self.settings.backend != "immediate"
 
     def look_for_work(self) -> None:
-        """Run what other processes have left in the journal. Raises nothing, and does it once."""
+        """Run the items that other processes have left in the journal. Raises nothing, and does it once."""
         if self.looked:
             return
         self.looked = True
@@ -168,28 +198,29 @@ class BackgroundState:
     worker_started = look_for_work
 
     def wait_idle(self, timeout: float | None) -> bool:
-        """Wait until no item is in flight in this process, nor waits in the journal for it."""
+        """Wait until no item is in flight in this process, nor waits in the journal for this process."""
         return (self._durable or self.backend).wait_idle(timeout)
 
-    def _make_backend(self) -> LocalBackend:
-        from flask_background.local.backend import LocalBackend
-        from flask_background.local.child import (
-            ChildBackend,  # with all that runs items, for processes that have some
+    def _make_local(self) -> LocalBackend:
+        from flask_background.local.backend import (
+            ChildBackend,
+            LocalBackend,  # with all that runs items, for processes that have some
         )
 
         host = hosts.current()
-        strict = self.settings.strict
-        self.strict = self.app.debug or self.app.testing if strict is None else strict
-        made = (ChildBackend if self.in_child else LocalBackend)(self.app, self.settings, host)
-        with _publishing:
-            backend: LocalBackend = vars(self).setdefault("backend", made)
-            if backend is made:
-                _with_backend.add(self)
-        if backend is made:
-            host.add(made)
-            if self.settings.switch_interval is not None:
-                sys.setswitchinterval(self.settings.switch_interval)
-        return backend
+        app, settings = self.app, self.settings
+        self.strict = settings.strict
+        kind = LocalBackend if self.holds_items else ChildBackend
+        made = kind(app, settings, host, self.registry.tasks)
+        with _building:
+            if self._local is not None:  # another thread was faster
+                return self._local
+            self._local = made
+            _with_parts.add(self)
+        host.add(made)
+        if settings.switch_interval is not None:
+            sys.setswitchinterval(settings.switch_interval)
+        return made
 
     def _open_journal(self) -> DurableBackend:
         from flask_background.durable.backend import (
@@ -197,9 +228,12 @@ class BackgroundState:
         )
 
         opening = native.Latch()
-        first = vars(self).setdefault("_opening", opening) is opening
-        if not first:  # and no lock: under gevent the one who opens it may be another greenlet
-            vars(self).get("_opening", opening).wait(_OPENED_WITHIN)
+        with _building:  # but not while the journal is opened: that may switch to another greenlet
+            if self._durable is not None:
+                return self._durable
+            other, self._opening = self._opening, self._opening or opening
+        if other is not None:
+            other.wait(_OPENED_WITHIN)
             if self._durable is None:
                 raise JournalError(f"the journal in {self.folder} could not be opened: nothing was enqueued")
             return self._durable
@@ -208,31 +242,29 @@ class BackgroundState:
                 self.backend,
                 self.settings,
                 self.folder,
-                self.owner.registry,
-                runs=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
+                self.registry,
+                executors=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
                 sender=(lambda: self.celery.sender) if self._has_cluster() else None,
+                in_this_process=lambda: self.durable,
             )
         finally:
-            vars(self).pop("_opening", None)
+            self._opening = None
             opening.open()
         return self._durable
 
 
 # Held for a few lines that call nothing foreign: under gevent, code that logs may switch to another greenlet,
 # which would wait for this lock for ever.
-_publishing = native.new_lock()
-_with_backend: weakref.WeakSet[BackgroundState] = weakref.WeakSet()
+_building = native.new_lock()
+_with_parts: weakref.WeakSet[BackgroundState] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    global _publishing
-    _publishing = native.new_lock()  # another thread of the parent may have held it
-    for part in _with_backend:
-        vars(part).pop("backend", None)
-        part._durable = part._immediate = part._celery = None
-        vars(part).pop("_opening", None)
-        part.looked = False
-    _with_backend.clear()
+    global _building
+    _building = native.new_lock()  # another thread of the parent may have held it
+    for state in _with_parts:
+        state._forget_parts()
+    _with_parts.clear()
 
 
 if hasattr(os, "register_at_fork"):

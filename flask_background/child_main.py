@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from flask.cli import locate_app
 
-from flask_background.app_state import BackgroundState
+from flask_background.app_state import become_child_process, state_of
 from flask_background.concurrency import native
 from flask_background.executors.processes import messages as parcels
-from flask_background.executors.processes.child_item import ChildOwner
+from flask_background.executors.processes.child_item import ChildHost
 from flask_background.executors.processes.child_listener import Listener
 from flask_background.executors.processes.child_process import SIGNALS
 from flask_background.executors.processes.pipes import Pipes
@@ -29,7 +29,6 @@ from flask_background.executors.processes.pipes import Pipes
 if TYPE_CHECKING:
     from flask import Flask
 
-    from flask_background.core.registry import Registry
 
 # From <sys/prctl.h>.
 _PR_SET_PDEATHSIG = 1
@@ -80,16 +79,16 @@ def _serve(pipes: Pipes) -> None:
     # Not before, for gevent cannot patch a process that has threads, if the app wants it to.
     native.start_thread(listener.run, "background-channel")
     pipes.send(parcels.Started(None))
-    registry: Registry = app.extensions["background"].owner.registry
+    registry = state_of(app).registry
     while True:
         job = listener.jobs.get()
-        ChildOwner(app, pipes, job).run(registry)
+        ChildHost(app, pipes, job).run(registry)
         job = None  # type: ignore[assignment]  # or an idle child would keep its last item alive
 
 
 def load(location: str) -> Flask:
     """Load the app as ``flask --app`` does, but for the path: the parent's has been taken over."""
-    BackgroundState.in_child = True
+    become_child_process()
     module, _, name = location.partition(":")
     app = locate_app(module, name or None)
     if "background" not in app.extensions:

@@ -30,12 +30,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 from werkzeug.exceptions import ServiceUnavailable
-
-if TYPE_CHECKING:
-    from flask_background.core.token import CancellationToken
 
 
 class BackgroundError(Exception):
@@ -140,7 +136,7 @@ class ItemCancelledError(BackgroundError):
     Let it pass: the run ends with the status that belongs to the token's reason.
     """
 
-    def __init__(self, message: str, token: CancellationToken | None = None) -> None:
+    def __init__(self, message: str, token: object = None) -> None:
         super().__init__(message)
         self.token = token
 

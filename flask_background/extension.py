@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
 
-from flask_background import hosts
-from flask_background.app_state import BackgroundState
+from flask_background import cli, hosts
+from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.core.backend import Stats
+from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.item import WorkItem
-from flask_background.core.options import Options
+from flask_background.core.options import Options, When, check_names
 from flask_background.core.registry import Registry
 from flask_background.core.request_state import StateProcessor
 from flask_background.core.schedule import Cron, Every
 from flask_background.core.status import Status
 from flask_background.enqueueing import after_response as response
-from flask_background.enqueueing.submit import AdHoc, submit
+from flask_background.enqueueing.submit import submit
 from flask_background.errors import ConfigurationError, NotInitializedError, UnsupportedError
 from flask_background.local.admission import check_executor
 from flask_background.payload import arguments
@@ -45,7 +47,7 @@ class Background:
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        self._app = app
+        self._app = None if app is None else weakref.ref(app)  # for the app refers to its Background
         self.processors: list[StateProcessor] = []
         self.registry = Registry()
         if app is not None:
@@ -60,10 +62,13 @@ class Background:
             raise RuntimeError(
                 f"app {app.name!r} has a Background already: call init_app, or Background(app), once per app"
             )
-        part = BackgroundState(app, self)
+        part = BackgroundState(app, self.registry, self.processors)
         for periodic in self.registry.periodic.values():
             check_executor(periodic.task, part.settings.executors)
-        app.extensions["background"] = part
+        app.extensions["background"] = self
+        app.extensions[STATE] = part
+        if "background" not in app.cli.commands:  # the app may have one of its own
+            app.cli.add_command(cli.background)
         response.guard(app, part.look_for_work)
         hosts.prepare(part)
         part.join_celery()
@@ -91,29 +96,44 @@ class Background:
         Raises ConfigurationError.
         """
 
+        check_names(options)
+
         def decorate(func: Callable[..., Any]) -> Task[..., Any]:
-            task = make_task(self, func, **options)
-            self.registry.add(task)
+            task = make_task(self, func, options)
+            self.registry.add(task._callee)
             return task
 
         return decorate if func is None else decorate(func)
 
     def periodic(
-        self, when: str | None = None, *, seconds: float | None = None, timezone: str = "UTC"
+        self,
+        cron: str | None = None,
+        /,
+        *,
+        seconds: float | None = None,
+        timezone: str = "UTC",
+        **options: Unpack[Options],
     ) -> Callable[[Callable[[], Any] | Task[[], Any]], Task[[], Any]]:
         """Enqueue a durable task again and again: ``@background.periodic("*/5 * * * *")`` or ``seconds=30``.
 
-        ``when``: a cron expression, in ``timezone`` (a name such as "Europe/Berlin"); needs
-        ``flask-background[cron]``. Once per machine, however many processes the app has; of runs that were
-        missed, one is caught up on. Stands above ``@background.task(durable=True, ...)``, or makes a task by
-        itself. Raises ConfigurationError.
+        ``cron``: a cron expression of five fields, in ``timezone`` (a name such as "Europe/Berlin"); needs
+        ``flask-background[cron]``. One item is enqueued per machine, however many processes the app has; of
+        the runs that were missed, one is caught up on. Makes the function a task with these ``options`` (see
+        ``task``), or stands above ``@background.task(durable=True, ...)``. Raises ConfigurationError.
         """
-        if (when is None) is (seconds is None):
+        if (cron is None) is (seconds is None):
             raise ConfigurationError('periodic() takes a cron expression, such as "*/5 * * * *", or seconds=')
-        schedule = Every(seconds) if seconds is not None else Cron(when or "", timezone)
+        schedule = Every(seconds) if seconds is not None else Cron(cron or "", timezone)
+        check_names(options)
 
         def decorate(func: Callable[[], Any] | Task[[], Any]) -> Task[[], Any]:
-            task = func if isinstance(func, Task) else self.task(durable=True)(func)
+            if isinstance(func, Task) and options:
+                raise ConfigurationError(
+                    f"{func.name} is a task already: give its options to one decorator, @background.task(...)"
+                    " or @background.periodic(...)"
+                )
+            durable: Options = {"durable": True, **options}
+            task = func if isinstance(func, Task) else self.task(**durable)(func)
             if not task.options.durable:
                 raise ConfigurationError(
                     f"task {task.name} is periodic, so it has to be durable: @background.task(durable=True),"
@@ -124,9 +144,10 @@ class Background:
                     f"task {task.name} is periodic, and only the journal enqueues those: leave backend out,"
                     " and let its item enqueue one of another task there"
                 )
-            if self._app is not None:
-                check_executor(task, self._app.extensions["background"].settings.executors)
-            self.registry.add_periodic(task, schedule)
+            app = None if self._app is None else self._app()
+            if app is not None:
+                check_executor(task._callee, state_of(app).settings.executors)
+            self.registry.add_periodic(task._callee, schedule)
             return task
 
         return decorate
@@ -152,6 +173,7 @@ class Background:
                 f"background.enqueue() takes a function and its arguments, not {type(func).__name__}:"
                 " write enqueue(f, x), not enqueue(f(x))"
             )
+        refuse_generator(func)
         arguments.refuse_live_closure(func)
         try:
             signature = inspect.signature(func, follow_wrapped=False)
@@ -159,7 +181,7 @@ class Background:
             pass
         else:
             signature.bind(*args, **kwargs)
-        return submit(self._part(), AdHoc.of(func), args, kwargs)
+        return submit(self._part(), Callee.of_callable(func), args, kwargs)
 
     def state_processor(self, processor: StateProcessor) -> StateProcessor:
         """Add a function that is called in the request, at every enqueue, and returns a dict of JSON values.
@@ -227,21 +249,31 @@ class Background:
         """
         return self._part().backend.stop(grace)
 
+    def _submit(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When, /
+    ) -> WorkItem[Any]:
+        return submit(self._part(), callee, args, kwargs, when)
+
     def _part(self) -> BackgroundState:
-        """The part of the current app, else of the app given to the constructor."""
+        """The state of the current app, else of the app given to the constructor."""
         app: Flask | None
         try:
             app = _current_app()
         except RuntimeError:
-            app = self._app
+            app = None if self._app is None else self._app()
             if app is None:
+                why = (
+                    "Background does not know which app this is for"
+                    if self._app is None
+                    else "the app of this Background is gone: keep a reference to it"
+                )
                 raise NotInitializedError(
-                    "Background does not know which app this is for: use it in a view, a command or an item,"
-                    " or inside `with app.app_context():`"
+                    f"{why}. Use the Background in a view, a command or an item, or inside"
+                    " `with app.app_context():`"
                 ) from None
-        part: BackgroundState | None = app.extensions.get("background")
-        if part is None or part.owner is not self:
+        if app.extensions.get("background") is not self:
             raise NotInitializedError(
                 f"this Background was not initialised for app {app.name!r}: call background.init_app(app)"
             )
-        return part
+        state: BackgroundState = app.extensions[STATE]
+        return state

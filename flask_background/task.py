@@ -6,16 +6,17 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable
 from copy import copy
-from dataclasses import replace
 from functools import update_wrapper
-from keyword import iskeyword
 from time import time
 from typing import (
     TYPE_CHECKING,
     Any,
+    Concatenate,
     Generic,
+    NoReturn,
     ParamSpec,
     Protocol,
+    Self,
     TypeVar,
     Unpack,
     cast,
@@ -23,57 +24,86 @@ from typing import (
 )
 
 from flask_background.concurrency import native
+from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.item import WorkItem, current_item_var
-from flask_background.core.options import Options, TaskOptions, Using, name_of
-from flask_background.core.status import Attempt, Status
+from flask_background.core.options import TaskOptions, Using, When, check_names
+from flask_background.core.status import Attempt
 from flask_background.core.token import CancellationSource
-from flask_background.enqueueing.submit import executor_for, is_coroutine_function, submit
-from flask_background.errors import ConfigurationError
+from flask_background.errors import ConfigurationError, UnsupportedError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from flask_background.app_state import BackgroundState
-
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 
+# The words of other libraries, and what to write here instead.
+_ENQUEUE = "{0}.enqueue(...) takes the function's own arguments"
+_USING = "{0}.using(delay=60).enqueue(...) takes options and the function's own arguments apart"
+_SIGNATURE = "enqueue the next step at the end of the first, or functools.partial({0}, ...) at once"
+_EACH = "[{0}.enqueue(value) for value in values] enqueues one item each"
+_CURES = {
+    **dict.fromkeys(("apply", "defer", "delay", "queue", "send", "submit"), _ENQUEUE),
+    **dict.fromkeys(("apply_async", "configure", "schedule", "send_with_options"), _USING),
+    **dict.fromkeys(("message", "s", "si", "signature"), _SIGNATURE),
+    **dict.fromkeys(("chunks", "map", "starmap"), _EACH),
+    "retry": "@background.task(max_attempts=5) runs an item again whose function raised",
+}
 
-class Finder(Protocol):
-    """Finds the app that an item is enqueued for."""
 
-    def _part(self) -> BackgroundState: ...
+class Submitter(Protocol):
+    """Takes items to the backend of the current app."""
+
+    def _submit(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When, /
+    ) -> WorkItem[Any]: ...
 
 
 class Task(Generic[P, R]):
-    """A function that can be enqueued. Called, it is the function that it was."""
+    """A function that can be enqueued. Called, it is the function that it was.
 
-    def __init__(
-        self, finder: Finder, func: Callable[P, R], options: TaskOptions, is_coroutine: bool
-    ) -> None:
-        update_wrapper(self, func)
-        self.func = func
-        self._set_options(options)
-        self.is_coroutine = is_coroutine
-        self._finder = finder
-        self.check_call = _call_checker(func)
+    A task that is a method works through its object, as a function does: ``shop.greet.enqueue("bo")``.
+    """
+
+    def __init__(self, submitter: Submitter, callee: Callee, binding: type | None = None) -> None:
+        update_wrapper(self, callee.func)
+        self._submitter = submitter
+        self._callee = callee
+        #: staticmethod or classmethod, if the function was given as one.
+        self._binding = binding
+
+    @property
+    def name(self) -> str:
+        """What the task is called in logs, commands and the journal."""
+        return self._callee.name
+
+    @property
+    def func(self) -> Callable[P, R]:
+        """The function that was decorated."""
+        return self._callee.func
+
+    @property
+    def options(self) -> TaskOptions:
+        """The options that its items are run with. ``using`` makes a task with others."""
+        return self._callee.options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here and now. Outside of an item ``current_item`` is bound to one of its own.
 
-        That one's token never fires. What the function raises is raised here.
+        That item's token never fires. What the function raises is raised here.
         """
+        callee = self._callee
         if current_item_var.get(None) is not None:
-            return self.func(*args, **kwargs)
-        item: WorkItem[Any] = WorkItem(self, (), {}, None, _Direct())
-        item.status = Status.RUNNING
-        item._attempt = Attempt(time())
-        if self.is_coroutine:
-            return cast(R, _await_bound(item, cast(Any, self.func), args, kwargs))
+            return cast(R, callee.func(*args, **kwargs))
+        item: WorkItem[Any] = WorkItem(callee, (), {}, None, _Direct())
+        item._begin(Attempt(time()))
+        if callee.is_coroutine:
+            return cast(R, _await_bound(item, callee.func, args, kwargs))
         token = current_item_var.set(item)
         try:
-            return self.func(*args, **kwargs)
+            return cast(R, callee.func(*args, **kwargs))
         finally:
             current_item_var.reset(token)
 
@@ -88,42 +118,79 @@ class Task(Generic[P, R]):
 
         Raises TypeError if the arguments do not fit the function, ArgumentError if one of them is alive
         only while the request is, and QueueFull or Stopping (503 in a view) if the item is not accepted.
-        Uploads are moved to the item: they cannot be used in the view any more.
+        Uploads are moved to the item: the view cannot use them any more.
         """
-        self.check_call(*args, **kwargs)
-        return submit(self._finder._part(), self, args, kwargs, self.options.when)
+        callee = self._callee
+        callee.check_call(*args, **kwargs)
+        return self._submitter._submit(callee, args, kwargs, callee.options.when)
 
-    def using(self, **options: Unpack[Using]) -> Task[P, R]:
-        """The same task with other options; this one stays as it is.
+    def using(self, **options: Unpack[Using]) -> Self:
+        """The same task with other options; this one stays as it is. Raises ConfigurationError.
 
-        ``when="response"``: start when the response has been sent; drop the item if the view ends in an
-        unhandled exception. Outside of a request it starts at once. ``when="commit"``: enqueue when the
-        transaction of the app's current SQLAlchemy session has been committed; drop the item if it is rolled
-        back. ``timeout``: seconds that a run may take,
-        or None. ``executor``: the name of another executor. ``durable``: in the journal. ``backend``:
-        where its items go, and ``fallback``: "local" if they may run here instead. ``delay``: seconds,
-        or a timedelta, ``run_at``: an aware datetime; before that it does not start. ``key``: while an item
-        of this task with the same key is queued or running, enqueue returns that one. ``max_attempts``,
-        ``backoff``, ``retry_on``, ``max_crashes``: see ``Background.task``.
+        ``delay``: seconds, or a timedelta, and ``run_at``: an aware datetime; the item does not start before.
+        ``when="response"``: the item starts when the response has been sent, and is dropped if the view ends
+        in an unhandled exception; outside of a request it starts at once. ``when="commit"``: the item is
+        enqueued when the transaction of the app's current SQLAlchemy session commits, and dropped if the
+        session rolls back. ``key``: while an item of this task with the same key is queued or running,
+        enqueue returns that item. ``timeout``, ``executor``, ``durable``, ``backend``, ``fallback``,
+        ``max_attempts``, ``backoff``, ``retry_on``, ``max_crashes``: see ``Background.task``.
         """
+        check_names(options, by_using=True)
         task = copy(self)
-        task._set_options(replace(self.options, **options))
+        task._callee = self._callee.using(**options)
         return task
 
-    def _set_options(self, options: TaskOptions) -> None:
-        self.options = options
-        self.name = options.name
-        self.executor = options.executor
-        self.timeout = options.timeout
-        self.durable = options.durable
-        self.backend = options.backend
-        self.portable = True  # could be made durable
-        self.key = options.key
-        self.retry = options.retry
-        self.due = options.due if options.is_delayed else None
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Task[P, R]: ...
+    @overload
+    def __get__(
+        self: Task[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+    ) -> Task[Q, R]: ...
+    def __get__(self, instance: object, owner: type | None = None) -> Task[Any, Any]:
+        """Bind the task to an object, as Python binds a function that is looked up through one."""
+        if self._binding is classmethod:
+            return _MethodTask(self, type(instance) if owner is None else owner)
+        func = self._callee.func
+        is_method = hasattr(func, "__get__") and not inspect.ismethod(func)
+        if instance is None or self._binding is staticmethod or not is_method:
+            return self
+        return _MethodTask(self, instance)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say what to write instead of other libraries' words."""
+        what = f"{type(self).__name__.lstrip('_')!r} object has no attribute {name!r}"
+        if name in _CURES and (callee := vars(self).get("_callee")) is not None:
+            word = getattr(callee.func, "__name__", "task")
+            raise AttributeError(f"{what}: {_CURES[name].format(word)}", name=name, obj=self)
+        raise AttributeError(what, name=name, obj=self)
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+
+class _MethodTask(Task[P, R]):
+    """A task that was looked up through an object, which is the first argument of its items."""
+
+    def __init__(self, task: Task[Any, R], instance: object) -> None:
+        vars(self).update(vars(task))
+        self._instance = instance
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return super().__call__(self._instance, *args, **kwargs)  # type: ignore[arg-type]
+
+    def enqueue(self, *args: Any, **kwargs: Any) -> WorkItem[Any]:
+        if self._callee.durable:
+            raise UnsupportedError(
+                f"task {self.name} is durable and a method, and its object ({type(self._instance).__name__})"
+                " cannot be kept: make it a function, or a static method, that takes what it needs, such as"
+                " the object's id"
+            )
+        callee = self._callee
+        callee.check_call(self._instance, *args, **kwargs)
+        return self._submitter._submit(callee, (self._instance, *args), kwargs, callee.options.when)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Task[Any, Any]:
+        return self
 
 
 class _Direct:
@@ -141,44 +208,31 @@ class _Direct:
         return self._source
 
 
-def make_task(
-    finder: Finder,
-    func: Callable[P, R],
-    **options: Unpack[Options],
-) -> Task[P, R]:
-    """A task of func; its name and executor are worked out where they are not given."""
+def make_task(submitter: Submitter, func: Callable[..., Any], options: dict[str, Any]) -> Task[..., Any]:
+    """A task of func. Raises ConfigurationError for what cannot be one."""
+    binding = type(func) if isinstance(func, (staticmethod, classmethod)) else None
+    if binding is not None:
+        func = func.__func__  # type: ignore[attr-defined]
+    if isinstance(func, Task):
+        raise ConfigurationError(_why_not_twice(func, submitter, options))
+    if isinstance(func, type):
+        raise ConfigurationError(
+            f"{func.__qualname__} is a class, which a task cannot stand for: decorate a function that calls"
+            f" it, or enqueue a call of it by background.enqueue({func.__name__}, ...)"
+        )
     if not callable(func):
         raise ConfigurationError(f"{func!r} is not a function: decorate one, @background.task above def")
-    is_coroutine = is_coroutine_function(func)
-    options.setdefault("name", name_of(func))
-    options.setdefault("executor", executor_for(is_coroutine))
-    return Task(finder, func, TaskOptions(**options), is_coroutine)
+    refuse_generator(func)
+    return Task(submitter, Callee.of_task(func, options), binding)
 
 
-def _call_checker(func: Callable[..., Any]) -> Callable[..., None]:
-    """A function with func's signature that does nothing: what does not fit func is a TypeError in the view.
-
-    Made from source, as dataclasses and namedtuple do: fifty times as fast as ``Signature.bind``.
-    """
-    try:
-        signature = inspect.signature(func, follow_wrapped=False)
-    except (TypeError, ValueError):  # some builtins have none
-        return lambda *args, **kwargs: None
-    parameters = [
-        parameter.replace(
-            annotation=parameter.empty,
-            default=parameter.empty if parameter.default is parameter.empty else None,
-        )
-        for parameter in signature.parameters.values()
-    ]
-    bare = signature.replace(parameters=parameters, return_annotation=signature.empty)
-    name = getattr(func, "__name__", "task")
-    if not name.isidentifier() or iskeyword(name):
-        name = "task"
-    namespace: dict[str, Any] = {}
-    exec(f"def {name}{bare}: pass", namespace)
-    checker: Callable[..., None] = namespace[name]
-    return checker
+def _why_not_twice(task: Task[..., Any], submitter: Submitter, options: dict[str, Any]) -> str:
+    word = getattr(task.func, "__name__", "task")
+    if task._submitter is not submitter:
+        return f"{word} is a task of another Background: make one of its function, {word}.func"
+    given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    cure = f"{word}.using({given}) is the same task with other options" if given else "decorate it once"
+    return f"{word} is a task already: {cure}"
 
 
 async def _await_bound(

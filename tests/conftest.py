@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -13,15 +14,28 @@ import pytest
 from flask import Flask, has_app_context, has_request_context
 from flask.globals import app_ctx, request_ctx
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis
 
 from flask_background import Background, WorkItem, hosts
-from flask_background.concurrency import timers as alarms
+from flask_background.concurrency import callbacks, timers
 
-from .helpers import Script, Site, our_threads
+from .helpers import CI, Script, Site, our_threads
 from .redis_server import Redis
 
 if TYPE_CHECKING:
     from .rabbitmq_server import RabbitMQ
+
+# A shell's background job ignores Ctrl-C, and so would every server that a test starts and then stops by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Examples that hypothesis tries: few while somebody writes code, many before it lands.
+_settings = {"deadline": None, "database": None, "derandomize": True}
+_healthy = {"suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+hypothesis.register_profile("dev", max_examples=10, stateful_step_count=20, **_settings, **_healthy)
+hypothesis.register_profile("ci", max_examples=150, stateful_step_count=40, **_settings, **_healthy)
+hypothesis.load_profile("ci" if CI else "dev")
 
 # How long what a test has started may take to be gone.
 _GONE_WITHIN = 5.0
@@ -30,8 +44,9 @@ _GONE_WITHIN = 5.0
 @pytest.fixture(autouse=True)
 def no_leaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Stop every app of a test, and fail the test if an item, a thread or a context is left."""
-    # The thread of the alarms stays a while for the next one; here it only would slow down each test.
-    monkeypatch.setattr(alarms, "_LINGER", 0.02)
+    # These threads stay a while for the next timer or callback; here that would only slow down each test.
+    monkeypatch.setattr(timers, "_LINGER", 0.02)
+    monkeypatch.setattr(callbacks, "_LINGER", 0.02)
     before = {*our_threads(), *_in_flight()}
     yield
     left = _contexts()
@@ -154,3 +169,42 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
     yield start
     for program in started:
         program.kill()
+
+
+# What a test needs beside this process's memory, by its folder, its fixtures and its parameters. A module can
+# say it for itself: ``pytestmark = pytest.mark.process``.
+_FOLDERS = {
+    "server": ("celery", "demo", "integration"),
+    "process": ("contracts", "durable", "executors/processes", "faults", "hosts", "tools", "typing"),
+}
+_FIXTURES = {"server": {"rabbit", "redis"}, "process": {"script"}}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave folders alone that have no unit test, where only those are wanted: imports take the longest."""
+    unwanted = [folder for folders in _FOLDERS.values() for folder in folders]
+    if config.option.markexpr == "unit" and collection_path in map(Path(__file__).parent.joinpath, unwanted):
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test: server, process or unit."""
+    for item in items:
+        item.add_marker(_kind_of(item))
+
+
+def _kind_of(item: pytest.Item) -> str:
+    folder = item.path.parent.relative_to(Path(__file__).parent)
+    fixtures = set(getattr(item, "fixturenames", ()))
+    callspec = getattr(item, "callspec", None)
+    uses_celery = callspec is not None and callspec.params.get("shop") in ("celery", "rabbitmq")
+    for kind in ("server", "process"):
+        if (
+            any(folder.is_relative_to(name) for name in _FOLDERS[kind])
+            or fixtures & _FIXTURES[kind]
+            or item.get_closest_marker(kind)
+            or (uses_celery and kind == "server")
+        ):
+            return kind
+    return "unit"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_background import Background, Status, WorkItem
+from flask_background.app_state import state_of
+from flask_background.core.callee import Callee
 from flask_background.core.token import CancellationSource
 from flask_background.local.backend import LocalBackend
 
@@ -33,8 +36,19 @@ ROOT = Path(__file__).parents[1]
 
 # What should happen at once has to happen within so many seconds, on a slow and busy machine too.
 BOUND = 20.0
+# Before a change lands: more examples and orders of events than while somebody writes code.
+CI = "CI" in os.environ
 # ``make faults``: everything at its full size.
 FULL = os.environ.get("FAULTS") == "full"
+
+
+# Numbers of seconds that end with no test, some of which no lock and no clock takes.
+FOREVER = [1e9, 1e12, 1e300, math.inf, sys.maxsize, 10**400]
+
+
+def callbacks_are_over() -> None:
+    """Wait until no callback runs on a thread for such."""
+    until(lambda: not any(thread.name == "background-callbacks" for thread in our_threads()))
 
 
 def until(look: Callable[[], T], seconds: float = BOUND) -> T:
@@ -65,7 +79,7 @@ class Site(NamedTuple):
     @property
     def backend(self) -> LocalBackend:
         """The app's backend in this process."""
-        backend: LocalBackend = self.app.extensions["background"].backend
+        backend: LocalBackend = state_of(self.app).backend
         return backend
 
 
@@ -77,7 +91,7 @@ def fill(site: Site, gate: threading.Event, count: int) -> list[WorkItem[Any]]:
 
 
 class ItemHost:
-    """Keeps items that no backend has."""
+    """Holds items that no backend has."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -95,19 +109,14 @@ class ItemHost:
         return self.source
 
 
-class Callee(NamedTuple):
-    """The least that an item needs of a task."""
-
-    func: Callable[..., Any] = lambda: None
-    name: str = "shop.send_mail"
-    executor: str = "thread"
-    timeout: float | None = None
-    is_coroutine: bool = False
+def make_callee(func: Callable[..., Any] = lambda *args: None, **options: Any) -> Callee:
+    """What an item knows of a task."""
+    return Callee.of_task(func, {"name": "shop.send_mail", **options})
 
 
-def make_item(*args: Any, keeper: ItemHost | None = None, **callee: Any) -> WorkItem[Any]:
+def make_item(*args: Any, host: Any = None, **callee: Any) -> WorkItem[Any]:
     """An item that nobody runs."""
-    return WorkItem(Callee(**callee), args, {}, None, keeper or ItemHost())
+    return WorkItem(make_callee(**callee), args, {}, None, host or ItemHost())
 
 
 def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

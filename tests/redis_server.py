@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import redis
 
 from .helpers import BOUND, until
 
@@ -65,6 +66,11 @@ class Redis:
     def length(self, queue: str) -> int:
         """How many messages wait in a queue."""
         return int(self._ask(b"LLEN " + queue.encode())[1:])
+
+    def keys(self, database: int, pattern: str) -> list[str]:
+        """The names of what it has, by a pattern."""
+        with redis.Redis.from_url(f"{self.url}/{database}", decode_responses=True) as client:
+            return list(client.keys(pattern))  # type: ignore[arg-type]
 
     def all_text(self) -> str:
         """All that it has ever been told."""

@@ -13,22 +13,23 @@ import pytest
 from flask import Flask
 
 from flask_background import Background, hosts
-from flask_background.app_state import BackgroundState
+from flask_background.app_state import state_of
+from flask_background.errors import NotInitializedError
 
 from .helpers import BOUND, Site, our_threads
 
 
 def test_nothing_before_the_first_item(app: Flask, background: Background) -> None:
-    """The part holds the app and the settings; there is no backend before somebody asks."""
+    """The state holds the app and the settings; there is no backend before somebody asks."""
     before = len(hosts.current().backends())
-    part = app.extensions["background"]
-    assert isinstance(part, BackgroundState)
-    assert part.app is app
-    assert part.owner is background
-    assert part.settings.grace_period == 90.0
-    assert "backend" not in vars(part)
-    backend = part.backend
-    assert part.backend is backend
+    state = state_of(app)
+    assert state.app is app
+    assert app.extensions["background"] is background
+    assert state.registry is background.registry
+    assert state.settings.grace_period == 90.0
+    assert len(hosts.current().backends()) == before
+    backend = state.backend
+    assert state.backend is backend
     assert backend.app is app
     assert len(hosts.current().backends()) == before + 1
 
@@ -37,7 +38,8 @@ def test_nothing_before_the_first_item(app: Flask, background: Background) -> No
 def test_switch_interval(make_site: Callable[..., Site]) -> None:
     """It is the process's from the first item on; without the setting it stays what it was."""
     before = sys.getswitchinterval()
-    make_site().background.enqueue(len, "x").result(BOUND)
+    first = make_site()
+    first.background.enqueue(len, "x").result(BOUND)
     site = make_site(BACKGROUND_SWITCH_INTERVAL=0.0005)
     assert sys.getswitchinterval() == before
     site.background.enqueue(len, "x").result(BOUND)
@@ -92,3 +94,75 @@ def test_backend_goes_with_its_app() -> None:
             thread.join(BOUND)
     gc.collect()
     assert reference() is None
+
+
+def by_argument(app: Flask) -> Background:
+    """A Background of the app."""
+    return Background(app)
+
+
+def by_init_app(app: Flask) -> Background:
+    """A Background that the app is given to later."""
+    background = Background()
+    background.init_app(app)
+    return background
+
+
+@pytest.mark.parametrize("serves", [False, True], ids=["idle", "served"])
+@pytest.mark.parametrize("make", [by_argument, by_init_app])
+def test_app_is_freed_at_once(make: Callable[[Flask], Background], serves: bool) -> None:
+    """An app with a Background is in no reference cycle, as one without: it goes with its last reference."""
+    app = Flask("freed")
+    background = make(app)
+    background.task(print)
+    background.task(name="later", when="response")(lambda: None)
+
+    @background.state_processor
+    def locale() -> dict[str, str]:
+        return {}
+
+    @app.get("/")
+    def index() -> str:
+        return "served"
+
+    gc.collect()
+    gc.disable()
+    try:
+        if serves:
+            with app.test_client() as client:
+                assert client.get("/").text == "served"
+            del client
+        reference = weakref.ref(app)
+        del app, index, locale
+        assert reference() is None
+    finally:
+        gc.enable()
+    with pytest.raises(NotInitializedError, match=r"which app|app of this Background is gone"):
+        background.enqueue(print)
+
+
+def test_wsgi_app_alone() -> None:
+    """Who keeps only the wsgi_app of an app that is gone gets an error that says what to keep."""
+    app = Flask("gone")
+    Background(app)
+    wsgi_app = app.wsgi_app
+    del app
+    gc.collect()
+    with pytest.raises(RuntimeError, match="keep a reference to it"):
+        wsgi_app({}, lambda *_: lambda _: None)
+
+
+def test_middleware_of_others() -> None:
+    """Middleware that came before the Background stays inside of it."""
+    app = Flask("shop")
+    inner = app.wsgi_app
+    seen: list[str] = []
+
+    def middleware(environ: Any, start_response: Any) -> Any:
+        seen.append(environ["PATH_INFO"])
+        return inner(environ, start_response)
+
+    app.wsgi_app = middleware  # type: ignore[method-assign]
+    Background(app)
+    assert app.test_client().get("/somewhere").status_code == 404
+    assert seen == ["/somewhere"]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.server
+
 
 @pytest.mark.timeout(240)
 def test_table_comes_out() -> None:

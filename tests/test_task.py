@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import inspect
 import math
@@ -16,9 +17,10 @@ from typing import Any
 
 import pytest
 from flask import Flask, request
+from flask.sessions import SessionMixin
 
 from flask_background import Background, Status, Task, WorkItem, current_item
-from flask_background.errors import ConfigurationError
+from flask_background.errors import ArgumentError, ConfigurationError, UnsupportedError
 
 from .helpers import BOUND, Site
 
@@ -123,13 +125,14 @@ def test_call_binds_current_item(background: Background) -> None:
             item.status,
             item.attempt,
             item.progress,
-            item.state,
+            bool(item.state),
+            item.state.values,
             item.token.wait(0.01),
             item.token.remaining,
             item.cancel(),
         )
 
-    assert work() == ("shop.work", Status.RUNNING, 1, (1, 2, None), None, False, None, False)
+    assert work() == ("shop.work", Status.RUNNING, 1, (1, 2, None), False, {}, False, None, False)
     assert not current_item
 
 
@@ -287,20 +290,19 @@ def test_any_callable(background: Background, func: Callable[..., Any], name: st
 
 def test_builtins_without_signature(background: Background) -> None:
     """Where Python knows no signature, the call is checked when it runs."""
-    assert background.task(dict).enqueue(a=1).result(BOUND) == {"a": 1}
+    assert background.task(max).enqueue(1, 2).result(BOUND) == 2
+    assert background.enqueue(dict, a=1).result(BOUND) == {"a": 1}
     assert background.enqueue(max, 1, 2).result(BOUND) == 2
     assert isinstance(background.enqueue(max, 1).exception(BOUND), TypeError)
 
 
-def test_task_of_a_task(background: Background) -> None:
-    """A task can be decorated again, or be enqueued by background.enqueue, with its own options."""
+def test_enqueue_of_a_task(background: Background) -> None:
+    """A task that is given to background.enqueue keeps its options; what calls one is no task."""
     inner = background.task(name="shop.work", timeout=60)(lambda a: (a, current_item.token.remaining))
     number, remaining = background.enqueue(inner, 1).result(BOUND)
     assert number == 1
     assert remaining > 50
     assert background.enqueue(inner, 1).task_name == "shop.work"
-    outer = background.task(inner)
-    assert outer.enqueue(1).result(BOUND) == (1, None)
     assert background.enqueue(functools.partial(inner, 1)).result(BOUND) == (1, None)
 
 
@@ -328,11 +330,11 @@ def test_names(background: Background) -> None:
 
 def test_executors(background: Background) -> None:
     """A coroutine function goes to the event loop, others to threads, unless an executor is named."""
-    assert background.task(add).executor == "thread"
-    assert background.task(add_async).executor == "asyncio"
-    assert background.task(AsyncCallable()).executor == "asyncio"
-    assert background.task(functools.partial(add_async, 1)).executor == "asyncio"
-    assert background.task(executor="mails")(add).executor == "mails"
+    assert background.task(add).options.executor == "thread"
+    assert background.task(add_async).options.executor == "asyncio"
+    assert background.task(AsyncCallable()).options.executor == "asyncio"
+    assert background.task(functools.partial(add_async, 1)).options.executor == "asyncio"
+    assert background.task(executor="mails")(add).options.executor == "mails"
 
 
 def test_using(make_site: Callable[..., Site]) -> None:
@@ -386,12 +388,66 @@ def test_wrong_names(background: Background, name: Any) -> None:
         background.task(name=name)(add)
 
 
-def test_unknown_options(background: Background) -> None:
-    """An option that does not exist is an error at once."""
-    with pytest.raises(TypeError, match="colour"):
-        background.task(colour="red")(add)  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="colour"):
-        background.task(add).using(colour="red")  # type: ignore[call-arg]
+@pytest.mark.parametrize(
+    ("options", "cure"),
+    [
+        ({"max_retries": 3}, r"max_attempts=4 \(runs, not retries\) may be meant"),
+        ({"retries": 0}, r"max_attempts=1 \(runs"),
+        ({"max_retry": True}, r"max_attempts=4 \(runs"),
+        ({"retry": None}, r"max_attempts=4 \(runs"),
+        ({"queue": "mail"}, r'executor="mail" \(BACKGROUND_EXECUTORS'),
+        ({"priority": 5}, r'executor="mail" \(BACKGROUND_EXECUTORS'),
+        ({"countdown": 5}, r"using\(delay=60\)\.enqueue"),
+        ({"eta": None}, r"using\(delay=60\)\.enqueue"),
+        ({"autoretry_for": (OSError,)}, r"retry_on=\(OSError,\)"),
+        ({"time_limit": 5}, "timeout=30"),
+        ({"bind": True}, "leave it out: current_item is there in every task"),
+        ({"timout": 5}, "timeout may be meant"),
+        ({"max_atempts": 5}, "max_attempts may be meant"),
+        ({"colour": "red"}, "the options are backend, backoff, "),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_unknown_options(background: Background, options: dict[str, Any], cure: str) -> None:
+    """An option that does not exist is an error where it is written; the message says what may be meant."""
+    name = next(iter(options))
+    for where, make in (
+        ("task", lambda: background.task(**options)),
+        ("task", lambda: background.periodic(seconds=1, **options)),
+        ("using", lambda: background.task(add).using(**options)),
+    ):
+        with pytest.raises(ConfigurationError, match=rf"^{where}\(...\) has no option '{name}'; {cure}"):
+            make()
+
+
+def test_options_in_the_wrong_place(background: Background) -> None:
+    """What one item alone has is given to using(), and a name to the task; the errors say so."""
+    with pytest.raises(ConfigurationError, match=r"no option 'delay'; give it to using\(\), as in using"):
+        background.task(delay=5)  # type: ignore[call-overload]
+    with pytest.raises(ConfigurationError, match=r"no option 'key'; give it to using\(\)"):
+        background.task(key="k")  # type: ignore[call-overload]
+    with pytest.raises(ConfigurationError, match=r"no option 'name'; .* @background\.task\(name=\.\.\.\)"):
+        background.task(add).using(name="k")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("word", "cure"),
+    [
+        *((word, r"add\.enqueue\(\.\.\.\)") for word in ("apply", "delay", "queue", "send", "submit")),
+        *((word, r"add\.using\(delay=60\)\.enqueue") for word in ("apply_async", "schedule")),
+        ("s", r"functools\.partial\(add"),
+        ("map", r"\[add\.enqueue\(value\) for value in values\]"),
+        ("retry", r"max_attempts=5"),
+    ],
+)
+def test_words_of_others(background: Background, word: str, cure: str) -> None:
+    """A task has no delay(), apply_async() and the like; the AttributeError says what to write."""
+    task = background.task(add)
+    with pytest.raises(AttributeError, match=rf"'Task' object has no attribute '{word}': .*{cure}"):
+        getattr(task, word)
+    assert not hasattr(task, word)
+    assert not hasattr(task, "colour")
+    assert copy.deepcopy(copy.copy(task).options) == task.options
 
 
 def test_options_are_frozen(background: Background) -> None:
@@ -439,3 +495,174 @@ def test_function_that_returns_a_future(background: Background) -> None:
         return future
 
     assert work.enqueue().result(BOUND) == 42
+
+
+# What is no function, or no ordinary one.
+
+
+class Shop:
+    """Has tasks as methods."""
+
+    background = Background()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @background.task
+    def greet(self, who: str, *, mark: str = ".") -> str:
+        """An ordinary method."""
+        return f"{self.name}: {who}{mark}"
+
+    @background.task
+    async def wave(self, who: str) -> str:
+        """A coroutine."""
+        await asyncio.sleep(0)
+        return f"{self.name} waves to {who}"
+
+    @background.task(durable=True)
+    def keep(self, who: str) -> str:
+        """A method whose object would have to be kept."""
+        return f"{self.name} keeps {who}"
+
+    @staticmethod
+    @background.task
+    def plain(who: str) -> str:
+        """A static method."""
+        return f"plain {who}"
+
+    @background.task
+    @staticmethod
+    def plain_below(who: str) -> str:
+        """The decorators in the other order."""
+        return f"below {who}"
+
+    @background.task
+    @classmethod
+    def made(cls, who: str) -> str:
+        """A class method."""
+        return f"{cls.__name__} made {who}"
+
+    length = background.task(len)
+
+
+class Stall(Shop):
+    """Inherits them."""
+
+
+@pytest.fixture
+def in_shop(app: Flask) -> Any:
+    """An app that the shop's tasks are enqueued for."""
+    del app.extensions["background"]
+    Shop.background.init_app(app)
+    with app.app_context():
+        yield app
+
+
+@pytest.mark.usefixtures("in_shop")
+def test_method() -> None:
+    """A task that is a method works through its object: called, enqueued, awaited and with other options."""
+    shop = Stall("kim's")
+    assert shop.greet("bo") == "kim's: bo."
+    assert shop.greet.enqueue("bo", mark="!").result(BOUND) == "kim's: bo!"
+    assert shop.greet.using(timeout=60).enqueue("bo").result(BOUND) == "kim's: bo."
+    assert shop.wave.enqueue("bo").result(BOUND) == "kim's waves to bo"
+    assert asyncio.run(shop.wave("bo")) == "kim's waves to bo"
+    assert Shop.greet.enqueue(shop, "bo").result(BOUND) == "kim's: bo."
+    assert Shop.background.enqueue(shop.greet, "bo").result(BOUND) == "kim's: bo."
+    assert shop.greet.name == "tests.test_task.Shop.greet"
+    with pytest.raises(TypeError, match=r"greet\(\) missing 1 required positional argument: 'who'"):
+        shop.greet.enqueue()  # type: ignore[call-arg]
+    with pytest.raises(AttributeError, match=r"greet\.enqueue\(\.\.\.\)"):
+        shop.greet.delay  # noqa: B018
+
+
+@pytest.mark.usefixtures("in_shop")
+def test_static_and_class_methods() -> None:
+    """Static methods work in both orders of the decorators, a class method below @background.task."""
+    for shop in (Stall("kim's"), Stall):
+        assert shop.plain.enqueue("bo").result(BOUND) == "plain bo"  # type: ignore[attr-defined]
+        assert shop.plain_below.enqueue("bo").result(BOUND) == "below bo"  # type: ignore[attr-defined]
+        assert shop.plain_below("bo") == "below bo"
+        assert shop.made("bo") == "Stall made bo"  # type: ignore[call-arg]
+        assert shop.made.enqueue("bo").result(BOUND) == "Stall made bo"  # type: ignore[attr-defined,call-arg]
+        assert shop.length.enqueue([1, 2]).result(BOUND) == 2  # type: ignore[attr-defined,call-arg]
+
+
+@pytest.mark.usefixtures("in_shop")
+def test_durable_method() -> None:
+    """A method whose object would have to be kept is refused by name; called it works."""
+    shop = Shop("kim's")
+    assert shop.keep("bo") == "kim's keeps bo"
+    said = r"Shop\.keep is durable and a method, and its object \(Shop\) cannot be kept: make it a function"
+    with pytest.raises(UnsupportedError, match=said):
+        shop.keep.enqueue("bo")
+    with pytest.raises(UnsupportedError, match=r"Shop\.greet is durable and a method"):
+        shop.greet.using(durable=True).enqueue("bo")
+
+
+@pytest.mark.usefixtures("in_shop")
+def test_live_object_of_a_method() -> None:
+    """A method's object is checked like an argument."""
+    session = type("Cart", (dict, SessionMixin), {"pay": Shop.background.task(lambda self: None)})()
+    with pytest.raises(ArgumentError, match="self is the session"):
+        session.pay.enqueue()
+
+
+def test_task_of_a_task(background: Background) -> None:
+    """A task cannot be decorated again; the error says what gives it other options."""
+
+    @background.task
+    def send() -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"^send is a task already: send\.using\(timeout=5\) is the"):
+        background.task(timeout=5)(send)
+    with pytest.raises(ConfigurationError, match=r"^send is a task already: decorate it once"):
+        background.task(send)
+    with pytest.raises(ConfigurationError, match=r"^send is a task of another Background: .*send\.func"):
+        Background().task(send)
+    with pytest.raises(ConfigurationError, match=r"is a task already: give its options to one decorator"):
+        background.periodic(seconds=1, timeout=5)(send)
+    assert send.options.timeout is None
+
+
+def generate() -> Any:
+    """A generator function."""
+    yield 1
+
+
+async def generate_async() -> Any:
+    """An async generator function."""
+    yield 1
+
+
+class Generating:
+    """A callable object whose call is a generator."""
+
+    def __call__(self) -> Any:
+        yield 1
+
+
+@pytest.mark.parametrize(
+    ("func", "said"),
+    [
+        (generate, r"generate is a generator function, .* `for _ in generate\(\.\.\.\): pass`"),
+        (generate_async, r"is an async generator function, .* `async for _ in generate_async"),
+        (functools.partial(generate), "is a generator function"),
+        (Generating(), r"Generating is a generator function"),
+        (staticmethod(generate), "is a generator function"),
+    ],
+    ids=["def", "async def", "partial", "object", "static"],
+)
+def test_generator_functions(background: Background, func: Any, said: str) -> None:
+    """A call of a generator function would run none of its lines: refused, with the cure."""
+    with pytest.raises(ConfigurationError, match=said):
+        background.task(func)
+    with pytest.raises(ConfigurationError, match=said):
+        background.enqueue(func)
+
+
+def test_class(background: Background) -> None:
+    """A class cannot be decorated, for it would be one no more; background.enqueue takes it."""
+    with pytest.raises(ConfigurationError, match=r"Shop is a class, .* background\.enqueue\(Shop, \.\.\.\)"):
+        background.task(Shop)
+    assert background.enqueue(Shop, "kim's").result(BOUND).name == "kim's"

@@ -1,14 +1,17 @@
-"""Items for a Celery cluster. Imported only where Celery is named.
+"""The bridge to Celery. Imported only where an app says that items go there.
 
-Where they are enqueued: ``backend`` (the contract), ``cluster`` (the Celery app), ``publisher``,
-``envelope`` (what a message says), ``listening`` (who waits is told). In a worker: ``worker`` (its start),
-``request``, ``claim`` and ``run`` (one message), ``owner`` (the item while it runs), ``watching`` (looks
-after it), ``life`` (its signs of that), ``stopflag`` and ``ending`` (the worker's stop), ``taking``
-(messages out of Redis) and ``lasting`` (Redis is away). Where Celery cannot be reached: ``dispatch`` (which
-way an item goes), ``breaker``, ``wayout``, ``sender`` (what waited in the journal). On both sides:
-``records`` (what is known of an item everywhere), in Redis by ``quick`` and ``asking``; ``channels``
-(kombu's, to Redis); ``belongings`` (what an item has besides): ``keys``, and ``uploads``, which lie in
-``stores``. ``doctor`` finds what is unsafe.
+- ``app`` finds and checks the app's Celery.
+- ``client/`` is where items are enqueued: ``backend`` (the contract), ``dispatch`` (from arguments to
+  message), ``publisher``, and what happens while Celery cannot be reached: ``circuit_breaker``, ``fallback``,
+  ``outbox_sender``. ``handle`` is what ``enqueue`` returns.
+- ``records/`` is what every process knows of an item: ``record``, and where records lie, in ``redis`` (by
+  ``scripts`` and a ``connection``) or in another result backend of Celery (``results``).
+- ``worker/`` is the running side: ``bootstrap`` (a worker's start and stop), ``run`` and ``running_item``
+  (one message), ``run_table`` and ``supervisor`` (what runs in all processes of the worker), ``lost`` and
+  ``reconciler`` (what has lost its process or its message).
+- ``uploads/`` is where uploads lie meanwhile, and ``doctor`` finds what is unsafe.
+
+Nothing of Celery, kombu and redis-py is replaced here, and no private name of theirs is used.
 """
 
 from flask_background.errors import ConfigurationError

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Iterator
 from difflib import get_close_matches
 from io import BytesIO
 from secrets import token_hex
@@ -13,115 +12,78 @@ from urllib.parse import unquote, urlsplit
 from celery.app.defaults import SETTING_KEYS
 from werkzeug.datastructures import FileStorage
 
-from flask_background.celery.app import (
-    Cluster,
-    celery_of,
-    check_settings,
-    check_timeout,
-    explicit_settings,
-    fixed_visibility,
-    visible_for,
-)
-from flask_background.celery.records import Records
+from flask_background.celery.app import celery_of, check_settings, explicit_settings
+from flask_background.celery.client.publisher import Publisher
+from flask_background.celery.records import is_redis, records_of
+from flask_background.celery.records.connection import client_of
 from flask_background.celery.uploads.uploads import Uploads
+from flask_background.core.events import Events
 from flask_background.core.finding import Finding
 from flask_background.errors import BackgroundError, ConfigurationError
 
 if TYPE_CHECKING:
     from celery import Celery
+    from flask import Flask
 
-    from flask_background.app_state import BackgroundState
+    from flask_background.core.settings import Settings
 
 # How long workers have to answer (seconds).
 _ANSWER = 2.0
 # What one machine, or one process, has for itself.
 _LOCAL = ("memory", "filesystem", "file", "cache+memory", "db+sqlite", "sqla+sqlite")
 
-# What of Celery's settings is unsafe for items, by name: when, what happens then, and the cure.
-_UNSAFE: dict[str, tuple[Callable[[Any], bool], str, str]] = {
-    "task_acks_late": (
-        lambda value: not value,
-        "an item is lost when its worker dies",
-        "leave it out: it is True for items",
-    ),
-    "task_reject_on_worker_lost": (
-        lambda value: not value,
-        "an item is lost when the process that runs it is killed, out of memory, say",
-        "leave it out: it is True for items, and max_crashes bounds it",
-    ),
-    "worker_prefetch_multiplier": (
-        lambda value: value != 1,
-        "a worker takes more than it runs, and that waits while others are idle",
-        "leave it out: it is 1 where items run",
-    ),
-    "accept_content": (
-        lambda value: bool({"pickle", "application/x-python-serialize"} & set(value)),
-        "whoever can write to the broker can run any code in the workers, by a pickle",
-        'set it to ["json"]',
-    ),
-}
 
-
-def examine(part: BackgroundState) -> Iterator[Finding]:
+def examine(app: Flask, settings: Settings) -> Iterator[Finding]:
     """Look at the app's Celery. No finding has a password in it."""
     try:
-        celery = celery_of(part.app, part.settings)
+        celery = celery_of(app, settings)
         check_settings(celery)
     except ConfigurationError as error:
         yield Finding("error", "celery", str(error), "see the message")
         return
-    for finding in _findings(part, celery):
-        hidden = [None if text is None else _without_passwords(part, celery, text) for text in finding[2:]]
+    for finding in _findings(app, settings, celery):
+        hidden = [
+            None if text is None else _without_passwords(settings, celery, text) for text in finding[2:]
+        ]
         yield finding._replace(text=hidden[0] or "", cure=hidden[1])
 
 
-def _findings(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
-    yield from _settings(part, celery)
-    yield from _timeouts(part, celery)
+def _findings(app: Flask, settings: Settings, celery: Celery) -> Iterator[Finding]:
+    yield from _settings(celery)
+    yield _records(celery)
     yield from _urls(celery)
-    yield from _servers(part, celery)
-    yield from _uploads(part)
+    yield from _servers(settings, celery)
+    yield from _uploads(app, settings)
 
 
-def _settings(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
+def _settings(celery: Celery) -> Iterator[Finding]:
     given = explicit_settings(celery)
-    for name, (is_unsafe, what, cure) in _UNSAFE.items():
-        if name not in given:
-            yield Finding("ok", name, "as it should be")
-        elif is_unsafe(given[name]):
-            level = "warning" if name == "worker_prefetch_multiplier" else "error"
-            yield Finding(level, name, f"is {given[name]!r}: {what}", cure)  # type: ignore[arg-type]
-        else:
-            yield Finding("ok", name, f"is {given[name]!r}")
+    if {"pickle", "application/x-python-serialize"} & set(celery.conf.accept_content):
+        yield Finding(
+            "error",
+            "accept_content",
+            f"is {celery.conf.accept_content!r}: whoever can write to the broker can run any code in the"
+            " workers, by a pickle",
+            'set it to ["json"]',
+        )
+    else:
+        yield Finding("ok", "accept_content", "has no pickle")
     for name in given.keys() - SETTING_KEYS:  # others may have settings there, so only what looks like ours
         if close := get_close_matches(name, SETTING_KEYS, 1, 0.85):
             yield Finding("warning", name, "Celery has no such setting", f"{close[0]} may be meant")
-    expires = celery.conf.result_expires
-    seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
-    if seconds and seconds < part.settings.keep:
-        yield Finding(
-            "warning",
-            "result_expires",
-            f"is {seconds:g} s: nobody knows an item after that, also one that still waits. BACKGROUND_KEEP"
-            f" is {part.settings.keep:g} s",
-            "set it to BACKGROUND_KEEP, or leave it out",
-        )
-    else:
-        yield Finding("ok", "result_expires", "no shorter than BACKGROUND_KEEP")
 
 
-def _timeouts(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
-    kill_after, tasks = part.settings.kill_after, part.owner.registry.tasks.values()
-    visible = visible_for(fixed_visibility(celery), tasks, kill_after)
-    wrong = False
-    for task in tasks:
-        try:
-            check_timeout(task, visible, kill_after)
-        except ConfigurationError as error:
-            wrong = True
-            yield Finding("error", "timeouts", str(error), "see the message")
-    if not wrong:
-        yield Finding("ok", "timeouts", f"none is longer than a message is left to its worker, {visible:g} s")
+def _records(celery: Celery) -> Finding:
+    """What the kind of result backend allows."""
+    if is_redis(celery):
+        return Finding("ok", "records", "lie in Redis: items survive their workers, and may have keys")
+    return Finding(
+        "warning",
+        "records",
+        "do not lie in Redis: items have no keys, an item runs again only when the broker gives its message"
+        " out again, and it may run beside itself then",
+        'set result_backend = "redis://..."',
+    )
 
 
 def _urls(celery: Celery) -> Iterator[Finding]:
@@ -136,33 +98,28 @@ def _urls(celery: Celery) -> Iterator[Finding]:
             )
 
 
-def _servers(part: BackgroundState, celery: Celery) -> Iterator[Finding]:
-    cluster = Cluster(celery, part.settings, part.owner.registry)
-    connection = cluster.client.connection_for_write()
-    uri = connection.as_uri()
+def _servers(settings: Settings, celery: Celery) -> Iterator[Finding]:
+    uri = celery.connection_for_write().as_uri()
     try:
-        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-    except Exception as error:
+        Publisher(celery, settings.publish_timeout, settings.kill_after).probe()
+    except BackgroundError as error:
         yield Finding("error", "broker", f"{uri} cannot be reached: {error}", "start it, or correct the URL")
     else:
         yield Finding("ok", "broker", f"{uri} answers")
-        yield from _redis(connection)
         yield _workers(celery)
-    finally:
-        connection.release()
     try:
-        Records(cluster.client).read("0" * 24)
+        records_of(celery, settings).read("0" * 24)
     except BackgroundError as error:
         yield Finding("error", "result_backend", str(error), "start it, or correct the URL")
     else:
         yield Finding("ok", "result_backend", "answers")
+        if is_redis(celery):
+            yield from _redis(settings, celery)
 
 
-def _redis(connection: Any) -> Iterator[Finding]:
-    if connection.transport.driver_type != "redis":
-        return
+def _redis(settings: Settings, celery: Celery) -> Iterator[Finding]:
     try:
-        config = connection.default_channel.client.config_get("*")
+        config: Any = client_of(celery, settings.publish_timeout).config_get("*")
     except Exception:
         return  # who rents one may not look
     if config.get("maxmemory", "0") != "0" and config.get("maxmemory-policy") != "noeviction":
@@ -196,13 +153,13 @@ def _workers(celery: Celery) -> Finding:
     )
 
 
-def _uploads(part: BackgroundState) -> Iterator[Finding]:
+def _uploads(app: Flask, settings: Settings) -> Iterator[Finding]:
     """Whether this user can write, read and remove there."""
-    if part.settings.uploads is None:
+    if settings.uploads is None:
         return
     name = f"doctor-{token_hex(12)}"
     try:
-        uploads = Uploads(part.settings.uploads, part.settings.keep)
+        uploads = Uploads(settings.uploads, settings.keep, Events(app))
         uploads.save(name, [FileStorage(BytesIO(b"?"))])
         uploads.open(name, 0).close()
         uploads.remove(name, 1)
@@ -213,10 +170,10 @@ def _uploads(part: BackgroundState) -> Iterator[Finding]:
         yield Finding("ok", "uploads", f"{uploads.store.shown} can be written and read")
 
 
-def _without_passwords(part: BackgroundState, celery: Celery, text: str) -> str:
+def _without_passwords(settings: Settings, celery: Celery, text: str) -> str:
     """The text, should somebody's error have the URL in it."""
     conf = celery.conf
-    for urls in (conf.broker_url, conf.broker_read_url, conf.result_backend, part.settings.uploads):
+    for urls in (conf.broker_url, conf.broker_read_url, conf.result_backend, settings.uploads):
         for url in urls if isinstance(urls, (list, tuple)) else str(urls or "").split(";"):
             password = urlsplit(url).password
             for secret in {password, unquote(password)} if password else ():

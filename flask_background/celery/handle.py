@@ -1,29 +1,28 @@
-"""The handle of an item that runs on another machine: it knows what the item's record says."""
+"""The handle of an item that other machines run: it knows what the item's record says."""
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, cast
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from flask_background.concurrency import native
-from flask_background.core.item import Callee, ItemHost
+from flask_background.core.callee import Callee
+from flask_background.core.item import ItemHost
 from flask_background.core.remote_item import RemoteItem
 from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
-    from flask_background.celery.record import Record
+    from flask_background.celery.records.record import Record
     from flask_background.core.request_state import RequestState
 
 R = TypeVar("R", covariant=True)
 
-# How long somebody who waits does not read the record, at first and after a while, in seconds: each time by
-# so much longer, so that an end is seen late by a part of what it took. Who is told of it needs few looks.
+# How long whoever waits does not read the record, at first and after a while, in seconds, and by what factor
+# that grows: an end is seen late by a part of what it took.
 _SOON, _LATER, _LONGER = 0.002, 0.25, 1.25
-# How long whoever waits tries to be told of it, in seconds.
-_LISTENING = 1.0
+# How long one wait for news of the end takes, in seconds, where there are news.
+_NEWS = 1.0
 # How long an outage may take in which somebody waits, in seconds.
 _PATIENCE = 30.0
 
@@ -32,16 +31,7 @@ class RecordKeeper(ItemHost, Protocol):
     """What the handle needs of the backend that keeps the records."""
 
     def look(self, item: CeleryItem[Any]) -> Record | None: ...
-    def listen(
-        self, item: CeleryItem[Any], seconds: float
-    ) -> AbstractContextManager[Callable[[float], None] | None]: ...
-
-
-class _Look(NamedTuple):
-    """How long to wait before the next one, and whether this one has got an answer."""
-
-    pause: float
-    is_known: bool
+    def wait_for_end(self, item: CeleryItem[Any], seconds: float) -> bool: ...
 
 
 class CeleryItem(RemoteItem[R]):
@@ -69,27 +59,30 @@ class CeleryItem(RemoteItem[R]):
     def of(cls, item_id: str, record: Record, task: Callee, keeper: RecordKeeper) -> Self:
         """The handle of an item that was enqueued elsewhere."""
         item = cls(task, (), {}, record.request_state(), keeper)
-        item.id, item._enqueued, item.here = item_id, record.enqueued, False
+        item._identify(item_id, record.enqueued)
+        item.here = False
         item.take(record)
         return item
+
+    def place(self, *, here: bool, in_outbox: bool = False) -> None:
+        """Say where the item is now: in this process, in the journal's outbox, or else on its way."""
+        self.here, self.in_outbox = here, in_outbox
+
+    def stay_here(self, host: ItemHost) -> None:
+        """Have this process run the item: its host is that of the items of this process."""
+        self._change_host(host)
+        self.here = self.runs_here = True
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
         if self.runs_here:
             return super().wait(timeout)
         end = None if timeout is None else time.monotonic() + timeout
-        looks = self._looks(end)
-        first = next(looks, None)
-        if first is None:  # the usual case of who asks late
-            return self._announced
-        left = _LISTENING if end is None else end - time.monotonic()
-        if not first.is_known or left < _LATER:  # it is not worth it, or would only take longer
-            for look in itertools.chain([first], looks):
-                native.Latch().wait(look.pause)
-            return self._announced
-        with cast(RecordKeeper, self._keeper).listen(self, min(left, _LISTENING)) as hear:
-            for look in looks if hear is None else self._looks(end, _LATER):
-                (hear or native.Latch().wait)(look.pause)
+        for pause in self._looks(end):
+            left = _NEWS if end is None else min(_NEWS, end - time.monotonic())
+            if left > pause and cast(RecordKeeper, self._host).wait_for_end(self, left):
+                continue
+            native.Latch().wait(pause)
         return self._announced
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -101,15 +94,16 @@ class CeleryItem(RemoteItem[R]):
     async def _ended(self) -> None:
         import asyncio
 
-        for look in self._looks(None):
-            await asyncio.sleep(look.pause)
+        for pause in self._looks(None):
+            await asyncio.sleep(pause)
 
-    def _looks(self, end: float | None, pause: float = _SOON) -> Iterator[_Look]:
-        """Looks, and what to do before each next one, until it has ended or the time is up (``monotonic``).
+    def _looks(self, end: float | None) -> Iterator[float]:
+        """Look at the record until it has ended or the time is up (``monotonic``).
 
-        Who waits outlasts a short outage; raises BrokerError for one that takes longer.
+        Gives how long to wait before each next look. Outlasts a short outage, and raises BrokerError for one
+        that takes longer.
         """
-        lost_at = None
+        lost_at, pause = None, _SOON
         while True:
             now = time.monotonic()
             try:
@@ -122,19 +116,18 @@ class CeleryItem(RemoteItem[R]):
                     raise
             if end is not None and now >= end:
                 return
-            yield _Look(pause if end is None else min(pause, end - now), lost_at is None)
+            yield pause if end is None else min(pause, end - now)
             pause = min(_LONGER * pause, _LATER)
 
     def take(self, record: Record) -> None:
         """Know what the record says. An end that was seen is the last word."""
         attempt = record._replace(task=self.task_name).attempt_of(self.id)  # Celery's own do not say it
-        with self._keeper.lock:
+        with self._host.lock:
             if not self._announced:
-                self._attempt, self.status = attempt, record.status
-                self._announced = record.status.is_final
+                self._learn(record.status, attempt)
 
     def _look(self) -> None:
         if not (self._announced or self.here):
-            record = cast(RecordKeeper, self._keeper).look(self)
+            record = cast(RecordKeeper, self._host).look(self)
             if record is not None:  # else it ended so long ago that its record is gone
                 self.take(record)

@@ -1,1 +1,28 @@
-"""The commands of ``flask background``."""
+"""The commands of ``flask background``, which an app with a Background has.
+
+They are loaded when one of them is looked for: ``flask run`` needs nothing of what they import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+from flask.cli import AppGroup
+
+
+class _Group(AppGroup):
+    """Loads its commands when it is asked for them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        import_module("flask_background.cli.commands")
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        import_module("flask_background.cli.commands")
+        return super().get_command(ctx, cmd_name)
+
+
+background = _Group(
+    "background", help="Run items, look at durable ones and change them, look for what is unsafe."
+)

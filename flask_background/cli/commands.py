@@ -9,42 +9,42 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
 
+from flask_background.app_state import state_of
+from flask_background.cli import background
 from flask_background.cli.celery_worker import run_celery_worker
 from flask_background.cli.doctor import examine
 from flask_background.cli.formatting import fields, row, shown, table
 from flask_background.cli.worker import run_worker
 from flask_background.core.status import Status
-from flask_background.durable.journal import queries
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import outbox, queries, statements
+from flask_background.enqueueing.submit import submit
 from flask_background.errors import BackgroundError
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
+    from flask_background.core.callee import Callee
     from flask_background.durable.backend import DurableBackend
     from flask_background.durable.journal.row import ItemRow
-    from flask_background.task import Task
-
-background = AppGroup(
-    "background", help="Run items, look at durable ones and change them, look for what is unsafe."
-)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable, with times in UTC.")
+# What lists items that run here, and items that wait to be forwarded.
+_ALL: tuple[Callable[..., Any], ...] = queries.rows, outbox.rows
+
 _statuses = click.Choice([str(status) for status in Status if status is not Status.INTERRUPTED])
 
 
 def _part() -> BackgroundState:
-    part: BackgroundState | None = current_app.extensions.get("background")
-    if part is None:
+    if "background" not in current_app.extensions:
         raise click.ClickException(f"app {current_app.name!r} has no Background: call init_app")
-    return part
+    return state_of(current_app)
 
 
 def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -105,7 +105,7 @@ def doctor(part: BackgroundState, as_json: bool) -> None:
     The exit status is 0 if all is ok.
     """
     findings = []
-    for finding in examine(part):
+    for finding in examine(current_app.extensions["background"]):
         findings.append(finding)
         if not as_json:
             text = f"{finding.text.removesuffix('.')}. Cure: {finding.cure}" if finding.cure else finding.text
@@ -130,7 +130,9 @@ def run(part: BackgroundState, task: str, args: tuple[str, ...], wait: bool, as_
     if not found.options.durable or wait:
         part.runs_durable = True
     try:
-        item = found.enqueue(*map(_value, args))
+        values = tuple(map(_value, args))
+        found.check_call(*values)
+        item = submit(part, found, values, {}, found.options.when)
     except TypeError as error:
         raise click.UsageError(f"{task}: {error}") from error
     result = item.result() if wait or not found.options.durable else None
@@ -149,7 +151,8 @@ def run(part: BackgroundState, task: str, args: tuple[str, ...], wait: bool, as_
 def list_(part: BackgroundState, status: str | None, task: str | None, limit: int, as_json: bool) -> None:
     """The items that were enqueued last."""
     wanted = None if status is None else Status(status)
-    entries = _read(part, partial(queries.entries, status=wanted, task=task, limit=limit))
+    found = [_read(part, partial(query, status=wanted, task=task, limit=limit)) for query in _ALL]
+    entries = sorted((*found[0], *(waiting.as_item() for waiting in found[1])), key=_enqueued)[-limit:]
     if as_json:
         click.echo(json.dumps([fields(entry) for entry in entries]))
     else:
@@ -175,10 +178,13 @@ def show(part: BackgroundState, item_id: str, as_json: bool) -> None:
 @_json
 def cancel(part: BackgroundState, item_id: str, as_json: bool) -> None:
     """Take a queued item back; ask a running one to end."""
-    item = part.durable.handle(_entry(part, item_id))
-    asked = item.cancel()
-    answer = "cancelled" if item.status is Status.CANCELLED else "asked"
-    _answer(item_id, answer if asked else None, "it has ended", as_json)
+    entry = _entry(part, item_id)
+    answer: str | None = part.durable.outbox.cancel(item_id)
+    if answer is None:
+        item = part.durable.handles.of_row(entry)
+        if item.cancel():
+            answer = "cancelled" if item.status is Status.CANCELLED else "asked"
+    _answer(item_id, answer, "it has ended", as_json)
 
 
 @_command("retry")
@@ -187,8 +193,11 @@ def cancel(part: BackgroundState, item_id: str, as_json: bool) -> None:
 def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
     """Run an item again that has failed, was parked or cancelled."""
     entry = _entry(part, item_id)
-    done = part.durable.writer.do(partial(store.retry, item_id=item_id, now=time.time()))
-    part.durable.call_others()
+    writer = part.durable.session.writer
+    done = writer.write(partial(statements.retry, item_id=item_id, now=time.time())) or writer.write(
+        partial(outbox.retry, item_id=item_id)
+    )
+    part.durable.session.wake_all()
     _answer(item_id, "queued" if done else None, f"it is {entry.status}", as_json)
 
 
@@ -199,26 +208,28 @@ def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
 def purge(part: BackgroundState, statuses: tuple[str, ...], as_json: bool) -> None:
     """Forget items that have ended."""
     wanted = [Status(status) for status in statuses] or list(Status)
-    ids = part.durable.writer.do(partial(store.purge, statuses=wanted))
+    session = part.durable.session
+    ids = session.writer.write(partial(statements.purge, statuses=wanted))
     for item_id in ids:
-        part.durable.packing.forget(item_id)
-    click.echo(json.dumps({"purged": len(ids)}) if as_json else f"{len(ids)} forgotten")
+        session.uploads.forget(item_id)
+    count = len(ids) + session.writer.write(partial(outbox.purge, statuses=wanted))
+    click.echo(json.dumps({"purged": count}) if as_json else f"{count} forgotten")
 
 
 @_command("stats")
 @_json
 def stats(part: BackgroundState, as_json: bool) -> None:
     """How many items there are, by status."""
-    found = _read(part, queries.stats)
-    counts = {str(status): found.get(status, 0) for status in Status if status is not Status.INTERRUPTED}
+    found = Counter(_read(part, queries.stats)) + Counter(_read(part, outbox.stats))
+    counts = {str(status): found[status] for status in Status if status is not Status.INTERRUPTED}
     if as_json:
         click.echo(json.dumps(counts))
     else:
         table(("status", "items"), ((name, str(count)) for name, count in counts.items()))
 
 
-def _find_task(part: BackgroundState, name: str) -> Task[..., Any]:
-    tasks = part.owner.registry.tasks
+def _find_task(part: BackgroundState, name: str) -> Callee:
+    tasks = part.registry.tasks
     found = (
         [tasks[name]]
         if name in tasks
@@ -232,14 +243,20 @@ def _find_task(part: BackgroundState, name: str) -> Task[..., Any]:
 
 def _read(part: BackgroundState, query: Callable[..., Any]) -> Any:
     durable: DurableBackend = part.durable
-    return durable.writer.read(query)
+    return durable.session.writer.read(query)
 
 
 def _entry(part: BackgroundState, item_id: str) -> ItemRow:
-    entry = part.durable.look(item_id)
+    entry = part.durable.session.read_row(item_id)
+    if entry is None and (waiting := part.durable.outbox.get(item_id)) is not None:
+        return waiting.as_item()
     if entry is None:
         raise click.ClickException(f"the journal has no item {item_id!r}")
     return entry
+
+
+def _enqueued(entry: ItemRow) -> float:
+    return entry.enqueued
 
 
 def _answer(item_id: str, answer: str | None, why_not: str, as_json: bool) -> None:

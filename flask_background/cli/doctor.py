@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from flask_background.core.finding import Finding
 from flask_background.core.settings import Settings
@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
 
 
-def examine(part: BackgroundState) -> Iterator[Finding]:
-    """Look at everything that the app uses. Changes nothing; asks servers for a few seconds at most."""
+class HasState(Protocol):
+    """A Background, which knows its current app."""
+
+    def _part(self) -> BackgroundState: ...
+
+
+def examine(background: HasState) -> Iterator[Finding]:
+    """Look at what the current app uses. Changes nothing; asks servers for a few seconds at most."""
+    part = background._part()
     yield from _names(part)
     grace = part.settings.grace_period
     yield Finding(
@@ -30,7 +37,7 @@ def examine(part: BackgroundState) -> Iterator[Finding]:
     if part.has_celery():
         from flask_background.celery import doctor  # with Celery, for apps that name it
 
-        yield from doctor.examine(part)
+        yield from doctor.examine(part.app, part.settings)
 
 
 def _names(part: BackgroundState) -> Iterator[Finding]:

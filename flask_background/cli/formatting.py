@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flask_background.durable.uploads import attempt_of
+from flask_background.durable.journal.row import attempt_of
 
 if TYPE_CHECKING:
     from flask_background.durable.journal.row import ItemRow

@@ -59,8 +59,8 @@ def _work(part: BackgroundState, burst: bool) -> None:
     signal.signal(signal.SIGINT, stop)
     durable = part.durable
     if burst:
-        durable.keeper.has_looked.wait()  # what a dead process has left is there to run, too
-    while not (burst and durable.has_nothing_to_do()):
+        durable.maintenance.has_looked.wait()  # what a dead process has left is there to run, too
+    while not (burst and durable.claimer.has_nothing_to_do()):
         native.Latch().wait(_LOOK if burst else _DOZE)  # gevent's hub goes on meanwhile
     part.backend.stop(None)
 

@@ -67,32 +67,28 @@ def run(func: Callable[[], None], within: float | None = None) -> None:
     gevent a greenlet runs the function for them. If the main thread computes, and that greenlet cannot begin
     within so many seconds (None: however long it takes), the function is run here after all.
     """
-    if not native.is_patched() or native.get_ident() == main_hub().thread_ident:
+    global _is_held_up
+    if _is_fit_here():
         func()
         return
-    call = _begin(func, within)
-    call.ended.wait()
-    if call.error is not None:
-        raise call.error
-
-
-def start(func: Callable[[], None], within: float) -> None:
-    """The same for a function that raises nothing, without waiting for its end."""
-    if not native.is_patched() or native.get_ident() == main_hub().thread_ident:
-        func()
-    else:
-        _begin(func, within)
-
-
-def _begin(func: Callable[[], None], within: float | None) -> _Call:
-    global _is_held_up
     call = _Call(func)
     spawn(call.run)
     # The next one in a row need not wait as well: the greenlets begin in turn, if they begin at all.
     if within is not None and not call.begun.wait(0 if _is_held_up else within):
         _is_held_up = True
         call.run()
-    return call
+    call.ended.wait()
+    if call.error is not None:
+        raise call.error
+
+
+def _is_fit_here() -> bool:
+    if not native.is_patched():
+        return True
+    try:
+        return native.get_ident() == main_hub().thread_ident
+    except RuntimeError:
+        return True  # no greenlet has come to us yet
 
 
 class _Call:

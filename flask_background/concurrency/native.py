@@ -10,16 +10,24 @@ from __future__ import annotations
 import _thread
 import importlib
 import os
+import signal
 import sys
 import threading
-from _queue import Empty, SimpleQueue
+import time
 from collections.abc import Callable, Sequence
+from contextvars import Context
+from queue import Empty
 from typing import TYPE_CHECKING, Any
+
+from flask_background.concurrency.durations import bounded
+from flask_background.concurrency.private_names import find_private
+from flask_background.concurrency.stop_signals import blocked, blocks_everywhere, current_mask
 
 if TYPE_CHECKING:
     import asyncio
     import select
     from _thread import LockType
+    from queue import SimpleQueue
 
 __all__ = [
     "Empty",
@@ -30,22 +38,42 @@ __all__ = [
     "has_ended",
     "is_own_thread",
     "is_patched",
+    "is_service_thread",
     "new_event_loop",
     "new_lock",
     "new_poll",
+    "original",
     "sleep",
     "start_program",
     "start_thread",
+    "start_thread_in_handler",
 ]
+
+# What CPython has, and does not document, and is used here: see ``private_names``.
+PRIVATE_NAMES = ("multiprocessing.util.spawnv_passfds",)
 
 # A process of which gevent has patched one of these serves greenlets, whatever else was left out.
 _PATCHED = ("threading", "socket", "time", "select")
 
-# Python refuses to wait longer than some 9.2e9 s.
-_LONGEST = 1e6
+# The longest that a lock is waited for in one go (seconds): CPython refuses 292 years.
+_LONGEST_WAIT = 1e6
 
+# The threads that were started here, by their identifiers: real ones, under gevent too.
 _own_threads: set[int] = set()
+# The service threads, each with what the thread that started it blocks (see ``stop_signals``).
+_service_threads: dict[int, set[int]] = {}
+
+
 _is_patched = False
+
+
+def original(module: str, name: str) -> Any:
+    """The attribute of a module as it was before gevent patched the module, if gevent did."""
+    # gevent's module may be half imported by another thread at this moment; then it has patched nothing yet.
+    get_original = getattr(sys.modules.get("gevent.monkey"), "get_original", None)
+    if get_original is not None:
+        return get_original(module, name)
+    return getattr(importlib.import_module(module), name)
 
 
 def is_patched() -> bool:
@@ -58,22 +86,8 @@ def is_patched() -> bool:
     return _is_patched
 
 
-def original(module: str, name: str) -> Any:
-    """The attribute of a module as it was before gevent patched the module, if gevent did."""
-    if is_patched():
-        return sys.modules["gevent.monkey"].get_original(module, name)
-    return getattr(importlib.import_module(module), name)
-
-
-def get_ident() -> int:
-    """The number of the calling thread, the same for all its greenlets."""
-    ident: int = original("_thread", "get_ident")()
-    return ident
-
-
-def is_own_thread() -> bool:
-    """Whether ``start_thread`` has started the calling thread, in a process that gevent has patched."""
-    return get_ident() in _own_threads
+if not TYPE_CHECKING:
+    SimpleQueue = original("queue", "SimpleQueue")
 
 
 def new_lock() -> LockType:
@@ -84,21 +98,65 @@ def new_lock() -> LockType:
     return lock
 
 
-def start_thread(target: Callable[[], None], name: str) -> None:
-    """Run target on a daemon thread of the operating system."""
-    if not is_patched():
-        threading.Thread(target=target, name=name, daemon=True).start()
-        return
-    get_ident = original("_thread", "get_ident")
+def start_thread(target: Callable[[], None], name: str, *, runs_app_code: bool = False) -> None:
+    """Run target on a daemon thread of the operating system, in an empty ``contextvars.Context``.
+
+    All threads of the package are started here. ``runs_app_code``: items, callbacks or receivers run there,
+    and programs that they start inherit its signal mask; every other one is a service thread, and blocks the
+    signals that stop a process. Raises RuntimeError if there is no thread to be had.
+    """
+    run = _made_ours(target, is_service=not runs_app_code)
+    with blocked(current_mask()):  # here, for a thread that began without could get a signal at once
+        if is_patched():
+            original("_thread", "start_new_thread")(run, ())
+        else:
+            # Else whoever follows new threads (Sentry, OpenTelemetry) would give this one, which serves all
+            # visitors, the user and the trace of the request that happens to start it.
+            Context().run(threading.Thread(target=run, name=name, daemon=True).start)
+
+
+def start_thread_in_handler(target: Callable[[], None]) -> None:
+    """Run target on a service thread; fit for a signal handler, for it takes none of threading's locks."""
+    with blocked(current_mask()):
+        original("_thread", "start_new_thread")(_made_ours(target, is_service=True), ())
+
+
+def _made_ours(target: Callable[[], None], *, is_service: bool) -> Callable[[], None]:
+    """What a thread of ours runs. It begins with the stop signals blocked."""
+    usual = _service_threads.get(get_ident())
+    if usual is None:
+        usual = current_mask()
 
     def run() -> None:
-        _own_threads.add(get_ident())
+        ident = get_ident()
+        _own_threads.add(ident)
+        if is_service:
+            _service_threads[ident] = usual
+        elif not blocks_everywhere():
+            signal.pthread_sigmask(signal.SIG_SETMASK, usual)
         try:
             target()
         finally:
-            _own_threads.discard(get_ident())
+            _own_threads.discard(ident)
+            _service_threads.pop(ident, None)
 
-    original("_thread", "start_new_thread")(run, ())
+    return run
+
+
+def is_service_thread() -> bool:
+    """Whether the caller runs on a thread that foreign code must not hold up."""
+    return get_ident() in _service_threads
+
+
+def is_own_thread() -> bool:
+    """Whether the calling thread was started here."""
+    return get_ident() in _own_threads
+
+
+def get_ident() -> int:
+    """The number of the calling thread, the same for all its greenlets."""
+    ident: int = original("_thread", "get_ident")()
+    return ident
 
 
 def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> int:
@@ -106,9 +164,11 @@ def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> int:
 
     As multiprocessing does it: gevent leaves no Popen that works on other threads than the main one.
     """
-    from multiprocessing import util
-
-    pid: int = util.spawnv_passfds(os.fsencode(arguments[0]), arguments, keeps)
+    spawn = find_private(PRIVATE_NAMES[0])
+    if spawn is None:  # then descriptors that somebody has made inheritable get there, too
+        actions = [(os.POSIX_SPAWN_DUP2, keep, keep) for keep in keeps]
+        return os.posix_spawn(arguments[0], list(arguments), os.environ, file_actions=actions)
+    pid: int = spawn(os.fsencode(arguments[0]), arguments, keeps)
     return pid
 
 
@@ -176,15 +236,20 @@ class Latch:
             wake()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait up to timeout seconds (None: without limit); returns whether the latch is open."""
+        """Wait up to timeout seconds (None: without limit), any number of them; says whether it is open."""
         if self._opened:
             return True
         if timeout is not None:
-            timeout = min(max(timeout, 0.0), _LONGEST)
+            timeout = bounded(timeout)
         if is_patched() and not is_own_thread():
             return self._wait_in_greenlet(timeout)
-        if self._lock.acquire(timeout=-1 if timeout is None else timeout):
-            self.open()  # the next waiter needs the lock, too
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._opened:
+            left = _LONGEST_WAIT if end is None else min(end - time.monotonic(), _LONGEST_WAIT)
+            if left < 0:
+                break
+            if self._lock.acquire(timeout=left):
+                self.open()  # the next waiter needs the lock, too
         return self._opened
 
     def _wait_in_greenlet(self, timeout: float | None) -> bool:
@@ -202,7 +267,10 @@ class Latch:
         self._wake.append(wake)
         try:
             if not self._opened:  # looked at once more, because ``open`` may not have seen ``wake``
-                woken.wait(timeout)
+                woken.wait(None if timeout is None or timeout > _LONGEST_WAIT else timeout)
         finally:
             self._wake.remove(wake)
         return self._opened
+
+
+os.register_at_fork(after_in_child=_service_threads.clear)  # they are the parent's

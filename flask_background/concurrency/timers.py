@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable
 
 from flask_background.concurrency import native
+from flask_background.concurrency.callbacks import Failed, report
+from flask_background.concurrency.durations import bounded
 
 # How long the thread stays when nothing is due, so that a steady trickle does not start one each.
 _LINGER = 2.0
-# A cancelled alarm stays in the heap until its time, unless they have become this many and the most of it.
+# A cancelled timer stays in the heap until its time, unless they have become this many and the most of it.
 _MANY = 64
+# The longest that the thread sleeps in one go (seconds): CPython refuses 292 years.
+_LONGEST_SLEEP = 3_600.0
 
 
 class Timer:
@@ -30,9 +34,10 @@ class Timer:
 
 
 class Timers:
-    """A set of alarms. Their callbacks have to be quick, and must not raise."""
+    """A set of timers. Their callbacks have to be quick; what one of them raises goes to ``failed``."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Failed = report) -> None:
+        self._failed = failed
         self._lock = native.new_lock()
         self._heap: list[Timer] = []
         self._numbers = itertools.count()
@@ -41,33 +46,59 @@ class Timers:
         self._bell: native.SimpleQueue[None] = native.SimpleQueue()
 
     def set(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call callback in so many seconds, unless the alarm is cancelled before."""
-        alarm = Timer(time.monotonic() + seconds, next(self._numbers), callback)
+        """Call callback in so many seconds, any number of them, unless the timer is cancelled before.
+
+        Where no thread can be had now, the next timer or ``have_thread`` tries again.
+        """
+        timer = Timer(time.monotonic() + bounded(seconds), next(self._numbers), callback)
         with self._lock:
-            heapq.heappush(self._heap, alarm)
-            is_first = self._heap[0] is alarm
-            start, self._running = not self._running, True
-        if start:
-            native.start_thread(self._run, "background-alarms")
+            heapq.heappush(self._heap, timer)
+            is_first = self._heap[0] is timer
+            running = self._running
+        if not running:
+            self.have_thread()
         elif is_first:
             self._bell.put(None)
-        return alarm
+        return timer
 
-    def cancel(self, alarm: Timer) -> None:
-        """Forget an alarm; one that has been is left alone."""
+    def cancel(self, timer: Timer) -> None:
+        """Forget a timer; one that has been is left alone."""
         with self._lock:
-            if alarm.callback is None:
+            if timer.callback is None:
                 return
-            alarm.callback = None
+            timer.callback = None
             self._cancelled += 1
-            if self._heap[0] is alarm:
+            if self._heap[0] is timer:
                 self._bell.put(None)
             if self._cancelled > max(_MANY, len(self._heap) // 2):
                 self._heap = [other for other in self._heap if other.callback is not None]
                 heapq.heapify(self._heap)
                 self._cancelled = 0
 
+    def have_thread(self) -> None:
+        """Start the thread if something is due and there is none. Raises nothing; called now and then."""
+        if self._running or not self._heap:
+            return
+        with self._lock:
+            start, self._running = not self._running, True
+        if start:
+            try:
+                native.start_thread(self._run, "background-timers")
+            except BaseException as error:
+                self._running = False
+                if not isinstance(error, RuntimeError):  # a signal's, on the main thread
+                    raise
+
     def _run(self) -> None:
+        orderly = False
+        try:
+            self._ring()
+            orderly = True
+        finally:
+            if not orderly:
+                self._running = False  # and whoever calls ``have_thread`` starts another
+
+    def _ring(self) -> None:
         last = time.monotonic()
         while True:
             with self._lock:
@@ -77,17 +108,20 @@ class Timers:
                     heapq.heappop(self._heap)
                     self._cancelled -= 1
                 if self._heap and self._heap[0].when <= now:
-                    alarm = heapq.heappop(self._heap)
-                    callback, alarm.callback = alarm.callback, None
+                    timer = heapq.heappop(self._heap)
+                    callback, timer.callback = timer.callback, None
                     last = now
                 elif not self._heap and now - last >= _LINGER:
                     self._running = False
                     return
                 wait = max(0.0, self._heap[0].when - now) if self._heap else _LINGER
             if callback is not None:
-                callback()
+                try:
+                    callback()
+                except BaseException as error:
+                    self._failed(error)
             elif wait:
                 try:
-                    self._bell.get(timeout=wait)
+                    self._bell.get(timeout=min(wait, _LONGEST_SLEEP))
                 except native.Empty:
                     pass

@@ -1,4 +1,4 @@
-"""Awaits on the caller's thread what a run has left to be awaited, for who runs one item after the other."""
+"""Awaits on the caller's thread what a run has left, where one item runs after the other."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency import native
 
 if TYPE_CHECKING:
-    from flask_background.core.runner import PendingRun
+    from flask_background.core.runner import Run
 
 
-def await_here(run: PendingRun, awaitable: Awaitable[Any]) -> None:
-    """Await what a function has returned, or a coroutine function, on an event loop of its own."""
+def await_here(run: Run, awaitable: Awaitable[Any]) -> None:
+    """Await what the run's function returned, on an event loop of its own, and end the run."""
+    if native.is_patched() and not native.is_own_thread():
+        from flask_background.concurrency.hub_loop import LoopGreenlet  # with gevent
+
+        LoopGreenlet.spawn(_run_loop, run, awaitable).join()
+    else:
+        _run_loop(run, awaitable)
+
+
+def _run_loop(run: Run, awaitable: Awaitable[Any]) -> None:
     import asyncio
 
     async def await_it() -> None:

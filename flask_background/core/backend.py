@@ -5,9 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flask_background.core.item import WorkItem
+
+if TYPE_CHECKING:
+    from flask_background.core.callee import Callee
+    from flask_background.core.request_state import RequestState
 
 
 class Phase(Enum):
@@ -30,15 +34,6 @@ class Stats(NamedTuple):
     interrupted: int
 
 
-class Watcher(Protocol):
-    """What a backend needs of the host: somebody who watches for the stop while items exist."""
-
-    awake: bool
-
-    def wake(self) -> None: ...
-    def ring(self) -> None: ...
-
-
 class Companion(Protocol):
     """Who holds durable items here, and so has a part in the stop."""
 
@@ -50,11 +45,15 @@ class Companion(Protocol):
 class Backend(ABC):
     """Accepts items."""
 
-    #: What its items are made of.
-    item_kind: ClassVar[type[WorkItem[Any]]] = WorkItem
     #: Whether items may have a key, and uploads among their arguments; what asks for it else is refused.
     takes_keys: bool = True
     takes_uploads: bool = True
+
+    @abstractmethod
+    def make_item(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
+    ) -> WorkItem[Any]:
+        """Make the item of a call, for ``accept`` or ``hold``."""
 
     @abstractmethod
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:

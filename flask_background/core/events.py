@@ -1,22 +1,29 @@
-"""What happens to items, told to the world: for each event one log line and one signal."""
+"""What happens to items, told to the world: for each event one log line and one signal.
+
+Receivers are called where the event happens: in the view, or on the thread that runs the item. On a service
+thread they would hold up what it does for others, so there they are handed to a thread for callbacks, and
+called one after the other. Neither a receiver nor the app's logging can break what an event is told from.
+"""
 
 from __future__ import annotations
 
+import contextvars
 import logging
-import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask_background import signals
+from flask_background.concurrency import native
+from flask_background.concurrency.callbacks import CallsInOrder, report
 from flask_background.core.item import WorkItem, ending_item_var
-from flask_background.core.status import Outcome, Status
+from flask_background.core.odd_errors import is_from_signal
+from flask_background.core.status import SUCCEEDED, Outcome, Status
 from flask_background.errors import EnqueueError
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
     from flask import Flask
-
-_SUCCEEDED = Status.SUCCEEDED  # looked up once: this is on every item's way
 
 
 class Events:
@@ -25,24 +32,26 @@ class Events:
     def __init__(self, app: Flask) -> None:
         self._app = app
         self.log = app.logger.getChild("background")
+        self._elsewhere = CallsInOrder()
 
     def enqueued(self, item: WorkItem[Any]) -> None:
         """It was accepted."""
         if self.log.isEnabledFor(logging.DEBUG):
-            self.log.debug("Item %s (%s) enqueued", item.id, item.task_name)
+            self._say(logging.DEBUG, "Item %s (%s) enqueued", item.id, item.task_name)
         if signals.item_enqueued.receivers:
             self._send(signals.item_enqueued, item=item)
 
     def started(self, item: WorkItem[Any]) -> None:
         """Its run begins."""
         if self.log.isEnabledFor(logging.DEBUG):
-            self.log.debug("Item %s (%s) started", item.id, item.task_name)
+            self._say(logging.DEBUG, "Item %s (%s) started", item.id, item.task_name)
         if signals.item_started.receivers:
             self._send(signals.item_started, item=item)
 
     def retried(self, item: WorkItem[Any], error: BaseException, delay: float) -> None:
         """A run failed, and another one follows in so many seconds."""
-        self.log.warning(
+        self._say(
+            logging.WARNING,
             "Item %s (%s) failed in attempt %d of %d; the next one follows in %.1f s",
             item.id,
             item.task_name,
@@ -56,35 +65,85 @@ class Events:
 
     def recovered(self, count: int, owner: str) -> None:
         """Items of a process that died are free again."""
-        self.log.warning(
-            "%d item%s of process %s, which died, will be run again", count, "s"[: count != 1], owner
+        self._say(
+            logging.WARNING,
+            "%d item%s of process %s, which died, will be run again",
+            count,
+            "s"[: count != 1],
+            owner,
         )
 
-    def celery_lost(self, error: Exception) -> None:
-        """It cannot be reached. Told once for all items that this concerns."""
-        self.log.warning(
-            "Celery cannot be reached: until it can be, durable items wait in this machine's journal, and"
+    def backend_lost(self, name: str, error: Exception) -> None:
+        """The backend of this name became unreachable. Told once for all items that this concerns."""
+        self._say(
+            logging.WARNING,
+            "%s cannot be reached: until it can be, durable items wait in this machine's journal, and"
             ' those with fallback="local" run here. %s',
+            name,
             error,
         )
 
-    def celery_found(self, seconds: float) -> None:
-        """It is reached again."""
-        self.log.warning("Celery is reached again, after %.1f s", seconds)
+    def backend_found(self, name: str, seconds: float) -> None:
+        """The backend of this name can be reached again, after so many seconds."""
+        self._say(logging.WARNING, "%s is reached again, after %.1f s", name, seconds)
 
-    def handed_over(self, count: int) -> None:
-        """What waited in the journal is Celery's now."""
-        self.log.warning(
-            "%d item%s that waited in the journal handed over to Celery", count, "s"[: count != 1]
+    def forwarded(self, count: int, name: str) -> None:
+        """Items that waited in the journal were forwarded to the backend of this name."""
+        self._say(
+            logging.WARNING,
+            "%d item%s that waited in the journal forwarded to %s",
+            count,
+            "s"[: count != 1],
+            name,
         )
 
-    def sent_back(self, item_id: str, task_name: str, age: float) -> None:
-        """It had not ended when its Celery worker did: another one runs it. Age is in seconds."""
-        self.log.warning("Item %s (%s) interrupted, %.1f s old: back to its queue", item_id, task_name, age)
+    def nobody_forwards(self, count: int) -> None:
+        """Items wait in the journal for another backend, and this app has none."""
+        self._say(
+            logging.WARNING,
+            "%d item%s in the journal wait%s to be forwarded to another backend, and this app has none:"
+            " configure that backend again, or cancel them with flask background cancel ID",
+            count,
+            "s"[: count != 1],
+            "s"[: count == 1],
+        )
+
+    def requeued(self, item_id: str, task_name: str, age: float) -> None:
+        """An item had not ended when its worker did, and another worker runs it. Age is in seconds."""
+        self._say(
+            logging.WARNING,
+            "Item %s (%s) interrupted, %.1f s old: back to its queue",
+            item_id,
+            task_name,
+            age,
+        )
+
+    def run_lost(self, item_id: str, task_name: str) -> None:
+        """The process of its run has died: another run follows."""
+        self.log.warning(
+            "Item %s (%s) has lost its run, whose process died: it runs again", item_id, task_name
+        )
+
+    def unknown_task(self, task_name: str) -> None:
+        """Items of a task that this process does not have are left to others. Told once for each task."""
+        self.log.warning(
+            "This worker has no task %s: its items wait for a worker that has one. Renew the worker if its"
+            " code is older than the site's, or import the task's module where the app is loaded",
+            task_name,
+        )
+
+    def beyond_grace(self, item_id: str) -> None:
+        """The grace period is over, and the item cannot be ended from outside."""
+        self.log.warning(
+            "Item %s goes on beyond the grace period, and the worker waits for it: in a pool of threads only"
+            " the item itself can end its run",
+            item_id,
+        )
 
     def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
         """It has run to its end here, and the journal says that another process has it."""
-        self.log.warning(
+        self._say(
+            logging.WARNING,
             "Item %s (%s) %s here, but it is another process's by now: that one's outcome counts",
             item.id,
             item.task_name,
@@ -94,9 +153,9 @@ class Events:
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
         """It has ended, with this outcome. Corrects: it was on record as interrupted."""
         status, _, error = outcome
-        if status is _SUCCEEDED and not corrects:
+        if status is SUCCEEDED and not corrects:
             if self.log.isEnabledFor(logging.INFO):
-                self.log.info("Item %s (%s) succeeded", item.id, item.task_name)
+                self._say(logging.INFO, "Item %s (%s) succeeded", item.id, item.task_name)
         else:
             suffix = " after all; it was reported as interrupted" if corrects else ""
             self._log_end(item, status, error, suffix)
@@ -110,29 +169,34 @@ class Events:
     def _log_end(self, item: WorkItem[Any], status: Status, error: BaseException | None, suffix: str) -> None:
         name = f"{item.id} ({item.task_name})"
         if status is Status.FAILED:
-            self.log.error("Item %s failed%s", name, suffix, exc_info=error)
+            self._say(logging.ERROR, "Item %s failed%s", name, suffix, exc_info=error)
         elif status is Status.INTERRUPTED:
-            self.log.error("Item %s interrupted, %.1f s old: %s", name, item.age, error)
+            self._say(logging.ERROR, "Item %s interrupted, %.1f s old: %s", name, item._age, error)
         elif suffix:
-            self.log.warning("Item %s %s%s", name, status, suffix)
+            self._say(logging.WARNING, "Item %s %s%s", name, status, suffix)
         else:
-            self.log.info("Item %s %s", name, status)
+            self._say(logging.INFO, "Item %s %s", name, status)
 
     def dropped(self, item: WorkItem[Any], why: str) -> None:
         """What it waited for will not come. ``finished`` was told before."""
-        self.log.warning("Item %s (%s) dropped: %s", item.id, item.task_name, why)
+        self._say(logging.WARNING, "Item %s (%s) dropped: %s", item.id, item.task_name, why)
 
     def refused(self, task_name: str, error: EnqueueError) -> None:
         """An item was not accepted."""
-        self.log.warning("An item (%s) was refused: %s", task_name, error)
+        self._say(logging.WARNING, "An item (%s) was refused: %s", task_name, error)
         if signals.item_refused.receivers:
             self._send(signals.item_refused, task_name=task_name, error=error)
 
     def stopping(self, count: int, grace: float, how_to_cut: str) -> None:
         """The stop begins, with this many items in flight."""
         if count:
-            self.log.warning(
-                "Stopping: waiting up to %.0f s for %d item%s%s", grace, count, "s"[: count != 1], how_to_cut
+            self._say(
+                logging.WARNING,
+                "Stopping: waiting up to %.0f s for %d item%s%s",
+                grace,
+                count,
+                "s"[: count != 1],
+                how_to_cut,
             )
         if signals.stopping.receivers:
             self._send(signals.stopping, grace=grace)
@@ -144,13 +208,36 @@ class Events:
 
     def log_error(self, what: str, error: BaseException) -> None:
         """Something that hurts no item went wrong."""
-        self.log.error("%s", what, exc_info=error)
+        self._say(logging.ERROR, "%s", what, exc_info=error)
+
+    def wait_for_receivers(self, timeout: float) -> bool:
+        """Wait until receivers on other threads have been called; False after timeout seconds."""
+        return self._elsewhere.wait(timeout)
+
+    def _say(self, level: int, message: str, *args: object, exc_info: BaseException | None = None) -> None:
+        """Log a line. A filter or handler of the app's may raise, and so may the text of an item's error."""
+        try:
+            self.log.log(level, message, *args, exc_info=exc_info, stacklevel=2)
+        except BaseException as error:
+            report(error)
+            if is_from_signal(error):
+                raise
 
     def _send(self, signal: NamedSignal, **values: Any) -> None:
+        # The end of the stop must not overtake its beginning.
+        in_turn = self._elsewhere.is_busy and signal in (signals.stopping, signals.stopped)
         for receiver in signal.receivers_for(self._app):
+            call = partial(receiver, self._app, **values)
+            if in_turn or native.is_service_thread():
+                in_context = partial(contextvars.copy_context().run, call)
+                self._elsewhere.call(in_context, partial(self._receiver_failed, signal.name))
+                continue
             try:
-                receiver(self._app, **values)
+                call()
             except BaseException as error:
-                self.log_error(f"A receiver of {signal.name} failed", error)
-                if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
-                    raise  # it may be a signal's, meant for the main thread
+                self._receiver_failed(signal.name, error)
+                if is_from_signal(error):
+                    raise
+
+    def _receiver_failed(self, name: str, error: BaseException) -> None:
+        self.log_error(f"A receiver of {name} failed", error)

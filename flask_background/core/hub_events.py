@@ -45,5 +45,9 @@ def _on_greenlets(method: Callable[..., None]) -> Callable[..., None]:
 
 
 for _name, _method in vars(Events).items():
-    if inspect.isfunction(_method) and not _name.startswith("_"):
+    if (
+        inspect.isfunction(_method)
+        and not _name.startswith("_")
+        and _method.__annotations__["return"] == "None"
+    ):
         setattr(HubEvents, _name, _on_greenlets(_method))

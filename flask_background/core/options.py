@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
+from flask_background.core.checks import is_number, is_whole, wrong_option
 from flask_background.core.retry import Backoff, RetryPolicy
 from flask_background.core.schedule import to_timestamp
 from flask_background.errors import ConfigurationError
@@ -40,41 +42,33 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise _wrong("name", self.name, "a string that is not empty")
+            raise wrong_option("name", self.name, "a string that is not empty")
         if not isinstance(self.executor, str):
-            raise _wrong("executor", self.executor, "the name of an executor, such as 'thread'")
-        if self.timeout is not None and not (
-            isinstance(self.timeout, (int, float))
-            and not isinstance(self.timeout, bool)
-            and 0 < self.timeout < math.inf
-        ):
-            raise _wrong("timeout", self.timeout, "a number of seconds above 0, or None")
+            raise wrong_option("executor", self.executor, "the name of an executor, such as 'thread'")
+        if self.timeout is not None and not (is_number(self.timeout) and 0 < self.timeout < math.inf):
+            raise wrong_option("timeout", self.timeout, "a number of seconds above 0, or None")
         if self.when not in ("now", "response", "commit"):
-            raise _wrong("when", self.when, '"now", "response" or "commit"')
+            raise wrong_option("when", self.when, '"now", "response" or "commit"')
         if not isinstance(self.durable, bool):
-            raise _wrong("durable", self.durable, "True or False")
+            raise wrong_option("durable", self.durable, "True or False")
         if self.backend not in (None, *get_args(BackendName)):
-            raise _wrong(
+            raise wrong_option(
                 "backend", self.backend, '"local", "immediate" or "celery", or None for BACKGROUND_BACKEND'
             )
         if self.fallback is not None:
             self._check_fallback()
-        if (
-            not isinstance(self.max_crashes, int)
-            or isinstance(self.max_crashes, bool)
-            or self.max_crashes < 1
-        ):
-            raise _wrong("max_crashes", self.max_crashes, "a whole number from 1")
+        if not is_whole(self.max_crashes) or self.max_crashes < 1:
+            raise wrong_option("max_crashes", self.max_crashes, "a whole number from 1")
         if self.key is not None and (not isinstance(self.key, str) or not self.key):
-            raise _wrong("key", self.key, "a string that is not empty, or None")
+            raise wrong_option("key", self.key, "a string that is not empty, or None")
         if self.when == "response" and self.is_delayed:
-            raise _wrong("when", self.when, '"now" or "commit" where a delay or run_at is given')
+            raise wrong_option("when", self.when, '"now" or "commit" where a delay or run_at is given')
         to_timestamp(self.delay, self.run_at, 0.0)  # raises if they are not usable
         object.__setattr__(self, "retry", RetryPolicy(self.max_attempts, self.backoff, self.retry_on))
 
     def _check_fallback(self) -> None:
         if self.fallback != "local":
-            raise _wrong("fallback", self.fallback, '"local" or None')
+            raise wrong_option("fallback", self.fallback, '"local" or None')
         if self.durable:
             raise ConfigurationError(
                 f"task {self.name} is durable and has a fallback: where Celery cannot be reached the journal"
@@ -123,6 +117,54 @@ class Using(_Run, total=False):
     key: str | None
 
 
+# The words of other libraries, and what is meant by them here.
+_EXECUTOR = 'executor="mail" (BACKGROUND_EXECUTORS makes executors with workers of their own) may be meant'
+_DELAY = "using(delay=60).enqueue(...) may be meant (seconds; or run_at=, an aware datetime)"
+_KEY = 'using(key="...").enqueue(...) may be meant: while an item with that key is in flight, that one counts'
+_RETRY_ON = "retry_on=(OSError,), the exceptions that are worth another run, may be meant"
+_BACKOFF = "backoff=30 (seconds between two runs, or a function that returns them) may be meant"
+_TIMEOUT = "timeout=30 (seconds that a run may take) may be meant"
+_FOREIGN = {
+    **dict.fromkeys(("channel", "lane", "pool", "priority", "queue", "queue_name", "worker"), _EXECUTOR),
+    **dict.fromkeys(("countdown", "delay_seconds", "eta", "run_after", "start_at"), _DELAY),
+    **dict.fromkeys(("lock", "unique", "unique_key"), _KEY),
+    **dict.fromkeys(("autoretry_for", "retry_exceptions", "retry_when", "throws"), _RETRY_ON),
+    **dict.fromkeys(("default_retry_delay", "min_backoff", "retry_backoff", "retry_delay"), _BACKOFF),
+    **dict.fromkeys(("job_timeout", "soft_time_limit", "time_limit"), _TIMEOUT),
+    "bind": "leave it out: current_item is there in every task",
+    "result_ttl": "the setting BACKGROUND_KEEP may be meant",
+    "schedule": "@background.periodic(...) may be meant",
+}
+_RUNS = ("max_retries", "max_retry", "max_tries", "num_retries", "retries", "retry", "tries")
+
+
+def check_names(options: Mapping[str, Any], *, by_using: bool = False) -> None:
+    """Raise ConfigurationError for an option that there is not; the message says which may be meant.
+
+    ``by_using``: the options were given to ``using``, which takes others than ``Background.task``.
+    """
+    allowed, elsewhere = (Using, Options) if by_using else (Options, Using)
+    for name in options.keys() - allowed.__optional_keys__:
+        if name in elsewhere.__optional_keys__:
+            cure = (
+                "give it where the task is made, @background.task(name=...)"
+                if by_using
+                else f"give it to using(), as in using({name}=...).enqueue(...)"
+            )
+        elif name in _RUNS:
+            retries = options[name]
+            counted = is_whole(retries) and 0 <= retries < 1_000
+            cure = f"max_attempts={retries + 1 if counted else 4} (runs, not retries) may be meant"
+        elif name in _FOREIGN:
+            cure = _FOREIGN[name]
+        elif close := get_close_matches(name, allowed.__optional_keys__, 1):
+            cure = f"{close[0]} may be meant"
+        else:
+            cure = f"the options are {', '.join(sorted(allowed.__optional_keys__))}"
+        where = "using" if by_using else "task"
+        raise ConfigurationError(f"{where}(...) has no option {name!r}; {cure}")
+
+
 def name_of(func: Callable[..., Any]) -> str:
     """The name of a task where none is given: ``module.function``."""
     named = getattr(func, "func", func)  # of a partial
@@ -139,7 +181,3 @@ def name_elsewhere(module: str) -> str:
     if spec is not None:  # python -m
         return str(spec.name)
     return module if file is None else Path(file).stem
-
-
-def _wrong(option: str, value: object, allowed: str) -> ConfigurationError:
-    return ConfigurationError(f"the task's option {option} is {value!r}; allowed is {allowed}")

@@ -3,53 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+import weakref
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from flask_background.core.callee import Callee
 from flask_background.core.options import name_of
-from flask_background.core.retry import ONCE, RetryPolicy
 from flask_background.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flask_background.core.schedule import Schedule
-    from flask_background.durable.journal.row import ItemRow
-    from flask_background.task import Task
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """Stands for a task that this app does not have."""
-
-    name: str
-    executor: str
-    func: Callable[..., Any] = print
-    timeout: None = None
-    is_coroutine: bool = False
-    retry: RetryPolicy = ONCE
-    key: None = None
-    durable: bool = True
-    backend: None = None
-    portable: bool = True
-    due: None = None
 
 
 class Periodic(NamedTuple):
     """A task that is enqueued again and again."""
 
-    task: Task[..., Any]
+    task: Callee
     schedule: Schedule
+
+
+class AwaitsCelery(Protocol):
+    """An app whose Celery is left alone until one of its tasks names it."""
+
+    def celery_is_named(self) -> None: ...
 
 
 class Registry:
     """The tasks, and which of them are periodic."""
 
     def __init__(self) -> None:
-        self.tasks: dict[str, Task[..., Any]] = {}
+        self.tasks: dict[str, Callee] = {}
         self.periodic: dict[str, Periodic] = {}
         self._has_durable = False
+        self._await_celery: weakref.WeakSet[AwaitsCelery] = weakref.WeakSet()
 
-    def add(self, task: Task[..., Any]) -> None:
+    def when_celery_is_named(self, app: AwaitsCelery) -> None:
+        """Tell an app, once, that a task says that its items go to Celery."""
+        if self.names_backend("celery"):
+            app.celery_is_named()
+        else:
+            self._await_celery.add(app)
+
+    def add(self, task: Callee) -> None:
         """Enter a task. Raises ConfigurationError if two have one name, and one of them is durable."""
         other = self.tasks.get(task.name)
         if (
@@ -63,19 +57,22 @@ class Registry:
             )
         self.tasks[task.name] = task
         self._has_durable = self._has_durable or task.options.durable
+        if task.options.backend == "celery":
+            while self._await_celery:
+                self._await_celery.pop().celery_is_named()
 
-    def add_periodic(self, task: Task[..., Any], schedule: Schedule) -> None:
+    def add_periodic(self, task: Callee, schedule: Schedule) -> None:
         """Let a durable task be enqueued by the schedule."""
         self.periodic[task.name] = Periodic(task, schedule)
 
-    def task_of(self, entry: ItemRow) -> Task[..., Any] | Unknown:
-        """The task of an item in the journal, with the options that it was enqueued with."""
-        task = self.tasks.get(entry.task)
+    def task_of(self, name: str, executor: str, options: str) -> Callee:
+        """The task of an item in the journal, with the options (JSON) that the item was enqueued with."""
+        task = self.tasks.get(name)
         if task is None:
-            return Unknown(entry.task, entry.executor)
-        return task.using(executor=entry.executor, durable=True, fallback=None, **json.loads(entry.options))
+            return Callee.unknown(name, executor)
+        return task.using(executor=executor, durable=True, fallback=None, **json.loads(options))
 
-    def check_portable(self, task: Task[..., Any]) -> None:
+    def check_portable(self, task: Callee) -> None:
         """Raise ConfigurationError if another process could not run the task with these options."""
         why = "is durable" if task.options.durable else "goes to other processes"
         known = self.tasks.get(task.name)

@@ -1,9 +1,9 @@
-"""What handles have in common whose items may be elsewhere: they look before they say anything."""
+"""The base of handles to items that other processes may run: a handle looks before it says anything."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Progress, Status
@@ -12,50 +12,43 @@ R = TypeVar("R", covariant=True)
 
 
 class RemoteItem(WorkItem[R]):
-    """A work item that other processes may run. What it says is true when it is asked."""
+    """A work item that other processes may run. Every property is true when it is asked for."""
 
     __slots__ = ("__weakref__", "here")
 
-    #: Whether it is in this process, which then knows all about it.
+    #: Whether the item is in this process, whose own news is the latest then.
     here: bool
 
     def _look(self) -> None:
-        """Find out how it stands, unless it is here, or has ended for good."""
+        """Learn how the item stands, unless it is in this process, or has ended for good."""
         raise NotImplementedError
 
     @property
     def status(self) -> Status:
         """Where the item stands."""
         self._look()
-        return cast(Status, _status.__get__(self))
-
-    @status.setter
-    def status(self, status: Status) -> None:
-        _status.__set__(self, status)
+        return self._status
 
     @property
     def progress(self) -> Progress | None:
-        """What the item last reported; None before it did."""
+        """The progress that the item last reported; None before that."""
         self._look()
         return super().progress
 
     @property
     def attempt(self) -> int:
-        """Which run this is: 0 before the first one."""
+        """The number of the current or last run: 0 before the first one."""
         self._look()
         return super().attempt
 
     @property
     def started_at(self) -> datetime | None:
-        """When its last run began, in UTC; None before the first one."""
+        """When the item's last run began, in UTC; None before the first one."""
         self._look()
         return super().started_at
 
     @property
     def finished_at(self) -> datetime | None:
-        """When it ended, in UTC; None before that."""
+        """When the item ended, in UTC; None before that."""
         self._look()
         return super().finished_at
-
-
-_status: Any = WorkItem.__dict__["status"]  # the base's slot

@@ -7,7 +7,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flask_background.errors import ConfigurationError
+from flask_background.core.checks import is_number, is_whole, wrong_option
+from flask_background.core.odd_errors import add_note, best_effort, text_of
 
 Backoff = float | Callable[[int, BaseException], float] | None
 
@@ -29,14 +30,10 @@ class RetryPolicy:
     retry_on: tuple[type[BaseException], ...] = (Exception,)
 
     def __post_init__(self) -> None:
-        if (
-            not isinstance(self.max_attempts, int)
-            or isinstance(self.max_attempts, bool)
-            or self.max_attempts < 1
-        ):
-            raise _wrong("max_attempts", self.max_attempts, "a whole number from 1")
+        if not is_whole(self.max_attempts) or self.max_attempts < 1:
+            raise wrong_option("max_attempts", self.max_attempts, "a whole number from 1")
         if not (self.backoff is None or callable(self.backoff) or _is_delay(self.backoff)):
-            raise _wrong(
+            raise wrong_option(
                 "backoff",
                 self.backoff,
                 "a number of seconds from 0, a function of attempt and error that returns one, or None",
@@ -44,7 +41,7 @@ class RetryPolicy:
         if not isinstance(self.retry_on, tuple) or not all(
             isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.retry_on
         ):
-            raise _wrong("retry_on", self.retry_on, "a tuple of exception classes, such as (OSError,)")
+            raise wrong_option("retry_on", self.retry_on, "a tuple of exception classes, such as (OSError,)")
 
     def delay_after(self, attempt: int, error: BaseException) -> float | None:
         """Seconds until the next run when run number attempt (from 1) ended with error; None: there is none.
@@ -52,7 +49,12 @@ class RetryPolicy:
         Where the backoff is a function that raises, or returns no number of seconds, the default is used
         instead, and error gets a note that says so: it is on the log with error then.
         """
-        if attempt >= self.max_attempts or not isinstance(error, self.retry_on):
+        if attempt >= self.max_attempts:
+            return None
+        is_worth_it = False
+        with best_effort():  # a class of the app's may say in its own way what its instances are
+            is_worth_it = isinstance(error, self.retry_on)
+        if not is_worth_it:
             return None
         if self.backoff is None:
             return _default(attempt)
@@ -61,13 +63,13 @@ class RetryPolicy:
         try:
             delay = self.backoff(attempt, error)
         except BaseException as trouble:  # SystemExit ends no thread here, either
-            outcome = f"raised {type(trouble).__name__}: {trouble}"
+            outcome = f"raised {type(trouble).__name__}: {text_of(trouble)}"
         else:
             if _is_delay(delay):
                 return float(delay)
             outcome = f"returned {delay!r}, which is not a number of seconds from 0"
         name = getattr(self.backoff, "__qualname__", repr(self.backoff))
-        error.add_note(f"The backoff {name} {outcome}. The default backoff was used.")
+        add_note(error, f"The backoff {name} {outcome}. The default backoff was used.")
         return _default(attempt)
 
 
@@ -81,8 +83,4 @@ def _default(attempt: int) -> float:
 
 
 def _is_delay(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def _wrong(option: str, value: object, allowed: str) -> ConfigurationError:
-    return ConfigurationError(f"the task's option {option} is {value!r}; allowed is {allowed}")
+    return is_number(value) and 0 <= value < math.inf

@@ -1,49 +1,118 @@
-"""The run of one item: claim it, enter a fresh context, call the function, leave, settle the outcome."""
+"""The run of one item: its host claims it, its function is called in a fresh context, its outcome is settled.
+
+``RunHost`` is the contract of whoever runs items; ``perform`` takes one ``Run`` through its steps.
+"""
 
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-import traceback
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from time import time
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from werkzeug.local import LocalProxy
 
+from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem, current_item_var
+from flask_background.core.odd_errors import best_effort, is_from_signal, let_frames_go
 from flask_background.core.request_state import StateUrls
-from flask_background.core.status import Attempt, Outcome, Status
+from flask_background.core.status import SUCCEEDED, Attempt, Outcome, Status
 from flask_background.core.token import CancelReason
 from flask_background.errors import ItemCancelledError, ItemInterruptedError, ItemTimeoutError
 
 if TYPE_CHECKING:
     import concurrent.futures
+    from _thread import LockType
 
     from flask import Flask
     from flask.ctx import AppContext
 
-    from flask_background.concurrency.timers import Timer
+    from flask_background.concurrency.timers import Timer, Timers
+    from flask_background.core.events import Events
+    from flask_background.core.token import CancellationSource
 
-_SUCCEEDED = Status.SUCCEEDED  # looked up once: this is on every item's way
 _OUTSIDE_REQUEST = "Working outside of request context"
 
 
-class RunHost(Protocol):
-    """What a run needs of the backend that holds its item."""
+class RunHost(ABC):
+    """Holds items, and runs them in this process: the contract between items, their runs and a backend.
 
-    @property
-    def app(self) -> Flask: ...
-    def start(self, item: WorkItem[Any], run: Attempt) -> bool: ...
-    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer: ...
-    def cancel_timer(self, alarm: Timer) -> None: ...
-    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None: ...
-    def log_error(self, what: str, error: BaseException) -> None: ...
+    A run begins with ``start`` and ends with ``finish``. Whether another run follows a failed one is decided
+    by the run itself, which then calls ``run_again`` in place of ``finish``.
+    """
+
+    #: False where another process decides whether a failed run is followed by another.
+    decides_retries: ClassVar[bool] = True
+
+    def __init__(self, app: Flask, events: Events, timers: Timers, lock: LockType) -> None:
+        self.app = app
+        self.pid = os.getpid()
+        self.events = events
+        self.timers = timers
+        self.lock = lock
+
+    @abstractmethod
+    def source_of(self, item: WorkItem[Any]) -> CancellationSource:
+        """The write side of the item's token."""
+
+    @abstractmethod
+    def cancel(self, item: WorkItem[Any]) -> bool:
+        """Withdraw a queued item, or ask a running one to end; False if the item had ended."""
+
+    @abstractmethod
+    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
+        """Claim an item for a run, and begin that; False if the item is not to run."""
+
+    @abstractmethod
+    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
+        """Have another run follow this failed one in delay seconds; False if this run has to be the last."""
+
+    @abstractmethod
+    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
+        """Settle the outcome of an item's last run."""
+
+    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
+        """Ask a running item to end in so many seconds (TIMEOUT)."""
+        self.source_of(item).limit(time.monotonic() + seconds)
+        return self.timers.set(seconds, partial(self.ask_to_end, item, CancelReason.TIMEOUT))
+
+    def cancel_timer(self, timer: Timer) -> None:
+        """The run ended before its time was up."""
+        self.timers.cancel(timer)
+
+    def ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
+        """Fire the item's token, and cancel what its run awaits."""
+        self.source_of(item).fire(reason)
+        attempt = item._attempt
+        if attempt is not None and attempt.abort is not None:
+            attempt.abort()
+
+    def tell_retried(self, item: WorkItem[Any], error: BaseException, delay: float) -> None:
+        """Another run is certain to follow: make the item ready for it, and send the event."""
+        for upload in item._uploads or ():
+            with best_effort():  # the run may have left anything in its place
+                if not upload.stream.closed and upload.stream.seekable():
+                    upload.stream.seek(0)
+        let_frames_go(error)
+        self.events.retried(item, error, delay)
+
+    def log_error(self, what: str, error: BaseException) -> None:
+        """Log an error that hurts no item."""
+        self.events.log_error(what, error)
+
+    def callback_failed(self, error: BaseException) -> None:
+        """Log the error of a token's callback."""
+        self.log_error("A token's callback failed", error)
 
 
-Adopt = Callable[["PendingRun", Awaitable[Any]], None]
-#: Has the function called in another process, and brings back what the run came to there.
+#: Awaits what a run has left to be awaited, and ends the run.
+Adopt = Callable[["Run", Awaitable[Any]], None]
+#: Has the function called in another process, and returns the outcome there.
 CallElsewhere = Callable[[WorkItem[Any]], Outcome]
 
 
@@ -51,144 +120,159 @@ class Perform(Protocol):
     """What executors know of ``perform``."""
 
     def __call__(
-        self, owner: Any, item: WorkItem[Any], adopt: Adopt, elsewhere: CallElsewhere | None = None, /
+        self, item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | None = None, /
     ) -> None: ...
 
 
-def perform(
-    owner: RunHost, item: WorkItem[Any], adopt: Adopt, elsewhere: CallElsewhere | None = None, /
-) -> None:
-    """Run item on this thread. An awaitable that the run leaves goes to adopt, which has to end the run."""
-    attempt = Attempt(time())
-    if not owner.start(item, attempt):
+def perform(item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | None = None, /) -> None:
+    """Run item on this thread. An awaitable that its function returns goes to adopt, which ends the run."""
+    host: RunHost = item._host  # type: ignore[assignment]  # only a host that runs items calls this
+    attempt = Attempt(time.time())
+    if not host.start(item, attempt):
         return
-    context = Context()
-    if elsewhere is not None:
-        context.run(_call_elsewhere, owner, item, attempt, elsewhere)
+    run = Run(host, item, attempt)
+    if call_elsewhere is not None:
+        run.context.run(run.call_elsewhere, call_elsewhere)
         return
-    left = context.run(_enter_and_call, owner, item, attempt, context)
-    if left is None:
+    awaitable = run.context.run(run.call)
+    if awaitable is None:
         return
-    run, pending = left
-    if _is_future(pending):
-        run.abortable(pending.cancel)
-        pending.add_done_callback(run.take_future)
-    else:
-        adopt(run, pending)
+    context = run.context
+    try:
+        if _is_future(awaitable):
+            # Its own callbacks are foreign, and would run on the thread that asks the item to end.
+            run.abortable(partial(callbacks.threads.call, awaitable.cancel, callbacks.report))
+            awaitable.add_done_callback(run.take_future)
+        else:
+            adopt(run, awaitable)
+    except BaseException as error:  # of a Future of the app's own kind, or no thread for the event loop
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()
+        context.run(run.fail, error)
+        if is_from_signal(error):
+            raise
 
 
-def _enter_and_call(
-    owner: RunHost, item: WorkItem[Any], attempt: Attempt, context: Context
-) -> tuple[PendingRun, Any] | None:
-    """Call the function in an app context, and end; or return the run that goes on, and what it awaits.
+class Run:
+    """One run of one item.
 
-    Every item comes this way, so it is one straight line.
+    A run whose function returns an awaitable goes on until that has been awaited: then somebody calls
+    ``succeed`` or ``fail`` in the run's context. Only the first such call counts.
     """
-    task = item._task
-    entered: AppContext | None = None
-    alarm: Timer | None = None
-    try:
+
+    # What most runs never set is not set for each.
+    _app_context: AppContext | None = None
+    _timer: Timer | None = None
+    _cancel: Callable[[], object] | None = None
+    _aborted = False
+
+    def __init__(self, host: RunHost, item: WorkItem[Any], attempt: Attempt) -> None:
+        self.context = Context()
+        self._host = host
+        self._item = item
+        self._attempt = attempt
+
+    # The steps. Every item passes them.
+
+    def call(self) -> Any:
+        """Call the function; returns what it left to be awaited, or None if the run has ended."""
+        item = self._item
+        task = item._task
+        try:
+            self._enter()
+            if task.timeout is not None:
+                self._timer = self._host.set_timer(item, task.timeout)
+            value = task.func(*item._args, **item._kwargs) if item._kwargs else task.func(*item._args)
+            if value is not None and value is not item and _is_pending(value):
+                return value
+        except BaseException as error:
+            self._end(_outcome_of(item, error))
+        else:
+            self._end((SUCCEEDED, value, None))
+        return None
+
+    def call_elsewhere(self, call: CallElsewhere) -> None:
+        """Wait for a call in another process, where the app context is. The timer is here."""
+        item = self._item
         current_item_var.set(item)
-        app_context = owner.app.app_context()
-        if app_context.url_adapter is None and item.state is not None:
-            app_context.url_adapter = StateUrls(owner.app, item.state)  # type: ignore[assignment]
+        try:
+            if item._task.timeout is not None:
+                self._timer = self._host.set_timer(item, item._task.timeout)
+            outcome = call(item)
+        except BaseException as error:
+            outcome = _outcome_of(item, error)
+        self._end(outcome)
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._timer is not None:
+            self._host.cancel_timer(self._timer)
+        if self._app_context is not None:
+            outcome = self._leave(self._app_context, outcome)
+        if outcome[0] is Status.FAILED:
+            self._settle_failure(outcome)
+        else:
+            self._host.finish(self._item, self._attempt, outcome)
+
+    def _enter(self) -> None:
+        item, app = self._item, self._host.app
+        current_item_var.set(item)
+        app_context = app.app_context()
+        if app_context.url_adapter is None and item.state:
+            app_context.url_adapter = StateUrls(app, item.state)  # type: ignore[assignment]
         app_context.push()
-        entered = app_context
-        if task.timeout is not None:
-            alarm = owner.set_timer(item, task.timeout)
-        value = task.func(*item._args, **item._kwargs) if item._kwargs else task.func(*item._args)
-        if value is not None and value is not item and _is_pending(value):
-            return PendingRun(owner, item, attempt, context, entered, alarm), value
-    except BaseException as error:
-        _end(owner, item, attempt, entered, alarm, _outcome_of(item, error))
-    else:
-        _end(owner, item, attempt, entered, alarm, (_SUCCEEDED, value, None))
-    return None
+        self._app_context = app_context
 
-
-def _call_elsewhere(owner: RunHost, item: WorkItem[Any], attempt: Attempt, elsewhere: CallElsewhere) -> None:
-    """Wait here for a run that has its app context where it is. Its time is kept here."""
-    alarm: Timer | None = None
-    current_item_var.set(item)
-    try:
-        if item._task.timeout is not None:
-            alarm = owner.set_timer(item, item._task.timeout)
-        outcome = elsewhere(item)
-    except BaseException as error:
-        outcome = _outcome_of(item, error)
-    _end(owner, item, attempt, None, alarm, outcome)
-
-
-def _end(
-    owner: RunHost,
-    item: WorkItem[Any],
-    attempt: Attempt,
-    app_context: AppContext | None,
-    alarm: Timer | None,
-    outcome: Outcome,
-) -> None:
-    """Leave, and hand the outcome over. What a teardown raises fails an item that had succeeded."""
-    if alarm is not None:
-        owner.cancel_timer(alarm)
-    if app_context is not None:
+    def _leave(self, app_context: AppContext, outcome: Outcome) -> Outcome:
+        """Leave the app context. An error of its teardown fails an item that had succeeded."""
         try:
             app_context.pop(outcome[2])
         except BaseException as error:
-            if outcome[0] is _SUCCEEDED:
-                outcome = Status.FAILED, None, error
-            else:
-                owner.log_error(f"The teardown of item {item.id} failed", error)
-    if outcome[2] is not None and outcome[0] is Status.FAILED:
-        _annotate(item, outcome[2])
-    owner.finish(item, attempt, outcome)
+            if outcome[0] is SUCCEEDED:
+                return Status.FAILED, None, error
+            self._host.log_error(f"The teardown of item {self._item.id} failed", error)
+        return outcome
 
+    def _settle_failure(self, outcome: Outcome) -> None:
+        """Have another run follow, or let the item fail."""
+        host, item, attempt, error = self._host, self._item, self._attempt, outcome[2]
+        if error is not None:
+            _annotate(item, error)
+        if host.decides_retries and error is not None:
+            delay = delay_until_next(item, attempt, outcome)
+            if delay is not None and host.run_again(item, attempt, error, delay):
+                return
+        host.finish(item, attempt, outcome)
 
-class PendingRun:
-    """A run that goes on when its function has returned, until what that returned has been awaited.
-
-    Ends exactly once, by ``succeed`` or ``fail``, in its own context.
-    """
-
-    def __init__(
-        self,
-        owner: RunHost,
-        item: WorkItem[Any],
-        attempt: Attempt,
-        context: Context,
-        app_context: AppContext,
-        alarm: Timer | None,
-    ) -> None:
-        self.context = context
-        self._entered = owner, item, attempt, app_context, alarm
-        self._aborted = False
-        self._cancel: Callable[[], object] | None = None
+    # A run that goes on when its function has returned.
 
     def abortable(self, cancel: Callable[[], object]) -> None:
-        """What is awaited can be cancelled, by this call."""
-        _, item, attempt, *_ = self._entered
+        """Say that a call of cancel cancels what the run awaits."""
         self._cancel = cancel
-        attempt.abort = self.cancel_awaited
-        source = item._source
+        self._attempt.abort = self.cancel_awaited
+        source = self._item._source
         if source is not None and source.token.reason in (CancelReason.REQUESTED, CancelReason.TIMEOUT):
             self.cancel_awaited()  # it was asked for before there was something to cancel
 
     def cancel_awaited(self) -> None:
-        """Cancel what is awaited; how the run then ends is its token's to say."""
+        """Cancel what the run awaits; the item's token decides what that means for the outcome."""
         self._aborted = True
         if self._cancel is not None:
             self._cancel()
 
     def take_future(self, future: concurrent.futures.Future[Any]) -> None:
         """End as the Future did that the function returned."""
+        context = getattr(self, "context", None)
+        if context is None:
+            return  # a Future of the app's own kind may tell its end twice
         try:
             value = future.result(0)
         except BaseException as error:
-            self.context.run(self.fail, error)
+            context.run(self.fail, error)
         else:
-            self.context.run(self.succeed, value)
+            context.run(self.succeed, value)
 
     async def await_outcome(self, awaitable: Awaitable[Any]) -> None:
-        """Await what the function returned, and end as that does. Nothing is raised, not even SystemExit."""
+        """Await what the function returned, and end as that does. Raises nothing, not even SystemExit."""
         try:
             value = await awaitable
         except BaseException as error:
@@ -197,22 +281,45 @@ class PendingRun:
             self.succeed(value)
 
     def succeed(self, value: Any) -> None:
-        """What was awaited gave value."""
-        self._end((_SUCCEEDED, value, None))
+        """End the run: the awaitable returned value."""
+        self._end_awaited((SUCCEEDED, value, None))
 
     def fail(self, error: BaseException) -> None:
-        """What was awaited raised error, which may be the item's own token's doing."""
-        self._end(_outcome_of(self._entered[1], error, self._aborted))
+        """End the run: the awaitable raised error, perhaps because the item's own token fired."""
+        item = getattr(self, "_item", None)
+        if item is not None:
+            self._end_awaited(_outcome_of(item, error, self._aborted))
 
-    def _end(self, outcome: Outcome) -> None:
-        owner, item, attempt, app_context, alarm = self._entered
-        attempt.abort = None
-        del self._entered, self.context  # whoever still knows this run, a Future say, keeps no item with it
-        _end(owner, item, attempt, app_context, alarm, outcome)
+    def _end_awaited(self, outcome: Outcome) -> None:
+        try:
+            del self.context  # whoever does that ends the run
+        except AttributeError:
+            return
+        self._attempt.abort = None
+        try:
+            self._end(outcome)
+        finally:
+            # Whoever still has this run, a Future say, keeps no item with it.
+            del self._item, self._attempt
+            self._app_context = None
+
+
+def delay_until_next(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> float | None:
+    """Seconds until another run follows this one; None: none does. The one place where that is decided."""
+    status, _, error = outcome
+    if status is not Status.FAILED or error is None or item._is_unwanted():
+        return None
+    return item._task.retry.delay_after(attempt.number, error)
 
 
 def _outcome_of(item: WorkItem[Any], error: BaseException, aborted: bool = False) -> Outcome:
-    """What it means that item raised error. Aborted: what it awaited was cancelled for its token's sake."""
+    """The outcome of an item that raised error. Aborted: its token has cancelled what it awaited."""
+    with best_effort():  # some errors raise when somebody only looks at them
+        return _meaning_of(item, error, aborted)
+    return Status.FAILED, None, error
+
+
+def _meaning_of(item: WorkItem[Any], error: BaseException, aborted: bool) -> Outcome:
     source = item._source
     reason = source.token.reason if source is not None else None
     own = (
@@ -233,40 +340,27 @@ def _outcome_of(item: WorkItem[Any], error: BaseException, aborted: bool = False
 
 
 def _annotate(item: WorkItem[Any], error: BaseException) -> None:
+    """Note on the error which item raised it. A frozen exception takes no notes, and passes without one."""
     note = f"in work item {item.id} ({item.task_name})"
-    if note in getattr(error, "__notes__", ()):
-        return  # it has come from a child process, where that was done
-    error.add_note(note)
-    if isinstance(error, RuntimeError) and _OUTSIDE_REQUEST in str(error):
-        error.add_note(
-            "An item has no request: pass the values that it needs as arguments, or read"
-            " current_item.state; a @background.state_processor can add to that."
-        )
+    with best_effort():
+        if note in getattr(error, "__notes__", ()):
+            return  # noted in the child process that raised it
+        error.add_note(note)
+        if isinstance(error, RuntimeError) and _OUTSIDE_REQUEST in str(error):
+            error.add_note(
+                "An item has no request: pass the values that it needs as arguments, or read"
+                " current_item.state; a @background.state_processor can add to that."
+            )
 
 
 def _is_pending(value: Any) -> bool:
-    """Whether an item that returned value ends when that does."""
+    """Whether an item that returned value ends only when value does."""
     if isinstance(value, LocalProxy):
-        return False  # what it stands for may well be this item
+        return False  # the proxy may stand for this very item
     return inspect.isawaitable(value) or _is_future(value)
 
 
 def _is_future(value: Any) -> bool:
-    """Whether value is a Future of concurrent.futures, which is not imported for this question."""
+    """Whether value is a Future of concurrent.futures, which is not imported to find that out."""
     futures = sys.modules.get("concurrent.futures")
     return futures is not None and isinstance(value, futures.Future)
-
-
-def let_frames_go(error: BaseException) -> None:
-    """Forget the variables of the frames that error has passed: a handle keeps it, not an upload."""
-    seen: set[int] = set()
-    errors: list[BaseException | None] = [error]
-    while errors:
-        this = errors.pop()
-        if this is None or id(this) in seen:
-            continue
-        seen.add(id(this))
-        traceback.clear_frames(this.__traceback__)
-        errors += (this.__cause__, this.__context__)
-        if isinstance(this, BaseExceptionGroup):
-            errors += this.exceptions

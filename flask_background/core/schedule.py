@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from flask_background.core.checks import is_number, wrong_option
 from flask_background.errors import ConfigurationError
 
 
@@ -16,7 +17,7 @@ class Every:
     seconds: float
 
     def __post_init__(self) -> None:
-        if not _is_number(self.seconds) or not 0.01 <= self.seconds < math.inf:
+        if not is_number(self.seconds) or not 0.01 <= self.seconds < math.inf:
             raise ConfigurationError(f"{self!r}: allowed is a number of seconds from 0.01")
 
     def next_after(self, now: float) -> float:
@@ -84,9 +85,9 @@ def to_timestamp(delay: float | timedelta | None, run_at: datetime | None, now: 
     """
     if run_at is not None:
         if delay is not None:
-            raise _wrong("run_at", run_at, "either run_at or delay, not both")
+            raise wrong_option("run_at", run_at, "either run_at or delay, not both")
         if not isinstance(run_at, datetime) or run_at.utcoffset() is None:
-            raise _wrong(
+            raise wrong_option(
                 "run_at",
                 run_at,
                 "a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1)",
@@ -95,8 +96,8 @@ def to_timestamp(delay: float | timedelta | None, run_at: datetime | None, now: 
     if delay is None:
         return now
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if not _is_number(seconds) or not 0 <= seconds < math.inf:
-        raise _wrong("delay", delay, "a number of seconds from 0, or a timedelta")
+    if not is_number(seconds) or not 0 <= seconds < math.inf:
+        raise wrong_option("delay", delay, "a number of seconds from 0, or a timedelta")
     return now + seconds
 
 
@@ -114,16 +115,8 @@ def _zone(cron: Cron) -> tzinfo:
         ) from None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _unusable(cron: Cron, why: str) -> ConfigurationError:
     return ConfigurationError(
         f"{cron!r}: {why}; allowed are five fields, minute, hour, day of the month, month, weekday, such"
         ' as "30 4 * * MON-FRI"'
     )
-
-
-def _wrong(option: str, value: object, allowed: str) -> ConfigurationError:
-    return ConfigurationError(f"the task's option {option} is {value!r}; allowed is {allowed}")

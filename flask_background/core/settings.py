@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from flask_background.core.checks import is_number, is_whole
 from flask_background.core.options import BackendName
 from flask_background.errors import ConfigurationError
 
 Kind = Literal["thread", "native-thread", "asyncio", "process"]
 Overflow = Literal["raise", "block", "run"]
 Durability = Literal["power", "process"]
-
-#: In the journal the executor of items that are to be handed over to Celery, so that nobody runs them here.
-OUTBOX = "celery:outbox"
 
 # What says how many items of one executor run at once, and how many do by default.
 _THREADS = min(32, (os.cpu_count() or 1) + 4)
@@ -71,8 +69,7 @@ class Settings:
     run_in_web: bool = True
     keep: float = 86_400.0
     max_payload: int = 1_000_000
-    #: None: in debug and testing.
-    strict: bool | None = None
+    strict: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
@@ -95,7 +92,7 @@ class Settings:
             run_in_web=_flag(config, "BACKGROUND_RUN_IN_WEB", True),
             keep=_seconds(config, "BACKGROUND_KEEP", 86_400.0),
             max_payload=_count(config, "BACKGROUND_MAX_PAYLOAD", 1_000_000),
-            strict=_flag(config, "BACKGROUND_STRICT", None),
+            strict=_flag(config, "BACKGROUND_STRICT", False),
         )
 
 
@@ -108,7 +105,7 @@ def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
         raise _wrong("BACKGROUND_EXECUTORS", named, "a dict of names to dicts")
     for name, options in named.items():
         key = f"BACKGROUND_EXECUTORS[{name!r}]"
-        if not isinstance(name, str) or name == OUTBOX or not isinstance(options, Mapping):
+        if not isinstance(name, str) or not isinstance(options, Mapping):
             raise _wrong(key, options, 'a name and a dict such as {"kind": "thread", "workers": 2}')
         kind = options.get("kind")
         if kind in ("thread", "native-thread"):
@@ -132,7 +129,7 @@ def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
 def _processes(key: str, options: Mapping[str, Any]) -> ExecutorSettings:
     _only(key, options, "workers", "nice", "max_memory")
     nice = options.get("nice", 0)
-    if not isinstance(nice, int) or isinstance(nice, bool) or not 0 <= nice <= 19:
+    if not is_whole(nice) or not 0 <= nice <= 19:
         raise _wrong(f'{key}["nice"]', nice, "a whole number from 0 to 19")
     memory = options.get("max_memory")
     if memory is not None:
@@ -154,7 +151,7 @@ def _option(key: str, options: Mapping[str, Any], name: str, default: int) -> in
 
 def _count(config: Mapping[str, Any], key: str, default: int) -> int:
     value = config.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_whole(value) or value < 1:
         raise _wrong(key, value, "a whole number from 1")
     return value
 
@@ -232,14 +229,14 @@ def _switch_interval(config: Mapping[str, Any], key: str) -> float | None:
     value = config.get(key)
     if value is None:
         return None
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 1e-5 <= value <= 1:
+    if not is_number(value) or not 1e-5 <= value <= 1:
         raise _wrong(key, value, "seconds, from 0.00001 to 1, or None")
     return float(value)
 
 
 def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+    if not is_number(value) or not 0 <= value < math.inf:
         raise _wrong(key, value, "a number of seconds from 0")
     return float(value)
 

@@ -1,8 +1,8 @@
-"""Where an item stands, what may follow what, and what one run has come to."""
+"""The statuses of an item, the table of their transitions, and what one run came to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -17,30 +17,29 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
 
-    next: tuple[Status, ...]
-    """What may follow."""
-
-    __hash__ = str.__hash__  # Enum's own is written in Python, and this is on everybody's way
-
     @property
     def is_final(self) -> bool:
-        """Whether an item that stands here has ended."""
-        return self is not Status.QUEUED and self is not Status.RUNNING
+        """Whether an item with this status has ended."""
+        return self is not QUEUED and self is not RUNNING
 
 
-# The one table of what may follow what. Interrupted is what goes on record while the host may kill the
-# process at any moment; if the process lives on, so does the item, and the record is corrected.
-_ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
-# A run that fails may be followed by another one: the item is queued again.
-Status.QUEUED.next = (Status.RUNNING, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED)
-Status.RUNNING.next = (*_ENDS, Status.INTERRUPTED, Status.QUEUED)
-Status.INTERRUPTED.next = (Status.RUNNING, *_ENDS)
-for _end in _ENDS:
-    _end.next = ()
+# Three names for code that every item passes: looking a member up in its class costs 0.3 µs an item.
+QUEUED, RUNNING, SUCCEEDED = Status.QUEUED, Status.RUNNING, Status.SUCCEEDED
+
+_ENDS = frozenset((SUCCEEDED, Status.FAILED, Status.CANCELLED))
+#: The one table of transitions: which statuses may follow a status. A running item is queued again when
+#: another run follows a failed one. An item is put on record as interrupted while the host may kill the
+#: process at any moment; if the process lives on, so does the item, and its record is corrected.
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    QUEUED: frozenset((RUNNING, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED)),
+    RUNNING: _ENDS | {Status.INTERRUPTED, QUEUED},
+    Status.INTERRUPTED: _ENDS | {RUNNING},
+    **dict.fromkeys(_ENDS, frozenset()),
+}
 
 
 class Progress(NamedTuple):
-    """How far an item says that it is: ``done`` of ``total`` (None: unknown), and a message or None."""
+    """What an item reports of itself: ``done`` of ``total`` (None: unknown), and a message or None."""
 
     done: float
     total: float | None = None
@@ -48,11 +47,14 @@ class Progress(NamedTuple):
 
 
 Outcome = tuple[Status, Any, BaseException | None]
-"""What a run comes to: the status, what was returned, and what was raised."""
+"""What a run comes to: the item's status, what the function returned, and what it raised."""
 
 
 class Attempt:
-    """One run of an item: when, how far it says that it is, what came of it. Times are ``time.time()``."""
+    """One run of an item: when it ran, the progress that it reported, and its outcome.
+
+    Times are ``time.time()``. ``abort`` cancels what a running coroutine awaits, or ends a child process.
+    """
 
     finished: float | None = None
     progress: Progress | None = None

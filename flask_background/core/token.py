@@ -5,9 +5,14 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-from flask_background.concurrency import native
+from flask_background.concurrency import callbacks, native
+from flask_background.concurrency.durations import bounded
 from flask_background.errors import ItemCancelledError
+
+T = TypeVar("T")
 
 
 class CancelReason(enum.Enum):
@@ -24,13 +29,15 @@ class CancelReason(enum.Enum):
 class CancellationToken:
     """Tells an item that it should end, why, and how long it has. Fires once; the first reason stays."""
 
-    __slots__ = ("_callbacks", "_deadline", "_lock", "_reason")
+    __slots__ = ("_callbacks", "_deadline", "_lock", "_reason", "_wakers")
 
     def __init__(self) -> None:
         self._lock = native.new_lock()
         self._reason: CancelReason | None = None
         self._deadline: float | None = None
+        # The app's, which are called on threads of their own, and those of the package, which are quick.
         self._callbacks: list[Callable[[], object]] = []
+        self._wakers: list[Callable[[], object]] = []
 
     @property
     def cancelled(self) -> bool:
@@ -57,10 +64,10 @@ class CancellationToken:
         """Wait up to timeout seconds (None: without limit) for the token; says whether it has fired."""
         if self._reason is not None:
             return True
-        gate = native.Latch()
-        forget = self.on_cancel(gate.open)
+        latch = native.Latch()
+        forget = self._call_when_fired(latch.open)
         try:
-            return gate.wait(timeout)
+            return latch.wait(timeout)
         finally:
             forget()
 
@@ -70,9 +77,9 @@ class CancellationToken:
 
         loop = asyncio.get_running_loop()
         fired = asyncio.Event()
-        forget = self.on_cancel(lambda: loop.call_soon_threadsafe(fired.set))
+        forget = self._call_when_fired(lambda: loop.call_soon_threadsafe(fired.set))
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(None if timeout is None else bounded(timeout)):
                 await fired.wait()
         except TimeoutError:
             pass
@@ -83,32 +90,43 @@ class CancellationToken:
     def on_cancel(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call callback once when the token fires, at once if it has; returns what takes that back.
 
-        It runs on the thread that cancels, so it should be quick; its errors are logged.
+        It is called on a thread of its own, where it holds up nobody, outside the item's context; what it
+        raises is logged. If the token has fired already it is called here, and what it raises is raised here.
         """
+        return self._call(callback, self._callbacks)
+
+    def _call_when_fired(self, waker: Callable[[], object]) -> Callable[[], None]:
+        """The same for what is quick and does not raise: it is called by whoever fires the token."""
+        return self._call(waker, self._wakers)
+
+    def _call(self, callback: Callable[[], object], among: list[Callable[[], object]]) -> Callable[[], None]:
         with self._lock:
             fired = self._reason is not None
             if not fired:
-                self._callbacks.append(callback)
+                among.append(callback)
         if fired:
             callback()
-        return lambda: self._forget(callback)
+        return partial(self._forget, callback, among)
 
-    def _forget(self, callback: Callable[[], object]) -> None:
+    def _forget(self, callback: Callable[[], object], among: list[Callable[[], object]]) -> None:
         with self._lock:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+            for index, other in enumerate(among):
+                if other is callback:  # not ==, which may be the app's to say, and may raise
+                    del among[index]
+                    return
 
     def __repr__(self) -> str:
         return f"<CancellationToken {self._reason.value if self._reason else 'not cancelled'}>"
 
 
 class CancellationSource:
-    """Makes one token and fires it."""
+    """Makes one token and fires it. ``failed`` is called with what the token's callbacks raise."""
 
-    __slots__ = ("token",)
+    __slots__ = ("_failed", "token")
 
-    def __init__(self) -> None:
+    def __init__(self, failed: callbacks.Failed = callbacks.report) -> None:
         self.token = CancellationToken()
+        self._failed = failed
 
     def limit(self, deadline: float) -> None:
         """Say by when (``time.monotonic()``) the item has to end; the earliest deadline stays."""
@@ -117,12 +135,28 @@ class CancellationSource:
             if token._deadline is None or deadline < token._deadline:
                 token._deadline = deadline
 
-    def fire(self, reason: CancelReason) -> list[Callable[[], object]]:
-        """Fire the token, unless it has; returns the callbacks, which are the caller's to call."""
+    def fire(self, reason: CancelReason) -> bool:
+        """Fire the token; False if it had fired. Whoever waits is woken, and its callbacks are called soon.
+
+        Quick, whatever the callbacks are, and raises nothing.
+        """
         token = self.token
         with token._lock:
             if token._reason is not None:
-                return []
+                return False
             token._reason = reason
-            callbacks, token._callbacks = token._callbacks, []
-        return callbacks
+            wakers, callbacks_ = _taken_from(token._wakers), _taken_from(token._callbacks)
+        for waker in wakers:
+            try:
+                waker()
+            except Exception:  # an event loop that has been closed: nobody waits on it
+                pass
+        for callback in callbacks_:
+            callbacks.threads.call(callback, self._failed)
+        return True
+
+
+def _taken_from(these: list[T]) -> list[T]:
+    taken = these[:]
+    these.clear()
+    return taken

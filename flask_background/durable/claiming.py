@@ -4,93 +4,104 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask_background.core.backend import Phase
-from flask_background.core.item import WorkItem
-from flask_background.durable.intake import Intake
-from flask_background.durable.journal import queries
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal.row import ItemRow
 
 if TYPE_CHECKING:
-    from flask_background.durable.maintenance import JournalMaintenance
+    from flask_background.durable.backlog import Backlog
+    from flask_background.durable.handles import Handles
+    from flask_background.durable.runs import Runs
+    from flask_background.durable.session import JournalSession
 
 
-class Claimer(Intake):
-    """Claimer, and takes what has been claimed."""
+# When an item is claimed again whose last end is not told to all receivers yet, in seconds.
+_STILL_TOLD = 0.5
 
-    #: Whose thread claims.
-    keeper: JournalMaintenance
-    _claiming = False
-    # Whether there was a reason to claim once more while a claim was under way.
-    _again = False
+
+class Claimer:
+    """Claims items, and hands them to the executors of this process."""
+
+    def __init__(self, session: JournalSession, handles: Handles, runs: Runs, backlog: Backlog) -> None:
+        self._session = session
+        self._local = session.local
+        self._writer = session.writer
+        self._handles = handles
+        self._runs = runs
+        self._backlog = backlog
 
     def claim(self, now: float) -> None:
-        """Take what this process has room for."""
-        tasks = list(self.registry.tasks)
-        room = {name: room for name in self.runs if (room := self.room(name)) > 0}
-        left = self.left
-        self.backlog = self.writer.read(
-            partial(queries.is_free, tasks=tasks, now=now, executors=list(self.runs))
+        """Claim the items that this process has room for. Raises JournalError."""
+        backlog, executors = self._backlog, self._session.executors
+        tasks = list(self._session.registry.tasks)
+        room = {name: room for name in executors if (room := backlog.room(name)) > 0}
+        left = backlog.left
+        backlog.exists = self._is_free(tasks, now)
+        if not backlog.exists and not backlog.is_claiming:  # else what was claimed has not arrived yet
+            backlog.caught_up = left
+        if not backlog.exists or not room:
+            return
+        backlog.claims_again = True
+        if backlog.is_claiming:
+            return
+        backlog.is_claiming, backlog.claims_again = True, False
+        claim = partial(
+            statements.claim, owner=self._session.process_lock.id, room=room, tasks=tasks, now=now
         )
-        if not self.backlog and not self._claiming:  # else what was claimed has not arrived yet
-            self.caught_up = left
-        if not self.backlog or not room:
-            return
-        self._again = True
-        if self._claiming:
-            return
-        self._claiming, self._again = True, False
-        claim = partial(store.claim, owner=self.owner.id, room=room, tasks=tasks, now=now)
-        # They arrive where others leave, in the order of the commits: one may have been released just before.
-        self.writer.later(claim, self._arrive, sync=False)
-
-    def claim_more(self, item: WorkItem[Any]) -> None:
-        """An item has ended; take more of its executor's, if some wait and few are here."""
-        executor = self.local.executors[item._task.executor]
-        few = len(executor.queued) + len(executor.running) <= executor.capacity
-        if few and self.backlog:
-            self._again = True
-            if not self._claiming:
-                self.keeper.ring()
+        # Rows arrive where others leave, in the order of the commits: one may have been released just before.
+        self._writer.write_later(claim, self._arrive, sync=False)
 
     def has_nothing_to_do(self, until: float | None = None) -> bool:
-        """Whether nothing is in flight here, and nothing that this process could take is due, now or then."""
+        """Whether nothing is in flight here, and nothing is due that this process could claim.
+
+        ``until``: nor will be due by then (``time.time()``). Raises JournalError.
+        """
         if self._is_busy():  # before the look into the journal too: what runs now may leave something there
             return False
-        if self.local.ledger.phase is Phase.RUNNING:
-            tasks, due = list(self.registry.tasks), time.time() if until is None else until
-            free = partial(queries.is_free, tasks=tasks, now=due, executors=list(self.runs))
-            if self.writer.read(free):
+        if self._local.ledger.phase is Phase.RUNNING:
+            tasks = list(self._session.registry.tasks)
+            if self._is_free(tasks, time.time() if until is None else until):
                 return False
         return not self._is_busy()
 
+    def _is_free(self, tasks: list[str], now: float) -> bool:
+        executors = list(self._session.executors)
+        return self._writer.read(partial(queries.is_free, tasks=tasks, now=now, executors=executors))
+
     def _is_busy(self) -> bool:
-        return self._claiming or not self.local.ledger.is_idle()
+        return self._backlog.is_claiming or not self._local.ledger.is_idle()
 
-    def _arrive(self, entries: list[ItemRow]) -> None:
-        """These have been claimed."""
+    def _arrive(self, rows: list[ItemRow]) -> None:
+        """The journal has given these items to this process."""
         try:
-            for entry in entries:
-                self._take(entry)
+            for row in rows:
+                self._take(row)
         finally:
-            self._claiming = False  # last, for until they are taken it is all that tells of them
-        if entries or self._again:
-            self.keeper.ring()  # perhaps there are more
+            self._backlog.is_claiming = False  # last, for until they are taken nothing else tells of them
+        if rows or self._backlog.claims_again:
+            self._session.wake_self()  # perhaps there are more
 
-    def _take(self, entry: ItemRow) -> None:
+    def _take(self, row: ItemRow) -> None:
         try:
-            item = self.known(entry)
+            item = self._handles.find_or_make(row)
         except Exception as error:  # options or a state that nobody can read
-            self._park_unread(entry, error)
+            self._park_unread(row, error)
             return
-        item.arrive(entry)
-        if self.local.ledger.phase is not Phase.RUNNING or not self.local.take(item):
-            self.give_back(item)
+        if self._local.is_in_flight(item):  # retried by somebody while receivers hear of its last end
+            now = time.time()
+            step = partial(
+                statements.release, item_id=row.id, fence=row.fence, now=now, due=now + _STILL_TOLD
+            )
+            self._writer.write_later(step)
+            return
+        item.arrive(row)
+        if self._local.ledger.phase is not Phase.RUNNING or not self._local.take(item):
+            self._runs.give_back(item)
 
-    def _park_unread(self, entry: ItemRow, error: Exception) -> None:
+    def _park_unread(self, row: ItemRow, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"
-        self.log_error(f"Item {entry.id} ({entry.task}) was parked: {reason}", error)
-        step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=time.time())
-        self.writer.later(step)
+        self._local.log_error(f"Item {row.id} ({row.task}) was parked: {reason}", error)
+        step = partial(statements.park, item_id=row.id, fence=row.fence, reason=reason, now=time.time())
+        self._writer.write_later(step)

@@ -1,4 +1,4 @@
-"""The handle of a durable item: where the item is not in this process, the journal knows about it."""
+"""The handle of a durable item: while the item is not in this process, it says what the journal says."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from flask_background.concurrency import native
-from flask_background.core.item import Callee, ItemHost
+from flask_background.concurrency.durations import deadline
+from flask_background.core.callee import Callee
+from flask_background.core.item import ItemHost
 from flask_background.core.remote_item import RemoteItem
-from flask_background.core.status import Attempt, Progress, Status
+from flask_background.core.throttle import Throttle
 
 if TYPE_CHECKING:
+    from flask_background.concurrency.timers import Timers
     from flask_background.core.request_state import RequestState
+    from flask_background.core.status import Attempt
     from flask_background.durable.journal.row import ItemRow
 
 R = TypeVar("R", covariant=True)
@@ -24,19 +28,19 @@ _LOOK = 0.05
 _STAY = 0.5
 
 
-class JournalKeeper(ItemHost, Protocol):
-    """What the handle needs of the backend that keeps the journal."""
+class JournalHost(ItemHost, Protocol):
+    """What the handle needs of the backend that has the journal."""
 
-    def in_this_process(self) -> JournalKeeper: ...
+    def in_this_process(self) -> JournalHost: ...
     def look(self, item_id: str) -> ItemRow | None: ...
-    def read_attempt(self, entry: ItemRow) -> Attempt: ...
-    def report(self, item: DurableItem[Any], progress: Progress) -> None: ...
+    def read_attempt(self, row: ItemRow) -> Attempt: ...
+    def report(self, item: DurableItem[Any]) -> None: ...
 
 
 class DurableItem(RemoteItem[R]):
     """A durable work item. What it says is true whichever process of the app runs it."""
 
-    __slots__ = ("entry", "held", "reported")
+    __slots__ = ("held", "progress_throttle", "row")
 
     def __init__(
         self,
@@ -44,49 +48,48 @@ class DurableItem(RemoteItem[R]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         state: RequestState | None,
-        keeper: JournalKeeper,
+        host: JournalHost,
     ) -> None:
-        #: Whether it is queued or running in this process, which then knows more than the journal.
+        #: Whether the item is queued or running in this process, which then knows more than the journal.
         self.here = True
-        self.entry: ItemRow | None = None
-        #: Whether it waits for a response.
+        self.row: ItemRow | None = None
+        #: Whether the item waits for a response.
         self.held = False
-        #: When the journal last heard of its progress, or will (``time.monotonic()``).
-        self.reported = 0.0
-        super().__init__(task, args, kwargs, state, keeper)
-        # In the order of time, so that what is enqueued together lies together in the journal's index.
-        self.id = f"{int(self._enqueued * 16) & 0xFFFF_FFFF:08x}{self.id[8:]}"
+        self.progress_throttle: Throttle | None = None
+        super().__init__(task, args, kwargs, state, host)
+        # Ids in the order of time: items that are enqueued together lie together in the journal's index.
+        self._identify(f"{int(self._enqueued * 16) & 0xFFFF_FFFF:08x}{self.id[8:]}", self._enqueued)
 
     @classmethod
-    def of(cls, entry: ItemRow, task: Callee, state: RequestState | None, keeper: JournalKeeper) -> Self:
-        """The handle of an item that is in the journal, and not here."""
-        item = cls(task, (), {}, state, keeper)
-        item.id, item._enqueued, item.entry, item.here = entry.id, entry.enqueued, entry, False
+    def of(cls, row: ItemRow, task: Callee, state: RequestState | None, host: JournalHost) -> Self:
+        """The handle of an item that is in the journal, and not in this process."""
+        item = cls(task, (), {}, state, host)
+        item._identify(row.id, row.enqueued)
+        item.row, item.here = row, False
         return item
 
     def report_progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how far the run is, so that every process of the app can show it."""
+        """Report how far the run is, for every process of the app to show."""
         super().report_progress(done, total, message)
-        if self._keeper.pid != os.getpid():  # a child that its run has forked: the run itself is the parent's
-            return
-        if self.here and self._attempt is not None and self._attempt.progress is not None:
-            cast(JournalKeeper, self._keeper).report(self, self._attempt.progress)
+        # In a process that the run has forked, the run is the parent's.
+        if self.here and self._attempt is not None and self._host.pid == os.getpid():
+            cast(JournalHost, self._host).report(self)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
         if self._announced:
             return True
         self._follow_fork()
-        end = None if timeout is None else time.monotonic() + timeout
+        end = deadline(timeout)
         while True:
-            left = None if end is None else max(0.0, end - time.monotonic())
+            left = max(0.0, end - time.monotonic())
             if self.here:
-                if super().wait(_STAY if left is None else min(_STAY, left)) and self._announced:
+                if super().wait(min(_STAY, left)) and self._announced:
                     return True
             elif self.status.is_final:
                 return True
             else:
-                native.Latch().wait(_LOOK if left is None else min(_LOOK, left))
+                native.Latch().wait(min(_LOOK, left))
             if left == 0.0:
                 return not self.here and self.status.is_final
 
@@ -103,52 +106,66 @@ class DurableItem(RemoteItem[R]):
             await asyncio.sleep(_LOOK)
 
     def cancel(self) -> bool:
-        """Take it back, or ask it to end, wherever it is. False if it had ended."""
+        """Withdraw the item, or ask it to end, wherever it is; False if it had ended."""
         self._follow_fork()
         return super().cancel()
 
-    def arrive(self, entry: ItemRow) -> None:
-        """It has been claimed for this process, perhaps not for the first time."""
-        with self._keeper.lock:
-            self.entry, self.here, self.status = entry, True, Status.QUEUED
-            self._attempt, self._announced = None, False
-            self.forget_token()
+    def accepted(self, row: ItemRow, *, held: bool) -> None:
+        """The item is in this process as its row says; held: until its response has been sent."""
+        self.row, self.held = row, held
+
+    def unhold(self) -> None:
+        """The item waits for no response any more."""
+        self.held = False
+
+    def arrive(self, row: ItemRow) -> None:
+        """This process has claimed the item, perhaps not for the first time."""
+        with self._host.lock:
+            self.row, self.here = row, True
+            self._arrive()
 
     def leave(self) -> None:
-        """From now on the journal knows where it stands, not this process."""
+        """The journal knows from now on where the item stands, and this process does not."""
         self.here = False
-        self._wake()
+        self._wake_waiters()
+
+    def throttle(self, timers: Timers, every: float) -> Throttle:
+        """The throttle of the item's progress, made for its first report."""
+        if self.progress_throttle is None:
+            self.progress_throttle = Throttle(every, timers)
+        return self.progress_throttle
 
     def _follow_fork(self) -> None:
-        """In a forked child: the item is the parent's, and the way to the journal that was inherited too."""
-        if self._keeper.pid != os.getpid():
+        """In a forked child the item is the parent's, and so is the inherited way to the journal."""
+        if self._host.pid != os.getpid():
             self.here = False
-            self._keeper = cast(JournalKeeper, self._keeper).in_this_process()
+            self._change_host(cast(JournalHost, self._host).in_this_process())
 
-    def doubt(self, entry: ItemRow, owner: str) -> None:
-        """Look again if the end that was seen here is not the last word: somebody may have had it retried.
+    def doubt(self, row: ItemRow, process_id: str) -> None:
+        """Doubt the end that was seen here if the journal has news: somebody may have had the item retried.
 
-        ``entry`` is what the journal says, and ``owner`` this process, whose own news may not be there yet.
+        ``row`` is what the journal says. ``process_id`` is this process, whose own news may not be there yet.
         """
-        if self._announced and self.entry is not None and entry.fence >= self.entry.fence:
-            is_news = entry.status is not self.status and entry.owner != owner
-            if is_news or entry.fence > self.entry.fence:
-                self.here = self._announced = False
+        if self._announced and self.row is not None and row.fence >= self.row.fence:
+            is_news = row.status is not self.status and row.owner != process_id
+            if is_news or row.fence > self.row.fence:
+                self.here = False
+                self._doubt_end()
 
     def _look(self) -> None:
-        """Read what the journal knows, unless the item is here, or has ended for good."""
+        """Read what the journal says, unless the item is in this process, or has ended for good."""
         if self._announced:
             return
         self._follow_fork()
         if self.here:
             return
-        keeper = cast(JournalKeeper, self._keeper)
-        entry = keeper.look(self.id)
-        if entry is None:  # ended so long ago that the journal has let it go
+        host = cast(JournalHost, self._host)
+        row = host.look(self.id)
+        if row is None:  # ended so long ago that the journal has pruned its row
             return
-        attempt = keeper.read_attempt(entry)
-        with self._keeper.lock:  # it may have come here meanwhile, or somebody has looked later than we did
-            if self.here or self._announced or (self.entry is not None and entry.fence < self.entry.fence):
+        attempt = host.read_attempt(row)
+        with host.lock:  # the item may have come here meanwhile, or another thread has read a later row
+            if self.here or self._announced or (self.row is not None and row.fence < self.row.fence):
                 return
-            self.entry, self._attempt, self.status = entry, attempt, entry.status
-            self._announced = entry.status.is_final
+            self.row = row
+            self._learn(row.status, attempt)

@@ -2,202 +2,153 @@
 
 from __future__ import annotations
 
-import time
-from abc import abstractmethod
-from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
-from flask_background.core.backend import Backend, Phase
+from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.core.item import WorkItem
-from flask_background.core.status import Status
 from flask_background.durable.handle import DurableItem
-from flask_background.durable.journal import queries
-from flask_background.durable.journal import statements as store
-from flask_background.durable.journal import wakeups as bells
+from flask_background.durable.journal import statements, wakeups
 from flask_background.durable.journal.group_commit import Insert, Step
-from flask_background.durable.journal.row import ItemRow
-from flask_background.durable.runs import Runs
-from flask_background.durable.uploads import entry_of
+from flask_background.durable.journal.row import ItemRow, make_row
 from flask_background.errors import EnqueueError, Stopping
 from flask_background.local.admission import check_here
 
 if TYPE_CHECKING:
-    import sqlite3
-
-    from flask_background.core.registry import Registry
-    from flask_background.durable.journal.process_lock import ProcessLock
-    from flask_background.durable.journal.writer import Writer
-    from flask_background.durable.uploads import UploadFolder
-    from flask_background.local.backend import LocalBackend
-
-# How many items a process claims for each that an executor can run at once: some to go on with, where the
-# last run was shorter than that (seconds). Others would wait here, and another process perhaps has room.
-_AHEAD = 3
-_SHORT = 0.2
+    from flask_background.core.callee import Callee
+    from flask_background.durable.backlog import Backlog
+    from flask_background.durable.handles import Handles
+    from flask_background.durable.runs import Runs
+    from flask_background.durable.session import JournalSession
 
 
-class Intake(Runs, Backend):
-    """Enters items, claimed for this process as long as it has room."""
+class Intake:
+    """Enters items, claimed for this process as long as it has room. The methods are those of a backend."""
 
-    item_kind = DurableItem
+    def __init__(self, session: JournalSession, handles: Handles, runs: Runs, backlog: Backlog) -> None:
+        self._session = session
+        self._local = session.local
+        self._uploads = session.uploads
+        self._writer = session.writer
+        self._handles = handles
+        self._runs = runs
+        self._backlog = backlog
+        self._woken_at = 0
 
-    def __init__(
-        self,
-        local: LocalBackend,
-        writer: Writer,
-        owner: ProcessLock,
-        packing: UploadFolder,
-        registry: Registry,
-        runs: Collection[str],
-    ) -> None:
-        super().__init__(local, writer, owner, packing)
-        self.registry = registry
-        #: The executors whose items this process runs.
-        self.runs = frozenset(runs)
-        #: Whether there are items that this process could claim.
-        self.backlog = True
-        #: How many items of this process were left in the journal, and of those how many no longer wait: new
-        #: ones wait behind them, or they would wait for as long as new ones come.
-        self.left = self.caught_up = 0
-        self._handles: WeakValueDictionary[str, DurableItem[Any]] = WeakValueDictionary()
-        self._called_at = 0
-
-    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
+    @uninterruptible
+    def accept(self, item: WorkItem[Any], held: bool, due: float | None) -> WorkItem[Any]:
+        """Enter an item; see ``Backend.accept``."""
         assert isinstance(item, DurableItem)
-        here = due is None and (held or (self.left == self.caught_up and self._has_room(item._task.executor)))
+        here = due is None and (held or self._backlog.lets_pass(item._task.executor))
         try:
-            entry = self._pack(item, due, here)
-            other = self._insert(entry)
+            row = self._pack(item, due, here)
+            other = self._insert(row)
         except BaseException as error:
-            self.packing.forget(item.id)
+            self._uploads.forget(item.id)
             if isinstance(error, EnqueueError):
-                self.local.events.refused(item.task_name, error)
+                self._local.events.refused(item.task_name, error)
             raise
-        self.let_arguments_go(item)
+        item._release_arguments()
         if other is not None:
-            self.packing.forget(item.id)
-            return self.handle(other)
+            self._uploads.forget(item.id)
+            return self._handles.of_row(other)
         try:
-            self._welcome(item, entry, held)
+            self._welcome(item, row, held)
         finally:  # a signal may raise here, and the item has been accepted
             if not here:
-                self.left += due is None
+                self._backlog.left += due is None
                 self._leave_to_all(item)
-            elif not self.local.take(item, held):
-                self.give_back(item)
+            elif not self._local.take(item, held):
+                self._runs.give_back(item)
         return item
 
+    @uninterruptible
     def release(self, item: WorkItem[Any]) -> None:
+        """Let a held item start."""
         assert isinstance(item, DurableItem)
-        item.held = False
-        self.local.release(item)
+        item.unhold()
+        self._local.release(item)
 
     def drop(self, item: WorkItem[Any], why: str) -> None:
-        self.local.drop(item, why)
-        self.end_unrun(item)
+        """Cancel a held item."""
+        self._local.drop(item, why)
+        self._runs.end_unrun(item)
 
     def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+        """Take an item that the journal is not to know before ``enter``."""
         assert isinstance(item, DurableItem)
-        entry = self._pack(item, None, here=True)
-        self._welcome(item, entry, held=True)
-        if not self.local.take(item, held=True):
-            self.packing.forget(item.id)
+        row = self._pack(item, None, here=True)
+        self._welcome(item, row, held=True)
+        if not self._local.take(item, held=True):
+            self._uploads.forget(item.id)
             raise Stopping(f"{item.task_name} was not enqueued: this process has stopped taking items")
-        self.let_arguments_go(item)
+        item._release_arguments()
         return item
 
     def enter(self, item: WorkItem[Any], due: float | None) -> None:
+        """Enter an item on hold, unless it was cancelled meanwhile."""
         assert isinstance(item, DurableItem)
-        assert item.entry is not None
-        if not self.local.is_in_flight(item):
+        assert item.row is not None
+        if not self._local.is_in_flight(item):
             return
-        if due is None and item._task.executor not in self.runs:
+        if due is None and item._task.executor not in self._session.executors:
             due = item._enqueued  # now, but elsewhere
         if due is not None:
-            item.entry = item.entry._replace(due=due, owner=None)
+            item.accepted(item.row._replace(due=due, owner=None), held=item.held)
         try:
-            other = self._insert(item.entry)
+            other = self._insert(item.row)
         except BaseException as error:
             self._give_up(item, f"it could not be entered: {error}")
             raise
         if other is not None:
             self._give_up(item, f"item {other.id}, which has the same key, is queued or running")
-        elif not self.local.is_in_flight(item):  # cancelled at this very moment
-            self.end_unrun(item)
+        elif not self._local.is_in_flight(item):  # cancelled at this very moment
+            self._runs.end_unrun(item)
         elif due is None:
             self.release(item)
-        elif self.local.let_go(item):
-            item.held = False
+        elif self._local.let_go(item):
+            item.unhold()
             self._leave_to_all(item)
+
+    def make_periodic_row(self, task: Callee, planned: float) -> ItemRow:
+        """A new item of a periodic task, which was planned for then."""
+        item = DurableItem[Any](task, (), {}, None, self._runs)
+        payload, _ = self._uploads.pack(item.id, task.func, (), {})
+        return make_row(item, task, payload=payload, uploads=False, due=planned, owner=None)
 
     def _pack(self, item: DurableItem[Any], due: float | None, here: bool) -> ItemRow:
         task: Any = item._task
-        self.registry.check_portable(task)
-        check_here(task, self.local.executors)
-        payload, uploads = self.packing.pack(item.id, task.func, item._args, item._kwargs or {})
-        owner = self.owner.id if here else None
+        self._session.registry.check_portable(task)
+        check_here(task, self._local.executors)
+        payload, uploads = self._uploads.pack(item.id, task.func, item._args, item._kwargs or {})
+        owner = self._session.process_lock.id if here else None
         due = item._enqueued if due is None else due
-        return entry_of(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
+        return make_row(item, task, payload=payload, uploads=uploads, due=due, owner=owner)
 
-    def _insert(self, entry: ItemRow) -> ItemRow | None:
-        step: Step[ItemRow | None] = Insert(entry)
-        if entry.key is not None:
-            step = partial(store.insert, entry=entry)
-        return self.writer.do(step, undo=partial(store.abandon, item_id=entry.id, now=entry.enqueued))
+    def _insert(self, row: ItemRow) -> ItemRow | None:
+        step: Step[ItemRow | None] = Insert(row)
+        if row.key is not None:
+            step = partial(statements.insert, row=row)
+        return self._writer.write(step, undo=partial(statements.abandon, item_id=row.id, now=row.enqueued))
 
-    def _welcome(self, item: DurableItem[Any], entry: ItemRow, held: bool) -> None:
-        item.entry, item.held = entry, held
-        self._handles[item.id] = item
-        self.local.events.enqueued(item)
+    def _welcome(self, item: DurableItem[Any], row: ItemRow, held: bool) -> None:
+        item.accepted(row, held=held)
+        self._handles.add(item)
+        self._local.events.enqueued(item)
 
     def _leave_to_all(self, item: DurableItem[Any]) -> None:
-        self.backlog = True
+        self._backlog.exists = True
         item.leave()
-        self._call_for_round()
+        self._wake_for_transaction()
 
     def _give_up(self, item: DurableItem[Any], why: str) -> None:
-        self.local.drop(item, why)
-        self.packing.forget(item.id)
+        self._local.drop(item, why)
+        self._uploads.forget(item.id)
 
-    def end_unrun(self, item: WorkItem[Any]) -> None:
-        """It was withdrawn before it ran; the journal hears of that."""
-        assert isinstance(item, DurableItem)
-        assert item.entry is not None
-        step = partial(_cancel, item_id=item.id, fence=item.entry.fence, now=time.time())
-        self.writer.later(step, partial(self._let_uploads_go, item.id))
-
-    def _let_uploads_go(self, item_id: str, is_known: bool) -> None:
-        if not is_known:  # else somebody may have it retried
-            self.packing.forget(item_id)
-
-    def _call_for_round(self) -> None:
-        """Wake the others once for all that one transaction has entered."""
-        rounds = self.writer.rounds
-        if rounds != self._called_at:
-            self._called_at = rounds
-            bells.ring(self.owner.folder, but=None if self.runs else self.owner.id)
-
-    def _has_room(self, executor: str) -> bool:
-        return executor in self.runs and self.local.ledger.phase is Phase.RUNNING and self.room(executor) > 0
-
-    def room(self, name: str) -> int:
-        """How many more items of an executor this process would claim."""
-        executor = self.local.executors[name]
-        ahead = _AHEAD if self.lasted.get(name, _SHORT) < _SHORT else 1
-        return ahead * executor.capacity - len(executor.queued) - len(executor.running)
-
-    @abstractmethod
-    def handle(self, entry: ItemRow) -> DurableItem[Any]:
-        """The handle of an item in this process."""
-
-    @abstractmethod
-    def known(self, entry: ItemRow) -> DurableItem[Any]:
-        """The handle of an item in this process, whatever it says of the item."""
-
-
-def _cancel(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
-    """Cancel an item; says whether the journal knows it at all."""
-    store.finish(db, item_id, fence, Status.CANCELLED, now)
-    return queries.get(db, item_id) is not None
+    def _wake_for_transaction(self) -> None:
+        """Wake the others once for all items that one transaction has entered."""
+        count = self._writer.transactions
+        if count != self._woken_at:
+            self._woken_at = count
+            lock = self._session.process_lock
+            wakeups.wake_all(lock.folder, but=None if self._session.executors else lock.id)

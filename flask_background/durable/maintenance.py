@@ -1,8 +1,8 @@
-"""The thread that keeps this process's part of the journal: it sleeps until something concerns it.
+"""The thread that keeps this process's part of the journal: it sleeps until something concerns the process.
 
-It is woken through its FIFO (an item is free to claim, somebody wants one cancelled), by the death of a
-sibling (the kernel tells), and when an item or a schedule is due. A look every few seconds stands behind that
-as a net.
+The thread is woken through the process's FIFO (an item is free to claim, somebody wants one cancelled), by
+the death of another process (the kernel tells), and when an item or a schedule is due. A look every few
+seconds stands behind that as a net.
 """
 
 from __future__ import annotations
@@ -10,75 +10,97 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
-from flask_background.core.settings import OUTBOX
 from flask_background.core.status import Status
-from flask_background.durable.journal import process_lock as owners
-from flask_background.durable.journal import queries, schedules
-from flask_background.durable.journal import statements as store
-from flask_background.durable.journal import wakeups as bells
-from flask_background.durable.journal.watch import Watch
+from flask_background.durable.journal import outbox, process_lock, queries, schedules, statements
+from flask_background.durable.journal.watch import ProcessWatch
 from flask_background.errors import ConfigurationError
 from flask_background.local.admission import check_here
 
 if TYPE_CHECKING:
-    from flask_background.durable.backend import DurableBackend
+    from flask_background.core.callee import Callee
+    from flask_background.durable.claiming import Claimer
+    from flask_background.durable.handles import Handles
+    from flask_background.durable.intake import Intake
     from flask_background.durable.journal.row import ItemRow
-    from flask_background.task import Task
+    from flask_background.durable.outbox import Outbox
+    from flask_background.durable.runs import Runs
+    from flask_background.durable.session import JournalSession
 
-# The net, in seconds; and how long to wait when the journal cannot be read or written.
+# The net, in seconds; and the pause when the journal cannot be read or written.
 _NET = 5.0
 _TROUBLE = 1.0
-# What is not urgent is looked at so often.
+# How often the thread does what is not urgent, in seconds.
 _LOOK_OVER_EVERY = 60.0
-# Items that ended long ago are let go of so many at a time, and others may write for so long in between.
+# Items that ended long ago are pruned so many at a time, and other threads may write for so long in between.
 _PRUNED = 500
 _BREATH = 0.05
-# Files of an item that the journal does not know may be about to be entered; not for so long.
+# Uploads of an item that the journal does not know may be about to be entered; not for so long, in seconds.
 _ORPHANED = 3_600.0
 
 
 class JournalMaintenance:
-    """Recovers, claims, cancels, fires schedules and prunes, for one app in one process."""
+    """Recovers, claims, cancels, fires schedules and prunes, for one app in one process.
 
-    def __init__(self, backend: DurableBackend) -> None:
-        self._backend = backend
-        self._folder = backend.owner.folder
-        self._watch = Watch(backend.owner)
+    ``keep``: how long an item is kept after its end, in seconds.
+    """
+
+    def __init__(
+        self,
+        session: JournalSession,
+        handles: Handles,
+        runs: Runs,
+        intake: Intake,
+        claimer: Claimer,
+        outbox: Outbox,
+        *,
+        keep: float,
+    ) -> None:
+        self._session = session
+        self._local = session.local
+        self._writer = session.writer
+        self._registry = session.registry
+        self._folder = session.process_lock.folder
+        self._handles = handles
+        self._runs = runs
+        self._intake = intake
+        self._claimer = claimer
+        self._outbox = outbox
+        self._keep = keep
+        self._watch = ProcessWatch(session.process_lock)
         self._closed = False
         self._ended = native.Latch()
-        #: Opens when all has been looked at once, a dead process's items among them.
+        #: Opened when the thread has looked at everything once, a dead process's items among it.
         self.has_looked = native.Latch()
         self._looked_over_at = 0.0
         self._in_trouble = False
-        # Whether there may be more to let go of than the last look has.
+        # Whether there may be more to prune than the last look has pruned.
         self._prunes = False
         self._scheduled: set[str] = set()
         self._unfit: set[str] = set()
-        native.start_thread(self._run, "background-keeper")
 
-    def ring(self) -> None:
-        """There is a reason to look."""
-        bells.ring_one(self._backend.owner.bell_path)
+    def start(self) -> None:
+        """Start the thread."""
+        native.start_thread(self._run, "background-keeper")
 
     def close(self, timeout: float) -> bool:
         """End the thread; says whether it has ended, after timeout seconds at most."""
         self._closed = True
-        self.ring()
+        self._session.wake_self()
         return self._ended.wait(timeout)
 
     def _run(self) -> None:
         try:
-            self._keep()
+            self._loop()
         finally:
             self._watch.close()
             self._ended.open()
             self.has_looked.open()
 
-    def _keep(self) -> None:
+    def _loop(self) -> None:
         dead: list[str] | None = None
         while not self._closed:
             try:
@@ -87,139 +109,147 @@ class JournalMaintenance:
                 dead = self._watch.wait(timeout)
                 self._in_trouble = False
             except Exception as error:  # of the journal, or because there are no descriptors left, say
-                if not self._in_trouble:  # once is enough
-                    self._backend.log_error("The journal cannot be kept; this goes on when it can be", error)
+                if not self._in_trouble:  # one line for each trouble
+                    what = "The journal cannot be maintained; this goes on when it can be"
+                    self._local.log_error(what, error)
                 self._in_trouble = True
                 dead = None
                 native.sleep(_TROUBLE)
 
     def _look(self, dead: list[str]) -> float:
-        """Do what there is to do; seconds until there may be more."""
-        backend, now = self._backend, time.time()
-        backend.writer.go_on()
+        """Do what there is to do; returns the seconds until there may be more."""
+        session, now = self._session, time.time()
+        self._writer.resume()
         for name in dead:
             self._recover(name)
-        for item_id in backend.writer.read(partial(queries.cancels, owner=backend.owner.id)):
-            backend.cancel_here(item_id)
-        if backend.runs and backend.local.ledger.phase is Phase.RUNNING:
+        for item_id in self._writer.read(partial(queries.cancels, owner=session.process_lock.id)):
+            self._cancel_here(item_id)
+        if session.executors and self._local.ledger.phase is Phase.RUNNING:
             self._fire(now)
-            backend.claim(now)
-        backend.outbox.look()
+            self._claimer.claim(now)
+        self._outbox.look()
         if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
             self._looked_over_at = now
             self._look_over(now)
             self._prunes = True
         if self._prunes:
             self._prunes = self._prune(now)
-        periodic = list(backend.registry.periodic) if backend.runs else []
-        next_due = partial(queries.next_due, now=now, executors=backend.runs, periodic=periodic)
-        due = backend.writer.read(next_due)
+        periodic = list(self._registry.periodic) if session.executors else []
+        next_due = partial(queries.next_due, now=now, executors=session.executors, periodic=periodic)
+        due = self._writer.read(next_due)
         most = _BREATH if self._prunes else _NET
         return most if due is None else min(most, max(0.0, due - time.time()))
 
+    def _cancel_here(self, item_id: str) -> None:
+        """Another process wants this item to end."""
+        item = self._handles.known(item_id)
+        if item is not None and item.here and not item._is_unwanted():
+            self._runs.cancel_here(item)
+
     def _recover(self, name: str) -> None:
-        """Free the items of a process that is dead."""
-        backend = self._backend
-        takeover = owners.take_over(self._folder, name)
+        """Free the items of a dead process."""
+        takeover = process_lock.take_over(self._folder, name)
         if takeover is None:
             return  # another process does it
         with takeover:
             step = partial(
-                store.recover, owner=name, running=takeover.running, charged=takeover.charged, now=time.time()
+                statements.recover,
+                owner=name,
+                running=takeover.running,
+                charged=takeover.charged,
+                now=time.time(),
             )
-            released, ended = backend.writer.do(step)
-            takeover.done()
-        for entry in ended:
-            backend.tell_end(entry)
+            released, ended = self._writer.write(step)
+            takeover.remove_files()
+        for row in ended:
+            self._handles.announce_end(row)
         if released:
-            backend.local.events.recovered(released, name)
-            backend.call_others()
+            self._local.events.recovered(released, name)
+            self._session.wake_all()
 
     def _fire(self, now: float) -> None:
         """Enqueue the periodic tasks that are due."""
-        backend = self._backend
-        periodic = backend.registry.periodic
+        periodic = self._registry.periodic
         for name, (task, schedule) in periodic.items():
             if name not in self._scheduled and self._is_fit(task):
-                first = partial(
-                    schedules.schedule, name=name, spec=repr(schedule), first=schedule.next_after(now)
-                )
-                backend.writer.do(first)
+                first = schedule.next_after(now)
+                self._writer.write(partial(schedules.schedule, name=name, spec=repr(schedule), first=first))
                 self._scheduled.add(name)
-        for name, planned in backend.writer.read(partial(queries.planned, now=now)).items():
+        for name, planned in self._writer.read(partial(queries.planned, now=now)).items():
             if name in periodic and name in self._scheduled:
                 task, schedule = periodic[name]
-                following = schedule.catch_up(planned, now)
-                entry = backend.periodic_entry(task, planned)
-                backend.writer.do(
-                    partial(schedules.fire, name=name, planned=planned, following=following, entry=entry)
+                step = partial(
+                    schedules.fire,
+                    name=name,
+                    planned=planned,
+                    following=schedule.catch_up(planned, now),
+                    row=self._intake.make_periodic_row(task, planned),
                 )
+                self._writer.write(step)
 
-    def _is_fit(self, task: Task[..., Any]) -> bool:
+    def _is_fit(self, task: Callee) -> bool:
         """Whether a periodic task has an executor; else its items would only pile up."""
         if task.name in self._unfit:
             return False
         try:
-            check_here(task, self._backend.local.executors)
+            check_here(task, self._local.executors)
         except ConfigurationError as error:
-            self._unfit.add(task.name)  # once is enough
-            self._backend.log_error(f"The periodic task {task.name} does not run", error)
+            self._unfit.add(task.name)  # one line for each task
+            self._local.log_error(f"The periodic task {task.name} does not run", error)
             return False
         return True
 
     def _follow_clock(self, now: float) -> None:
-        """Where the clock was set back, periodic tasks need not wait until it is where it was."""
-        backend = self._backend
-        for name, planned in backend.writer.read(partial(queries.planned, now=math.inf)).items():
-            if name in backend.registry.periodic:
-                _, schedule = backend.registry.periodic[name]
-                # By less than a period, and they do: nothing is run twice because clocks are adjusted.
+        """If the clock was set back, let periodic tasks not wait until it is where it was."""
+        for name, planned in self._writer.read(partial(queries.planned, now=math.inf)).items():
+            if name in self._registry.periodic:
+                _, schedule = self._registry.periodic[name]
+                # Set back by less than a period, it lets them wait: nothing runs twice for that.
                 if planned > schedule.next_after(schedule.next_after(now)):
                     following = schedule.catch_up(planned, now)
-                    backend.writer.do(
+                    self._writer.write(
                         partial(schedules.reschedule, name=name, planned=planned, following=following)
                     )
 
     def _prune(self, now: float) -> bool:
-        """Let go of some items that ended long ago; says whether there may be more."""
-        backend = self._backend
-        step = partial(store.prune, before=now - backend.keep, limit=_PRUNED)
-        gone = backend.writer.do(step, sync=False)
+        """Delete some items that ended long ago; says whether there may be more."""
+        before = now - self._keep
+        gone = self._writer.write(partial(statements.prune, before=before, limit=_PRUNED), sync=False)
         for item_id in gone:
-            backend.packing.forget(item_id)
-        return len(gone) == _PRUNED
+            self._session.uploads.forget(item_id)
+        count = self._writer.write(partial(outbox.prune, before=before, limit=_PRUNED), sync=False)
+        return _PRUNED in (len(gone), count)
 
     def _look_over(self, now: float) -> None:
-        """Recover what has no owner any more, and park what nobody can run."""
-        backend = self._backend
+        """Recover items that have no owner any more, and park those that nobody can run."""
         self._follow_clock(now)
-        if (error := backend.writer.take_trouble()) is not None:
-            backend.log_error("The journal's WAL cannot be copied back, and grows until it can be", error)
-        owners.sweep(self._folder)
-        for name in backend.writer.read(queries.owners):
-            if not owners.exists(self._folder, name):  # somebody, or a power cut, has removed its file
-                recovered = backend.writer.do(partial(store.recover, owner=name, running=(), now=now))
-                backend.local.events.recovered(recovered.released, name)
-                backend.call_others()
-        for item_id in backend.packing.orphans(now - _ORPHANED):
-            if backend.look(item_id) is None:
-                backend.packing.forget(item_id)
-        tasks, executors = list(backend.registry.tasks), list(backend.local.executors)
-        if backend.outbox.is_open:
-            executors.append(OUTBOX)
+        if (error := self._writer.take_checkpoint_error()) is not None:
+            what = "The journal's WAL cannot be copied back, and grows until it can be"
+            self._local.log_error(what, error)
+        process_lock.sweep(self._folder)
+        for name in self._writer.read(queries.owners):
+            if not process_lock.exists(self._folder, name):  # somebody, or a power cut, has removed its file
+                recovered = self._writer.write(partial(statements.recover, owner=name, running=(), now=now))
+                self._local.events.recovered(recovered.released, name)
+                self._session.wake_all()
+        for item_id in self._session.uploads.orphans(now - _ORPHANED):
+            if self._session.read_row(item_id) is None:
+                self._session.uploads.forget(item_id)
+        self._outbox.warn_if_stuck()
+        tasks, executors = list(self._registry.tasks), list(self._local.executors)
         unknown = partial(queries.unknown, tasks=tasks, executors=executors, now=now)
-        for entry in backend.writer.read(unknown):
-            if (reason := self._why_nobody_runs(entry)) is not None:
-                step = partial(store.park, item_id=entry.id, fence=entry.fence, reason=reason, now=now)
-                if backend.writer.do(step):
-                    backend.tell_end(entry._replace(status=Status.FAILED, reason=reason))
+        for row in self._writer.read(unknown):
+            if (reason := self._why_nobody_runs(row)) is not None:
+                step = partial(statements.park, item_id=row.id, fence=row.fence, reason=reason, now=now)
+                if self._writer.write(step):
+                    self._handles.announce_end(row._replace(status=Status.FAILED, reason=reason))
 
-    def _why_nobody_runs(self, entry: ItemRow) -> str | None:
+    def _why_nobody_runs(self, row: ItemRow) -> str | None:
         """Why no process can run an item; None if one can that is perhaps about to."""
-        others = owners.others(self._folder)
-        if any(owners.knows(self._folder, name, entry.task, entry.executor) for name in others):
+        others = process_lock.others(self._folder)
+        if any(process_lock.knows(self._folder, name, row.task, row.executor) for name in others):
             return None
-        has_task = entry.task in self._backend.registry.tasks
-        if has_task or any(owners.knows(self._folder, name, entry.task) for name in others):
-            return f"no process of the app that has this task has an executor named {entry.executor!r}"
-        return f"no process of the app has a task named {entry.task!r}"
+        has_task = row.task in self._registry.tasks
+        if has_task or any(process_lock.knows(self._folder, name, row.task) for name in others):
+            return f"no process of the app that has this task has an executor named {row.executor!r}"
+        return f"no process of the app has a task named {row.task!r}"

@@ -1,8 +1,8 @@
-"""The thread that hands over to Celery what waits for that in the journal.
+"""The outbox: items wait in the journal until another backend can take them, and one thread forwards them.
 
-Every process that has the journal open does this, whether it runs durable items or not: otherwise they would
-be stuck where all of those are elsewhere. What is published is deleted after that; should the process die in
-between, another one publishes it again, under the same id.
+Every process that has the journal open forwards, whether it runs durable items or not: otherwise the items
+would be stuck where no process runs durable ones. A row is deleted after its item was sent. If the process
+dies in between, another process sends the item again, under the same id.
 """
 
 from __future__ import annotations
@@ -10,65 +10,97 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from flask_background.concurrency import native
-from flask_background.core.settings import OUTBOX
 from flask_background.core.status import Status
 from flask_background.durable.journal import outbox
-from flask_background.durable.journal.group_commit import Insert
-from flask_background.durable.journal.statements import abandon
 from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
-    from flask_background.durable.backend import DurableBackend
-    from flask_background.durable.journal.row import ItemRow
+    import sqlite3
 
-# How many are handed over between two transactions.
+    from flask_background.durable.journal.outbox import OutboxRow
+    from flask_background.durable.session import JournalSession
+
+# How many items are forwarded between two transactions.
 _BATCH = 100
-# How long the pauses are while it fails, in seconds: the first, and what they grow to.
+# The pauses while forwarding fails, in seconds: the first one, and what they grow to.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 1.0
-# How often an item is tried that Celery does not take for a reason of its own.
+# How often an item is sent that the backend refuses for a reason of its own.
 _ATTEMPTS = 5
 
 
 class Sender(Protocol):
-    """What the outbox needs of the backend that sends items to Celery."""
+    """What forwards items to the other backend."""
 
-    def is_worth_a_try(self) -> bool: ...
-    def nothing_waits(self) -> None: ...
-    def submit(self, entry: ItemRow) -> None: ...
+    #: The backend's name, for the log.
+    name: str
+
+    def is_worth_a_try(self) -> bool:
+        """Whether the backend can be reached, as far as is known; asked before items are claimed."""
+        ...
+
+    def nothing_waits(self) -> None:
+        """The outbox is empty."""
+        ...
+
+    def submit(self, row: OutboxRow) -> None:
+        """Send an item, or, if the row is cancelled, let the backend know that.
+
+        Raises BrokerError if the backend cannot be reached; any other error is the item's own fault.
+        """
+        ...
+
+    def tell_end(self, row: OutboxRow) -> None:
+        """Announce the end of an item that has failed or was cancelled in the outbox."""
+        ...
 
 
 class Outbox:
-    """The outbox of one app, as one process sees it. Its thread lives as long as there is something in it."""
+    """The outbox of one app, as one process sees it. Its thread lives as long as something waits."""
 
-    def __init__(self, backend: DurableBackend, sender: Callable[[], Sender] | None) -> None:
-        self._backend = backend
+    def __init__(self, session: JournalSession, sender: Callable[[], Sender] | None) -> None:
+        self._session = session
         self._sender = sender
         self._lock = native.new_lock()
         self._closed = native.Latch()
         self._ended: native.Latch | None = None
         self._again = False
         self._count = 0
+        self._has_warned = False
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the app has a Celery to hand items over to."""
-        return self._sender is not None
-
-    def put(self, entry: ItemRow) -> None:
-        """Keep an item until Celery can be reached. Raises JournalError."""
-        undo = partial(abandon, item_id=entry.id, now=entry.enqueued)
-        self._backend.writer.do(Insert(entry._replace(executor=OUTBOX)), undo=undo)
+    def put(self, row: OutboxRow) -> None:
+        """Let an item wait until the backend can take it. Raises JournalError."""
+        undo = partial(_withdraw, item_id=row.id, now=row.enqueued)
+        self._session.writer.write(partial(outbox.insert, row=row), undo=undo)
         if not self.wake():
-            self._backend.call_others()
+            self._session.wake_all()
+
+    def get(self, item_id: str) -> OutboxRow | None:
+        """The row of an item that waits, or has ended here. Raises JournalError."""
+        try:
+            return self._session.writer.read(partial(outbox.get, item_id=item_id))
+        except UnicodeEncodeError:  # half a surrogate pair, which no id has
+            return None
+
+    def cancel(self, item_id: str) -> Literal["cancelled", "asked"] | None:
+        """Cancel an item that waits; None if none of this id is queued here. Raises JournalError."""
+        return self._session.writer.write(partial(outbox.request_cancel, item_id=item_id, now=time.time()))
 
     def look(self) -> None:
-        """Hand over what waits, if anything does. Raises JournalError."""
-        if self.is_open and self._ended is None and self._backend.writer.read(outbox.is_waiting):
+        """Forward what waits, if anything does. Raises JournalError."""
+        if self._sender is not None and self._ended is None and self._is_waiting():
             self.wake()
+
+    def warn_if_stuck(self) -> None:
+        """Log once that items wait for a backend that this app does not have. Raises JournalError."""
+        if self._sender is None and not self._has_warned:
+            waiting = self._session.writer.read(outbox.stats).get(Status.QUEUED, 0)
+            if waiting:
+                self._has_warned = True
+                self._session.local.events.nobody_forwards(waiting)
 
     def wake(self) -> bool:
         """Have a thread; says whether there is one."""
@@ -81,7 +113,7 @@ class Outbox:
             self._ended = native.Latch()
         try:
             native.start_thread(self._run, "background-outbox")
-        except RuntimeError:  # so many threads there may not be; the keeper looks again
+        except RuntimeError:  # the process can have no more threads now; maintenance looks again
             self._ended = None
         return self._ended is not None
 
@@ -91,26 +123,28 @@ class Outbox:
         ended = self._ended
         return ended is None or ended.wait(timeout)
 
+    def _is_waiting(self) -> bool:
+        return self._session.writer.read(outbox.is_waiting)
+
     def _run(self) -> None:
         ended, pause, in_trouble = self._ended, 0.0, False
         try:
             while not self._closed.wait(pause):
                 try:
-                    went_well = self._hand_over_some()
+                    went_well = self._forward_some()
                     in_trouble = False
-                except Exception as error:  # the journal's, or Celery is not configured as it should be
+                except Exception as error:  # the journal's, or the backend's settings are wrong
                     went_well = False
                     if not in_trouble:
-                        self._backend.log_error(
-                            "The outbox cannot be handed over; this is tried again", error
-                        )
+                        what = "The outbox cannot be forwarded; this is tried again"
+                        self._session.local.log_error(what, error)
                     in_trouble = True
                 if went_well is None and self._may_end():
                     break
                 if went_well is False:
-                    self._tell()
+                    self._tell_count()
                 pause = min(_LONGEST_PAUSE, max(_FIRST_PAUSE, 2 * pause)) if went_well is False else 0.0
-            self._tell()
+            self._tell_count()
         finally:
             with self._lock:
                 if self._ended is ended:
@@ -125,55 +159,57 @@ class Outbox:
                 self._ended = None
             return not again
 
-    def _tell(self) -> None:
-        """Once for all that went through."""
+    def _tell_count(self) -> None:
+        """Log once how many items were forwarded."""
         count, self._count = self._count, 0
-        if count:
-            self._backend.local.events.handed_over(count)
+        if count and self._sender is not None:
+            self._session.local.events.forwarded(count, self._sender().name)
 
-    def _hand_over_some(self) -> bool | None:
-        """Whether it went well; None if nothing waits. What it has not handed over is free again after it."""
+    def _forward_some(self) -> bool | None:
+        """Whether it went well; None if nothing waits. Rows that were not forwarded are free again then."""
         assert self._sender is not None
         sender = self._sender()
         if not sender.is_worth_a_try():
             return False
-        writer, owner = self._backend.writer, self._backend.owner.id
-        entries = writer.do(partial(outbox.claim, owner=owner, limit=_BATCH), sync=False)
-        if not entries:
+        writer, owner = self._session.writer, self._session.process_lock.id
+        claimed = writer.write(partial(outbox.claim, owner=owner, limit=_BATCH), sync=False)
+        if not claimed:
             sender.nothing_waits()
             return None
-        handed_over: set[str] = set()
+        forwarded: set[str] = set()
         went_well = True
         try:
-            for entry in entries:
+            for row in claimed:
                 if self._closed.wait(0):
                     break
                 try:
-                    sender.submit(entry)
+                    sender.submit(row)
                 except BrokerError:
                     went_well = False
                     break
                 except Exception as error:
                     went_well = False
-                    self._refuse(entry, error)
+                    self._refuse(sender, row, error)
                 else:
-                    handed_over.add(entry.id)
+                    forwarded.add(row.id)
         finally:  # as soon as it can be written, before anything else is claimed
-            step = partial(
-                outbox.settle, owner=owner, claimed=entries, handed_over=handed_over, now=time.time()
-            )
-            writer.later(step, self._tell_ends, sync=False)
-            self._count += len(handed_over)
+            step = partial(outbox.settle, owner=owner, claimed=claimed, forwarded=forwarded, now=time.time())
+            writer.write_later(step, partial(_tell_ends, sender), sync=False)
+            self._count += len(forwarded)
         return went_well
 
-    def _tell_ends(self, ended: list[ItemRow]) -> None:
-        for entry in ended:
-            self._backend.tell_end(entry)
+    def _refuse(self, sender: Sender, row: OutboxRow, error: Exception) -> None:
+        """Send an item again after the others, or let it fail at last."""
+        reason = f"it could not be forwarded to {sender.name}: {error}"
+        step = partial(outbox.refuse, row=row, reason=reason, attempts=_ATTEMPTS, now=time.time())
+        if self._session.writer.write(step):
+            sender.tell_end(row._replace(status=Status.FAILED, reason=reason))
 
-    def _refuse(self, entry: ItemRow, error: Exception) -> None:
-        """Try an item again after the others, or park it at last."""
-        backend = self._backend
-        reason = f"it could not be handed over to Celery: {error}"
-        step = partial(outbox.refuse, entry=entry, reason=reason, attempts=_ATTEMPTS, now=time.time())
-        if backend.writer.do(step):
-            backend.tell_end(entry._replace(status=Status.FAILED, reason=reason))
+
+def _tell_ends(sender: Sender, ended: list[OutboxRow]) -> None:
+    for row in ended:
+        sender.tell_end(row)
+
+
+def _withdraw(db: sqlite3.Connection, item_id: str, now: float) -> None:
+    outbox.request_cancel(db, item_id, now)

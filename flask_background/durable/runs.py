@@ -1,257 +1,295 @@
-"""The runs of durable items: what the journal hears of them, and how they leave this process.
+"""The runs of durable items: what the journal hears of them, and how items leave this process.
 
-Before a run its beginning is written to this process's own file, so that whoever recovers its items after a
-crash knows which of them were running. The end goes to the journal, and is told when it is on disk.
+The beginning of a run is written to this process's own file first, so that the process that recovers its
+items after a crash knows which of them were running. The outcome goes to the journal, and is announced once
+it is on disk.
 """
 
 from __future__ import annotations
 
-import os
+import contextvars
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from flask_background import signals
+from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go
-from flask_background.core.status import Attempt, Outcome, Progress, Status
-from flask_background.durable.handle import DurableItem
-from flask_background.durable.journal import statements as store
-from flask_background.durable.journal import wakeups as bells
-from flask_background.durable.uploads import UploadFolder
-from flask_background.errors import ItemFailedError
+from flask_background.core.odd_errors import add_note, let_frames_go
+from flask_background.core.runner import RunHost
+from flask_background.core.status import Attempt, Outcome, Status
+from flask_background.durable.handle import DurableItem, JournalHost
+from flask_background.durable.journal import queries, statements
+from flask_background.durable.journal.row import ItemRow, attempt_of
+from flask_background.errors import ItemFailedError, JournalError
 from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from flask_background.concurrency.timers import Timer
     from flask_background.core.token import CancellationSource
-    from flask_background.durable.journal.process_lock import ProcessLock
-    from flask_background.durable.journal.row import ItemRow
-    from flask_background.durable.journal.writer import Writer
-    from flask_background.local.backend import LocalBackend
+    from flask_background.durable.backlog import Backlog
+    from flask_background.durable.session import JournalSession
 
-# A run may report its progress as often as it likes; the journal hears of it so often, in seconds.
+# How often the journal hears of a run's progress at most, in seconds.
 _REPORT_EVERY = 0.25
 # When an item is tried again whose files cannot be opened for a reason that may pass, in seconds.
 _PUT_OFF = 5.0
 
 
-class Runs(ABC):
-    """What a run needs of the backend that holds its item, with the journal behind it."""
+class Runs(RunHost):
+    """The host of durable items: the LocalBackend holds them while they are here, the journal hears of all.
+
+    ``in_this_process`` gives a forked process the host in place of this one.
+    """
 
     def __init__(
-        self, local: LocalBackend, writer: Writer, owner: ProcessLock, packing: UploadFolder
+        self, session: JournalSession, backlog: Backlog, in_this_process: Callable[[], JournalHost]
     ) -> None:
-        self.app = local.app
-        self.pid = os.getpid()
-        self.lock = local.lock
-        self.local = local
-        self.writer = writer
-        self.owner = owner
-        self.packing = packing
-        #: How long the last run took, by executor, in seconds.
-        self.lasted: dict[str, float] = {}
+        local = session.local
+        super().__init__(local.app, local.events, local.timers, local.lock)
+        self.in_this_process = in_this_process
+        self._local = local
+        self._session = session
+        self._backlog = backlog
+        self._uploads = session.uploads
+        self._writer = session.writer
 
-    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
-        """Make the arguments, and claim the item; False if it was withdrawn, or they do not fit."""
+    # The runs.
+
+    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
         assert isinstance(item, DurableItem)
-        assert item.entry is not None
-        entry, task = item.entry, cast(Any, item._task)
+        assert item.row is not None
+        row, task = item.row, cast(Any, item._task)
         try:
-            item._args, kwargs, item._uploads = self.packing.unpack(entry)
-            item._kwargs = kwargs or None
-            task.check_call(*item._args, **kwargs)
+            args, kwargs, uploads = self._uploads.unpack(row)
+            item._take_arguments(args, kwargs)
+            item._adopt_uploads(uploads)
+            task.check_call(*args, **kwargs)
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 self._put_off(item, error)  # too many open files, perhaps: that is not the item's fault
             else:
-                self.park(item, f"its arguments do not fit any more: {error}")
+                self._park(item, f"its arguments do not fit any more: {error}")
             return False
         try:
-            self.owner.begin(item.id)
+            self._session.process_lock.begin_run(item.id)
         except OSError as error:
             self.log_error(f"Item {item.id} runs uncounted, should its process die", error)
-        run.number = entry.attempt + 1
-        if not self.local.start(item, run):
-            self.owner.end(item.id)
-            self.let_arguments_go(item)
+        attempt.number = row.attempt + 1
+        if not self._local.start(item, attempt):
+            self._session.process_lock.end_run(item.id)
+            item._release_arguments()
             return False
-        began = partial(store.start, item_id=item.id, fence=entry.fence, now=run.started or time.time())
-        self.writer.later(began, sync=False)
+        began = partial(
+            statements.start, item_id=item.id, fence=row.fence, now=attempt.started or time.time()
+        )
+        self._writer.write_later(began, sync=False)
         return True
 
-    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Put what a run has come to into the journal; when it is there, tell it."""
+    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
         assert isinstance(item, DurableItem)
-        assert item.entry is not None
-        self.lasted[item._task.executor] = time.time() - (run.started or time.time())
+        assert item.row is not None
+        self._run_is_over(item, attempt)
+        now = time.time()
+        step = partial(_release, _claim_of(item.row), now=now, due=now + delay, error=error_as_data(error))
+        self._writer.write_later(step, partial(self._retried, contextvars.copy_context(), item, error, delay))
+        return True
+
+    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
+        """Put the outcome of a run into the journal, and announce it once it is there."""
+        assert isinstance(item, DurableItem)
+        assert item.row is not None
+        self._run_is_over(item, attempt)
+        if outcome[0] is Status.INTERRUPTED:  # the host stopped, so the run does not count
+            release = partial(_release, _claim_of(item.row), now=time.time(), charged=False)
+            self._writer.write_later(release, partial(self._left, item))
+            return
         try:
-            step, then = self._last_step(item, item.entry, run, outcome)
-        except Exception as error:  # such as a backoff function's, or an exception's that has no text
-            error.add_note(f"item {item.id} ({item.task_name}) had {outcome[0]}")
+            step = self._end_step(item.row, outcome)
+        except Exception as error:  # of ours, for foreign errors are made data in any case
+            add_note(error, f"item {item.id} ({item.task_name}) had {outcome[0]}")
             outcome = Status.FAILED, None, error
-            step, then = self._end_step(item.entry, outcome), self._announced
-        self.writer.later(step, partial(then, item, run, outcome))
+            step = self._end_step(item.row, outcome)
+        tell = partial(self._tell_end_apart, contextvars.copy_context(), item, attempt, outcome)
+        self._writer.write_later(step, tell)
 
-    def _last_step(
-        self, item: DurableItem[Any], entry: ItemRow, run: Attempt, outcome: Outcome
-    ) -> tuple[Callable[..., Any], Callable[..., None]]:
-        """What the journal is to hear of a run's end, and what is done when it has."""
-        status, _, error = outcome
-        this, now = (entry.id, entry.fence), time.time()
-        if run.progress is not None:
-            self._report(item, entry, run.progress)
-        if status is Status.INTERRUPTED:  # the host stopped, so the run does not count
-            return partial(_release, this, now=now, charged=False), self._left
-        if error is not None and (delay := self._delay_after(item, run, outcome)) is not None:
-            step = partial(_release, this, now=now, due=now + delay, error=error_as_data(error))
-            return step, partial(self._retried, delay=delay)
-        return self._end_step(entry, outcome), self._announced
+    def _run_is_over(self, item: DurableItem[Any], attempt: Attempt) -> None:
+        self._backlog.note_run(item._task.executor, time.time() - (attempt.started or time.time()))
+        if attempt.progress is not None:  # the last one, which the throttle may have held back
+            self._report(item, item.row)
 
-    def _end_step(self, entry: ItemRow, outcome: Outcome) -> Callable[..., Any]:
+    def _end_step(self, row: ItemRow, outcome: Outcome) -> Callable[..., Any]:
         status, value, error = outcome
-        result = result_as_data(value, self.packing.max_bytes) if status is Status.SUCCEEDED else None
+        result = result_as_data(value, self._uploads.max_bytes) if status is Status.SUCCEEDED else None
         failed = None if error is None else error_as_data(error)
-        this = entry.id, entry.fence
-        return partial(_finish, this, status=status, result=result, error=failed, now=time.time())
+        return partial(_finish, _claim_of(row), status=status, result=result, error=failed, now=time.time())
 
-    def report(self, item: DurableItem[Any], progress: Progress) -> None:
-        """Let other processes see the progress, now and then; in the end the last one."""
-        assert item.entry is not None
-        now = time.monotonic()
-        if now - item.reported >= _REPORT_EVERY:
-            item.reported = now
-            self._report(item, item.entry, progress)
-        elif item.reported <= now:
-            item.reported += _REPORT_EVERY  # the time of the next report, which is on its way
-            self.local.call_later(item.reported - now, partial(self._catch_up, item, item.entry))
+    # What handles ask of their host.
 
-    def _catch_up(self, item: DurableItem[Any], entry: ItemRow) -> None:
-        if (
-            item.here
-            and item.entry is entry
-            and item._attempt is not None
-            and item._attempt.progress is not None
-        ):
-            self._report(item, entry, item._attempt.progress)
+    def source_of(self, item: WorkItem[Any]) -> CancellationSource:
+        return self._local.source_of(item)
 
-    def _report(self, item: DurableItem[Any], entry: ItemRow, progress: Progress) -> None:
-        text = progress_as_data(progress)
-        self.writer.later(
-            partial(store.report, item_id=item.id, fence=entry.fence, progress=text), sync=False
-        )
+    def look(self, item_id: str) -> ItemRow | None:
+        """What the journal knows of an item. Raises JournalError."""
+        return self._session.read_row(item_id)
+
+    def read_attempt(self, row: ItemRow) -> Attempt:
+        """The last attempt, as far as the journal knows it."""
+        return attempt_of(row)
+
+    def report(self, item: DurableItem[Any]) -> None:
+        """Let other processes see the item's progress."""
+        item.throttle(self.timers, _REPORT_EVERY).call(partial(self._report, item, item.row))
+
+    def cancel(self, item: WorkItem[Any]) -> bool:
+        """Withdraw an item that is queued, or ask a running one to end, wherever it is."""
+        assert isinstance(item, DurableItem)
+        request = partial(statements.request_cancel, item_id=item.id, now=time.time())
+        if item.here:
+            answer = None
+            with suppress(JournalError):  # should this process die, the next one knows; otherwise we do
+                answer = self._writer.write(request)
+            # The maintenance may have seen the request already.
+            return self.cancel_here(item) or (answer is not None and item.status is Status.CANCELLED)
+        answer = self._writer.write(request)
+        if answer == "asked":
+            self._session.wake_all()
+        elif answer == "cancelled" and (row := self.look(item.id)) is not None:
+            self._session.announce_end(item, row)
+        return answer is not None
+
+    def cancel_here(self, item: DurableItem[Any]) -> bool:
+        """Withdraw an item that is queued in this process, or ask one to end that runs here."""
+        asked = self._local.cancel(item)
+        if asked and item.status is Status.CANCELLED:
+            self.end_unrun(item)
+        return asked
+
+    # How items leave this process without a run.
 
     def give_back(self, item: DurableItem[Any]) -> None:
         """Leave an item that has not started to the other processes, and to those that come."""
-        assert item.entry is not None
-        step = partial(store.release, item_id=item.id, fence=item.entry.fence, now=time.time())
-        self.writer.later(step, partial(self._leave, item))
+        self._release_unrun(item, due=None)
+
+    def end_unrun(self, item: WorkItem[Any]) -> None:
+        """Let the journal know that an item was cancelled before it ran."""
+        assert isinstance(item, DurableItem)
+        assert item.row is not None
+        step = partial(_cancel, item_id=item.id, fence=item.row.fence, now=time.time())
+        self._writer.write_later(step, partial(self._forget_uploads, item.id))
+
+    def _forget_uploads(self, item_id: str, is_known: bool) -> None:
+        if not is_known:  # else somebody may have it retried
+            self._uploads.forget(item_id)
 
     def _put_off(self, item: DurableItem[Any], error: OSError) -> None:
-        """Leave an item to all that cannot be started just now; that does not count as an attempt."""
-        assert item.entry is not None
-        if self.local.let_go(item):
+        """Leave an item to all processes that cannot be started just now; that is no attempt."""
+        if self._local.let_go(item):
             self.log_error(f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error)
-            now = time.time()
-            step = partial(
-                store.release, item_id=item.id, fence=item.entry.fence, now=now, due=now + _PUT_OFF
-            )
-            self.writer.later(step, partial(self._leave, item))
+            self._release_unrun(item, due=time.time() + _PUT_OFF)
 
-    def park(self, item: DurableItem[Any], reason: str) -> None:
-        """End an item that cannot be run as failed, until somebody has it retried."""
-        assert item.entry is not None
+    def _release_unrun(self, item: DurableItem[Any], due: float | None) -> None:
+        assert item.row is not None
+        step = partial(_release, _claim_of(item.row), now=time.time(), due=due)
+        self._writer.write_later(step, partial(self._leave, item))
+
+    def _park(self, item: DurableItem[Any], reason: str) -> None:
+        """End an item as failed that cannot be run, until somebody has it retried."""
+        assert item.row is not None
         why = ItemFailedError(f"item {item.id} ({item.task_name}) was parked: {reason}")
-        if self.local.withdraw(item, (Status.FAILED, None, why)):
+        if self._local.withdraw(item, (Status.FAILED, None, why)):
             step = partial(
-                store.park, item_id=item.id, fence=item.entry.fence, reason=reason, now=time.time()
+                statements.park, item_id=item.id, fence=item.row.fence, reason=reason, now=time.time()
             )
-            self.writer.later(step)
+            self._writer.write_later(step)
 
-    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """Ask a running item to end in so many seconds."""
-        return self.local.set_timer(item, seconds)
+    def _report(self, item: DurableItem[Any], row: ItemRow | None) -> None:
+        progress = None if item._attempt is None else item._attempt.progress
+        if progress is None or row is None or not item.here or item.row is not row:
+            return  # a late report, of a run that is over
+        text = progress_as_data(progress)
+        step = partial(statements.report, item_id=item.id, fence=row.fence, progress=text)
+        self._writer.write_later(step, sync=False)
 
-    def cancel_timer(self, alarm: Timer) -> None:
-        """It has ended before."""
-        self.local.cancel_timer(alarm)
+    # Callbacks: the journal has it by now.
 
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log what hurts no item."""
-        self.local.log_error(what, error)
+    def _tell_end_apart(
+        self,
+        context: contextvars.Context,
+        item: DurableItem[Any],
+        attempt: Attempt,
+        outcome: Outcome,
+        is_mine: bool,
+    ) -> None:
+        """Tell an end in its item's context (a Sentry scope, a request's id).
 
-    def source_of(self, item: WorkItem[Any]) -> CancellationSource:
-        """The write side of the item's token."""
-        return self.local.source_of(item)
-
-    def call_others(self) -> None:
-        """Wake every process of the app, this one too: there is something to claim or to cancel."""
-        bells.ring(self.owner.folder)
-
-    # When the journal has it; on the writer's thread for such calls.
-
-    def _announced(self, item: DurableItem[Any], run: Attempt, outcome: Outcome, is_mine: bool) -> None:
-        self.owner.end(item.id)
-        if is_mine:
-            self.local.conclude(item, run, outcome)
-            if outcome[0] is Status.SUCCEEDED and item.entry is not None and item.entry.uploads:
-                self.packing.forget(item.id)  # what has not succeeded may be retried
-            self.claim_more(item)
+        Receivers may take long, so another thread tells an end to them: they hold up no other item's end.
+        """
+        tell = partial(context.run, partial(self._ended, item, attempt, outcome, is_mine))
+        if signals.item_finished.receivers:
+            callbacks.threads.call(
+                tell, partial(self.log_error, f"The end of item {item.id} could not be told")
+            )
         else:
-            self.local.events.late(item, outcome)
-            self._left(item, run, outcome, None)
+            tell()
+
+    def _ended(self, item: DurableItem[Any], attempt: Attempt, outcome: Outcome, is_mine: bool) -> None:
+        if is_mine:
+            self._session.process_lock.end_run(item.id)
+            self._local.finish(item, attempt, outcome)
+            if outcome[0] is Status.SUCCEEDED and item.row is not None and item.row.uploads:
+                self._uploads.forget(item.id)  # an item that has not succeeded may be retried
+            self._backlog.claim_more(item._task.executor)
+        else:
+            self.events.late(item, outcome)
+            self._left(item, None)
 
     def _retried(
-        self, item: DurableItem[Any], run: Attempt, outcome: Outcome, ended: ItemRow | None, delay: float
+        self,
+        context: contextvars.Context,
+        item: DurableItem[Any],
+        error: BaseException,
+        delay: float,
+        ended: ItemRow | None,
     ) -> None:
-        _, _, error = outcome
-        assert error is not None
-        let_frames_go(error)
         if ended is None:
-            self.local.events.retried(item, error, delay)
-        self._left(item, run, outcome, ended)
+            context.run(self.tell_retried, item, error, delay)
+        else:  # somebody had asked for its end
+            let_frames_go(error)
+        self._left(item, ended)
 
-    def _left(self, item: DurableItem[Any], run: Attempt, outcome: Outcome, ended: ItemRow | None) -> None:
-        self.owner.end(item.id)
-        self.let_arguments_go(item)
-        self.local.let_go(item, running=True)
+    def _left(self, item: DurableItem[Any], ended: ItemRow | None) -> None:
+        self._session.process_lock.end_run(item.id)
+        item._release_arguments()
+        self._local.let_go(item, running=True)
         self._leave(item, ended)
 
     def _leave(self, item: DurableItem[Any], ended: ItemRow | None) -> None:
-        """It is free again, or it ended instead."""
+        """The item is free again, or has ended instead."""
         item.leave()
         if ended is None:
-            self.call_others()
+            self._session.wake_all()
         else:
-            self.tell_end(ended)
-
-    def _delay_after(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> float | None:
-        status, _, error = outcome
-        if status is not Status.FAILED or error is None or item.is_unwanted():
-            return None
-        return item._task.retry.delay_after(run.number, error)
-
-    def let_arguments_go(self, item: WorkItem[Any]) -> None:
-        """The next run makes its own."""
-        for upload in item._uploads or ():
-            upload.close()
-        item._args, item._kwargs, item._uploads = (), None, None
-
-    @abstractmethod
-    def tell_end(self, entry: ItemRow) -> None:
-        """Tell the end of an item that no process has run to it."""
-
-    @abstractmethod
-    def claim_more(self, item: WorkItem[Any]) -> None:
-        """An item has ended, so there is room for another one."""
+            self._session.announce_end(item, ended)
 
 
-def _release(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> ItemRow | None:
-    return store.release(db, *this, **values)
+def _claim_of(row: ItemRow) -> tuple[str, int]:
+    """This claim of an item: a later one, of whichever process, makes what is written for it harmless."""
+    return row.id, row.fence
 
 
-def _finish(this: tuple[str, int], db: sqlite3.Connection, **values: Any) -> bool:
-    return store.finish(db, *this, **values)
+def _release(claim: tuple[str, int], db: sqlite3.Connection, **values: Any) -> ItemRow | None:
+    return statements.release(db, *claim, **values)
+
+
+def _finish(claim: tuple[str, int], db: sqlite3.Connection, **values: Any) -> bool:
+    return statements.finish(db, *claim, **values)
+
+
+def _cancel(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
+    """Cancel an item; says whether the journal knows it at all."""
+    statements.finish(db, item_id, fence, Status.CANCELLED, now)
+    return queries.get(db, item_id) is not None

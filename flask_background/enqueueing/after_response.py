@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,20 @@ class ResponseGate:
     not call it for files that are passed through.
     """
 
-    def __init__(self, wsgi_app: WSGIApplication, at_first: Callable[[], object]) -> None:
-        self._wsgi_app = wsgi_app
+    def __init__(self, app: Flask, at_first: Callable[[], object]) -> None:
+        inner: WSGIApplication = app.wsgi_app
+        if getattr(inner, "__self__", None) is app:
+            # A method of the app in an attribute of the app would keep the app alive until the next gc.
+            self._find_inner: Callable[[], WSGIApplication | None] = weakref.WeakMethod(inner)
+        else:
+            self._find_inner = lambda: inner
         self._at_first = at_first
         self._pid: int | None = None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        wsgi_app = self._find_inner()
+        if wsgi_app is None:
+            raise RuntimeError("the Flask app is gone: keep a reference to it, not to its wsgi_app alone")
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._at_first()
@@ -41,7 +50,7 @@ class ResponseGate:
         outer = environ.get(_KEY)  # of an app that passes this request on
         environ[_KEY] = held
         try:
-            body = self._wsgi_app(environ, start_response)
+            body = wsgi_app(environ, start_response)
         except BaseException as error:
             _drop(held, error)
             raise
@@ -55,7 +64,7 @@ def guard(app: Flask, at_first: Callable[[], object]) -> None:
 
     ``at_first`` is called at the first request in each process.
     """
-    app.wsgi_app = ResponseGate(app.wsgi_app, at_first)  # type: ignore[method-assign]
+    app.wsgi_app = ResponseGate(app, at_first)  # type: ignore[method-assign]
     got_request_exception.connect(_view_failed, app)
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any
 
 import flask
 
-from flask_background.core.item import Callee, WorkItem, current_item_var
-from flask_background.core.options import When, name_of
+from flask_background.core.item import WorkItem, current_item_var
 from flask_background.core.request_state import RequestState
-from flask_background.core.retry import ONCE, RetryPolicy
 from flask_background.enqueueing import after_commit as commit
 from flask_background.enqueueing import after_response as response
-from flask_background.errors import EnqueueError
+from flask_background.errors import EnqueueError, PayloadTooLargeError, SerializationError
 from flask_background.payload import arguments
 
 if TYPE_CHECKING:
     from flask import Request
 
     from flask_background.app_state import BackgroundState
+    from flask_background.core.callee import Callee
+    from flask_background.core.options import When
 
 _SCALARS = arguments.SCALARS
 _current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
@@ -40,28 +38,27 @@ def submit(
     except EnqueueError as error:  # there is no journal
         part.backend.events.refused(callee.name, error)
         raise
-    try:
-        request = _current_request()
-    except RuntimeError:  # outside of one; to ask first would cost each view something
+    state: RequestState | None
+    if flask.has_request_context():
+        state = RequestState.capture(_current_request(), part.processors)
+    else:
         outer = current_item_var.get(None)
         state = None if outer is None else outer.state
-    else:
-        state = RequestState.capture(request, part.processors)
     moved = None
     plain = not (kwargs or part.strict)
     for value in args:
         if type(value) not in _SCALARS:
             plain = False
     if not plain:
-        if part.strict and callee.portable:
-            check_data(callee.func, args, kwargs, part.settings.max_payload)
         args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
-    item: WorkItem[Any] = backend.item_kind(callee, args, kwargs, state, backend)
-    held = response.hold() if when == "response" else None
-    due = None if callee.due is None else callee.due(time())
     try:
+        if part.strict and callee.portable:
+            check_data(callee, args, kwargs, part.settings.max_payload)
+        item: WorkItem[Any] = backend.make_item(callee, args, kwargs, state)
+        held = response.hold() if when == "response" else None
+        due = None if callee.due is None else callee.due(time())
         if moved is not None:
-            item._uploads = moved.own
+            item._adopt_uploads(moved.own)
         if when == "commit":
             return commit.hold(part.app, backend, item, due)
         accepted: WorkItem[Any] = backend.accept(item, held is not None, due)
@@ -74,45 +71,16 @@ def submit(
     return accepted
 
 
-def check_data(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int
-) -> None:
-    """Hold an item in memory to what a durable one has to keep, so that it can be made one later."""
+def check_data(callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int) -> None:
+    """Hold an item in memory to what a durable one has to keep, so that its task can become durable."""
     from flask_background.payload import data
 
-    data.dump_call(func, args, kwargs, replace=lambda upload: {}, max_bytes=max_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class AdHoc:
-    """A callable that was enqueued without being a task."""
-
-    func: Callable[..., Any]
-    name: str
-    executor: str
-    is_coroutine: bool
-    timeout: None = None
-    durable: bool = False
-    backend: None = None
-    portable: bool = False
-    key: None = None
-    due: None = None
-    retry: RetryPolicy = ONCE
-
-    @classmethod
-    def of(cls, func: Callable[..., Any]) -> AdHoc:
-        """Work out the name and the executor, as for a task."""
-        is_coroutine = is_coroutine_function(func)
-        return cls(func, name_of(func), executor_for(is_coroutine), is_coroutine)
-
-
-def is_coroutine_function(func: Callable[..., Any]) -> bool:
-    """Whether calling func gives a coroutine, also for a callable object with an async ``__call__``."""
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
-        getattr(func, "__call__", None)  # noqa: B004
-    )
-
-
-def executor_for(is_coroutine: bool) -> str:
-    """The name of the executor where none is given."""
-    return "asyncio" if is_coroutine else "thread"
+    try:
+        data.dump_call(callee.func, args, kwargs, replace=lambda upload: {}, max_bytes=max_bytes)
+    except (SerializationError, PayloadTooLargeError) as error:
+        if callee.durable:
+            raise
+        raise type(error)(
+            f"{error} (task {callee.name} is not durable, but BACKGROUND_STRICT is set, which holds it to the"
+            " same; without that setting the argument would be taken)"
+        ) from None

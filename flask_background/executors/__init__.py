@@ -11,12 +11,15 @@ from flask_background.executors.patches import check_patches
 if TYPE_CHECKING:
     from flask import Flask
 
+    from flask_background.core.callee import Callee
     from flask_background.core.runner import Adopt, Perform
     from flask_background.core.settings import Settings
     from flask_background.executors.base import Executor
 
 
-def make_executors(app: Flask, settings: Settings, perform: Perform) -> dict[str, Executor]:
+def make_executors(
+    app: Flask, settings: Settings, perform: Perform, tasks: Mapping[str, Callee]
+) -> dict[str, Executor]:
     """The executors by name. All await on the loop of the one named "asyncio" what functions return.
 
     Raises ConfigurationError if the process was patched in a way that items cannot live with.
@@ -44,7 +47,7 @@ def make_executors(app: Flask, settings: Settings, perform: Perform) -> dict[str
                 ProcessExecutor,  # with subprocess, for apps that have one
             )
 
-            executors[name] = ProcessExecutor(name, app, settings, perform)
+            executors[name] = ProcessExecutor(name, app, settings, perform, tasks)
         elif wanted.kind == "native-thread":
             executors[name] = ThreadExecutor(name, wanted.capacity, perform, aio.adopt)
         else:

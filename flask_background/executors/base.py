@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.callee import Callee
+    from flask_background.core.item import WorkItem
 
 
 class Executor(ABC):
@@ -16,8 +17,6 @@ class Executor(ABC):
     """
 
     coroutines_only: ClassVar[bool] = False
-    #: Whether ``prepare`` does anything; else it is not called, for this is on every item's way.
-    prepares: ClassVar[bool] = False
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
@@ -38,6 +37,9 @@ class Executor(ABC):
     def run_here(self, item: WorkItem[Any]) -> None:
         """Run an item on the caller's thread, if that can be; else ``put`` it."""
         self.put(item)
+
+    def have_thread(self) -> None:
+        """Start a thread if items wait and there is none. Raises nothing; called now and then."""
 
     def is_here(self) -> bool:
         """Whether the caller runs where items must not wait for one another."""

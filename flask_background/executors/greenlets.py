@@ -17,7 +17,8 @@ import gevent
 
 from flask_background.concurrency import hub
 from flask_background.concurrency.hub_loop import LoopGreenlet
-from flask_background.core.runner import Adopt, PendingRun, Perform
+from flask_background.concurrency.stop_signals import uninterruptible
+from flask_background.core.runner import Adopt, Perform, Run
 from flask_background.executors.aio import AsyncioExecutor
 from flask_background.executors.base import Executor
 
@@ -40,7 +41,7 @@ class GreenletExecutor(Executor):
         hub.call_soon(self._start)
 
     def run_here(self, item: WorkItem[Any]) -> None:
-        self._perform(item._keeper, item, self._adopt)
+        self._perform(item, self._adopt)
 
     def abort(self) -> None:
         """Functions cannot be cancelled: their items are reported, and end with the process."""
@@ -54,9 +55,10 @@ class GreenletExecutor(Executor):
             # A greenlet starts with a copy of its maker's context, which may be a visitor's.
             Context().run(gevent.spawn, self._run, self._waiting.popleft())
 
+    @uninterruptible
     def _run(self, item: WorkItem[Any]) -> None:
         try:
-            self._perform(item._keeper, item, self._adopt)
+            self._perform(item, self._adopt)
         finally:
             self._greenlets -= 1
             self._start()
@@ -70,7 +72,7 @@ class HubAsyncioExecutor(AsyncioExecutor):
     def put(self, item: WorkItem[Any]) -> None:
         hub.call_soon(super().put, item)
 
-    def adopt(self, run: PendingRun, awaitable: Awaitable[Any]) -> None:
+    def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:
         hub.call_soon(super().adopt, run, awaitable)
 
     def _start_loop(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -6,6 +6,7 @@ the memory for each queued item.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
@@ -33,7 +34,12 @@ class ThreadExecutor(Executor):
             self._add_thread()
 
     def run_here(self, item: WorkItem[Any]) -> None:
-        self._perform(item._keeper, item, self._adopt)
+        self._perform(item, self._adopt)
+
+    def have_thread(self) -> None:
+        if not self._threads and self.queued:
+            with suppress(RuntimeError):
+                self._add_thread()
 
     def abort(self) -> None:
         """Threads cannot be cancelled: their items are reported, and end with the process."""
@@ -51,14 +57,32 @@ class ThreadExecutor(Executor):
             self._threads += 1
             number = self._threads
         try:
-            native.start_thread(self._work, f"background-{self.name}-{number}")
+            native.start_thread(self._work, f"background-{self.name}-{number}", runs_app_code=True)
         except RuntimeError:
-            self._threads -= 1
+            with self._lock:
+                self._threads -= bool(self.capacity)
             if self._threads == 0:
                 raise
 
     def _work(self) -> None:
+        orderly = False
+        try:
+            self._run_items()
+            orderly = True
+        finally:
+            if not orderly:
+                self._replace_thread()
+
+    def _run_items(self) -> None:
         get, perform, adopt = self._queue.get, self._perform, self._adopt
         while (item := get()) is not None:
-            perform(item._keeper, item, adopt)
+            perform(item, adopt)
             item = None  # or an idle thread would keep its last item alive
+
+    def _replace_thread(self) -> None:
+        """This thread dies, though nothing that an item does should come as far as this."""
+        with self._lock:
+            self._threads -= bool(self.capacity)
+        if self.queued:
+            with suppress(RuntimeError):
+                self._add_thread()

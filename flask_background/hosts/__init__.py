@@ -47,14 +47,14 @@ def adopt(worker: Worker) -> None:
 
 
 def prepare(starter: starting.Starter) -> None:
-    """Before the first enqueue, as long as we are on the main thread: let TERM be heard.
+    """Before the first enqueue, as long as we are on the main thread: let TERM and HUP be heard.
 
     The starter is told when a gunicorn worker has loaded the app. Raises ConfigurationError if the process
     was patched in a way that items cannot live with.
     """
     check_patches()
     hub.remember_main_hub()
-    process.listen_for_term(lambda: _host)
+    process.listen_for_stop(lambda: _host)
     starting.tell_when_started(starter, lambda: _host)
 
 

@@ -7,20 +7,21 @@ work, and waits there. A host may add a *heart*, which runs no foreign code that
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import math
 import os
-import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from flask_background.concurrency import native
+from flask_background.concurrency.private_names import find_private
 from flask_background.errors import Stopping
 
-if TYPE_CHECKING:
-    from flask_background.local.backend import LocalBackend
+# What CPython has, and does not document, and is used here: see ``private_names``.
+PRIVATE_NAMES = ("threading._register_atexit",)
 
 # How often the watcher looks for the stop, and how long it stays when no item is in flight (seconds).
 _TICK = 0.05
@@ -29,6 +30,26 @@ _LINGER = 5.0
 _CLEANUP = 0.1
 # What the watcher gets beyond that to name what is left, should the machine be busy.
 _PATIENCE = 0.25
+# What receivers of signals get when all else is done: they are not waited for any longer.
+_RECEIVERS_WITHIN = 2.0
+
+
+class Drainable(Protocol):
+    """The items of one app, as a host sees them: asked to end, waited for, and closed."""
+
+    #: The grace period in seconds, and when it is over (``time.monotonic()``); inf before the stop begins.
+    @property
+    def grace(self) -> float: ...
+    @property
+    def up_at(self) -> float: ...
+    def is_idle(self) -> bool: ...
+    def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None: ...
+    def close_if_idle(self) -> bool: ...
+    def time_is_up(self) -> object: ...
+    def have_threads(self) -> None: ...
+    def wait_for_receivers(self, timeout: float) -> bool: ...
+    def log_error(self, what: str, error: BaseException) -> None: ...
+    def log_warning(self, what: str) -> None: ...
 
 
 class Host(ABC):
@@ -44,17 +65,19 @@ class Host(ABC):
         self.awake = False
         self._lock = native.new_lock()
         self._bell: native.SimpleQueue[None] = native.SimpleQueue()
-        self._backends: tuple[weakref.ref[LocalBackend], ...] = ()
+        self._backends: tuple[weakref.ref[Drainable], ...] = ()
         self._began: float | None = None
         self._cut = False
         self._arrived = False
         self._closed = False
         self._over = native.Latch()
         # Python's own shutdown calls this before it joins threads, last in, first out. concurrent.futures has
-        # one too, after which no pool takes work: that is imported, and so registered, before this.
+        # one too, after which no pool takes work: that is imported, and so registered, before this. Without
+        # it items are waited for when the app's own threads have been joined, and cannot use pools any more.
+        register = find_private(PRIVATE_NAMES[0]) or atexit.register
         try:
             importlib.import_module("concurrent.futures.thread")
-            threading._register_atexit(self.drain)  # type: ignore[attr-defined]
+            register(self.drain)
         except RuntimeError:
             raise Stopping("nothing was enqueued: Python is shutting down") from None
 
@@ -74,13 +97,16 @@ class Host(ABC):
     def interrupted(self) -> None:
         """A signal has raised SystemExit or KeyboardInterrupt in ``drain``."""
 
-    def add(self, backend: LocalBackend) -> None:
+    def over(self) -> None:
+        """The stop is over, and the process about to end. Called on the watcher's thread, as its last act."""
+
+    def add(self, backend: Drainable) -> None:
         """An app is about to have its first item here."""
         with self._lock:
             self._backends = (*(ref for ref in self._backends if ref()), weakref.ref(backend))
         if self._closed:
-            backend.clock.begin(time.monotonic())
-            backend.clock.time_is_up()
+            backend.go_on_stopping(time.monotonic(), math.inf, "")
+            backend.time_is_up()
 
     def wake(self) -> None:
         """An item was accepted, so there is something to watch."""
@@ -102,13 +128,13 @@ class Host(ABC):
         self._cut = True
         self._bell.put(None)
 
-    def backends(self) -> list[LocalBackend]:
+    def backends(self) -> list[Drainable]:
         """The apps in this process, as far as they have had items."""
         return [backend for ref in self._backends if (backend := ref()) is not None]
 
     def is_idle(self) -> bool:
         """Whether no item is queued or running, in any app. Fit for a signal handler."""
-        return all(backend.ledger.is_idle() for backend in self.backends())
+        return all(backend.is_idle() for backend in self.backends())
 
     def drain(self) -> None:
         """Wait, on the main thread, until no item is in flight or their time is up. Raises nothing.
@@ -132,6 +158,13 @@ class Host(ABC):
             except (KeyboardInterrupt, SystemExit):
                 self.interrupted()
         self._closed = True
+        end = time.monotonic() + _RECEIVERS_WITHIN
+        for backend in self.backends():
+            try:
+                if self._cut or not backend.wait_for_receivers(end - time.monotonic()):
+                    break
+            except (KeyboardInterrupt, SystemExit):
+                self.interrupted()
 
     def _watch(self) -> None:
         # A stop counts from the last moment when it had not begun, so that no item gets too much time.
@@ -145,8 +178,10 @@ class Host(ABC):
                     self._take_through_stop(seen)
                     if self._arrived and (self._close() if self.is_idle() else self.is_up()):
                         self._over.open()
-                        return
-            except Exception as error:
+                        break
+                for backend in self.backends():
+                    backend.have_threads()
+            except BaseException as error:
                 for backend in self.backends():
                     backend.log_error("The watch over the host failed, and goes on", error)
             now = time.monotonic()
@@ -158,6 +193,7 @@ class Host(ABC):
                 self._bell.get(timeout=_TICK)
             except native.Empty:
                 pass
+        self.over()
 
     def _rests(self) -> bool:
         """Whether the watcher may end: an item that came meanwhile keeps it, or has started another."""
@@ -175,16 +211,15 @@ class Host(ABC):
         if not self.is_idle():
             self.sustain()
         for backend in self.backends():
-            backend.clock.begin(began, allowance=self.allowance, how_to_cut=self.how_to_cut)
-            backend.clock.tick()
+            backend.go_on_stopping(began, self.allowance, self.how_to_cut)
             if self._cut:
-                backend.clock.time_is_up()
+                backend.time_is_up()
 
     def _close(self) -> bool:
-        return all([backend.clock.close_if_idle() for backend in self.backends()])
+        return all([backend.close_if_idle() for backend in self.backends()])
 
     def is_up(self, late: float = 0.0) -> bool:
         """Whether the grace period of every app is over, by so many seconds."""
-        late_ones = (backend for backend in self.backends() if not backend.ledger.is_idle())
-        up_at = max((backend.clock.up_at for backend in late_ones), default=0.0)
+        late_ones = (backend for backend in self.backends() if not backend.is_idle())
+        up_at = max((backend.up_at for backend in late_ones), default=0.0)
         return time.monotonic() >= up_at + _CLEANUP + late

@@ -22,12 +22,10 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import hub, native
-from flask_background.hosts.base import Host
+from flask_background.hosts.base import Drainable, Host
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
-
-    from flask_background.local.backend import LocalBackend
 
 #: What is neither documented nor offered as a hook, seen in gunicorn 22.0 to 27.0.1, and why it is used.
 RELIED_ON = {
@@ -138,26 +136,21 @@ class GunicornHost(Host):
         if worker.cfg.max_requests > 0:
             self._put_off_recycle()
 
-    def add(self, backend: LocalBackend) -> None:
+    def add(self, backend: Drainable) -> None:
         super().add(backend)
-        grace = backend.clock.grace
         if self._missing:
-            backend.events.log.warning(
-                "This version of gunicorn has no %s, so items may get less time when a worker stops. Report"
-                " it to Flask-Background, and use an older gunicorn until then",
-                ", ".join(self._missing),
+            backend.log_warning(
+                f"This version of gunicorn has no {', '.join(self._missing)}, so items may get less time when"
+                " a worker stops. Report it to Flask-Background, and use an older gunicorn until then"
             )
             self._missing = []
+        grace = backend.grace
         if self.graceful_timeout < grace:
-            backend.events.log.warning(
-                "BACKGROUND_GRACE_PERIOD is %g s, but gunicorn may kill a worker %g s after it was told to"
-                " stop (graceful_timeout), so items can be sure of %g s only. Start gunicorn with"
-                " --graceful-timeout %g, or set BACKGROUND_GRACE_PERIOD to %g",
-                grace,
-                self.graceful_timeout,
-                self.allowance,
-                math.ceil(grace + _MARGIN),
-                self.allowance,
+            backend.log_warning(
+                f"BACKGROUND_GRACE_PERIOD is {grace:g} s, but gunicorn may kill a worker"
+                f" {self.graceful_timeout:g} s after it was told to stop (graceful_timeout), so items can be"
+                f" sure of {self.allowance:g} s only. Start gunicorn with --graceful-timeout"
+                f" {math.ceil(grace + _MARGIN):g}, or set BACKGROUND_GRACE_PERIOD to {self.allowance:g}"
             )
 
     def is_stopping(self) -> bool:

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ class _Handler:
         if not isinstance(host, GunicornHost) or host.pid != os.getpid() or host.is_idle():
             self._gunicorns(number, frame)
         elif _submits(frame):
-            native.original("_thread", "start_new_thread")(_send_again, (number,))
+            native.start_thread_in_handler(partial(_send_again, number))
         elif host.press(number) and not host.has_arrived:
             self._gunicorns(number, frame)
 
@@ -73,5 +74,5 @@ def _submits(frame: FrameType | None) -> bool:
 
 
 def _send_again(number: int) -> None:
-    native.original("time", "sleep")(_AGAIN)
+    native.sleep(_AGAIN)
     os.kill(os.getpid(), number)

@@ -1,8 +1,11 @@
-"""A process of its own: a script, ``flask run``, waitress. Waits for items when Python shuts down."""
+"""A process of its own: a script, ``flask run``, waitress. Waits for items when Python shuts down.
+
+TERM and HUP would end such a process at once. While items are in flight they end it as Ctrl-C does: by an
+exception on the main thread, after which the items are waited for.
+"""
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import threading
@@ -10,84 +13,92 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from flask_background.concurrency import native
+from flask_background.concurrency.stop_signals import may_raise
 from flask_background.hosts.base import Host
 
-# TERM must not raise in the middle of these: an item would be accepted, waited for, and given to no thread.
-# By their names, for the journal is not imported where nobody uses it.
-_DELICATE = {
-    "LocalBackend.accept",
-    "LocalBackend.release",
-    "LocalBackend.take",
-    "Intake.accept",
-    "Intake.release",
-}
-# Save in the waits that these begin: they may last.
-_PATIENT = {"Admission.admit", "WorkItem.wait"}
-# When TERM is heard again that came in such a moment (seconds).
-_AGAIN = 0.01
+_HEARD = (signal.SIGTERM, signal.SIGHUP)
+# Signals less than this after one another are one stop: a shell or systemd sends HUP with TERM, and a parent
+# may pass on what its children have got as well (seconds).
+_ONE_STOP = 1.0
+# How long the process may take to end when items are over (seconds). Python joins the app's own threads there
+# without limit, and one that serves for ever would keep a process that TERM was to end.
+_END_WITHIN = 5.0
 
 
 class ProcessHost(Host):
-    """A process that ends with its main thread, or by TERM or Ctrl-C. Nothing limits how long it takes."""
+    """A process that ends with its main thread, by TERM, HUP or Ctrl-C. Nothing limits how long it takes."""
 
     how_to_cut = "; Ctrl-C ends the wait"
 
     def __init__(self) -> None:
         super().__init__()
-        self._announced = False
+        self._stopped_by: int | None = None
+        self._heard_at = 0.0
+        self._heard_in_vain: int | None = None
 
     def is_stopping(self) -> bool:
-        return self._announced
+        number, self._heard_in_vain = self._heard_in_vain, None
+        if number is not None:
+            os.kill(os.getpid(), number)
+        return self._stopped_by is not None
 
-    def hear_term(self) -> None:
-        """TERM has come: end as by Ctrl-C, unless that is under way."""
-        self._announced = True
-        if not self._arrived:
-            raise SystemExit(128 + signal.SIGTERM)
+    def is_concerned(self) -> bool:
+        """Whether a signal is not to end the process at once: items are in flight, or it is an echo."""
+        return not self.is_idle() or self._is_echo()
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """TERM or HUP has come: begin the stop. The next one ends the wait for items."""
+        if self._is_echo():
+            return
+        raises = not self._arrived
+        if raises and not may_raise(frame):
+            raises = False
+            if self._stopped_by is None:
+                # An item would be accepted, waited for, and given to no thread. The watcher sends the signal
+                # once more: the item that is about to be accepted wakes it.
+                self._heard_in_vain = number
+                self.ring()
+                return
+        if self._stopped_by is None:
+            self._stopped_by = number
+        else:
+            self.cut()
+        self._heard_at = time.monotonic()
+        if raises:
+            raise SystemExit(128 + number)
+
+    def _is_echo(self) -> bool:
+        return self._stopped_by is not None and time.monotonic() - self._heard_at < _ONE_STOP
 
     def interrupted(self) -> None:
         self.cut()
 
+    def over(self) -> None:
+        if self._stopped_by is not None:
+            native.sleep(_END_WITHIN)
+            os._exit(128 + self._stopped_by)
 
-def listen_for_term(host: Callable[[], Host | None]) -> None:
-    """Make TERM end the process like Ctrl-C does while items are in flight, and as ever when there are none.
 
-    Only where nobody else handles it, and on the main thread, which alone may.
+def listen_for_stop(host: Callable[[], Host | None]) -> None:
+    """Make TERM and HUP end the process like Ctrl-C while items are in flight; else they end it as ever.
+
+    Only where nobody else handles them, and on the main thread, which alone may.
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
 
-    def on_term(signum: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         current = host()
-        if isinstance(current, ProcessHost) and current.pid == os.getpid() and not current.is_idle():
-            if _is_delicate(frame):
-                _thread.start_new_thread(
-                    _send_again, (signum,)
-                )  # no Thread: that has locks, perhaps held here
-            else:
-                current.hear_term()
+        if isinstance(current, ProcessHost) and current.pid == os.getpid() and current.is_concerned():
+            current.hear(number, frame)
         else:
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            os._exit(
+                128 + number
+            )  # the first process of a container, to which the kernel gives no such signal
 
-    signal.signal(signal.SIGTERM, on_term)
-
-
-def _is_delicate(frame: FrameType | None) -> bool:
-    waits = False
-    while frame is not None:
-        name = frame.f_code.co_qualname
-        if waits and name in _PATIENT:
-            return False
-        if name in _DELICATE:
-            return True
-        waits = name == "Latch.wait"
-        frame = frame.f_back
-    return False
-
-
-def _send_again(number: int) -> None:
-    time.sleep(_AGAIN)
-    os.kill(os.getpid(), number)
+    for number in _HEARD:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, on_signal)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flask_background.concurrency import native
+from flask_background.concurrency.stop_signals import interruptible_wait
 from flask_background.core.backend import Phase
-from flask_background.core.item import Callee, WorkItem
+from flask_background.core.callee import Callee
+from flask_background.core.item import WorkItem
 from flask_background.errors import ConfigurationError, EnqueueError, QueueFull, Stopping
 from flask_background.executors.base import Executor
 from flask_background.local.ledger import Ledger
@@ -43,7 +45,7 @@ class Admission:
                     return False
             if gate is None or self._ledger.phase is Phase.STOPPED:
                 break
-            gate.wait(_RETRY)
+            _wait_for_room(gate)
         if how == "run" and self._ledger.admit(item, executor, math.inf):
             return True
         raise self._refusal(item, executor)
@@ -55,6 +57,11 @@ class Admission:
             f"{item.task_name} was not enqueued: {self._settings.max_queued} items wait for the executor"
             f" {executor.name!r}, as many as BACKGROUND_MAX_QUEUED allows"
         )
+
+
+@interruptible_wait
+def _wait_for_room(gate: native.Latch) -> None:
+    gate.wait(_RETRY)
 
 
 class Kind(Protocol):

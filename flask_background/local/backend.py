@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 import os
 import time
-import traceback
 import weakref
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flask_background.concurrency import hub
-from flask_background.concurrency.timers import Timer, Timers
-from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats, Watcher
+from flask_background.concurrency.durations import bounded
+from flask_background.concurrency.stop_signals import uninterruptible
+from flask_background.concurrency.timers import Timers
+from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats
 from flask_background.core.hub_events import make_events
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go, perform
+from flask_background.core.odd_errors import let_frames_go
+from flask_background.core.runner import RunHost, perform
 from flask_background.core.settings import Settings
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
-from flask_background.errors import BackgroundError, EnqueueError, ItemCancelledError
+from flask_background.errors import BackgroundError, EnqueuedInChildError, EnqueueError, ItemCancelledError
 from flask_background.executors import close_all, make_executors
 from flask_background.executors.base import Executor
 from flask_background.local.admission import Admission, mismatch
@@ -30,45 +29,59 @@ from flask_background.local.ledger import Ledger
 from flask_background.local.shutdown import ShutdownSequence
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flask import Flask
 
-# How long a main thread that computes may keep callbacks waiting under gevent (seconds): one of them may end
-# that computation.
-_HURRY = 0.25
+    from flask_background.core.callee import Callee
+    from flask_background.core.request_state import RequestState
+    from flask_background.hosts.base import Host
 
 _RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
 
 
-class LocalBackend(InProcessBackend):
+class LocalBackend(InProcessBackend, RunHost):
     """The items of one app in one process."""
 
-    def __init__(self, app: Flask, settings: Settings, watcher: Watcher) -> None:
-        self.app = app
-        self.pid = os.getpid()
-        self.events = make_events(app)
+    def __init__(self, app: Flask, settings: Settings, host: Host, tasks: Mapping[str, Callee]) -> None:
         self._max_queued = settings.max_queued
-        self._watcher = watcher
-        self._alarms = Timers()
+        self._watcher = host
         self.keys = Keys()
-        self.executors = make_executors(app, settings, perform)
+        self.executors = make_executors(app, settings, perform, tasks)
         # Items know their backend; an idle executor does not, and ends with it.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
-        self.lock = self.ledger.lock
-        self.later = DelayedItems(self, self._alarms)
+        super().__init__(app, make_events(app), Timers(self._timer_failed), self.ledger.lock)
+        self.later = DelayedItems(
+            self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
+        )
         self.companion: Companion | None = None
         self._border = Admission(self.ledger, self.executors, settings)
-        self.clock = ShutdownSequence(self, settings.grace_period)
+        self.clock = ShutdownSequence(
+            self.ledger,
+            self.events,
+            settings.grace_period,
+            source_of=self.source_of,
+            withdraw=self.withdraw,
+            at_begin=self._stop_begins,
+            at_record=self._expect_kill,
+            at_end=self._end,
+        )
 
     # For views.
 
+    def make_item(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
+    ) -> WorkItem[Any]:
+        return WorkItem(callee, args, kwargs, state, self)
+
+    @uninterruptible
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         task = item._task
         executor = self.executors.get(task.executor)
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
             raise mismatch(task, self.executors)
-        if executor.prepares:
-            executor.prepare(item)
+        executor.prepare(item)
         if task.key is not None and (other := self.keys.take(item)) is not item:
             return other
         run_here = False
@@ -96,6 +109,7 @@ class LocalBackend(InProcessBackend):
                 self._put(item, executor)
         return item
 
+    @uninterruptible
     def take(self, item: WorkItem[Any], held: bool = False) -> bool:
         """Take an item that the journal has accepted, however many wait here; False if all is over here."""
         executor = self.executors[item._task.executor]
@@ -118,6 +132,7 @@ class LocalBackend(InProcessBackend):
             self._watcher.ring()
         return was_here
 
+    @uninterruptible
     def release(self, item: WorkItem[Any]) -> None:
         if self.is_in_flight(item):
             self._put(item, self.executors[item._task.executor])
@@ -144,51 +159,55 @@ class LocalBackend(InProcessBackend):
             self.withdraw(item, (Status.CANCELLED, None, why))
             raise
 
+    def _start_waiting(self, item: WorkItem[Any]) -> None:
+        """Give an item whose time has come to its executor, unless it was withdrawn. Raises RuntimeError."""
+        if self.is_in_flight(item):
+            self.executors[item._task.executor].put(item)
+
     # For runs.
 
-    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
-        """Claim an item for its run; False if it was withdrawn, or all is over."""
-        if not self.ledger.claim(item, self.executors[item._task.executor], run):
+    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
+        if not self.ledger.claim(item, self.executors[item._task.executor], attempt):
             return False
         self.events.started(item)
         return True
 
-    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Settle what a run has come to, unless another one follows."""
-        if outcome[0] is Status.FAILED and self.later.try_again(item, run, outcome[2]):
-            return
-        self.conclude(item, run, outcome)
+    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
+        if not self.requeue(item, error, delay):
+            return False
+        self.later.try_again(item, delay)
+        return True
 
-    def conclude(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Settle the outcome of an item, and tell it."""
-        self.ledger.settle(item, run, outcome)
+    def requeue(self, item: WorkItem[Any], error: BaseException, delay: float) -> bool:
+        """Queue a running item again, and say so; False once a stop has begun: nothing is retried then."""
+        if not self.ledger.requeue(item, self.executors[item._task.executor], error):
+            return False
+        self.tell_retried(item, error, delay)
+        return True
+
+    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
+        self.ledger.settle(item, attempt, outcome)
         try:
             self._tell_end(item, outcome)
         finally:  # on the main thread a signal may raise here, and the item has ended
-            if run.error is not None:
-                let_frames_go(run.error)
+            if attempt.error is not None:
+                let_frames_go(attempt.error)
             self.ledger.remove(item, self.executors[item._task.executor].running)
-            if item._gates is not None:
-                item._wake()
             if self.ledger.phase is not _RUNNING:
                 self._watcher.ring()
 
-    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """Ask a running item to end in so many seconds."""
-        self.source_of(item).limit(time.monotonic() + seconds)
-        return self._alarms.set(seconds, partial(self._ask_to_end, item, CancelReason.TIMEOUT))
+    def have_threads(self) -> None:
+        """Start the threads that are needed, and have died or could not be had. Raises nothing."""
+        self.timers.have_thread()
+        for executor in self.executors.values():
+            executor.have_thread()
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call what is quick, and raises nothing, in so many seconds."""
-        self._alarms.set(seconds, callback)
+    def wait_for_receivers(self, timeout: float) -> bool:
+        """Wait up to timeout seconds for receivers of signals that run on other threads."""
+        return self.events.wait_for_receivers(timeout)
 
-    def cancel_timer(self, alarm: Timer) -> None:
-        """It has ended before."""
-        self._alarms.cancel(alarm)
-
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log what hurts no item."""
-        self.events.log_error(what, error)
+    def _timer_failed(self, error: BaseException) -> None:
+        self.log_error("What was due at its time failed", error)
 
     # For handles.
 
@@ -199,7 +218,8 @@ class LocalBackend(InProcessBackend):
             with self.lock:
                 source = item._source
                 if source is None:
-                    source = item._source = CancellationSource()
+                    source = CancellationSource(self.callback_failed)
+                    item._set_source(source)
                     if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
                         source.limit(self.clock.on_record_at)
                         source.fire(CancelReason.SHUTDOWN)
@@ -214,7 +234,7 @@ class LocalBackend(InProcessBackend):
             return True
         if item.status not in (Status.RUNNING, Status.INTERRUPTED) or not self.is_in_flight(item):
             return False
-        self._ask_to_end(item, CancelReason.REQUESTED)
+        self.ask_to_end(item, CancelReason.REQUESTED)
         return True
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
@@ -229,10 +249,43 @@ class LocalBackend(InProcessBackend):
     def wait_idle(self, timeout: float | None) -> bool:
         return self.ledger.idle_gate().wait(timeout)
 
-    # For the stop.
+    # For the stop: hosts know of an app what is here.
+
+    @property
+    def grace(self) -> float:
+        """The app's grace period in seconds."""
+        return self.clock.grace
+
+    @property
+    def up_at(self) -> float:
+        """When the grace period is over (``time.monotonic()``)."""
+        return self.clock.up_at
+
+    def is_idle(self) -> bool:
+        """Whether nothing is queued or running. Fit for a signal handler."""
+        return self.ledger.is_idle()
+
+    def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None:
+        """Begin the stop, if that has not been done, and do what is due now."""
+        self.clock.begin(began, allowance=allowance, how_to_cut=how_to_cut)
+        self.clock.tick()
+
+    def close_if_idle(self) -> bool:
+        """Refuse items from now on, if nothing is in flight; says whether all is over."""
+        return self.clock.close_if_idle()
+
+    def time_is_up(self) -> list[WorkItem[Any]]:
+        """End the grace period: refuse items, name those that have not ended, and return them."""
+        return self.clock.time_is_up()
+
+    def log_warning(self, what: str) -> None:
+        """Log what an operator should do something about."""
+        self.events.log.warning("%s", what)
 
     def stop(self, grace: float | None) -> list[WorkItem[Any]]:
         began = time.monotonic()
+        if grace is not None:
+            grace = bounded(grace)
         self.clock.begin(began, grace=grace)
         up_at = self.clock.up_at if grace is None else min(self.clock.up_at, began + grace)
         self.wait_idle(up_at - time.monotonic())
@@ -245,24 +298,19 @@ class LocalBackend(InProcessBackend):
             return False
         self._tell_end(item, outcome)
         self.ledger.remove(item, self.ledger.leaving)
-        item._wake()
         return True
 
-    def call_back(self, callbacks: Sequence[Callable[[], object]]) -> None:
-        """Call what waits for a token; errors of a callback are logged."""
+    def _stop_begins(self) -> None:
+        self.later.dismiss()
+        if self.companion is not None:
+            self.companion.stop_begins()
 
-        def call() -> None:
-            for callback in callbacks:
-                try:
-                    callback()
-                except BaseException as error:
-                    self.log_error("A token's callback failed", error)
+    def _expect_kill(self) -> None:
+        if self.companion is not None:
+            self.companion.expect_kill()
 
-        if callbacks:
-            hub.start(call, within=_HURRY)
-
-    def end(self, unfinished: list[WorkItem[Any]]) -> None:
-        """Nothing will be accepted or started any more."""
+    def _end(self, unfinished: list[WorkItem[Any]]) -> None:
+        """Close the executors: nothing is accepted or started any more."""
         for executor in self.executors.values():
             executor.abort()
             executor.close()
@@ -276,22 +324,21 @@ class LocalBackend(InProcessBackend):
         try:
             if not corrects or outcome[0] is not Status.INTERRUPTED:
                 self.events.finished(item, outcome, corrects)
-        except Exception:  # the log itself is broken: say so where logging does, and let nothing hang
-            traceback.print_exc()
         finally:
-            if item._uploads is not None:
-                for upload in item._uploads:
-                    upload.close()
-                item._uploads = None
-            item._args, item._kwargs = (), None
+            item._release_arguments()
             self.keys.give_back(item)
-
-    def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
-        self.call_back(self.source_of(item).fire(reason))
-        abort = item._attempt.abort if item._attempt is not None else None
-        if abort is not None:
-            abort()
 
     def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]
         return item.id in executor.queued or item.id in executor.running
+
+
+class ChildBackend(LocalBackend):
+    """The backend of a child process or a Celery worker. It takes no items: nobody would wait for them."""
+
+    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
+        raise EnqueuedInChildError(
+            f"{item.task_name} was enqueued in a child process, by an item or as the app was loaded there,"
+            " and would end with that: make it durable=True, so that it goes into the journal, or call it as"
+            " a function"
+        )

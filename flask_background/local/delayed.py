@@ -1,32 +1,45 @@
 """Items that wait for their time in this process: for their delay to pass, or for their next attempt.
 
-They are counted as queued. Their time does not come any more once the process stops, so then they are ended,
-and named in the log, instead of being waited for.
+They are counted as queued. Once the process stops their time does not come any more: then they are ended, and
+named in the log, instead of being waited for.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask_background.concurrency import native
 from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go
-from flask_background.core.status import Attempt, Status
+from flask_background.core.status import Outcome, Status
 from flask_background.errors import ItemInterruptedError, Stopping
 
-if TYPE_CHECKING:
-    from flask_background.local.backend import LocalBackend
+# When an item is tried again that was due when no thread could be had, in seconds.
+_NO_THREAD = 0.5
 
 
 class DelayedItems:
-    """Knows who waits, and releases each at its time."""
+    """Holds the items that wait, and starts each at its time.
 
-    def __init__(self, backend: LocalBackend, alarms: Timers) -> None:
-        self._backend = backend
-        self._alarms = alarms
+    ``start`` gives a queued item to its executor, and raises RuntimeError if no thread can be had.
+    ``withdraw`` ends an item that has not started.
+    """
+
+    def __init__(
+        self,
+        timers: Timers,
+        *,
+        start: Callable[[WorkItem[Any]], None],
+        withdraw: Callable[[WorkItem[Any], Outcome], bool],
+        log_error: Callable[[str, BaseException], None],
+    ) -> None:
+        self._timers = timers
+        self._start = start
+        self._withdraw = withdraw
+        self._log_error = log_error
         self._lock = native.new_lock()
         self._waiting: dict[str, tuple[WorkItem[Any], Timer]] = {}
         self._closed = False
@@ -35,38 +48,27 @@ class DelayedItems:
         """Let a new item start at its time (``time.time()``); raises Stopping if that will not come."""
         if not self._enter(item, max(0.0, due - time.time())):
             error = Stopping(f"{item.task_name} was not enqueued: this process stops before the item is due")
-            self._backend.withdraw(item, (Status.CANCELLED, None, error))
+            self._withdraw(item, (Status.CANCELLED, None, error))
             raise error
 
-    def try_again(self, item: WorkItem[Any], run: Attempt, error: BaseException | None) -> bool:
-        """Let a failed item wait for its next attempt; False if it has none, or the process stops."""
-        assert error is not None
-        delay = None if item.is_unwanted() else item._task.retry.delay_after(run.number, error)
-        backend = self._backend
-        if delay is None or not backend.ledger.requeue(item, backend.executors[item._task.executor], error):
-            return False
-        for upload in item._uploads or ():
-            if not upload.stream.closed and upload.stream.seekable():
-                upload.stream.seek(0)
-        let_frames_go(error)
-        backend.events.retried(item, error, delay)
+    def try_again(self, item: WorkItem[Any], delay: float) -> None:
+        """Let an item that is queued again wait delay seconds for its run; end it if the process stops."""
         if not self._enter(item, delay):
             self._end(item)
-        return True
 
     def dismiss(self) -> None:
         """The process stops: end those who wait, and let nobody else in."""
         with self._lock:
             self._closed = True
             waiting, self._waiting = self._waiting, {}
-        for item, alarm in waiting.values():
-            self._alarms.cancel(alarm)
+        for item, timer in waiting.values():
+            self._timers.cancel(timer)
             self._end(item)
 
     def _enter(self, item: WorkItem[Any], seconds: float) -> bool:
         with self._lock:
             if not self._closed:
-                self._waiting[item.id] = item, self._alarms.set(seconds, partial(self._call, item))
+                self._waiting[item.id] = item, self._timers.set(seconds, partial(self._call, item))
             return not self._closed
 
     def _call(self, item: WorkItem[Any]) -> None:
@@ -74,9 +76,11 @@ class DelayedItems:
             if self._waiting.pop(item.id, None) is None:
                 return
         try:
-            self._backend.release(item)
-        except RuntimeError as error:  # the system has no thread to give; the item was withdrawn
-            self._backend.log_error(f"Item {item.id} could not be started", error)
+            self._start(item)
+        except RuntimeError as error:  # there is no thread to be had at this moment
+            self._log_error(f"Item {item.id} ({item.task_name}) is started as soon as it can be", error)
+            if not self._enter(item, _NO_THREAD):
+                self._end(item)
 
     def _end(self, item: WorkItem[Any]) -> None:
         error = None if item._attempt is None else item._attempt.error
@@ -85,4 +89,4 @@ class DelayedItems:
             f"item {item.id} ({item.task_name}) waited for {what} when the host stopped"
         )
         why.__cause__ = error
-        self._backend.withdraw(item, (Status.INTERRUPTED, None, why))
+        self._withdraw(item, (Status.INTERRUPTED, None, why))

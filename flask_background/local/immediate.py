@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
 from flask_background.core.backend import Backend
-from flask_background.core.runner import PendingRun, let_frames_go, perform
+from flask_background.core.item import WorkItem
+from flask_background.core.runner import Run, RunHost, perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.errors import Stopping
 from flask_background.local.admission import check_executor
@@ -24,19 +25,17 @@ if TYPE_CHECKING:
 
     from werkzeug.datastructures import FileStorage
 
-    from flask_background.concurrency.timers import Timer
-    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.callee import Callee
+    from flask_background.core.request_state import RequestState
     from flask_background.core.token import CancellationSource
     from flask_background.local.backend import LocalBackend
 
 
-class ImmediateBackend(Backend):
+class ImmediateBackend(Backend, RunHost):
     """Runs items on the caller's thread, and makes of their arguments what the way elsewhere would."""
 
     def __init__(self, local: LocalBackend, max_bytes: int, *, strict: bool) -> None:
-        self.app = local.app
-        self.pid = local.pid
-        self.lock = local.lock
+        super().__init__(local.app, local.events, local.timers, local.lock)
         self._local = local
         self._max_bytes = max_bytes
         self._strict = strict
@@ -46,6 +45,11 @@ class ImmediateBackend(Backend):
         self._raised: dict[str, BaseException] = {}
 
     # For views.
+
+    def make_item(
+        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
+    ) -> WorkItem[Any]:
+        return WorkItem(callee, args, kwargs, state, self)
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         task, local = item._task, self._local
@@ -101,7 +105,7 @@ class ImmediateBackend(Backend):
         try:
             while item.id in queued:
                 self._turns[item.id] = ended = native.Latch()
-                perform(self, item, _await)
+                perform(item, _await)
                 ended.wait()  # a Future that the function returned may end on another thread
         finally:
             self._turns.pop(item.id, None)
@@ -111,56 +115,36 @@ class ImmediateBackend(Backend):
 
     # For runs.
 
-    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
-        """Claim an item for its run; False if it was withdrawn, or all is over."""
+    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
         remake = self._remake.get(item.id)
         if remake is not None:
-            item._args, kwargs = remake()
-            item._kwargs = kwargs or None
+            item._take_arguments(*remake())
         started = True
         try:
-            started = self._local.start(item, run)
+            started = self._local.start(item, attempt)
         except BaseException as error:  # a signal's, on the main thread: the item runs, and then it is raised
             self._raised[item.id] = error
         if not started:
             self._turns[item.id].open()
         return started
 
-    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Settle what a run has come to, unless another one follows."""
-        status, value, error = outcome
-        if status is Status.SUCCEEDED and _stands_for_data(item._task):
-            run.value, error = result_of(result_as_data(value, self._max_bytes))
-            outcome = status, run.value, error
+    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
+        follows = True
         try:
-            if status is not Status.FAILED or error is None or not self._try_again(item, run, error):
-                self._local.conclude(item, run, outcome)
+            follows = self._local.requeue(item, error, delay)
+        finally:
+            if follows:
+                self._turns[item.id].open()
+        return follows
+
+    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
+        status, value, _ = outcome
+        if status is Status.SUCCEEDED and _stands_for_data(item._task):
+            outcome = status, *result_of(result_as_data(value, self._max_bytes))
+        try:
+            self._local.finish(item, attempt, outcome)
         finally:
             self._turns[item.id].open()
-
-    def _try_again(self, item: WorkItem[Any], run: Attempt, error: BaseException) -> bool:
-        local = self._local
-        delay = None if item.is_unwanted() else item._task.retry.delay_after(run.number, error)
-        if delay is None or not local.ledger.requeue(item, local.executors[item._task.executor], error):
-            return False
-        for upload in item._uploads or ():
-            if not upload.stream.closed and upload.stream.seekable():
-                upload.stream.seek(0)
-        let_frames_go(error)
-        local.events.retried(item, error, delay)
-        return True
-
-    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """Ask a running item to end in so many seconds."""
-        return self._local.set_timer(item, seconds)
-
-    def cancel_timer(self, alarm: Timer) -> None:
-        """It has ended before."""
-        self._local.cancel_timer(alarm)
-
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log what hurts no item."""
-        self._local.log_error(what, error)
 
     # For handles.
 
@@ -181,7 +165,7 @@ def _stands_for_data(task: Callee) -> bool:
     return task.portable and task.durable
 
 
-def _await(run: PendingRun, awaitable: Awaitable[Any]) -> None:
+def _await(run: Run, awaitable: Awaitable[Any]) -> None:
     """On this thread; on one of its own if the caller is a coroutine."""
     import asyncio
 

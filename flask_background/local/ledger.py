@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from time import time
 from typing import Any
 
 from flask_background.concurrency import native
@@ -25,7 +24,7 @@ from flask_background.executors.base import Executor
 KEPT = 1_000
 
 # To look a member up in its enum's class takes longer than a dict does.
-_RUNNING, _STOPPED, _CLAIMED = Phase.RUNNING, Phase.STOPPED, Status.RUNNING
+_RUNNING, _STOPPED = Phase.RUNNING, Phase.STOPPED
 
 
 class Ledger:
@@ -37,7 +36,7 @@ class Ledger:
         #: Withdrawn, and about to be told so.
         self.leaving: dict[str, WorkItem[Any]] = {}
         self._executors = tuple(executors)
-        self._turns = 0  # how many have gone back from running to queued
+        self._requeues = 0  # how many items have gone back from running to queued
         self._idle_gates: list[native.Latch] = []
         self._room_gates: list[native.Latch] = []
         # Two pages of ended items: the one that is written on, and the one before it.
@@ -63,22 +62,15 @@ class Ledger:
         if executor.queued.pop(item.id, None) is None:
             executor.running.pop(item.id, None)
             return False
-        if item._attempt is not None and item._attempt.started is not None:
-            attempt.number = item._attempt.number + 1
-        item._attempt = attempt
-        item.status = _CLAIMED  # from queued, or from interrupted if that went on record meanwhile
+        item._begin(attempt)
         return True
 
     def settle(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
         """Give a running item its outcome."""
-        status, attempt.value, attempt.error = outcome
-        attempt.finished = time()
-        if status is not item.status:
-            item._move(status)
+        item._end(outcome, attempt)
         if self.phase is not _RUNNING:
-            with self.lock:  # whoever made the record may have written over it
-                item._attempt = attempt
-                _write(item, attempt, outcome)
+            with self.lock:  # to put the item on record as interrupted may have overwritten the outcome
+                item._end(outcome, attempt)
 
     def withdraw(self, item: WorkItem[Any], executor: Executor, outcome: Outcome) -> bool:
         """Give a queued item its outcome, so that it never runs; False if it does or did."""
@@ -86,8 +78,7 @@ class Ledger:
             if executor.queued.pop(item.id, None) is None:
                 return False
             self.leaving[item.id] = item
-            item._attempt = item._attempt or Attempt()
-            _write(item, item._attempt, outcome)
+            item._end(outcome)
             return True
 
     def requeue(self, item: WorkItem[Any], executor: Executor, error: BaseException) -> bool:
@@ -95,11 +86,8 @@ class Ledger:
         with self.lock:
             if self.phase is not _RUNNING:
                 return False
-            if item._attempt is not None:
-                item._attempt.error = error
-            item._move(Status.QUEUED)
-            item.forget_token()
-            self._turns += 1
+            item._requeue(error)
+            self._requeues += 1
             executor.queued[item.id] = item
             del executor.running[item.id]
             return True
@@ -115,11 +103,11 @@ class Ledger:
         return True
 
     def remove(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> None:
-        """Take an item out of the book that it is in, once all who want to know have been told of its end."""
+        """Take an item out of its book, and wake its waiters: the log and the signals have its end."""
         ended = self._ended
         ended[item.id] = item
         del book[item.id]
-        item._announced = True
+        item._announce_end()
         if self._room_gates:
             _open(self._room_gates)
         if self._idle_gates and self.is_idle():
@@ -130,14 +118,7 @@ class Ledger:
     def record(self, item: WorkItem[Any], error: BaseException) -> bool:
         """Put on record that item has not ended, and let it go on; False if it has, or that is on record."""
         with self.lock:
-            attempt = item._attempt or Attempt()
-            if item.status.is_final:
-                return False
-            item._attempt = attempt
-            # Should the item end at this very moment, its own outcome is written once more, after this.
-            attempt.error, attempt.finished = error, time()
-            item.status = Status.INTERRUPTED
-            return True
+            return item._record_interrupted(error)
 
     def begin_stop(self) -> bool:
         """Go from running to stopping; False if that was done."""
@@ -160,14 +141,16 @@ class Ledger:
         return True
 
     def is_idle(self) -> bool:
-        """Whether nothing is in flight: queued, running, or about to be told that it has ended."""
-        turns = self._turns
-        for executor in self._executors:  # first these, for an item enters the next book before it leaves one
-            if executor.queued:
+        """Whether nothing is in flight: queued, running, or withdrawn and not announced yet."""
+        while True:
+            requeues = self._requeues
+            for executor in self._executors:  # first these: an item enters the next book before it leaves one
+                if executor.queued:
+                    return False
+            if self.leaving or any(executor.running for executor in self._executors):
                 return False
-        if self.leaving or any(executor.running for executor in self._executors):
-            return False
-        return turns == self._turns or self.is_idle()  # one may have gone back, behind our back
+            if requeues == self._requeues:  # else a retry has moved an item from running to queued meanwhile
+                return True
 
     def unfinished(self) -> list[WorkItem[Any]]:
         """The items in flight, in the order in which they came."""
@@ -233,13 +216,6 @@ class Ledger:
 
 def _statuses(page: dict[str, WorkItem[Any]]) -> list[Status]:
     return [item.status for item in tuple(page.values())]
-
-
-def _write(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
-    status, attempt.value, attempt.error = outcome
-    attempt.finished = time()
-    if status is not item.status:
-        item._move(status)
 
 
 def _open(gates: list[native.Latch]) -> None:

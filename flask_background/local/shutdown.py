@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flask_background.concurrency import native
 from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Status
@@ -25,15 +23,40 @@ from flask_background.core.token import CancelReason
 from flask_background.errors import ItemInterruptedError
 
 if TYPE_CHECKING:
-    from flask_background.local.backend import LocalBackend
+    from collections.abc import Callable
+
+    from flask_background.core.events import Events
+    from flask_background.core.status import Outcome
+    from flask_background.core.token import CancellationSource
+    from flask_background.local.ledger import Ledger
 
 
 class ShutdownSequence:
-    """Takes one app through its stop; whoever watches the host moves it on."""
+    """Takes one app through its stop; the thread that watches the host moves it on.
 
-    def __init__(self, backend: LocalBackend, grace: float) -> None:
-        self._backend = backend
-        self._ledger = backend.ledger
+    ``at_begin``, ``at_record`` and ``at_end`` are called at the three steps; ``at_end`` gets the items that
+    had not ended. ``withdraw`` ends an item that has not started.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        events: Events,
+        grace: float,
+        *,
+        source_of: Callable[[WorkItem[Any]], CancellationSource],
+        withdraw: Callable[[WorkItem[Any], Outcome], bool],
+        at_begin: Callable[[], None],
+        at_record: Callable[[], None],
+        at_end: Callable[[list[WorkItem[Any]]], None],
+    ) -> None:
+        self._ledger = ledger
+        self._events = events
+        self._source_of = source_of
+        self._withdraw = withdraw
+        self._at_begin = at_begin
+        self._at_record = at_record
+        self._at_end = at_end
         self.grace = grace
         #: Until when (``time.monotonic()``) an item can be sure to have, and when its time is up.
         self.on_record_at = math.inf
@@ -56,24 +79,14 @@ class ShutdownSequence:
         self.on_record_at = min(self.up_at, began + allowance)
         if not self._ledger.begin_stop():
             return
-        self._backend.later.dismiss()
-        if self._backend.companion is not None:
-            self._backend.companion.stop_begins()
+        self._at_begin()
         items = self._ledger.unfinished()
-        callbacks = []
         for item in items:
-            source = self._backend.source_of(item)
+            source = self._source_of(item)
             source.limit(self.on_record_at)
-            callbacks += source.fire(CancelReason.SHUTDOWN)
+            source.fire(CancelReason.SHUTDOWN)
         seconds = max(0.0, self.on_record_at - time.monotonic())
-        self._backend.events.stopping(len(items), seconds, how_to_cut)
-        if callbacks:
-            # On a thread of their own: they are foreign, and the stop must not wait for them.
-            call_back = partial(self._backend.call_back, callbacks)
-            try:
-                native.start_thread(call_back, "background-callbacks")
-            except RuntimeError:  # Python is shutting down and starts no more threads
-                call_back()
+        self._events.stopping(len(items), seconds, how_to_cut)
 
     def tick(self) -> None:
         """Do what is due."""
@@ -86,7 +99,7 @@ class ShutdownSequence:
     def close_if_idle(self) -> bool:
         """Refuse from now on, if nothing is in flight; says whether all is over."""
         if self._ledger.close(if_idle=True):
-            self._backend.end([])
+            self._at_end([])
         return self._ledger.phase is Phase.STOPPED
 
     def time_is_up(self) -> list[WorkItem[Any]]:
@@ -97,22 +110,20 @@ class ShutdownSequence:
         self._record()
         unfinished = self._ledger.unfinished()
         for item in unfinished:
-            self._backend.withdraw(item, (Status.INTERRUPTED, None, _unfinished(item)))
-        self._backend.end(unfinished)
+            self._withdraw(item, (Status.INTERRUPTED, None, _unfinished(item)))
+        self._at_end(unfinished)
         return unfinished
 
     def _record(self) -> None:
-        if self._backend.companion is not None:
-            self._backend.companion.expect_kill()
+        self._at_record()
         for item in self._ledger.unfinished():
             if item.id in self.recorded:
                 continue
             self.recorded.add(item.id)
             error = _unfinished(item)
             if self._ledger.record(item, error):
-                self._backend.events.finished(item, (Status.INTERRUPTED, None, error))
-                item._announced = True
-                item._wake()
+                self._events.finished(item, (Status.INTERRUPTED, None, error))
+                item._announce_end()
 
 
 def _unfinished(item: WorkItem[Any]) -> ItemInterruptedError:

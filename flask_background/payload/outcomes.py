@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import traceback
 from typing import Any
 
+from flask_background.core.odd_errors import is_from_signal, text_of, trace_of
 from flask_background.core.status import Progress
 from flask_background.errors import ItemFailedError, ResultLostError
 from flask_background.payload import data
@@ -15,8 +15,10 @@ def result_as_data(value: Any, max_bytes: int) -> str:
     """What an item returned, as text. What is no data, or too large, is not kept: the text says so."""
     try:
         return data.dump(value, "the result", max_bytes=max_bytes)
-    except Exception as error:  # another thread may be changing it, too
-        return json.dumps({_LOST: str(error)})
+    except BaseException as error:  # another thread may be changing it, too; and odd values raise odd things
+        if is_from_signal(error):
+            raise
+        return json.dumps({_LOST: text_of(error)})
 
 
 _LOST = "flask_background.lost"
@@ -28,8 +30,8 @@ def error_as_data(error: BaseException) -> str:
     return json.dumps(
         {
             "type": f"{kind.__module__}.{kind.__qualname__}",
-            "message": _text_of(error),
-            "trace": "".join(traceback.format_exception(error)),
+            "message": text_of(error),
+            "trace": trace_of(error),
         }
     )
 
@@ -37,22 +39,14 @@ def error_as_data(error: BaseException) -> str:
 def progress_as_data(progress: Progress) -> str:
     """A progress as text; other numbers are made floats, and a message that is not a string is made one."""
     done, total, message = progress
-    return json.dumps([done, total, None if message is None else _text_of(message)], default=_number_of)
+    return json.dumps([done, total, None if message is None else text_of(message)], default=_number_of)
 
 
 def _number_of(value: Any) -> float | str:
     try:
         return float(value)
     except Exception:
-        return _text_of(value)
-
-
-def _text_of(value: object) -> str:
-    """What is foreign may raise here, and then its item must not hang for that."""
-    try:
-        return str(value)
-    except Exception as error:
-        return f"<{type(value).__name__} whose text raises {type(error).__name__}>"
+        return text_of(value)
 
 
 def result_of(text: str) -> tuple[Any, BaseException | None]:

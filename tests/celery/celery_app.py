@@ -1,13 +1,9 @@
 """What ``celery -A tests.celery.celery_app worker`` loads, and ``flask --app`` with the same name."""
 
-import os
-
 from flask_background.cli.commands import background
 
-from .shop import create_app, hold_messages
+from .shop import create_app
 
-if "SHOP_HOLDS_MESSAGES" in os.environ:
-    hold_messages()
 flask_app = create_app()
 flask_app.cli.add_command(background)  # as the installed package does it
 celery_app = flask_app.extensions["celery"]

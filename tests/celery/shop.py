@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask, current_app, g, request, url_for
-from kombu.transport.redis import QoS
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Background, CancelReason, current_item
@@ -42,27 +41,6 @@ def note(line: object) -> None:
         file.write(f"{line}\n")
 
 
-def hold_messages() -> None:
-    """Between what Redis gives out and what it is told to keep, wait for a file of the item's id.
-
-    That is as where it runs no scripts, or where the queues were empty.
-    """
-    from flask_background.celery.redis.atomic_fetch import Taking
-
-    Taking._runs_scripts = False
-    append = QoS.append
-
-    def hold(qos: QoS, message: Any, tag: str) -> None:
-        item_id = message.headers.get("id")
-        note(f"{item_id} given out")
-        path = Path(os.environ["SHOP_NOTES"]).parent / str(item_id)
-        while not path.exists():
-            time.sleep(0.05)
-        append(qos, message, tag)
-
-    QoS.append = hold
-
-
 def receive() -> dict[str, str]:
     """Take uploads, and leave them to an item."""
     return {"id": describe.enqueue(request.files.getlist("photo")).id}
@@ -89,10 +67,10 @@ def look_around() -> dict[str, Any]:
         "app": current_app.name,
         "id": current_item.id,
         "attempt": current_item.attempt,
-        "path": None if state is None else state.path,
-        "user": None if state is None else state.values["user"],
-        "trace": None if state is None else state.traceparent,
-        "url": None if state is None else url_for("order", number=7, _external=True),
+        "path": state.path if state else None,
+        "user": state.values["user"] if state else None,
+        "trace": state.traceparent if state else None,
+        "url": url_for("order", number=7, _external=True) if state else None,
         "pid": os.getpid(),
     }
 

@@ -13,6 +13,7 @@ import pytest
 from flask import Flask
 
 from flask_background import Background, Status, current_item, signals
+from flask_background.app_state import state_of
 from flask_background.errors import BrokerError, ConfigurationError, ItemCancelledError, QueueFull, Stopping
 
 from ..helpers import BOUND, Site, lines, receiving, until
@@ -174,7 +175,7 @@ def test_broker_returns(
 def test_worker_has_no_fallback(lone: Site) -> None:
     """What would end with a Celery worker's child is refused there."""
     task = lone.background.task(name="shop.len", fallback="local")(len)
-    lone.app.extensions["background"].become_worker()
+    state_of(lone.app).become_worker()
     with pytest.raises(BrokerError):
         task.enqueue("abc")
 
@@ -207,9 +208,3 @@ def test_without_celery(make_site: Callable[..., Site], backend: str) -> None:
     task = site.background.task(name="shop.len", fallback="local")(len)
     with site.app.app_context():
         assert task.enqueue("abc").result(BOUND) == 3
-
-
-def test_reserved_executor(make_site: Callable[..., Site]) -> None:
-    """The name under which items wait in the journal for Celery is nobody's."""
-    with pytest.raises(ConfigurationError, match=r"BACKGROUND_EXECUTORS\['celery:outbox'\]"):
-        make_site(BACKGROUND_EXECUTORS={"celery:outbox": {"kind": "thread"}})

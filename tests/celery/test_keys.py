@@ -14,9 +14,6 @@ from flask import Flask
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Status, WorkItem, signals
-from flask_background.celery.client.backend import CeleryBackend
-from flask_background.celery.redis import keys as rooms
-from flask_background.celery.redis.keys import Keys, name_of_key
 from flask_background.errors import BrokerError, ItemCancelledError, UnsupportedError
 
 from ..helpers import BOUND, receiving, until
@@ -29,15 +26,9 @@ pytestmark = pytest.mark.usefixtures("worker", "app")
 MakeApp = Callable[..., Flask]
 
 
-def keys_of(app: Flask) -> Keys:
-    """The app's keys."""
-    backend: CeleryBackend = app.extensions["background"].celery
-    return backend.belongings.keys
-
-
-def is_free(app: Flask, task: Any, key: str) -> bool:
-    """Whether nobody has the key."""
-    return keys_of(app)._ask(rooms._GET, name_of_key(task.name, key)) is None
+def is_free(redis: Redis) -> bool:
+    """Whether nobody has a key."""
+    return not redis.keys(1, "*:key:*")
 
 
 def held(worker: Worker, name: str, key: str) -> WorkItem[Any]:
@@ -62,7 +53,7 @@ def test_one_in_flight(app: Flask, make_app: MakeApp, worker: Worker, redis: Red
     second = shop.hold.using(key="receipt-42").enqueue("one")
     assert second.id != first.id
     assert second.result(BOUND) == "one"
-    until(lambda: is_free(app, shop.hold, "receipt-42"))
+    until(lambda: is_free(redis))
     assert not [line for line in worker.notes if "never" in line]
     told = redis.all_text()
     assert first.id in told
@@ -89,7 +80,7 @@ def test_many_at_once(make_app: MakeApp, worker: Worker) -> None:
     assert len([line for line in worker.notes if line.startswith("many runs")]) == 1
 
 
-def test_attempts_keep_it(app: Flask, worker: Worker) -> None:
+def test_attempts_keep_it(app: Flask, redis: Redis) -> None:
     """Between two attempts it is in flight."""
     task = shop.flaky.using(key="flaky", backoff=1.0)
     with receiving(signals.item_enqueued, app) as enqueued:
@@ -98,86 +89,54 @@ def test_attempts_keep_it(app: Flask, worker: Worker) -> None:
         assert task.enqueue() is item
     assert enqueued == [{"item": item}]
     assert item.result(BOUND) == 3
-    until(lambda: is_free(app, shop.flaky, "flaky"))
+    until(lambda: is_free(redis))
 
 
-def test_ends_free_it(app: Flask, worker: Worker) -> None:
+def test_ends_free_it(redis: Redis, worker: Worker) -> None:
     """However an item ends: failed, cancelled before its time, asked to end, parked, or killed by Celery."""
     assert shop.fail.using(key="end").enqueue("pity").exception(BOUND) is not None
     later = shop.echo.using(key="end", delay=86_400).enqueue(1)
     assert shop.echo.using(key="end").enqueue(2) is later
     assert later.cancel()
-    assert is_free(app, shop.echo, "end")
+    assert is_free(redis)
     asked = held(worker, "asked", "end")
     assert asked.cancel()
     assert asked.wait(BOUND)
     assert shop.die.using(key="end").enqueue(99).exception(60) is not None
     assert shop.ignore_everything.using(key="end").enqueue().exception(60) is not None
-    for task in (shop.fail, shop.hold, shop.die, shop.ignore_everything):
-        until(lambda task=task: is_free(app, task, "end"))
-
-
-def test_what_was_left(app: Flask) -> None:
-    """A key of an item that has ended, or that nobody knows any more, is taken over."""
-    ended = shop.echo.enqueue(1)
-    assert ended.wait(BOUND)
-    for item_id in (ended.id, "0" * 24):
-        keys_of(app).confirm(name_of_key(shop.echo.name, "left"), item_id, 0)
-        assert not is_free(app, shop.echo, "left")
-        item = shop.echo.using(key="left").enqueue(2)
-        assert item.result(BOUND) == 2
-        until(lambda: is_free(app, shop.echo, "left"))
-
-
-def test_release_is_the_holders(app: Flask) -> None:
-    """An item that has lost its key meanwhile takes it from nobody."""
-    keys, name = keys_of(app), name_of_key("task", "key")
-    first, second = "1" * 24, "2" * 24
-    assert keys.take(name, first, lambda item_id: item_id, BOUND) is None
-    keys.confirm(name, first, 0)
-    assert keys.take(name, second, lambda item_id: None, BOUND) is None
-    keys.confirm(name, first, 0)
-    keys.release(name, first)
-    keys.confirm(name, second, 0)
-    assert keys.find(name, lambda item_id: item_id) == second
-    keys.release(name, second)
-    assert keys.find(name, lambda item_id: item_id) is None
+    until(lambda: is_free(redis))
 
 
 def test_process_dies_before_it_sends(
-    redis: Redis, app: Flask, make_app: MakeApp, script: Callable[..., Any]
+    redis: Redis, app: Flask, script: Callable[..., Any], worker: Worker
 ) -> None:
-    """A process that dies between taking a key and sending its item holds the key up for seconds only."""
+    """A process that dies between the record and the message leaves an item that runs, and has its key."""
     program = script(
         f"""
         import os
-        from flask_background.celery import app as cluster
-        from flask_background.celery.redis import keys
+        from flask_background.celery.client.publisher import Publisher
         from tests.celery import shop
-        keys._LEASE = 2.0
-        cluster.Cluster.publish = lambda *args: os._exit(7)
+        Publisher.send = lambda *args, **options: os._exit(7)
         urls = {{"broker_url": "{redis.url}/0", "result_backend": "{redis.url}/1"}}
-        app = shop.create_app(BACKGROUND_CELERY=urls, BACKGROUND_PUBLISH_TIMEOUT=1.0)
+        app = shop.create_app(BACKGROUND_CELERY=urls)
         with app.app_context():
-            shop.echo.using(key="crash").enqueue(1)
+            shop.hold.using(key="crash").enqueue("crash")
         """
     )
     assert program.ends() == 7, program.said
-    with (
-        make_app(publish_timeout=0.1).app_context(),
-        pytest.raises(BrokerError, match="has the same key, is being sent by another process"),
-    ):
-        shop.echo.using(key="crash").enqueue(2)
-    until(lambda: is_free(app, shop.echo, "crash"))
-    assert shop.echo.using(key="crash").enqueue(3).result(BOUND) == 3
+    item = shop.hold.using(key="crash").enqueue("never")
+    worker.wait_for_note("crash runs")
+    worker.let_go("crash")
+    assert item.result(BOUND) == "crash"
+    until(lambda: is_free(redis))
 
 
-def test_refused(make_app: MakeApp, app: Flask, redis: Redis) -> None:
+def test_refused(make_app: MakeApp, redis: Redis) -> None:
     """An item that cannot be sent leaves its key to the next one."""
     gone = make_app(celery={"broker_url": "redis://127.0.0.1:1/0"})
     with gone.app_context(), pytest.raises(BrokerError):
         shop.echo.using(key="refused").enqueue(1)
-    assert is_free(app, shop.echo, "refused")
+    assert is_free(redis)
 
 
 def test_with_the_commit(make_app: MakeApp, worker: Worker) -> None:

@@ -20,7 +20,8 @@ from .conftest import Broker, Worker, on_both
 
 MakeWorker = Callable[..., Worker]
 
-every_pool = pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+# The pools where an item runs on a main thread, so that it can be ended.
+on_main_thread = pytest.mark.parametrize("pool", ["prefork", "solo"])
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,7 @@ def test_cold_stop(app: Flask, make_worker: MakeWorker) -> None:
     assert item.attempt == 1
 
 
-@every_pool
+@on_main_thread
 @on_both
 def test_grace_period(app: Flask, make_worker: MakeWorker, pool: str) -> None:
     """What has not ended when the grace period has is named, goes back to the queue, and is not counted."""
@@ -88,6 +89,19 @@ def test_grace_period(app: Flask, make_worker: MakeWorker, pool: str) -> None:
     assert item.attempt == 1
 
 
+def test_grace_period_of_threads(app: Flask, make_worker: MakeWorker) -> None:
+    """In a pool of threads the worker names what goes on beyond the grace period, and waits for it."""
+    worker = make_worker("--pool", "threads", grace_period=0.1)
+    item = shop.hold.enqueue("held")
+    worker.wait_for_note("held runs")
+    worker.process.send_signal(signal.SIGTERM)
+    until(lambda: f"Item {item.id} goes on beyond the grace period" in worker.log)
+    assert worker.process.poll() is None
+    worker.let_go("held")
+    assert worker.process.wait(BOUND) == 0
+    assert item.result(BOUND) == "held"
+
+
 @on_both
 def test_item_that_cannot_be_stopped(app: Flask, make_worker: MakeWorker) -> None:
     """A process that is deep in C, and hears of nothing, holds up no stop."""
@@ -105,17 +119,19 @@ def test_item_that_cannot_be_stopped(app: Flask, make_worker: MakeWorker) -> Non
     assert item.attempt == 1
 
 
-@every_pool
+@on_main_thread
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_second_signal(app: Flask, make_worker: MakeWorker, pool: str, number: signal.Signals) -> None:
-    """One more signal ends the wait."""
+    """One more signal ends the wait, if it is not a part of the first one. The exit status is Celery's."""
     worker = make_worker("--pool", pool, grace_period=600)
     item = shop.hold.enqueue("held")
     worker.wait_for_note("held runs")
     worker.process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
     worker.wait_for_note("held was asked to end: shutdown")
+    until(lambda: time.monotonic() - began > 2.5)
     worker.process.send_signal(number)
-    assert worker.process.wait(BOUND) == 0
+    worker.process.wait(BOUND)
     assert (item.status, item.attempt) == (Status.QUEUED, 0)
     assert f"Item {item.id} (tests.celery.shop.hold) interrupted" in worker.log
 

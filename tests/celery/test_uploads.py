@@ -19,7 +19,7 @@ from werkzeug.datastructures import FileStorage, Headers
 from werkzeug.test import encode_multipart
 
 from flask_background import Status, signals
-from flask_background.celery.client.backend import CeleryBackend
+from flask_background.app_state import state_of
 from flask_background.celery.uploads import uploads as rooms
 from flask_background.celery.uploads.stores import Remote, store_at
 from flask_background.errors import (
@@ -68,12 +68,6 @@ def app(make_app: MakeApp, store: Path) -> Iterator[Flask]:
 def upload(content: bytes = b"picture", **options: Any) -> FileStorage:
     """As it comes from a form."""
     return FileStorage(io.BytesIO(content), **{"filename": "a.png", **options})
-
-
-def belongings_of(app: Flask) -> Any:
-    """What the app's backend has for items besides their records."""
-    backend: CeleryBackend = app.extensions["background"].celery
-    return backend.belongings
 
 
 @pytest.fixture
@@ -300,13 +294,13 @@ def test_sweep(app: Flask, store: Path, worker: Worker, monkeypatch: pytest.Monk
         (store / name).touch()
         os.utime(store / name, (now - age, now - age))
     monkeypatch.setattr(rooms, "_swept_at", 0.0)
-    backend: CeleryBackend = app.extensions["background"].celery
-    backend.belongings.sweep(backend.records)
+    backend: Any = state_of(app).celery
+    backend.uploads.sweep(backend.is_over)
     left = {file.name for file in store.iterdir()}
     assert left == {f"{'1' * 24}-0", "other", f"{over.id}-1", f"{waiting.id}-0"}
     (store / f"{over.id}-1").unlink()
     (store / "again").touch()
-    backend.belongings.sweep(backend.records)  # not so soon
+    backend.uploads.sweep(backend.is_over)  # not so soon
     for name in ("other", "again", f"{'1' * 24}-0"):
         (store / name).unlink()
     assert waiting.cancel()
@@ -330,7 +324,7 @@ def test_url(make_app: MakeApp, remote: Any) -> None:
     with make_app(uploads="memory://shop").app_context() as context:
         item = shop.describe.using(delay=60).enqueue([upload(b"x" * 12_000_000)])
         assert list(remote.store) == [f"/shop/{item.id}-0"]
-        store = belongings_of(context.app).uploads.store
+        store = state_of(context.app).celery.uploads.store
         with store.read(f"{item.id}-0") as file:
             assert len(file.read()) == 12_000_000
         ((name, at),) = store.written()

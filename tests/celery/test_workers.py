@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import signal
 import time
 import weakref
@@ -18,6 +17,7 @@ from flask import Flask
 from kombu import Connection
 
 from flask_background import Background, Status, signals
+from flask_background.app_state import state_of
 from flask_background.errors import BrokerError, ConfigurationError, NotFinishedError, UnsupportedError
 
 from ..helpers import BOUND, receiving, until
@@ -66,21 +66,34 @@ def test_nothing_is_lost(app: Flask, make_worker: MakeWorker) -> None:
 
 
 def test_worker_is_killed(app: Flask, make_worker: MakeWorker) -> None:
-    """What a worker ran that was killed is run by another one, when the visibility timeout has passed."""
-    options = {"broker_transport_options": {"visibility_timeout": 3}}
-    first = make_worker(celery=options, kill_after=0.5)
-    first.wait_until_ready()
-    item = shop.hold.enqueue("lost")
-    first.wait_for_note("lost runs")
+    """Another worker runs in seconds what a worker had that was killed whole: what ran, and what waited."""
+    first, second = (
+        make_worker("--hostname", name, "--concurrency", "1", "--prefetch-multiplier", "4") for name in "ab"
+    )
+    for worker in (first, second):
+        worker.wait_until_ready()
+    names = ["one", "two", "three", "four", "five", "six"]
+    items = [shop.hold.enqueue(name) for name in names]
+    first.wait_for_note(" runs in ", count=2)  # they have one folder; each has some more in its hands
     first.kill()
     killed = time.monotonic()
-    assert item.status is Status.RUNNING
-    until(lambda: time.monotonic() - killed > 3)  # a worker looks when it starts, and after a while again
-    second = make_worker(celery=options, kill_after=0.5)
-    second.wait_for_note("lost runs", count=2)
-    second.let_go("lost")
-    assert item.result(BOUND) == "lost"
-    assert item.attempt == 2
+    for name in names:
+        second.let_go(name)
+    assert [item.result(60) for item in items] == names
+    assert time.monotonic() - killed < 15  # 10, and what a busy machine needs
+    assert sorted(item.attempt for item in items) == [1, 1, 1, 1, 1, 2]
+
+
+def test_message_is_lost(app: Flask, make_worker: MakeWorker, redis: Redis) -> None:
+    """An item whose message has vanished gets another one, whether others wait behind it or not."""
+    lost = shop.echo.enqueue(1)
+    redis._ask(b"SELECT 0\r\nDEL celery")
+    busy = [shop.hold.enqueue("go") for _ in range(3)]
+    worker = make_worker()
+    worker.let_go("go")
+    assert lost.result(60) == 1
+    assert lost.attempt == 1
+    assert [item.result(BOUND) for item in busy] == ["go"] * 3
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
@@ -100,19 +113,21 @@ def test_worker_is_killed_on_rabbitmq(app: Flask, make_worker: MakeWorker) -> No
     assert sorted(item.attempt for item in items) == [1, 1, 2, 2]
 
 
-def test_delay_beyond_the_visibility_timeout(make_app: MakeApp, make_worker: MakeWorker) -> None:
-    """However long the delay, no message is held for so long that the broker gives it to another worker."""
+def test_beyond_the_visibility_timeout(make_app: MakeApp, make_worker: MakeWorker) -> None:
+    """Neither a delay nor a run that is longer than the broker waits has the item run twice."""
     options = {"broker_transport_options": {"visibility_timeout": 2, "unacked_restore_interval": 1}}
     workers = [make_worker("--hostname", name, celery=options, kill_after=0.5) for name in ("a", "b")]
-    workers[0].let_go("hop")
     with make_app(celery=options).app_context():
-        item = shop.hold.using(delay=5).enqueue("hop")
-        assert item.result(60) == "hop"
-        assert item.started_at is not None
-        assert (item.started_at - item.enqueued_at).total_seconds() >= 5
-        assert item.attempt == 1
-        assert shop.echo.enqueue(1).result(BOUND) == 1
-    assert len([line for line in workers[0].notes if "hop runs" in line]) == 1
+        late, long = shop.hold.using(delay=5).enqueue("late"), shop.hold.enqueue("long")
+        workers[0].wait_for_note("long runs")
+        workers[0].let_go("late")
+        assert late.result(60) == "late"
+        assert late.started_at is not None
+        assert (late.started_at - late.enqueued_at).total_seconds() >= 5
+        workers[0].let_go("long")
+        assert long.result(BOUND) == "long"
+        assert late.attempt == long.attempt == 1
+    assert sum(" runs" in line for line in workers[0].notes) == 2
 
 
 def test_local_items_of_a_worker(make_app: MakeApp, make_worker: MakeWorker, tmp_path: Path) -> None:
@@ -125,7 +140,7 @@ def test_local_items_of_a_worker(make_app: MakeApp, make_worker: MakeWorker, tmp
         item = shop.background.get(item_id)
         assert item is not None
         assert item.status is Status.QUEUED
-        app.extensions["background"].look_for_work()
+        state_of(app).look_for_work()
         assert item.result(BOUND) == 42
     assert worker.process.poll() is None
 
@@ -171,27 +186,6 @@ def test_queue_is_gone(app: Flask, rabbit: RabbitMQ, make_worker: MakeWorker) ->
     item = shop.echo.enqueue(2)
     make_worker()
     assert item.result(60) == 2
-
-
-def test_timeouts_and_visibility(make_app: MakeApp, make_worker: MakeWorker) -> None:
-    """A timeout that the broker does not wait for is refused, in the view and at the worker's start."""
-    options = {"broker_transport_options": {"visibility_timeout": 4}}
-    with (
-        make_app(celery=options).app_context(),
-        pytest.raises(ConfigurationError, match=r"20 s.* after 4 s.* 25 s"),
-    ):
-        shop.echo.using(timeout=20).enqueue(1)
-    worker = make_worker(celery=options)  # KILL_AFTER is 5
-    assert worker.process.wait(60) != 0
-    assert re.search(r"endure has a timeout of 0.5 s.* after 4 s", worker.log)
-    app = make_app()
-    background = app.extensions["background"].owner
-    try:
-        background.task(name="shop.long", timeout=9_000)(len)
-        with app.app_context():
-            assert app.extensions["background"].celery.cluster._visible_for() == 9_065
-    finally:
-        del background.registry.tasks["shop.long"]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +236,7 @@ def test_who_keeps_celery_keeps_the_app(make_app: MakeApp) -> None:
 
 
 def test_celery_of_the_users_own(redis: Redis) -> None:
-    """The app's own Celery is used, and what it was told is left as it is; its own tasks stay its own."""
+    """The app's own Celery is used and left as it is; an item is routed as its task's name says."""
     app = Flask(__name__)
     background = Background(app)
     celery = Celery("own", broker=f"{redis.url}/0", backend=f"{redis.url}/1", set_as_current=False)
@@ -255,18 +249,6 @@ def test_celery_of_the_users_own(redis: Redis) -> None:
     assert item.status is Status.QUEUED
     assert redis.length("shops") == 1
 
-    from flask_background.celery.worker.bootstrap import register
-
-    register(celery, app.extensions["background"])
-    assert (celery.tasks["shop.work"].acks_late, celery.tasks["shop.work"].reject_on_worker_lost) == (
-        False,
-        True,
-    )
-    celery.task(name="shop.other")(shop.note)
-    background.task(name="shop.other", backend="celery")(len)
-    with pytest.raises(ConfigurationError, match=r"shop\.other"):
-        register(celery, app.extensions["background"])
-
 
 @on_both
 def test_fork(broker: Broker, script: Callable[..., Any], make_worker: MakeWorker) -> None:
@@ -274,14 +256,15 @@ def test_fork(broker: Broker, script: Callable[..., Any], make_worker: MakeWorke
     program = script(
         f"""
         import os
+        from flask_background.app_state import state_of
         from tests.celery import shop
         app = shop.create_app(BACKGROUND_CELERY={broker.urls})
         with app.app_context():
-            before = app.extensions["background"].celery
+            before = state_of(app).celery
             first = shop.echo.enqueue(1)
             pid = os.fork()
             mine = [shop.echo.enqueue(number) for number in range(20)]
-            assert (app.extensions["background"].celery is before) is bool(pid)
+            assert (state_of(app).celery is before) is bool(pid)
             assert [item.result(60) for item in mine] == list(range(20))
             assert first.result(60) == 1
             if pid == 0:

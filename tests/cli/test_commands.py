@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
+from flask import Flask
 
-from flask_background import Status
+from flask_background import Background, Status
+from flask_background.app_state import state_of
 from flask_background.cli.commands import background as group
+from flask_background.cli.doctor import examine
 
 from ..helpers import BOUND, Site
 
@@ -51,10 +55,51 @@ def one_line(result: Result) -> str:
     return line
 
 
-def test_found_by_flask() -> None:
-    """The distribution names the commands, so that init_app has nothing to import for them."""
-    (entry,) = entry_points(group="flask.commands", name="background")
-    assert entry.load() is group
+SHOP = """
+import sys
+from flask import Flask
+app = Flask("shop")
+plain = Flask("plain")
+@app.cli.command("loaded")
+def loaded():
+    print(sorted({"sqlite3", "flask_background.cli.commands"} & set(sys.modules)))
+from flask_background import Background
+background = Background(app)
+"""
+
+
+@pytest.mark.process
+def test_found_by_flask(tmp_path: Path) -> None:
+    """An app with a Background has the commands, another app has not; they are loaded when used."""
+    (tmp_path / "shop.py").write_text(SHOP)
+
+    def flask(name: str, *args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flask", "--app", f"shop:{name}", *args]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=BOUND)
+
+    assert "  background " in flask("app", "--help").stdout
+    assert "  celery-worker " in flask("app", "background", "--help").stdout
+    assert flask("app", "background", "list").returncode == 0
+    assert flask("app", "loaded").stdout == "[]\n"
+    assert "background" not in flask("plain", "--help").stdout
+    assert "No such command 'background'" in flask("plain", "background", "list").stderr
+
+
+def test_command_of_the_apps_own() -> None:
+    """A command that the app has under this name stays."""
+    app = Flask("shop")
+    app.cli.command("background")(lambda: None)
+    own = app.cli.commands["background"]
+    Background(app)
+    assert app.cli.commands["background"] is own
+
+
+def test_examine(site: Site) -> None:
+    """What the doctor does is there for programs: it examines the Background of the current app."""
+    with site.app.app_context():
+        findings = list(examine(site.app.extensions["background"]))
+    assert {finding.level for finding in findings} == {"ok"}
+    assert {finding.subject for finding in findings} >= {"grace period", "journal"}
 
 
 def test_run_durable(site: Site, flask: Callable[..., Result]) -> None:
@@ -117,7 +162,7 @@ def test_a_day_of_an_item(site: Site, flask: Callable[..., Result]) -> None:
     assert said(flask("retry", item_id, "--json")) == {"id": item_id, "status": "queued"}
     assert "it is queued" in one_line(flask("retry", item_id))
     assert said(flask("stats", "--json"))["queued"] == 2
-    assert site.app.extensions["background"].durable.writer.flush(BOUND)
+    assert state_of(site.app).durable.session.writer.flush(BOUND)
 
 
 def test_purge(site: Site, flask: Callable[..., Result]) -> None:

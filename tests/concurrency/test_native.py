@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import partial
 
 import pytest
 
 from flask_background.concurrency import native
 
-from ..helpers import BOUND, Script, until
+from ..helpers import BOUND, FOREVER, Script, until
 
 
 def test_gate_waits() -> None:
@@ -24,8 +30,19 @@ def test_gate_waits() -> None:
     assert not gate.wait(0)
     assert not gate.wait(-1)
     gate.open()
-    for timeout in (0, -1, BOUND, None, 1e12, math.inf):
+    for timeout in (0, -1, BOUND, None, math.nan, -(10**400), *FOREVER):
         assert gate.wait(timeout)
+
+
+def test_gate_waits_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait that is longer than a lock takes in one go takes its time."""
+    monkeypatch.setattr(native, "_LONGEST_WAIT", 0.01)
+    gate = native.Latch()
+    began = time.monotonic()
+    assert not gate.wait(0.1)
+    assert time.monotonic() - began >= 0.1
+    threading.Timer(0.1, gate.open).start()
+    assert gate.wait(BOUND)
 
 
 def test_gate_opens_more_than_once() -> None:
@@ -38,7 +55,7 @@ def test_gate_opens_more_than_once() -> None:
     assert gate.wait(0)
 
 
-@pytest.mark.parametrize("timeout", [None, BOUND, 1e12, math.inf])
+@pytest.mark.parametrize("timeout", [None, BOUND, *FOREVER])
 def test_gate_lets_all_pass(timeout: float | None) -> None:
     """Everybody who waits passes."""
     gate = native.Latch()
@@ -67,6 +84,137 @@ def test_start_thread() -> None:
     until(lambda: seen)
     assert seen[0].daemon
     assert seen[0].name == "background-test"
+
+
+def test_thread_is_not_in_the_callers_context() -> None:
+    """A thread sees nothing of the context in which it happens to be started: a visitor's, perhaps."""
+    user = ContextVar[str]("user")
+    token = user.set("alice")
+    seen: list[str | None] = []
+    for runs_app_code in (False, True):
+        native.start_thread(
+            lambda: seen.append(user.get(None)), "background-test", runs_app_code=runs_app_code
+        )
+    native.start_thread_in_handler(lambda: seen.append(user.get(None)))
+    until(lambda: len(seen) == 3)
+    user.reset(token)
+    assert seen == [None] * 3
+
+
+def blocked_in(start: Callable[[Callable[[], None]], None]) -> set[int]:
+    """Which signals a thread blocks that is started so."""
+    seen: list[set[int]] = []
+    start(lambda: seen.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))))
+    until(lambda: seen)
+    return seen[0]
+
+
+def service(target: Callable[[], None]) -> None:
+    """Start a service thread."""
+    native.start_thread(target, "background-test")
+
+
+def app_code(target: Callable[[], None]) -> None:
+    """Start a thread for the app's code."""
+    native.start_thread(target, "background-test", runs_app_code=True)
+
+
+STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
+
+
+@pytest.mark.parametrize("start", [service, native.start_thread_in_handler])
+def test_service_threads_block_signals(start: Callable[[Callable[[], None]], None]) -> None:
+    """A service thread cannot be the one that gets a signal which stops the process; its starter still is."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert blocked_in(start) >= STOPS
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+@pytest.mark.parametrize("between", [0, 1, 2])
+def test_threads_of_the_app_block_what_it_blocks(between: int) -> None:
+    """A thread for the app's code has the mask of the app's, whatever service threads are in between."""
+    own = {signal.SIGUSR1}
+    start: Callable[[Callable[[], None]], None] = app_code
+    for _ in range(between):
+        start = partial(lambda inner, target: service(partial(inner, target)), start)
+    assert not blocked_in(start) & STOPS
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, own | {signal.SIGHUP})
+    try:
+        assert blocked_in(start) & (STOPS | own) == own | {signal.SIGHUP}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_under_uwsgi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under uWSGI, which ends the interpreter on whatever thread gets TERM, all threads block it."""
+    monkeypatch.setitem(sys.modules, "uwsgi", types.ModuleType("uwsgi"))
+    assert blocked_in(app_code) >= STOPS
+    assert blocked_in(service) >= STOPS
+
+
+def test_is_service_thread() -> None:
+    """A thread is known by what runs there."""
+    seen: list[bool] = []
+    native.start_thread(lambda: seen.append(native.is_service_thread()), "background-test")
+    until(lambda: seen)
+    native.start_thread(
+        lambda: seen.append(native.is_service_thread()), "background-test", runs_app_code=True
+    )
+    until(lambda: len(seen) == 2)
+    assert seen == [True, False]
+    assert not native.is_service_thread()
+
+
+def test_thread_that_cannot_start_leaves_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be had, the caller is told, and blocks no more than before."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        native.start_thread(lambda: None, "background-test")
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def test_signal_while_a_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that raises in the very moment in which a thread is started leaves nothing blocked."""
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        raise Stopped
+
+    handler = signal.signal(signal.SIGTERM, stop)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    start = threading.Thread.start
+
+    def signalled(thread: threading.Thread) -> None:
+        start(thread)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(threading.Thread, "start", signalled)
+    try:
+        with pytest.raises(Stopped):  # where another thread has got it, it is heard a moment later
+            until(lambda: native.start_thread(lambda: None, "background-test"))
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def test_program_without_the_private_spawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where CPython lacks what starts programs, they are started all the same, with their pipes."""
+    monkeypatch.setattr(native, "find_private", lambda name: None)
+    read, write = os.pipe()
+    code = f"import os; os.write({write}, b'here')"
+    pid = native.start_program([sys.executable, "-c", code], (write,))
+    os.close(write)
+    assert os.read(read, 10) == b"here"
+    os.close(read)
+    assert until(lambda: native.has_ended(pid))
+    assert native.exit_code_of(pid) == 0
 
 
 def test_event_loop() -> None:
@@ -181,6 +329,7 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Script]:
     program.kill()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "check",
     [

@@ -1,101 +1,104 @@
-"""The alarms: called in time, in order, unless cancelled; no thread when nothing is due."""
+"""The timers: called in time, in order, unless cancelled; no thread when nothing is due."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
+from flask_background.concurrency import native
+from flask_background.concurrency import timers as timers_room
 from flask_background.concurrency.timers import Timers
 
-from ..helpers import BOUND, our_threads, until
+from ..helpers import BOUND, FOREVER, our_threads, until
 
 
-def alarm_threads() -> int:
-    """How many threads of alarms there are."""
-    return sum(thread.name == "background-alarms" for thread in our_threads())
+def timer_threads() -> int:
+    """How many threads of timers there are."""
+    return sum(thread.name == "background-timers" for thread in our_threads())
 
 
 def test_rings_in_time() -> None:
-    """An alarm rings once its time has come, and not before."""
+    """A timer rings once its time has come, and not before."""
     rung: list[float] = []
     began = time.monotonic()
     Timers().set(0.05, lambda: rung.append(time.monotonic()))
     until(lambda: rung)
     assert 0.05 <= rung[0] - began < BOUND
-    until(lambda: not alarm_threads())
+    until(lambda: not timer_threads())
     assert len(rung) == 1
 
 
 def test_rings_in_order() -> None:
     """Timers ring in the order of their times, whatever the order in which they were set."""
-    alarms = Timers()
+    timers = Timers()
     rung: list[float] = []
     for seconds in (0.9, 0.3, 0.6, 0.0):
-        alarms.set(seconds, lambda seconds=seconds: rung.append(seconds))  # type: ignore[misc]
-    assert alarm_threads() == 1
+        timers.set(seconds, lambda seconds=seconds: rung.append(seconds))  # type: ignore[misc]
+    assert timer_threads() == 1
     until(lambda: len(rung) == 4)
     assert rung == [0.0, 0.3, 0.6, 0.9]
 
 
 def test_earlier_alarm_wakes_the_thread() -> None:
-    """An alarm that is set while the thread waits for a later one rings in its own time."""
-    alarms = Timers()
+    """A timer that is set while the thread waits for a later one rings in its own time."""
+    timers = Timers()
     rung = threading.Event()
-    late = alarms.set(5, lambda: None)
-    until(alarm_threads)
-    alarms.set(0.01, rung.set)
+    late = timers.set(5, lambda: None)
+    until(timer_threads)
+    timers.set(0.01, rung.set)
     assert rung.wait(2)
-    alarms.cancel(late)
+    timers.cancel(late)
 
 
 def test_cancelled() -> None:
     """A cancelled alarm does not ring; cancelling again, or too late, does no harm."""
-    alarms = Timers()
+    timers = Timers()
     rung: list[str] = []
-    cancelled = alarms.set(0.3, lambda: rung.append("cancelled"))
-    kept = alarms.set(0.4, lambda: rung.append("kept"))
-    alarms.cancel(cancelled)
-    alarms.cancel(cancelled)
+    cancelled = timers.set(0.3, lambda: rung.append("cancelled"))
+    kept = timers.set(0.4, lambda: rung.append("kept"))
+    timers.cancel(cancelled)
+    timers.cancel(cancelled)
     until(lambda: rung)
-    alarms.cancel(kept)
+    timers.cancel(kept)
     assert rung == ["kept"]
 
 
 def test_cancelled_lets_go() -> None:
     """A cancelled alarm does not keep what it would have called, nor do many of them stay in memory."""
-    alarms = Timers()
+    timers = Timers()
     for _ in range(10_000):
-        alarms.cancel(alarms.set(0.2, lambda: None))
-    assert len(alarms._heap) < 200
-    assert all(alarm.callback is None for alarm in alarms._heap)
+        timers.cancel(timers.set(0.2, lambda: None))
+    assert len(timers._heap) < 200
+    assert all(alarm.callback is None for alarm in timers._heap)
 
 
 def test_cancelled_among_many() -> None:
     """Those that are kept among many cancelled ones ring, each once."""
-    alarms = Timers()
+    timers = Timers()
     rung: list[int] = []
     for number in range(1_000):
-        alarm = alarms.set(0.1, lambda number=number: rung.append(number))  # type: ignore[misc]
+        alarm = timers.set(0.1, lambda number=number: rung.append(number))  # type: ignore[misc]
         if number % 10:
-            alarms.cancel(alarm)
+            timers.cancel(alarm)
     until(lambda: len(rung) >= 100)
     assert rung == list(range(0, 1_000, 10))
 
 
 def test_from_many_threads() -> None:
     """Timers can be set and cancelled from any thread at once: there is one thread, and none is lost."""
-    alarms = Timers()
+    timers = Timers()
     rung: list[int] = []
     barrier = threading.Barrier(8)
 
     def set_some(thread: int) -> None:
         barrier.wait(BOUND)
         for number in range(50):
-            alarms.set(0.02, lambda: rung.append(thread))
-            alarms.cancel(alarms.set(0.02, lambda: rung.append(-1)))
+            timers.set(0.02, lambda: rung.append(thread))
+            timers.cancel(timers.set(0.02, lambda: rung.append(-1)))
             assert number >= 0
 
     threads = [threading.Thread(target=set_some, args=(number,)) for number in range(8)]
@@ -103,7 +106,7 @@ def test_from_many_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join(BOUND)
-    assert alarm_threads() <= 1
+    assert timer_threads() <= 1
     until(lambda: len(rung) >= 400)
     assert sorted(rung) == sorted(list(range(8)) * 50)
 
@@ -111,28 +114,131 @@ def test_from_many_threads() -> None:
 @pytest.mark.parametrize(
     "end",
     [
-        lambda alarms: alarms.set(0, lambda: None),
-        lambda alarms: alarms.cancel(alarms.set(60, lambda: None)),
+        lambda timers: timers.set(0, lambda: None),
+        lambda timers: timers.cancel(timers.set(60, lambda: None)),
     ],
     ids=["rung", "cancelled"],
 )
 def test_thread_ends(end: Callable[[Timers], None]) -> None:
-    """The thread ends when nothing is due any more, also if all was cancelled; another alarm starts one."""
-    alarms = Timers()
+    """The thread ends when nothing is due any more, also if all was cancelled; another timer starts one."""
+    timers = Timers()
     for _ in range(2):
-        end(alarms)
-        until(lambda: not alarm_threads(), 2.0)
+        end(timers)
+        until(lambda: not timer_threads(), 2.0)
 
 
 def test_alarm_sets_another() -> None:
-    """An alarm's callback may set and cancel alarms."""
-    alarms = Timers()
+    """A timer's callback may set and cancel timers."""
+    timers = Timers()
     rung = threading.Event()
-    other = alarms.set(0.5, lambda: None)
+    other = timers.set(0.5, lambda: None)
 
     def call() -> None:
-        alarms.cancel(other)
-        alarms.set(0.01, rung.set)
+        timers.cancel(other)
+        timers.set(0.01, rung.set)
 
-    alarms.set(0.0, call)
+    timers.set(0.0, call)
+    assert rung.wait(BOUND)
+
+
+@pytest.mark.parametrize("far", [*FOREVER, 9.3e9])
+def test_far_timer_holds_up_nobody(far: float) -> None:
+    """A timer that lies however far ahead does not ring, can be cancelled, and keeps none from ringing."""
+    timers = Timers()
+    rung: list[str] = []
+    late = timers.set(far, lambda: rung.append("late"))
+    until(timer_threads)
+    timers.set(0.05, lambda: rung.append("soon"))
+    until(lambda: rung)
+    timers.set(0.05, lambda: rung.append("later"))
+    until(lambda: len(rung) == 2)
+    assert rung == ["soon", "later"]
+    timers.cancel(late)
+    until(lambda: not timer_threads(), 2.0)
+
+
+@pytest.mark.parametrize("seconds", [math.nan, -1, -math.inf, -(10**400)])
+def test_rings_now(seconds: float) -> None:
+    """NaN and what is negative are now, and not before what was set for now earlier."""
+    timers = Timers()
+    rung: list[str] = []
+    timers.set(0, lambda: rung.append("first"))
+    timers.set(seconds, lambda: rung.append("second"))
+    until(lambda: len(rung) == 2)
+    assert rung == ["first", "second"]
+
+
+def test_long_sleep_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer whose time is longer than the thread sleeps in one go rings in its time, once."""
+    monkeypatch.setattr(timers_room, "_LONGEST_SLEEP", 0.01)
+    rung: list[float] = []
+    began = time.monotonic()
+    Timers().set(0.1, lambda: rung.append(time.monotonic()))
+    until(lambda: rung)
+    assert rung[0] - began >= 0.1
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_callback_raises(error: type[BaseException]) -> None:
+    """What a callback raises is told, and the timers after it ring."""
+    failed: list[BaseException] = []
+    timers = Timers(failed.append)
+    rung = threading.Event()
+
+    def fail() -> None:
+        raise error
+
+    timers.set(0, fail)
+    timers.set(0.02, rung.set)
+    assert rung.wait(BOUND)
+    assert [type(each) for each in failed] == [error]
+
+
+def refuse(target: Callable[[], None], name: str, **options: bool) -> None:
+    """Start no thread."""
+    raise RuntimeError("can't start new thread")
+
+
+def test_moment_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer that was set when no thread could be had rings when the next one is set."""
+    timers = Timers()
+    rung: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "start_thread", refuse)
+        timers.set(0.02, lambda: rung.append("first"))
+        timers.have_thread()
+    timers.set(0.04, lambda: rung.append("second"))
+    until(lambda: len(rung) == 2)
+    assert rung == ["first", "second"]
+
+
+def test_have_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer that was set when no thread could be had rings once somebody looks after the threads."""
+    timers = Timers()
+    rung = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "start_thread", refuse)
+        timers.set(0.02, rung.set)
+    timers.have_thread()
+    timers.have_thread()
+    assert timer_threads() == 1
+    assert rung.wait(BOUND)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_thread_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the thread die, another one takes its place when somebody looks after the threads."""
+    timers = Timers()
+    rung = threading.Event()
+    died = threading.Event()
+
+    def die(error: BaseException) -> None:
+        died.set()
+        raise SystemExit  # of which threading says nothing
+
+    timers._failed = die
+    timers.set(0, lambda: 1 / 0)
+    assert died.wait(BOUND)
+    until(lambda: not timer_threads())
+    timers.set(0.02, rung.set)
     assert rung.wait(BOUND)

@@ -32,13 +32,7 @@ class Shop:
     def task(self, func: Callable[..., Any], name: str = "shop.work", **options: Any) -> Task[..., Any]:
         """A task of func."""
         options = {"durable": self.durable, "backend": "immediate" if self.immediate else None, **options}
-        task = self.background.task(name=name, **options)(func)
-        if self.worker is not None:
-            from flask_background.celery.worker.bootstrap import register
-
-            register(self.worker.app, self.app.extensions["background"])
-            self.worker.consumer.update_strategies()
-        return task
+        return self.background.task(name=name, **options)(func)
 
     def holding(self, gate: threading.Event, **options: Any) -> Task[..., Any]:
         """A task that waits for the gate or its token, and returns its argument."""
@@ -67,6 +61,7 @@ def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_pat
         yield Shop(make_site(**settings), request.param)
         return
     from celery.contrib.testing.worker import start_worker
+    from celery.signals import worker_shutdown
     from kombu.asynchronous import set_event_loop
 
     redis = request.getfixturevalue("redis")
@@ -92,3 +87,4 @@ def shop(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_pat
     options |= {"without_heartbeat": False, "heartbeat_interval": 0.2}
     with start_worker(shop.app.extensions["celery"], loglevel="WARNING", **options) as shop.worker:
         yield shop
+    worker_shutdown.send(sender=shop.worker)  # as a worker does that is a process of its own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from flask_background import CancelReason, Status, current_item
+from flask_background.app_state import state_of
 from flask_background.errors import ItemTimeoutError
 
 from ..helpers import BOUND, until
@@ -82,9 +83,9 @@ def test_a_cancel_fires_once(shop: Shop, gate: threading.Event) -> None:
     assert gate.wait(BOUND)
     assert item.cancel()
     if shop.durable:  # somebody else's bell has the journal looked at
-        keeper = shop.app.extensions["background"].durable.keeper
+        session = state_of(shop.app).durable.session
         for _ in range(5):
-            keeper.ring()
+            session.wake_self()
             until(lambda: item._source is not None and item._source.token.cancelled)
     assert item.wait(BOUND)
     assert ended == [CancelReason.REQUESTED]

@@ -247,7 +247,7 @@ def test_refused_options(shop: Shop, options: dict[str, Any], heard: list[tuple[
 def test_state(shop: Shop) -> None:
     """An item has the state of the request that enqueued it, and hands it on to those that it enqueues."""
     shop.background.state_processor(lambda: {"user": 7})
-    inner = shop.task(lambda: [current_item.state.path, current_item.state.values["user"]], "shop.inner")  # type: ignore[union-attr]
+    inner = shop.task(lambda: [current_item.state.path, current_item.state.values["user"]], "shop.inner")
     outer = shop.task(lambda: inner.enqueue().id, "shop.outer")
     with shop.app.test_request_context("/orders"):
         item = outer.enqueue()
@@ -255,7 +255,10 @@ def test_state(shop: Shop) -> None:
     assert found is not None
     assert found.result(BOUND) == ["/orders", 7]
     assert found.state == item.state
-    assert outer.enqueue().state is None
+    read = shop.task(lambda: [current_item.state.path, dict(current_item.state.values)], "shop.read")
+    outside = read.enqueue()
+    assert outside.result(BOUND) == ["", {}]
+    assert not outside.state
 
 
 @but_celery

@@ -22,6 +22,7 @@ import pytest
 from flask import current_app, g, has_request_context
 
 from flask_background import CancelReason, Status, Task, WorkItem, current_item
+from flask_background.app_state import state_of
 from flask_background.durable.journal.row import ItemRow
 from flask_background.errors import (
     ItemCancelledError,
@@ -82,7 +83,7 @@ class Lane:
 
     def entry(self, item: WorkItem[Any]) -> ItemRow:
         """What the journal knows of a durable item."""
-        entry = self.site.app.extensions["background"].durable.look(item.id)
+        entry = state_of(self.site.app).durable.session.read_row(item.id)
         assert isinstance(entry, ItemRow)
         return entry
 
@@ -948,7 +949,7 @@ def test_lets_arguments_of_queued_go(make_lane: Callable[..., Lane], gate: threa
 def test_lets_results_go(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
     """An item that nobody has a handle of goes when others have ended after it, with its result."""
     monkeypatch.setattr(ledger, "KEPT", 2)
-    task = lane.task(Thing)
+    task = lane.task(lambda: Thing())
     references = []
     for _ in range(6):
         thing = task.enqueue().result(BOUND)
@@ -966,7 +967,7 @@ def test_idle_executor_lets_its_last_item_go(
 ) -> None:
     """An executor that has nothing to do does not hold the item that it ran last."""
     monkeypatch.setattr(ledger, "KEPT", 1)
-    reference = weakref.ref(lane.task(Thing).enqueue().result(BOUND))
+    reference = weakref.ref(lane.task(lambda: Thing()).enqueue().result(BOUND))
     other_kind = "asyncio" if lane.kind == "thread" else "thread"
     other = Lane(other_kind, lane.site, tmp_path, lane.durable).task(lambda: None)
     for _ in range(4):

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from flask_background import Background, Task
-from flask_background.core.registry import Registry, Unknown
+from flask_background import Background
+from flask_background.core.callee import Callee
+from flask_background.core.registry import Registry
 from flask_background.core.retry import ONCE
 from flask_background.core.schedule import Every
 from flask_background.core.status import Status
@@ -53,9 +54,10 @@ def registry(background: Background) -> Registry:
     return background.registry
 
 
-def make(background: Background, func: Any = send, **options: Any) -> Task[..., Any]:
-    """A task."""
-    return background.task(**{"name": "mail", **options})(func)  # type: ignore[arg-type,no-any-return]
+def make(background: Background, func: Any = send, **options: Any) -> Callee:
+    """Make a task; what items know of it."""
+    background.task(**{"name": "mail", **options})(func)  # type: ignore[arg-type]
+    return background.registry.tasks[options.get("name", "mail")]
 
 
 def test_known(background: Background, registry: Registry) -> None:
@@ -100,12 +102,16 @@ def test_periodic(background: Background, registry: Registry) -> None:
     assert registry.periodic == {"mail": (task, Every(2.0))}
 
 
+def task_of(registry: Registry, entry: ItemRow) -> Any:
+    """The task of an item in the journal."""
+    return registry.task_of(entry.task, entry.executor, entry.options)
+
+
 def test_task_of(background: Background, registry: Registry) -> None:
     """The task of a journaled item has the options that it was enqueued with; the others are its own."""
     task = make(background, durable=True, timeout=5, max_attempts=2, backoff=7, max_crashes=9)
     options = {"timeout": 30.0, "max_attempts": 4, "backoff": 0.5}
-    found = registry.task_of(ENTRY._replace(executor="mail", options=json.dumps(options)))
-    assert isinstance(found, Task)
+    found = task_of(registry, ENTRY._replace(executor="mail", options=json.dumps(options)))
     assert (found.func, found.name, found.executor, found.timeout) == (send, "mail", "mail", 30.0)
     assert (found.retry.max_attempts, found.retry.backoff, found.options.max_crashes) == (4, 0.5, 9)
     assert found.durable
@@ -115,20 +121,20 @@ def test_task_of(background: Background, registry: Registry) -> None:
 def test_task_of_with_a_function(background: Background, registry: Registry) -> None:
     """A backoff that is a function is the task's own: it is not in the journal."""
     make(background, durable=True, backoff=backoff)
-    found = registry.task_of(ENTRY._replace(options='{"timeout": null, "max_attempts": 2}'))
+    found = task_of(registry, ENTRY._replace(options='{"timeout": null, "max_attempts": 2}'))
     assert found.retry.backoff is backoff
 
 
 def test_task_that_became_one_in_memory(background: Background, registry: Registry) -> None:
     """Items that are in the journal stay durable, also if their task is no longer."""
     make(background)
-    assert registry.task_of(ENTRY).durable
+    assert task_of(registry, ENTRY).durable
 
 
 def test_unknown_task(registry: Registry) -> None:
     """Of a task that is not there the name and the executor are known; it is never more than that."""
-    found = registry.task_of(ENTRY._replace(task="gone", executor="mail", options="no JSON"))
-    assert found == Unknown("gone", "mail")
+    found = task_of(registry, ENTRY._replace(task="gone", executor="mail", options="no JSON"))
+    assert (found.name, found.executor, found.durable, found.portable) == ("gone", "mail", True, True)
     assert (found.key, found.timeout, found.retry, found.due) == (None, None, ONCE, None)
 
 
@@ -156,7 +162,7 @@ def test_malformed_options(background: Background, registry: Registry, options: 
     """Options that nobody has written raise: whoever asked parks the item."""
     make(background, durable=True)
     with pytest.raises((ConfigurationError, TypeError, ValueError)):
-        registry.task_of(ENTRY._replace(options=options))
+        task_of(registry, ENTRY._replace(options=options))
 
 
 def test_portable(background: Background, registry: Registry) -> None:

@@ -121,13 +121,6 @@ def test_url_root(app: Flask, environ: dict[str, str | None]) -> None:
         assert state.url_root == request.url_root
 
 
-def test_outside_of_a_request(app: Flask, background: Background) -> None:
-    """Without a request there is no state, in an app context or without one."""
-    assert background.enqueue(lambda: current_item.state).result(BOUND) is None
-    with app.app_context():
-        assert background.enqueue(lambda: current_item.state).result(BOUND) is None
-
-
 def test_without_a_route(app: Flask, background: Background, client: FlaskClient) -> None:
     """A request that matches no route has a state too, with no endpoint."""
     items = []
@@ -207,7 +200,7 @@ def test_processor(app: Flask, background: Background, client: FlaskClient) -> N
     assert calls == ["/a", "/a"]
     for item in items:
         assert item.result(BOUND) is not None
-        assert item.state is not None
+        assert item.state
         assert item.state.values == {"user_id": 7, "roles": ["admin", None], "ratio": 0.5, "on": True}
 
 
@@ -238,7 +231,7 @@ def test_processor_values_are_copies(app: Flask, background: Background) -> None
     with app.test_request_context():
         item = background.enqueue(lambda: None)
     roles.append("admin")
-    assert item.state is not None
+    assert item.state
     assert item.state.values == {"roles": ["reader"]}
 
 
@@ -311,10 +304,27 @@ def test_handed_on(app: Flask, background: Background) -> None:
         items = [background.enqueue(outer), background.enqueue(outer_coroutine)]
     for item in items:
         (inner,) = item.result(BOUND)
-        assert inner.state is item.state is not None
+        assert inner.state is item.state
         assert inner.result(BOUND) is item.state
         assert inner.state.path == "/start"
         assert inner.state.values == {"user": 7}
+
+
+def test_outside_of_a_request(app: Flask, background: Background) -> None:
+    """The state of an item that was enqueued outside of a request is empty, and false, and can be read."""
+    background.state_processor(lambda: {"user": 7})
+    item = background.enqueue(lambda: current_item.state)
+    with app.app_context():
+        assert not background.enqueue(lambda: current_item.state).result(BOUND)
+    state = item.result(BOUND)
+    assert state is item.state
+    assert state == RequestState()
+    assert not state
+    assert (state.method, state.path, state.url_root, state.remote_addr) == ("", "", "", None)
+    assert state.values == {}
+    assert state.values.get("user") is None
+    with app.test_request_context():
+        assert background.enqueue(lambda: None).state
 
 
 def test_request_inside_an_item_wins(app: Flask, background: Background) -> None:
@@ -327,7 +337,7 @@ def test_request_inside_an_item_wins(app: Flask, background: Background) -> None
     with app.test_request_context("/outer"):
         item = background.enqueue(outer)
     (inner,) = item.result(BOUND)
-    assert inner.state is not None
+    assert inner.state
     assert inner.state.path == "/inner"
 
 

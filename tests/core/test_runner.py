@@ -4,99 +4,133 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import threading
 from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask, current_app, g, has_app_context, request, session
 
 from flask_background import Background, CancelReason, Status, WorkItem, current_item
-from flask_background.concurrency.timers import Timer
-from flask_background.core.runner import PendingRun, perform
-from flask_background.core.status import Outcome
+from flask_background.concurrency.timers import Timer, Timers
+from flask_background.core.events import Events
+from flask_background.core.runner import Run, RunHost, perform
+from flask_background.core.status import Attempt, Outcome
+from flask_background.core.token import CancellationSource
 from flask_background.errors import ItemCancelledError, ItemInterruptedError, ItemTimeoutError
 
-from ..helpers import BOUND, ItemHost, make_item
+from ..helpers import BOUND, make_item
 
 
-class Owner:
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """An error that nothing can be set on, as dataclasses make it."""
+
+    text: str
+
+
+class Unspeakable(RuntimeError):
+    """An error without a text."""
+
+    def __str__(self) -> str:
+        raise KeyError("no text")
+
+
+class Host(RunHost):
     """Holds items for runs, and remembers what the runs ask for."""
 
     def __init__(self, app: Flask) -> None:
-        self.app = app
+        super().__init__(app, Events(app), Timers(), threading.Lock())
         self.starts = True
-        self.alarms: list[float] = []
-        self.cancelled: list[Timer] = []
+        self.runs_again = True
+        self.source = CancellationSource()
+        self.timers_set: list[float] = []
+        self.timers_cancelled: list[float] = []
         self.outcomes: list[Outcome] = []
-        self.troubles: list[BaseException] = []
+        self.delays: list[float] = []
+        self.errors: list[BaseException] = []
 
-    def start(self, item: WorkItem[Any], *_: Any) -> bool:
+    def source_of(self, item: WorkItem[Any]) -> CancellationSource:
+        """One source for all items."""
+        return self.source
+
+    def cancel(self, item: WorkItem[Any]) -> bool:
+        """Not here."""
+        return False
+
+    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
         """Start it, or not."""
         return self.starts
 
     def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """An alarm that never rings."""
-        self.alarms.append(seconds)
+        """A timer that never fires."""
+        self.timers_set.append(seconds)
         return Timer(seconds, 0, lambda: None)
 
-    def cancel_timer(self, alarm: Timer) -> None:
+    def cancel_timer(self, timer: Timer) -> None:
         """Remember it."""
-        self.cancelled.append(alarm)
+        self.timers_cancelled.append(timer.when)
 
-    def finish(self, item: WorkItem[Any], *outcome: Any) -> None:
+    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
+        """Remember when."""
+        self.delays.append(delay)
+        return self.runs_again
+
+    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
         """Remember how it ended."""
         assert not has_app_context()
-        self.outcomes.append(outcome[-1])
+        self.outcomes.append(outcome)
 
     def log_error(self, what: str, error: BaseException) -> None:
         """Remember it."""
-        self.troubles.append(error)
+        self.errors.append(error)
 
 
 @pytest.fixture
-def owner(app: Flask) -> Owner:
-    """An owner of items of the app."""
-    return Owner(app)
+def host(app: Flask) -> Host:
+    """A host of items of the app."""
+    return Host(app)
 
 
-def no_adoption(run: PendingRun, awaitable: Awaitable[Any]) -> None:
+def no_adoption(run: Run, awaitable: Awaitable[Any]) -> None:
     """Nothing is left to be awaited."""
     raise AssertionError(awaitable)
 
 
-def outcome_of(owner: Owner, func: Any, reason: CancelReason | None = None, **callee: Any) -> Outcome:
+def outcome_of(host: Host, func: Any, reason: CancelReason | None = None, **callee: Any) -> Outcome:
     """How the run of func ends, after its token fired for that reason."""
-    keeper = ItemHost()
-    item = make_item(func=func, keeper=keeper, **callee)
-    item._source = keeper.source
+    host.source = CancellationSource()
+    item = make_item(func=func, host=host, **callee)
+    item._set_source(host.source)
     if reason is not None:
-        keeper.source.fire(reason)
-    perform(owner, item, no_adoption)
-    return owner.outcomes.pop()
+        host.source.fire(reason)
+    perform(item, no_adoption)
+    return host.outcomes.pop()
 
 
-def test_succeeds(owner: Owner) -> None:
-    """What the function returns is the outcome, and is handed to the owner once all is torn down."""
-    assert outcome_of(owner, lambda: 42) == (Status.SUCCEEDED, 42, None)
+def test_succeeds(host: Host) -> None:
+    """What the function returns is the outcome, and is handed to the host once all is torn down."""
+    assert outcome_of(host, lambda: 42) == (Status.SUCCEEDED, 42, None)
     assert not has_app_context()
     assert not current_item
 
 
-def test_not_started(owner: Owner) -> None:
+def test_not_started(host: Host) -> None:
     """An item that may not start is left alone."""
-    owner.starts = False
+    host.starts = False
     ran: list[int] = []
-    perform(owner, make_item(func=lambda: ran.append(1)), no_adoption)
-    assert ran == owner.outcomes == owner.alarms == []
+    perform(make_item(func=lambda: ran.append(1), host=host), no_adoption)
+    assert ran == host.outcomes == host.timers_set == []
 
 
-def test_time_limit(owner: Owner) -> None:
+def test_time_limit(host: Host) -> None:
     """A time limit is set as the run begins, and taken back as it ends, whatever its end."""
-    outcome_of(owner, lambda: 42, timeout=30)
-    outcome_of(owner, lambda: 1 / 0, timeout=40)
-    outcome_of(owner, lambda: 42)
-    assert owner.alarms == [30, 40]
-    assert [alarm.when for alarm in owner.cancelled] == [30, 40]
+    outcome_of(host, lambda: 42, timeout=30)
+    outcome_of(host, lambda: 1 / 0, timeout=40)
+    outcome_of(host, lambda: 42)
+    assert host.timers_set == host.timers_cancelled == [30, 40]
 
 
 @pytest.mark.parametrize(
@@ -107,13 +141,13 @@ def test_time_limit(owner: Owner) -> None:
         (CancelReason.TIMEOUT, Status.FAILED, ItemTimeoutError),
     ],
 )
-def test_own_cancellation(owner: Owner, reason: CancelReason, status: Status, kind: type[Exception]) -> None:
+def test_own_cancellation(host: Host, reason: CancelReason, status: Status, kind: type[Exception]) -> None:
     """An item that its own token ends gets the status and the error that belong to the reason."""
 
     def work() -> None:
         current_item.token.raise_if_cancelled()
 
-    outcome = outcome_of(owner, work, reason, timeout=3)
+    outcome = outcome_of(host, work, reason, timeout=3)
     assert outcome[0] is status
     assert type(outcome[2]) is kind
     assert "shop.send_mail" in str(outcome[2])
@@ -123,16 +157,16 @@ def test_own_cancellation(owner: Owner, reason: CancelReason, status: Status, ki
 @pytest.mark.parametrize(
     "error", [asyncio.CancelledError(), concurrent.futures.CancelledError(), ItemCancelledError("another's")]
 )
-def test_foreign_cancellation(owner: Owner, error: BaseException, reason: CancelReason | None) -> None:
+def test_foreign_cancellation(host: Host, error: BaseException, reason: CancelReason | None) -> None:
     """A cancellation that is not the item's own is a failure, also when its token has fired as well."""
 
     def work() -> None:
         raise error
 
-    assert outcome_of(owner, work, reason) == (Status.FAILED, None, error)
+    assert outcome_of(host, work, reason) == (Status.FAILED, None, error)
 
 
-def test_wrapped_cancellation_is_a_failure(owner: Owner) -> None:
+def test_wrapped_cancellation_is_a_failure(host: Host) -> None:
     """Only the cancellation itself counts: an error that it caused is a failure."""
 
     def work() -> None:
@@ -141,18 +175,58 @@ def test_wrapped_cancellation_is_a_failure(owner: Owner) -> None:
         except ItemCancelledError as error:
             raise ValueError("cleaning up failed") from error
 
-    status, _, error = outcome_of(owner, work, CancelReason.REQUESTED)
+    status, _, error = outcome_of(host, work, CancelReason.REQUESTED)
     assert status is Status.FAILED
     assert isinstance(error, ValueError)
 
 
-def test_note(owner: Owner) -> None:
+def test_note(host: Host) -> None:
     """An error's note says which item it comes from."""
-    _, _, error = outcome_of(owner, lambda: 1 / 0)
+    _, _, error = outcome_of(host, lambda: 1 / 0)
     assert error is not None
     (note,) = error.__notes__
     assert note.startswith("in work item ")
     assert note.endswith("(shop.send_mail)")
+
+
+@pytest.mark.parametrize("error", [Frozen("no notes"), Unspeakable()])
+def test_error_that_takes_no_note(host: Host, error: Exception) -> None:
+    """An error that is frozen, or whose text raises, is the outcome as any other error."""
+
+    def work() -> None:
+        raise error
+
+    assert outcome_of(host, work) == (Status.FAILED, None, error)
+
+
+def test_run_again(host: Host) -> None:
+    """A failed run that another one follows is not the item's end; the delay is the retry policy's."""
+    item = make_item(func=lambda: 1 / 0, host=host, max_attempts=3, backoff=0.5)
+    perform(item, no_adoption)
+    assert (host.delays, host.outcomes) == ([0.5], [])
+    host.runs_again = False  # the process stops, say
+    perform(item, no_adoption)
+    assert [outcome[0] for outcome in host.outcomes] == [Status.FAILED]
+
+
+def test_no_run_follows(host: Host) -> None:
+    """No run follows one that succeeded, an error that is not retried, or the wish for the item's end."""
+    policy = {"max_attempts": 3, "backoff": 0.5, "retry_on": (OSError,)}
+    outcome_of(host, lambda: 42, **policy)
+    outcome_of(host, lambda: 1 / 0, **policy)
+    outcome_of(host, lambda: Path("/nowhere").read_text(), CancelReason.REQUESTED, **policy)
+    assert host.delays == []
+
+
+def test_others_decide(app: Flask) -> None:
+    """Where another process decides about retries, a failed run ends as a failure."""
+
+    class Child(Host):
+        decides_retries = False
+
+    host = Child(app)
+    assert outcome_of(host, lambda: 1 / 0, max_attempts=3, backoff=0.5)[0] is Status.FAILED
+    assert host.delays == []
 
 
 @pytest.mark.parametrize("touch", [lambda: request.path, lambda: session.get("user"), lambda: request.form])
@@ -173,28 +247,28 @@ def test_other_runtime_errors_have_no_such_note(background: Background) -> None:
     assert len(error.__notes__) == 1
 
 
-def test_teardown_trouble(owner: Owner) -> None:
-    """A teardown that fails after a failure is the owner's to report; the first error stays."""
+def test_teardown_trouble(host: Host) -> None:
+    """A teardown that fails after a failure is the host's to report; the first error stays."""
 
-    @owner.app.teardown_appcontext
+    @host.app.teardown_appcontext
     def teardown(error: BaseException | None) -> None:
         raise KeyError("teardown")
 
-    status, _, error = outcome_of(owner, lambda: 1 / 0)
+    status, _, error = outcome_of(host, lambda: 1 / 0)
     assert status is Status.FAILED
     assert isinstance(error, ZeroDivisionError)
-    assert [type(trouble) for trouble in owner.troubles] == [KeyError]
+    assert [type(trouble) for trouble in host.errors] == [KeyError]
 
 
-def test_app_context_that_cannot_be_entered(owner: Owner) -> None:
+def test_app_context_that_cannot_be_entered(host: Host) -> None:
     """Where the app context cannot be pushed, the item has failed, and nothing is left behind."""
 
     class Broken(Flask):
         def app_context(self) -> Any:
             raise KeyError("no context")
 
-    owner.app = Broken("broken")
-    status, _, error = outcome_of(owner, lambda: 42)
+    host.app = Broken("broken")
+    status, _, error = outcome_of(host, lambda: 42)
     assert status is Status.FAILED
     assert isinstance(error, KeyError)
     assert not has_app_context()

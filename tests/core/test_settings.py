@@ -12,6 +12,7 @@ import pytest
 from flask import Flask
 
 from flask_background import Background
+from flask_background.app_state import state_of
 from flask_background.core.settings import ExecutorSettings, Settings
 from flask_background.errors import ConfigurationError
 
@@ -159,7 +160,7 @@ def test_frozen() -> None:
 def test_read_once(app: Flask, background: Background) -> None:
     """The config is read at init_app: what is changed later counts for nothing."""
     app.config["BACKGROUND_MAX_QUEUED"] = "nonsense"
-    assert app.extensions["background"].settings.max_queued == 10_000
+    assert state_of(app).settings.max_queued == 10_000
     assert background.enqueue(lambda: 42).result(5) == 42
 
 
@@ -172,14 +173,14 @@ def test_refused_at_init() -> None:
         background.init_app(app)
     app.config["BACKGROUND_WORKERS"] = 1
     background.init_app(app)
-    assert app.extensions["background"].settings.executors["thread"].capacity == 1
+    assert state_of(app).settings.executors["thread"].capacity == 1
 
 
 def test_journal_settings() -> None:
     """Those of the journal, by default and given."""
     settings = Settings.from_config({})
     assert (settings.journal, settings.durability, settings.run_in_web) == (None, "power", True)
-    assert (settings.keep, settings.max_payload, settings.strict) == (86_400.0, 1_000_000, None)
+    assert (settings.keep, settings.max_payload, settings.strict) == (86_400.0, 1_000_000, False)
     settings = Settings.from_config(
         {
             "BACKGROUND_JOURNAL": "/var/lib/shop",

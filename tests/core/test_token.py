@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
+from functools import partial
 
 import pytest
 
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.errors import ItemCancelledError
 
-from ..helpers import BOUND, until
+from ..helpers import BOUND, FOREVER, callbacks_are_over, until
 
 
 @pytest.fixture
@@ -44,28 +46,31 @@ def test_fires(source: CancellationSource, reason: CancelReason) -> None:
 
 def test_first_reason_stays(source: CancellationSource) -> None:
     """It fires once: later reasons change nothing and call nobody."""
-    source.token.on_cancel(lambda: None)
-    assert len(source.fire(CancelReason.TIMEOUT)) == 1
-    assert source.fire(CancelReason.SHUTDOWN) == []
+    called: list[int] = []
+    source.token.on_cancel(lambda: called.append(1))
+    assert source.fire(CancelReason.TIMEOUT)
+    assert not source.fire(CancelReason.SHUTDOWN)
     assert source.token.reason is CancelReason.TIMEOUT
+    until(lambda: called)
+    callbacks_are_over()
+    assert called == [1]
 
 
 def test_fires_once_among_threads(source: CancellationSource) -> None:
-    """Of many who fire at once, one gets the callbacks."""
-    source.token.on_cancel(lambda: None)
+    """Of many who fire at once, one does."""
     barrier = threading.Barrier(8)
     got = []
 
     def fire() -> None:
         barrier.wait(BOUND)
-        got.append(len(source.fire(CancelReason.REQUESTED)))
+        got.append(source.fire(CancelReason.REQUESTED))
 
     threads = [threading.Thread(target=fire) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(BOUND)
-    assert sorted(got) == [0] * 7 + [1]
+    assert sorted(got) == [False] * 7 + [True]
 
 
 def test_remaining(source: CancellationSource) -> None:
@@ -83,27 +88,90 @@ def test_remaining(source: CancellationSource) -> None:
 
 
 def test_on_cancel(source: CancellationSource) -> None:
-    """A callback is the firing caller's to call; what came too late is called at once."""
-    called = []
+    """A callback is called when the token fires; one that comes too late is called at once."""
+    called: list[str] = []
     source.token.on_cancel(lambda: called.append("before"))
-    for callback in source.fire(CancelReason.REQUESTED):
-        callback()
-    assert called == ["before"]
+    source.fire(CancelReason.REQUESTED)
+    until(lambda: called == ["before"])
     source.token.on_cancel(lambda: called.append("after"))
     assert called == ["before", "after"]
 
 
+def test_on_cancel_holds_nobody_up(source: CancellationSource, gate: threading.Event) -> None:
+    """A callback that blocks holds up neither who fires the token, nor others, nor those who wait."""
+    called = [threading.Event() for _ in range(3)]
+    woken = threading.Event()
+    threading.Thread(target=lambda: source.token.wait(BOUND) and woken.set(), daemon=True).start()
+    until(lambda: source.token._wakers)
+    for event in called:
+        source.token.on_cancel(partial(gate.wait, BOUND))
+        source.token.on_cancel(event.set)
+    source.fire(CancelReason.REQUESTED)
+    assert woken.wait(2.0)
+    for event in called:
+        assert event.wait(2.0)
+    assert not gate.is_set()
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_on_cancel_raises(error: type[BaseException]) -> None:
+    """What a callback raises goes to whoever made the source, and keeps no other one from being called."""
+    failed: list[BaseException] = []
+    source = CancellationSource(failed.append)
+    called = threading.Event()
+
+    def fail() -> None:
+        raise error
+
+    source.token.on_cancel(fail)
+    source.token.on_cancel(called.set)
+    source.fire(CancelReason.REQUESTED)
+    assert called.wait(BOUND)
+    until(lambda: failed)
+    assert [type(each) for each in failed] == [error]
+
+
 def test_on_cancel_taken_back(source: CancellationSource) -> None:
     """A callback that was taken back is not called; taking back again, or too late, does no harm."""
-    called = []
+    called: list[str] = []
     forget = source.token.on_cancel(lambda: called.append("forgotten"))
     keep = source.token.on_cancel(lambda: called.append("kept"))
     forget()
     forget()
-    for callback in source.fire(CancelReason.REQUESTED):
-        callback()
+    source.fire(CancelReason.REQUESTED)
+    until(lambda: called)
+    callbacks_are_over()
     keep()
     assert called == ["kept"]
+
+
+class Odd:
+    """A callback that cannot be compared."""
+
+    def __init__(self, called: list[Odd]) -> None:
+        self._called = called
+
+    def __call__(self) -> None:
+        """Say that it was called."""
+        self._called.append(self)
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("cannot be compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_on_cancel_taken_back_among_odd_ones(source: CancellationSource) -> None:
+    """A callback is taken back itself, whatever it says that it is equal to."""
+    called: list[Odd] = []
+    first, second = Odd(called), Odd(called)
+    source.token.on_cancel(first)
+    source.token.on_cancel(second)()
+    source.fire(CancelReason.REQUESTED)
+    until(lambda: called)
+    callbacks_are_over()
+    assert called[0] is first
+    assert len(called) == 1
 
 
 @pytest.mark.parametrize("timeout", [0.02, 0.0, -1.0])
@@ -112,7 +180,7 @@ def test_wait_ends(source: CancellationSource, timeout: float) -> None:
     began = time.monotonic()
     assert not source.token.wait(timeout)
     assert max(0.0, timeout) <= time.monotonic() - began < BOUND
-    assert source.fire(CancelReason.REQUESTED) == []
+    assert not source.token._wakers
 
 
 def test_wait_wakes_all(source: CancellationSource) -> None:
@@ -124,9 +192,8 @@ def test_wait_wakes_all(source: CancellationSource) -> None:
     ]
     for waiter in waiters:
         waiter.start()
-    until(lambda: len(source.token._callbacks) == 3)
-    for callback in source.fire(CancelReason.REQUESTED):
-        callback()
+    until(lambda: len(source.token._wakers) == 3)
+    source.fire(CancelReason.REQUESTED)
     for waiter in waiters:
         waiter.join(BOUND)
     assert woken == [True] * 3
@@ -141,7 +208,7 @@ def test_wait_async(source: CancellationSource) -> None:
         waiting = asyncio.create_task(source.token.wait_async())
         await asyncio.sleep(0)
         assert not waiting.done()
-        await asyncio.to_thread(lambda: [callback() for callback in source.fire(CancelReason.SHUTDOWN)])
+        await asyncio.to_thread(source.fire, CancelReason.SHUTDOWN)
         return await asyncio.wait_for(waiting, BOUND)
 
     assert asyncio.run(main())
@@ -152,7 +219,7 @@ def test_wait_async(source: CancellationSource) -> None:
 def test_wait_async_ends(source: CancellationSource, timeout: float) -> None:
     """A coroutine's wait ends in time too, and leaves nothing behind."""
     assert not asyncio.run(source.token.wait_async(timeout))
-    assert source.fire(CancelReason.REQUESTED) == []
+    assert not source.token._wakers
 
 
 def test_wait_async_is_cancelled(source: CancellationSource) -> None:
@@ -168,4 +235,38 @@ def test_wait_async_is_cancelled(source: CancellationSource) -> None:
             await asyncio.wait_for(source.token.wait_async(BOUND), 0.01)
 
     asyncio.run(main())
-    assert source.fire(CancelReason.REQUESTED) == []
+    assert not source.token._wakers
+
+
+@pytest.mark.parametrize("timeout", FOREVER)
+def test_wait_takes_any_number(source: CancellationSource, timeout: float) -> None:
+    """However long a wait may take, the token ends it; NaN and what is negative do not wait."""
+    threading.Timer(0.05, source.fire, [CancelReason.REQUESTED]).start()
+    assert source.token.wait(timeout)
+
+
+@pytest.mark.parametrize("timeout", FOREVER)
+def test_wait_async_takes_any_number(source: CancellationSource, timeout: float) -> None:
+    """However long a coroutine's wait may take, the token ends it."""
+    threading.Timer(0.05, source.fire, [CancelReason.REQUESTED]).start()
+    assert asyncio.run(source.token.wait_async(timeout))
+
+
+@pytest.mark.parametrize("timeout", [math.nan, -math.inf, -(10**400)])
+def test_wait_takes_no_time(source: CancellationSource, timeout: float) -> None:
+    """NaN and what is negative do not wait."""
+    assert not source.token.wait(timeout)
+    assert not asyncio.run(source.token.wait_async(timeout))
+
+
+def test_wait_of_a_closed_loop(source: CancellationSource) -> None:
+    """A coroutine that waited on a loop which was closed under it keeps nobody else from being woken."""
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(source.token.wait_async())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    called = threading.Event()
+    source.token.on_cancel(called.set)
+    assert source.fire(CancelReason.REQUESTED)
+    assert called.wait(BOUND)
+    waiting.get_coro().close()  # type: ignore[union-attr]

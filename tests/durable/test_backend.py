@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,10 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import EnvironBuilder
 
 from flask_background import Background, Status, current_item, signals
+from flask_background.app_state import state_of
 from flask_background.durable import maintenance as keeper
 from flask_background.durable import runs as runs_of_items
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import statements
 from flask_background.errors import (
     ConfigurationError,
     ItemCancelledError,
@@ -55,7 +57,7 @@ def row(site: Site, item_id: str) -> dict[str, Any]:
 
 def change(site: Site, sql: str, *values: Any) -> None:
     """Change the journal behind the app's back."""
-    site.app.extensions["background"].durable.writer.do(lambda db: db.execute(sql, values))
+    state_of(site.app).durable.session.writer.write(lambda db: db.execute(sql, values))
 
 
 def test_on_disk_when_enqueue_returns(site: Site, gate: threading.Event) -> None:
@@ -98,7 +100,7 @@ def test_state_and_links(site: Site) -> None:
 
     @site.background.task(durable=True)
     def work() -> tuple[Any, ...]:
-        assert current_item.state is not None
+        assert current_item.state
         return (
             current_item.state.method,
             current_item.state.path,
@@ -176,11 +178,11 @@ def test_uploads_of_what_did_not_succeed(
         assert item.cancel()
     gate.set()
     assert item.wait(BOUND)
-    durable = site.app.extensions["background"].durable
-    assert durable.writer.flush(BOUND)
+    durable = state_of(site.app).durable
+    assert durable.session.writer.flush(BOUND)
     assert row(site, item.id)["status"] == how.split()[0]
-    assert durable.writer.do(partial(store.retry, item_id=item.id, now=time.time()))
-    durable.call_others()
+    assert durable.session.writer.write(partial(statements.retry, item_id=item.id, now=time.time()))
+    durable.session.wake_all()
     until(lambda: row(site, item.id)["status"] == "succeeded")
     assert find(site, item.id).result(BOUND) == b"picture"
     until(lambda: not [*(tmp_path / "journal" / "uploads").iterdir()])
@@ -190,7 +192,7 @@ def test_files_that_cannot_be_opened_just_now(site: Site, monkeypatch: pytest.Mo
     """What passes (too many open files, a disk that hangs) costs neither the item nor an attempt."""
     monkeypatch.setattr(runs_of_items, "_PUT_OFF", 0.05)
     task = site.background.task(durable=True)(lambda photo: photo.read())
-    packing = site.app.extensions["background"].durable.packing
+    packing = state_of(site.app).durable.session.uploads
     unpack = packing.unpack
     errors = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EIO, "Input/output error")]
 
@@ -217,19 +219,6 @@ def test_arguments_are_data(site: Site) -> None:
     assert site.background.items() == []
 
 
-def test_strict(make_site: Callable[..., Site]) -> None:
-    """In testing, other items are held to that too; a callable that is no task is not."""
-    for settings, is_strict in (({"TESTING": True}, True), ({}, False), ({"BACKGROUND_STRICT": True}, True)):
-        site = make_site(**settings)
-        task = site.background.task(lambda value: None)
-        if is_strict:
-            with pytest.raises(SerializationError, match="value"):
-                task.enqueue({1, 2})
-        else:
-            task.enqueue({1, 2}).result(BOUND)
-        site.background.enqueue(lambda value: None, {1, 2}).result(BOUND)
-
-
 def test_result_that_is_no_data(site: Site) -> None:
     """The item has succeeded; other processes learn that its result was not kept."""
     item = site.background.task(durable=True)(lambda: {1, 2}).enqueue()
@@ -242,8 +231,8 @@ def test_result_that_is_no_data(site: Site) -> None:
 
 def elsewhere(site: Site, item_id: str) -> Any:
     """The item as a process sees it that did not run it."""
-    durable = site.app.extensions["background"].durable
-    durable._handles.pop(item_id, None)
+    durable = state_of(site.app).durable
+    durable.handles._handles.pop(item_id, None)
     return durable.get(item_id)
 
 
@@ -344,7 +333,7 @@ def test_cancel(site: Site, gate: threading.Event) -> None:
     other = work.enqueue()
     until(lambda: row(site, other.id)["status"] == "running")
     change(site, "update item set cancel = 1 where id = ?", other.id)
-    site.app.extensions["background"].durable.call_others()
+    state_of(site.app).durable.session.wake_all()
     assert isinstance(other.exception(BOUND), ItemCancelledError)
 
 
@@ -352,15 +341,15 @@ def test_claimed_is_not_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
     """Between the journal and the executor an item is something to do, all the time."""
     task = site.background.task(durable=True)(lambda: 42)
     assert task.enqueue().result(BOUND) == 42
-    durable = site.app.extensions["background"].durable
-    take = durable.local.take
+    durable = state_of(site.app).durable
+    take = durable.session.local.take
     seen: list[bool] = []
 
     def look_and_take(item: Any, held: bool = False) -> bool:
-        seen.append(durable.has_nothing_to_do())
+        seen.append(durable.claimer.has_nothing_to_do())
         return bool(take(item, held))
 
-    monkeypatch.setattr(durable.local, "take", look_and_take)
+    monkeypatch.setattr(durable.session.local, "take", look_and_take)
     assert task.using(delay=0.01).enqueue().result(BOUND) == 42
     assert seen == [False]
 
@@ -390,7 +379,7 @@ def test_arguments_that_no_longer_fit(site: Site, caplog: pytest.LogCaptureFixtu
     """The item is parked as failed with the reason, and the log says so."""
     item = site.background.task(durable=True, name="mail")(lambda a: a).using(delay=60).enqueue(1)
     change(site, "update item set payload = '[[1,2],{}]', due = 0 where id = ?", item.id)
-    site.app.extensions["background"].durable.keeper.ring()
+    state_of(site.app).durable.session.wake_self()
     error = item.exception(BOUND)
     assert isinstance(error, ItemFailedError)
     assert "do not fit" in str(error)
@@ -403,10 +392,10 @@ def test_row_that_does_not_parse(site: Site, column: str) -> None:
     """The item is parked, and others go on."""
     task = site.background.task(durable=True)(lambda: 42)
     item_id = task.using(delay=60).enqueue().id
-    durable = site.app.extensions["background"].durable
-    durable._handles.clear()  # with a handle here its row would not be read
+    durable = state_of(site.app).durable
+    durable.handles._handles.clear()  # with a handle here its row would not be read
     change(site, f"update item set {column} = '{{', due = 0 where id = ?", item_id)
-    durable.keeper.ring()
+    durable.session.wake_self()
     until(lambda: row(site, item_id)["status"] == "failed")
     assert row(site, item_id)["reason"]
     assert task.enqueue().result(BOUND) == 42
@@ -414,15 +403,15 @@ def test_row_that_does_not_parse(site: Site, column: str) -> None:
 
 def test_unknown_task(site: Site) -> None:
     """An item of a task that no process has is parked."""
-    site.background.task(durable=True, name="old")(lambda: 42)
+    old = site.background.task(durable=True, name="old")(lambda: 42)
     site.background.task(durable=True, name="new")(lambda: 42)
     with site.app.app_context():
-        durable = site.app.extensions["background"].durable
-        item = site.background.registry.tasks["old"].using(delay=60).enqueue()
+        durable = state_of(site.app).durable
+        item = old.using(delay=60).enqueue()
     del site.background.registry.tasks["old"]
     change(site, "update item set due = 0 where id = ?", item.id)
-    durable.keeper._looked_over_at = 0.0
-    durable.keeper.ring()
+    durable.maintenance._looked_over_at = 0.0
+    durable.session.wake_self()
     until(lambda: row(site, item.id)["status"] == "failed")
     assert "'old'" in row(site, item.id)["reason"]
 
@@ -437,9 +426,9 @@ def test_unknown_executor(make_site: Callable[..., Site], tmp_path: Path) -> Non
     task = site.background.task(durable=True, name="send")(lambda: 42)
     lost, waiting = task.enqueue(), task.using(executor="mail").enqueue()
     change(site, "update item set executor = 'gpu' where id = ?", lost.id)
-    durable = site.app.extensions["background"].durable
-    durable.keeper._looked_over_at = 0.0
-    durable.keeper.ring()
+    durable = state_of(site.app).durable
+    durable.maintenance._looked_over_at = 0.0
+    durable.session.wake_self()
     until(lambda: row(site, lost.id)["status"] == "failed")
     assert "executor named 'gpu'" in row(site, lost.id)["reason"]
     assert "executor named 'gpu'" in str(lost.exception(BOUND))
@@ -531,10 +520,10 @@ def test_periodic_without_executor(tmp_path: Path, caplog: pytest.LogCaptureFixt
     def declare(background: Background) -> None:
         background.periodic(seconds=0.01)(background.task(durable=True, name="t", executor="mail")(print))
 
-    app = Flask("shop")
+    app, other = Flask("shop"), Flask("other")
     app.config["BACKGROUND_JOURNAL"] = tmp_path / "journal"
     with pytest.raises(ConfigurationError, match="executor 'mail'"):
-        declare(Background(Flask("other")))
+        declare(Background(other))
     early = Background()
     declare(early)
     with pytest.raises(ConfigurationError, match="executor 'mail'"):
@@ -568,6 +557,25 @@ def test_journal_that_cannot_be_made(make_site: Callable[..., Site], tmp_path: P
     assert task.enqueue().result(BOUND) == 42
 
 
+def test_journal_of_a_newer_version(site: Site) -> None:
+    """A journal that a newer release has migrated: views answer 503, and the error names both versions."""
+    task = site.background.task(durable=True)(lambda: 42)
+    first = task.enqueue()
+    assert first.result(BOUND) == 42
+    journal = site.app.config["BACKGROUND_JOURNAL"] / "journal.sqlite3"
+    with closing(sqlite3.connect(journal, isolation_level=None)) as newer:
+        (known,) = newer.execute("pragma user_version").fetchone()
+        newer.execute("update meta set value = 1000 where name = 'compatible_from'")
+        newer.execute("pragma user_version = 1000")
+        site.app.add_url_rule("/", view_func=lambda: task.enqueue().id)
+        assert site.client.get("/").status_code == 503
+        with pytest.raises(JournalError, match=f"{journal} has version 1000.*versions up to {known}"):
+            task.enqueue()
+        newer.execute(f"pragma user_version = {known}")
+    assert task.enqueue().result(BOUND) == 42
+    assert row(site, first.id)["status"] == "succeeded"
+
+
 def test_journal_that_is_locked(site: Site) -> None:
     """While another program holds the database, enqueue fails within seconds, and then works again."""
     task = site.background.task(durable=True)(lambda: 42)
@@ -583,14 +591,14 @@ def test_journal_that_is_locked(site: Site) -> None:
     assert task.enqueue().result(BOUND) == 42
 
 
-def test_keeper_survives(
+def test_maintenance_survives(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What goes wrong while the keeper waits or looks is logged once, and it goes on."""
+    """What goes wrong while the maintenance waits or looks is logged once, and it goes on."""
     monkeypatch.setattr(keeper, "_TROUBLE", 0.02)
     task = site.background.task(durable=True)(lambda: 42)
     assert task.enqueue().result(BOUND) == 42
-    watch = site.app.extensions["background"].durable.keeper._watch
+    watch = state_of(site.app).durable.maintenance._watch
     failures: list[str] = []
 
     def fail(*_: Any) -> list[str]:
@@ -600,7 +608,7 @@ def test_keeper_survives(
     for name in ("wait", "dead"):
         monkeypatch.setattr(watch, name, fail)
     until(lambda: len(failures) >= 3)
-    assert sum("cannot be kept" in line for line in lines(caplog)) == 1
+    assert sum("cannot be maintained" in line for line in lines(caplog)) == 1
     monkeypatch.undo()
     assert task.using(delay=0.05).enqueue().result(BOUND) == 42
 
@@ -616,14 +624,15 @@ def test_retried_elsewhere(site: Site, program: Callable[[str], Script]) -> None
     assert isinstance(item.exception(BOUND), RuntimeError)
     assert find(site, item.id) is item
     assert isinstance(item.exception(0), RuntimeError)
-    durable = site.app.extensions["background"].durable
-    durable.runs = frozenset()
+    durable = state_of(site.app).durable
+    durable.session.executors = frozenset()
     other = program(
         f"""
-        from flask_background.durable.journal import statements as store
-        durable = app.extensions["background"].durable
-        durable.writer.do(lambda db: store.retry(db, {item.id!r}, time.time()))
-        durable.keeper.ring()
+        from flask_background.app_state import state_of
+        from flask_background.durable.journal import statements
+        durable = state_of(app).durable
+        durable.session.writer.write(lambda db: statements.retry(db, {item.id!r}, time.time()))
+        durable.session.wake_self()
         time.sleep(60)
         """
     )
@@ -640,10 +649,10 @@ def test_prune(site: Site) -> None:
     item = task.enqueue()
     item.result(BOUND)
     change(site, "update item set finished = finished - 86401 where id = ?", item.id)
-    durable = site.app.extensions["background"].durable
-    durable.keeper._looked_over_at = 0.0
-    durable.keeper.ring()
-    until(lambda: durable.look(item.id) is None)
+    durable = state_of(site.app).durable
+    durable.maintenance._looked_over_at = 0.0
+    durable.session.wake_self()
+    until(lambda: durable.session.read_row(item.id) is None)
     assert item.result(0) == 42
 
 
@@ -722,9 +731,9 @@ def test_stopped_process_keeps_its_items(site: Site, program: Callable[[str], Sc
     other = program(ENQUEUE.format(how="hang"))
     item = find(site, id_in(other))
     other.send(signal.SIGSTOP)
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     for _ in range(20):
-        durable.keeper.ring()
+        durable.session.wake_self()
         assert not item.wait(0.05)
     assert runs == ["mine"]
     other.kill()
@@ -785,7 +794,7 @@ def test_handle_in_a_fork(site: Site, gate: threading.Event) -> None:
     ended = site.background.task(durable=True, name="ended")(lambda: {1}).enqueue()
     assert ended.wait(BOUND)
     until(lambda: row(site, running.id)["status"] == "running")
-    parents = site.app.extensions["background"].durable.writer
+    parents = state_of(site.app).durable.session.writer
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -798,7 +807,7 @@ def test_handle_in_a_fork(site: Site, gate: threading.Event) -> None:
             assert waiting.cancel()
             os.write(writing, b"!")
             assert running.result(BOUND) == 42
-            assert site.app.extensions["background"].durable.writer is not parents
+            assert state_of(site.app).durable.session.writer is not parents
             site.background.stop(1)
             code = 0
         finally:

@@ -11,15 +11,19 @@ from typing import Any
 import pytest
 
 from flask_background import Status
-from flask_background.core.registry import Unknown
+from flask_background.core.callee import Callee
 from flask_background.core.status import Attempt, Progress
 from flask_background.durable import handle as module
 from flask_background.durable.handle import DurableItem
-from flask_background.durable.journal.row import ItemRow
-from flask_background.durable.uploads import attempt_of
-from flask_background.errors import ItemCancelledError, ItemFailedError, NotFinishedError
+from flask_background.durable.journal.row import ItemRow, attempt_of
+from flask_background.errors import (
+    ItemCancelledError,
+    ItemFailedError,
+    ItemInterruptedError,
+    NotFinishedError,
+)
 
-from ..helpers import BOUND, Callee, ItemHost, until
+from ..helpers import BOUND, ItemHost, make_callee, until
 
 ENTRY = ItemRow(
     id="0" * 24,
@@ -39,28 +43,29 @@ class Journal(ItemHost):
 
     def __init__(self) -> None:
         super().__init__()
-        self.entry: ItemRow | None = ENTRY
+        self.row: ItemRow | None = ENTRY
         self.looks = 0
         self.reports: list[Progress] = []
 
     def change(self, **values: Any) -> None:
         """Another process has written."""
-        assert self.entry is not None
-        self.entry = self.entry._replace(**values)
+        assert self.row is not None
+        self.row = self.row._replace(**values)
 
     def look(self, item_id: str) -> ItemRow | None:
         """What it knows."""
         assert item_id == ENTRY.id
         self.looks += 1
-        return self.entry
+        return self.row
 
-    def read_attempt(self, entry: ItemRow) -> Attempt:
+    def read_attempt(self, row: ItemRow) -> Attempt:
         """The last attempt."""
-        return attempt_of(entry)
+        return attempt_of(row)
 
-    def report(self, item: DurableItem[Any], progress: Progress) -> None:
+    def report(self, item: DurableItem[Any]) -> None:
         """Remember what was reported."""
-        self.reports.append(progress)
+        assert item.progress is not None
+        self.reports.append(item.progress)
 
 
 @pytest.fixture
@@ -72,7 +77,7 @@ def journal() -> Journal:
 @pytest.fixture
 def item(journal: Journal) -> DurableItem[Any]:
     """The handle of that, in a process that has nothing to do with it."""
-    return DurableItem.of(ENTRY, Unknown("mail", "thread"), None, journal)
+    return DurableItem.of(ENTRY, Callee.unknown("mail", "thread"), None, journal)
 
 
 def end(journal: Journal, status: Status = Status.SUCCEEDED, **values: Any) -> None:
@@ -82,11 +87,11 @@ def end(journal: Journal, status: Status = Status.SUCCEEDED, **values: Any) -> N
 
 def test_new_item_is_here(journal: Journal) -> None:
     """A new item is its process's: nobody looks into the journal for it."""
-    item = DurableItem[Any](Callee(), (1,), {}, None, journal)
+    item = DurableItem[Any](make_callee(), (1,), {}, None, journal)
     assert (item.status, item.attempt, item.progress) == (Status.QUEUED, 0, None)
     assert (item.started_at, item.finished_at) == (None, None)
     assert not item.wait(0)
-    assert (item.here, item.entry, journal.looks) == (True, None, 0)
+    assert (item.here, item.row, journal.looks) == (True, None, 0)
 
 
 def test_ids_grow_with_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +99,7 @@ def test_ids_grow_with_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -
     ids = []
     for number in range(200):
         monkeypatch.setattr("flask_background.core.item.time", lambda number=number: 1.7e9 + number // 2)
-        ids.append(DurableItem[Any](Callee(), (), {}, None, journal).id)
+        ids.append(DurableItem[Any](make_callee(), (), {}, None, journal).id)
     assert len(set(ids)) == 200
     for item_id in ids:
         assert len(item_id) == 24
@@ -103,7 +108,7 @@ def test_ids_grow_with_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_of_an_entry(item: DurableItem[Any]) -> None:
-    """The handle has the entry's id and times, and a name also where the task is unknown."""
+    """The handle has the row's id and times, and a name also where the task is unknown."""
     assert (item.id, item.task_name, item.here) == (ENTRY.id, "mail", False)
     assert item.enqueued_at == datetime.fromtimestamp(4.0, UTC)
     assert repr(item) == f"<WorkItem {ENTRY.id} mail queued>"
@@ -128,14 +133,14 @@ def test_ended_is_not_asked_again(journal: Journal, item: DurableItem[Any]) -> N
     """An end is for good: it is read once, and stays when the journal has let the item go."""
     end(journal, result="42")
     assert item.wait(0)
-    looks, journal.entry = journal.looks, None
+    looks, journal.row = journal.looks, None
     assert (item.status, item.result(0), item.attempt) == (Status.SUCCEEDED, 42, 2)
     assert journal.looks == looks
 
 
 def test_let_go_before_anybody_asked(journal: Journal, item: DurableItem[Any]) -> None:
     """Of an item that the journal does not know any more, the handle says what it knew last, and waits."""
-    journal.entry = None
+    journal.row = None
     assert item.status is Status.QUEUED
     assert not item.wait(0)
     with pytest.raises(NotFinishedError, match=ENTRY.id):
@@ -212,12 +217,12 @@ def test_awaited_fails(journal: Journal, item: DurableItem[Any]) -> None:
 def test_leaves_while_somebody_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for an item here goes on to wait for it when it has left, and learns of its end."""
     monkeypatch.setattr(module, "_STAY", 3 * BOUND)
-    item = DurableItem[Any](Callee(), (), {}, None, journal)
+    item = DurableItem[Any](make_callee(), (), {}, None, journal)
     item.id = ENTRY.id
     ends: list[bool] = []
     waiter = threading.Thread(target=lambda: ends.append(item.wait(3 * BOUND)))
     waiter.start()
-    until(lambda: item._gates)
+    until(lambda: item._waiters)
     item.leave()
     until(lambda: journal.looks >= 2)
     assert ends == []
@@ -236,17 +241,19 @@ def test_comes_back_while_somebody_waits(
     waiter.start()
     until(lambda: journal.looks >= 2)
     item.here = True
-    until(lambda: item._gates)
+    until(lambda: item._waiters)
     assert ends == []
-    item.status, item._announced = Status.SUCCEEDED, True
-    item._wake()
+    item._begin(Attempt(1.0))
+    item._end((Status.SUCCEEDED, None, None))
+    item._announce_end()
     waiter.join(BOUND)
     assert ends == [True]
 
 
 def test_interrupted_here_is_no_end(journal: Journal, item: DurableItem[Any]) -> None:
     """An item that its process could not finish has not ended: another one will run it."""
-    item.here, item.status = True, Status.INTERRUPTED
+    item.here = True
+    item._record_interrupted(ItemInterruptedError("time is up"))
     item.leave()
     journal.change(status=Status.QUEUED)
     assert not item.wait(0)
@@ -254,11 +261,11 @@ def test_interrupted_here_is_no_end(journal: Journal, item: DurableItem[Any]) ->
 
 
 def test_report(journal: Journal) -> None:
-    """The keeper hears of the progress of a run that is here, and of nobody else's."""
-    item = DurableItem[Any](Callee(), (), {}, None, journal)
+    """The host hears of the progress of a run that is in this process, and of no other one."""
+    item = DurableItem[Any](make_callee(), (), {}, None, journal)
     item.id = ENTRY.id
     item.report_progress(1)
-    item._attempt = Attempt(1.0)
+    item._begin(Attempt(1.0))
     item.report_progress(1, 2, "half")
     assert journal.reports == [(1, 2, "half")]
     item.leave()
@@ -267,6 +274,6 @@ def test_report(journal: Journal) -> None:
 
 
 def test_cancel(journal: Journal, item: DurableItem[Any]) -> None:
-    """To cancel is the keeper's part, wherever the item is."""
+    """To cancel is the host's part, wherever the item is."""
     assert item.cancel()
     assert journal.cancelled == [item]

@@ -13,6 +13,7 @@ import pytest
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Status
+from flask_background.app_state import state_of
 from flask_background.durable.backend import DurableBackend
 from flask_background.durable.journal.writer import Writer
 
@@ -27,7 +28,7 @@ def site(make_site: Callable[..., Site], tmp_path: Path) -> Site:
 
 def durable(site: Site) -> DurableBackend:
     """The app's journal in this process."""
-    backend: DurableBackend = site.app.extensions["background"].durable
+    backend: DurableBackend = state_of(site.app).durable
     return backend
 
 
@@ -46,14 +47,14 @@ def test_broken_off(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     journal = durable(site)
     wait_for = Writer._wait_for
 
-    def break_off(self: Writer, order: Any) -> None:
+    def break_off(self: Writer, write: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
-            wait_for(self, order)
+            wait_for(self, write)
             return
         if written:
-            wait_for(self, order)
+            wait_for(self, write)
         else:
-            self._orders.append(order)
+            self._writes.append(write)
         raise BrokenOff
 
     with monkeypatch.context() as patch:
@@ -61,7 +62,7 @@ def test_broken_off(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         patch.setattr(Writer, "_wait_for", break_off)
         with pytest.raises(BrokenOff):
             task.enqueue(FileStorage(io.BytesIO(b"first"), "a.png"))
-    assert journal.writer.flush(BOUND)
+    assert journal.session.writer.flush(BOUND)
     assert [item.status for item in site.background.items()] == [Status.CANCELLED] * written
     assert task.enqueue(FileStorage(io.BytesIO(b"second"), "a.png")).result(BOUND) == b"second"
     until(lambda: not list((tmp_path / "journal" / "uploads").iterdir()))
@@ -84,12 +85,13 @@ def test_signal_after_the_entry(site: Site) -> None:
 
 def test_claimed_and_not_arrived(site: Site) -> None:
     """New items wait behind those that were claimed a moment ago, until these are here."""
-    durable = site.app.extensions["background"].durable
-    durable.keeper.close(BOUND)  # it would look as well
-    durable.left += 1
-    durable._claiming = True
-    durable.claim(time.time())
-    assert durable.caught_up < durable.left
-    durable._claiming = False
-    durable.claim(time.time())
-    assert durable.caught_up == durable.left
+    journal = durable(site)
+    journal.maintenance.close(BOUND)  # it would look as well
+    backlog = journal.claimer._backlog
+    backlog.left += 1
+    backlog.is_claiming = True
+    journal.claimer.claim(time.time())
+    assert backlog.caught_up < backlog.left
+    backlog.is_claiming = False
+    journal.claimer.claim(time.time())
+    assert backlog.caught_up == backlog.left

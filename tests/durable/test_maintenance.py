@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from flask_background.app_state import state_of
 from flask_background.durable import maintenance as keeper
-from flask_background.durable.journal import statements as store
-from flask_background.durable.journal.watch import Watch
+from flask_background.durable.journal import statements
+from flask_background.durable.journal.watch import ProcessWatch
 
 from ..helpers import BOUND, Site, lines, until
 
@@ -29,18 +30,18 @@ def test_no_descriptors_left(
     site: Site, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When it cannot even wait it says so once, and goes on when it can."""
-    before, fails = getattr(Watch, name), list(range(5))
+    before, fails = getattr(ProcessWatch, name), list(range(5))
 
-    def fail(watch: Watch, *args: Any) -> list[str]:
+    def fail(watch: ProcessWatch, *args: Any) -> list[str]:
         if fails:
             raise OSError(errno.EMFILE, f"Too many open files, {fails.pop()}")
         return before(watch, *args)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(Watch, name, fail)
+    monkeypatch.setattr(ProcessWatch, name, fail)
     task = site.background.task(durable=True)(lambda: 42)
     assert task.using(delay=0.05).enqueue().result(BOUND) == 42
     until(lambda: not fails)
-    assert len([line for line in lines(caplog) if "cannot be kept" in line]) == 1
+    assert len([line for line in lines(caplog) if "cannot be maintained" in line]) == 1
 
 
 def test_all_that_ended_long_ago(
@@ -48,7 +49,7 @@ def test_all_that_ended_long_ago(
 ) -> None:
     """It is let go of in small parts, one soon after the other, and what may still be asked for stays."""
     parts: list[int] = []
-    original = store.prune
+    original = statements.prune
 
     def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:
         gone = original(db, before, limit)
@@ -56,24 +57,24 @@ def test_all_that_ended_long_ago(
         return gone
 
     monkeypatch.setattr(keeper, "_PRUNED", 10)
-    monkeypatch.setattr(store, "prune", prune)
+    monkeypatch.setattr(statements, "prune", prune)
     site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
     task = site.background.task(durable=True)(lambda: None)
     items = [task.enqueue() for _ in range(36)]
     for item in items:
         assert item.wait(BOUND)
-    durable = site.app.extensions["background"].durable
+    durable = state_of(site.app).durable
     old = [item.id for item in items[:35]]
     parts.clear()
-    durable.writer.do(
+    durable.session.writer.write(
         lambda db: (
             db.execute(
                 f"update item set finished = 1 where id in ({', '.join('?' * len(old))})", old
             ).rowcount
         )
     )
-    durable.keeper._looked_over_at = 0.0
-    durable.keeper.ring()
+    durable.maintenance._looked_over_at = 0.0
+    durable.session.wake_self()
     until(lambda: len(parts) == 4, keeper._NET / 2)
     assert parts == [10, 10, 10, 5]
     assert [item.id for item in durable.items()] == [items[35].id]

@@ -29,6 +29,7 @@ APP = """
     time.time = lambda: real_time() + shift[0]  # before anything has taken it by name
 
     from flask_background import Background, Status, current_item
+    from flask_background.app_state import state_of
 
     folder = Path({folder!r})
     app = Flask("shop")
@@ -63,7 +64,7 @@ APP = """
 
 
     def serve():
-        app.extensions["background"].look_for_work()
+        state_of(app).look_for_work()
         say("serves")
         await_file("stop")
         background.stop(5)
@@ -257,7 +258,7 @@ def test_missed_runs_are_caught_up_once(shop: Shop, count: int) -> None:
 
 HOURS = 7_200.0
 CLOCK = """
-    app.extensions["background"].look_for_work()
+    state_of(app).look_for_work()
     now = work.enqueue("now")
     hold = work.enqueue("hold")
     later = work.using(delay=1).enqueue("later")
@@ -268,8 +269,8 @@ CLOCK = """
         time.sleep(0.002)
     tell("set", "clock")
     shift[0] = {shift}
-    app.extensions["background"].durable.keeper._looked_over_at = 0.0
-    app.extensions["background"].durable.keeper.ring()
+    state_of(app).durable.maintenance._looked_over_at = 0.0
+    state_of(app).durable.session.wake_self()
     say("set")
     assert work.enqueue("after").result(10) == "after"
     (folder / "go").touch()
@@ -333,10 +334,10 @@ def test_processes_whose_clocks_differ(shop: Shop, site: Site, shift: float) -> 
 def test_periodic_with_a_clock_that_is_set(shop: Shop) -> None:
     """A clock set back by two hours does not hold a periodic task up for so long, nor run it in a burst."""
     then = """
-    app.extensions["background"].look_for_work()
+    state_of(app).look_for_work()
     await_file("set")
     shift[0] = -7200.0
-    app.extensions["background"].durable.keeper.ring()
+    state_of(app).durable.session.wake_self()
     await_file("stop")
     background.stop(5)
     """
@@ -384,8 +385,8 @@ def test_stopped_process_keeps_its_items(shop: Shop, site: Site) -> None:
 def test_stopped_with_the_turn(shop: Shop, site: Site) -> None:
     """A process that is stopped while it writes holds others up for seconds, with an error, not for good."""
     then = """
-    durable = app.extensions["background"].durable
-    durable.writer.later(lambda db: (say("writes"), await_file("written")))
+    durable = state_of(app).durable
+    durable.session.writer.write_later(lambda db: (say("writes"), await_file("written")))
     await_file("stop")
     background.stop(5)
     """

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from flask_background import Status, current_item, signals
+from flask_background.app_state import state_of
+from flask_background.durable import runs
 from flask_background.durable.backend import DurableBackend
-from flask_background.durable.journal import statements as store
-from flask_background.durable.runs import Runs
+from flask_background.durable.journal import statements
 from flask_background.errors import ItemFailedError
 
 from ..helpers import BOUND, Site, until
@@ -26,7 +27,7 @@ def site(make_site: Callable[..., Site], tmp_path: Path) -> Site:
 
 def durable(site: Site) -> DurableBackend:
     """The app's journal in this process."""
-    backend: DurableBackend = site.app.extensions["background"].durable
+    backend: DurableBackend = state_of(site.app).durable
     return backend
 
 
@@ -53,7 +54,7 @@ def test_end_that_cannot_be_told(site: Site, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: Any) -> Any:
         raise RuntimeError("it cannot be written down")
 
-    monkeypatch.setattr(Runs, "_last_step", broken)
+    monkeypatch.setattr(runs, "result_as_data", broken)
     item = site.background.task(durable=True, name="work")(lambda: 42).enqueue()
     with pytest.raises((RuntimeError, ItemFailedError), match="it cannot be written down"):
         item.result(BOUND)
@@ -72,23 +73,23 @@ def test_look_and_arrival(site: Site, gate: threading.Event, monkeypatch: pytest
         return 42
 
     journal = durable(site)
-    look = DurableBackend.look
+    look = runs.Runs.look
     read = threading.Event()
 
-    def slow(self: DurableBackend, item_id: str) -> Any:
-        entry = look(self, item_id)
-        if entry is not None and entry.owner is None and not entry.status.is_final:
+    def slow(self: runs.Runs, item_id: str) -> Any:
+        row = look(self, item_id)
+        if row is not None and row.owner is None and not row.status.is_final:
             read.set()
             until(lambda: item.here or item._announced)  # it is claimed for the second attempt
-        return entry
+        return row
 
-    monkeypatch.setattr(DurableBackend, "look", slow)
+    monkeypatch.setattr(runs.Runs, "look", slow)
     item: Any = work.enqueue()
     until(lambda: not item.here or item._announced)
     assert item.status is not None
     assert item.result(BOUND) == 42
     assert (item.attempt, item.status) == (2, Status.SUCCEEDED)
-    assert journal.local.ledger.is_idle()
+    assert journal.session.local.ledger.is_idle()
 
 
 def test_a_running_item_is_not_given_back(site: Site, gate: threading.Event) -> None:
@@ -102,15 +103,15 @@ def test_a_running_item_is_not_given_back(site: Site, gate: threading.Event) -> 
 
     item: Any = work.enqueue()
     assert began.wait(BOUND)
-    item.status = Status.QUEUED  # as the stop may see it
+    item._move(Status.QUEUED)  # as the stop may see it
     journal = durable(site)
     journal.stop_begins()
-    assert journal.writer.flush(BOUND)
+    assert journal.session.writer.flush(BOUND)
     assert item.here
-    entry = journal.look(item.id)
-    assert entry is not None
-    assert entry.owner == journal.owner.id
-    item.status = Status.RUNNING
+    row = journal.session.read_row(item.id)
+    assert row is not None
+    assert row.owner == journal.session.process_lock.id
+    item._move(Status.RUNNING)
     gate.set()
     assert item.result(BOUND) is None
 
@@ -120,13 +121,15 @@ def test_claimed_at_the_last_moment(site: Site) -> None:
     task = site.background.task(durable=True, name="work")(lambda: None)
     journal = durable(site)
     item = task.using(delay=3600).enqueue()
-    journal.writer.do(
-        lambda db: db.execute("update item set owner = ?, fence = 1, due = 0", (journal.owner.id,))
+    journal.session.writer.write(
+        lambda db: db.execute(
+            "update item set owner = ?, fence = 1, due = 0", (journal.session.process_lock.id,)
+        )
     )
     site.background.stop(0)
-    entry = journal.look(item.id)
-    assert entry is not None
-    assert (entry.owner, entry.status) == (None, Status.QUEUED)
+    row = journal.session.read_row(item.id)
+    assert row is not None
+    assert (row.owner, row.status) == (None, Status.QUEUED)
 
 
 def test_cancelled_before_the_crash(site: Site, gate: threading.Event) -> None:
@@ -142,9 +145,9 @@ def test_cancelled_before_the_crash(site: Site, gate: threading.Event) -> None:
     assert began.wait(BOUND)
     assert item.cancel()
     journal = durable(site)
-    entry = journal.look(item.id)
-    assert entry is not None
-    assert entry.cancel
+    row = journal.session.read_row(item.id)
+    assert row is not None
+    assert row.cancel
     gate.set()
     assert item.wait(BOUND)
 
@@ -157,9 +160,9 @@ def test_unwanted_is_not_released(site: Site) -> None:
 
     def give_back(db: Any) -> Any:
         db.execute("update item set owner = 'x', fence = 1, cancel = 1")
-        return store.release(db, item.id, 1, now=1.0)
+        return statements.release(db, item.id, 1, now=1.0)
 
-    ended = journal.writer.do(give_back)
+    ended = journal.session.writer.write(give_back)
     assert ended is not None
     assert ended.status is item.status is Status.CANCELLED
 
@@ -200,8 +203,8 @@ def test_last_report(site: Site, gate: threading.Event) -> None:
     journal = durable(site)
 
     def reported() -> bool:
-        entry = journal.look(item.id)
-        return entry is not None and entry.progress == "[5, 5, null]"
+        row = journal.session.read_row(item.id)
+        return row is not None and row.progress == "[5, 5, null]"
 
     until(reported)
     assert item.status is Status.RUNNING

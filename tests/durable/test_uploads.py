@@ -20,8 +20,8 @@ from werkzeug.datastructures import FileStorage, Headers
 
 from flask_background.core.status import Progress, Status
 from flask_background.durable import uploads as module
-from flask_background.durable.journal.row import ItemRow
-from flask_background.durable.uploads import UploadFolder, attempt_of, entry_of, state_of
+from flask_background.durable.journal.row import ItemRow, attempt_of, make_row, state_of
+from flask_background.durable.uploads import UploadFolder
 from flask_background.errors import (
     ItemCancelledError,
     ItemFailedError,
@@ -32,7 +32,7 @@ from flask_background.errors import (
 )
 from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
 
-from ..helpers import Site
+from ..helpers import make_callee
 
 ID = "0" * 24
 ENTRY = ItemRow(
@@ -232,18 +232,18 @@ def test_reference_cannot_leave_the_folder(packing: UploadFolder, tmp_path: Path
 # Rows.
 
 
-def test_entry_of(site: Site) -> None:
+def test_make_row() -> None:
     """A new item's row says all that another process has to know; one with an owner is claimed."""
-    task = site.background.task(send, name="mail", durable=True).using(  # type: ignore[call-overload]
+    task = make_callee(send, name="mail", durable=True).using(
         timeout=3, max_attempts=2, backoff=lambda attempt, error: 1.0, max_crashes=1, key="k"
     )
     item = _item(task)
-    free = entry_of(item, task, payload="[[1],{}]", uploads=True, due=9.0, owner=None)
+    free = make_row(item, task, payload="[[1],{}]", uploads=True, due=9.0, owner=None)
     assert (free.id, free.task, free.executor, free.key) == (item.id, "mail", "thread", "k")
     assert json.loads(free.options) == {"timeout": 3, "max_attempts": 2}
     assert (free.payload, free.uploads, free.state, free.due) == ("[[1],{}]", True, None, 9.0)
     assert (free.owner, free.fence, free.max_crashes, free.status) == (None, 0, 1, Status.QUEUED)
-    mine = entry_of(item, task.using(backoff=2), payload="", uploads=False, due=9.0, owner="1-a")
+    mine = make_row(item, task.using(backoff=2), payload="", uploads=False, due=9.0, owner="1-a")
     assert (mine.owner, mine.fence) == ("1-a", 1)
     assert json.loads(mine.options)["backoff"] == 2
 

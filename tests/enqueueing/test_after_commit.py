@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Status, Task, WorkItem, current_item
+from flask_background.app_state import state_of
 from flask_background.errors import ConfigurationError, ItemCancelledError, JournalError, Stopping
 
 from ..helpers import BOUND, Site, lines, until
@@ -68,7 +69,8 @@ def shop(
     site = make_site(
         BACKGROUND_JOURNAL=tmp_path / "journal",
         SQLALCHEMY_DATABASE_URI=url,
-        SQLALCHEMY_ENGINES={"default": url},
+        SQLALCHEMY_ENGINE_OPTIONS={"poolclass": sa.NullPool},
+        SQLALCHEMY_ENGINES={"default": {"url": url, "poolclass": sa.NullPool}},
     )
     db.init_app(site.app)
     with site.app.app_context():
@@ -213,9 +215,9 @@ def test_view_fails(shop: Shop) -> None:
 def test_state(shop: Shop) -> None:
     """An item has the state of the request that enqueued it."""
 
-    @shop.site.background.task(durable=shop.count.durable, when="commit")
+    @shop.site.background.task(durable=shop.count.options.durable, when="commit")
     def work() -> str:
-        assert current_item.state is not None
+        assert current_item.state
         return current_item.state.path
 
     items = []
@@ -254,7 +256,7 @@ def test_delay(shop: Shop, context: ExitStack) -> None:
 def test_key(shop: Shop, context: ExitStack, gate: threading.Event) -> None:
     """Of two items with one key only one runs."""
 
-    @shop.site.background.task(durable=shop.count.durable, when="commit")
+    @shop.site.background.task(durable=shop.count.options.durable, when="commit")
     def work() -> bool:
         return gate.wait(BOUND)
 
@@ -263,7 +265,7 @@ def test_key(shop: Shop, context: ExitStack, gate: threading.Event) -> None:
     shop.session.commit()
     gate.set()
     assert first.result(BOUND)
-    if shop.count.durable:  # the journal decides, at the commit
+    if shop.count.options.durable:  # the journal decides, at the commit
         assert second is not first
         with pytest.raises(ItemCancelledError, match=f"item {first.id}, which has the same key"):
             second.result(BOUND)
@@ -280,7 +282,7 @@ def test_key(shop: Shop, context: ExitStack, gate: threading.Event) -> None:
 def test_upload(shop: Shop, tmp_path: Path) -> None:
     """An upload is moved when it is enqueued; nothing of it stays when its item is dropped."""
 
-    @shop.site.background.task(durable=shop.count.durable, when="commit")
+    @shop.site.background.task(durable=shop.count.options.durable, when="commit")
     def read(upload: FileStorage) -> bytes:
         return upload.read()
 
@@ -297,7 +299,7 @@ def test_upload(shop: Shop, tmp_path: Path) -> None:
         shop.site.client.post(url, data={"picture": (io.BytesIO(b"a picture"), "a.png")})
     expect_dropped(items[0])
     assert items[1].result(BOUND) == b"a picture"
-    if shop.count.durable:
+    if shop.count.options.durable:
         until(lambda: not list((tmp_path / "journal" / "uploads").iterdir()))
 
 
@@ -324,18 +326,18 @@ def test_refused_before_the_commit(shop: Shop, context: ExitStack) -> None:
 @pytest.mark.parametrize("shop", ["durable"], indirect=True)
 def test_not_in_the_journal_before_the_commit(shop: Shop, context: ExitStack) -> None:
     """What is not committed is not in the journal: a crash leaves nothing that would run."""
-    journal = shop.site.app.extensions["background"].durable
+    journal = state_of(shop.site.app).durable
     item = shop.count.enqueue()
-    assert journal.look(item.id) is None
+    assert journal.session.read_row(item.id) is None
     shop.session.commit()
-    assert journal.look(item.id) is not None
+    assert journal.session.read_row(item.id) is not None
     assert item.result(BOUND) == []
 
 
 @pytest.mark.parametrize("shop", ["durable"], indirect=True)
 def test_journal_fails(shop: Shop, context: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the journal cannot take an item the commit says so; the database has committed, and goes on."""
-    journal = shop.site.app.extensions["background"].durable
+    journal = state_of(shop.site.app).durable
 
     def fail(*_: Any, **__: Any) -> None:
         raise JournalError("the disk is full")
@@ -343,7 +345,7 @@ def test_journal_fails(shop: Shop, context: ExitStack, monkeypatch: pytest.Monke
     shop.session.add(Order(id=1))
     items = [shop.count.enqueue(), shop.count.enqueue()]
     with monkeypatch.context() as patch:
-        patch.setattr(journal.writer, "do", fail)
+        patch.setattr(journal.session.writer, "write", fail)
         with pytest.raises(JournalError, match="the disk is full"):
             shop.session.commit()
     for item in items:
@@ -384,7 +386,8 @@ def test_commit_where_nothing_is_run(
         BACKGROUND_JOURNAL=tmp_path / "journal",
         BACKGROUND_RUN_IN_WEB=False,
         SQLALCHEMY_DATABASE_URI=url,
-        SQLALCHEMY_ENGINES={"default": url},
+        SQLALCHEMY_ENGINE_OPTIONS={"poolclass": sa.NullPool},
+        SQLALCHEMY_ENGINES={"default": {"url": url, "poolclass": sa.NullPool}},
     )
     db.init_app(other.app)
     count = other.background.task(durable=True, when="commit", name="count")(lambda: ["not here"])

@@ -494,7 +494,8 @@ def test_two_apps(make_site: Callable[..., Site]) -> None:
     async def loop() -> Any:
         return asyncio.get_running_loop()
 
-    one, two = (make_site(name).background.enqueue(loop).result(BOUND) for name in ("one", "two"))
+    sites = [make_site(name) for name in ("one", "two")]
+    one, two = (site.background.enqueue(loop).result(BOUND) for site in sites)
     assert one is not two
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from werkzeug.datastructures import FileStorage
 
 from flask_background import Background, Status, WorkItem, current_item, signals
 from flask_background.durable.journal import database
+from flask_background.durable.journal.migrations import MIGRATIONS
 from flask_background.durable.journal.writer import Writer
 from flask_background.errors import JournalError
 
-from .child import EnqueueError
+from .child import Broken, EnqueueError
 from .toys import rows
 
 _ENDED = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
@@ -109,3 +112,42 @@ class Journal:
 
 def _content(item: str) -> bytes:
     return item.encode() * 3_000
+
+
+class Migrated(Journal):
+    """The same, on a journal without a version, which has items already: they are promised, too."""
+
+    OLD = ("old0", "old1")
+
+    def __init__(self, folder: Path, *given: Any, **options: Any) -> None:
+        if not (folder / database.FILE_NAME).exists():
+            self._make_old(folder)
+        super().__init__(folder, *given, **options)
+
+    def _make_old(self, folder: Path) -> None:
+        """In one piece, as it was there before this process began."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "old.sqlite3"
+        path.unlink(missing_ok=True)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.executescript(MIGRATIONS[0].script)
+            for index, name in enumerate(self.OLD):
+                connection.execute(
+                    "insert into item"
+                    " (id, task, executor, options, payload, status, max_crashes, due, enqueued)"
+                    " values (?, 'faults.run', 'thread', '{}', ?, 'queued', 9, 1, 1)",
+                    (f"{index:024x}", json.dumps([[name, None], {}])),
+                )
+        path.rename(folder / database.FILE_NAME)
+
+    def enqueue(self, item: str) -> list[str]:
+        """The old ones are acknowledged as well."""
+        return [*super().enqueue(item), *self.OLD]
+
+    @classmethod
+    def look(cls, folder: Path) -> set[str]:
+        """As above; raises Broken if the old items are not there, whoever was killed before or after."""
+        found = super().look(folder)
+        if found and not found.issuperset(cls.OLD):
+            raise Broken("what was there before the migration is gone")
+        return found

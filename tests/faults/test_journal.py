@@ -10,7 +10,7 @@ import pytest
 from .aftermath import unfinished
 from .conftest import TIMEOUT, Size, StartStorm, Tell
 from .power import cut
-from .product import Journal
+from .product import Journal, Migrated
 from .syscalls import Place, attempt, kill_at, places, some
 
 # The second one copies its WAL back all the time; the third is for file systems that cannot do WAL.
@@ -47,6 +47,28 @@ def test_a_kill_at_each_call(tmp_path: Path, size: Size, tell: Tell, kind: dict[
     assert not wrong
     # With several threads the calls are not always in the same order, so one or the other is not reached.
     assert sum(child.code == -9 for child in tried) > len(tried) / 2
+
+
+@pytest.mark.timeout(TIMEOUT)
+@pytest.mark.parametrize("kind", [KINDS[1], KINDS[2]])
+def test_a_kill_in_a_migration(tmp_path: Path, size: Size, tell: Tell, kind: dict[str, Any]) -> None:
+    """Wherever a migration is killed, the next process finishes it, and every item from before it runs."""
+    options = {"subject": kind, "mode": {"items": 1}}
+    before = [place for place, last in places(tmp_path, Migrated, options).items() if not last]
+    tried, wrong = kill_at(tmp_path, some(before, size.places), Migrated, options)
+    tell(f"{len(tried)} places of {len(before)}")
+    assert not wrong
+    assert sum(child.code == -9 for child in tried) > len(tried) / 2
+
+
+@pytest.mark.timeout(TIMEOUT)
+def test_a_power_cut_in_a_migration(tmp_path: Path, size: Size, tell: Tell) -> None:
+    """Wherever the power is cut, what was acknowledged is there, and what was there before the migration."""
+    outcome = cut(tmp_path, Migrated, {"mode": {"items": 1}}, mixes=size.mixes, recover=size.places)
+    tell(outcome)
+    assert set(Migrated.OLD) <= outcome.acknowledged
+    assert not outcome.losses, outcome
+    assert not outcome.wrong, outcome
 
 
 @pytest.mark.timeout(TIMEOUT)

@@ -13,12 +13,9 @@ import pytest
 
 from flask_background import CancelReason, Status
 from flask_background.concurrency import native
-from flask_background.durable import intake as entrance
 from flask_background.errors import ItemInterruptedError
-from flask_background.hosts import base, process
+from flask_background.hosts import base
 from flask_background.hosts.base import Host
-from flask_background.local import admission as border
-from flask_background.local import backend as local
 
 from ..helpers import BOUND, Script, Site, our_threads, until
 
@@ -33,8 +30,11 @@ APP = """
     def say(*words):
         os.write(1, (" ".join(map(str, words)) + os.linesep).encode())  # whole lines, whoever else writes
 
+    apps = []  # a Background does not keep its app alive
+
     def make(**settings):
         app = Flask("shop")
+        apps.append(app)
         app.config.update({f"BACKGROUND_{name}": value for name, value in settings.items()})
         return Background(app)
 
@@ -201,7 +201,7 @@ def test_items_enqueue_at_the_end(script: Start) -> None:
             assert current_item.token.wait(10)
             background.enqueue(work, 0.1, "second")
             background.enqueue(coroutine)
-            with other._app.app_context():
+            with apps[1].app_context():
                 other.enqueue(work, 0.1, "other")
         background.enqueue(first)
         """,
@@ -335,14 +335,6 @@ def test_term_while_an_item_is_accepted(script: Start) -> None:
     )
     assert program.ends() == 128 + signal.SIGTERM, program.said
     assert "item done" in program.said
-
-
-def test_delicate_functions_exist() -> None:
-    """The functions that TERM does not interrupt, and the waits that it does, are found by their names."""
-    rooms = {**vars(local), **vars(entrance), **vars(border)}
-    for name in process._DELICATE | process._PATIENT:
-        owner, method = name.split(".")
-        assert getattr(rooms[owner], method).__code__.co_qualname == name
 
 
 def test_term_while_an_item_waits_for_room(script: Start) -> None:
@@ -731,11 +723,11 @@ def test_watch_cannot_start(
     """Where the watcher cannot be started, the next item tries again."""
     start, refused = native.start_thread, []
 
-    def start_thread(target: Callable[[], None], name: str) -> None:
+    def start_thread(target: Callable[[], None], name: str, **options: bool) -> None:
         if name == "background-watcher" and not refused:
             refused.append(name)
             raise RuntimeError("can't start new thread")
-        start(target, name)
+        start(target, name, **options)
 
     monkeypatch.setattr(native, "start_thread", start_thread)
     before = watchers()

@@ -143,7 +143,7 @@ def test_full_runs_here(make_site: Make, gate: threading.Event) -> None:
         item = site.background.enqueue(work)
         assert item.status is Status.SUCCEEDED
         assert item.result(0) == (threading.get_ident(), "nobody", False, item.id)
-        assert item.state is not None
+        assert item.state
         assert item.state.path == "/here"
         assert g.by == "the view"
         assert torn_down == ["the item"]

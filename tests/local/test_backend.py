@@ -64,25 +64,25 @@ def test_threads_start_one_by_one(make_site: Make) -> None:
     assert names == {"background-thread-1"}
 
 
-@pytest.mark.parametrize("what", ["thread-1", "asyncio", "alarms"])
+@pytest.mark.parametrize("what", ["thread-1", "asyncio", "timers"])
 def test_thread_cannot_start(make_site: Make, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system has no thread to give, nothing hangs; once it has, everything works again."""
     site = make_site(BACKGROUND_WORKERS=1)
     start = native.start_thread
     refused: list[str] = []
 
-    def start_thread(target: Callable[[], None], name: str) -> None:
+    def start_thread(target: Callable[[], None], name: str, **options: bool) -> None:
         if name == f"background-{what}" and not refused:
             refused.append(name)
             raise RuntimeError("can't start new thread")
-        start(target, name)
+        start(target, name, **options)
 
     async def coroutine() -> int:
         return 42
 
     monkeypatch.setattr(native, "start_thread", start_thread)
     func: Any = coroutine if what == "asyncio" else lambda: 42
-    task = site.background.task(timeout=BOUND if what == "alarms" else None)(func)
+    task = site.background.task(timeout=BOUND if what == "timers" else None)(func)
     with suppress(RuntimeError):
         task.enqueue()
     assert task.enqueue().result(2.0) == 42

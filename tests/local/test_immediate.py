@@ -28,7 +28,7 @@ def site(make_site: Callable[..., Site]) -> Site:
     return make_site(BACKGROUND_BACKEND="immediate")
 
 
-def test_here_and_now(background: Background) -> None:
+def test_here_and_now(app: Flask, background: Background) -> None:
     """An item has ended when enqueue returns, and has run on the caller's thread, in a context of its own."""
     seen: list[Any] = []
 
@@ -37,7 +37,7 @@ def test_here_and_now(background: Background) -> None:
         seen.extend([threading.current_thread(), current_item.attempt, g.get("user"), current_app.name])
         return value * 2
 
-    with background._app.app_context():  # type: ignore[union-attr]
+    with app.app_context():
         g.user = "visitor"
         item = work.enqueue(21)
         assert g.user == "visitor"

@@ -238,7 +238,7 @@ def test_callbacks_without_a_thread(
     called = threading.Event()
     item.token.on_cancel(called.set)
 
-    def start_thread(target: Callable[[], None], name: str) -> None:
+    def start_thread(target: Callable[[], None], name: str, **options: bool) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     monkeypatch.setattr(native, "start_thread", start_thread)
@@ -269,6 +269,7 @@ def test_callback_fails(
     elif how == "cancel":
         assert item.cancel()
     assert called.wait(2.0)
+    until(lambda: "callback failed" in caplog.text)
     (record,) = [record for record in caplog.records if "callback failed" in record.getMessage()]
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], error)

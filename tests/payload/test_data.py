@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from flask import Flask
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 from werkzeug.datastructures import FileStorage, Headers, ImmutableMultiDict
@@ -153,16 +153,8 @@ strange = st.one_of(
 strange_keys = st.one_of(
     keys, st.integers(), st.sampled_from([Color.RED, None, Name("n"), (1,), "\ud83d\ude00"])
 )
-thorough = settings(
-    max_examples=150,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 
 
-@thorough
 @given(data)
 def test_round_trip(value: Any) -> None:
     """Whatever is data comes back as it was."""
@@ -171,7 +163,6 @@ def test_round_trip(value: Any) -> None:
     assert same(load(text), value)
 
 
-@thorough
 @given(nested(strange, strange_keys))
 def test_round_trip_or_refusal(value: Any) -> None:
     """Whatever the value is: it is refused, or comes back as it was."""
@@ -182,7 +173,6 @@ def test_round_trip_or_refusal(value: Any) -> None:
     assert same(load(text), value)
 
 
-@thorough
 @given(st.lists(data, max_size=4).map(tuple), st.dictionaries(keys, data, max_size=3))
 def test_call_round_trip(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Positional and named arguments come back, whatever the names are."""

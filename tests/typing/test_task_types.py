@@ -16,13 +16,13 @@ from flask_background import (
     Background,
     CancellationToken,
     CancelReason,
+    Progress,
     RequestState,
     Status,
     Task,
     WorkItem,
     current_item,
 )
-from flask_background.core.status import Progress
 from flask_background.errors import EnqueueError, QueueFull, Stopping
 
 background = Background()
@@ -68,15 +68,29 @@ def nothing() -> None:
 
 
 @background.task
-def generate() -> Iterator[int]:
-    """A generator function, whose result is not awaited."""
-    yield 1
+def iterate() -> Iterator[int]:
+    """A function that returns an iterator, which is not awaited."""
+    return iter([1])
 
 
 @background.task
-async def generate_async() -> AsyncIterator[int]:
-    """An asynchronous generator function, whose result is not awaited either."""
-    yield 1
+def iterate_async() -> AsyncIterator[int]:
+    """A function that returns an asynchronous iterator, which is not awaited either."""
+    raise NotImplementedError
+
+
+class Shop:
+    """Has a task as a method."""
+
+    @background.task
+    def greet(self, who: str, *, loud: bool = False) -> str:
+        """A method."""
+        return who
+
+
+@background.periodic("*/5 * * * *", timezone="Europe/Berlin", max_attempts=3)
+def fetch_feeds() -> None:
+    """A periodic task."""
 
 
 def tasks_keep_signatures() -> None:
@@ -107,8 +121,18 @@ def enqueue_gives_items() -> None:
     assert_type(convert.enqueue([1]), WorkItem[float])
     assert_type(later.enqueue(), WorkItem[complex])
     assert_type(nothing.enqueue(), WorkItem[None])
-    assert_type(generate.enqueue(), WorkItem[Iterator[int]])
-    assert_type(generate_async.enqueue(), WorkItem[AsyncIterator[int]])
+    assert_type(iterate.enqueue(), WorkItem[Iterator[int]])
+    assert_type(iterate_async.enqueue(), WorkItem[AsyncIterator[int]])
+
+
+def methods_are_bound(shop: Shop) -> None:
+    """Through an object a method's task takes what is left of its arguments."""
+    assert_type(shop.greet("bo"), str)
+    assert_type(shop.greet.enqueue("bo", loud=True), WorkItem[str])
+    assert_type(shop.greet.using(timeout=5).enqueue("bo"), WorkItem[str])
+    assert_type(Shop.greet.enqueue(shop, "bo"), WorkItem[str])
+    shop.greet.enqueue(1)  # type: ignore[arg-type]
+    shop.greet.enqueue()  # type: ignore[call-arg]
 
 
 def enqueue_takes_the_functions_arguments() -> None:
@@ -191,7 +215,7 @@ def items_give_results() -> None:
     assert_type(item.id, str)
     assert_type(item.task_name, str)
     assert_type(item.status, Status)
-    assert_type(item.state, RequestState | None)
+    assert_type(item.state, RequestState)
     assert_type(item.token, CancellationToken)
     assert_type(item.progress, Progress | None)
     assert_type(item.attempt, int)

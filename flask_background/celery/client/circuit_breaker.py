@@ -48,7 +48,7 @@ class Breaker:
             if is_news:
                 self._lost_at = now
         if is_news:
-            self._events.celery_lost(error)
+            self._events.backend_lost("Celery", error)
 
     def mended(self) -> None:
         """A try has not."""
@@ -57,4 +57,4 @@ class Breaker:
         with self._lock:
             lost_at, self._lost_at = self._lost_at, None
         if lost_at is not None:
-            self._events.celery_found(time.monotonic() - lost_at)
+            self._events.backend_found("Celery", time.monotonic() - lost_at)

@@ -1,41 +1,41 @@
-"""Hands items over that wait in the journal: each of them once, as far as can be known."""
+"""Sends items that wait in the journal's outbox: each of them once, as far as can be known."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
 
-from flask_background.celery.client.publisher import Unsendable
-from flask_background.celery.envelope import Envelope
+from flask_background.celery.client.publisher import UnsendableError
 from flask_background.celery.handle import CeleryItem
-from flask_background.core.registry import Unknown
+from flask_background.celery.records.record import Record
 from flask_background.core.status import Status
-from flask_background.errors import BrokerError, ItemCancelledError
+from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend
-    from flask_background.celery.record import Record
-    from flask_background.durable.journal.row import ItemRow
+    from flask_background.durable.journal.outbox import OutboxRow
 
 
 class OutboxSender:
     """What the outbox of the journal knows of Celery."""
 
+    name = "Celery"
+
     def __init__(self, backend: CeleryBackend) -> None:
         self._backend = backend
 
     def is_worth_a_try(self) -> bool:
-        """Where the last try has failed, Celery is asked first: that costs the journal nothing."""
+        """Whether items may be sent. Where the last try has failed, Celery is asked without an item."""
         return not self._backend.breaker.is_broken or self._is_there()
 
     def nothing_waits(self) -> None:
         """Nothing is left to try it with."""
         self._backend.breaker.mended()
 
-    def submit(self, entry: ItemRow) -> None:
+    def submit(self, entry: OutboxRow) -> None:
         """Send an item, or what is left to say of one that was cancelled.
 
-        Raises BrokerError if Celery cannot be reached; anything else is the item's own fault.
+        Raises BrokerError if Celery cannot be reached; any other error is the item's own fault.
         """
         breaker = self._backend.breaker
         try:
@@ -43,45 +43,47 @@ class OutboxSender:
                 self._cancel(entry)
             else:
                 self._send(entry)
-        except Unsendable as error:
+        except UnsendableError as error:
             raise ValueError(str(error)) from error
         except BrokerError as error:
             breaker.broke(error)
             raise
         breaker.mended()
 
-    def _send(self, entry: ItemRow) -> None:
-        records, envelope = self._backend.records, Envelope.of_entry(entry)
-        record = records.read(entry.id)
-        if record is None:
-            records.begin(entry.id, envelope.record(entry.task))
-        elif record.status is not Status.QUEUED or record.attempt:
-            return  # a message has arrived that was sent before: by who enqueued it, or has died since
-        self._backend.cluster.publish(entry.id, entry.task, entry.payload, envelope)
+    def tell_end(self, entry: OutboxRow) -> None:
+        """Announce the end of an item that has failed or was cancelled in the outbox."""
+        self._tell(entry, Record.of_row(entry))
 
-    def _cancel(self, entry: ItemRow) -> None:
+    def _send(self, entry: OutboxRow) -> None:
+        backend = self._backend
+        record = backend.dispatch.addressed(Record.of_row(entry))
+        is_due = record.due is None or record.due <= time.time()
+        backend.records.put(entry.id, record, message_follows=is_due)
+        known = backend.records.read(entry.id)
+        if known is None or (known.status is Status.QUEUED and not known.attempt):
+            backend.dispatch.publish(entry.id, record)
+        # Else the message of somebody who sent the item before, and died, has arrived.
+
+    def _cancel(self, entry: OutboxRow) -> None:
         records = self._backend.records
-        record = records.read(entry.id)
-        if record is None:
-            record = Envelope.of_entry(entry).record(entry.task)
-            record = record._replace(status=Status.CANCELLED, finished=entry.finished or time.time())
-            records.write(entry.id, record)
-            self._backend.belongings.let_go(entry.id, record.uploads, record.key)
-        elif self._backend.ask_to_end(entry.id) != "cancelled":
+        record = self._backend.dispatch.addressed(Record.of_row(entry))._replace(status=Status.QUEUED)
+        records.put(entry.id, record, message_follows=False)  # for a message that may have arrived
+        if records.cancel(entry.id) != "cancelled":
             return
+        if self._backend.uploads is not None:
+            self._backend.uploads.discard(entry.id, record.uploads)
         if entry.status is not Status.CANCELLED:  # else that was told when it was
-            self._tell(entry, record._replace(status=Status.CANCELLED))
+            self._tell(entry, record._replace(status=Status.CANCELLED, finished=time.time()))
 
-    def _tell(self, entry: ItemRow, record: Record) -> None:
-        task = self._backend.registry.tasks.get(entry.task) or Unknown(entry.task, "thread")
-        item = CeleryItem[Any].of(entry.id, record, task, self._backend)
-        error = ItemCancelledError(f"item {entry.id} ({entry.task}) was cancelled")
-        self._backend.events.finished(item, (Status.CANCELLED, None, error))
+    def _tell(self, entry: OutboxRow, record: Record) -> None:
+        item = CeleryItem[Any].of(entry.id, record, self._backend.task_of(record), self._backend)
+        error = record.attempt_of(entry.id).error
+        self._backend.context.events.finished(item, (record.status, None, error))
 
     def _is_there(self) -> bool:
         try:
             self._backend.records.read("0" * 24)
-            self._backend.cluster.probe()
+            self._backend.publisher.probe()
         except BrokerError as error:
             self._backend.breaker.broke(error)
             return False

@@ -1,108 +1,168 @@
-"""Sends messages, by connections of its own, in bounded time; what it sends twice it says is two messages."""
+"""Sends the messages of items, by connections of its own, in bounded time."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from kombu.exceptions import LimitExceeded, OperationalError
+from kombu.exceptions import ChannelError, LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
-from flask_background.celery.redis.kombu_client import keep_client
+from flask_background.celery.app import TASK_NAME
 from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from celery import Celery
 
-# A wait is one of connecting, writing or reading. Both a record and a message have one that may be in vain.
-SHARE_OF_A_WAIT = 0.4
-ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-# What fails within this share of the time is tried again.
+    from flask_background.celery.records.record import Record
+
+# The share of the timeout that one wait may take: for a connection, for an answer, for a free producer.
+_SHARE_OF_A_WAIT = 0.4
+# A message that fails within this share of the timeout is sent once more: the broker was started anew.
 _AT_ONCE = 0.1
+_ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
-class Unsendable(BrokerError):
-    """It is not the broker that is in the way of a message, but the message, or how Celery is set up."""
+class UnsendableError(BrokerError):
+    """The broker answers, but Celery cannot send the message, or is not configured to."""
 
 
 class Publisher:
-    """What one process sends to a broker."""
+    """What one process sends to the broker of an app's Celery. Waits up to ``timeout`` seconds."""
 
-    def __init__(self, client: Celery, timeout: float) -> None:
-        self._client = client
+    def __init__(self, celery: Celery, timeout: float, kill_after: float) -> None:
+        self._celery = celery
         self._timeout = timeout
-        # Not Celery's own, which a process that is forked would share with its parent, down to the sockets.
-        limit = client.conf.broker_pool_limit
-        connections = client.connection_for_write().Pool(limit)
-        self._producers = ProducerPool(connections, limit)
-        weakref.finalize(self, _close, connections, os.getpid()).atexit = False
-        # The tasks whose queue has been declared. With Redis once is enough, for a message to a queue arrives
-        # whatever has become of that since; it costs each publish a tenth.
-        is_redis = client.connection_for_write().transport.driver_type == "redis"
-        self._declared: set[str] | None = set() if is_redis else None
+        self._kill_after = kill_after
+        limit = celery.conf.broker_pool_limit
+        # Not Celery's own pool: what bounds these waits changes nothing for the app's own tasks.
+        self._connections = self._connection().Pool(limit)
+        self._producers = ProducerPool(self._connections, limit)
+        weakref.finalize(self, _close, self._connections, os.getpid()).atexit = False
+        # The tasks whose queue has been declared. With Redis, once is enough.
+        self._declared: set[str] | None = set() if self._driver == "redis" else None
 
-    def send(self, task_name: str, payload: str, rename: Callable[[], None], **options: Any) -> None:
-        """Send a message; raises BrokerError. ``rename`` is called before it is sent once more.
+    @property
+    def _driver(self) -> str:
+        return str(self._celery.connection_for_write().transport.driver_type)
 
-        That is when it fails at once: the broker may have been started anew, and the connection is old. The
-        first one may have arrived all the same.
+    def queue_of(self, task_name: str) -> str:
+        """The name of the queue that the items of a task go through, as ``task_routes`` says.
+
+        Raises UnsendableError.
         """
+        try:
+            route = self._celery.amqp.router.route({}, task_name)
+        except Exception as error:
+            raise _unsendable(error) from error
+        return str(getattr(route.get("queue"), "name", route.get("routing_key", "?")))
+
+    def limit_of(self, timeout: float | None) -> float | None:
+        """After how many seconds Celery kills the process of a run, of a task with this timeout."""
+        return None if timeout is None else timeout + self._kill_after
+
+    def send(self, item_id: str, record: Record, *, with_record: bool, delay: float = 0.0) -> None:
+        """Send the message of an item, to be run in ``delay`` seconds. Raises BrokerError.
+
+        ``with_record``: the record goes with it, arguments included; otherwise the message names the item.
+        """
+        options = {
+            "task_id": item_id,
+            "route_name": record.task,
+            "shadow": record.task,  # what Celery's log calls it
+            "countdown": delay or None,
+            "serializer": "json",
+            "headers": {"traceparent": record.traceparent} if record.traceparent else None,
+            "time_limit": self.limit_of(json.loads(record.options).get("timeout")),
+            "ignore_result": True,  # else Celery subscribes to it here; the worker stores it
+            "argsrepr": "(...)",
+            "kwargsrepr": "{}",
+            "add_to_parent": False,
+            "mandatory": True,  # RabbitMQ would drop what it has no queue for
+        }
+        args = record.home, record.task, record.as_fields() if with_record else None
         began = time.monotonic()
         for is_last in (False, True):
             try:
-                wait = self._timeout * SHARE_OF_A_WAIT
-                with self._producers.acquire(block=True, timeout=wait) as producer:
-                    self._send_by(producer, began + self._timeout, task_name, payload, options)
+                with self._producers.acquire(
+                    block=True, timeout=self._timeout * _SHARE_OF_A_WAIT
+                ) as producer:
+                    self._send_by(producer, began + self._timeout, args, options)
                 return
             except Exception as error:
                 after = time.monotonic() - began
                 if self._is_the_messages_fault(error):
-                    raise Unsendable(f"Celery cannot send it: {type(error).__name__}: {error}") from error
+                    raise _unsendable(error) from error
                 if is_last or after > self._timeout * _AT_ONCE:
                     raise _unreached(after, error) from error
-            rename()
 
     def probe(self) -> None:
         """Raise BrokerError if the broker does not answer."""
         began = time.monotonic()
         try:
-            with self._client.connection_for_write() as connection:
-                wait = self._timeout * SHARE_OF_A_WAIT
+            with self._connection() as connection:
+                wait = self._timeout * _SHARE_OF_A_WAIT
                 connection.ensure_connection(max_retries=1, interval_start=0, timeout=wait)
                 connection.channel().close()
         except Exception as error:
             raise _unreached(time.monotonic() - began, error) from error
 
-    def _send_by(
-        self, producer: Any, end: float, task_name: str, payload: str, options: dict[str, Any]
-    ) -> None:
-        declared = self._declared
-        if declared is not None and task_name in declared:
+    def is_empty(self, queue: str) -> bool:
+        """Whether no message waits in a queue. Raises BrokerError."""
+        began = time.monotonic()
+        try:
+            with self._connections.acquire(block=True, timeout=self._timeout) as connection:
+                connection.ensure_connection(**_ONCE_MORE)
+                with connection.channel() as channel:
+                    return not channel.queue_declare(queue=queue, passive=True).message_count
+        except ChannelError:  # there is no such queue, as Redis says of one that is empty
+            return True
+        except Exception as error:
+            if isinstance(error, self._celery.connection_for_write().channel_errors):
+                return True
+            raise _unreached(time.monotonic() - began, error) from error
+
+    def _connection(self) -> Any:
+        wait = self._timeout * _SHARE_OF_A_WAIT
+        options: dict[str, Any]
+        if self._driver == "amqp":
+            # Without the first, a message is on its way when enqueue returns, and may be lost.
+            options = {"confirm_publish": True, "read_timeout": wait, "write_timeout": wait}
+        else:
+            options = {"socket_timeout": wait, "socket_connect_timeout": wait, "retry_on_timeout": False}
+        return self._celery.connection_for_write(transport_options=options, connect_timeout=wait)
+
+    def _send_by(self, producer: Any, end: float, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        task_name = options["route_name"]
+        if self._declared is not None and task_name in self._declared:
             options = {**options, "declare": ()}
         try:
-            producer.connection.ensure_connection(**ONCE_MORE)
-            keep_client(producer.channel)
+            producer.connection.ensure_connection(**_ONCE_MORE)
             left = max(0.01, end - time.monotonic())
-            self._client.send_task(
-                task_name, (payload,), producer=producer, confirm_timeout=left, retry=False, **options
+            self._celery.send_task(
+                TASK_NAME, args, producer=producer, confirm_timeout=left, retry=False, **options
             )
         except BaseException:
-            if declared is not None:
-                declared.clear()
+            if self._declared is not None:
+                self._declared.clear()
             # What confirms this message later must not be taken to confirm another one.
             producer.connection.collect()
             raise
-        if declared is not None:
-            declared.add(task_name)
+        if self._declared is not None:
+            self._declared.add(task_name)
 
     def _is_the_messages_fault(self, error: Exception) -> bool:
-        connection = self._client.connection_for_write()
+        connection = self._celery.connection_for_write()
         others = connection.connection_errors + connection.channel_errors
         # The fourth is kombu's, when a connection ends in the midst of it.
         return not isinstance(error, (OperationalError, LimitExceeded, OSError, AttributeError, *others))
+
+
+def _unsendable(error: Exception) -> UnsendableError:
+    return UnsendableError(f"Celery cannot send the item: {type(error).__name__}: {error}")
 
 
 def _unreached(seconds: float, error: Exception) -> BrokerError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Self
 
 from flask_background.celery.uploads.stores import Store, store_at
 from flask_background.concurrency import native
@@ -17,6 +17,9 @@ from flask_background.errors import UploadError
 
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
+
+    from flask_background.core.events import Events
+    from flask_background.core.settings import Settings
 
 #: How long the files of an item are kept that nobody ends, besides BACKGROUND_KEEP (seconds): an item may
 #: wait for a worker for as long.
@@ -36,9 +39,15 @@ _NAME = re.compile("([0-9a-f]{24})-[0-9]+")
 class Uploads:
     """The files of one app's items."""
 
-    def __init__(self, place: str, keep: float) -> None:
+    def __init__(self, place: str, keep: float, events: Events) -> None:
         self.store = store_at(place)
         self._keep = keep
+        self._events = events
+
+    @classmethod
+    def of(cls, settings: Settings, events: Events) -> Self | None:
+        """The place that BACKGROUND_UPLOADS names, if it is set. Raises ConfigurationError."""
+        return None if settings.uploads is None else cls(settings.uploads, settings.keep, events)
 
     def save(self, item_id: str, uploads: Sequence[FileStorage]) -> None:
         """Store them; raises UploadError, and leaves nothing then."""
@@ -57,8 +66,23 @@ class Uploads:
         """Remove as many as there still are. Raises what the store does."""
         _remove(self.store, [_name(item_id, number) for number in range(count)])
 
+    def discard(self, item_id: str, count: int | None) -> None:
+        """Remove the files of an item that has ended. Raises nothing: what stays is swept away later."""
+        if not count:
+            return
+        try:
+            self.remove(item_id, count)
+        except Exception as error:
+            self._events.log_error(f"The uploads of item {item_id} could not be removed", error)
+
     def sweep(self, is_over: Callable[[str], bool]) -> None:
-        """Remove, once in a while, what nobody else will: of items that are over, or have been left."""
+        """Remove, once in a while, the files of items that are over or were left. Raises nothing."""
+        try:
+            self._sweep(is_over)
+        except Exception as error:
+            self._events.log_error("Old uploads could not be looked through", error)
+
+    def _sweep(self, is_over: Callable[[str], bool]) -> None:
         global _swept_at
         now = time.time()
         if now - _swept_at < _SWEPT_EVERY:

@@ -1,111 +1,173 @@
-"""The worker's side of Celery: the app's tasks under their names, and the settings that make a worker safe.
+"""The start and the stop of a Celery worker that has items of ours.
 
-``join`` does nothing but listen. Only when a Celery worker starts in this process are the tasks given to it:
-by then all are made, in whatever order the factory, the tasks and the Celery app have come.
+``join`` connects to signals of Celery's, and is called only for an app that says that its items go to Celery.
+When a worker of that Celery starts, the one task of ours is registered there. Whatever else the worker runs
+stays as Celery has it.
 """
 
 from __future__ import annotations
 
 import weakref
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import Task as CeleryTask
 from celery.bootsteps import StartStopStep
 from celery.concurrency import get_implementation
-from celery.exceptions import Reject
-from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import task_revoked, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
-from flask_background.celery.app import (
-    celery_of,
-    check_settings,
-    check_timeout,
-    explicit_settings,
-    fixed_visibility,
-    visible_for,
-)
-from flask_background.celery.records import Failure
+from flask_background.celery.app import TASK_NAME, ThisProcess, celery_of, check_settings
+from flask_background.celery.client.publisher import Publisher
+from flask_background.celery.records import is_redis, records_of
+from flask_background.celery.records.record import Record
 from flask_background.celery.uploads.stores import store_at
-from flask_background.celery.worker.run import Again, ItemRun
-from flask_background.celery.worker.running_item import Place
-from flask_background.celery.worker.shutdown import Ending
-from flask_background.celery.worker.shutdown_flag import stop_flag
-from flask_background.errors import ConfigurationError, UnsupportedError
+from flask_background.celery.worker.run import Failure, ItemRun
+from flask_background.celery.worker.run_table import RunTable
+from flask_background.celery.worker.supervisor import Supervisor
+from flask_background.errors import BackgroundError, ConfigurationError, UnsupportedError
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from flask_background.app_state import BackgroundState
+    from flask_background.celery.client.backend import CeleryBackend
+    from flask_background.celery.worker.reconciler import Reconciler
+    from flask_background.core.settings import Settings
 
-_parts: weakref.WeakSet[BackgroundState] = weakref.WeakSet()
+# How long the end of the worker waits for each of our threads, in seconds.
+_LAST_LOOK = 2.0
 
 
-def join(part: BackgroundState) -> None:
-    """Give the app's tasks to the Celery worker that starts in this process, if one does."""
-    _parts.add(part)
-    if part.settings.celery is not None:
-        celery_of(part.app, part.settings)  # for ``celery -A``, which looks for it right after this
+class WorkerApp(ThisProcess, Protocol):
+    """What a worker needs of an app whose items it runs."""
+
+    settings: Settings
+
+    @property
+    def celery(self) -> CeleryBackend: ...
+
+
+_states: weakref.WeakSet[WorkerApp] = weakref.WeakSet()
+_worker: Worker | None = None
+
+
+def join(state: WorkerApp) -> None:
+    """Run the items of an app in the Celery worker that starts in this process, if one does."""
+    _states.add(state)
+    if state.settings.celery is not None:
+        celery_of(state.app, state.settings)  # for ``celery -A``, which looks for it right after this
     worker_init.connect(_worker_starts, dispatch_uid=__name__)
-    worker_ready.connect(_worker_is_ready, dispatch_uid=__name__)
-    worker_shutting_down.connect(_worker_stops, dispatch_uid=__name__)
 
 
 class ItemTask(CeleryTask):  # type: ignore[misc]
-    """What Celery knows of a task: that its messages are items."""
+    """The one task of ours that Celery knows: each of its messages is an item."""
 
-    abstract = True
-    Request = "flask_background.celery.worker.request:ItemRequest"
+    name = TASK_NAME
     typing = False
-    throws = (Failure,)  # it is in the app's log already
-    store_errors_even_if_ignored = True  # such as its own, of a run that it has killed
-    part: BackgroundState
+    acks_late = True
+    throws = (Failure,)  # the app's log has it
+    store_errors_even_if_ignored = True
 
-    @cached_property
-    def place(self) -> Place:
-        """Made with the first run, and so by the process that runs items."""
-        return Place(self.part, self.app)
+    def __init__(self, celery: Celery, states: Mapping[str, WorkerApp], table: RunTable) -> None:
+        self.states, self.table = states, table
+        self.reject_on_worker_lost = not is_redis(celery)  # where the records say what becomes of the item
 
-    def run(self, payload: str) -> None:
+    def run(self, home: str, task_name: str, fields: Mapping[str, str] | None = None) -> None:
         """Run one item."""
+        # An app that has another name in the site than here is the only one here.
+        state = self.states.get(home) or next(iter(self.states.values()))
+        sent = None if fields is None else Record.of_fields(fields)
+        limit = (self.request.timelimit or (None,))[0]
+        ItemRun(state.celery, self.table, self.request.id, limit).run(task_name, sent)
         try:
-            ItemRun(self.place, self.request, payload).run()
-        except Again as again:
-            raise Reject(str(again), requeue=True) from None
+            self.backend.store_result(self.request.id, None, "SUCCESS")  # for Celery's own tools
+        except Exception as error:
+            state.celery.context.events.log_error("Celery's own result could not be stored", error)
 
 
-class StopStep(StartStopStep):  # type: ignore[misc]
-    """Hears of the worker's stop, also where no signal says it: by remote control, say."""
+class ItemStep(StartStopStep):  # type: ignore[misc]
+    """Our part of a worker's start and stop; the stop also where no signal says it, as by remote control."""
+
+    requires = ("celery.worker.components:Pool",)
 
     def start(self, worker: Any) -> None:
-        """Celery listens to signals now, and has taken no message yet: with solo, one may hold it up."""
-        if _ending is not None:
-            _ending.listen()
+        """The pool's children are there."""
+        if _worker is not None:
+            _worker.start()
 
     def close(self, worker: Any) -> None:
-        """It begins."""
-        if _ending is not None:
-            _ending.begin()
+        """The stop begins."""
+        if _worker is not None:
+            _worker.begin_stop(again=False)
 
 
-_ending: Ending | None = None
+class Worker:
+    """What a worker with items of ours has besides Celery's."""
+
+    def __init__(self, celery: Celery, states: Mapping[str, WorkerApp]) -> None:
+        self.table = RunTable()
+        self._celery = celery
+        self._states = states
+        self._grace = max(state.settings.grace_period for state in states.values())
+        self._supervisor: Supervisor | None = None
+        self._reconcilers: list[Reconciler] = []
+
+    def start(self) -> None:
+        """Begin to look after items, once the children are forked."""
+        backends = [state.celery for state in self._states.values()]
+        settings = backends[0].context.settings
+        self._supervisor = Supervisor(self.table, backends, records_of(self._celery, settings))
+        self._supervisor.start()
+        if not is_redis(self._celery):
+            return
+        from flask_background.celery.records.redis import RedisRecords
+        from flask_background.celery.worker.reconciler import Reconciler  # with redis-py
+
+        for backend in backends:
+            settings = backend.context.settings
+            publisher = Publisher(self._celery, settings.publish_timeout, settings.kill_after)
+            reconciler = Reconciler(backend, RedisRecords(self._celery, settings), publisher)
+            self._reconcilers.append(reconciler)
+            reconciler.start()
+
+    def begin_stop(self, *, again: bool, is_cold: bool = False) -> None:
+        """Items have the grace period from now on, or none if somebody asks ``again``. For handlers, too."""
+        is_hurried = is_cold or (again and self.table.stops_at() is not None)
+        self.table.stop_in(0.0 if is_hurried else self._grace)
+
+    def close(self) -> None:
+        """Everything has ended."""
+        for reconciler in self._reconcilers:
+            reconciler.close(_LAST_LOOK)
+        if self._supervisor is None or self._supervisor.close(_LAST_LOOK):
+            self.table.close()
+
+
+def _states_of(celery: Celery) -> dict[str, WorkerApp]:
+    return {state.app.name: state for state in _states if state.app.extensions.get("celery") is celery}
 
 
 def _worker_starts(sender: Any, **_: Any) -> None:
     """Make the worker ready. What is wrong ends it, for it would take messages that it cannot run."""
-    global _ending
-    parts = [part for part in _parts if part.app.extensions.get("celery") is sender.app]
-    if not parts:
+    global _worker
+    states = _states_of(sender.app)
+    if not states:
         return
     try:
         _check_pool(sender)
-        for part in parts:
-            _make_ready(sender, sender.app, part)
+        check_settings(sender.app)
+        for state in states.values():
+            if state.settings.uploads is not None:
+                store_at(state.settings.uploads)
+            state.become_worker()
+        _worker = Worker(sender.app, states)
+        register(sender.app, ItemTask(sender.app, states, _worker.table))
     except ConfigurationError as error:
         raise SystemExit(f"flask-background: {error}") from error
-    _ending = Ending(sender, parts)
-    sender.app.steps["worker"].add(StopStep)
+    sender.app.steps["worker"].add(ItemStep)
     worker_ready.connect(_worker_is_ready, dispatch_uid=__name__)
+    worker_shutting_down.connect(_worker_stops, dispatch_uid=__name__)
     worker_shutdown.connect(_worker_has_stopped, dispatch_uid=__name__)
+    task_revoked.connect(_task_is_revoked, dispatch_uid=__name__)
 
 
 def _check_pool(worker: Any) -> None:
@@ -118,66 +180,42 @@ def _check_pool(worker: Any) -> None:
         )
 
 
+def register(celery: Celery, task: ItemTask) -> None:
+    """Register the task. Raises ConfigurationError if Celery has another one under its name."""
+    known = celery.tasks.get(TASK_NAME)
+    if known is not None and not isinstance(known, ItemTask):
+        raise ConfigurationError(f"Celery has a task {TASK_NAME!r} of its own: give it another name")
+    celery.tasks.pop(TASK_NAME, None)
+    celery.register_task(task)
+
+
 def _worker_is_ready(sender: Any, **_: Any) -> None:
     # What items of a worker before this one have left in the journal here may have no other process.
-    for part in _parts:
-        if part.app.extensions.get("celery") is sender.app:
-            part.look_for_work()
+    for state in _states_of(sender.app).values():
+        state.look_for_work()
 
 
-def _worker_stops(**_: Any) -> None:
-    if _ending is not None:
-        _ending.begin()
+def _worker_stops(how: str = "", **_: Any) -> None:
+    if _worker is not None:
+        _worker.begin_stop(again=True, is_cold=how == "Cold")
 
 
 def _worker_has_stopped(**_: Any) -> None:
-    if _ending is not None:
-        _ending.over()
+    global _worker
+    if _worker is not None:
+        _worker.close()
+        _worker = None
 
 
-def _make_ready(worker: Any, celery: Celery, part: BackgroundState) -> None:
-    check_settings(celery)
-    if part.settings.uploads is not None:
-        store_at(part.settings.uploads)
-    given = explicit_settings(celery)
-    tasks = part.owner.registry.tasks
-    fixed = fixed_visibility(celery)
-    visible = visible_for(fixed, tasks.values(), part.settings.kill_after)
-    for task in tasks.values():
-        check_timeout(task, visible, part.settings.kill_after)
-    if celery.connection_for_read().transport.driver_type != "amqp":
-        # The second: Redis is asked every ten seconds, not every hundred, what a dead worker has left.
-        safe = {"visibility_timeout": visible, "unacked_restore_throttle": 1}
-        celery.conf.broker_transport_options = {**safe, **(celery.conf.broker_transport_options or {})}
-    if celery.connection_for_read().transport.driver_type == "redis":
-        from flask_background.celery.redis.qos import (
-            outlive_redis,  # with redis-py, which other brokers do not take
-        )
-
-        outlive_redis()
-    if "worker_prefetch_multiplier" not in given and worker.prefetch_multiplier == 4:  # Celery's default
-        worker.prefetch_multiplier = 1
-    stop_flag.share()
-    part.become_worker()
-    register(celery, part)
-
-
-def register(celery: Celery, part: BackgroundState) -> None:
-    """Enter the app's tasks. Raises ConfigurationError if Celery has another one under a task's name."""
-    given = explicit_settings(celery)
-    safe = {
-        # What dies with its run is sent again, also by a worker that lives on; how often is counted by us.
-        name.removeprefix("task_"): True
-        for name in ("task_acks_late", "task_reject_on_worker_lost")
-        if name not in given
-    }
-    for name in part.owner.registry.tasks:
-        known = celery.tasks.get(name)
-        if isinstance(known, ItemTask):
-            continue
-        if known is not None:
-            raise ConfigurationError(
-                f"Celery has a task {name!r} of its own: give the other one another name,"
-                " @background.task(name=...)"
-            )
-        celery.register_task(type("ItemTask", (ItemTask,), {"name": name, "part": part, **safe})())
+def _task_is_revoked(sender: Any, request: Any, **_: Any) -> None:
+    """Celery itself has ended an item, or has dropped its message."""
+    if not isinstance(sender, ItemTask):
+        return
+    for state in sender.states.values():
+        try:
+            if state.celery.records.cancel(request.id, force=True) and state.celery.uploads is not None:
+                record = state.celery.records.read(request.id)
+                state.celery.uploads.discard(request.id, None if record is None else record.uploads)
+        except BackgroundError as error:
+            what = f"That item {request.id} was revoked could not be put on record"
+            state.celery.context.events.log_error(what, error)

@@ -1,136 +1,257 @@
-"""One run of an item in a Celery worker: claim it, perform it, put on record what it came to."""
+"""One message in a Celery worker: claim its item, run it, put on record what the run came to.
+
+A message may come twice: after a worker's death, because an acknowledgement was lost, or because the
+reconciler has sent it again. The record decides: only a queued item is claimed, so an item that runs or has
+ended is left alone.
+"""
 
 from __future__ import annotations
 
+import secrets
+import signal
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from flask_background.celery.records import Changed, Failure
-from flask_background.celery.worker.claim import SOON, Claim
-from flask_background.celery.worker.running_item import running
-from flask_background.celery.worker.shutdown_flag import TERMINATED, hear_term
+from celery.exceptions import Ignore, Reject
+
+from flask_background.celery.records.base import RunId
+from flask_background.celery.records.record import Record
+from flask_background.celery.worker.running_item import ClusterItem, RunningItem, StopReachedError
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
-from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go, perform
+from flask_background.core.odd_errors import let_frames_go
+from flask_background.core.runner import delay_until_next, perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.errors import BrokerError, ItemInterruptedError, ItemTimeoutError
-from flask_background.payload.outcomes import error_as_data, result_as_data
+from flask_background.payload.calls import unpack_call
+from flask_background.payload.outcomes import error_as_data, error_of, result_as_data
+
+if TYPE_CHECKING:
+    from werkzeug.datastructures import FileStorage
+
+    from flask_background.celery.client.backend import CeleryBackend
+    from flask_background.celery.worker.run_table import RunTable
+    from flask_background.core.item import WorkItem
 
 # How often the outcome of a run is tried to be put on record, a second apart.
 _PATIENCE = 30
 # How long a message is kept back that nothing can be done with just now, in seconds.
 _PAUSE = 1.0
+# When an item is tried again whose uploads cannot be read just now, in seconds.
+_PUT_OFF = 5.0
+# A process that ends by a signal this many seconds before its limit was ended for that.
+_NEARLY = 1.0
+
+# What TERM raises in a child of Celery's: SystemExit with this code.
+_TERMINATED = -(256 - signal.SIGTERM)
+
+_unknown: set[str] = set()
 
 
-class Again(Exception):
-    """The message goes back to the queue, for this worker or another one."""
+class Failure(Exception):
+    """What Celery is told of a failed item. The item's error is in its record, and in the app's log."""
 
 
-class ItemRun(Claim):
+class _UnreadableError(Exception):
+    """An upload cannot be read; the text says why."""
+
+
+class _StoreAwayError(Exception):
+    """An upload cannot be read now, and perhaps later."""
+
+
+class ItemRun:
     """The way of one message through a worker."""
 
-    def run(self) -> None:
-        """From claim to end. Raises Again, or Failure for Celery's own records."""
+    def __init__(self, backend: CeleryBackend, table: RunTable, item_id: str, limit: float | None) -> None:
+        """``limit``: after how many seconds Celery kills the run's process."""
+        self._backend = backend
+        self._events = backend.context.events
+        self._records = backend.records
+        self._table = table
+        self._run = RunId(item_id, secrets.token_hex(8))
+        self._limit = limit
+        self._opened: list[FileStorage] = []
+
+    def run(self, task_name: str, sent: Record | None) -> None:
+        """From claim to end.
+
+        Raises Failure if the item has failed, Ignore if it has not ended, Reject if the message is to come
+        again.
+        """
+        if self._table.stops_at() is not None:
+            raise Reject("the worker stops", requeue=True)
+        task = self._backend.context.registry.tasks.get(task_name)
+        if task is None:
+            self._put_off_unknown(task_name, sent)
+        began = time.monotonic()
+        limit = None if self._limit is None else began + self._limit - _NEARLY
+        row = self._table.begin(self._run, self._backend.context.home, limit)
         try:
-            self._run()
-        except (BrokerError, Changed) as error:
+            record = self._records.claim(self._run, self._limit, sent)
+            if record is None:
+                self._leave_alone(sent)
+            else:
+                self._run_claimed(record, task, row, limit)
+        except BrokerError as error:
             native.sleep(_PAUSE)  # or the message would go round and round
-            raise Again(str(error)) from error
-        except Failure:
-            self._let_go()
-            raise
+            raise Reject(str(error), requeue=True) from error
         finally:
-            if running.get(self._owner.id) is self._owner:
-                del running[self._owner.id]
+            self._table.end(row)
             for upload in self._opened:
                 upload.close()
-        self._let_go()
 
-    def _run(self) -> None:
-        owner = self._owner
-        hear_term(self._limit)
-        item = self.claim()
-        if item is None:
-            return
-        perform(owner, item, await_here)
-        owner.ended.wait()  # a Future that the function returned may end on another thread
-        assert owner.outcome is not None
-        with owner.lock:
-            self._settle(item, owner.outcome)
+    def _leave_alone(self, sent: Record | None) -> NoReturn:
+        """The item is not to run now. Where no reconciler does it, its message follows when it is due."""
+        if sent is not None:
+            record = self._records.read(self._run.item_id) or sent
+            if record.status is Status.QUEUED and record.due is not None:
+                self._backend.dispatch.publish(self._run.item_id, sent._replace(due=record.due))
+        raise Ignore
 
-    def _let_go(self) -> None:
-        """Once the item has ended, whoever has ended it."""
-        uploads, key = self._envelope.uploads, self._envelope.key
-        if self._owner.record.status.is_final:
-            self._belongings.let_go(self._owner.id, uploads, key)
-            if uploads:
-                self._belongings.sweep(self._owner.records)
+    def _put_off_unknown(self, task_name: str, sent: Record | None) -> NoReturn:
+        """Leave an item to a worker with newer code; its arguments do not appear anywhere."""
+        if task_name not in _unknown:
+            _unknown.add(task_name)
+            self._events.unknown_task(task_name)
+        self._records.defer(self._run.item_id)
+        if sent is not None:
+            self._leave_alone(sent)
+        raise Ignore
+
+    def _run_claimed(self, record: Record, task: Any, row: int, limit: float | None) -> None:
+        keeper = RunningItem(self._backend, self._table, row, self._run, limit)
+        task = record.task_of(task)
+        if record.crashes >= task.options.max_crashes:
+            self._park(record, task, keeper, f"its process died under it {record.crashes} times")
+        try:
+            args, kwargs, self._opened = unpack_call(record.payload or "", self._open_upload)
+            task.check_call(*args, **kwargs)
+        except _StoreAwayError as error:
+            what = f"Item {self._run.item_id} ({record.task}) is tried again in {_PUT_OFF:g} s"
+            self._events.log_error(what, error)
+            self._again(record, time.time() + _PUT_OFF, None, attempt=record.attempt - 1)
+        except _UnreadableError as error:
+            self._park(record, task, keeper, str(error))
+        except Exception as error:
+            self._park(record, task, keeper, f"its arguments do not fit any more: {error}")
+        keeper.number = record.attempt
+        item = ClusterItem.of(self._run.item_id, record, task, args, kwargs, keeper)
+        try:
+            with keeper.heeding_term():
+                perform(item, await_here)
+                keeper.ended.wait()  # a Future that the function returned may end on another thread
+        except StopReachedError as error:  # a moment before or after the function
+            keeper.finish(item, item._attempt or Attempt(), (Status.FAILED, None, error))
+        assert keeper.outcome is not None
+        self._settle(record, item, keeper)
+
+    def _open_upload(self, number: int) -> IO[bytes]:
+        uploads = self._backend.uploads
+        if uploads is None:
+            raise _UnreadableError("it has an upload, and BACKGROUND_UPLOADS is not set in this worker")
+        try:
+            return uploads.open(self._run.item_id, number)
+        except (FileNotFoundError, PermissionError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise _UnreadableError(
+                f"its upload could not be read in {uploads.store.shown}: {what}"
+            ) from error
+        except Exception as error:  # a store that cannot be reached: that is not the item's fault
+            raise _StoreAwayError from error
 
     # After the run.
 
-    def _settle(self, item: WorkItem[Any], outcome: Outcome) -> None:
-        """Put on record what the run has come to; then tell it, or send the item on its way again."""
-        owner, run = self._owner, item._attempt
+    def _settle(self, record: Record, item: WorkItem[Any], keeper: RunningItem) -> None:
+        """Put on record what the run has come to; then tell it."""
+        run = item._attempt
         assert run is not None
-        if _is_terminated(outcome[2]):
-            outcome = self._outcome_of_kill(item, run, outcome)
+        assert keeper.outcome is not None
+        outcome, delay = self._meaning(record, keeper.outcome), keeper.delay
+        if outcome is not keeper.outcome:
+            delay = delay_until_next(item, run, outcome)
         status, value, error = outcome
-        run.value, run.error, run.finished = value, error, time.time()
-        owner.report(item)
+        news = keeper.news(item)
+        progress = {} if news is None else {"progress": news}
         if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
-            self._put_surely(status=Status.QUEUED, attempt=owner.record.attempt - 1)
-            owner.events.sent_back(item.id, item.task_name, item.age)
-            raise Again(str(error))
+            requeued = partial(self._events.requeued, item.id, item.task_name, item._age)
+            self._again(record, None, requeued, attempt=record.attempt - 1)
         failed = None if error is None else error_as_data(error)
-        if status is Status.FAILED and error is not None and not item.is_unwanted():
-            delay = item._task.retry.delay_after(run.number, error)
-            if delay is not None:
-                due = time.time() + delay
-                self._put_surely(status=Status.QUEUED, error=failed, due=due)
-                owner.events.retried(item, error, delay)
-                self.send_again(due)
-                return
-        result = None
+        if error is not None and delay is not None:
+            retried = partial(keeper.tell_retried, item, error, delay)
+            self._again(record, time.time() + delay, retried, error=failed, **progress)
+        fields: dict[str, Any] = {"error": failed, **progress}
         if status is Status.SUCCEEDED:
-            result = result_as_data(value, self._part.settings.max_payload)
-        self._put_surely(status=status, result=result, error=failed, finished=run.finished)
-        item._move(status)
-        item._announced = True
-        owner.events.finished(item, outcome)
+            fields["result"] = result_as_data(value, self._backend.context.settings.max_payload)
+        if not self._surely(partial(self._records.finish, self._run, status, **fields)):
+            self._events.late(item, outcome)
+            raise Ignore
+        item._end(outcome, run)
+        self._tell(record, item, outcome)
         if error is not None:
             let_frames_go(error)
-        if status is Status.FAILED:
-            raise Failure(str(owner.record.attempt_of(owner.id).error), owner.record.as_data()) from error
+        if status is Status.FAILED and failed is not None:
+            raise Failure(str(error_of(failed, f"item {item.id} ({record.task})"))) from error
 
-    def _outcome_of_kill(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> Outcome:
-        """What it means that Celery ends this process: the run has lasted too long, or the worker stops."""
-        name, error = f"item {self._owner.id} ({self._name})", outcome[2]
+    def _meaning(self, record: Record, outcome: Outcome) -> Outcome:
+        """What it means that the run was cut: its time is up, or the worker stops."""
+        name, error = f"item {self._run.item_id} ({record.task})", outcome[2]
+        is_ended = isinstance(error, SystemExit) and error.code == _TERMINATED
+        if not (is_ended or isinstance(error, StopReachedError)):
+            return outcome
         limit = self._limit
-        if limit is not None and time.time() - (run.started or 0.0) >= limit - SOON:
+        if limit is not None and time.time() - (record.started or 0.0) >= limit - _NEARLY:
             late = ItemTimeoutError(f"{name} did not end within {limit:g} s, so its process was killed")
-            late.__cause__ = error
             return Status.FAILED, None, late
-        return (
-            Status.INTERRUPTED,
-            None,
-            ItemInterruptedError(f"{name} ended because its worker's process was ended"),
-        )
+        stopped = ItemInterruptedError(f"{name} ended because its worker's process was ended")
+        return Status.INTERRUPTED, None, stopped
 
-    def _put_surely(self, **fields: Any) -> None:
+    def _again(
+        self, record: Record, due: float | None, tell: Callable[[], None] | None, **fields: Any
+    ) -> NoReturn:
+        """Another run follows; ``tell`` says so. Raises Ignore, or Reject: the message comes again."""
+        if self._surely(partial(self._records.requeue, self._run, due, **fields)) and tell is not None:
+            tell()
+        if self._records.is_full:
+            raise Ignore
+        if due is None:
+            raise Reject("the worker stops", requeue=True)
+        self._backend.dispatch.publish(self._run.item_id, record._replace(due=due))
+        raise Ignore
+
+    def _park(self, record: Record, task: Any, keeper: RunningItem, reason: str) -> NoReturn:
+        """End an item that cannot run. Raises Failure, or Ignore."""
+        number = record.attempt - 1
+        fields: dict[str, Any] = {"reason": reason, "attempt": number}
+        if not self._surely(partial(self._records.finish, self._run, Status.FAILED, **fields)):
+            raise Ignore
+        item = ClusterItem.of(self._run.item_id, record, task, (), {}, keeper)
+        ended = record._replace(status=Status.FAILED, finished=time.time(), reason=reason, attempt=number)
+        attempt = ended.attempt_of(item.id)
+        item._learn(Status.FAILED, attempt)
+        self._tell(record, item, (Status.FAILED, None, attempt.error))
+        raise Failure(str(attempt.error))
+
+    def _tell(self, record: Record, item: WorkItem[Any], outcome: Outcome) -> None:
+        item._announce_end()
+        uploads = self._backend.uploads
+        if uploads is not None and record.uploads:
+            uploads.discard(item.id, record.uploads)
+            uploads.sweep(self._backend.is_over)
+        self._events.finished(item, outcome)
+
+    def _surely(self, step: Callable[[], bool]) -> bool:
         """The item has run, so this is not given up at once."""
         for attempt in range(_PATIENCE, -1, -1):
             try:
-                self._owner.put(**fields)
-                break
+                return step()
             except BrokerError as error:
                 if not attempt:
                     raise
-                if attempt == _PATIENCE:  # once is enough
-                    what = f"What item {self._owner.id} came to cannot be put on record yet"
-                    self._owner.log_error(what, error)
+                if attempt == _PATIENCE:  # one line is enough
+                    what = f"What item {self._run.item_id} came to cannot be put on record yet"
+                    self._events.log_error(what, error)
             native.sleep(_PAUSE)
-
-
-def _is_terminated(error: BaseException | None) -> bool:
-    return isinstance(error, SystemExit) and error.code == TERMINATED
+        return False

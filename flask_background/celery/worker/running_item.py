@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
-from flask_background.celery.records import Records
-from flask_background.celery.redis.heartbeat import Life
-from flask_background.celery.resources import Belongings
-from flask_background.celery.worker.shutdown_flag import stop_flag
-from flask_background.celery.worker.supervisor import Watch
+from flask_background.celery.records.base import RunId
 from flask_background.concurrency import native
-from flask_background.concurrency.timers import Timer, Timers
-from flask_background.core.events import Events
+from flask_background.concurrency.timers import Timers
 from flask_background.core.item import WorkItem
+from flask_background.core.runner import RunHost
 from flask_background.core.status import Attempt, Outcome, Progress, Status
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.payload.outcomes import progress_as_data
 
 if TYPE_CHECKING:
-    from _thread import LockType
+    from flask_background.celery.client.backend import CeleryBackend
+    from flask_background.celery.records.record import Record
+    from flask_background.celery.worker.run_table import RunTable
 
-    from celery import Celery
+# How often each run of this process is looked after, and its progress put on record, in seconds.
+_LOOK = 0.1
+_REPORT = 0.5
+# How long before or after a child the main process may hear of a TERM that was sent to both (seconds).
+_ECHO = 1.0
 
-    from flask_background.app_state import BackgroundState
-    from flask_background.celery.record import Record
-
-_alarms = Timers()
-_watch = Watch()
-
-#: The runs of this process, by their items' ids.
-running: dict[str, RunOwner] = {}
+_timeouts, _looks = Timers(), Timers()
 
 
-class Place:
-    """What all runs of an app in one process have: its part, and where its records and belongings are.
-
-    ``celery`` is the worker's. Raises ConfigurationError if BACKGROUND_UPLOADS is no place.
-    """
-
-    def __init__(self, part: BackgroundState, celery: Celery) -> None:
-        self.part = part
-        self.events = Events(part.app)
-        self.records = Records(celery)
-        self.belongings = Belongings(part.settings, celery, self.events)
+class StopReachedError(BaseException):
+    """Raised in a function on a process' main thread: the grace period is over. Not for users to catch."""
 
 
 class ClusterItem(WorkItem[Any]):
@@ -56,72 +45,59 @@ class ClusterItem(WorkItem[Any]):
 
     @classmethod
     def of(
-        cls, item_id: str, record: Record, task: Any, args: Any, kwargs: Any, owner: RunOwner
+        cls, item_id: str, record: Record, task: Any, args: Any, kwargs: Any, keeper: RunningItem
     ) -> ClusterItem:
         """The item that a record is about."""
-        item = cls(task, args, kwargs, record.request_state(), owner)
-        item.id, item._enqueued, item._source = item_id, record.enqueued, owner.source_of(item)
+        item = cls(task, args, kwargs, record.request_state(), keeper)
+        item._identify(item_id, record.enqueued)
+        item._set_source(keeper.source_of(item))
         return item
 
 
-class RunOwner:
-    """Keeps one item while it runs here, and looks after it."""
+class RunningItem(RunHost):
+    """Keeps one item while it runs in this process, and looks after it."""
 
-    def __init__(self, place: Place, item_id: str, record: Record) -> None:
-        self.app = place.part.app
-        self.pid = os.getpid()
-        self.lock: LockType = native.new_lock()
-        self.events = place.events
-        self.records = place.records
-        self.part = place.part
-        self.id = item_id
-        self.record = record
+    def __init__(
+        self, backend: CeleryBackend, table: RunTable, row: int, run: RunId, limit: float | None
+    ) -> None:
+        """``limit``: when Celery kills this process for the run's time (``time.monotonic()``)."""
+        super().__init__(backend.context.app, backend.context.events, _timeouts, native.new_lock())
         self.ended = native.Latch()
         self.outcome: Outcome | None = None
-        self._source = CancellationSource()
+        #: Seconds until another run follows, if one does.
+        self.delay: float | None = None
+        self.number = 0
+        self._backend, self._table, self._row, self._run = backend, table, row, run
+        self._limit = limit
+        self._source = CancellationSource(self.callback_failed)
         self._sent: Progress | None = None
-        self._in_trouble = False
-
-    @property
-    def life(self) -> Life:
-        """The signs of life of items. What is asked for them is answered soon, or not at all."""
-        return Life(self.part.celery.cluster.client)
-
-    def put(self, **fields: Any) -> None:
-        """Change the record. Raises BrokerError."""
-        self.record = self.record._replace(**fields)
-        self.records.write(self.id, self.record)
+        self._reported_at = 0.0
+        self._in_trouble = self._is_in_function = self._is_cut = False
+        self._is_on_main_thread = threading.current_thread() is threading.main_thread()
 
     # For the run.
 
-    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
-        """It was claimed when its message came."""
-        running[self.id] = self
-        run.number = self.record.attempt
-        item._attempt, item.status = run, Status.RUNNING
-        self._look: Callable[[], None] = partial(self._look_after, item)
-        _watch.begin(self._look)
+    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
+        """The run was claimed when its message came."""
+        attempt.number = self.number
+        item._begin(attempt)
         self.events.started(item)
+        self._is_in_function = True
+        _looks.set(_LOOK, partial(self._look_after, item))
         return True
 
-    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """Ask the item to end in so many seconds."""
-        self._source.limit(time.monotonic() + seconds)
-        return _alarms.set(seconds, partial(self._ask_to_end, item, CancelReason.TIMEOUT))
+    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
+        """The record is to say so, and is written when the run is over."""
+        self.delay = delay
+        self.finish(item, attempt, (Status.FAILED, None, error))
+        return True
 
-    def cancel_timer(self, alarm: Timer) -> None:
-        """It has ended before."""
-        _alarms.cancel(alarm)
-
-    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
-        """Let go on who waits for the end of the run."""
-        self.outcome = outcome
-        _watch.end(self._look)
+    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
+        """Wake whoever waits for the end of the run."""
+        self._is_in_function = False
+        with self.lock:
+            self.outcome = outcome
         self.ended.open()
-
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log what hurts no item."""
-        self.events.log_error(what, error)
 
     # For the item.
 
@@ -130,49 +106,97 @@ class RunOwner:
         return self._source
 
     def cancel(self, item: WorkItem[Any]) -> bool:
-        """It has cancelled itself."""
+        """The item has cancelled itself."""
         if self.outcome is not None:
             return False
-        self._ask_to_end(item, CancelReason.REQUESTED)
+        self.ask_to_end(item, CancelReason.REQUESTED)
         return True
 
     # While it runs.
 
-    def _look_after(self, item: WorkItem[Any]) -> None:
-        """Show that it is alive, see whether it is to end, and tell how far it is. Raises nothing."""
+    @contextmanager
+    def heeding_term(self) -> Iterator[None]:
+        """While the item runs on the main thread, let TERM not cut it in a child whose worker stops.
+
+        systemd, for one, sends TERM to all processes of a service. The main process alone says how long items
+        have. A TERM that Celery sends a child for other reasons does what it did. In a pool of one, QUIT ends
+        the grace period: Celery would end the item with an error of its own.
+        """
+        theirs = signal.getsignal(signal.SIGTERM) if self._is_on_main_thread else None
+        if not callable(theirs):
+            yield
+            return
+        quits = signal.getsignal(signal.SIGQUIT)
+
+        def heed(number: int, frame: FrameType | None) -> None:
+            if self._is_cut:
+                if self._is_in_function:
+                    raise StopReachedError
+            elif not (self._table.is_childs and self._is_stop()):
+                theirs(number, frame)
+
+        def hurry(number: int, frame: FrameType | None) -> None:
+            self._table.stop_in(0.0)
+            theirs(signal.SIGTERM, frame)
+
+        signal.signal(signal.SIGTERM, heed)
+        if not self._table.is_childs:
+            signal.signal(signal.SIGQUIT, hurry)
         try:
-            stop_at = stop_flag.at()
-            if stop_at is not None:
-                self._source.limit(stop_at)
-                self._fire(CancelReason.SHUTDOWN)
-            self.life.show(self.id)
-            if self.records.is_asked_to_end(self.id):
-                self._ask_to_end(item, CancelReason.REQUESTED)
-            with self.lock:
-                if self.outcome is None:
-                    self.report(item)
+            yield
+        finally:
+            self._is_in_function = False
+            with self.lock:  # from here on nobody raises TERM for the run's sake
+                self._is_on_main_thread = False
+            signal.signal(signal.SIGTERM, theirs)
+            signal.signal(signal.SIGQUIT, quits)
+
+    def _is_stop(self) -> bool:
+        """Whether TERM has come because the worker stops; the main process may hear of it a little later."""
+        end = min(time.monotonic() + _ECHO, self._limit or float("inf"))
+        while self._table.stops_at() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        is_late = self._limit is not None and time.monotonic() >= self._limit
+        return time.monotonic() - self._table.stop_began() < 2 * _ECHO and not is_late
+
+    def _look_after(self, item: WorkItem[Any]) -> None:
+        """Ask the item to end where that is wanted, and tell how far it is. Raises nothing."""
+        if self.outcome is not None:
+            return
+        try:
+            self._look_at_stop()
+            if self._table.is_wanted(self._row):
+                self.ask_to_end(item, CancelReason.REQUESTED)
+            self._report_sometimes(item)
             self._in_trouble = False
         except Exception as error:
-            if not self._in_trouble:  # once is enough
-                self.log_error(f"Item {self.id} could not be looked after; it goes on", error)
+            if not self._in_trouble:  # one line for each time of trouble
+                self.log_error(f"Item {item.id} could not be looked after; it goes on", error)
             self._in_trouble = True
+        _looks.set(_LOOK, partial(self._look_after, item))
 
-    def report(self, item: WorkItem[Any]) -> None:
-        """Put its progress on record, if that is news. The lock is held."""
+    def _look_at_stop(self) -> None:
+        stops_at = self._table.stops_at()
+        if stops_at is None:
+            return
+        self._source.limit(stops_at)
+        self._source.fire(CancelReason.SHUTDOWN)
+        with self.lock:
+            if time.monotonic() >= stops_at and self._is_on_main_thread and self.outcome is None:
+                self._is_cut = True
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    def _report_sometimes(self, item: WorkItem[Any]) -> None:
+        now = time.monotonic()
+        if now - self._reported_at >= _REPORT:
+            self._reported_at = now
+            if (text := self.news(item)) is not None:
+                self._backend.records.report(self._run, text)
+
+    def news(self, item: WorkItem[Any]) -> str | None:
+        """The item's progress, if it is not on record yet."""
         progress = cast(Attempt, item._attempt).progress
-        if progress is not None and progress is not self._sent:
-            self._sent = progress
-            self.put(progress=progress_as_data(progress))
-
-    def _ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
-        self._fire(reason)
-        abort = item._attempt.abort if item._attempt is not None else None
-        if abort is not None:
-            abort()
-
-    def _fire(self, reason: CancelReason) -> None:
-        for callback in self._source.fire(reason):
-            try:
-                callback()
-            except BaseException as error:
-                self.log_error("A token's callback failed", error)
+        if progress is None or progress is self._sent:
+            return None
+        self._sent = progress
+        return progress_as_data(progress)

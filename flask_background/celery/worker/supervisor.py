@@ -1,43 +1,126 @@
-"""Has the runs of a process looked after: all of them one after the other, by one thread, time and again."""
+"""Looks after the runs of all processes of a worker, on a thread of the main process.
+
+Twice a second it shows that they are alive, learns which of them somebody wants to end, finds those whose
+process has died, and ends those that are left when the grace period is over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from flask_background.celery.worker.lost import settle_lost
 from flask_background.concurrency import native
-from flask_background.concurrency.timers import Timers
+from flask_background.core.status import Status
+from flask_background.errors import BrokerError
 
-# How often, in seconds. A run that is over sooner has mostly been none of its business.
+if TYPE_CHECKING:
+    from flask_background.celery.client.backend import CeleryBackend
+    from flask_background.celery.records.base import Records
+    from flask_background.celery.worker.run_table import Row, RunTable
+
 _EVERY = 0.5
+# How long after the grace period a child that has not ended its item is killed, in seconds.
+_LAST = 2.0
+# How long a signal takes that stops a child, at most, in seconds.
+_STOPPED = 1.0
 
 
-class Watch:
-    """What looks after a run may ask the network, and must not raise."""
+class Supervisor:
+    """Looks after the runs of a worker's processes."""
 
-    def __init__(self) -> None:
-        self._alarms = Timers()
-        self._lock = native.new_lock()
-        self._looks: list[Callable[[], None]] = []
-        self._is_on = False
+    def __init__(self, table: RunTable, backends: Sequence[CeleryBackend], records: Records) -> None:
+        self._table = table
+        self._backends = {backend.context.home: backend for backend in backends}
+        self._records = records
+        self._closed, self._ended = native.Latch(), native.Latch()
+        self._in_trouble = self._has_warned = False
 
-    def begin(self, look: Callable[[], None]) -> None:
-        """Call this from now on, on another thread: for the first time within half a second."""
-        with self._lock:
-            self._looks.append(look)
-            start, self._is_on = not self._is_on, True
-        if start:  # else this costs nothing, as an item is often over when the next one begins
-            self._alarms.set(_EVERY, self._round)
+    def start(self) -> None:
+        """Begin, on a thread of its own."""
+        native.start_thread(self._run, "background-supervisor")
 
-    def end(self, look: Callable[[], None]) -> None:
-        """Call it no more, but for once that may have begun."""
-        with self._lock:
-            self._looks.remove(look)
+    def close(self, timeout: float) -> bool:
+        """End; says whether it has, after timeout seconds at most."""
+        self._closed.open()
+        return self._ended.wait(timeout)
 
-    def _round(self) -> None:
-        for look in tuple(self._looks):
-            if look in self._looks:
-                look()
-        with self._lock:
-            again = self._is_on = bool(self._looks)
-        if again:
-            self._alarms.set(_EVERY, self._round)
+    def _run(self) -> None:
+        while not self._closed.wait(_EVERY):
+            try:
+                self._look_at_all()
+                self._in_trouble = False
+            except Exception as error:
+                if not self._in_trouble:  # one line for each time of trouble
+                    events = next(iter(self._backends.values())).context.events
+                    events.log_error("Running items could not be looked after; this is tried again", error)
+                self._in_trouble = True
+        self._ended.open()
+
+    def _look_at_all(self) -> None:
+        alive: list[Row] = []
+        for row in list(self._table.rows()):
+            if not self._table.is_dead(row):
+                alive.append(row)
+            elif (backend := self._backends.get(row.home)) is not None:
+                settle_lost(backend, self._records, row.run, time.time(), is_certain=True)
+        stops_at = self._table.stops_at()
+        if stops_at is not None and time.monotonic() >= stops_at + _LAST:
+            self._end(alive)
+        if not alive:
+            return
+        wanted = self._records.beat([row.run for row in alive], is_stopping=stops_at is not None)
+        for row, is_wanted in zip(alive, wanted, strict=True):
+            if is_wanted:
+                self._table.want(row.number)
+
+    def _end(self, rows: Sequence[Row]) -> None:
+        """End what is left in children; a thread cannot be ended from outside."""
+        for row in rows:
+            if row.pid != os.getpid():
+                self._end_child(row)
+            elif not self._has_warned and (backend := self._backends.get(row.home)) is not None:
+                self._has_warned = True
+                backend.context.events.beyond_grace(row.run.item_id)
+
+    def _end_child(self, row: Row) -> None:
+        """Kill a child that runs this item, and nothing else: it is stopped first, and looked at then."""
+        with suppress(ProcessLookupError):
+            os.kill(row.pid, signal.SIGSTOP)
+            if _is_stopped(row.pid) and self._table.row(row.number) == row:
+                self._requeue(row)
+                os.kill(row.pid, signal.SIGKILL)
+            else:
+                os.kill(row.pid, signal.SIGCONT)
+
+    def _requeue(self, row: Row) -> None:
+        backend = self._backends[row.home]
+        try:
+            record = self._records.read(row.run.item_id)
+            if record is None or record.status is not Status.RUNNING or record.run != row.run.token:
+                return
+            if self._records.requeue(row.run, attempt=record.attempt - 1):
+                age = max(0.0, time.time() - record.enqueued)
+                backend.context.events.requeued(row.run.item_id, record.task, age)
+        except BrokerError as error:  # then the reconciler does it: it is on record that this worker stops
+            what = f"What is known of item {row.run.item_id} could not be put right"
+            backend.context.events.log_error(what, error)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process that got SIGSTOP has stopped; False where the system does not say so."""
+    end = time.monotonic() + _STOPPED
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        if state == "T":
+            return True
+        native.sleep(0.005)
+    return False

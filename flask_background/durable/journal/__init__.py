@@ -2,8 +2,8 @@
 
 ::
 
-    journal.sqlite3     the record (database.py, store.py; schema.sql)
-    turn                whose turn it is to write (turn.py)
-    owners/             a file and a FIFO for each process that may run items (owner.py, bells.py)
+    journal.sqlite3     the record (database.py, statements.py; its tables: migrations/)
+    turn                the lock of the process that writes (write_lock.py)
+    owners/             a file and a FIFO for each process that may run items (process_lock.py, wakeups.py)
     uploads/            the files that items have taken over
 """

@@ -1,6 +1,6 @@
-"""The thread that tells: whoever wants to know that a step is written is called there, in the steps' order.
+"""The thread that runs the callbacks of what was written, one after the other, in the order of the writes.
 
-Not on the writer's thread, for what is called may want something written, and wait for that.
+The writer's own thread runs none of them, for a callback may want something written, and wait for that.
 """
 
 from __future__ import annotations
@@ -8,56 +8,56 @@ from __future__ import annotations
 import traceback
 
 from flask_background.concurrency import native
-from flask_background.durable.journal.group_commit import Order
+from flask_background.durable.journal.group_commit import Write
 
 
-class Teller:
-    """Calls one after the other, on a thread that there is as long as it is wanted."""
+class Callbacks:
+    """Runs callbacks on a thread that exists as long as the writer wants it."""
 
     def __init__(self) -> None:
         self._lock = native.new_lock()
-        self._orders: native.SimpleQueue[Order | None] = native.SimpleQueue()
+        self._writes: native.SimpleQueue[Write | None] = native.SimpleQueue()
         self._has_thread = False
 
-    def tell(self, order: Order) -> None:
-        """Call ``order.then``; ``start`` has to be called after this."""
-        self._orders.put(order)
+    def put(self, write: Write) -> None:
+        """Have ``write.then`` called; ``have_thread`` has to be called after this."""
+        self._writes.put(write)
 
-    def start(self) -> bool:
-        """Have a thread, if there is something to tell; False if there can be none now."""
+    def have_thread(self) -> bool:
+        """Start the thread if there is a callback to run; False if the process can have no more threads."""
         with self._lock:
-            if not self._has_thread and not self._orders.empty():
+            if not self._has_thread and not self._writes.empty():
                 try:
-                    native.start_thread(self._run, "background-journal-told")
-                except RuntimeError:  # so many threads there may not be
+                    native.start_thread(self._run, "background-journal-callbacks")
+                except RuntimeError:
                     return False
                 self._has_thread = True
         return True
 
-    def end(self) -> None:
-        """The thread is to end once all is told."""
+    def end_thread(self) -> None:
+        """Let the thread end once it has run all callbacks."""
         with self._lock:
             if self._has_thread:
-                self._orders.put(None)
+                self._writes.put(None)
 
     def _run(self) -> None:
         while True:
-            order = self._orders.get()
-            if order is not None:
-                _call(order)
-                order = None  # or an idle thread would keep it
+            write = self._writes.get()
+            if write is not None:
+                _call_back(write)
+                write = None  # an idle thread would keep it
                 continue
             with self._lock:
-                if self._orders.empty():  # else there is a writer again
+                if self._writes.empty():  # else the writer has begun again
                     self._has_thread = False
                     return
 
 
-def _call(order: Order) -> None:
+def _call_back(write: Write) -> None:
     try:
-        if order.error is not None:
-            raise order.error
-        if order.then is not None:
-            order.then(order.value)
-    except BaseException:  # whatever it is, there is more to tell
+        if write.error is not None:
+            raise write.error
+        if write.then is not None:
+            write.then(write.value)
+    except BaseException:  # the callbacks that follow have to run, whatever this one raised
         traceback.print_exc()

@@ -15,14 +15,16 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 from random import getrandbits
 from typing import Literal
 
-from flask_background.durable.journal.write_lock import Turn
+from flask_background.durable.journal import migrations
+from flask_background.durable.journal.write_lock import WriteLock
 
 Mode = Literal["wal", "truncate"]
+
+FILE_NAME = "journal.sqlite3"
 
 # How long SQLite waits for another program that holds a lock, in seconds.
 _BUSY = 2.0
@@ -40,34 +42,38 @@ class Database:
     """The file ``journal.sqlite3`` in a folder. All but reading is for one thread, which holds the turn."""
 
     def __init__(self, folder: Path, mode: Mode = "wal") -> None:
-        self._path = folder / "journal.sqlite3"
+        self.path = folder / FILE_NAME
         self.mode = mode
-        self._wal = folder / "journal.sqlite3-wal"
+        self._wal = folder / f"{FILE_NAME}-wal"
         self._commits = 0
         self._long = _LONG
         self._full: bool | None = None
-        self._number = 0
+        self._nonce = 0
+        self._version = 0
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
-        self.turn = Turn(folder / "turn")
+        self.write_lock = WriteLock(folder / "turn")
 
     def open(self) -> sqlite3.Connection:
-        """The connection that writes; both are opened if there are none. The caller has the turn."""
+        """The connection that writes; both are opened if there are none. The caller has the turn.
+
+        Migrates an older journal. Raises JournalError, and changes nothing, if it is too new or no journal.
+        """
         if self.writer is None:
-            if not self._path.exists():  # so that it is private whatever the umask; SQLite's others follow it
-                os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-                sync_folder(self._path.parent)
-                sync_folder(self._path.parent.parent)
+            if not self.path.exists():  # so that it is private whatever the umask; SQLite's others follow it
+                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                sync_folder(self.path.parent)
+                sync_folder(self.path.parent.parent)
             connection = self._connect()
             try:
+                version = migrations.check_journal(connection, self.path)
                 (mode,) = connection.execute(f"pragma journal_mode = {self.mode}").fetchone()
                 if mode != "wal":
                     self.mode = "truncate"
                     connection.execute("pragma journal_mode = truncate")
                 connection.execute("pragma wal_autocheckpoint = 0")
                 connection.execute(f"pragma journal_size_limit = {_LONG}")
-                schema = resources.files(__package__).joinpath("schema.sql").read_text()
-                connection.executescript(f"begin immediate; {schema} commit;")
+                self._version = migrations.migrate(connection, version)
             except BaseException:
                 connection.close()
                 raise
@@ -77,16 +83,30 @@ class Database:
         return self.writer
 
     def begin(self, *, full: bool) -> sqlite3.Connection:
-        """Begin a transaction. Full: when it is committed it has to be on disk, and survive a power cut."""
+        """Begin a transaction. Full: when it is committed it has to be on disk, and survive a power cut.
+
+        Raises JournalError if another process has migrated the journal to a version that shuts out this code.
+        """
         connection = self.open()
         if full is not self._full:
             connection.execute(f"pragma synchronous = {'full' if full else 'normal'}")
             self._full = full
         connection.execute("begin immediate")
-        if self.mode != "wal":  # see ``commit``; the page that this is on is written anyway
-            self._number = getrandbits(31)
-            connection.execute(f"pragma user_version = {self._number}")
+        try:
+            if migrations.read_version(connection) != self._version:
+                self._version = migrations.check_version(connection, self.path)
+            if self.mode != "wal":  # see ``commit``
+                self._nonce = getrandbits(31)
+                connection.execute("insert or replace into meta values ('nonce', ?)", (self._nonce,))
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            raise
         return connection
+
+    def is_as_known(self, connection: sqlite3.Connection) -> bool:
+        """Whether the journal still has the version that this process last saw, so that it may read."""
+        return migrations.read_version(connection) == self._version
 
     def commit(self) -> None:
         """Commit the transaction. If this raises, it does not come back when the file is opened anew."""
@@ -96,7 +116,7 @@ class Database:
         except sqlite3.Error:
             if connection.in_transaction:
                 connection.execute("rollback")
-            is_there = self.mode != "wal" and self._version() == self._number
+            is_there = self.mode != "wal" and self._read_nonce() == self._nonce
             with suppress(sqlite3.Error):  # then the disk takes nothing at all
                 # In the WAL its frames may be whole, but not synced: whoever reads that from its beginning,
                 # after a kill too, would find them. So something harmless is written over them. And where a
@@ -108,14 +128,13 @@ class Database:
 
     def _write_nothing(self, *, full: bool) -> None:
         connection = self.begin(full=full)
-        connection.execute(
-            f"pragma user_version = {self._version()}"
-        )  # writes a page, though nothing changes
+        # Writes a page, though nothing changes.
+        connection.execute(f"pragma user_version = {self._version}")
         connection.execute("commit")
 
-    def _version(self) -> int:
-        (version,) = self.open().execute("pragma user_version").fetchone()
-        return int(version)
+    def _read_nonce(self) -> int | None:
+        found = self.open().execute("select value from meta where name = 'nonce'").fetchone()
+        return None if found is None else int(found[0])
 
     def checkpoint(self) -> None:
         """Copy the WAL back to the database if much has been written. The caller has the turn.
@@ -148,7 +167,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
-            self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False, cached_statements=64
+            self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False, cached_statements=64
         )
 
 

@@ -1,67 +1,196 @@
-"""The outbox: rows that wait here until Celery can be reached, as functions on a connection, as in store.py.
+"""The table of items that wait to be forwarded to another backend, as functions on a connection.
 
-They are rows as any others, of an executor that no process has. One that is cancelled stays until that is
-known in the cluster as well, where a message of it may have arrived. What was handed over is deleted.
+As in statements.py, each function works within a transaction that its caller opens. A row that is cancelled
+stays until the backend knows that as well, for a message of the item may have arrived there. A row that was
+forwarded is deleted.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
+from typing import Any, Literal, NamedTuple
 
-from flask_background.core.settings import OUTBOX
-from flask_background.durable.journal.queries import ALL, select, to_entry
+from flask_background.core.status import Status
 from flask_background.durable.journal.row import ItemRow
-from flask_background.durable.journal.statements import park
 
+
+class OutboxRow(NamedTuple):
+    """One row. Times are ``time.time()``. The journal does not read ``payload``, ``options``, ``state``."""
+
+    id: str
+    task: str
+    payload: str
+    options: str
+    state: str | None
+    #: When the item is to start, if not at once.
+    due: float | None
+    enqueued: float
+    status: Status = Status.QUEUED
+    #: The process that is forwarding it, and how many processes have claimed it so far.
+    owner: str | None = None
+    fence: int = 0
+    #: How often the backend has refused it.
+    attempts: int = 0
+    #: Whether somebody wants it to end, though it is being forwarded.
+    cancel: bool = False
+    finished: float | None = None
+    #: Why it has failed.
+    reason: str | None = None
+
+    def as_item(self) -> ItemRow:
+        """The same for what lists items."""
+        return ItemRow(
+            id=self.id,
+            task=self.task,
+            executor="outbox",
+            options=self.options,
+            payload=self.payload,
+            status=self.status,
+            max_crashes=0,
+            due=self.enqueued if self.due is None else self.due,
+            enqueued=self.enqueued,
+            owner=self.owner,
+            finished=self.finished,
+            reason=self.reason,
+        )
+
+
+_ALL = ", ".join(OutboxRow._fields)
 # As the index has it.
-_WAITS = f"executor = '{OUTBOX}' and status in ('queued', 'cancelled') and owner is null"
+_WAITS = "status in ('queued', 'cancelled') and owner is null"
+
+
+def insert(db: sqlite3.Connection, row: OutboxRow) -> None:
+    """Let an item wait."""
+    db.execute(f"insert into outbox ({_ALL}) values ({', '.join('?' * len(row))})", row)
+
+
+def get(db: sqlite3.Connection, item_id: str) -> OutboxRow | None:
+    """The item with this id, if it waits or has ended here."""
+    return next(iter(_select(db, "where id = ?", (item_id,))), None)
+
+
+def rows(
+    db: sqlite3.Connection, status: Status | None = None, task: str | None = None, limit: int = 1_000
+) -> list[OutboxRow]:
+    """The items that were enqueued last, oldest first."""
+    found = _select(
+        db,
+        "where (:status is null or status = :status) and (:task is null or task = :task)"
+        " order by enqueued desc limit :limit",
+        {"status": None if status is None else str(status), "task": task, "limit": limit},
+    )
+    return found[::-1]
+
+
+def stats(db: sqlite3.Connection) -> dict[Status, int]:
+    """How many items there are, by status."""
+    found = db.execute("select status, count(*) from outbox group by 1")
+    return {Status(status): count for status, count in found}
 
 
 def is_waiting(db: sqlite3.Connection) -> bool:
-    """Whether there is something to hand over that no process has claimed."""
-    return db.execute(f"select 1 from item where {_WAITS} limit 1").fetchone() is not None
+    """Whether there is something to forward that no process has claimed."""
+    return db.execute(f"select 1 from outbox where {_WAITS} limit 1").fetchone() is not None
 
 
-def claim(db: sqlite3.Connection, owner: str, limit: int) -> list[ItemRow]:
-    """Take some, whether they are due or not; last those that could not be handed over before."""
-    rows = db.execute(
-        f"update item set owner = ?, fence = fence + 1 where number in"
-        f" (select number from item where {_WAITS} order by attempt, number limit ?) returning {ALL}",
+def claim(db: sqlite3.Connection, owner: str, limit: int) -> list[OutboxRow]:
+    """Take some rows, due or not: first those that were never refused, in the order in which they came."""
+    found = db.execute(
+        "update outbox set owner = ?, fence = fence + 1 where number in"
+        f" (select number from outbox where {_WAITS} order by attempts, number limit ?) returning {_ALL}",
         (owner, limit),
     ).fetchall()
-    return sorted(map(to_entry, rows), key=lambda entry: (entry.attempt, entry.enqueued))
+    return sorted(map(_to_row, found), key=lambda row: (row.attempts, row.enqueued))
 
 
 def settle(
-    db: sqlite3.Connection, owner: str, claimed: Sequence[ItemRow], handed_over: Collection[str], now: float
-) -> list[ItemRow]:
-    """Let go of those that Celery has now, by their ids, and let any process claim the rest.
+    db: sqlite3.Connection, owner: str, claimed: Sequence[OutboxRow], forwarded: Collection[str], now: float
+) -> list[OutboxRow]:
+    """Delete the rows that the backend has now, by their ids, and let any process claim the others.
 
-    What somebody has wanted to end meanwhile has been cancelled, and is returned; unless Celery has it now:
-    then it stays, for that is to be told.
+    A row that somebody has wanted to end meanwhile is cancelled, and returned. If the backend has its item,
+    the row stays, for the backend has yet to be told.
     """
     ended = []
-    for entry in claimed:
-        values = {"id": entry.id, "fence": entry.fence, "cancel": entry.cancel, "now": now}
-        if entry.id in handed_over:
-            db.execute("delete from item where id = :id and fence = :fence and cancel = :cancel", values)
-        elif not entry.cancel:
+    for row in claimed:
+        values = {"id": row.id, "fence": row.fence, "cancel": row.cancel, "now": now}
+        if row.id in forwarded:
+            db.execute("delete from outbox where id = :id and fence = :fence and cancel = :cancel", values)
+        elif not row.cancel:
             db.execute(
-                "update item set status = 'cancelled', finished = :now, cancel = 0"
+                "update outbox set status = 'cancelled', finished = :now, cancel = 0"
                 " where id = :id and fence = :fence and cancel and status = 'queued'",
                 values,
             )
-            ended += select(db, "where id = :id and finished = :now", values)
-    db.execute("update item set owner = null where owner = ? and executor = ?", (owner, OUTBOX))
+            ended += _select(db, "where id = :id and finished = :now", values)
+    recover(db, owner)
     return ended
 
 
-def refuse(db: sqlite3.Connection, entry: ItemRow, reason: str, attempts: int, now: float) -> bool:
-    """It could not be handed over, for a reason of its own; says whether that was the last attempt."""
-    if entry.attempt + 1 < attempts:
-        db.execute(
-            "update item set attempt = attempt + 1 where id = ? and fence = ?", (entry.id, entry.fence)
-        )
+def refuse(db: sqlite3.Connection, row: OutboxRow, reason: str, attempts: int, now: float) -> bool:
+    """The backend has refused an item for a reason of its own; says whether that was the last attempt."""
+    values = {"id": row.id, "fence": row.fence, "reason": reason, "now": now}
+    if row.attempts + 1 < attempts:
+        db.execute("update outbox set attempts = attempts + 1 where id = :id and fence = :fence", values)
         return False
-    return park(db, entry.id, entry.fence, reason, now)
+    done = db.execute(
+        "update outbox set status = 'failed', reason = :reason, finished = :now, owner = null"
+        " where id = :id and fence = :fence and status = 'queued'",
+        values,
+    )
+    return bool(done.rowcount)
+
+
+def request_cancel(db: sqlite3.Connection, item_id: str, now: float) -> Literal["cancelled", "asked"] | None:
+    """Cancel a row that waits; let the process that is forwarding one know; None if it is not queued here."""
+    done = db.execute(
+        "update outbox set status = 'cancelled', finished = ?"
+        " where id = ? and status = 'queued' and owner is null",
+        (now, item_id),
+    )
+    if done.rowcount:
+        return "cancelled"
+    asked = db.execute("update outbox set cancel = 1 where id = ? and status = 'queued'", (item_id,))
+    return "asked" if asked.rowcount else None
+
+
+def recover(db: sqlite3.Connection, owner: str) -> int:
+    """Free the rows that a process had claimed, as they are: none of them has run. Returns how many."""
+    return db.execute("update outbox set owner = null where owner = ?", (owner,)).rowcount
+
+
+def retry(db: sqlite3.Connection, item_id: str) -> bool:
+    """Let an item that has failed or was cancelled wait again, as if it were new."""
+    done = db.execute(
+        "update outbox set status = 'queued', attempts = 0, cancel = 0, finished = null, reason = null"
+        " where id = ? and status in ('failed', 'cancelled')",
+        (item_id,),
+    )
+    return bool(done.rowcount)
+
+
+def prune(db: sqlite3.Connection, before: float, limit: int) -> int:
+    """Delete rows that ended before then; returns how many."""
+    return db.execute(
+        "delete from outbox where number in (select number from outbox where finished < ? limit ?)",
+        (before, limit),
+    ).rowcount
+
+
+def purge(db: sqlite3.Connection, statuses: Collection[Status]) -> int:
+    """Delete all rows that have ended so; returns how many."""
+    marks = ", ".join("?" * len(statuses))
+    return db.execute(
+        f"delete from outbox where status in ({marks}) and finished is not null", tuple(map(str, statuses))
+    ).rowcount
+
+
+def _select(db: sqlite3.Connection, where: str, values: Any) -> list[OutboxRow]:
+    return [_to_row(row) for row in db.execute(f"select {_ALL} from outbox {where}", values).fetchall()]
+
+
+def _to_row(columns: Sequence[Any]) -> OutboxRow:
+    row = OutboxRow._make(columns)
+    return row._replace(status=Status(row.status), cancel=bool(row.cancel))

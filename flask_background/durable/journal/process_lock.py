@@ -1,13 +1,14 @@
-"""A process as the owner of items: known to be alive by a record lock, and to have run what its file says.
+"""A process that may own items: a record lock says whether it is alive, and its file says what it runs.
 
-``owners/<pid>-<random>`` is locked as long as its process lives; the kernel frees it at once when that dies,
-however it dies, and not while it is merely stopped or starved. No clock has a part in this. The file says
-which tasks and executors it has, and then, a line each, which runs began and ended, and whether the host was
-about to kill. A line is in the system's cache before the run begins, where kill -9 does not reach it.
+``owners/<pid>-<random>`` is locked as long as its process lives. The kernel releases the lock at once when
+the process dies, however it dies, and not while it is merely stopped or starved: no clock takes part. The
+file says which tasks and executors the process has, and then, a line each, which runs began and ended,
+and whether the host was about to kill the process. A line is in the system's cache before its run begins,
+where kill -9 does not reach it.
 
-When the file has become long, another one takes its place that says what runs now, whole and locked before
-it has the name. So the name always leads to a file that tells the truth and is locked as long as the process
-lives; who has opened the old one, and gets its lock, sees that it is not the one of that name any more.
+A file that has become long is replaced: the new file is written and locked, then renamed over the old one.
+So the name always leads to a file that is true, and locked as long as the process lives. Another process that
+has opened the old file, and gets its lock, sees that the name leads elsewhere by now.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from types import TracebackType
 from typing import Self
 
 from flask_background.concurrency import native
-from flask_background.durable.journal.wakeups import ring
+from flask_background.durable.journal.wakeups import wake_all
 
-# The file is begun anew when it has become so long, in bytes, or twice as long as what it has to say.
+# The file is replaced when it has become so long, in bytes, or twice as long as what it has to say.
 _LONG = 100_000
 
-# So long nobody removes a file that has not got its name yet, in seconds.
+# So long nobody removes a file that is not renamed into place yet, in seconds.
 _NEW = 60.0
 
-# The files of this process's owners: to open one of them and close it would free its lock.
+# The names of this process's own files: to open and close one of them would release its lock.
 _own: set[str] = set()
 
 
 class ProcessLock:
-    """This process and app, as the others see it."""
+    """This process and app, as the other processes see it."""
 
     def __init__(self, folder: Path, tasks: Collection[str], executors: Collection[str]) -> None:
         self.folder = folder
@@ -47,56 +48,56 @@ class ProcessLock:
         self._lock = native.new_lock()
         self._header = json.dumps([sorted(tasks), sorted(executors)]).encode() + b"\n"
         self._running: set[str] = set()
-        self._spared = False
+        self._expects_kill = False
         self._closed = False
         self._path = folder / self.id
-        # A file has another name until it is locked, or it would look like a dead process's.
+        # A file has another name until it is locked, or it would look like that of a dead process.
         self._new_path = self._path.with_suffix(".new")
         _own.update((self._path.name, self._new_path.name))
-        self.bell_path = self._path.with_suffix(".bell")
+        self.fifo_path = self._path.with_suffix(".bell")
         try:
             self._file, self._size = self._make_file()
             self._longest = max(_LONG, 2 * self._size)
             try:
-                os.mkfifo(self.bell_path, 0o600)
-                self.bell = os.open(self.bell_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                os.mkfifo(self.fifo_path, 0o600)
+                self.fifo = os.open(self.fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
                 self._new_path.rename(self._path)
             except BaseException:
                 self._drop(self._file)
                 raise
         except BaseException:
             _own.difference_update((self._path.name, self._new_path.name))
-            self.bell_path.unlink(missing_ok=True)
+            self.fifo_path.unlink(missing_ok=True)
             raise
-        ring(folder)  # the others are to watch over this one
+        wake_all(folder)  # the others are to watch this process
 
-    def begin(self, item_id: str) -> None:
-        """A run is about to begin. Raises OSError if that cannot be written."""
+    def begin_run(self, item_id: str) -> None:
+        """Note that a run of an item is about to begin. Raises OSError if that cannot be written."""
         with self._lock:
             self._running.add(item_id)
             if not self._closed:
                 self._size += os.write(self._file, f"+{item_id}\n".encode())
 
-    def end(self, item_id: str) -> None:
-        """It has ended, and the journal knows."""
+    def end_run(self, item_id: str) -> None:
+        """Note that the item's run has ended, and the journal knows how."""
         with self._lock:
             if self._closed or item_id not in self._running:
                 return
             self._running.discard(item_id)
-            with suppress(OSError):  # worth a crash too many for this item, should the process die now
+            with suppress(OSError):  # the item is charged one crash too many, should the process die now
                 self._size += os.write(self._file, f"-{item_id}\n".encode())
                 if self._size > self._longest:
-                    self._renew()
+                    self._replace_file()
 
     def expect_kill(self) -> None:
-        """The host may kill from now on: that is not the running items' fault."""
+        """Note that the host may kill the process from now on, through no fault of its running items."""
         with self._lock, suppress(OSError):
-            self._spared = True
+            self._expects_kill = True
             if not self._closed:
                 os.write(self._file, b"!\n")
 
     def close(self) -> None:
-        """Leave. Nothing may be owned any more."""
+        """Remove the files. The process may own no item any more."""
         with self._lock:
             if self._closed:
                 return
@@ -105,12 +106,12 @@ class ProcessLock:
                 self._path.with_suffix(suffix).unlink(missing_ok=True)
             _own.difference_update((self._path.name, self._new_path.name))
             os.close(self._file)
-            os.close(self.bell)
+            os.close(self.fifo)
 
     def _make_file(self) -> tuple[int, int]:
-        """A new file, locked, that says how things are now, and its length; it has its name yet to get."""
+        """Make a new file that says how things are now, locked, not renamed into place; and its length."""
         lines = [self._header, *(f"+{item_id}\n".encode() for item_id in self._running)]
-        content = b"".join(lines) + b"!\n" * self._spared
+        content = b"".join(lines) + b"!\n" * self._expects_kill
         file = os.open(self._new_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,8 +122,7 @@ class ProcessLock:
             raise
         return file, len(content)
 
-    def _renew(self) -> None:
-        """Go on with a new file."""
+    def _replace_file(self) -> None:
         self._longest = self._size + _LONG  # if it fails, which does no harm, it is tried again then
         new, size = self._make_file()
         try:
@@ -132,7 +132,7 @@ class ProcessLock:
             raise
         old, self._file = self._file, new
         self._size, self._longest = size, max(_LONG, 2 * size)
-        os.close(old)  # which frees its lock, and it has no name any more
+        os.close(old)  # which releases its lock, and no name leads to it any more
 
     def _drop(self, file: int) -> None:
         os.close(file)
@@ -140,12 +140,13 @@ class ProcessLock:
 
 
 class Takeover:
-    """A dead owner, held so that nobody else recovers its items at the same time."""
+    """A dead process, held so that no other process recovers its items at the same time."""
 
     def __init__(self, path: Path, file: int) -> None:
         self._path = path
         self._file = file
-        lines = _lines(file)[1:]  # nothing at all after a power cut
+        lines = _lines(file)[1:]  # none after a power cut
+        #: Whether the death is charged to the items that were running.
         self.charged = b"!" not in lines
         running: set[str] = set()
         for line in lines:
@@ -153,11 +154,11 @@ class Takeover:
                 running.add(line[1:].decode("ascii", "replace"))
             else:
                 running.discard(line[1:].decode("ascii", "replace"))
-        #: The ids of the items that were running.
+        #: The ids of the items that were running then.
         self.running = frozenset(running)
 
-    def done(self) -> None:
-        """It owns nothing any more: remove its files."""
+    def remove_files(self) -> None:
+        """Remove the files of the dead process, which owns no item any more."""
         self._path.with_suffix(".bell").unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
 
@@ -170,18 +171,18 @@ class Takeover:
         os.close(self._file)
 
 
-def take_over(folder: Path, owner_id: str) -> Takeover | None:
-    """Take over from an owner that is dead; None if it is alive, or this is another process's to do."""
-    if owner_id in _own:
+def take_over(folder: Path, process_id: str) -> Takeover | None:
+    """Take over from a dead process; None if it is alive, or another process is taking over."""
+    if process_id in _own:
         return None
-    path = folder / owner_id
+    path = folder / process_id
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # it is gone, or another user's
+    except OSError:  # the file is gone, or another user's
         return None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(file), path.stat()):  # else somebody was faster, or it has another one
+        if os.path.samestat(os.fstat(file), path.stat()):  # else it was removed or replaced meanwhile
             return Takeover(path, file)
     except OSError:
         pass
@@ -189,9 +190,9 @@ def take_over(folder: Path, owner_id: str) -> Takeover | None:
     return None
 
 
-def is_dead(folder: Path, owner_id: str) -> bool:
-    """Whether an owner's process is gone, and its items are still to be recovered."""
-    takeover = take_over(folder, owner_id)
+def is_dead(folder: Path, process_id: str) -> bool:
+    """Whether a process is dead, and its items are still to be recovered."""
+    takeover = take_over(folder, process_id)
     if takeover is None:
         return False
     with takeover:
@@ -199,39 +200,39 @@ def is_dead(folder: Path, owner_id: str) -> bool:
 
 
 def others(folder: Path) -> list[str]:
-    """The owners that are not of this process."""
+    """The ids of all other processes."""
     return [name for name in os.listdir(folder) if "." not in name and name not in _own]
 
 
-def exists(folder: Path, owner_id: str) -> bool:
-    """Whether an owner is there at all, alive or not."""
-    return owner_id in _own or (folder / owner_id).exists()
+def exists(folder: Path, process_id: str) -> bool:
+    """Whether a process has a file, dead or alive."""
+    return process_id in _own or (folder / process_id).exists()
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a process has left that died while it became an owner."""
+    """Remove the files of processes that died while they made them."""
     for name in os.listdir(folder):
         path = folder / name
         if path.suffix == ".new" and _is_old(path) and is_dead(folder, name):
             path.unlink(missing_ok=True)
         elif path.suffix == ".bell":
-            new, owner = path.with_suffix(".new"), path.with_suffix("")
-            if not new.exists() and not owner.exists():  # in this order: the one becomes the other
+            new, renamed = path.with_suffix(".new"), path.with_suffix("")
+            if not new.exists() and not renamed.exists():  # in this order: the one becomes the other
                 path.unlink(missing_ok=True)
 
 
 def _is_old(path: Path) -> bool:
-    # A file is not locked at the very moment when it is made: it is not a dead process's then.
+    # A file is not locked in the very moment in which it is made, and its process is not dead then.
     try:
         return abs(time.time() - path.stat().st_mtime) > _NEW
     except FileNotFoundError:
         return False
 
 
-def knows(folder: Path, owner_id: str, task: str, executor: str | None = None) -> bool:
-    """Whether the process of an owner has a task of this name, and the executor."""
+def knows(folder: Path, process_id: str, task: str, executor: str | None = None) -> bool:
+    """Whether a process has a task of this name, and the executor."""
     try:
-        with open(folder / owner_id, "rb") as file:
+        with open(folder / process_id, "rb") as file:
             tasks, executors = json.loads(file.readline())
             return task in tasks and (executor is None or executor in executors)
     except (OSError, ValueError):
@@ -239,7 +240,7 @@ def knows(folder: Path, owner_id: str, task: str, executor: str | None = None) -
 
 
 def _lines(file: int) -> list[bytes]:
-    # By no other descriptor: to close that would free the lock.
+    # Read through this descriptor: to close another one would release the lock.
     content = b""
     while more := os.pread(file, 1 << 20, len(content)):
         content += more

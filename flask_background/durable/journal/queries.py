@@ -17,7 +17,7 @@ def get(db: sqlite3.Connection, item_id: str) -> ItemRow | None:
     return next(iter(select(db, "where id = ?", (item_id,))), None)
 
 
-def entries(
+def rows(
     db: sqlite3.Connection, status: Status | None = None, task: str | None = None, limit: int = 1_000
 ) -> list[ItemRow]:
     """The items that were enqueued last, oldest first."""
@@ -57,8 +57,12 @@ def next_due(
 
 
 def owners(db: sqlite3.Connection) -> list[str]:
-    """All processes that have items."""
-    return [owner for (owner,) in db.execute("select distinct owner from item where owner is not null")]
+    """All processes that have claimed items or rows of the outbox."""
+    found = db.execute(
+        "select owner from item where owner is not null"
+        " union select owner from outbox where owner is not null"
+    )
+    return [owner for (owner,) in found]
 
 
 def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float, executors: Collection[str]) -> bool:
@@ -92,10 +96,10 @@ def planned(db: sqlite3.Connection, now: float) -> dict[str, float]:
 
 def select(db: sqlite3.Connection, where: str, values: Any) -> list[ItemRow]:
     """The items for which this is so."""
-    return [to_entry(row) for row in db.execute(f"select {ALL} from item {where}", values).fetchall()]
+    return [to_row(row) for row in db.execute(f"select {ALL} from item {where}", values).fetchall()]
 
 
-def to_entry(row: Sequence[Any]) -> ItemRow:
+def to_row(row: Sequence[Any]) -> ItemRow:
     """A row with all columns, in their order."""
-    entry = ItemRow._make(row)
-    return entry._replace(status=Status(entry.status))
+    row = ItemRow._make(row)
+    return row._replace(status=Status(row.status))

@@ -1,15 +1,24 @@
-"""A durable item as the journal has it."""
+"""A durable item as the journal has it, and how a row is made of an item, and read again."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flask_background.core.status import Status
+from flask_background.core.status import Attempt, Status
+from flask_background.errors import ItemCancelledError, ItemFailedError
+from flask_background.payload import data
+from flask_background.payload.outcomes import error_of, progress_of, result_of
+
+if TYPE_CHECKING:
+    from flask_background.core.item import WorkItem
+    from flask_background.core.request_state import RequestState
 
 
 class ItemRow(NamedTuple):
-    """One row. Times are ``time.time()``; ``options``, ``payload``, ``state``, ``progress``, ``result`` and
-    ``error`` are text that the journal does not read.
+    """One row. Times are ``time.time()``. The journal does not read ``options``, ``payload``, ``state``,
+    ``progress``, ``result`` and ``error``.
     """
 
     id: str
@@ -24,10 +33,10 @@ class ItemRow(NamedTuple):
     uploads: bool = False
     state: str | None = None
     key: str | None = None
-    #: The process that has claimed it, and how many claims there have been.
+    #: The process that has claimed the item, and how often it was claimed.
     owner: str | None = None
     fence: int = 0
-    #: How many runs there have been, and how many of their processes ended in them.
+    #: How many runs of the item have begun, and how many processes have died in one.
     attempt: int = 0
     crashes: int = 0
     cancel: bool = False
@@ -36,8 +45,64 @@ class ItemRow(NamedTuple):
     progress: str | None = None
     result: str | None = None
     error: str | None = None
-    #: Why it was parked.
+    #: Why the item was parked.
     reason: str | None = None
 
 
 COLUMNS = ItemRow._fields
+
+
+def make_row(
+    item: WorkItem[Any], task: Any, *, payload: str, uploads: bool, due: float, owner: str | None
+) -> ItemRow:
+    """The row of a new item. ``owner``: the process that has claimed it by that."""
+    options = task.options
+    return ItemRow(
+        id=item.id,
+        task=task.name,
+        executor=task.executor,
+        options=_options_text(
+            options.timeout, options.max_attempts, None if callable(options.backoff) else (options.backoff,)
+        ),
+        payload=payload,
+        uploads=uploads,
+        state=data.dump_state(item.state) if item.state else None,
+        key=options.key,
+        status=Status.QUEUED,
+        owner=owner,
+        fence=0 if owner is None else 1,
+        max_crashes=options.max_crashes,
+        due=due,
+        enqueued=item._enqueued,
+    )
+
+
+@lru_cache(maxsize=256)
+def _options_text(timeout: float | None, max_attempts: int, backoff: tuple[float | None] | None) -> str:
+    """The options that an item keeps of its task. A function for the backoff is no data."""
+    options = {"timeout": timeout, "max_attempts": max_attempts}
+    return json.dumps(options if backoff is None else {**options, "backoff": backoff[0]})
+
+
+def state_of(row: ItemRow) -> RequestState | None:
+    """The state of the request that enqueued the item."""
+    return None if row.state is None else data.load_state(row.state)
+
+
+def attempt_of(row: ItemRow) -> Attempt:
+    """The last attempt, as far as the journal knows it."""
+    attempt = Attempt(row.started)
+    attempt.number = row.attempt
+    attempt.finished = row.finished
+    if row.progress is not None:
+        attempt.progress = progress_of(row.progress)
+    name = f"item {row.id} ({row.task})"
+    if row.status is Status.SUCCEEDED and row.result is not None:
+        attempt.value, attempt.error = result_of(row.result)
+    elif row.status is Status.FAILED and row.error is None:
+        attempt.error = ItemFailedError(f"{name} was parked: {row.reason}")
+    elif row.status is Status.FAILED and row.error is not None:
+        attempt.error = error_of(row.error, name)
+    elif row.status is Status.CANCELLED:
+        attempt.error = ItemCancelledError(f"{name} was cancelled")
+    return attempt

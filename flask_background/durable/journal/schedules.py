@@ -18,12 +18,12 @@ def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> floa
     return float(db.execute("select next from schedule where name = ?", (name,)).fetchone()[0])
 
 
-def fire(db: sqlite3.Connection, name: str, planned: float, following: float, entry: ItemRow) -> bool:
+def fire(db: sqlite3.Connection, name: str, planned: float, following: float, row: ItemRow) -> bool:
     """Enqueue a periodic task that was planned then, unless another process has."""
     done = db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))
     if not done.rowcount:
         return False
-    insert(db, entry)
+    insert(db, row)
     return True
 
 

@@ -12,9 +12,9 @@ from functools import cache
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
-from flask_background.core.settings import OUTBOX
 from flask_background.core.status import Status
-from flask_background.durable.journal.queries import ALL, select, to_entry
+from flask_background.durable.journal import outbox
+from flask_background.durable.journal.queries import ALL, select, to_row
 from flask_background.durable.journal.row import COLUMNS, ItemRow
 
 _ROW = f"({', '.join('?' * len(COLUMNS))})"
@@ -31,25 +31,25 @@ class Recovered(NamedTuple):
     ended: list[ItemRow]
 
 
-def insert(db: sqlite3.Connection, entry: ItemRow) -> ItemRow | None:
+def insert(db: sqlite3.Connection, row: ItemRow) -> ItemRow | None:
     """Enter an item; or return the one in flight that has its key, and enter nothing."""
-    if entry.key is not None:
-        for other in select(db, f"where task = ? and key = ? and {_LIVE}", (entry.task, entry.key)):
+    if row.key is not None:
+        for other in select(db, f"where task = ? and key = ? and {_LIVE}", (row.task, row.key)):
             return other
-    insert_all(db, [entry])
+    insert_all(db, [row])
     return None
 
 
-def insert_all(db: sqlite3.Connection, entries: Sequence[ItemRow]) -> None:
+def insert_all(db: sqlite3.Connection, rows: Sequence[ItemRow]) -> None:
     """Enter items that have no keys.
 
     Each statement gives up the GIL, and gets it back late where other threads compute; so few statements, and
     of few sizes, so that SQLite knows them already.
     """
     start = 0
-    while start < len(entries):
-        count = min(_MOST, 1 << (len(entries) - start).bit_length() - 1)
-        db.execute(_insert_of(count), tuple(chain.from_iterable(entries[start : start + count])))
+    while start < len(rows):
+        count = min(_MOST, 1 << (len(rows) - start).bit_length() - 1)
+        db.execute(_insert_of(count), tuple(chain.from_iterable(rows[start : start + count])))
         start += count
 
 
@@ -72,8 +72,8 @@ def claim(
             f") returning {ALL}",
             (owner, executor, now, *tasks, count),
         ).fetchall()
-        claimed += [to_entry(row) for row in rows]
-    return sorted(claimed, key=lambda entry: entry.due)
+        claimed += [to_row(row) for row in rows]
+    return sorted(claimed, key=lambda row: row.due)
 
 
 def start(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
@@ -166,29 +166,26 @@ def recover(
     What has crashed as often as it may is parked. What somebody wanted to end has been cancelled.
     """
     ended = []
-    # Of these none has run, and who wanted one to end is heard when it is handed over.
-    released = db.execute(
-        "update item set owner = null where owner = ? and executor = ?", (owner, OUTBOX)
-    ).rowcount
-    for entry in select(db, "where owner = ?", (owner,)):
-        ran = entry.id in running
-        crashes = entry.crashes + (ran and charged)
-        if entry.cancel:
-            finish(db, entry.id, entry.fence, Status.CANCELLED, now)
-            ended += select(db, "where id = ?", (entry.id,))
-        elif crashes >= entry.max_crashes:
-            db.execute("update item set crashes = ? where id = ?", (crashes, entry.id))
-            park(db, entry.id, entry.fence, f"its process died in {crashes} of its runs", now)
-            ended += select(db, "where id = ?", (entry.id,))
+    released = outbox.recover(db, owner)
+    for row in select(db, "where owner = ?", (owner,)):
+        ran = row.id in running
+        crashes = row.crashes + (ran and charged)
+        if row.cancel:
+            finish(db, row.id, row.fence, Status.CANCELLED, now)
+            ended += select(db, "where id = ?", (row.id,))
+        elif crashes >= row.max_crashes:
+            db.execute("update item set crashes = ? where id = ?", (crashes, row.id))
+            park(db, row.id, row.fence, f"its process died in {crashes} of its runs", now)
+            ended += select(db, "where id = ?", (row.id,))
         else:
-            attempt = entry.attempt
-            if ran and charged and entry.status is Status.QUEUED:
+            attempt = row.attempt
+            if ran and charged and row.status is Status.QUEUED:
                 attempt += 1  # it was too fast for the journal
-            elif not charged and entry.status is Status.RUNNING:
+            elif not charged and row.status is Status.RUNNING:
                 attempt -= 1
             db.execute(
                 "update item set status = 'queued', owner = null, crashes = ?, attempt = ? where id = ?",
-                (crashes, attempt, entry.id),
+                (crashes, attempt, row.id),
             )
             released += 1
     return Recovered(released, ended)

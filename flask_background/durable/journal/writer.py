@@ -1,7 +1,7 @@
-"""The one writer of a process: everything that waits is written in one transaction, with one sync.
+"""The one writer of a process: all steps that wait are written in one transaction, with one sync.
 
-Each step is a function of the connection. A view's step has to be on disk before it goes on, or fail; what a
-run has come to must not be lost, so such a step is tried until it succeeds.
+A step is a function of the connection. The step of a view has to be on disk before the view goes on, or fail.
+The outcome of a run must not be lost, so such a step is tried again until it is written.
 """
 
 from __future__ import annotations
@@ -15,279 +15,281 @@ from pathlib import Path
 from typing import TypeVar
 
 from flask_background.concurrency import native
-from flask_background.durable.journal.callbacks import Teller
+from flask_background.durable.journal.callbacks import Callbacks
 from flask_background.durable.journal.database import Mode
-from flask_background.durable.journal.group_commit import Order, Rounds, Step
+from flask_background.durable.journal.group_commit import GroupCommit, Step, Write
 from flask_background.errors import JournalError
 
 T = TypeVar("T")
 
 # How many steps one transaction carries at most.
-_ROUND = 2_000
-# How long to wait for those who come again, in seconds.
+_MOST = 2_000
+# How long the thread waits for callers that are expected to come again, in seconds.
 _LINGER = 0.001
-# And how long what nobody waits for is kept back, so that one sync does for many.
+# How long the thread keeps steps back that no caller waits for, so that one sync serves many, in seconds.
 _COMPANY = 0.003
-# How long a view waits until its step's transaction begins, in seconds; SQLite itself may take 2 s more.
+# How long a caller waits until the transaction of its step begins, in seconds. SQLite may take 2 s more.
 _PATIENCE = 3.0
-# How long to wait after a failed round, in seconds.
+# How long the thread waits after a failed transaction, in seconds.
 _BACKOFF = 0.5
 
-# Those that may have a file open, which is to be closed by nobody but their own threads, in their turn.
+# Writers that may have their file open. Only their own threads may close it, while they have the write lock.
 _open: set[Writer] = set()
 
 
 class Writer:
-    """Writes to one journal for one process; ``power``: what is acknowledged survives a power cut."""
+    """Writes to one journal for one process. ``power``: what is acknowledged survives a power cut."""
 
     def __init__(self, folder: Path, *, power: bool, mode: Mode = "wal") -> None:
         self.folder = folder
         #: How many transactions there have been.
-        self.rounds = 0
-        self._rounds = Rounds(folder, power=power, mode=mode)
-        self.failure = self._rounds.failure
+        self.transactions = 0
+        self._group_commit = GroupCommit(folder, power=power, mode=mode)
+        self.failure = self._group_commit.failure
         self._lock = native.new_lock()
-        # Orders wait here, and the bell is rung when there are as many as the thread wants: once for a round,
-        # for each time that a thread is woken costs more than what it then does.
-        self._orders: deque[Order] = deque()
-        self._bell = native.new_lock()
-        self._bell.acquire()
+        # Steps wait here. The thread is woken when as many wait as it wants: once for each transaction, for
+        # waking a thread costs more than what the thread does then.
+        self._writes: deque[Write] = deque()
         self._wanted: float = 1
-        self._idles = False
+        self._lingers = False
+        self._signal = native.new_lock()
+        self._signal.acquire()
         self._writing = native.new_lock()
         self._closing = True
         self._users = 0
-        self._teller = Teller()
+        self._callbacks = Callbacks()
         self._running = False
-        # How many waited for the last round: they may well come again, and are worth a moment.
+        # How many callers waited for the last transaction: they may come again, and are worth a moment.
         self._expected = 0
 
-    def do(self, step: Step[T], *, sync: bool = True, undo: Step[None] | None = None) -> T:
-        """Take a step, and return what it returned when it is written. Raises JournalError if it cannot be.
+    def write(self, step: Step[T], *, sync: bool = True, undo: Step[None] | None = None) -> T:
+        """Take a step, and return what it returned once it is written. Raises JournalError if it cannot be.
 
-        ``sync``: at level "power", whether it has to survive a power cut. ``undo``: taken when something else
-        breaks the wait off (a signal, gevent's Timeout) and it is too late to withdraw the step.
+        ``sync``: whether the step has to survive a power cut, at durability "power". ``undo``: a step to take
+        if a signal or gevent's Timeout breaks off the wait when it is too late to withdraw the first one.
         """
-        order = Order(step, sync)
+        write = Write(step, sync)
         try:
-            if not self._write_alone(order):
-                self._wait_for(order)
+            if not self._write_alone(write):
+                self._wait_for(write)
         except JournalError:
             raise
         except BaseException:
-            if undo is not None and not self._withdraw(order):
-                self.later(undo)
+            if undo is not None and not self._withdraw(write):
+                self.write_later(undo)
             raise
-        if order.error is not None:
-            raise order.error
-        value: T = order.value
+        if write.error is not None:
+            raise write.error
+        value: T = write.value
         return value
 
-    def _wait_for(self, order: Order) -> None:
-        gate = order.gate = native.Latch()
-        self._give(order)
-        why: Exception = TimeoutError(f"somebody has been writing for {_PATIENCE:g} s")
-        try:
-            self._have_thread()
-        except RuntimeError as error:
-            why, written = error, False
-        else:
-            written = gate.wait(_PATIENCE)
-        if not written:
-            if self._withdraw(order):
-                raise self._rounds.failure(why)
-            gate.wait()  # it is being written just now
-
-    def _withdraw(self, order: Order) -> bool:
-        try:
-            self._orders.remove(order)
-        except ValueError:
-            return False
-        return True
-
-    def later(self, step: Step[T], then: Callable[[T], object] | None = None, *, sync: bool = True) -> None:
+    def write_later(
+        self, step: Step[T], then: Callable[[T], object] | None = None, *, sync: bool = True
+    ) -> None:
         """Take a step as soon as possible, however long the disk fails; then call ``then`` with its value.
 
-        ``then`` is called on a thread for that, one after the other; it must not raise.
+        A thread for that calls one ``then`` after the other; ``then`` must not raise.
         """
-        order = Order(step, sync)
-        order.then = then
-        self._give(order)
-        self.go_on()
+        write = Write(step, sync)
+        write.then = then
+        self._put(write)
+        self.resume()
 
-    def go_on(self) -> None:
-        """Have what waits written, if there could be no thread for it before. Called now and then."""
-        if self._orders:
-            with suppress(RuntimeError):  # then it waits for the next call
+    def resume(self) -> None:
+        """Write the steps for which no thread could be started before. To be called now and then."""
+        if self._writes:
+            with suppress(RuntimeError):  # they wait for the next call
                 self._have_thread()
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until all steps up to now are written, and their callers told; False after timeout seconds."""
-        gate = native.Latch()
-        self.later(lambda _: None, lambda _: gate.open(), sync=False)
-        return gate.wait(timeout)
+        """Wait until all steps so far are written, and their callbacks have run; False after the timeout."""
+        latch = native.Latch()
+        self.write_later(lambda _: None, lambda _: latch.open(), sync=False)
+        return latch.wait(timeout)
 
     def read(self, query: Step[T]) -> T:
         """Return what query returns. Never waits for a writer, in WAL mode. Raises JournalError."""
-        if not self._users:  # nothing is to stay open
-            return self.do(query, sync=False)
+        if not self._users:  # no file may stay open
+            return self.write(query, sync=False)
         for _ in range(2):
-            found = self._rounds.read(query)
+            found = self._group_commit.read(query)
             if found is not None:
                 return found[0]
-            self.do(lambda _: None, sync=False)  # opens it
-        raise self._rounds.failure(TimeoutError("it is closed again and again"))
+            self.write(lambda _: None, sync=False)  # which opens the file
+        raise self.failure(TimeoutError("the file was closed again and again"))
 
-    def take_trouble(self) -> Exception | None:
-        """Why the WAL could not be copied back, told once. It hurt no step, and is tried again."""
-        trouble, self._rounds.trouble = self._rounds.trouble, None
-        return trouble
+    def take_checkpoint_error(self) -> Exception | None:
+        """Why the WAL could not be copied back; told once. No step is hurt, and it is tried again."""
+        error, self._group_commit.checkpoint_error = self._group_commit.checkpoint_error, None
+        return error
 
     def open(self) -> None:
-        """Keep the file open from now on; raises JournalError if it cannot be opened."""
+        """Keep the file open from now on. Raises JournalError if it cannot be opened."""
         with self._lock:
             self._users += 1
             self._closing = False
             _open.add(self)
         try:
-            self.do(lambda _: None, sync=False)
+            self.write(lambda _: None, sync=False)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """The counterpart: the last one ends the threads and closes the file, once all is written.
+        """Undo one ``open``: the last call ends the threads, and closes the file when all is written.
 
-        What comes later is done all the same, and opens it for the moment.
+        A step that comes later is written too, and opens the file for that moment.
         """
         with self._lock:
             self._users -= 1
             self._closing = not self._users
-        self._ring()
+        self._wake_thread()
         if self._closing:
-            with suppress(RuntimeError):  # then it stays open
+            with suppress(RuntimeError):  # the file stays open
                 self._have_thread()
 
-    def _write_alone(self, order: Order) -> bool:
-        """Write an order here and now, without waking a thread, if nobody else writes or waits to."""
-        if self._expected > 1 or self._orders or not self._users or not self._writing.acquire(blocking=False):
+    def _write_alone(self, write: Write) -> bool:
+        """Write a step here and now, without waking a thread, if nobody else writes or waits to."""
+        if self._expected > 1 or self._writes or not self._users or not self._writing.acquire(blocking=False):
             return False
         try:
-            database = self._rounds.open()
-            if not database.turn.take():
+            database = self._group_commit.open()
+            if not database.write_lock.try_acquire():
                 return False
             try:
-                self._rounds.write(database, [order])
-                self._rounds.tidy(database)
+                self._group_commit.write(database, [write])
+                self._group_commit.checkpoint(database)
             finally:
-                database.turn.give_back()
+                database.write_lock.release()
         except (sqlite3.Error, OSError) as error:
-            order.error = self._rounds.failure(error)
+            write.error = self.failure(error)
         finally:
             self._writing.release()
-        self.rounds += 1
+        self.transactions += 1
         return True
 
-    def _give(self, order: Order) -> None:
-        self._orders.append(order)
-        if len(self._orders) >= self._wanted or (self._idles and order.gate is not None):
-            self._ring()
+    def _wait_for(self, write: Write) -> None:
+        latch = write.latch = native.Latch()
+        self._put(write)
+        why: Exception = TimeoutError(f"another process has been writing for {_PATIENCE:g} s")
+        try:
+            self._have_thread()
+        except RuntimeError as error:
+            why, written = error, False
+        else:
+            written = latch.wait(_PATIENCE)
+        if not written:
+            if self._withdraw(write):
+                raise self.failure(why)
+            latch.wait()  # its transaction has just begun
+
+    def _withdraw(self, write: Write) -> bool:
+        try:
+            self._writes.remove(write)
+        except ValueError:
+            return False
+        return True
+
+    def _put(self, write: Write) -> None:
+        self._writes.append(write)
+        if len(self._writes) >= self._wanted or (self._lingers and write.latch is not None):
+            self._wake_thread()
 
     def _have_thread(self) -> None:
-        """Raises RuntimeError if there can be none now."""
+        """Raises RuntimeError if the process can have no more threads now."""
         with self._lock:
             if self._running:
                 return
             self._running = True
         try:
-            native.start_thread(self._write, "background-journal")
+            native.start_thread(self._run, "background-journal")
         except RuntimeError:
             self._running = False
             raise
 
-    def _write(self) -> None:
-        """The thread: rounds until it is told to end, and nothing is left."""
-        left: list[Order] = []
-        told = True
+    def _run(self) -> None:
+        """The thread: one transaction after the other, until the file is to be closed and no step is left."""
+        left: list[Write] = []
+        can_call_back = True
         try:
             while True:
-                if left or not told:
+                if left or not can_call_back:
                     self._wait(_BACKOFF)
                 else:
                     self._gather()
-                left = self._round(left)
-                told = self._teller.start()
+                left = self._write_group(left)
+                can_call_back = self._callbacks.have_thread()
                 with self._lock:
-                    if self._closing and told and not left and not self._orders:
+                    if self._closing and can_call_back and not left and not self._writes:
                         self._running = False
-                        self._teller.end()
+                        self._callbacks.end_thread()
                         with self._writing:
-                            self._rounds.close()
+                            self._group_commit.close()
                         _open.discard(self)
                         return
-        except BaseException:  # the next thread goes on with them
-            self._orders.extendleft(reversed(left))
+        except BaseException:  # the next thread goes on with these steps
+            self._writes.extendleft(reversed(left))
             self._running = False
             raise
 
     def _gather(self) -> None:
-        """Wait until there is something to write, and a moment for those who come again."""
+        """Wait until there is something to write, and a moment for callers that are expected again."""
         self._wanted = 1
-        if not self._orders and not self._closing:
+        if not self._writes and not self._closing:
             self._wait(-1)
-        if 0 < len(self._orders) < self._expected:
+        if 0 < len(self._writes) < self._expected:
             self._wanted = self._expected
-            if len(self._orders) < self._expected:
+            if len(self._writes) < self._expected:
                 self._wait(_LINGER)
         self._wanted = math.inf
-        if self._orders and not self._closing and all(order.gate is None for order in tuple(self._orders)):
-            self._idles = True
+        if self._writes and not self._closing and all(write.latch is None for write in tuple(self._writes)):
+            self._lingers = True
             self._wait(_COMPANY)
-            self._idles = False
+            self._lingers = False
 
     def _wait(self, timeout: float) -> None:
-        self._bell.acquire(timeout=timeout)
+        self._signal.acquire(timeout=timeout)
 
-    def _ring(self) -> None:
+    def _wake_thread(self) -> None:
         try:
-            self._bell.release()
+            self._signal.release()
         except RuntimeError:
-            pass  # it rings already
+            pass  # the thread is awake already
 
-    def _round(self, left: list[Order]) -> list[Order]:
-        """Write all that wait in one transaction. Returns those that have to be tried again."""
-        orders = left
+    def _write_group(self, left: list[Write]) -> list[Write]:
+        """Write all steps that wait in one transaction. Returns those that have to be tried again."""
+        writes = left
         try:
             with self._writing:
-                database = self._rounds.open()
-                with database.turn:  # it may take a while: whoever comes meanwhile is taken along
-                    orders += self._waiting()
-                    if orders:
-                        self._rounds.write(database, orders)
-                        self._rounds.tidy(database)
+                database = self._group_commit.open()
+                with database.write_lock:  # it may take a while: steps that come meanwhile are taken along
+                    writes += self._take_waiting()
+                    if writes:
+                        self._group_commit.write(database, writes)
+                        self._group_commit.checkpoint(database)
         except Exception as error:
-            orders += self._waiting()
-            for order in orders:
-                order.error = self._rounds.failure(error)
+            writes += self._take_waiting()
+            for write in writes:
+                write.error = self.failure(error)
         left = []
-        self.rounds += 1
-        self._expected = sum(order.gate is not None for order in orders)
-        for order in orders:
-            if order.gate is not None:
-                order.gate.open()
-            elif order.error is None or not isinstance(order.error, JournalError):
-                self._teller.tell(order)
+        self.transactions += 1
+        self._expected = sum(write.latch is not None for write in writes)
+        for write in writes:
+            if write.latch is not None:
+                write.latch.open()
+            elif write.error is None or not isinstance(write.error, JournalError):
+                self._callbacks.put(write)
             else:
-                order.error = None
-                left.append(order)
+                write.error = None
+                left.append(write)
         return left
 
-    def _waiting(self) -> list[Order]:
-        """What waits by now, for this round."""
-        found: list[Order] = []
-        while self._orders and len(found) < _ROUND:
+    def _take_waiting(self) -> list[Write]:
+        """The steps that wait by now, for this transaction."""
+        found: list[Write] = []
+        while self._writes and len(found) < _MOST:
             try:
-                found.append(self._orders.popleft())
-            except IndexError:  # it has just lost its patience
+                found.append(self._writes.popleft())
+            except IndexError:  # a caller has just withdrawn it
                 break
         return found

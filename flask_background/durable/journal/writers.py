@@ -1,4 +1,4 @@
-"""The writers of this process: one for a journal, as the lock that gives them the turn is a process's."""
+"""The writers of this process: one for each journal, for the write lock is held by a process as a whole."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from weakref import WeakValueDictionary
 from flask_background.concurrency import native
 from flask_background.durable.journal.writer import Writer
 
-# As long as anybody has them; a second one beside one that is still used would not wait for its turn.
+# As long as anybody uses them. A second writer for the same journal would not wait for the first one.
 _writers: WeakValueDictionary[Path, Writer] = WeakValueDictionary()
 _inherited: list[list[Writer]] = []
 _lock = native.new_lock()
 
 
 def writer_at(folder: Path, *, power: bool) -> Writer:
-    """The writer of this process for a journal."""
+    """The writer of this process for the journal in this folder."""
     folder = folder.resolve()
     with _lock:
         writer = _writers.get(folder)

@@ -60,7 +60,7 @@ class Call:
         """Begin, tell the child what it has to know, and take down what it says, until the end."""
         child, token, attempt = self._child, self._item.token, self._item._attempt
         assert attempt is not None
-        forget = token.on_cancel(child.ring)
+        forget = token._call_when_fired(child.ring)
         attempt.abort = self._end_soon
         try:
             if token.reason in (CancelReason.REQUESTED, CancelReason.TIMEOUT):

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, cast
 from flask_background.concurrency import native
 from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.await_here import await_here
+from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import let_frames_go, perform
+from flask_background.core.odd_errors import add_note, let_frames_go
+from flask_background.core.runner import RunHost, perform
 from flask_background.core.status import Attempt, Outcome, Progress, Status
+from flask_background.core.throttle import Throttle
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.executors.processes import messages as parcels
-from flask_background.executors.processes.child_listener import Job, call_back, flush
+from flask_background.executors.processes.child_listener import Job, flush
 from flask_background.executors.processes.pipes import Pipes
 
 if TYPE_CHECKING:
-    from _thread import LockType
-
     from flask import Flask
 
     from flask_background.core.registry import Registry
@@ -36,20 +37,20 @@ class ChildItem(WorkItem[Any]):
     def report_progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the run is."""
         super().report_progress(done, total, message)
-        if self._keeper.pid == os.getpid():  # the run itself is not that of a process that it has forked
-            cast(ChildOwner, self._keeper).report()
+        if self._host.pid == os.getpid():  # a process that the item has forked does not run it
+            cast(ChildHost, self._host).report()
 
 
-class ChildOwner:
-    """What a run and its item need of whoever holds the item, which is the parent's backend."""
+class ChildHost(RunHost):
+    """Runs one item for its host in the parent process, and tells that one."""
+
+    decides_retries = False
 
     def __init__(self, app: Flask, pipes: Pipes, job: Job) -> None:
-        self.app = app
-        self.pid = os.getpid()
-        self.lock: LockType = native.new_lock()
+        super().__init__(app, Events(app), _timers, native.new_lock())
         self._pipes = pipes
         self._job = job
-        self._reported_at = -_REPORT_EVERY
+        self._progress = Throttle(_REPORT_EVERY, _timers)
         self._sent: Progress | None = None
         self._uploads: list[Any] = []
         self._outcome: Outcome | None = None
@@ -59,11 +60,11 @@ class ChildOwner:
         """Run the item to its end, and tell that. What it raises ends the child."""
         call = self._job.take_call()
         try:
-            perform(self, self._make_item(registry, call), await_here)
+            perform(self._make_item(registry, call), await_here)
         except BaseException as error:
             let_frames_go(error)  # there may be no memory left but what their variables hold
             if self._outcome is None:
-                error.add_note(f"in work item {call.item_id} ({call.task})")
+                add_note(error, f"in work item {call.item_id} ({call.task})")
                 self._outcome = Status.FAILED, None, error
             else:
                 self.log_error(f"What item {call.item_id} ({call.task}) has left behind failed", error)
@@ -89,27 +90,31 @@ class ChildOwner:
         self._uploads += map(parcels.receive, call.uploads)
         args, kwargs = parcels.unpack(call.pickled, self._uploads)
         item = ChildItem(task, args, kwargs, parcels.state_of(call.state), self)
-        item.id, item._enqueued = call.item_id, call.enqueued
+        item._identify(call.item_id, call.enqueued)
         return item
 
     # For the run.
 
-    def start(self, item: WorkItem[Any], run: Attempt) -> bool:
-        """It was claimed by the parent."""
-        run.number, run.started = self._job.attempt.number, self._job.attempt.started
-        item._source = self._job.source
-        item._attempt = self._job.attempt = run  # it is by this one that the run can be aborted
-        item.status = Status.RUNNING
+    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
+        """The parent has claimed the item."""
+        attempt.number, attempt.started = self._job.attempt.number, self._job.attempt.started
+        item._set_source(self._job.source)
+        self._job.attempt = attempt  # by this one the run can be aborted
+        item._begin(attempt)
         return True
 
     def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """The parent has set it."""
+        """The parent has a timer for the run."""
         return Timer(time.monotonic() + seconds, 0, lambda: None)
 
-    def cancel_timer(self, alarm: Timer) -> None:
-        """The parent does."""
+    def cancel_timer(self, timer: Timer) -> None:
+        """The parent cancels its timer."""
 
-    def finish(self, item: WorkItem[Any], run: Attempt, outcome: Outcome) -> None:
+    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
+        """The parent decides about that."""
+        return False
+
+    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
         """Tell the outcome, once this process is free for another item.
 
         A coroutine may have left something on its event loop that is not over: that counts as the item's.
@@ -120,19 +125,15 @@ class ChildOwner:
                 return
         self._tell_end(outcome)  # what was awaited was a Future
 
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log what hurts no item."""
-        self.app.logger.getChild("background").error("%s", what, exc_info=error)
-
     # For the item.
 
     def cancel(self, item: WorkItem[Any]) -> bool:
-        """It has cancelled itself."""
+        """The item has cancelled itself."""
         with self.lock:  # or the parent would take it for the next item's
             if self._job.over or self.pid != os.getpid():
                 return False
             self._pipes.send(parcels.CancelledSelf())
-        call_back(self._job.ask_to_end(CancelReason.REQUESTED))
+        self._job.ask_to_end(CancelReason.REQUESTED)
         return True
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
@@ -140,14 +141,8 @@ class ChildOwner:
         return self._job.source
 
     def report(self) -> None:
-        """Let the parent know the progress, now and then; in the end the last one."""
-        now = time.monotonic()
-        if now - self._reported_at >= _REPORT_EVERY:
-            self._reported_at = now
-            self._report()
-        elif self._reported_at <= now:
-            self._reported_at += _REPORT_EVERY  # the time of the next report, which is on its way
-            _alarms.set(self._reported_at - now, self._report)
+        """Let the parent know the item's progress."""
+        self._progress.call(self._report)
 
     def _report(self) -> None:
         with self.lock:
@@ -178,4 +173,4 @@ class ChildOwner:
             self._pipes.send(ended._replace(pickled=None, text=text))
 
 
-_alarms = Timers()
+_timers = Timers()

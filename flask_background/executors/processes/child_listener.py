@@ -6,16 +6,12 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from functools import partial
 
 from flask_background.concurrency import native
 from flask_background.core.status import Attempt
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.pipes import Pipes
-
-Callbacks = list[Callable[[], object]]
 
 
 class Job:
@@ -37,15 +33,14 @@ class Job:
         assert call is not None
         return call
 
-    def ask_to_end(self, reason: CancelReason, remaining: float | None = None) -> Callbacks:
-        """Fire the token, and cancel what is awaited; the callbacks are the caller's to call."""
+    def ask_to_end(self, reason: CancelReason, remaining: float | None = None) -> None:
+        """Fire the token, and cancel what is awaited."""
         if self.over:
-            return []
+            return
         self._limit(remaining)
-        callbacks = self.source.fire(reason)
+        self.source.fire(reason)
         if reason is not CancelReason.SHUTDOWN and (abort := self.attempt.abort) is not None:
             abort()
-        return callbacks
 
     def _limit(self, seconds: float | None) -> None:
         if seconds is not None:
@@ -69,7 +64,7 @@ class Listener:
                     job = Job(message)
                     self.jobs.put(job)
                 elif isinstance(message, parcels.TokenFired) and job is not None:
-                    self._call_back(job.ask_to_end(CancelReason(message.reason), message.remaining))
+                    job.ask_to_end(CancelReason(message.reason), message.remaining)
                 del message  # or an idle child would keep the arguments of its last item
         except (EOFError, OSError):
             if job is None or job.over:
@@ -79,24 +74,6 @@ class Listener:
             # Such as no memory for what was said: then the next is not understood either.
             traceback.print_exc()
             os._exit(os.EX_OSERR)
-
-    @staticmethod
-    def _call_back(callbacks: Callbacks) -> None:
-        # On a thread of their own: they are foreign, and the parent has to be heard whatever they do.
-        if callbacks:
-            try:
-                native.start_thread(partial(call_back, callbacks), "background-callbacks")
-            except RuntimeError:  # the system has no thread to give
-                call_back(callbacks)
-
-
-def call_back(callbacks: Callbacks) -> None:
-    """Call what waits for a token."""
-    for callback in callbacks:
-        try:
-            callback()
-        except BaseException:
-            traceback.print_exc()
 
 
 def flush() -> None:

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flask_background.core.runner import PendingRun, Perform
+from flask_background.core.runner import Perform, Run
 from flask_background.core.status import Outcome
 from flask_background.errors import BackgroundError, ConfigurationError, ItemCancelledError, ItemCrashedError
 from flask_background.executors.processes import messages as parcels
@@ -32,7 +32,8 @@ from flask_background.executors.threads import ThreadExecutor
 if TYPE_CHECKING:
     from flask import Flask
 
-    from flask_background.core.item import Callee, WorkItem
+    from flask_background.core.callee import Callee
+    from flask_background.core.item import WorkItem
     from flask_background.core.settings import Settings
 
 
@@ -43,12 +44,13 @@ _FRESH = 0.5
 class ProcessExecutor(ThreadExecutor):
     """Runs functions in at most ``capacity`` child processes, which are started as the load asks for them."""
 
-    prepares = True
-
-    def __init__(self, name: str, app: Flask, settings: Settings, perform: Perform) -> None:
+    def __init__(
+        self, name: str, app: Flask, settings: Settings, perform: Perform, tasks: Mapping[str, Callee]
+    ) -> None:
         options = settings.executors[name]
         super().__init__(name, options.capacity, perform, _adopt_nothing)
         self._app = app
+        self._tasks = tasks
         self._options = options
         self._location: str | None = None
         self._settings = settings
@@ -58,8 +60,7 @@ class ProcessExecutor(ThreadExecutor):
         self.children: set[ChildProcess] = set()
 
     def check(self, task: Callee) -> None:
-        registry = self._app.extensions["background"].owner.registry
-        known = registry.tasks.get(task.name)
+        known = self._tasks.get(task.name)
         if known is None or known.func is not task.func:
             raise ConfigurationError(
                 f"task {task.name} wants the executor {self.name!r}, whose child processes find a task by its"
@@ -69,8 +70,8 @@ class ProcessExecutor(ThreadExecutor):
 
     def prepare(self, item: WorkItem[Any]) -> None:
         self.check(item._task)
-        # Now, for what cannot be sent is to be refused in the view, and what it is may change after that.
-        item._args, item._kwargs = (parcel_of(item),), None
+        # Now, because the view is to get the refusal, and may change an argument after this.
+        item._take_arguments((parcel_of(item),))
 
     def setup(self) -> parcels.Setup:
         """What the children are told first. Raises ConfigurationError if they would not find the app."""
@@ -88,14 +89,14 @@ class ProcessExecutor(ThreadExecutor):
             for child in tuple(self.children):
                 child.kill()
 
-    def _work(self) -> None:
+    def _run_items(self) -> None:
         get, perform = self._queue.get, self._perform
         attendant = Attendant(self)
         try:
             while (item := get()) is not None:
                 if item.id in self.queued:  # else it was withdrawn, and is not worth a child
                     attendant.prepare()
-                perform(item._keeper, item, self._adopt, attendant.call)
+                perform(item, self._adopt, attendant.call)
                 item = None
         finally:
             attendant.let_child_go()
@@ -176,5 +177,5 @@ def _cut_short(item: WorkItem[Any]) -> BackgroundError:
     return ItemCancelledError("its child process was killed when the time to stop was up", item.token)
 
 
-def _adopt_nothing(run: PendingRun, awaitable: Awaitable[Any]) -> None:
+def _adopt_nothing(run: Run, awaitable: Awaitable[Any]) -> None:
     raise AssertionError("what is awaited is awaited in the child")

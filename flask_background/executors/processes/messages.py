@@ -165,9 +165,9 @@ def receive(sent: Sent) -> FileStorage:
     return upload
 
 
-def state_as_tuple(state: RequestState | None) -> tuple[Any, ...] | None:
-    """The state without the proxy that freezes its values, which no pickle takes."""
-    return None if state is None else (*state[:-1], dict(state.values))
+def state_as_tuple(state: RequestState) -> tuple[Any, ...] | None:
+    """The state without the proxy that freezes its values, which no pickle takes; None outside a request."""
+    return (*state[:-1], dict(state.values)) if state else None
 
 
 def state_of(values: tuple[Any, ...] | None) -> RequestState | None:

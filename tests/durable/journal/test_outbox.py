@@ -1,4 +1,4 @@
-"""The rows that wait for Celery: claimed, handed over, freed, cancelled and parked."""
+"""The rows that wait for another backend: claimed, forwarded, freed, cancelled, refused and tried again."""
 
 from __future__ import annotations
 
@@ -8,58 +8,55 @@ from pathlib import Path
 
 import pytest
 
-from flask_background.core.settings import OUTBOX
 from flask_background.core.status import Status
-from flask_background.durable.journal import outbox, queries
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import outbox, queries, statements
 from flask_background.durable.journal.database import Database
-from flask_background.durable.journal.row import ItemRow
+from flask_background.durable.journal.outbox import OutboxRow
 
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """A journal with three items that wait, and one that runs here."""
+    """A journal with three items that wait."""
     database = Database(tmp_path)
-    with database.turn:
+    with database.write_lock:
         connection = database.open()
-    store.insert_all(connection, [_entry(number) for number in range(3)])
-    store.insert_all(connection, [_entry(3)._replace(executor="thread")])
+    for number in range(3):
+        outbox.insert(connection, _row(number))
     yield connection
-    with database.turn:
+    with database.write_lock:
         database.close()
-    database.turn.close()
+    database.write_lock.close()
 
 
-def _entry(number: int) -> ItemRow:
-    return ItemRow(
+def _row(number: int) -> OutboxRow:
+    return OutboxRow(
         id=f"item-{number}",
         task="mail",
-        executor=OUTBOX,
-        options="{}",
         payload="[[],{}]",
-        status=Status.QUEUED,
-        max_crashes=3,
+        options="{}",
+        state=None,
         due=1_000.0,
         enqueued=float(number),
     )
 
 
-def _claim(db: sqlite3.Connection, owner: str = "me", limit: int = 10) -> list[ItemRow]:
+def _claim(db: sqlite3.Connection, owner: str = "me", limit: int = 10) -> list[OutboxRow]:
     return outbox.claim(db, owner, limit)
 
 
-def _ids(entries: list[ItemRow]) -> list[str]:
-    return [entry.id for entry in entries]
+def _ids(rows: list[OutboxRow]) -> list[str]:
+    return [row.id for row in rows]
 
 
 def test_claim(db: sqlite3.Connection) -> None:
-    """Each by one owner, whether it is due or not; nobody who runs items gets them."""
+    """Each row by one process, whether it is due or not; no row by a process that runs items."""
     assert outbox.is_waiting(db)
-    assert _ids(store.claim(db, "me", {"thread": 9}, ["mail"], 2_000.0)) == ["item-3"]
+    assert statements.claim(db, "me", {"thread": 9}, ["mail"], 2_000.0) == []
     assert _ids(_claim(db, limit=2)) == ["item-0", "item-1"]
     assert _ids(_claim(db, "other")) == ["item-2"]
     assert not outbox.is_waiting(db)
     assert _claim(db) == []
+    assert queries.owners(db) == ["me", "other"]
 
 
 def test_index(db: sqlite3.Connection) -> None:
@@ -70,7 +67,7 @@ def test_index(db: sqlite3.Connection) -> None:
         query(db)
         db.set_trace_callback(None)
         plan = " ".join(row[3] for row in db.execute(f"explain query plan {statements[0]}"))
-        assert "item_outbox" in plan
+        assert "outbox_waiting" in plan
         assert "B-TREE" not in plan
 
 
@@ -78,17 +75,17 @@ def test_settle(db: sqlite3.Connection) -> None:
     """What was handed over is gone, the rest is free again."""
     claimed = _claim(db)
     assert outbox.settle(db, "me", claimed, {"item-1"}, 5.0) == []
-    assert queries.get(db, "item-1") is None
+    assert outbox.get(db, "item-1") is None
     assert _ids(_claim(db)) == ["item-0", "item-2"]
 
 
 def test_settle_after_another_claim(db: sqlite3.Connection) -> None:
     """Who comes too late changes nothing."""
     late = _claim(db)
-    store.recover(db, "me", (), 5.0)
+    statements.recover(db, "me", (), 5.0)
     _claim(db, "other")
     outbox.settle(db, "me", late, set(_ids(late)), 5.0)
-    found = queries.get(db, "item-0")
+    found = outbox.get(db, "item-0")
     assert found is not None
     assert (found.owner, found.fence) == ("other", 2)
 
@@ -96,37 +93,36 @@ def test_settle_after_another_claim(db: sqlite3.Connection) -> None:
 def test_cancelled_while_claimed(db: sqlite3.Connection) -> None:
     """What Celery has stays until it is told; what it does not have has been cancelled."""
     claimed = _claim(db)
-    assert store.request_cancel(db, "item-0", 5.0) == "asked"
-    assert store.request_cancel(db, "item-1", 5.0) == "asked"
+    assert outbox.request_cancel(db, "item-0", 5.0) == "asked"
+    assert outbox.request_cancel(db, "item-1", 5.0) == "asked"
     ended = outbox.settle(db, "me", claimed, {"item-0", "item-2"}, 6.0)
-    assert [(entry.id, entry.status, entry.cancel) for entry in ended] == [("item-1", Status.CANCELLED, 0)]
+    assert [(row.id, row.status, row.cancel) for row in ended] == [("item-1", Status.CANCELLED, 0)]
     again = _claim(db)
-    assert [(entry.id, entry.status, entry.cancel) for entry in again] == [
+    assert [(row.id, row.status, row.cancel) for row in again] == [
         ("item-0", Status.QUEUED, 1),
         ("item-1", Status.CANCELLED, 0),
     ]
     outbox.settle(db, "me", again, {"item-0", "item-1"}, 7.0)
     assert not outbox.is_waiting(db)
-    assert queries.get(db, "item-0") is queries.get(db, "item-1") is None
+    assert outbox.get(db, "item-0") is outbox.get(db, "item-1") is None
 
 
 def test_cancelled_while_it_waits(db: sqlite3.Connection) -> None:
     """It is cancelled at once, and still to be handed over."""
-    assert store.request_cancel(db, "item-0", 5.0) == "cancelled"
-    assert [entry.status for entry in _claim(db)] == [Status.CANCELLED, Status.QUEUED, Status.QUEUED]
+    assert outbox.request_cancel(db, "item-0", 5.0) == "cancelled"
+    assert [row.status for row in _claim(db)] == [Status.CANCELLED, Status.QUEUED, Status.QUEUED]
 
 
 def test_recover(db: sqlite3.Connection) -> None:
-    """A dead owner's are free as they were: nothing has run, and what was asked is still to be told."""
-    store.request_cancel(db, "item-0", 5.0)
+    """A dead process's rows are free as they were: none has run, and what was asked is still to be told."""
+    outbox.request_cancel(db, "item-0", 5.0)
     _claim(db)
-    store.request_cancel(db, "item-1", 5.0)
-    recovered = store.recover(db, "me", ("item-2",), 6.0)
-    assert recovered == (3, [])
-    assert [(entry.status, entry.cancel, entry.crashes) for entry in _claim(db)] == [
-        (Status.CANCELLED, 0, 0),
-        (Status.QUEUED, 1, 0),
-        (Status.QUEUED, 0, 0),
+    outbox.request_cancel(db, "item-1", 5.0)
+    assert statements.recover(db, "me", ("item-2",), 6.0) == (3, [])
+    assert [(row.status, row.cancel, row.attempts) for row in _claim(db)] == [
+        (Status.CANCELLED, False, 0),
+        (Status.QUEUED, True, 0),
+        (Status.QUEUED, False, 0),
     ]
 
 
@@ -134,13 +130,50 @@ def test_refuse(db: sqlite3.Connection) -> None:
     """What is wrong with itself comes after the others, and is parked at last."""
     for attempt in range(2):
         claimed = _claim(db)
-        poison = next(entry for entry in claimed if entry.id == "item-0")
+        poison = next(row for row in claimed if row.id == "item-0")
         assert outbox.refuse(db, poison, "too odd", 2, 5.0) is (attempt == 1)
         outbox.settle(db, "me", claimed, (), 5.0)
         if attempt == 0:
             assert _ids(_claim(db)) == ["item-1", "item-2", "item-0"]
             outbox.settle(db, "me", (), (), 5.0)
-    found = queries.get(db, "item-0")
+    found = outbox.get(db, "item-0")
     assert found is not None
-    assert (found.status, found.reason, found.owner) == (Status.FAILED, "too odd", None)
+    assert (found.status, found.reason, found.owner, found.finished) == (Status.FAILED, "too odd", None, 5.0)
     assert _ids(_claim(db)) == ["item-1", "item-2"]
+
+
+def test_retry(db: sqlite3.Connection) -> None:
+    """A row that has failed or was cancelled waits again as if it were new; one that waits stays as it is."""
+    (first, *_) = _claim(db, limit=1)
+    assert outbox.refuse(db, first, "too odd", 1, 5.0)
+    outbox.request_cancel(db, "item-1", 5.0)
+    assert [outbox.retry(db, row.id) for row in (first, _row(1), _row(2))] == [True, True, False]
+    assert [(row.status, row.attempts, row.reason, row.finished) for row in outbox.rows(db)] == [
+        (Status.QUEUED, 0, None, None)
+    ] * 3
+
+
+def test_forgotten(db: sqlite3.Connection) -> None:
+    """Rows that have ended are deleted by their age, or by how they ended; rows that wait stay."""
+    for number, at in ((0, 5.0), (1, 50.0)):
+        outbox.request_cancel(db, f"item-{number}", at)
+    assert outbox.prune(db, 10.0, 500) == 1
+    assert outbox.stats(db) == {Status.CANCELLED: 1, Status.QUEUED: 1}
+    assert outbox.purge(db, [Status.FAILED, Status.QUEUED]) == 0
+    assert outbox.purge(db, list(Status)) == 1
+    assert _ids(outbox.rows(db)) == ["item-2"]
+
+
+def test_rows(db: sqlite3.Connection) -> None:
+    """The rows that were enqueued last, in order; by status, and by task."""
+    outbox.request_cancel(db, "item-0", 5.0)
+    assert _ids(outbox.rows(db, limit=2)) == ["item-1", "item-2"]
+    assert _ids(outbox.rows(db, Status.CANCELLED)) == ["item-0"]
+    assert outbox.rows(db, task="other") == []
+    shown = outbox.rows(db)[0].as_item()
+    assert (shown.id, shown.status, shown.due, shown.executor) == (
+        "item-0",
+        Status.CANCELLED,
+        1_000.0,
+        "outbox",
+    )

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from flask_background.durable.journal import process_lock as owners
-from flask_background.durable.journal import wakeups as bells
+from flask_background.durable.journal import process_lock, wakeups
 from flask_background.durable.journal.process_lock import ProcessLock
-from flask_background.durable.journal.watch import Watch
+from flask_background.durable.journal.watch import ProcessWatch
 
 from ...helpers import BOUND, Script, until
 
@@ -30,7 +29,7 @@ OWNER = """
         if line == "!":
             owner.expect_kill()
         else:
-            (owner.begin if line[0] == "+" else owner.end)(line[1:])
+            (owner.begin_run if line[0] == "+" else owner.end_run)(line[1:])
     print("owner", owner.id, flush=True)
     time.sleep(60)
 """
@@ -64,11 +63,11 @@ def process(script: Callable[..., Script], folder: Path) -> Callable[..., tuple[
 
 def test_own_is_never_dead(owner: ProcessLock, folder: Path) -> None:
     """A process does not take over from itself; that would free its lock."""
-    assert owners.take_over(folder, owner.id) is None
-    assert not owners.is_dead(folder, owner.id)
-    assert owners.others(folder) == []
-    assert owners.exists(folder, owner.id)
-    assert not owners.exists(folder, "1-gone")
+    assert process_lock.take_over(folder, owner.id) is None
+    assert not process_lock.is_dead(folder, owner.id)
+    assert process_lock.others(folder) == []
+    assert process_lock.exists(folder, owner.id)
+    assert not process_lock.exists(folder, "1-gone")
 
 
 @pytest.mark.parametrize(
@@ -88,46 +87,46 @@ def test_take_over(
 ) -> None:
     """A live process keeps its own; of a dead one the file says what was running."""
     program, name = process(*lines)
-    assert owners.others(folder) == [name]
-    assert owners.knows(folder, name, "mail")
-    assert not owners.knows(folder, name, "pdf")
-    assert owners.knows(folder, name, "mail", "thread")
-    assert not owners.knows(folder, name, "mail", "gpu")
-    assert not owners.is_dead(folder, name)
+    assert process_lock.others(folder) == [name]
+    assert process_lock.knows(folder, name, "mail")
+    assert not process_lock.knows(folder, name, "pdf")
+    assert process_lock.knows(folder, name, "mail", "thread")
+    assert not process_lock.knows(folder, name, "mail", "gpu")
+    assert not process_lock.is_dead(folder, name)
     program.send(signal.SIGSTOP)
-    assert not owners.is_dead(folder, name)
+    assert not process_lock.is_dead(folder, name)
     program.kill()
-    takeover = owners.take_over(folder, name)
+    takeover = process_lock.take_over(folder, name)
     assert takeover is not None
     with takeover:
         assert (takeover.running, takeover.charged) == (running, charged)
         assert not taken_elsewhere(folder, name)
-        takeover.done()
+        takeover.remove_files()
     assert os.listdir(folder) == []
-    assert owners.take_over(folder, name) is None
+    assert process_lock.take_over(folder, name) is None
 
 
 def taken_elsewhere(folder: Path, name: str) -> bool:
     """Whether another process could take over."""
     pid = os.fork()
     if pid == 0:
-        os._exit(owners.is_dead(folder, name))
+        os._exit(process_lock.is_dead(folder, name))
     return bool(os.waitpid(pid, 0)[1])
 
 
 def test_what_cannot_be_opened(owner: ProcessLock, folder: Path) -> None:
     """The file of an owner that this process may not open is somebody else's to take over."""
     (folder / "1-a").mkdir()  # refused to root, too
-    assert owners.others(folder) == ["1-a"]
-    assert owners.take_over(folder, "1-a") is None
-    assert not owners.is_dead(folder, "1-a")
+    assert process_lock.others(folder) == ["1-a"]
+    assert process_lock.take_over(folder, "1-a") is None
+    assert not process_lock.is_dead(folder, "1-a")
 
 
 def test_empty_file(folder: Path) -> None:
     """A power cut may leave nothing of a file but its name."""
     folder.mkdir()
     (folder / "1-a").touch()
-    takeover = owners.take_over(folder, "1-a")
+    takeover = process_lock.take_over(folder, "1-a")
     assert takeover is not None
     with takeover:
         assert takeover.running == set()
@@ -136,17 +135,17 @@ def test_empty_file(folder: Path) -> None:
 def work(owner: ProcessLock, count: int = 100) -> None:
     """Have so many runs begin and end."""
     for number in range(count):
-        owner.begin(f"{number:024x}")
-        owner.end(f"{number:024x}")
+        owner.begin_run(f"{number:024x}")
+        owner.end_run(f"{number:024x}")
 
 
 def test_file_does_not_grow_for_ever(
     owner: ProcessLock, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is begun anew, with what runs, and is locked all the time."""
-    monkeypatch.setattr(owners, "_LONG", 500)
+    monkeypatch.setattr(process_lock, "_LONG", 500)
     owner._longest = 500
-    owner.begin("long")
+    owner.begin_run("long")
     work(owner)
     assert not taken_elsewhere(folder, owner.id)  # first, for to read the file here frees the lock
     assert (folder / owner.id).stat().st_size < 600
@@ -156,22 +155,22 @@ def test_file_does_not_grow_for_ever(
 
 def test_much_runs(owner: ProcessLock, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is long because so much runs is not begun anew at every end."""
-    monkeypatch.setattr(owners, "_LONG", 500)
+    monkeypatch.setattr(process_lock, "_LONG", 500)
     owner._longest = 500
     made: list[int] = []
     make = ProcessLock._make_file
     monkeypatch.setattr(ProcessLock, "_make_file", lambda self: made.append(1) or make(self))
     for number in range(1_000):
-        owner.begin(f"r{number}")
+        owner.begin_run(f"r{number}")
     work(owner)
     assert len(made) < 5
 
 
 RENEWING = """
     import os, signal
-    from flask_background.durable.journal import process_lock as owners
+    from flask_background.durable.journal import process_lock
 
-    owners._LONG = 500
+    process_lock._LONG = 500
     rename, renamed = os.rename, []
 
     def rename_and_die(*paths):
@@ -194,14 +193,14 @@ def test_death_while_it_is_begun_anew(
     lines = ["+long", "!", *(f"{sign}{number:024x}" for number in range(200) for sign in "+-")]
     program = script(RENEWING.format(when=when), OWNER.format(folder=str(folder), lines=lines))
     assert program.ends() == -signal.SIGKILL, program.said
-    (name,) = owners.others(folder)
-    takeover = owners.take_over(folder, name)
+    (name,) = process_lock.others(folder)
+    takeover = process_lock.take_over(folder, name)
     assert takeover is not None
     with takeover:
         assert (takeover.running, takeover.charged) == ({"long"}, False)
-        takeover.done()
-    monkeypatch.setattr(owners, "_NEW", -1.0)
-    owners.sweep(folder)
+        takeover.remove_files()
+    monkeypatch.setattr(process_lock, "_NEW", -1.0)
+    process_lock.sweep(folder)
     assert os.listdir(folder) == []
 
 
@@ -210,16 +209,16 @@ def test_sweep_while_it_is_begun_anew(
 ) -> None:
     """A look at the new file before it has its name, by this process too, does not free its lock."""
     rename = os.rename
-    monkeypatch.setattr(owners, "_NEW", -1.0)
+    monkeypatch.setattr(process_lock, "_NEW", -1.0)
 
     def sweep_and_rename(*paths: Path) -> None:
-        owners.sweep(folder)
+        process_lock.sweep(folder)
         assert not taken_elsewhere(folder, f"{owner.id}.new")
         rename(*paths)
 
     monkeypatch.setattr(os, "rename", sweep_and_rename)
-    owner.begin("a")
-    owner._renew()
+    owner.begin_run("a")
+    owner._replace_file()
     assert not taken_elsewhere(folder, owner.id)
 
 
@@ -236,10 +235,10 @@ def test_take_over_of_what_was_the_file(owner: ProcessLock, folder: Path) -> Non
             lock(*given)
 
         fcntl.lockf = wait_and_lock  # type: ignore[assignment]
-        os._exit(owners.is_dead(folder, owner.id))
+        os._exit(process_lock.is_dead(folder, owner.id))
     try:
         os.read(to_parent[0], 1)
-        owner._renew()
+        owner._replace_file()
     finally:
         os.write(to_child[1], b"!")
         took_over = os.waitpid(pid, 0)[1]
@@ -252,7 +251,7 @@ def test_file_that_cannot_be_begun_anew(
     owner: ProcessLock, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the old one goes on."""
-    monkeypatch.setattr(owners, "_LONG", 500)
+    monkeypatch.setattr(process_lock, "_LONG", 500)
     owner._longest = 500
 
     def fail(*paths: Path) -> None:
@@ -260,7 +259,7 @@ def test_file_that_cannot_be_begun_anew(
 
     with monkeypatch.context() as broken:
         broken.setattr(os, "rename", fail)
-        owner.begin("long")
+        owner.begin_run("long")
         work(owner)
     assert sorted(os.listdir(folder)) == [owner.id, f"{owner.id}.bell"]
     assert (folder / owner.id).read_bytes().endswith(f"-{99:024x}\n".encode())
@@ -274,8 +273,8 @@ def test_closed_writes_nowhere(folder: Path, tmp_path: Path) -> None:
     owner = ProcessLock(folder, [], [])
     owner.close()
     descriptors = [os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT) for _ in range(5)]
-    owner.begin("a")
-    owner.end("a")
+    owner.begin_run("a")
+    owner.end_run("a")
     owner.expect_kill()
     owner.close()
     assert (tmp_path / "other").read_bytes() == b""
@@ -307,17 +306,17 @@ def test_sweep(owner: ProcessLock, folder: Path) -> None:
     long_ago = time.time() - 100
     os.utime(folder / "1-a.new", (long_ago, long_ago))  # the other one is perhaps just being made
     os.mkfifo(folder / "1-b.bell")
-    owners.sweep(folder)
-    owners.sweep(folder)
+    process_lock.sweep(folder)
+    process_lock.sweep(folder)
     assert sorted(os.listdir(folder)) == sorted(["1-c.new", owner.id, f"{owner.id}.bell"])
 
 
 def test_bell(owner: ProcessLock, folder: Path) -> None:
     """Whoever waits is woken by a ring, each time, and not by one that was before the last wait."""
-    watch = Watch(owner)
+    watch = ProcessWatch(owner)
     watch.wait(0.0)
     for _ in range(3):
-        threading.Timer(0.02, owners.ring, [folder]).start()
+        threading.Timer(0.02, wakeups.wake_all, [folder]).start()
         began = time.monotonic()
         assert watch.wait(BOUND) == []
         assert time.monotonic() - began < BOUND / 2
@@ -329,7 +328,7 @@ def test_bell(owner: ProcessLock, folder: Path) -> None:
 
 def test_death_wakes(owner: ProcessLock, folder: Path, process: Callable[..., tuple[Script, str]]) -> None:
     """The kernel tells of a sibling's death at once, again and again until somebody has taken over."""
-    watch = Watch(owner)
+    watch = ProcessWatch(owner)
     program, name = process("+a")
     watch.wait(0.0)
     threading.Timer(0.05, program.process.kill).start()
@@ -349,14 +348,14 @@ def test_without_pidfd(
 ) -> None:
     """Where the kernel does not tell, somebody looks every half second, also while the bell rings."""
     monkeypatch.delattr(os, "pidfd_open")
-    watch = Watch(owner)
+    watch = ProcessWatch(owner)
     program, name = process()
     watch.wait(0.0)
     program.kill()
     began = time.monotonic()
 
     def look() -> list[str]:
-        bells.ring(owner.folder)
+        wakeups.wake_all(owner.folder)
         return watch.wait(BOUND)
 
     assert until(look) == [name]
@@ -368,6 +367,6 @@ def test_fork_is_nobody(owner: ProcessLock, folder: Path) -> None:
     """A child has not inherited the lock, nor does it free it."""
     pid = os.fork()
     if pid == 0:
-        os._exit(owners.others(folder) != [owner.id] or owners.is_dead(folder, owner.id))
+        os._exit(process_lock.others(folder) != [owner.id] or process_lock.is_dead(folder, owner.id))
     assert os.waitpid(pid, 0)[1] == 0
     assert not taken_elsewhere(folder, owner.id)

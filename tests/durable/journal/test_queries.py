@@ -16,7 +16,7 @@ from flask_background.durable.journal.database import Database
 def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """An empty journal."""
     database = Database(tmp_path)
-    with database.turn:
+    with database.write_lock:
         yield database.open()
         database.close()
 

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from flask_background.core.status import Status
-from flask_background.durable.journal import queries
-from flask_background.durable.journal import statements as store
+from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal.database import Database
 from flask_background.durable.journal.row import ItemRow
 
@@ -43,7 +41,7 @@ class Journal(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Leave nothing, and look at the file as a whole."""
         if hasattr(self, "database"):
-            with self.database.turn:
+            with self.database.write_lock:
                 check = self.database.open().execute("pragma integrity_check").fetchone()
                 self.database.close()
             shutil.rmtree(self.folder)
@@ -51,7 +49,7 @@ class Journal(RuleBasedStateMachine):
 
     def do(self, step: Any, *args: Any, **values: Any) -> Any:
         """One transaction."""
-        with self.database.turn:
+        with self.database.write_lock:
             connection = self.database.begin(full=False)
             answer = step(connection, *args, **values)
             self.database.commit()
@@ -64,8 +62,8 @@ class Journal(RuleBasedStateMachine):
 
     def mine(self, item_id: str, fence: int) -> bool:
         """Whether a write with this fence counts."""
-        entry = self.model[item_id]
-        return entry.status in LIVE and entry.owner is not None and entry.fence == fence
+        row = self.model[item_id]
+        return row.status in LIVE and row.owner is not None and row.fence == fence
 
     @rule(
         target=items,
@@ -76,7 +74,7 @@ class Journal(RuleBasedStateMachine):
     )
     def insert(self, number: int, key: str | None, owner: str | None, delay: float) -> str:
         """Enqueue an item; one with a key gives the one in flight that has it."""
-        entry = ItemRow(
+        row = ItemRow(
             id=f"{number:024x}",
             task="t",
             executor="thread",
@@ -90,77 +88,77 @@ class Journal(RuleBasedStateMachine):
             owner=owner,
             fence=0 if owner is None else 1,
         )
-        if entry.id in self.model:
-            return entry.id
-        other = self.do(store.insert, entry)
+        if row.id in self.model:
+            return row.id
+        other = self.do(statements.insert, row)
         live = [each for each in self.model.values() if key and each.key == key and each.status in LIVE]
         assert other == (live[0] if live else None)
         if live:
             return live[0].id
-        self.model[entry.id] = entry
-        return entry.id
+        self.model[row.id] = row
+        return row.id
 
     @rule(owner=st.sampled_from(OWNERS), count=st.integers(1, 3))
     def claim(self, owner: str, count: int) -> None:
         """A process takes the free items that are due, the oldest first."""
         free = sorted(
             (
-                entry.due
-                for entry in self.model.values()
-                if entry.status is Status.QUEUED and entry.owner is None and entry.due <= self.now
+                row.due
+                for row in self.model.values()
+                if row.status is Status.QUEUED and row.owner is None and row.due <= self.now
             ),
         )[:count]
-        claimed = self.do(store.claim, owner, {"thread": count, "other": 1}, ["t"], self.now)
-        assert [entry.due for entry in claimed] == free
-        for entry in claimed:
-            before = self.model[entry.id]
+        claimed = self.do(statements.claim, owner, {"thread": count, "other": 1}, ["t"], self.now)
+        assert [row.due for row in claimed] == free
+        for row in claimed:
+            before = self.model[row.id]
             assert before.owner is None
-            assert entry == before._replace(owner=owner, fence=before.fence + 1)
-            self.model[entry.id] = entry
+            assert row == before._replace(owner=owner, fence=before.fence + 1)
+            self.model[row.id] = row
 
     @rule(owner=st.sampled_from(OWNERS))
     def fork(self, owner: str) -> None:
         """A fork of this process, with the file open, opens it itself, takes an item, and ends."""
         free = [
-            entry
-            for entry in self.model.values()
-            if entry.status is Status.QUEUED and entry.owner is None and entry.due <= self.now
+            row
+            for row in self.model.values()
+            if row.status is Status.QUEUED and row.owner is None and row.due <= self.now
         ]
         pid = os.fork()
         if pid == 0:
             try:
                 self.database = Database(self.folder, self.mode)
-                claimed = self.do(store.claim, owner, {"thread": 1}, ["t"], self.now)
+                claimed = self.do(statements.claim, owner, {"thread": 1}, ["t"], self.now)
                 os._exit(0 if len(claimed) == min(1, len(free)) else 1)
             finally:
                 os._exit(2)
         _, status = os.waitpid(pid, 0)
         assert os.waitstatus_to_exitcode(status) == 0
-        claimed = [entry for entry in self.do(queries.entries) if entry != self.model[entry.id]]
-        assert [entry.due for entry in claimed] == sorted(entry.due for entry in free)[:1]
-        for entry in claimed:
-            assert entry == self.model[entry.id]._replace(owner=owner, fence=entry.fence)
-            self.model[entry.id] = entry
+        claimed = [row for row in self.do(queries.rows) if row != self.model[row.id]]
+        assert [row.due for row in claimed] == sorted(row.due for row in free)[:1]
+        for row in claimed:
+            assert row == self.model[row.id]._replace(owner=owner, fence=row.fence)
+            self.model[row.id] = row
 
     @rule(item_id=items, late=st.booleans())
     def start(self, item_id: str, late: bool) -> None:
         """Its run begins, if the fence is still the claim's."""
-        entry = self.model[item_id]
-        if entry.owner is not None and entry.status is Status.QUEUED and not late:
-            self.running[entry.owner].add(item_id)
-        fence = entry.fence - late
-        done = self.do(store.start, item_id, fence, self.now)
+        row = self.model[item_id]
+        if row.owner is not None and row.status is Status.QUEUED and not late:
+            self.running[row.owner].add(item_id)
+        fence = row.fence - late
+        done = self.do(statements.start, item_id, fence, self.now)
         assert done is self.mine(item_id, fence)
         if done:
             self.change(
-                item_id, status=Status.RUNNING, attempt=entry.attempt + 1, started=self.now, progress=None
+                item_id, status=Status.RUNNING, attempt=row.attempt + 1, started=self.now, progress=None
             )
 
     @rule(item_id=items, late=st.booleans())
     def report(self, item_id: str, late: bool) -> None:
         """It says how far it is."""
         fence = self.model[item_id].fence - late
-        done = self.do(store.report, item_id, fence, "[1, 2, null]")
+        done = self.do(statements.report, item_id, fence, "[1, 2, null]")
         assert done is self.mine(item_id, fence)
         if done:
             self.change(item_id, progress="[1, 2, null]")
@@ -168,13 +166,13 @@ class Journal(RuleBasedStateMachine):
     @rule(item_id=items, status=st.sampled_from(ENDS), late=st.booleans())
     def finish(self, item_id: str, status: Status, late: bool) -> None:
         """It ends; a late writer changes nothing."""
-        entry = self.model[item_id]
-        fence = entry.fence - late
-        done = self.do(store.finish, item_id, fence, status, self.now, "1", None)
+        row = self.model[item_id]
+        fence = row.fence - late
+        done = self.do(statements.finish, item_id, fence, status, self.now, "1", None)
         assert done is self.mine(item_id, fence)
         if done:
-            assert entry.owner is not None
-            self.running[entry.owner].discard(item_id)
+            assert row.owner is not None
+            self.running[row.owner].discard(item_id)
             self.change(
                 item_id, status=status, finished=self.now, result="1", error=None, owner=None, cancel=False
             )
@@ -182,36 +180,36 @@ class Journal(RuleBasedStateMachine):
     @rule(item_id=items, charged=st.booleans(), due=st.sampled_from([None, 20.0]), late=st.booleans())
     def release(self, item_id: str, charged: bool, due: float | None, late: bool) -> None:
         """It goes back, for another attempt or because its process stops; or ends, if somebody wants that."""
-        entry = self.model[item_id]
-        fence = entry.fence - late
+        row = self.model[item_id]
+        fence = row.fence - late
         at = None if due is None else self.now + due
-        ended = self.do(store.release, item_id, fence, self.now, at, charged)
+        ended = self.do(statements.release, item_id, fence, self.now, at, charged)
         mine = self.mine(item_id, fence)
-        assert (ended is not None) is bool(mine and entry.cancel)
+        assert (ended is not None) is bool(mine and row.cancel)
         if mine:
-            assert entry.owner is not None
-            self.running[entry.owner].discard(item_id)
+            assert row.owner is not None
+            self.running[row.owner].discard(item_id)
         if ended is not None:
             self.change(item_id, status=Status.CANCELLED, finished=self.now, owner=None, cancel=False)
             assert ended == self.model[item_id]
         elif mine:
-            back = not charged and entry.status is Status.RUNNING
+            back = not charged and row.status is Status.RUNNING
             self.change(
                 item_id,
                 status=Status.QUEUED,
                 owner=None,
-                due=entry.due if at is None else at,
-                attempt=entry.attempt - back,
+                due=row.due if at is None else at,
+                attempt=row.attempt - back,
             )
 
     @rule(item_id=items)
     def cancel(self, item_id: str) -> None:
         """Somebody cancels it."""
-        entry = self.model[item_id]
-        answer = self.do(store.request_cancel, item_id, self.now)
-        if entry.status not in LIVE:
+        row = self.model[item_id]
+        answer = self.do(statements.request_cancel, item_id, self.now)
+        if row.status not in LIVE:
             assert answer is None
-        elif entry.owner is None:
+        elif row.owner is None:
             assert answer == "cancelled"
             self.change(item_id, status=Status.CANCELLED, finished=self.now)
         else:
@@ -221,22 +219,22 @@ class Journal(RuleBasedStateMachine):
     @rule(item_id=items)
     def abandon(self, item_id: str) -> None:
         """Its caller never heard that it had been entered."""
-        entry = self.model[item_id]
-        self.do(store.abandon, item_id, self.now)
-        if entry.status is Status.QUEUED:
-            if entry.owner is not None:
-                self.running[entry.owner].discard(item_id)
+        row = self.model[item_id]
+        self.do(statements.abandon, item_id, self.now)
+        if row.status is Status.QUEUED:
+            if row.owner is not None:
+                self.running[row.owner].discard(item_id)
             self.change(item_id, status=Status.CANCELLED, finished=self.now, owner=None)
 
     @rule(item_id=items)
     def retry(self, item_id: str) -> None:
         """Somebody lets it run again, unless its key is taken by now."""
-        entry = self.model[item_id]
-        taken = entry.key and any(
-            other.key == entry.key and other.status in LIVE for other in self.model.values()
+        row = self.model[item_id]
+        taken = row.key and any(
+            other.key == row.key and other.status in LIVE for other in self.model.values()
         )
-        done = self.do(store.retry, item_id, self.now)
-        assert done is (entry.status in (Status.FAILED, Status.CANCELLED) and not taken)
+        done = self.do(statements.retry, item_id, self.now)
+        assert done is (row.status in (Status.FAILED, Status.CANCELLED) and not taken)
         if done:
             values: dict[str, Any] = dict.fromkeys(("started", "finished", "progress", "error", "reason"))
             self.change(
@@ -247,32 +245,32 @@ class Journal(RuleBasedStateMachine):
     def die(self, owner: str, charged: bool) -> None:
         """A process dies, and another one frees its items."""
         before = dict(self.model)
-        released, ended = self.do(store.recover, owner, self.running[owner], self.now, charged)
-        owned = [entry for entry in before.values() if entry.owner == owner]
+        released, ended = self.do(statements.recover, owner, self.running[owner], self.now, charged)
+        owned = [row for row in before.values() if row.owner == owner]
         assert released + len(ended) == len(owned)
-        for entry in owned:
-            after = self.do(queries.get, entry.id)
-            crashes = entry.crashes + (entry.id in self.running[owner] and charged)
-            if entry.cancel:
+        for row in owned:
+            after = self.do(queries.get, row.id)
+            crashes = row.crashes + (row.id in self.running[owner] and charged)
+            if row.cancel:
                 assert after.status is Status.CANCELLED
-            elif crashes >= entry.max_crashes:
+            elif crashes >= row.max_crashes:
                 assert (after.status, after.crashes) == (Status.FAILED, crashes)
                 assert f"died in {crashes} of its runs" in after.reason
             else:
                 assert (after.status, after.crashes) == (Status.QUEUED, crashes)
             assert after.owner is None
-            self.model[entry.id] = after
+            self.model[row.id] = after
         self.running[owner].clear()
 
     @rule(item_id=items)
     def park(self, item_id: str) -> None:
         """It cannot be run."""
-        entry = self.model[item_id]
-        done = self.do(store.park, item_id, entry.fence, "why", self.now)
-        assert done is (entry.status in LIVE)
+        row = self.model[item_id]
+        done = self.do(statements.park, item_id, row.fence, "why", self.now)
+        assert done is (row.status in LIVE)
         if done:
-            if entry.owner is not None:
-                self.running[entry.owner].discard(item_id)
+            if row.owner is not None:
+                self.running[row.owner].discard(item_id)
             self.change(item_id, status=Status.FAILED, reason="why", finished=self.now, owner=None)
 
     @rule(seconds=st.sampled_from([1.0, 60.0, -7_200.0, 7_200.0]))
@@ -283,7 +281,7 @@ class Journal(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         """The file is closed, and opened by another process."""
-        with self.database.turn:
+        with self.database.write_lock:
             self.database.close()
         self.database = Database(self.folder, self.mode)
 
@@ -292,21 +290,14 @@ class Journal(RuleBasedStateMachine):
         """Every item is there, as the model has it; fences only rise."""
         if not hasattr(self, "database"):
             return
-        found = {entry.id: entry for entry in self.do(queries.entries)}
+        found = {row.id: row for row in self.do(queries.rows)}
         assert found == self.model
-        for item_id, entry in found.items():
-            assert entry.fence >= self.fences.get(item_id, 0)
-            self.fences[item_id] = entry.fence
-            assert entry.attempt >= 0
+        for item_id, row in found.items():
+            assert row.fence >= self.fences.get(item_id, 0)
+            self.fences[item_id] = row.fence
+            assert row.attempt >= 0
         counts = self.do(queries.stats)
         assert sum(counts.values()) == len(self.model)
 
 
 TestJournal = Journal.TestCase
-TestJournal.settings = settings(
-    max_examples=120,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_background.durable.journal import wakeups as bells
+from flask_background.durable.journal import wakeups
 
 
 def hang(folder: Path, name: str) -> int:
@@ -35,7 +35,7 @@ def test_but_one(tmp_path: Path) -> None:
     """All but the one that is named ring, and only bells do."""
     first, second = hang(tmp_path, "1-a"), hang(tmp_path, "2-b")
     (tmp_path / "1-a").touch()
-    bells.ring(tmp_path, but="1-a")
+    wakeups.wake_all(tmp_path, but="1-a")
     assert (rang(first), rang(second)) == (False, True)
     assert (tmp_path / "1-a").read_bytes() == b""
 
@@ -47,9 +47,9 @@ def test_new_bell(tmp_path: Path, old: bool) -> None:
     for number in range(50):
         if old:
             make_old(tmp_path)
-        bells.ring(tmp_path)
+        wakeups.wake_all(tmp_path)
         found.append(hang(tmp_path, f"{number}-a"))
-        bells.ring(tmp_path)
+        wakeups.wake_all(tmp_path)
         assert rang(found[-1])
     assert all(map(rang, found[:-1]))
 
@@ -58,10 +58,10 @@ def test_nothing_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A folder in which nothing changes is listed once."""
     bell = hang(tmp_path, "1-a")
     make_old(tmp_path)
-    bells.ring(tmp_path)
+    wakeups.wake_all(tmp_path)
     monkeypatch.setattr(os, "listdir", None)
     assert rang(bell)
-    bells.ring(tmp_path)
+    wakeups.wake_all(tmp_path)
     assert rang(bell)
 
 
@@ -69,10 +69,10 @@ def test_bell_that_is_gone(tmp_path: Path) -> None:
     """Who has left is not woken, nor does that keep the others from being."""
     hang(tmp_path, "1-a")
     make_old(tmp_path)
-    bells.ring(tmp_path)
+    wakeups.wake_all(tmp_path)
     (tmp_path / "1-a.bell").unlink()
     other = hang(tmp_path, "2-b")
-    bells.ring(tmp_path)
+    wakeups.wake_all(tmp_path)
     assert rang(other)
 
 
@@ -83,5 +83,5 @@ def test_ring_that_cannot_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(os, "listdir", fail)
-    bells.ring(tmp_path)
-    bells.ring(tmp_path / "gone")
+    wakeups.wake_all(tmp_path)
+    wakeups.wake_all(tmp_path / "gone")

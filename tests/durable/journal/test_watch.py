@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from flask_background.durable.journal import process_lock as owners
-from flask_background.durable.journal import wakeups as bells
+from flask_background.durable.journal import process_lock, wakeups
 from flask_background.durable.journal import watch as module
 from flask_background.durable.journal.process_lock import ProcessLock
-from flask_background.durable.journal.watch import Watch
+from flask_background.durable.journal.watch import ProcessWatch
 
 from ...helpers import BOUND, Script, until
 
@@ -48,9 +47,9 @@ def owner(folder: Path) -> Iterator[ProcessLock]:
 
 
 @pytest.fixture
-def watch(owner: ProcessLock) -> Iterator[Watch]:
+def watch(owner: ProcessLock) -> Iterator[ProcessWatch]:
     """Its watch, which has not waited yet."""
-    watch = Watch(owner)
+    watch = ProcessWatch(owner)
     yield watch
     watch.close()
 
@@ -72,68 +71,70 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def took(watch: Watch, timeout: float) -> float:
+def took(watch: ProcessWatch, timeout: float) -> float:
     """How long a wait takes that sees nobody die."""
     began = time.monotonic()
     assert watch.wait(timeout) == []
     return time.monotonic() - began
 
 
-def test_time(watch: Watch) -> None:
+def test_time(watch: ProcessWatch) -> None:
     """Where nothing happens, a wait takes its time; the first one is woken by the owner's own arrival."""
     assert took(watch, BOUND) < BOUND / 2
     assert 0.05 <= took(watch, 0.05) < 2
     assert took(watch, 0.0) < 2
 
 
-def test_rings_before_the_wait(watch: Watch, folder: Path) -> None:
+def test_rings_before_the_wait(watch: ProcessWatch, folder: Path) -> None:
     """A ring that comes before the wait ends it at once; many of them are one."""
     took(watch, 0.0)
     for _ in range(70_000):  # more than the FIFO holds
-        bells.ring_one(watch._owner.bell_path)
+        wakeups.wake(watch._lock.fifo_path)
     assert took(watch, BOUND) < BOUND / 2
     assert took(watch, 0.05) >= 0.05
 
 
-def test_ring_during_the_wait(watch: Watch, folder: Path) -> None:
+def test_ring_during_the_wait(watch: ProcessWatch, folder: Path) -> None:
     """A ring ends a wait that has begun; one that spares this owner does not."""
     took(watch, 0.0)
-    timer = threading.Timer(0.03, bells.ring, [folder])
+    timer = threading.Timer(0.03, wakeups.wake_all, [folder])
     timer.start()
     assert took(watch, BOUND) < BOUND / 2
     timer.join()
-    bells.ring(folder, but=watch._owner.id)
+    wakeups.wake_all(folder, but=watch._lock.id)
     assert took(watch, 0.05) >= 0.05
 
 
-def test_sibling_comes(watch: Watch, sibling: Callable[..., tuple[Script, str]]) -> None:
+def test_sibling_comes(watch: ProcessWatch, sibling: Callable[..., tuple[Script, str]]) -> None:
     """A new sibling rings, is followed by a descriptor of its own, and its death wakes."""
     took(watch, 0.0)
     program, name = sibling()
     assert took(watch, BOUND) < BOUND / 2
     watch.wait(0.0)
-    assert set(watch._siblings) == {name}
-    assert watch._siblings[name] is not None
+    assert set(watch._others) == {name}
+    assert watch._others[name] is not None
     program.kill()
     assert watch.wait(BOUND) == [name]
 
 
-def test_was_dead_before(watch: Watch, folder: Path, sibling: Callable[..., tuple[Script, str]]) -> None:
+def test_was_dead_before(
+    watch: ProcessWatch, folder: Path, sibling: Callable[..., tuple[Script, str]]
+) -> None:
     """Who has died before this process came is found without a wait, and again until taken over."""
     program, name = sibling()
     program.kill()
     assert watch.dead() == [name]
     assert until(lambda: watch.wait(1.0)) == [name]
-    takeover = owners.take_over(folder, name)
+    takeover = process_lock.take_over(folder, name)
     assert takeover is not None
     with takeover:
-        takeover.done()
+        takeover.remove_files()
     assert watch.dead() == []
     watch.wait(0.0)
     assert took(watch, 0.7) >= 0.6  # nobody is in the dark any more
 
 
-def test_several_die(watch: Watch, sibling: Callable[..., tuple[Script, str]]) -> None:
+def test_several_die(watch: ProcessWatch, sibling: Callable[..., tuple[Script, str]]) -> None:
     """All who have died are named."""
     both = [sibling() for _ in range(2)]
     took(watch, 0.0)
@@ -143,29 +144,29 @@ def test_several_die(watch: Watch, sibling: Callable[..., tuple[Script, str]]) -
 
 
 def test_who_leaves_has_not_died(
-    watch: Watch, folder: Path, sibling: Callable[..., tuple[Script, str]]
+    watch: ProcessWatch, folder: Path, sibling: Callable[..., tuple[Script, str]]
 ) -> None:
     """A sibling that leaves properly is not watched any more, and its end wakes nobody."""
     program, name = sibling(leaves=True)
     took(watch, 0.0)
     watch.wait(0.0)
-    assert set(watch._siblings) == {name}
+    assert set(watch._others) == {name}
     (folder / "leave.txt").touch()
     until(lambda: not (folder / name).exists())
     before = descriptors()
     watch.wait(0.0)
-    assert watch._siblings == {}
+    assert watch._others == {}
     assert descriptors() == before - 1
     program.kill()
     assert took(watch, 0.05) >= 0.05
 
 
 @pytest.mark.parametrize("name", ["1-a", "x-y", "-", "999999999-a", "0-a", "99999999999999999999-a"])
-def test_strange_owner(watch: Watch, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strange_owner(watch: ProcessWatch, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that cannot be followed, because it has no such process, is looked for from time to time."""
     monkeypatch.setattr(module, "_LOOK", 0.02)
     took(watch, 0.0)
-    monkeypatch.setattr(owners, "is_dead", lambda folder, name: False)
+    monkeypatch.setattr(process_lock, "is_dead", lambda folder, name: False)
     (folder / name).touch()
     assert took(watch, 0.1) < 2
     monkeypatch.undo()
@@ -176,7 +177,7 @@ def test_strange_owner(watch: Watch, folder: Path, name: str, monkeypatch: pytes
 def test_close_leaves_nothing(owner: ProcessLock, sibling: Callable[..., tuple[Script, str]]) -> None:
     """A closed watch has no descriptor open; to close it twice does no harm."""
     before = descriptors()
-    watch = Watch(owner)
+    watch = ProcessWatch(owner)
     for _ in range(2):
         sibling()
     watch.wait(0.0)
@@ -186,7 +187,7 @@ def test_close_leaves_nothing(owner: ProcessLock, sibling: Callable[..., tuple[S
     assert descriptors() == before
 
 
-def test_many_waits_leave_nothing(watch: Watch, sibling: Callable[..., tuple[Script, str]]) -> None:
+def test_many_waits_leave_nothing(watch: ProcessWatch, sibling: Callable[..., tuple[Script, str]]) -> None:
     """Siblings that come and die leave no descriptor behind."""
     took(watch, 0.0)
     before = descriptors()
@@ -199,7 +200,7 @@ def test_many_waits_leave_nothing(watch: Watch, sibling: Callable[..., tuple[Scr
     assert descriptors() == before
 
 
-def test_folder_is_gone(watch: Watch, owner: ProcessLock, folder: Path) -> None:
+def test_folder_is_gone(watch: ProcessWatch, owner: ProcessLock, folder: Path) -> None:
     """Where somebody has removed the folder, the wait says so: it must not turn without a pause."""
     for path in folder.iterdir():
         path.unlink()

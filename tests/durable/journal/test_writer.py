@@ -20,7 +20,7 @@ from flask_background.concurrency import native
 from flask_background.core.status import Status
 from flask_background.durable.journal import database, queries
 from flask_background.durable.journal.database import Database
-from flask_background.durable.journal.group_commit import Insert, Rounds
+from flask_background.durable.journal.group_commit import GroupCommit, Insert
 from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.journal.writer import Writer
 from flask_background.durable.journal.writers import writer_at
@@ -39,7 +39,7 @@ def writer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writer]:
     until(lambda: not [thread for thread in our_threads() if "journal" in thread.name])
 
 
-def entry(number: int, **values: Any) -> ItemRow:
+def row(number: int, **values: Any) -> ItemRow:
     """A new item."""
     now = time.time()
     return ItemRow(
@@ -58,11 +58,11 @@ def entry(number: int, **values: Any) -> ItemRow:
 
 def test_a_round_for_many(writer: Writer) -> None:
     """What many threads enqueue at once needs far fewer transactions than there are items."""
-    before = writer.rounds
+    before = writer.transactions
 
     def enqueue(first: int) -> None:
         for number in range(first, first + 20):
-            writer.do(Insert(entry(number)))
+            writer.write(Insert(row(number)))
 
     threads = [threading.Thread(target=enqueue, args=(20 * index,)) for index in range(32)]
     for thread in threads:
@@ -70,50 +70,50 @@ def test_a_round_for_many(writer: Writer) -> None:
     for thread in threads:
         thread.join(BOUND)
     assert writer.read(queries.stats) == {Status.QUEUED: 640}
-    assert writer.rounds - before < 320
+    assert writer.transactions - before < 320
 
 
 def test_step_that_raises_fails_alone(writer: Writer) -> None:
     """Its caller gets the error, nothing of it is written, and the others of its round are."""
     held, free = threading.Event(), threading.Event()
-    writer.later(lambda db: held.set() or free.wait(BOUND))
+    writer.write_later(lambda db: held.set() or free.wait(BOUND))
     assert held.wait(BOUND)
     outcomes: dict[str, Any] = {}
 
     def spoil(db: sqlite3.Connection) -> None:
-        Insert(entry(1))(db)
+        Insert(row(1))(db)
         raise KeyError("mine")
 
     def call(name: str, step: Any) -> None:
         try:
-            outcomes[name] = writer.do(step)
+            outcomes[name] = writer.write(step)
         except Exception as error:
             outcomes[name] = error
 
-    steps = {"good": Insert(entry(2)), "bad": spoil, "twice": Insert(entry(3)), "again": Insert(entry(3))}
+    steps = {"good": Insert(row(2)), "bad": spoil, "twice": Insert(row(3)), "again": Insert(row(3))}
     threads = [threading.Thread(target=call, args=step) for step in steps.items()]
     for thread in threads:
         thread.start()
-    until(lambda: len(writer._orders) == 4)
+    until(lambda: len(writer._writes) == 4)
     free.set()
     for thread in threads:
         thread.join(BOUND)
     assert outcomes["good"] is None
     assert isinstance(outcomes["bad"], KeyError)
     assert {type(outcomes["twice"]), type(outcomes["again"])} == {type(None), sqlite3.IntegrityError}
-    assert {found.id for found in writer.read(queries.entries)} == {entry(2).id, entry(3).id}
+    assert {found.id for found in writer.read(queries.rows)} == {row(2).id, row(3).id}
 
 
 def test_later(writer: Writer) -> None:
     """What nobody waits for is written in its order, and told."""
     told: list[int] = []
     for number in range(50):
-        writer.later(lambda db, number=number: number, told.append)  # type: ignore[misc]
+        writer.write_later(lambda db, number=number: number, told.append)  # type: ignore[misc]
     assert writer.flush(BOUND)
     assert told == list(range(50))
 
 
-@pytest.mark.parametrize("name", ["background-journal", "background-journal-told"])
+@pytest.mark.parametrize("name", ["background-journal", "background-journal-callbacks"])
 def test_no_thread_to_be_had(writer: Writer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While there can be no more threads nothing is lost and nothing hangs; then all is written, and told."""
     start, told = native.start_thread, []
@@ -124,24 +124,24 @@ def test_no_thread_to_be_had(writer: Writer, name: str, monkeypatch: pytest.Monk
         start(target, thread)
 
     monkeypatch.setattr(native, "start_thread", fail)
-    writer.later(Insert(entry(1)), told.append)
+    writer.write_later(Insert(row(1)), told.append)
     if name == "background-journal":
         with pytest.raises(JournalError, match="can't start new thread"):
-            writer.do(Insert(entry(2)))
+            writer.write(Insert(row(2)))
     else:
-        writer.do(Insert(entry(2)))
+        writer.write(Insert(row(2)))
     assert told == []
     monkeypatch.undo()
-    writer.go_on()
+    writer.resume()
     assert writer.flush(BOUND)
     assert told == [None]
-    found = {found.id for found in writer.read(queries.entries)}
-    assert found == {entry(1).id} | ({entry(2).id} if "told" in name else set())
+    found = {found.id for found in writer.read(queries.rows)}
+    assert found == {row(1).id} | ({row(2).id} if "callbacks" in name else set())
 
 
 def test_writer_that_fails(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a round raises, the next one writes what was left, and telling goes on after anything, too."""
-    before, fails = Rounds.write, [MemoryError(), SystemExit()]
+    before, fails = GroupCommit.write, [MemoryError(), SystemExit()]
 
     def fail(*given: Any) -> None:
         if fails:
@@ -153,11 +153,11 @@ def test_writer_that_fails(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> N
         raise SystemExit
 
     told: list[object] = []
-    monkeypatch.setattr(Rounds, "write", fail)
+    monkeypatch.setattr(GroupCommit, "write", fail)
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
-    writer.later(Insert(entry(1)), leave)
+    writer.write_later(Insert(row(1)), leave)
     until(lambda: not fails)
-    writer.go_on()
+    writer.resume()
     assert writer.flush(BOUND)
     assert told == [None]
     assert writer.read(queries.stats) == {Status.QUEUED: 1}
@@ -168,17 +168,17 @@ def test_locked_for_long(writer: Writer) -> None:
     holder = sqlite3.connect(writer.folder / "journal.sqlite3", isolation_level=None)
     holder.execute("begin immediate")
     told: list[object] = []
-    writer.later(Insert(entry(1)), told.append)
+    writer.write_later(Insert(row(1)), told.append)
     began = time.monotonic()
     with pytest.raises(JournalError, match="locked"):
-        writer.do(Insert(entry(2)))
+        writer.write(Insert(row(2)))
     assert time.monotonic() - began < 6
     assert told == []
     holder.execute("rollback")
     holder.close()
     assert writer.flush(BOUND)
     assert told == [None]
-    assert [found.id for found in writer.read(queries.entries)] == [entry(1).id]
+    assert [found.id for found in writer.read(queries.rows)] == [row(1).id]
 
 
 def test_turn_is_taken(writer: Writer, tmp_path: Path) -> None:
@@ -195,12 +195,12 @@ def test_turn_is_taken(writer: Writer, tmp_path: Path) -> None:
     try:
         until(lambda: (tmp_path / "taken").exists())
         with pytest.raises(JournalError, match="writing"):
-            writer.do(Insert(entry(1)))
+            writer.write(Insert(row(1)))
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
-    assert writer.do(Insert(entry(2))) is None
-    assert [found.id for found in writer.read(queries.entries)] == [entry(2).id]
+    assert writer.write(Insert(row(2))) is None
+    assert [found.id for found in writer.read(queries.rows)] == [row(2).id]
 
 
 def test_checkpoint_that_fails(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,15 +210,15 @@ def test_checkpoint_that_fails(writer: Writer, monkeypatch: pytest.MonkeyPatch) 
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(Database, "checkpoint", fail)
-    assert writer.do(Insert(entry(1))) is None
+    assert writer.write(Insert(row(1))) is None
     told: list[object] = []
     steps: list[int] = []
-    writer.later(lambda db: steps.append(1) or Insert(entry(2))(db), told.append)
+    writer.write_later(lambda db: steps.append(1) or Insert(row(2))(db), told.append)
     assert writer.flush(BOUND)
     assert (steps, told) == ([1], [None])
     assert writer.read(queries.stats) == {Status.QUEUED: 2}
-    assert "full" in str(writer.take_trouble())
-    assert writer.take_trouble() is None
+    assert "full" in str(writer.take_checkpoint_error())
+    assert writer.take_checkpoint_error() is None
 
 
 def test_private(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_private(tmp_path: Path) -> None:
     try:
         writer = Writer(tmp_path / "journal", power=True)
         writer.open()
-        writer.do(Insert(entry(1)))
+        writer.write(Insert(row(1)))
     finally:
         os.umask(before)
     names = {path.name for path in writer.folder.iterdir()}
@@ -241,7 +241,7 @@ def test_closed_works_for_the_moment(tmp_path: Path) -> None:
     """What comes after the end is written all the same, and no thread and no file stays open."""
     writer = Writer(tmp_path / "journal", power=False)
     for number in range(3):
-        assert writer.do(Insert(entry(number))) is None
+        assert writer.write(Insert(row(number))) is None
         until(lambda: not [thread for thread in our_threads() if "journal" in thread.name])
     assert writer.read(queries.stats) == {Status.QUEUED: 3}
 
@@ -257,7 +257,7 @@ def test_closed_and_unused(tmp_path: Path) -> None:
     writer = writer_at(tmp_path / "journal", power=False)
     for number in range(2):
         writer.open()
-        writer.do(Insert(entry(number)))
+        writer.write(Insert(row(number)))
         assert descriptors(tmp_path)
         writer.close()
         until(lambda: not descriptors(tmp_path))
@@ -283,7 +283,7 @@ def test_long_wal_is_copied_back(tmp_path: Path, count: int, size: int) -> None:
     writer = Writer(tmp_path / "journal", power=False)
     writer.open()
     for number in range(count):
-        writer.do(Insert(entry(number, state="x" * size)))
+        writer.write(Insert(row(number, state="x" * size)))
     assert wal_size(writer) < 20_000_000
     writer.close()
 
@@ -299,20 +299,20 @@ def test_wal_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(database, "_AGAIN", 1)
     writer = Writer(tmp_path / "journal", power=False)
     writer.open()
-    writer.do(Insert(entry(0)))
+    writer.write(Insert(row(0)))
     reader = sqlite3.connect(f"file:{writer.folder}/journal.sqlite3?mode=ro", uri=True, isolation_level=None)
     reader.execute("begin")
     assert reader.execute("select count(*) from item").fetchone() == (1,)
     began = time.monotonic()
     for number in range(1, 21):
-        writer.do(Insert(entry(number)))
+        writer.write(Insert(row(number)))
     assert time.monotonic() - began < 2  # which SQLite would wait for the reader, each time
     assert reader.execute("select count(*) from item").fetchone() == (1,)
     reader.execute("commit")
-    writer.do(Insert(entry(21)))
+    writer.write(Insert(row(21)))
     before = wal_size(writer)
     for number in range(22, 62):
-        writer.do(Insert(entry(number)))
+        writer.write(Insert(row(number)))
     assert wal_size(writer) == before
     assert writer.read(queries.stats) == {Status.QUEUED: 62}
     reader.close()

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from flask import current_app
 
-from flask_background import Status, current_item
+from flask_background import Status, Task, current_item
+from flask_background.app_state import state_of
 from flask_background.errors import EnqueuedInChildError, ItemInterruptedError
 
 from ...children import SharedList, ship
@@ -24,7 +25,7 @@ def test_enqueue_in_a_child(shop: Shop) -> None:
     """An item in memory would end with the child, and is refused."""
 
     def work() -> None:
-        current_app.extensions["background"].owner.enqueue(int)
+        current_app.extensions["background"].enqueue(int)
 
     error = shop.call(work).exception(BOUND)
     assert isinstance(error, EnqueuedInChildError)
@@ -38,7 +39,8 @@ def test_enqueue_durable_in_a_child(make_shop: Callable[..., Shop], monkeypatch:
     monkeypatch.setenv("FLASK_BACKGROUND_EXECUTORS", '{"cpu": {"kind": "process"}}')
 
     def work(shipped: bytes) -> Any:
-        task = current_app.extensions["background"].owner.registry.tasks["shop.work"]
+        background = current_app.extensions["background"]
+        task: Task[..., Any] = Task(background, background.registry.tasks["shop.work"])
         return task.using(durable=True, executor="thread").enqueue(shipped).id, os.getpid()
 
     item_id, pid = shop.call(work, ship(os.getpid)).result(BOUND)
@@ -76,9 +78,9 @@ def test_stop_kills_durable(make_shop: Callable[..., Shop]) -> None:
     item, pid = shop.begin("spin")
     assert shop.background.stop(0) == [item]
     until(lambda: not alive(pid))
-    durable = shop.site.app.extensions["background"].durable
-    until(lambda: durable.look(item.id).owner is None)
-    entry = durable.look(item.id)
+    durable = state_of(shop.site.app).durable
+    until(lambda: durable.session.read_row(item.id).owner is None)
+    entry = durable.session.read_row(item.id)
     assert (entry.status, entry.attempt, entry.crashes) == (Status.QUEUED, 0, 0)
 
 

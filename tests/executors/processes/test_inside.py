@@ -20,6 +20,7 @@ from flask import current_app, g, url_for
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Status, current_item, signals
+from flask_background.app_state import state_of
 from flask_background.errors import (
     ArgumentError,
     ItemCancelledError,
@@ -266,7 +267,7 @@ def test_durable_result_that_cannot_be_sent(make_shop: Callable[..., Shop]) -> N
     item = shop.call(Closed)
     with pytest.raises(ResultLostError):
         item.result(BOUND)
-    entry = shop.site.app.extensions["background"].durable.look(item.id)
+    entry = state_of(shop.site.app).durable.session.read_row(item.id)
     assert "lost" in entry.result
 
 

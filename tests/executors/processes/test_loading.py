@@ -112,7 +112,7 @@ def test_app_that_enqueues_as_it_is_loaded(
     make_shop: Callable[..., Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such an app cannot be loaded by a child, and the error says why."""
-    enqueue = "with app.app_context(): app.extensions['background'].owner.enqueue(print)\n"
+    enqueue = "with app.app_context(): app.extensions['background'].enqueue(print)\n"
     (tmp_path / "eager.py").write_text(
         f"from tests.children import create_app\napp = create_app()\n{enqueue}"
     )

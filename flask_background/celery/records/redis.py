@@ -1,0 +1,155 @@
+"""Records in Redis: compared and exchanged there in one step, and listed while their items are in flight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from flask_background.celery.records import scripts
+from flask_background.celery.records.base import LOST_AFTER, Records, RunId, reaching
+from flask_background.celery.records.connection import client_of, key_prefix
+from flask_background.celery.records.record import Record
+from flask_background.concurrency import native
+from flask_background.core.status import Status
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from flask_background.core.settings import Settings
+
+#: The share of BACKGROUND_PUBLISH_TIMEOUT that one wait may take: for a connection, or for an answer.
+SHARE_OF_A_WAIT = 0.4
+# How long one blocking read waits for an item's end (seconds), and how many of a process do at the same time.
+_READ = 1.0
+_READERS = 32
+# All of a record but the arguments, which may be large.
+_FIELDS = tuple(name for name in Record._fields if name != "payload")
+
+
+class Findings(NamedTuple):
+    """What the reconciler finds to do."""
+
+    #: The time in Redis, in seconds.
+    now: float
+    #: Whether another process does that.
+    is_others: bool = True
+    due: Sequence[str] = ()
+    lost: Sequence[RunId] = ()
+    #: By queue with old messages, when the item was sent that started last.
+    old: Sequence[tuple[str, float]] = ()
+
+
+class RedisRecords(Records):
+    """The records of an app's items, by connections of its own, which a forked process does not share."""
+
+    is_full = True
+
+    def __init__(self, celery: Celery, settings: Settings) -> None:
+        wait = settings.publish_timeout * SHARE_OF_A_WAIT
+        self._client = client_of(celery, wait)
+        self._readers = client_of(celery, wait, _READ + wait, _READERS)
+        self._prefix = f"{key_prefix(celery)}flask-background:"
+        self._keep = math.ceil(settings.keep) or 1
+        script = self._client.register_script
+        self._put, self._withdraw = script(scripts.PUT), script(scripts.WITHDRAW)
+        self._claim, self._settle, self._defer = map(script, (scripts.CLAIM, scripts.SETTLE, scripts.DEFER))
+        self._report, self._cancel = script(scripts.REPORT), script(scripts.CANCEL)
+        self._beat, self._look, self._send = map(script, (scripts.BEAT, scripts.LOOK, scripts.SEND))
+
+    def put(self, item_id: str, record: Record, *, message_follows: bool) -> str | None:
+        fields = [text for pair in record.as_fields().items() for text in pair]
+        holder: str | None = self._ask(self._put, item_id, int(message_follows), *fields)
+        return holder
+
+    def withdraw(self, item_id: str) -> bool:
+        return bool(self._ask(self._withdraw, item_id))
+
+    def read(self, item_id: str) -> Record | None:
+        with reaching():
+            texts: Any = self._client.hmget(f"{self._prefix}item:{item_id}", _FIELDS)
+        known = {name: text for name, text in zip(_FIELDS, texts, strict=True) if text is not None}
+        return Record.of_fields(known) if "status" in known else None
+
+    def claim(self, run: RunId, limit: float | None, sent: Record | None) -> Record | None:
+        found = self._ask(self._claim, *run, LOST_AFTER, "" if limit is None else limit)
+        return Record.of_fields(dict(zip(found[::2], found[1::2], strict=True))) if found else None
+
+    def defer(self, item_id: str) -> None:
+        self._ask(self._defer, item_id)
+
+    def finish(self, run: RunId, status: Status, *, only_if_silent: bool = False, **fields: Any) -> bool:
+        return self._settle_run(run, "", {"status": status, **fields}, only_if_silent)
+
+    def requeue(
+        self, run: RunId, due: float | None = None, *, only_if_silent: bool = False, **fields: Any
+    ) -> bool:
+        return self._settle_run(run, due or 0, fields, only_if_silent)
+
+    def report(self, run: RunId, progress: str) -> None:
+        self._ask(self._report, *run, progress)
+
+    def cancel(self, item_id: str, *, force: bool = False) -> Literal["cancelled", "asked"] | None:
+        answer: Literal["cancelled", "asked"] | None
+        answer = self._ask(self._cancel, item_id, self._keep, int(force))
+        return answer
+
+    def beat(self, runs: Sequence[RunId], *, is_stopping: bool) -> list[bool]:
+        pairs = [text for run in runs for text in run]
+        return list(map(bool, self._ask(self._beat, LOST_AFTER, int(is_stopping), *pairs)))
+
+    def wait_for_end(self, item_id: str, seconds: float) -> None:
+        name = f"{self._prefix}end:{item_id}"
+        try:
+            self._readers.brpoplpush(name, name, min(seconds, _READ))  # it stays there for other readers
+        except Exception:  # too many of them, or Redis is away: whoever looks next hears of that
+            native.Latch().wait(min(seconds, _READ / 10))
+
+    # For the reconciler.
+
+    def look(self, home: str, who: str, *, lock: float, most: int, age: float) -> Findings:
+        """What there is to do for the items of an app.
+
+        ``who`` keeps others away for ``lock`` seconds. ``age``: how many seconds ago a message was sent that
+        may be lost.
+        """
+        now, *found = self._ask(self._look, home, who, int(lock * 1000), most, age)
+        if not found:
+            return Findings(float(now))
+        due, lost, old = found
+        runs = [RunId(*pair) for pair in zip(lost[::2], lost[1::2], strict=True)]
+        queues = list(zip(old[::2], map(float, old[1::2]), strict=True))
+        return Findings(float(now), False, due, runs, queues)
+
+    def sent_before(self, home: str, queue: str, at: float, most: int) -> list[str]:
+        """The queued items whose message went through a queue before then, oldest first."""
+        with reaching():
+            name = f"{self._prefix}{home}:sent:{queue}"
+            ids: Any = self._client.zrangebyscore(name, "-inf", at, 0, most)
+        return list(ids)
+
+    def is_to_be_sent(self, item_id: str, home: str, queue: str = "") -> bool:
+        """Whether the caller is to send a message: of an item that is due, or again through this queue."""
+        return bool(self._ask(self._send, item_id, home, queue))
+
+    def release(self, home: str, who: str) -> None:
+        """Let another process look after the items at once."""
+        with reaching():
+            name = f"{self._prefix}{home}:reconciler"
+            if self._client.get(name) == who:
+                self._client.delete(name)
+
+    def holder(self, key: str) -> str | None:
+        """The id of the item that has a key, by the name that stands for it."""
+        with reaching():
+            item_id: Any = self._client.get(f"{self._prefix}key:{key}")
+        return None if item_id is None else str(item_id)
+
+    def _settle_run(self, run: RunId, due: float | str, fields: dict[str, Any], only_if_silent: bool) -> bool:
+        given = [text for name, value in fields.items() if value is not None for text in (name, str(value))]
+        given = given or ["reason", ""]  # the script cannot put nothing
+        return bool(self._ask(self._settle, *run, int(only_if_silent), self._keep, due, *given))
+
+    def _ask(self, script: Any, *values: Any) -> Any:
+        with reaching():
+            return script(args=(self._prefix, *values))

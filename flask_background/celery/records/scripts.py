@@ -1,0 +1,211 @@
+"""What Redis does to records in one step, in Lua.
+
+Under the prefix P lie ``item:ID``, the record of an item, a hash; ``key:NAME``, the id of the item that has
+the key; ``end:ID``, for a minute after an item's end, a list that its waiters read; and for each HOME, the
+name of an app:
+
+- ``HOME:sent:QUEUE``, the queued items whose message was sent through this queue, by the time of that;
+- ``HOME:due``, the queued items whose message is to be sent, by the time from when on;
+- ``HOME:runs``, the running items, by the time from when on a run without a sign of life counts as dead;
+- ``HOME:queues``, the names of the queues; ``HOME:progress``, by queue when the item was sent that started
+  last; ``HOME:reconciler``, who looks after all that, for a moment.
+
+An item that has not ended is in one of the first three sets. Times are those of Redis' own clock, so no
+machine's clock is compared with another's. A script may be asked twice, as its first answer may be lost: then
+the second answer is the same.
+"""
+
+# Of one item. Each script gets P, the item's id, and more.
+_ITEM = """
+local P, id = ARGV[1], ARGV[2]
+local item = P .. 'item:' .. id
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local function get(field) return redis.call('HGET', item, field) end
+local function put(...) redis.call('HSET', item, ...) end
+local function moment(at) return string.format('%.6f', at) end
+local function set(name) return P .. get('home') .. ':' .. name end
+local function leave_sets()
+    redis.call('ZREM', set('runs'), id)
+    redis.call('ZREM', set('due'), id)
+    redis.call('ZREM', set('sent:' .. get('queue')), id)
+end
+local function release_key()
+    local key = get('key')
+    if key and redis.call('GET', P .. 'key:' .. key) == id then redis.call('DEL', P .. 'key:' .. key) end
+end
+local function send()
+    put('queued', moment(now))
+    redis.call('ZADD', set('sent:' .. get('queue')), now, id)
+    redis.call('SADD', set('queues'), get('queue'))
+end
+local function finish(keep)
+    leave_sets()
+    release_key()
+    put('finished', moment(now))
+    redis.call('HDEL', item, 'payload')
+    redis.call('EXPIRE', item, keep)
+    redis.call('RPUSH', P .. 'end:' .. id, 1)
+    redis.call('EXPIRE', P .. 'end:' .. id, 60)
+end
+"""
+
+# Gets whether the message follows, and fields and values. Returns the id of whoever has the key.
+PUT = f"""{_ITEM}
+if get('status') then return false end
+put(unpack(ARGV, 4))
+local key = get('key')
+if key then
+    local holder = redis.call('GET', P .. 'key:' .. key)
+    local status = holder and redis.call('HGET', P .. 'item:' .. holder, 'status')
+    if status == 'queued' or status == 'running' then
+        redis.call('DEL', item)
+        return holder
+    end
+    redis.call('SET', P .. 'key:' .. key, id)
+end
+if ARGV[3] == '1' then send() else redis.call('ZADD', set('due'), get('due') or now, id) end
+return false
+"""
+
+# Returns whether there is no such item, or not any more.
+WITHDRAW = f"""{_ITEM}
+local status = get('status')
+if status and status ~= 'queued' then return 0 end
+if status then
+    leave_sets()
+    release_key()
+    redis.call('DEL', item)
+end
+return 1
+"""
+
+# Gets the run's token, for how long it lives without a sign, and its limit. Returns the record.
+CLAIM = f"""{_ITEM}
+local status = get('status')
+if status == 'running' and get('run') == ARGV[3] then return redis.call('HGETALL', item) end
+if status ~= 'queued' or tonumber(get('due') or 0) > now then return false end
+leave_sets()
+put('status', 'running', 'run', ARGV[3], 'started', moment(now))
+redis.call('HINCRBY', item, 'attempt', 1)
+redis.call('HDEL', item, 'due', 'progress', 'error', 'stopping', 'limit')
+if ARGV[5] ~= '' then put('limit', ARGV[5]) end
+redis.call('ZADD', set('runs'), now + ARGV[4], id)
+redis.call('HSET', set('progress'), get('queue'), get('queued') or '0')
+return redis.call('HGETALL', item)
+"""
+
+# The item is put off for 5 s, then 10, 20 ... and five minutes at last.
+DEFER = f"""{_ITEM}
+if get('status') ~= 'queued' then return end
+local due = now + math.min(300, 5 * 2 ^ (redis.call('HINCRBY', item, 'deferred', 1) - 1))
+leave_sets()
+put('due', moment(due))
+redis.call('ZADD', set('due'), due, id)
+"""
+
+# Gets the run's token, whether that is for the case that it shows no sign of life, for how long an ended
+# item is kept, when the next run may start (none: the item has ended), and fields and values.
+SETTLE = f"""{_ITEM}
+if get('run') ~= ARGV[3] then return 0 end
+if get('status') ~= 'running' then return 1 end
+local is_lost = ARGV[4] == '1'
+if is_lost and tonumber(redis.call('ZSCORE', set('runs'), id) or 0) > now then return 0 end
+put(unpack(ARGV, 7))
+if ARGV[6] == '' then
+    finish(ARGV[5])
+else
+    local due = math.max(now, ARGV[6])
+    leave_sets()
+    put('status', 'queued', 'due', moment(due))
+    redis.call('ZADD', set('due'), due, id)
+end
+if is_lost then redis.call('HDEL', item, 'run') end
+return 1
+"""
+
+REPORT = f"""{_ITEM}
+if get('run') == ARGV[3] and get('status') == 'running' then put('progress', ARGV[4]) end
+"""
+
+# Gets for how long an ended item is kept, and whether a running one is cancelled too.
+CANCEL = f"""{_ITEM}
+local status = get('status')
+if status == 'queued' or (status == 'running' and ARGV[4] == '1') then
+    put('status', 'cancelled')
+    finish(ARGV[3])
+    return 'cancelled'
+end
+if status == 'running' then
+    put('cancel', 1)
+    return 'asked'
+end
+return false
+"""
+
+# Gets P, for how long a run lives without a sign, whether it stops, and pairs of ids and tokens.
+BEAT = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local wanted = {}
+for i = 4, #ARGV, 2 do
+    local item = ARGV[1] .. 'item:' .. ARGV[i]
+    local known = redis.call('HMGET', item, 'status', 'run', 'home', 'cancel')
+    if known[1] == 'running' and known[2] == ARGV[i + 1] then
+        redis.call('ZADD', ARGV[1] .. known[3] .. ':runs', now + ARGV[2], ARGV[i])
+        if ARGV[3] == '1' then redis.call('HSET', item, 'stopping', 1) end
+    end
+    wanted[#wanted + 1] = known[4] and 1 or 0
+end
+return wanted
+"""
+
+# Gets P, HOME, who asks, for how many ms nobody else may, how many it takes at most, and how old a message
+# is that may be lost. Returns the time, and unless another process has the lock: the ids of what is due; ids
+# and tokens of runs without a sign of life; names of queues with old messages, each with the progress there.
+LOOK = """
+local function moment(at) return string.format('%.6f', at) end
+local home = ARGV[1] .. ARGV[2] .. ':'
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local other = redis.call('GET', home .. 'reconciler')
+if other and other ~= ARGV[3] then return {moment(now)} end
+redis.call('SET', home .. 'reconciler', ARGV[3], 'PX', ARGV[4])
+local lost, queues = {}, {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', home .. 'runs', '-inf', now, 'LIMIT', 0, ARGV[5])) do
+    local run = redis.call('HGET', ARGV[1] .. 'item:' .. id, 'run')
+    if run then
+        lost[#lost + 1] = id
+        lost[#lost + 1] = run
+    else
+        redis.call('ZREM', home .. 'runs', id)
+    end
+end
+for _, queue in ipairs(redis.call('SMEMBERS', home .. 'queues')) do
+    local sent = home .. 'sent:' .. queue
+    if #redis.call('ZRANGEBYSCORE', sent, '-inf', now - ARGV[6], 'LIMIT', 0, 1) > 0 then
+        queues[#queues + 1] = queue
+        queues[#queues + 1] = redis.call('HGET', home .. 'progress', queue) or '0'
+    end
+end
+local due = redis.call('ZRANGEBYSCORE', home .. 'due', '-inf', now, 'LIMIT', 0, ARGV[5])
+return {moment(now), due, lost, queues}
+"""
+
+# Gets HOME, and the queue whose message may be lost, or none for an item that is due. Returns whether a
+# message is to be sent now. The next one of an item follows after 5 s, then 10, 20 ... at last 300.
+SEND = f"""{_ITEM}
+if get('status') ~= 'queued' then
+    redis.call('ZREM', P .. ARGV[3] .. ':due', id)
+    redis.call('ZREM', P .. ARGV[3] .. ':sent:' .. ARGV[4], id)
+    return 0
+end
+if ARGV[4] ~= '' then
+    local times = redis.call('HINCRBY', item, 'resent', 1)
+    redis.call('ZADD', set('sent:' .. ARGV[4]), now + math.min(300, 5 * 2 ^ (times - 1)) - 5, id)
+    return 1
+end
+if redis.call('ZREM', set('due'), id) == 0 then return 0 end
+send()
+return 1
+"""

@@ -1,1 +1,0 @@
-"""What needs Redis as the result backend or the broker."""

@@ -1,0 +1,61 @@
+"""What becomes of an item whose run's process has died."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from flask_background.celery.handle import CeleryItem
+from flask_background.core.status import Status
+from flask_background.errors import ItemTimeoutError
+
+if TYPE_CHECKING:
+    from flask_background.celery.client.backend import CeleryBackend
+    from flask_background.celery.records.base import Records, RunId
+    from flask_background.celery.records.record import Record
+
+# A process that dies this many seconds before Celery kills it for its time was killed for that.
+_NEARLY = 1.0
+
+
+def settle_lost(
+    backend: CeleryBackend, records: Records, run: RunId, now: float, *, is_certain: bool
+) -> None:
+    """Put on record what becomes of the item, and tell it. Raises BrokerError.
+
+    ``now``: the time by the clock that the records have. ``is_certain``: the kernel says that the process is
+    dead. Otherwise nothing happens if the run has shown a sign of life meanwhile.
+    """
+    record = records.read(run.item_id)
+    if record is None or record.status is not Status.RUNNING or record.run != run.token:
+        return
+    limit = record.limit
+    is_late = limit is not None and now - (record.started or 0.0) >= limit - _NEARLY
+    events = backend.context.events
+    if is_late:
+        message = (
+            f"item {run.item_id} ({record.task}) did not end within {limit:g} s, so its process was killed"
+        )
+        kind = f"{ItemTimeoutError.__module__}.{ItemTimeoutError.__name__}"
+        error = json.dumps({"type": kind, "message": message, "trace": ""})
+        _end(backend, records, run, record._replace(status=Status.FAILED, error=error), is_certain)
+    elif record.cancel:
+        _end(backend, records, run, record._replace(status=Status.CANCELLED), is_certain)
+    elif record.stopping:
+        if records.requeue(run, only_if_silent=not is_certain, attempt=record.attempt - 1):
+            events.requeued(run.item_id, record.task, max(0.0, now - record.enqueued))
+    # Without full records the broker gives the message out again, and that is counted then.
+    elif records.is_full and records.requeue(run, only_if_silent=not is_certain, crashes=record.crashes + 1):
+        events.run_lost(run.item_id, record.task)
+
+
+def _end(backend: CeleryBackend, records: Records, run: RunId, record: Record, is_certain: bool) -> None:
+    if not records.finish(run, record.status, only_if_silent=not is_certain, error=record.error):
+        return
+    if backend.uploads is not None:
+        backend.uploads.discard(run.item_id, record.uploads)
+    record = record._replace(finished=time.time())
+    item = CeleryItem[Any].of(run.item_id, record, backend.task_of(record), backend)
+    error = record.attempt_of(run.item_id).error
+    backend.context.events.finished(item, (record.status, None, error))

@@ -1,0 +1,157 @@
+"""A table of what runs in all processes of a worker, in memory that they share.
+
+The worker's main process looks after the runs of its children by it: a run lives as long as its process does,
+also where that computes in C and lets none of its threads run. Each row belongs to one process, which holds a
+record lock on it; the kernel frees that lock when the process dies, however that comes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from flask_background.celery.records.base import RunId
+from flask_background.concurrency import native
+
+_ROWS = 4096
+# After so many rows that no process has ever used come no others.
+_GAP = 64
+# Whether something runs; whether somebody wants its end; the process; when Celery kills that process
+# (``time.monotonic()``, 0: never); the item's id, the run's token, the app's name.
+_ROW = struct.Struct("BBId24s16s72s")
+_SIZE = 128
+
+
+class Row(NamedTuple):
+    """One run in a process of this worker."""
+
+    number: int
+    run: RunId
+    home: str
+    pid: int
+    #: When Celery kills its process (``time.monotonic()``), if it may not go on for ever.
+    limit: float | None
+
+
+class RunTable:
+    """Made in the main process, before its children are forked."""
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryFile() as file:
+            self._file = os.dup(file.fileno())
+        # In the place of the first row: when the grace period ends, and when it began; 0 while nothing stops.
+        os.truncate(self._file, _SIZE * (_ROWS + 1))
+        self._memory = mmap.mmap(self._file, 0)
+        self._main = os.getpid()
+        self._pid = 0
+        self._mine: set[int] = set()
+        self._free: list[int] = []
+        self._lock = native.new_lock()
+
+    @property
+    def is_childs(self) -> bool:
+        """Whether this process is one of the children."""
+        return os.getpid() != self._main
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+        os.close(self._file)
+
+    # The stop.
+
+    def stop_in(self, seconds: float) -> None:
+        """The stop has begun, and items have so many seconds; fewer than before, if so. For handlers, too."""
+        now = time.monotonic()
+        before = self.stops_at()
+        if before is None:
+            struct.pack_into("d", self._memory, 8, now)
+        if before is None or now + seconds < before:
+            struct.pack_into("d", self._memory, 0, now + seconds)
+
+    def stops_at(self) -> float | None:
+        """When the grace period ends (``time.monotonic()``); None while nothing stops."""
+        (end,) = struct.unpack_from("d", self._memory, 0)
+        return end or None
+
+    def stop_began(self) -> float:
+        """When the stop has begun (``time.monotonic()``); 0 while nothing stops."""
+        return float(struct.unpack_from("d", self._memory, 8)[0])
+
+    # For the process of a run.
+
+    def begin(self, run: RunId, home: str, limit: float | None) -> int:
+        """Enter a run of this process; returns the number of its row."""
+        number = self._take()
+        values = os.getpid(), limit or 0.0, run.item_id.encode(), run.token.encode(), home.encode()[:72]
+        _ROW.pack_into(self._memory, number * _SIZE, 0, 0, *values)
+        self._memory[number * _SIZE] = 1
+        return number
+
+    def end(self, number: int) -> None:
+        """The run is over."""
+        self._memory[number * _SIZE] = 0
+        with self._lock:
+            self._free.append(number)
+
+    def is_wanted(self, number: int) -> bool:
+        """Whether somebody wants the run's end."""
+        return bool(self._memory[number * _SIZE + 1])
+
+    # For the main process.
+
+    def rows(self) -> Iterator[Row]:
+        """What runs, or ran in a process that has died."""
+        unused = 0
+        for number in range(1, _ROWS + 1):
+            is_used, _, pid = struct.unpack_from("BBI", self._memory, number * _SIZE)
+            unused = 0 if pid else unused + 1
+            if unused > _GAP:
+                break
+            if is_used and (row := self.row(number)):
+                yield row
+
+    def row(self, number: int) -> Row | None:
+        """What is in a row, if something is."""
+        is_used, _, pid, limit, item_id, token, home = _ROW.unpack_from(self._memory, number * _SIZE)
+        run = RunId(item_id.decode(), token.decode())
+        return Row(number, run, home.rstrip(b"\0").decode(), pid, limit or None) if is_used else None
+
+    def want(self, number: int) -> None:
+        """Somebody wants the end of this row's run."""
+        self._memory[number * _SIZE + 1] = 1
+
+    def is_dead(self, row: Row) -> bool:
+        """Whether the row's process has died; then the row is free, and this is said once."""
+        if row.pid == os.getpid() or not self._try_lock(row.number):
+            return False
+        is_same = self.row(row.number) == row
+        if is_same:
+            self._memory[row.number * _SIZE] = 0
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, row.number)
+        return is_same
+
+    def _take(self) -> int:
+        with self._lock:
+            if self._pid != os.getpid():  # what was free is the parent's
+                self._pid, self._free, self._mine = os.getpid(), [], set()
+            if self._free:
+                return self._free.pop()
+            for number in range(1, _ROWS + 1):
+                is_free = not self._memory[number * _SIZE] and number not in self._mine
+                if is_free and self._try_lock(number):
+                    self._mine.add(number)
+                    return number
+        raise RuntimeError(f"more than {_ROWS} items run in this worker")
+
+    def _try_lock(self, number: int) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except OSError:
+            return False
+        return True

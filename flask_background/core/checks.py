@@ -1,0 +1,22 @@
+"""What the options of a task and the settings of an app have to be, in words that their errors share."""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+from flask_background.errors import ConfigurationError
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether value is a number. True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether value is a whole number. True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def wrong_option(option: str, value: object, allowed: str) -> ConfigurationError:
+    """The error of an option that a task cannot have."""
+    return ConfigurationError(f"the task's option {option} is {value!r}; allowed is {allowed}")

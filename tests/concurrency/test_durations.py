@@ -1,0 +1,55 @@
+"""Any number of seconds is one that clocks and waits take."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+
+from flask_background.concurrency.durations import bounded, deadline
+
+
+@pytest.mark.parametrize(
+    ("seconds", "number"),
+    [
+        (0, 0.0),
+        (1, 1.0),
+        (0.25, 0.25),
+        (True, 1.0),
+        (Decimal("1.5"), 1.5),
+        (Fraction(1, 2), 0.5),
+        (-1, 0.0),
+        (-0.0, 0.0),
+        (-math.inf, 0.0),
+        (-(10**400), 0.0),
+        (math.nan, 0.0),
+        (1e300, 1e300),
+        (sys.maxsize, float(sys.maxsize)),
+        (math.inf, math.inf),
+        (10**400, math.inf),
+    ],
+)
+def test_bounded(seconds: float, number: float) -> None:
+    """NaN and what is negative are now; what no float holds is never."""
+    assert bounded(seconds) == number
+    assert math.copysign(1.0, bounded(seconds)) == 1.0
+
+
+@pytest.mark.parametrize("seconds", ["soon", None, [], object()])
+def test_no_number(seconds: object) -> None:
+    """What is no number is refused."""
+    with pytest.raises((TypeError, ValueError)):
+        bounded(seconds)  # type: ignore[arg-type]
+
+
+def test_deadline() -> None:
+    """A wait is over its number of seconds from now; one without limit never."""
+    now = time.monotonic()
+    assert now + 5 <= deadline(5) < now + 60
+    assert now <= deadline(-5) < now + 60
+    assert now <= deadline(math.nan) < now + 60
+    assert deadline(None) == deadline(10**400) == math.inf

@@ -1,0 +1,108 @@
+"""What holds for the whole package: one room starts threads, and private names are there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import flask_background
+from flask_background.concurrency.private_names import find_private
+
+PACKAGE = Path(flask_background.__file__).parent
+#: The one room that starts threads.
+STARTER = "concurrency/native.py"
+#: What starts threads, or would: whatever it is an attribute of, and by whatever name it was imported.
+STARTS = {
+    "Thread",
+    "Timer",  # threading's; a room of ours has one, too
+    "start_new_thread",
+    "start_new",
+    "start_joinable_thread",
+    "ThreadPoolExecutor",
+    "ThreadPool",
+    "to_thread",
+    "run_in_executor",
+}
+THREADING = {"threading", "_thread", "concurrent.futures", "multiprocessing.pool", "multiprocessing.dummy"}
+
+
+def rooms() -> Iterator[str]:
+    """The names of all modules of the package."""
+    for module in pkgutil.walk_packages([str(PACKAGE)], "flask_background."):
+        yield module.name
+
+
+def starts_of(source: str) -> list[str]:
+    """Where a module makes threads itself: the lines, with what stands there."""
+    tree = ast.parse(source)
+    threading = {"threading", "_thread"}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            threading |= {name.asname for name in node.names if name.asname and name.name in THREADING}
+        elif isinstance(node, ast.ImportFrom) and node.module in THREADING:
+            found += [f"{node.lineno}: {name.name}" for name in node.names if name.name in STARTS]
+        elif isinstance(node, ast.Attribute) and node.attr in STARTS:
+            if node.attr == "Timer" and not (isinstance(node.value, ast.Name) and node.value.id in threading):
+                continue
+            found.append(f"{node.lineno}: {node.attr}")
+        elif isinstance(node, ast.Constant) and node.value in STARTS - {"Thread", "Timer"}:
+            found.append(f"{node.lineno}: {node.value!r}")
+    return found
+
+
+def test_one_room_starts_threads() -> None:
+    """Nothing but that room starts a thread, so all are daemons and begin in an empty context."""
+    found = {
+        str(path.relative_to(PACKAGE)): starts
+        for path in PACKAGE.rglob("*.py")
+        if (starts := starts_of(path.read_text()))
+    }
+    assert found.keys() == {STARTER}, found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import threading\nthreading.Thread(target=print).start()",
+        "import threading as t\nt.Timer(1, print).start()",
+        "from threading import Thread as T",
+        "import _thread\n_thread.start_new_thread(print, ())",
+        "from concurrent.futures import ThreadPoolExecutor",
+        "import concurrent.futures\nconcurrent.futures.ThreadPoolExecutor()",
+        "async def f(): await asyncio.to_thread(print)",
+        "loop.run_in_executor(None, print)",
+        "original('_thread', 'start_new_thread')(print, ())",
+        "from multiprocessing.pool import ThreadPool",
+    ],
+)
+def test_starts_are_found(source: str) -> None:
+    """Each way in which a thread can be started is seen."""
+    assert starts_of(source)
+
+
+def private_names() -> list[tuple[str, str]]:
+    """What the rooms say that they use of others though it is private."""
+    return [
+        (room, name)
+        for room in rooms()
+        if not room.startswith("flask_background.celery.")  # which needs Celery
+        for name in getattr(importlib.import_module(room), "PRIVATE_NAMES", ())
+    ]
+
+
+@pytest.mark.parametrize(("room", "name"), private_names())
+def test_private_name_is_there(room: str, name: str) -> None:
+    """This version has the private name that a room uses; if not, the room does with less grace."""
+    assert find_private(name) is not None
+
+
+def test_private_name_that_is_gone() -> None:
+    """A name that a version lacks, or whose module it lacks, is None."""
+    assert find_private("threading._no_such_name") is None
+    assert find_private("no_such_module.name") is None

@@ -1,0 +1,1 @@
+"""The rules of ``check_walls``, one file for each wall."""
