@@ -32,6 +32,8 @@ class RunHost(ABC):
 
     #: False where another process decides whether a failed run is followed by another.
     decides_retries: ClassVar[bool] = True
+    #: Whether items outlive this process: an item that cannot be started now can wait for better times.
+    keeps_items: ClassVar[bool] = False
 
     def __init__(self, app: Flask, events: Events, timers: Timers, lock: LockType) -> None:
         self.app = app
@@ -59,6 +61,10 @@ class RunHost(ABC):
     @abstractmethod
     def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
         """Settle the outcome of an item's last run."""
+
+    def put_off(self, item: WorkItem[Any], seconds: float) -> None:
+        """Leave a queued item to all processes, in so many seconds. Only for a host that keeps items."""
+        raise NotImplementedError
 
     def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
         """Ask a running item to end in so many seconds (TIMEOUT)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from flask_background.core.backend import Phase
@@ -38,6 +39,8 @@ class Backlog:
     def room(self, name: str) -> int:
         """How many more items of an executor this process would claim."""
         executor = self._session.local.executors[name]
+        if executor.paused_until > time.monotonic():
+            return 0
         ahead = _AHEAD if self._durations.get(name, _SHORT) < _SHORT else 1
         return ahead * executor.capacity - len(executor.queued) - len(executor.running)
 

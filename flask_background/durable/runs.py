@@ -45,6 +45,8 @@ class Runs(RunHost):
     ``in_this_process`` gives a forked process the host in place of this one.
     """
 
+    keeps_items = True
+
     def __init__(
         self, session: JournalSession, backlog: Backlog, in_this_process: Callable[[], JournalHost]
     ) -> None:
@@ -70,7 +72,9 @@ class Runs(RunHost):
             task.check_call(*args, **kwargs)
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-                self._put_off(item, error)  # too many open files, perhaps: that is not the item's fault
+                # Too many open files, perhaps: that is not the item's fault.
+                self.log_error(f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error)
+                self.put_off(item, _PUT_OFF)
             else:
                 self._park(item, f"its arguments do not fit any more: {error}")
             return False
@@ -185,11 +189,11 @@ class Runs(RunHost):
         if not is_known:  # else somebody may have it retried
             self._uploads.forget(item_id)
 
-    def _put_off(self, item: DurableItem[Any], error: OSError) -> None:
+    def put_off(self, item: WorkItem[Any], seconds: float) -> None:
         """Leave an item to all processes that cannot be started just now; that is no attempt."""
+        assert isinstance(item, DurableItem)
         if self._local.let_go(item):
-            self.log_error(f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error)
-            self._release_unrun(item, due=time.time() + _PUT_OFF)
+            self._release_unrun(item, due=time.time() + seconds)
 
     def _release_unrun(self, item: DurableItem[Any], due: float | None) -> None:
         assert item.row is not None

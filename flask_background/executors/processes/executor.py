@@ -21,12 +21,13 @@ from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flask_background.core.runner import Perform, Run
-from flask_background.core.status import Outcome
+from flask_background.core.status import Outcome, Status
 from flask_background.errors import BackgroundError, ConfigurationError, ItemCancelledError, ItemCrashedError
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.app_location import locate
 from flask_background.executors.processes.call import Call, Killed, NotBegun, parcel_of
 from flask_background.executors.processes.child_process import ChildProcess, Dead
+from flask_background.executors.processes.starts import Starts
 from flask_background.executors.threads import ThreadExecutor
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from flask_background.core.callee import Callee
     from flask_background.core.item import WorkItem
+    from flask_background.core.run_host import RunHost
     from flask_background.core.settings import Settings
 
 
@@ -58,6 +60,7 @@ class ProcessExecutor(ThreadExecutor):
         self.kill_after = settings.kill_after
         self.is_over = False
         self.children: set[ChildProcess] = set()
+        self.starts = Starts(self)
 
     def check(self, task: Callee) -> None:
         known = self._tasks.get(task.name)
@@ -94,9 +97,9 @@ class ProcessExecutor(ThreadExecutor):
         attendant = Attendant(self)
         try:
             while (item := get()) is not None:
-                if item.id in self.queued:  # else it was withdrawn, and is not worth a child
-                    attendant.prepare()
-                perform(item, self._adopt, attendant.call)
+                # An item that was withdrawn is not worth a child.
+                if item.id not in self.queued or attendant.prepare(item):
+                    perform(item, self._adopt, attendant.call)
                 item = None
         finally:
             attendant.let_child_go()
@@ -111,8 +114,26 @@ class Attendant:
         self._used = 0.0
         self._trouble: Exception | None = None
 
-    def prepare(self) -> None:
-        """See to it that there is a child, before the item begins: the time that takes is not the item's."""
+    def prepare(self, item: WorkItem[Any]) -> bool:
+        """See to it that there is a child, before the item begins: the time that takes is not the item's.
+
+        False if the item is not to begin: there is no child, and the item was left in the journal.
+        """
+        starts, host = self._executor.starts, _host_of(item)
+        if self._child is None and host.keeps_items and (seconds := starts.seconds_left()) > 0:
+            host.put_off(item, seconds)
+            return False
+        self._have_child()
+        if self._trouble is None or self._executor.is_over:
+            return True
+        seconds = starts.failed(host, self._trouble)
+        if not host.keeps_items:
+            return True
+        host.put_off(item, seconds)
+        return False
+
+    def _have_child(self) -> None:
+        """Start a child if there is none that is alive; the trouble with that is kept for the item."""
         self._trouble = None
         child = self._child
         if child is not None:
@@ -125,6 +146,7 @@ class Attendant:
             if self._executor.is_over:  # whoever set that may have missed this child
                 child.kill()
             child.make_ready()
+            self._executor.starts.succeeded()
         except Exception as error:
             self._trouble = error
             self.let_child_go()
@@ -143,7 +165,11 @@ class Attendant:
                 return self._call(item)
             except NotBegun:  # it had died since the last item, as that one's doing perhaps
                 self.let_child_go()
-                self.prepare()
+                self._have_child()
+                host = _host_of(item)
+                if self._trouble is not None and host.keeps_items and not self._executor.is_over:
+                    self._executor.starts.failed(host, self._trouble)
+                    return Status.INTERRUPTED, None, None  # the item was not begun: that is no attempt
                 return self._call(item)
         except (Dead, NotBegun) as dead:
             self.let_child_go()
@@ -171,6 +197,11 @@ class Attendant:
             raise
         self._used = time.monotonic()
         return outcome
+
+
+def _host_of(item: WorkItem[Any]) -> RunHost:
+    host: RunHost = item._host  # type: ignore[assignment]  # only a host that runs items has an executor
+    return host
 
 
 def _cut_short(item: WorkItem[Any]) -> BackgroundError:
