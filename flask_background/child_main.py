@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import io
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -24,6 +23,7 @@ from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.child_item import ChildHost
 from flask_background.executors.processes.child_listener import Listener
 from flask_background.executors.processes.child_process import SIGNALS
+from flask_background.executors.processes.memory import limit_memory, note_start
 from flask_background.executors.processes.pipes import Pipes
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 # From <sys/prctl.h>.
 _PR_SET_PDEATHSIG = 1
-_MIB = 1 << 20
 
 
 def main(inbound: int, outbound: int, parent: int) -> NoReturn:
@@ -68,12 +67,13 @@ def _serve(pipes: Pipes) -> None:
     assert isinstance(setup, parcels.Setup)
     os.nice(setup.nice)
     if setup.max_memory is not None:
-        _limit_memory(setup.max_memory * _MIB)
+        limit_memory(setup.max_memory)
     try:
         app = load(setup.location)
     except BaseException:
         pipes.send(parcels.Started(traceback.format_exc()))
         os._exit(1)
+    note_start()
     _leave_signals_to_parent()  # a module of the app may have had handlers of its own for them
     listener = Listener(pipes)
     # Not before, for gevent cannot patch a process that has threads, if the app wants it to.
@@ -102,13 +102,6 @@ def _end_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended before that
         os._exit(0)
-
-
-def _limit_memory(size: int) -> None:
-    """What a process writes to, not what it maps: threads and libraries map much that they never use."""
-    which = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
-    _, hard = resource.getrlimit(which)
-    resource.setrlimit(which, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
 
 
 def _leave_signals_to_parent() -> None:

@@ -56,6 +56,13 @@ def trace_of(error: BaseException) -> str:
 
 def let_frames_go(error: BaseException) -> None:
     """Forget the variables of the frames that error has passed: a handle keeps it, not an upload."""
+    for one in with_causes(error):
+        with best_effort():
+            traceback.clear_frames(one.__traceback__)
+
+
+def with_causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, its causes, its contexts and the members of groups, as far as they can be had."""
     seen: set[int] = set()
     errors: list[BaseException | None] = [error]
     while errors:
@@ -63,8 +70,8 @@ def let_frames_go(error: BaseException) -> None:
         if this is None or id(this) in seen:
             continue
         seen.add(id(this))
+        yield this
         with best_effort():
-            traceback.clear_frames(this.__traceback__)
             errors += (this.__cause__, this.__context__)
             if isinstance(this, BaseExceptionGroup):
                 errors += this.exceptions

@@ -35,6 +35,8 @@ class ExecutorSettings:
     #: Of a process executor's children: how nice they are, and how many MiB each may have (None: no limit).
     nice: int = 0
     max_memory: int | None = None
+    #: After how many items a child is replaced; None: it is kept.
+    max_items: int | None = None
 
     @property
     def coroutines_only(self) -> bool:
@@ -127,14 +129,15 @@ def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
 
 
 def _processes(key: str, options: Mapping[str, Any]) -> ExecutorSettings:
-    _only(key, options, "workers", "nice", "max_memory")
+    _only(key, options, "workers", "nice", "max_memory", "max_items")
     nice = options.get("nice", 0)
     if not is_whole(nice) or not 0 <= nice <= 19:
         raise _wrong(f'{key}["nice"]', nice, "a whole number from 0 to 19")
-    memory = options.get("max_memory")
-    if memory is not None:
-        memory = _option(key, options, "max_memory", 0)
-    return ExecutorSettings("process", _option(key, options, "workers", _PROCESSES), nice, memory)
+    memory, items = (
+        None if options.get(name) is None else _option(key, options, name, 0)
+        for name in ("max_memory", "max_items")
+    )
+    return ExecutorSettings("process", _option(key, options, "workers", _PROCESSES), nice, memory, items)
 
 
 def _only(key: str, options: Mapping[str, Any], *names: str) -> None:

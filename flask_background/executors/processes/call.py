@@ -35,6 +35,8 @@ class Call:
         # What the child knows: that the token has fired; that it is to end at once, though that was a stop.
         self._announced = self._told_again = False
         self._asked = False  # whether anything was sent after the call
+        #: Whether the child has no memory left for another item.
+        self.has_spent_child = False
 
     def message(self) -> parcels.Call:
         """What the child is asked."""
@@ -86,6 +88,7 @@ class Call:
             left = None if self._kill_at == math.inf else self._kill_at - time.monotonic()
             message = child.receive(left)
             if isinstance(message, parcels.RunEnded):
+                self.has_spent_child = message.is_spent
                 return parcels.outcome_of(message, f"item {item.id} ({item.task_name})")
             if isinstance(message, parcels.ProgressReported):
                 item.report_progress(*message)

@@ -19,6 +19,7 @@ from flask_background.core.throttle import Throttle
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.child_listener import Job, flush
+from flask_background.executors.processes.memory import is_used_up
 from flask_background.executors.processes.pipes import Pipes
 
 if TYPE_CHECKING:
@@ -157,9 +158,12 @@ class ChildHost(RunHost):
 
     def _tell_end(self, outcome: Outcome) -> None:
         self._report()
-        if outcome[2] is not None:
-            let_frames_go(outcome[2])
+        error = outcome[2]
+        if error is not None:
+            let_frames_go(error)
         ended = parcels.end(outcome)
+        if error is not None or ended.pickled is not None:  # else a value takes room that nobody has measured
+            ended = ended._replace(is_spent=is_used_up(error, ended.pickled))
         for upload in self._uploads:
             upload.close()
         flush()  # it may be killed before there is more to print

@@ -58,6 +58,7 @@ class ProcessExecutor(ThreadExecutor):
         self._settings = settings
         self._pid = os.getpid()
         self.kill_after = settings.kill_after
+        self.max_items = options.max_items
         self.is_over = False
         self.children: set[ChildProcess] = set()
         self.starts = Starts(self)
@@ -100,6 +101,7 @@ class ProcessExecutor(ThreadExecutor):
                 # An item that was withdrawn is not worth a child.
                 if item.id not in self.queued or attendant.prepare(item):
                     perform(item, self._adopt, attendant.call)
+                    attendant.look_after_child()
                 item = None
         finally:
             attendant.let_child_go()
@@ -112,6 +114,8 @@ class Attendant:
         self._executor = executor
         self._child: ChildProcess | None = None
         self._used = 0.0
+        self._calls = 0  # of this child
+        self._is_spent = False
         self._trouble: Exception | None = None
 
     def prepare(self, item: WorkItem[Any]) -> bool:
@@ -140,6 +144,7 @@ class Attendant:
             if time.monotonic() - self._used < _FRESH or child.is_alive():
                 return
             self.let_child_go()
+        self._calls, self._is_spent = 0, False
         try:
             child = self._child = ChildProcess(self._executor.setup())
             self._executor.children.add(child)
@@ -149,6 +154,11 @@ class Attendant:
             self._executor.starts.succeeded()
         except Exception as error:
             self._trouble = error
+            self.let_child_go()
+
+    def look_after_child(self) -> None:
+        """Part with a child that has no memory left, or has run as many items as it may."""
+        if self._is_spent:
             self.let_child_go()
 
     def let_child_go(self) -> None:
@@ -196,6 +206,8 @@ class Attendant:
             self.let_child_go()
             raise
         self._used = time.monotonic()
+        self._calls += 1
+        self._is_spent = call.has_spent_child or self._calls == self._executor.max_items
         return outcome
 
 

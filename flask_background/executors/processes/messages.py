@@ -81,12 +81,16 @@ class Started(NamedTuple):
 
 
 class RunEnded(NamedTuple):
-    """What a run has come to: the value or the error, pickled; of an error its text, too."""
+    """What a run has come to: the value or the error, pickled; of an error its text, too.
+
+    ``is_spent``: whether the child has no memory left for another item.
+    """
 
     status: str
     pickled: bytes | None
     text: str
     trace: str
+    is_spent: bool = False
 
 
 Message = Setup | Call | TokenFired | ProgressReported | CancelledSelf | Started | RunEnded
