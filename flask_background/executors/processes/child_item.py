@@ -152,8 +152,8 @@ class ChildHost(RunHost):
             if progress is not None and progress is not self._sent and not self._job.over:
                 self._sent = progress
                 try:
-                    self._pipes.send(parcels.ProgressReported(*progress))
-                except Exception as error:  # such as numbers of a class that is not picklable
+                    self._pipes.send(parcels.ProgressReported(*parcels.progress_as_data(progress)))
+                except Exception as error:  # such as numbers of a class that is no number
                     self.log_error("A progress could not be reported", error)
 
     def _tell_end(self, outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from flask_background.concurrency import native
 from flask_background.errors import ItemCrashedError
 from flask_background.executors.processes.messages import Message, Setup, Started
-from flask_background.executors.processes.pipes import Pipes
+from flask_background.executors.processes.pipes import NoMessage, Pipes
 
 # How long a child may take to load the app, and to end when it is told to, in seconds.
 _STARTED_WITHIN = 60.0
@@ -46,6 +46,20 @@ class Dead(Exception):
             name = f"signal {-self.status}"
         hint = " (by the system for want of memory, perhaps)" if name == "SIGKILL" else ""
         return f"child process {self.pid} was ended by {name}{hint}"
+
+
+class Garbled(Dead):
+    """The child has written into its pipe what is no message, and was killed for that."""
+
+    def __init__(self, pid: int, status: int, what: str) -> None:
+        super().__init__(pid, status)
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"child process {self.pid} has written {self.what} into the pipe to its parent, and was killed:"
+            " does something write to a file descriptor that is not its own?"
+        )
 
 
 class ChildProcess:
@@ -146,6 +160,9 @@ class ChildProcess:
                 return pipes.take()
         except (EOFError, OSError):
             raise self._dead() from None
+        except NoMessage as error:
+            self.kill()
+            raise Garbled(self.pid, self.end(), str(error)) from None
         if self._death in ready:
             raise self._dead()
         return None

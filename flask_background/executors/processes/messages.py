@@ -1,4 +1,7 @@
-"""What goes between a process and its children: calls with their arguments there, outcomes back. Pickled."""
+"""What goes between a process and its children: calls with their arguments there, outcomes back.
+
+Arguments are pickled: a child trusts its parent. What comes back is pickled as data, and read as such.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from typing import Any, NamedTuple
 from werkzeug.datastructures import FileStorage, Headers
 
 from flask_background.core.request_state import RequestState
-from flask_background.core.status import Outcome, Status
+from flask_background.core.status import Outcome, Progress, Status
 from flask_background.errors import ArgumentError, ItemCancelledError, ItemFailedError, ResultLostError
+from flask_background.executors.processes import safe_pickle
 from flask_background.payload.arguments import positional
 
 #: An upload: its name in the form, its filename, its headers, and its content or the path of that.
@@ -81,7 +85,7 @@ class Started(NamedTuple):
 
 
 class RunEnded(NamedTuple):
-    """What a run has come to: the value or the error, pickled; of an error its text, too.
+    """What a run has come to: the value or the error, pickled as data; of an error its text, too.
 
     ``is_spent``: whether the child has no memory left for another item.
     """
@@ -179,12 +183,22 @@ def state_of(values: tuple[Any, ...] | None) -> RequestState | None:
     return None if values is None else RequestState._make((*values[:-1], MappingProxyType(values[-1])))
 
 
+def progress_as_data(progress: Progress) -> Progress:
+    """A progress whose numbers are Python's own, and whose message is a plain string."""
+    done, total, message = progress
+    return Progress(
+        done if type(done) is int else float(done),
+        total if total is None or type(total) is int else float(total),
+        None if message is None else str(message),
+    )
+
+
 def end(outcome: Outcome) -> RunEnded:
     """An outcome, ready to be sent."""
     status, value, error = outcome
     if error is None:
         try:
-            return RunEnded(status, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), "", "")
+            return RunEnded(status, safe_pickle.dumps(value), "", "")
         except BaseException as wrong:  # whatever it raises, the item has succeeded
             return RunEnded(status, None, f"the result cannot be sent from its child process: {wrong!r}", "")
     trace = "".join(traceback.format_exception(error))
@@ -198,13 +212,14 @@ def outcome_of(ended: RunEnded, name: str) -> Outcome:
         lost = ResultLostError(f"{name}: {ended.text}")
         if ended.pickled is not None:
             try:
-                return status, pickle.loads(ended.pickled), None
+                return status, safe_pickle.loads(ended.pickled), None
             except Exception as wrong:
                 lost = ResultLostError(f"{name}: the result cannot be read in this process: {wrong}")
         return status, lost, lost
     try:
         assert ended.pickled is not None
-        error: BaseException = pickle.loads(ended.pickled)
+        error = safe_pickle.loads(ended.pickled)
+        assert isinstance(error, BaseException)
     except Exception:
         error = ItemFailedError(f"{name} failed with {ended.text}")
     if status is Status.FAILED:
@@ -213,14 +228,15 @@ def outcome_of(ended: RunEnded, name: str) -> Outcome:
 
 
 def _pickled_error(error: BaseException) -> bytes | None:
-    """None if it would not come back as it is: not every exception can be made anew from its arguments."""
+    """None if it could not be made anew."""
     if isinstance(error, ItemCancelledError):
         error.token = None  # another item's, which means nothing elsewhere
     try:
-        pickled = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
-        return pickled if type(pickle.loads(pickled)) is type(error) else None
+        pickled = safe_pickle.dumps(error)
+        safe_pickle.loads(pickled)
     except BaseException:
         return None
+    return pickled
 
 
 def _text_of(error: BaseException) -> str:

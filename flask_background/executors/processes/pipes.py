@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pickle
 import struct
 import termios
+import zlib
 
 from flask_background.concurrency import native
+from flask_background.executors.processes import safe_pickle
 from flask_background.executors.processes.messages import (
     Call,
     CancelledSelf,
@@ -31,8 +32,17 @@ _KINDS: tuple[type[Message], ...] = (
     RunEnded,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
-_LENGTH = struct.Struct("!Q")
+# Before each message: a mark, its length and its checksum. What an item writes into the pipe by mistake has
+# neither, and must not be taken for the length of a message that never comes to its end.
+_MARK = b"\xf5FB1"
+_HEAD = struct.Struct("!4sQI")
 _CHUNK = 1 << 16
+# The largest message, in bytes: what a child is made to say must not take all memory of its parent.
+_LARGEST = 1 << 30
+
+
+class NoMessage(Exception):
+    """The other side has written what is no message, or one that is too large."""
 
 
 class Pipes:
@@ -69,12 +79,13 @@ class Pipes:
 
         If this end does not block, what finds no room is left for ``send_more``.
         """
-        body = pickle.dumps((_NUMBERS[type(message)], *message), pickle.HIGHEST_PROTOCOL)
+        body = safe_pickle.dumps((_NUMBERS[type(message)], *message))
+        if len(body) > _LARGEST:
+            raise MemoryError(f"a message of {len(body)} bytes; allowed are {_LARGEST}")
+        head = _HEAD.pack(_MARK, len(body), zlib.crc32(body))
         with self._lock:
             # A small one goes in one write; a large one is not copied for that.
-            parts = (
-                [_LENGTH.pack(len(body)), body] if len(body) > _CHUNK else [_LENGTH.pack(len(body)) + body]
-            )
+            parts = [head, body] if len(body) > _CHUNK else [head + body]
             self._unsent += map(memoryview, parts)
             self.send_more()
 
@@ -90,7 +101,7 @@ class Pipes:
             pass
 
     def receive(self) -> Message:
-        """What the other side says next. Raises EOFError when that has ended."""
+        """What the other side says next. Raises EOFError when that has ended, and NoMessage."""
         while (message := self.take()) is None:
             self.read()
         return message
@@ -103,20 +114,25 @@ class Pipes:
         self._buffer += data
 
     def take(self) -> Message | None:
-        """The next of the messages that have been read, if one is complete."""
+        """The next of the messages that have been read, if one is complete. Raises NoMessage."""
         buffer = self._buffer
-        if len(buffer) < _LENGTH.size:
+        if not _MARK.startswith(buffer[: len(_MARK)]):
+            raise NoMessage(f"{len(buffer)} bytes that are no message")
+        if len(buffer) < _HEAD.size:
             return None
-        end = _LENGTH.size + _LENGTH.unpack_from(buffer)[0]
+        _, length, checksum = _HEAD.unpack_from(buffer)
+        if length > _LARGEST:
+            raise NoMessage(f"a message of {length} bytes; allowed are {_LARGEST}")
+        end = _HEAD.size + length
         if len(buffer) < end:
             return None
         try:
-            with memoryview(buffer) as view, view[_LENGTH.size : end] as body:
-                number, *values = pickle.loads(body)
+            with memoryview(buffer) as view, view[_HEAD.size : end] as body:
+                if zlib.crc32(body) != checksum:
+                    raise NoMessage("a message with other bytes in between")
+                return _read(body)
         finally:
             del buffer[:end]  # what cannot be read is not read again
-        message: Message = _KINDS[number]._make(values)
-        return message
 
     def close(self) -> None:
         """Close both; the other side then comes to the end."""
@@ -124,3 +140,14 @@ class Pipes:
             if end != -1:
                 os.close(end)
         self.inbound = self.outbound = -1
+
+
+def _read(body: memoryview) -> Message:
+    try:
+        number, *values = safe_pickle.loads(body)
+        message: Message = _KINDS[number]._make(values)
+    except (MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise NoMessage(f"a message that cannot be read: {error}") from error
+    return message
