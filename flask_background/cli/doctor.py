@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from flask_background.core.finding import Finding
 from flask_background.core.settings import Settings
+from flask_background.errors import ConfigurationError
+from flask_background.executors.processes.app_location import locate
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
@@ -31,6 +33,8 @@ def examine(background: HasState) -> Iterator[Finding]:
         "grace period",
         f"{grace:g} s: give gunicorn graceful_timeout = {grace + 1:g}, and the process manager a little more",
     )
+    if any(options.kind == "process" for options in part.settings.executors.values()):
+        yield _children(part)
     if part.has_journal():
         yield _folder(part)
         yield _durability(part)
@@ -51,6 +55,14 @@ def _names(part: BackgroundState) -> Iterator[Finding]:
                 "there is no such setting, so it has no effect",
                 f"{close[0]} may be meant" if close else "leave it out",
             )
+
+
+def _children(part: BackgroundState) -> Finding:
+    try:
+        location = locate(part.app, part.settings.app)
+    except ConfigurationError as error:
+        return Finding("error", "child processes", str(error))
+    return Finding("ok", "child processes", f"they load the app from {location}")
 
 
 def _folder(part: BackgroundState) -> Finding:

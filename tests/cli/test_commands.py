@@ -102,6 +102,18 @@ def test_examine(site: Site) -> None:
     assert {finding.subject for finding in findings} >= {"grace period", "journal"}
 
 
+@pytest.mark.parametrize(("location", "level"), [(None, "error"), ("tests.children:create_app", "ok")])
+def test_doctor_looks_for_the_app_of_children(
+    make_site: Callable[..., Site], location: str | None, level: str
+) -> None:
+    """Whether child processes would find the app is known before the first item."""
+    site = make_site(BACKGROUND_EXECUTORS={"cpu": {"kind": "process"}}, BACKGROUND_APP=location)
+    with site.app.app_context():
+        findings = {finding.subject: finding for finding in examine(site.app.extensions["background"])}
+    assert findings["child processes"].level == level
+    assert "BACKGROUND_APP" in findings["child processes"].text or location is not None
+
+
 def test_run_durable(site: Site, flask: Callable[..., Result]) -> None:
     """A durable item is left to the workers; arguments are JSON, or else strings."""
     answer = said(flask("run", "double", "[1, 2]", "x", "--json"))

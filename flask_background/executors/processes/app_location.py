@@ -30,7 +30,7 @@ def locate(app: Flask, setting: str | None) -> str:
             return f"{app.import_name}:{found}"
         why = (
             f"module {app.import_name!r} has neither a variable with this very app, nor a create_app() that"
-            " takes no arguments"
+            " needs no arguments"
         )
     raise ConfigurationError(
         f"child processes would not find the app {app.name!r}: {why}. Say where it is, as in"
@@ -50,19 +50,22 @@ def _example(app: Flask, module: ModuleType | None) -> str:
             return f'"{name}:{variable}"'
         for factory in _FACTORIES:
             if inspect.isfunction(function := vars(module).get(factory)):
-                given = ", with the arguments that it is to have" if _parameters(function) else ""
+                given = ", with the arguments that it is to have" if _required(function) else ""
                 return f'"{name}:{factory}()"{given}'
     return '"shop:app" or "shop:create_app()"'
 
 
 def _factory(module: ModuleType) -> str | None:
-    """A factory that can have been called in one way only."""
+    """A factory that needs no arguments: children call it without, as ``flask --app`` does."""
     for name in _FACTORIES:
         factory = vars(module).get(name)
-        if inspect.isfunction(factory) and not _parameters(factory):
+        if inspect.isfunction(factory) and not _required(factory):
             return f"{name}()"
     return None
 
 
-def _parameters(function: Any) -> Any:
-    return inspect.signature(function).parameters
+def _required(function: Any) -> list[str]:
+    """The parameters of a function that have no default."""
+    parameters = inspect.signature(function).parameters.values()
+    optional = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return [one.name for one in parameters if one.default is one.empty and one.kind not in optional]
