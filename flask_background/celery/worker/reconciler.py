@@ -107,7 +107,7 @@ class Reconciler:
             return
         record = self._records.read(item_id)
         if record is not None:
-            # A lost message, or a run that was cut, had its turn already; a delay or the next attempt had not.
+            # A message that was lost, or a run that was cut, had its turn already.
             is_first = bool(queue) or (record.started is not None and record.error is None)
             self._publisher.send(item_id, record, with_record=False, is_first=is_first)
 
