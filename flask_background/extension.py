@@ -48,8 +48,8 @@ class Background:
 
     def __init__(self, app: Flask | None = None) -> None:
         self._app = None if app is None else weakref.ref(app)  # for the app refers to its Background
-        self.processors: list[StateProcessor] = []
-        self.registry = Registry()
+        self._processors: list[StateProcessor] = []
+        self._registry = Registry()
         if app is not None:
             self.init_app(app)
 
@@ -62,8 +62,8 @@ class Background:
             raise RuntimeError(
                 f"app {app.name!r} has a Background already: call init_app, or Background(app), once per app"
             )
-        part = BackgroundState(app, self.registry, self.processors)
-        for periodic in self.registry.periodic.values():
+        part = BackgroundState(app, self._registry, self._processors)
+        for periodic in self._registry.periodic.values():
             check_executor(periodic.task, part.settings.executors)
         app.extensions["background"] = self
         app.extensions[STATE] = part
@@ -100,7 +100,7 @@ class Background:
 
         def decorate(func: Callable[..., Any]) -> Task[..., Any]:
             task = make_task(self, func, options)
-            self.registry.add(task._callee)
+            self._registry.add(task._callee)
             return task
 
         return decorate if func is None else decorate(func)
@@ -147,7 +147,7 @@ class Background:
             app = None if self._app is None else self._app()
             if app is not None:
                 check_executor(task._callee, state_of(app).settings.executors)
-            self.registry.add_periodic(task._callee, schedule)
+            self._registry.add_periodic(task._callee, schedule)
             return task
 
         return decorate
@@ -189,7 +189,7 @@ class Background:
         The items find them in ``current_item.state.values``. Raises StateError at enqueue if they are not
         JSON.
         """
-        self.processors.append(processor)
+        self._processors.append(processor)
         return processor
 
     def get(self, item_id: str) -> WorkItem[Any] | None:

@@ -69,17 +69,21 @@ class AsyncioExecutor(Executor):
             if self._loop is None:
                 loop = native.new_event_loop()
                 try:
-                    native.start_thread(
-                        partial(self._run, loop), f"background-{self.name}", runs_app_code=True
-                    )
+                    self._start_loop(loop)
                 except RuntimeError:
                     loop.close()
                     raise
                 self._loop = loop
             return self._loop
 
+    def _start_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        def run() -> None:
+            asyncio.set_event_loop(loop)
+            self._run(loop)
+
+        native.start_thread(run, f"background-{self.name}", runs_app_code=True)
+
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
         while loop not in self._finished:
             try:
                 loop.run_forever()  # returns, too, when an item stops the loop
@@ -136,7 +140,7 @@ async def _of_another_loop(future: asyncio.Future[Any]) -> Any:
     tell = partial(asyncio.get_running_loop().call_soon_threadsafe, told.set)
     quiet = 0
     try:
-        if not future.done():
+        with suppress(RuntimeError):  # the loop is closed
             there.call_soon_threadsafe(future.add_done_callback, lambda _: tell())
         while not future.done():
             # A loop that stands still may only be between two runs, so it is looked at twice.

@@ -15,7 +15,7 @@ from flask_background.celery.records.base import RunId
 from flask_background.concurrency import native
 from flask_background.concurrency.timers import Timers
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import RunHost
+from flask_background.core.run_host import RunHost
 from flask_background.core.status import Attempt, Outcome, Progress, Status
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.payload.outcomes import progress_as_data
