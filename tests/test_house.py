@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,8 +32,8 @@ THREADING = {"threading", "_thread", "concurrent.futures", "multiprocessing.pool
 
 def rooms() -> Iterator[str]:
     """The names of all modules of the package."""
-    for module in pkgutil.walk_packages([str(PACKAGE)], "flask_background."):
-        yield module.name
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
 def starts_of(source: str) -> list[str]:
@@ -91,7 +90,7 @@ def private_names() -> list[tuple[str, str]]:
     return [
         (room, name)
         for room in rooms()
-        if not room.startswith("flask_background.celery.")  # which needs Celery
+        if not room.startswith("flask_background.celery")  # which needs Celery
         for name in getattr(importlib.import_module(room), "PRIVATE_NAMES", ())
     ]
 
