@@ -56,8 +56,7 @@ def spawn(func: Callable[..., object], *args: Any) -> None:
     """Run a function on a greenlet of the main thread, in a copy of the caller's context."""
     import gevent
 
-    # From the hub itself, for a call that comes from there may not wait, and must not have the hub's context.
-    call_soon(copy_context().run, gevent.spawn, func, *args)
+    call_soon(gevent.spawn, copy_context().run, func, *args)  # a new greenlet's own context is empty
 
 
 def run(func: Callable[[], None], within: float | None = None) -> None:
