@@ -141,11 +141,7 @@ def work(name: str) -> None:
 
 def enqueue(site: Site, name: str, **options: Any) -> Any:
     """Enqueue an item here, which another process runs."""
-<<<<<<< HEAD
     return site.background.task(durable=True, name="work")(work).using(**options).enqueue(name)
-=======
-    return site.background._registry.tasks["work"].using(**options).enqueue(name)
->>>>>>> surface
 
 
 # The journal is made.
