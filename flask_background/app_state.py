@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from flask_background import hosts
 from flask_background.concurrency import native
-from flask_background.core.events import Events
+from flask_background.core.hub_events import make_events
 from flask_background.core.settings import Settings
 from flask_background.errors import JournalError
 
@@ -119,7 +119,7 @@ class BackgroundState:
                 CeleryBackend,  # with Celery, for apps that name it
             )
 
-            context = CeleryContext(self.settings, self.registry, Events(self.app), self)
+            context = CeleryContext(self.settings, self.registry, make_events(self.app), self)
             self._celery = CeleryBackend(context)
             with _building:
                 _with_parts.add(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
+    from flask_background.local.backend import LocalBackend
+
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -47,7 +50,7 @@ class Background:
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        self._app = None if app is None else weakref.ref(app)  # for the app refers to its Background
+        self._app_ref = None if app is None else weakref.ref(app)  # for the app refers to its Background
         self._processors: list[StateProcessor] = []
         self._registry = Registry()
         if app is not None:
@@ -144,8 +147,7 @@ class Background:
                     f"task {task.name} is periodic, and only the journal enqueues those: leave backend out,"
                     " and let its item enqueue one of another task there"
                 )
-            app = None if self._app is None else self._app()
-            if app is not None:
+            if (app := self._app) is not None:
                 check_executor(task._callee, state_of(app).settings.executors)
             self._registry.add_periodic(task._callee, schedule)
             return task
@@ -254,17 +256,32 @@ class Background:
     ) -> WorkItem[Any]:
         return submit(self._part(), callee, args, kwargs, when)
 
+    @property
+    def backend(self) -> LocalBackend:
+        """What ``app.extensions["background"].backend`` was in development versions before 0.1."""
+        warnings.warn(
+            "Background.backend is internal: use the methods of Background, such as stats()",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self._part().backend
+
+    @property
+    def _app(self) -> Flask | None:
+        """The app given to the constructor, as long as it lives."""
+        return None if self._app_ref is None else self._app_ref()
+
     def _part(self) -> BackgroundState:
         """The state of the current app, else of the app given to the constructor."""
         app: Flask | None
         try:
             app = _current_app()
         except RuntimeError:
-            app = None if self._app is None else self._app()
+            app = self._app
             if app is None:
                 why = (
                     "Background does not know which app this is for"
-                    if self._app is None
+                    if self._app_ref is None
                     else "the app of this Background is gone: keep a reference to it"
                 )
                 raise NotInitializedError(

@@ -61,7 +61,7 @@ def _work(part: BackgroundState, burst: bool) -> None:
     if burst:
         durable.maintenance.has_looked.wait()  # what a dead process has left is there to run, too
     while not (burst and durable.claimer.has_nothing_to_do()):
-        native.sleep(_LOOK if burst else _DOZE)
+        native.Latch().wait(_LOOK if burst else _DOZE)  # gevent's hub goes on meanwhile
     part.backend.stop(None)
 
 

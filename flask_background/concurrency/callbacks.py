@@ -1,7 +1,8 @@
 """Functions of the app's that our threads have to call: on threads of their own, so that they hold up nobody.
 
 Callbacks of tokens, receivers of signals and the like may take long, hang or raise. A few threads call them;
-one more is started while all are busy, up to a bound. They end when there is nothing to call.
+one more is started while all are busy, up to a bound. They end when there is nothing to call. Under gevent
+they have a greenlet of the main thread call the function, for it may take patched locks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from flask_background.concurrency import native
+from flask_background.concurrency import hub, native
 
 Failed = Callable[[BaseException], object]
 
@@ -21,6 +22,9 @@ Failed = Callable[[BaseException], object]
 _MOST = 64
 # How long a thread stays for the next callback, in seconds.
 _LINGER = 1.0
+# How long a main thread that computes may keep a callback waiting under gevent, in seconds: the callback may
+# be what ends that computation.
+_HURRY = 0.25
 
 
 class _IdleThread:
@@ -71,7 +75,7 @@ class CallbackThreads:
 
     def _run(self, call: Callable[[], None] | None) -> None:
         while call is not None:
-            call()
+            hub.run(call, within=_HURRY)
             call = None  # or an idle thread would keep what it has called
             call = self._next()
 

@@ -1,8 +1,8 @@
-"""Operating-system threads and locks, also where gevent has put greenlets in their place.
+"""Threads and locks of the operating system, also where gevent has put greenlets in their place.
 
-Under gevent an item on a "thread" that burns CPU or sleeps in C stops every greenlet of the process,
-gunicorn's heartbeat among them. So items, and whatever watches over them, live on real threads, and what
-they share with greenlets is guarded by real locks, held for a few lines that never switch.
+Under gevent a greenlet that computes or sleeps in C stops every other greenlet of the process. So the threads
+that watch over items stay native. Native locks guard their data, held for a few lines that never switch to
+another greenlet.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ __all__ = [
     "Latch",
     "SimpleQueue",
     "exit_code_of",
+    "get_ident",
     "has_ended",
     "interpreter",
+    "is_own_thread",
+    "is_patched",
     "is_service_thread",
     "new_event_loop",
     "new_lock",
     "new_poll",
+    "original",
     "sleep",
     "start_program",
     "start_thread",
@@ -49,8 +53,9 @@ __all__ = [
 # What CPython has, and does not document, and is used here: see ``private_names``.
 PRIVATE_NAMES = ("multiprocessing.util.spawnv_passfds",)
 
-# How often a greenlet looks at a latch: a real lock cannot wake it.
-_GREENLET_POLL = 0.01
+# A process of which gevent has patched one of these serves greenlets, whatever else was left out.
+_PATCHED = ("threading", "socket", "time", "select")
+
 # The longest that a lock is waited for in one go (seconds): CPython refuses 292 years.
 _LONGEST_WAIT = 1e6
 
@@ -60,8 +65,11 @@ _own_threads: set[int] = set()
 _service_threads: dict[int, set[int]] = {}
 
 
-def _original(module: str, name: str) -> Any:
-    """The attribute as it was before gevent patched the module, if it did."""
+_is_patched = False
+
+
+def original(module: str, name: str) -> Any:
+    """The attribute of a module as it was before gevent patched the module, if gevent did."""
     # gevent's module may be half imported by another thread at this moment; then it has patched nothing yet.
     get_original = getattr(sys.modules.get("gevent.monkey"), "get_original", None)
     if get_original is not None:
@@ -69,20 +77,25 @@ def _original(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _patched() -> bool:
-    is_module_patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
-    return is_module_patched is not None and bool(is_module_patched("threading"))
+def is_patched() -> bool:
+    """Whether gevent has patched this process, wholly or in part."""
+    global _is_patched
+    if not _is_patched and "gevent.monkey" in sys.modules:
+        # The module may be half imported by another thread at this moment.
+        patched = getattr(sys.modules["gevent.monkey"], "is_module_patched", None)
+        _is_patched = patched is not None and any(map(patched, _PATCHED))
+    return _is_patched
 
 
 if not TYPE_CHECKING:
-    SimpleQueue = _original("queue", "SimpleQueue")
+    SimpleQueue = original("queue", "SimpleQueue")
 
 
 def new_lock() -> LockType:
     """A lock between real threads."""
-    if not _patched():  # every waiting view makes one
+    if not is_patched():  # every waiting view makes one
         return _thread.allocate_lock()
-    lock: LockType = _original("_thread", "allocate_lock")()
+    lock: LockType = original("_thread", "allocate_lock")()
     return lock
 
 
@@ -95,8 +108,8 @@ def start_thread(target: Callable[[], None], name: str, *, runs_app_code: bool =
     """
     run = _made_ours(target, is_service=not runs_app_code)
     with blocked(current_mask()):  # here, for a thread that began without could get a signal at once
-        if _patched():
-            _original("_thread", "start_new_thread")(run, ())
+        if is_patched():
+            original("_thread", "start_new_thread")(run, ())
         else:
             # Else whoever follows new threads (Sentry, OpenTelemetry) would give this one, which serves all
             # visitors, the user and the trace of the request that happens to start it.
@@ -106,17 +119,17 @@ def start_thread(target: Callable[[], None], name: str, *, runs_app_code: bool =
 def start_thread_in_handler(target: Callable[[], None]) -> None:
     """Run target on a service thread; fit for a signal handler, for it takes none of threading's locks."""
     with blocked(current_mask()):
-        _original("_thread", "start_new_thread")(_made_ours(target, is_service=True), ())
+        original("_thread", "start_new_thread")(_made_ours(target, is_service=True), ())
 
 
 def _made_ours(target: Callable[[], None], *, is_service: bool) -> Callable[[], None]:
     """What a thread of ours runs. It begins with the stop signals blocked."""
-    usual = _service_threads.get(_get_ident())
+    usual = _service_threads.get(get_ident())
     if usual is None:
         usual = current_mask()
 
     def run() -> None:
-        ident = _get_ident()
+        ident = get_ident()
         _own_threads.add(ident)
         if is_service:
             _service_threads[ident] = usual
@@ -133,11 +146,17 @@ def _made_ours(target: Callable[[], None], *, is_service: bool) -> Callable[[], 
 
 def is_service_thread() -> bool:
     """Whether the caller runs on a thread that foreign code must not hold up."""
-    return _get_ident() in _service_threads
+    return get_ident() in _service_threads
 
 
-def _get_ident() -> int:
-    ident: int = _original("_thread", "get_ident")()
+def is_own_thread() -> bool:
+    """Whether the calling thread was started here."""
+    return get_ident() in _own_threads
+
+
+def get_ident() -> int:
+    """The number of the calling thread, the same for all its greenlets."""
+    ident: int = original("_thread", "get_ident")()
     return ident
 
 
@@ -187,70 +206,92 @@ def exit_code_of(pid: int) -> int | None:
 
     Raises ChildProcessError if somebody else in this process has been told.
     """
-    ended, status = _original("os", "waitpid")(pid, os.WNOHANG)
+    ended, status = original("os", "waitpid")(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def sleep(seconds: float) -> None:
     """Hold up this thread alone."""
-    _original("time", "sleep")(seconds)
+    original("time", "sleep")(seconds)
 
 
 def new_poll() -> select.poll:
     """A poll that holds up this thread alone."""
-    poll: select.poll = _original("select", "poll")()
+    poll: select.poll = original("select", "poll")()
     return poll
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """An event loop that waits in the operating system, not in gevent's hub."""
+    """An event loop for the calling thread. In a greenlet, that has to be a LoopGreenlet."""
     import asyncio
 
-    if not _patched():
+    if not is_patched():
         return asyncio.new_event_loop()
-    return asyncio.SelectorEventLoop(_original("selectors", "DefaultSelector")())
+    if is_own_thread():
+        return asyncio.SelectorEventLoop(original("selectors", "DefaultSelector")())
+    from flask_background.concurrency import hub_loop  # with gevent
+
+    return hub_loop.new_event_loop()
 
 
 class Latch:
-    """Opens once; whoever waits passes then. Cheaper than an Event, and safe under gevent."""
+    """Opens once, and lets all waiters pass from then on: native threads as well as gevent's greenlets."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "_opened", "_wake")
 
     def __init__(self) -> None:
+        self._opened = False
         self._lock = new_lock()
         self._lock.acquire()
+        # What wakes the greenlets that wait: a native lock would stop their whole thread.
+        self._wake: list[Callable[[], object]] = []
 
     def open(self) -> None:
-        """Let everybody pass. Once is enough; more often does no harm."""
+        """Let all waiters pass. To open an open latch does no harm."""
+        self._opened = True
         try:
             self._lock.release()
         except RuntimeError:
             pass  # it was open
+        for wake in tuple(self._wake):
+            wake()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: without limit), any number of them; says whether it is open."""
+        if self._opened:
+            return True
         if timeout is not None:
             timeout = bounded(timeout)
-        if _patched() and _get_ident() not in _own_threads:
-            opened = self._wait_in_greenlet(timeout)
-        elif timeout is None or timeout <= _LONGEST_WAIT:
-            opened = self._lock.acquire(timeout=-1 if timeout is None else timeout)
-        else:
-            end = time.monotonic() + timeout
-            while not (opened := self._lock.acquire(timeout=_LONGEST_WAIT)) and time.monotonic() < end:
-                pass
-        if opened:
-            self.open()
-        return opened
+        if is_patched() and not is_own_thread():
+            return self._wait_in_greenlet(timeout)
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._opened:
+            left = _LONGEST_WAIT if end is None else min(end - time.monotonic(), _LONGEST_WAIT)
+            if left < 0:
+                break
+            if self._lock.acquire(timeout=left):
+                self.open()  # the next waiter needs the lock, too
+        return self._opened
 
     def _wait_in_greenlet(self, timeout: float | None) -> bool:
-        gevent = sys.modules["gevent"]
-        end = None if timeout is None else time.monotonic() + timeout
-        while not self._lock.acquire(blocking=False):
-            if end is not None and time.monotonic() >= end:
-                return False
-            gevent.sleep(_GREENLET_POLL)
-        return True
+        from gevent import get_hub
+        from gevent.event import Event
+
+        loop, woken = get_hub().loop, Event()
+
+        def wake() -> None:
+            try:
+                loop.run_callback_threadsafe(woken.set)
+            except ValueError:
+                pass  # the waiter's thread has ended, and its loop with it
+
+        self._wake.append(wake)
+        try:
+            if not self._opened:  # looked at once more, because ``open`` may not have seen ``wake``
+                woken.wait(None if timeout is None or timeout > _LONGEST_WAIT else timeout)
+        finally:
+            self._wake.remove(wake)
+        return self._opened
 
 
 os.register_at_fork(after_in_child=_service_threads.clear)  # they are the parent's

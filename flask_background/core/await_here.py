@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
 def await_here(run: Run, awaitable: Awaitable[Any]) -> None:
     """Await what the run's function returned, on an event loop of its own, and end the run."""
+    if native.is_patched() and not native.is_own_thread():
+        from flask_background.concurrency.hub_loop import LoopGreenlet  # with gevent
+
+        LoopGreenlet.spawn(_run_loop, run, awaitable).join()
+    else:
+        _run_loop(run, awaitable)
+
+
+def _run_loop(run: Run, awaitable: Awaitable[Any]) -> None:
     import asyncio
 
     async def await_it() -> None:

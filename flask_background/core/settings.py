@@ -14,7 +14,7 @@ from flask_background.core.checks import is_number, is_whole
 from flask_background.core.options import BackendName
 from flask_background.errors import ConfigurationError
 
-Kind = Literal["thread", "asyncio", "process"]
+Kind = Literal["thread", "native-thread", "asyncio", "process"]
 Overflow = Literal["raise", "block", "run"]
 Durability = Literal["power", "process"]
 
@@ -111,16 +111,16 @@ def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
         if not isinstance(name, str) or not isinstance(options, Mapping):
             raise _wrong(key, options, 'a name and a dict such as {"kind": "thread", "workers": 2}')
         kind = options.get("kind")
-        if kind == "thread":
+        if kind in ("thread", "native-thread"):
             _only(key, options, "workers")
-            executors[name] = ExecutorSettings("thread", _option(key, options, "workers", workers))
+            executors[name] = ExecutorSettings(kind, _option(key, options, "workers", workers))
         elif kind == "asyncio":
             _only(key, options, "limit")
             executors[name] = ExecutorSettings("asyncio", _option(key, options, "limit", _COROUTINES))
         elif kind == "process":
             executors[name] = _processes(key, options)
         else:
-            raise _wrong(f'{key}["kind"]', kind, '"thread", "asyncio" or "process"')
+            raise _wrong(f'{key}["kind"]', kind, '"thread", "native-thread", "asyncio" or "process"')
     for name, kind in (("thread", "thread"), ("asyncio", "asyncio")):
         if executors[name].kind != kind:
             raise _wrong(

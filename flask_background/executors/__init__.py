@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
+
+from flask_background.concurrency import native
+from flask_background.executors.patches import check_patches
 
 if TYPE_CHECKING:
     from flask import Flask
 
     from flask_background.core.callee import Callee
-    from flask_background.core.runner import Perform
+    from flask_background.core.runner import Adopt, Perform
     from flask_background.core.settings import Settings
     from flask_background.executors.base import Executor
 
@@ -17,25 +20,38 @@ if TYPE_CHECKING:
 def make_executors(
     app: Flask, settings: Settings, perform: Perform, tasks: Mapping[str, Callee]
 ) -> dict[str, Executor]:
-    """The executors by name. All await on the loop of the one named "asyncio" what functions return."""
+    """The executors by name. All await on the loop of the one named "asyncio" what functions return.
+
+    Raises ConfigurationError if the process was patched in a way that items cannot live with.
+    """
+    check_patches()
     from flask_background.executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
     from flask_background.executors.threads import ThreadExecutor
 
-    aio = AsyncioExecutor("asyncio", settings.executors["asyncio"].capacity, perform)
+    on_threads: Callable[[str, int, Perform, Adopt], Executor] = ThreadExecutor
+    on_a_loop = AsyncioExecutor
+    if native.is_patched():
+        from flask_background.executors import greenlets  # with gevent
+
+        on_threads, on_a_loop = greenlets.GreenletExecutor, greenlets.HubAsyncioExecutor
+
+    aio = on_a_loop("asyncio", settings.executors["asyncio"].capacity, perform)
     executors: dict[str, Executor] = {}
     for name, wanted in settings.executors.items():
         if name == "asyncio":
             executors[name] = aio
         elif wanted.kind == "asyncio":
-            executors[name] = AsyncioExecutor(name, wanted.capacity, perform)
+            executors[name] = on_a_loop(name, wanted.capacity, perform)
         elif wanted.kind == "process":
             from flask_background.executors.processes.executor import (
                 ProcessExecutor,  # with subprocess, for apps that have one
             )
 
             executors[name] = ProcessExecutor(name, app, settings, perform, tasks)
-        else:
+        elif wanted.kind == "native-thread":
             executors[name] = ThreadExecutor(name, wanted.capacity, perform, aio.adopt)
+        else:
+            executors[name] = on_threads(name, wanted.capacity, perform, aio.adopt)
     return executors
 
 

@@ -69,17 +69,21 @@ class AsyncioExecutor(Executor):
             if self._loop is None:
                 loop = native.new_event_loop()
                 try:
-                    native.start_thread(
-                        partial(self._run, loop), f"background-{self.name}", runs_app_code=True
-                    )
+                    self._start_loop(loop)
                 except RuntimeError:
                     loop.close()
                     raise
                 self._loop = loop
             return self._loop
 
+    def _start_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        def run() -> None:
+            asyncio.set_event_loop(loop)
+            self._run(loop)
+
+        native.start_thread(run, f"background-{self.name}", runs_app_code=True)
+
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
         while loop not in self._finished:
             try:
                 loop.run_forever()  # returns, too, when an item stops the loop

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from flask_background.concurrency import native
+from flask_background.concurrency import hub, native
+from flask_background.executors.patches import check_patches
 from flask_background.hosts import gunicorn, process
 from flask_background.hosts import worker_start as starting
 from flask_background.hosts.base import Host
@@ -48,10 +49,13 @@ def adopt(worker: Worker) -> None:
 def prepare(starter: starting.Starter) -> None:
     """Before the first enqueue, as long as we are on the main thread: let TERM and HUP be heard.
 
-    The starter is told when a gunicorn worker has loaded the app.
+    The starter is told when a gunicorn worker has loaded the app. Raises ConfigurationError if the process
+    was patched in a way that items cannot live with.
     """
+    check_patches()
+    hub.remember_main_hub()
     process.listen_for_stop(lambda: _host)
-    starting.tell_when_started(starter)
+    starting.tell_when_started(starter, lambda: _host)
 
 
 def _after_fork() -> None:

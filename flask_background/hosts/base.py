@@ -90,6 +90,12 @@ class Host(ABC):
     def sustain(self) -> None:
         """Items are in flight while the host stops. Called at every tick."""
 
+    def while_serving(self) -> None:
+        """Items may be in flight, and no stop has begun. Called at every tick, on the watcher's thread."""
+
+    def while_draining(self) -> None:
+        """The main thread waits for items. Called there, at every tick."""
+
     def interrupted(self) -> None:
         """A signal has raised SystemExit or KeyboardInterrupt in ``drain``."""
 
@@ -148,6 +154,7 @@ class Host(ABC):
                         break
                 self.wake()
                 self.ring()
+                self.while_draining()
                 if self._over.wait(_TICK) or self.is_up(late=_PATIENCE):
                     break
             except (KeyboardInterrupt, SystemExit):
@@ -168,6 +175,7 @@ class Host(ABC):
             try:
                 if self._began is None and not self._arrived and not self.is_stopping():
                     seen = time.monotonic()
+                    self.while_serving()
                 else:
                     self._take_through_stop(seen)
                     if self._arrived and (self._close() if self.is_idle() else self.is_up()):

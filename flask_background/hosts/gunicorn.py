@@ -1,36 +1,54 @@
 """gunicorn: finds the worker that this process is, waits in its exit, and keeps its heart beating meanwhile.
 
 No line in gunicorn.conf.py is needed: the worker's own configuration object, which after the fork is this
-process's alone, gets hooks around the user's. ``worker_exit`` runs when requests are over, whatever ended the
-worker, and before the interpreter shuts down (a second signal may raise SystemExit just before it, and then
-that shutdown is where items are waited for). By then gunicorn has closed the file whose timestamp shows that
-the worker lives, so a copy of it is made at the beginning.
+process's alone, gets hooks around the user's. gunicorn calls ``worker_exit`` when the requests are over,
+whatever ended the worker, and before the interpreter shuts down. A second signal may raise SystemExit just
+before that call; then the interpreter's shutdown waits for the items. gunicorn has closed the worker's
+heartbeat file by then, so the host opens a second descriptor of that file at the beginning.
+
+gunicorn documents its server hooks, and calls them in public. All else that this room relies on is in the
+table below. Where a version lacks an entry, the log says so once, and the host does without it.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from flask_background.concurrency import native
+from flask_background.concurrency import hub, native
 from flask_background.hosts.base import Drainable, Host
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
-    from gunicorn.workers.workertmp import WorkerTmp
 
+#: What is neither documented nor offered as a hook, seen in gunicorn 22.0 to 27.0.1, and why it is used.
+RELIED_ON = {
+    "worker.alive": "tells that the stop has begun; no signal comes with max_requests",
+    "worker.ppid": "tells that the master has gone",
+    "worker.pid": "tells a worker from a copy of it in a forked child",
+    "worker.nr": "counts the requests, for a recycle that was put off",
+    "worker.max_requests": "puts a recycle off",
+    "worker.tmp": "the heartbeat file: the master reads its modification time, a monotonic one",
+    "worker.handle": "serves a connection: tells a request that hangs from an item that computes",
+    "arbiter.spawn_worker": "has the worker in its variable `worker`, wherever signal handlers were replaced",
+}
+#: The same of gthread alone: where a worker that was told to QUIT leaves idle connections and finished
+#: requests. Without these, a client keeps its idle connection until the items are done.
+#: ``_keep`` is what ``keepalived_conns`` was called in gunicorn 22 and 23, which had no ``pending_conns``.
+GTHREAD_IDLE = ("keepalived_conns", "pending_conns", "_keep")
+GTHREAD_FINISHED = "method_queue"
 
 # gunicorn kills when its graceful_timeout is over; by so many seconds before that all has to be on record.
 _MARGIN = 1.0
 _BEAT = 0.05
+# How often the heart beats for an item that computes (seconds): gunicorn's shortest timeout is 1 s.
+_SERVING_BEAT = 0.4
 # For how long the interpreter may take to end when items had to be left behind (threads are joined there,
 # without limit), in seconds.
 _EXIT_WITHIN = 0.15
@@ -56,14 +74,43 @@ def find_worker() -> Worker | None:
 
 
 def worker_on_stack() -> Any:
-    """Where all have been replaced: the main thread was started by ``spawn_worker``."""
+    """The worker that the main thread was started for, from the frame of the function that forked it."""
+    arbiter = sys.modules.get("gunicorn.arbiter")
     main = threading.main_thread().ident
-    frame = None if main is None else sys._current_frames().get(main)
+    if arbiter is None or main is None:
+        return None
+    spawn_worker = _code_of(arbiter.Arbiter, "spawn_worker")
+    frame = sys._current_frames().get(main)
     while frame is not None:
-        if frame.f_code.co_name == "spawn_worker":
+        if frame.f_code is spawn_worker:
             return frame.f_locals.get("worker")
         frame = frame.f_back
     return None
+
+
+def missing(worker: Worker) -> list[str]:
+    """The entries of the table that this version of gunicorn lacks."""
+    from gunicorn.arbiter import Arbiter
+
+    owners = {"worker": worker, "arbiter": Arbiter}
+    names = (entry.split(".") for entry in RELIED_ON)
+    return [f"{owner}.{name}" for owner, name in names if not hasattr(owners[owner], name)]
+
+
+class Heartbeat:
+    """Touches a worker's heartbeat file, also when gunicorn has closed it."""
+
+    def __init__(self, worker: Worker) -> None:
+        try:
+            self._descriptor = os.dup(worker.tmp.fileno())
+        except (OSError, ValueError, AttributeError):
+            self._descriptor = -1  # gunicorn has closed the file: the worker is about to exit
+
+    def beat(self) -> None:
+        """Show the master that the worker lives."""
+        if self._descriptor != -1:
+            now = time.monotonic()
+            os.utime(self._descriptor, (now, now))
 
 
 class GunicornHost(Host):
@@ -76,20 +123,27 @@ class GunicornHost(Host):
         self.graceful_timeout = float(worker.cfg.graceful_timeout)
         self.allowance = max(0.0, self.graceful_timeout - _MARGIN)
         self._worker = worker
-        self._pulse = _copy_of(worker.tmp)
+        self._heart = Heartbeat(worker)
+        self._missing = missing(worker)
         self._pressed: dict[int | None, float] = {}
         self._left_at: float | None = None
         self._heart_beats = False
-        self._hook()
-        if (pool := getattr(worker, "tpool", None)) is not None:
-            # gthread's handler of INT and QUIT shuts its pool down, which takes this lock. If the signal
-            # comes while the main thread holds it, an ordinary lock would never be free again.
-            vars(pool)["_shutdown_lock"] = threading.RLock()
+        self._beaten_at = -math.inf
+        self._hub_asked_at: float | None = None
+        # gunicorn may have closed its pipe when it comes to the drain, and the descriptor be another file's.
+        self._finished = _file_of(getattr(worker, GTHREAD_FINISHED, None))
+        self._hook_exit()
         if worker.cfg.max_requests > 0:
             self._put_off_recycle()
 
     def add(self, backend: Drainable) -> None:
         super().add(backend)
+        if self._missing:
+            backend.log_warning(
+                f"This version of gunicorn has no {', '.join(self._missing)}, so items may get less time when"
+                " a worker stops. Report it to Flask-Background, and use an older gunicorn until then"
+            )
+            self._missing = []
         grace = backend.grace
         if self.graceful_timeout < grace:
             backend.log_warning(
@@ -100,7 +154,17 @@ class GunicornHost(Host):
             )
 
     def is_stopping(self) -> bool:
-        return not self._worker.alive or self._worker.ppid != os.getppid()
+        worker = self._worker
+        return not getattr(worker, "alive", True) or getattr(worker, "ppid", os.getppid()) != os.getppid()
+
+    def while_serving(self) -> None:
+        """Beat for an item on a greenlet that computes, and lets gunicorn's own greenlet not beat."""
+        if native.is_patched() and time.monotonic() - self._beaten_at > _SERVING_BEAT:
+            self._beaten_at = time.monotonic()
+            from flask_background.executors.greenlets import CODES
+
+            if CODES & _codes_of_main_thread():
+                self._heart.beat()
 
     def sustain(self) -> None:
         if not self._heart_beats:
@@ -108,82 +172,80 @@ class GunicornHost(Host):
             native.start_thread(self._beat, "background-heart")
 
     def _beat(self) -> None:
-        """Beat while items have time, and end the process if the interpreter does not."""
+        """Beat while items have time, and end the process if the main thread does not come to that."""
         while True:
             if self.is_idle():
                 pass  # gunicorn's own rules hold
             elif self._left_at is not None:
                 if time.monotonic() - self._left_at > _EXIT_WITHIN:
                     os._exit(0)
-            elif self._pulse is not None and not self.is_up(late=_MARGIN):
-                self._pulse.notify()
+            elif not self.is_up(late=_MARGIN):
+                self._heart.beat()
+            if self.is_up(late=_EXIT_WITHIN) and not self.is_idle() and self._is_held_up():
+                os._exit(0)
             native.sleep(_BEAT)
 
+    def _is_held_up(self) -> bool:
+        """Whether something that is no request keeps the main thread from its greenlets."""
+        if not native.is_patched():
+            return False
+        now = time.monotonic()
+        if self._hub_asked_at is None:
+            self._hub_asked_at = now
+            hub.call_soon(self._hub_answers)
+        return now - self._hub_asked_at > _EXIT_WITHIN and (
+            _code_of(type(self._worker), "handle") not in _codes_of_main_thread()
+        )
+
+    def _hub_answers(self) -> None:
+        self._hub_asked_at = None
+
     def drain(self) -> None:
-        self._let_connections_go()
         super().drain()
         self._left_at = self._left_at or time.monotonic()
 
-    def _let_connections_go(self) -> None:
-        """Nobody serves them any more: who keeps one for a next request must not wait for our items."""
+    def while_draining(self) -> None:
+        """Let go of connections: nobody serves them any more, and a client must not wait for our items."""
         worker = self._worker
+        queue = getattr(worker, GTHREAD_FINISHED, None)
+        if queue is not None and self._finished is not None and self._finished == _file_of(queue):
+            queue.run_callbacks(None)
+        for name in GTHREAD_IDLE:
+            for connection in tuple(getattr(worker, name, ())):
+                connection.close()
 
-        def close() -> None:
-            for name in ("keepalived_conns", "pending_conns", "_keep"):  # the last one in gunicorn 22 and 23
-                for connection in tuple(getattr(worker, name, ())):
-                    connection.close()
+    def interrupted(self) -> None:
+        self.press(None)
 
-        def finish(callback: Callable[..., object], *args: Any) -> None:
-            callback(*args)
-            close()
+    def press(self, sig: int | None) -> bool:
+        """INT or QUIT has come, and the second one ends the wait. Returns whether this is the first one.
 
-        if (finished := getattr(worker, "method_queue", None)) is not None:
-            # gthread's threads leave a connection whose request is over to the main thread, which is here.
-            vars(finished)["defer"] = finish
-            finished.run_callbacks(None)
-        close()
+        Fit for a signal handler.
+        """
+        now = time.monotonic()
+        first = not self._pressed
+        again = sig in self._pressed or any(now - when > _ONE_PRESS for when in self._pressed.values())
+        began = self._began
+        if again or (began is not None and now - began > _ONE_PRESS):
+            self.cut()
+        self._pressed[sig] = now
+        return first
 
-    def _hook(self) -> None:
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the main thread waits for the items, or has done so."""
+        return self._arrived
+
+    def _hook_exit(self) -> None:
         cfg = self._worker.cfg
-        users_exit, users_int = cfg.worker_exit, cfg.worker_int
+        users_exit = cfg.worker_exit
 
         def worker_exit(arbiter: Any, worker: Worker) -> None:
             if os.getpid() == self.pid:
                 self.drain()
             users_exit(arbiter, worker)
 
-        def worker_int(worker: Worker) -> None:
-            self._press_all()
-            if threading.current_thread() is threading.main_thread():
-                # gunicorn's handler has done its part. Once more, it would raise SystemExit wherever the main
-                # thread is by then, between gunicorn and our drain too.
-                signal.signal(signal.SIGINT, self._press)
-                signal.signal(signal.SIGQUIT, self._press)
-            users_int(worker)
-
         cfg.set("worker_exit", worker_exit)
-        cfg.set("worker_int", worker_int)
-
-    def _press_all(self) -> None:
-        """Called below gunicorn's handler, whose argument tells which signal it was.
-
-        That may have come while the handler was at work for another, and will raise SystemExit through it.
-        """
-        frame: FrameType | None = sys._getframe(2)
-        self._press(frame.f_locals.get("sig") if frame else None)
-        while frame is not None:
-            if frame.f_code.co_name == "handle_quit":
-                self._pressed.setdefault(frame.f_locals.get("sig"), time.monotonic())
-            frame = frame.f_back
-
-    def _press(self, sig: int | None, _frame: FrameType | None = None) -> None:
-        """Ctrl-C, or something like it; the second one ends the wait."""
-        now = time.monotonic()
-        again = sig in self._pressed or any(now - when > _ONE_PRESS for when in self._pressed.values())
-        began = self._began
-        if again or (began is not None and now - began > _ONE_PRESS):
-            self.cut()
-        self._pressed[sig] = now
 
     def _put_off_recycle(self) -> None:
         """Recycle by ``max_requests`` only when no item is in flight, or at twice the setting.
@@ -192,6 +254,8 @@ class GunicornHost(Host):
         gunicorn decides before it calls the view, which may enqueue: so the decision is moved behind it.
         """
         worker, cfg = self._worker, self._worker.cfg
+        if {"worker.nr", "worker.max_requests", "worker.alive"} & {*self._missing}:
+            return
         limit = worker.max_requests
         users_post_request = cfg.post_request
         worker.max_requests = 2 * limit
@@ -205,12 +269,27 @@ class GunicornHost(Host):
         cfg.set("post_request", post_request)
 
 
-def _copy_of(tmp: WorkerTmp) -> WorkerTmp | None:
-    """The worker's heartbeat file under a descriptor of its own, with gunicorn's own way of touching it."""
+def _code_of(owner: type, name: str) -> CodeType | None:
+    return getattr(getattr(owner, name, None), "__code__", None)
+
+
+def _file_of(thing: Any) -> tuple[int, int] | None:
+    """Which file it has open."""
     try:
-        descriptor = os.dup(tmp.fileno())
-    except (OSError, ValueError):
-        return None  # gunicorn has closed it: the worker is about to exit
-    pulse = copy.copy(tmp)
-    vars(pulse)["_tmp"] = os.fdopen(descriptor, "w+b", 0)
-    return pulse
+        stat = os.fstat(thing.fileno())
+    except (AttributeError, OSError, TypeError, ValueError):
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _codes_of_main_thread() -> set[CodeType]:
+    """What the main thread is in the middle of: under gevent, the greenlet that runs."""
+    codes: set[CodeType] = set()
+    try:
+        frame: FrameType | None = sys._current_frames().get(hub.main_hub().thread_ident)
+    except RuntimeError:
+        return codes  # no greenlet has had an item yet
+    while frame is not None:
+        codes.add(frame.f_code)
+        frame = frame.f_back
+    return codes

@@ -12,25 +12,34 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from flask_background.concurrency import hub
+from flask_background.hosts.base import Host
 from flask_background.hosts.gunicorn import find_worker, worker_on_stack
+from flask_background.hosts.gunicorn_signals import hear_quit
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
 
 
 class Starter(Protocol):
-    """Who wants to be told."""
+    """An app that has something to do when its worker starts."""
 
     def worker_started(self) -> None: ...
 
 
 _starters: weakref.WeakSet[Starter] = weakref.WeakSet()
+_host: Callable[[], Host | None] = lambda: None  # noqa: E731
 
 
-def tell_when_started(starter: Starter) -> None:
-    """Call ``starter.worker_started()`` in each gunicorn worker, when its app is loaded."""
+def tell_when_started(starter: Starter, host: Callable[[], Host | None]) -> None:
+    """Call ``starter.worker_started()`` in each gunicorn worker, when its app is loaded.
+
+    ``host`` returns the host of the process, or None before its first item.
+    """
+    global _host
     first = not _starters
     _starters.add(starter)
+    _host = host
     worker = find_worker()
     if worker is not None and first:
         _arm(worker)
@@ -41,6 +50,8 @@ def _arm(worker: Worker) -> None:
 
     def post_worker_init(worker: Worker) -> None:
         users(worker)
+        hub.remember_main_hub()  # gevent patches a worker after its master has loaded the app
+        hear_quit(worker, _host)
         for starter in tuple(_starters):
             starter.worker_started()
 

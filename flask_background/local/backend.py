@@ -12,7 +12,7 @@ from flask_background.concurrency.durations import bounded
 from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.concurrency.timers import Timers
 from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats
-from flask_background.core.events import Events
+from flask_background.core.hub_events import make_events
 from flask_background.core.item import WorkItem
 from flask_background.core.odd_errors import let_frames_go
 from flask_background.core.run_host import RunHost
@@ -52,7 +52,7 @@ class LocalBackend(InProcessBackend, RunHost):
         # Items know their backend; an idle executor does not, and ends with it.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
-        super().__init__(app, Events(app), Timers(self._timer_failed), self.ledger.lock)
+        super().__init__(app, make_events(app), Timers(self._timer_failed), self.ledger.lock)
         self.later = DelayedItems(
             self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
         )

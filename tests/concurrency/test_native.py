@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ import pytest
 
 from flask_background.concurrency import native
 
-from ..helpers import BOUND, FOREVER, Script, until
+from ..helpers import BOUND, FOREVER, until
+from ..under_gevent import pass_under_gevent
 
 
 def test_gate_waits() -> None:
@@ -259,117 +260,8 @@ def test_sleep() -> None:
     assert time.monotonic() - began >= 0.01
 
 
-# In a process of its own, because a patch cannot be taken back. One for all, because gevent starts slowly.
-
-PATCHED = """
-    from gevent import monkey
-    monkey.patch_all()
-    import asyncio, threading, time, traceback
-    import gevent
-    from flask import Flask
-    from flask_background.concurrency import native
-    from flask_background import Background, current_item
-    app = Flask("shop")
-    background = Background(app)
-    sleep, get_ident = native.sleep, monkey.get_original("_thread", "get_ident")
-    beats = []
-
-    def beat():
-        while True:
-            beats.append(1)
-            gevent.sleep(0.005)
-
-    def beating(wait):
-        gevent.sleep(0.02)
-        before = len(beats)
-        result = wait()
-        assert len(beats) - before > 5, len(beats) - before
-        return result
-
-    def function():
-        item = background.enqueue(lambda: (sleep(0.3), get_ident())[1])
-        assert beating(lambda: item.result(10)) != get_ident()
-
-    def coroutine():
-        async def work():
-            await asyncio.sleep(0.02)
-            sleep(0.3)
-            return get_ident()
-        item = background.enqueue(work)
-        assert beating(lambda: item.result(10)) != get_ident()
-
-    def bounded_wait():
-        item = background.enqueue(sleep, 0.9)
-        assert not beating(lambda: item.wait(0.3))
-        assert item.wait(10)
-
-    def wait_for_all():
-        for _ in range(5):
-            background.enqueue(sleep, 0.3)
-        assert beating(lambda: background.wait_idle(10))
-
-    def token():
-        item = background.enqueue(lambda: current_item.token.wait(10))
-        gevent.sleep(0.02)
-        assert item.cancel()
-        assert item.result(10) is True
-
-    def timeout():
-        async def work():
-            await asyncio.sleep(10)
-        error = background.task(timeout=0.05)(work).enqueue().exception(10)
-        assert type(error).__name__ == "ItemTimeoutError", error
-
-    def greenlets_enqueue():
-        ran = []
-        def enqueue(number):
-            for _ in range(50):
-                background.enqueue(ran.append, number)
-                gevent.sleep(0)
-        gevent.joinall([gevent.spawn(enqueue, number) for number in range(10)], raise_error=True)
-        assert background.wait_idle(10)
-        assert sorted(ran) == sorted(list(range(10)) * 50)
-
-    def stop():
-        item = background.enqueue(lambda: (sleep(0.3), current_item.token.reason.value)[1])
-        gevent.sleep(0.02)
-        assert beating(lambda: background.stop(10)) == []
-        assert item.result(0) == "shutdown"
-
-    gevent.spawn(beat)
-    for check in (function, coroutine, bounded_wait, wait_for_all, token, timeout, greenlets_enqueue, stop):
-        try:
-            check()
-        except BaseException:
-            traceback.print_exc()
-        else:
-            print("fine:", check.__name__, flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Script]:
-    """What happens under gevent's patches."""
-    program = Script(tmp_path_factory.mktemp("gevent"), PATCHED)
-    yield program
-    program.kill()
-
-
 @pytest.mark.process
-@pytest.mark.parametrize(
-    "check",
-    [
-        "function",
-        "coroutine",
-        "bounded_wait",
-        "wait_for_all",
-        "token",
-        "timeout",
-        "greenlets_enqueue",
-        "stop",
-    ],
-)
-def test_gevent(patched: Script, check: str) -> None:
-    """Under gevent's patches items live on real threads, and whoever waits for them holds up no greenlet."""
-    assert patched.ends(30.0) == 0, patched.said
-    assert f"fine: {check}\n" in patched.said, patched.said
+@pytest.mark.timeout(240)
+def test_under_gevent() -> None:
+    """Threads, latches and calls between threads do their work in a process that gevent has patched."""
+    pass_under_gevent("tests/concurrency/patched_native.py")

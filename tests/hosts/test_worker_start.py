@@ -49,6 +49,10 @@ class Starter:
         self._log.append(self._name)
 
 
+def no_host() -> None:
+    """The host of a process that has had no item."""
+
+
 @pytest.fixture
 def log() -> list[str]:
     """Who was told, in order."""
@@ -69,7 +73,7 @@ def test_told(worker: Worker, log: list[str]) -> None:
     """The user's own hook comes first, then each starter, once."""
     first, second = Starter(log, "first"), Starter(log, "second")
     for starter in (first, second, first):
-        tell_when_started(starter)
+        tell_when_started(starter, no_host)
     assert log == []
     worker.start()
     assert log[0] == "user's"
@@ -88,8 +92,8 @@ def test_nobody_wants_to_know(worker: Worker, log: list[str]) -> None:
 def test_starters_may_go(worker: Worker, log: list[str]) -> None:
     """An app that is gone by then is not kept alive, and not told."""
     starter, stays = Starter(log, "gone"), Starter(log, "stays")
-    tell_when_started(starter)
-    tell_when_started(stays)
+    tell_when_started(starter, no_host)
+    tell_when_started(stays, no_host)
     reference = weakref.ref(starter)
     del starter
     gc.collect()
@@ -103,7 +107,7 @@ def test_outside_gunicorn(monkeypatch: pytest.MonkeyPatch, worker: Worker, log: 
     monkeypatch.setattr(starting, "find_worker", lambda: None)
     monkeypatch.setattr(starting, "worker_on_stack", lambda: None)
     starter = Starter(log, "told")
-    tell_when_started(starter)
+    tell_when_started(starter, no_host)
     starting._after_fork()
     assert log == []
     worker.start()
@@ -114,7 +118,7 @@ def test_preloaded(monkeypatch: pytest.MonkeyPatch, worker: Worker, log: list[st
     """An app that the master has loaded is told in each worker, whose configuration is its own."""
     monkeypatch.setattr(starting, "find_worker", lambda: None)
     starter = Starter(log, "told")
-    tell_when_started(starter)
+    tell_when_started(starter, no_host)
     for number in (1, 2):
         child = Worker(log)
         monkeypatch.setattr(starting, "worker_on_stack", lambda child=child: child)
@@ -129,7 +133,7 @@ def test_fork(monkeypatch: pytest.MonkeyPatch, worker: Worker, log: list[str]) -
     """The fork itself does that."""
     monkeypatch.setattr(starting, "find_worker", lambda: None)
     starter = Starter(log, "told")
-    tell_when_started(starter)
+    tell_when_started(starter, no_host)
     pid = os.fork()
     if pid == 0:
         worker.start()
@@ -144,6 +148,6 @@ def test_outside_of_gunicorn_really(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting, "_starters", weakref.WeakSet())
     told: list[str] = []
     starter = Starter(told, "told")
-    tell_when_started(starter)
+    tell_when_started(starter, no_host)
     assert list(starting._starters) == [starter]
     assert told == []

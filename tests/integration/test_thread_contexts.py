@@ -186,9 +186,10 @@ SENTRY = """
 """
 
 
+@pytest.mark.parametrize("patch", ["", "from gevent import monkey; monkey.patch_all()\n"])
 @pytest.mark.parametrize("receiver", [False, True])
-def test_sentry(script: Callable[..., Script], receiver: bool) -> None:
+def test_sentry(script: Callable[..., Script], receiver: bool, patch: str) -> None:
     """No event that Sentry sends of an item has another visitor's user or request; its own tags are there."""
-    program = script(SENTRY.replace("RECEIVER", str(receiver)))
+    program = script(patch, SENTRY.replace("RECEIVER", str(receiver)))
     assert program.ends() == 0, program.said
     assert "right" in program.said

@@ -1,0 +1,82 @@
+"""Items on greenlets, for processes that gevent has patched.
+
+The greenlets run in the main thread's hub, which serves the requests, so that patched locks, drivers,
+programs and sockets work in an item as they do in a view. Each item has a greenlet of its own, as each
+request has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from flask_background.concurrency import hub
+from flask_background.concurrency.hub_loop import LoopGreenlet
+from flask_background.concurrency.stop_signals import uninterruptible
+from flask_background.core.runner import Adopt, Perform, Run
+from flask_background.executors.aio import AsyncioExecutor
+from flask_background.executors.base import Executor
+
+if TYPE_CHECKING:
+    from flask_background.core.item import WorkItem
+
+
+class GreenletExecutor(Executor):
+    """Runs functions on at most ``capacity`` greenlets. What functions return to be awaited goes to adopt."""
+
+    def __init__(self, name: str, capacity: int, perform: Perform, adopt: Adopt) -> None:
+        super().__init__(name, capacity)
+        self._perform = perform
+        self._adopt = adopt
+        self._waiting: deque[WorkItem[Any]] = deque()
+        self._greenlets = 0  # counted in the hub's thread alone
+
+    def put(self, item: WorkItem[Any]) -> None:
+        self._waiting.append(item)
+        hub.call_soon(self._start)
+
+    def run_here(self, item: WorkItem[Any]) -> None:
+        self._perform(item, self._adopt)
+
+    def abort(self) -> None:
+        """Functions cannot be cancelled: their items are reported, and end with the process."""
+
+    def close(self) -> None:
+        """Nothing to end: greenlets without items do not exist."""
+
+    def _start(self) -> None:
+        while self._waiting and self._greenlets < self.capacity:
+            self._greenlets += 1
+            gevent.spawn(Context().run, self._run, self._waiting.popleft())  # else in a visitor's, perhaps
+
+    @uninterruptible
+    def _run(self, item: WorkItem[Any]) -> None:
+        try:
+            self._perform(item, self._adopt)
+        finally:
+            self._greenlets -= 1
+            self._start()
+
+
+class HubAsyncioExecutor(AsyncioExecutor):
+    """Runs coroutine functions on an event loop that one greenlet runs."""
+
+    # The loop and its sockets belong to the main thread, so whatever touches the loop is done there.
+
+    def put(self, item: WorkItem[Any]) -> None:
+        hub.call_soon(super().put, item)
+
+    def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:
+        hub.call_soon(super().adopt, run, awaitable)
+
+    def _start_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        LoopGreenlet.spawn(Context().run, self._run, loop)
+
+
+#: What is on the main thread's stack while an item on a greenlet runs.
+CODES = frozenset({GreenletExecutor._run.__code__, HubAsyncioExecutor._run.__code__})

@@ -1,0 +1,38 @@
+"""Runs pytest in a process that gevent has patched, for what cannot be patched in the tests' own.
+
+Files named ``patched_*.py`` are tests that need such a process. pytest does not collect them by itself.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from .helpers import ROOT
+
+
+def pass_under_gevent(*arguments: str, **patches: bool) -> None:
+    """Fail unless pytest passes with these arguments; patches are those of ``monkey.patch_all``."""
+    options = [f"{name}={value}" for name, value in patches.items()]
+    command = [sys.executable, "-m", __name__, *options, "--", *arguments]
+    run = subprocess.run(
+        [*command, "-q", "-p", "no:cacheprovider", "-p", "no:xdist"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout
+
+
+if __name__ == "__main__":
+    from gevent import monkey
+
+    end = sys.argv.index("--")
+    wanted = (argument.partition("=") for argument in sys.argv[1:end])
+    monkey.patch_all(**{name: value == "True" for name, _, value in wanted})
+
+    import pytest
+
+    sys.exit(pytest.main(sys.argv[end + 1 :]))
