@@ -1,4 +1,4 @@
-"""A view's latency under gunicorn -k gevent: idle, and beside items that share a lock, log, run programs and await.
+"""A view's latency under gunicorn -k gevent: idle, and beside items that lock, log, run programs and await.
 
 ``python -m benchmarks.greenlets [SECONDS]`` prints the median and the 99th percentile of each, in ms.
 """
@@ -104,8 +104,8 @@ def main(seconds: float) -> None:
             worst = quantiles(took, n=100, method="inclusive")[-1]
             print(
                 f"{what}: median {median(took):.1f} ms, 99th percentile {worst:.1f} ms, {len(took)} requests"
-            )  # noqa: T201
-        print("items done:", _ask(f"{url}/enqueue").decode())  # noqa: T201
+            )
+        print("items done:", _ask(f"{url}/enqueue").decode())
 
 
 if __name__ == "__main__":
