@@ -68,7 +68,7 @@ class Ours(Children):
     def __init__(self) -> None:
         self._app = create_app()
         self._background = self._app.extensions["background"]
-        self._task: Task[..., str] = Task(self._background, self._background.registry.tasks["nothing"])
+        self._task: Task[..., str] = Task(self._background, self._background._registry.tasks["nothing"])
 
     def call(self) -> str:
         with self._app.app_context():

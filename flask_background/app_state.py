@@ -235,7 +235,11 @@ class BackgroundState:
         if other is not None:
             other.wait(_OPENED_WITHIN)
             if self._durable is None:
-                raise JournalError(f"the journal in {self.folder} could not be opened: nothing was enqueued")
+                raise JournalError(
+                    f"the journal in {self.folder} could not be opened: nothing was enqueued. Another thread"
+                    f" of this process failed, or took longer than {_OPENED_WITHIN:g} s; the log says why,"
+                    " and the next durable item tries again"
+                )
             return self._durable
         try:
             self._durable = DurableBackend(

@@ -30,6 +30,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Self
 
 from werkzeug.exceptions import ServiceUnavailable
 
@@ -98,6 +99,14 @@ class Stopping(EnqueueError):
     """The process stops: its items are drained, or their time is up. Another process will accept."""
 
     retry_after_seconds = 5
+
+    @classmethod
+    def refusing(cls, task_name: str) -> Self:
+        """The error of an item that comes when its process has stopped taking any."""
+        return cls(
+            f"{task_name} was not enqueued: this process stops, and takes no more items. Let the error pass:"
+            " the view answers 503 with Retry-After, and the next try reaches another process of the app"
+        )
 
 
 class JournalError(EnqueueError):

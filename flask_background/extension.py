@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
+    from flask_background.local.backend import LocalBackend
+
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -47,9 +50,9 @@ class Background:
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        self._app = None if app is None else weakref.ref(app)  # for the app refers to its Background
-        self.processors: list[StateProcessor] = []
-        self.registry = Registry()
+        self._app_ref = None if app is None else weakref.ref(app)  # for the app refers to its Background
+        self._processors: list[StateProcessor] = []
+        self._registry = Registry()
         if app is not None:
             self.init_app(app)
 
@@ -62,8 +65,8 @@ class Background:
             raise RuntimeError(
                 f"app {app.name!r} has a Background already: call init_app, or Background(app), once per app"
             )
-        part = BackgroundState(app, self.registry, self.processors)
-        for periodic in self.registry.periodic.values():
+        part = BackgroundState(app, self._registry, self._processors)
+        for periodic in self._registry.periodic.values():
             check_executor(periodic.task, part.settings.executors)
         app.extensions["background"] = self
         app.extensions[STATE] = part
@@ -100,7 +103,7 @@ class Background:
 
         def decorate(func: Callable[..., Any]) -> Task[..., Any]:
             task = make_task(self, func, options)
-            self.registry.add(task._callee)
+            self._registry.add(task._callee)
             return task
 
         return decorate if func is None else decorate(func)
@@ -144,10 +147,9 @@ class Background:
                     f"task {task.name} is periodic, and only the journal enqueues those: leave backend out,"
                     " and let its item enqueue one of another task there"
                 )
-            app = None if self._app is None else self._app()
-            if app is not None:
+            if (app := self._app) is not None:
                 check_executor(task._callee, state_of(app).settings.executors)
-            self.registry.add_periodic(task._callee, schedule)
+            self._registry.add_periodic(task._callee, schedule)
             return task
 
         return decorate
@@ -189,7 +191,7 @@ class Background:
         The items find them in ``current_item.state.values``. Raises StateError at enqueue if they are not
         JSON.
         """
-        self.processors.append(processor)
+        self._processors.append(processor)
         return processor
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
@@ -254,17 +256,32 @@ class Background:
     ) -> WorkItem[Any]:
         return submit(self._part(), callee, args, kwargs, when)
 
+    @property
+    def backend(self) -> LocalBackend:
+        """What ``app.extensions["background"].backend`` was in development versions before 0.1."""
+        warnings.warn(
+            "Background.backend is internal: use the methods of Background, such as stats()",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self._part().backend
+
+    @property
+    def _app(self) -> Flask | None:
+        """The app given to the constructor, as long as it lives."""
+        return None if self._app_ref is None else self._app_ref()
+
     def _part(self) -> BackgroundState:
         """The state of the current app, else of the app given to the constructor."""
         app: Flask | None
         try:
             app = _current_app()
         except RuntimeError:
-            app = None if self._app is None else self._app()
+            app = self._app
             if app is None:
                 why = (
                     "Background does not know which app this is for"
-                    if self._app is None
+                    if self._app_ref is None
                     else "the app of this Background is gone: keep a reference to it"
                 )
                 raise NotInitializedError(

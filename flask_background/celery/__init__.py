@@ -1,9 +1,9 @@
 """The bridge to Celery. Imported only where an app says that items go there.
 
 - ``app`` finds and checks the app's Celery.
-- ``client/`` is where items are enqueued: ``backend`` (the contract), ``dispatch`` (from arguments to
-  message), ``publisher``, and what happens while Celery cannot be reached: ``circuit_breaker``, ``fallback``,
-  ``outbox_sender``. ``handle`` is what ``enqueue`` returns.
+- ``client/`` is where items are enqueued: ``backend`` (the contract), ``session`` (what a process has for
+  that), ``dispatch`` (from arguments to message), ``publisher``, and what happens while Celery cannot be
+  reached: ``circuit_breaker``, ``fallback``, ``outbox_sender``. ``handle`` is what ``enqueue`` returns.
 - ``records/`` is what every process knows of an item: ``record``, and where records lie, in ``redis`` (by
   ``scripts`` and a ``connection``) or in another result backend of Celery (``results``).
 - ``worker/`` is the running side: ``bootstrap`` (a worker's start and stop), ``run`` and ``running_item``

@@ -27,14 +27,24 @@ _LINGER = 1.0
 _HURRY = 0.25
 
 
+class _IdleThread:
+    """Waits for the next callback. One lock each: CPython's queues may keep one of several for ever."""
+
+    __slots__ = ("call", "latch")
+
+    def __init__(self) -> None:
+        self.latch = native.Latch()
+        self.call: Callable[[], None] | None = None
+
+
 class CallbackThreads:
     """Calls functions, each on a thread on which nothing else waits."""
 
     def __init__(self) -> None:
         self._lock = native.new_lock()
-        self._calls: native.SimpleQueue[Callable[[], None]] = native.SimpleQueue()
-        self._unfinished = 0
-        self._threads = 0
+        self._count = 0
+        self._idle: list[_IdleThread] = []
+        self._waiting: deque[Callable[[], None]] = deque()
 
     def call(self, function: Callable[[], object], failed: Failed) -> None:
         """Call function soon, and failed with what it raises.
@@ -43,36 +53,45 @@ class CallbackThreads:
         """
         call = partial(_call, function, failed)
         with self._lock:
-            self._unfinished += 1
-            start = self._threads < min(self._unfinished, _MOST)
-            self._threads += start
-        if start:
-            try:
-                native.start_thread(self._run, "background-callbacks", runs_app_code=True)
-            except RuntimeError:
-                with self._lock:
-                    self._threads -= 1
-                    alone = not self._threads
-                    self._unfinished -= alone
-                if alone:
-                    call()
-                    return
-        self._calls.put(call)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                call = self._calls.get(timeout=_LINGER)
-            except native.Empty:
-                with self._lock:
-                    if self._threads > self._unfinished:
-                        self._threads -= 1
-                        return
-                continue
-            hub.run(call, within=_HURRY)
-            del call  # or an idle thread would keep what it has called
+            if self._idle:
+                idle = self._idle.pop()
+                idle.call = call
+                idle.latch.open()
+                return
+            if self._count >= _MOST:
+                self._waiting.append(call)
+                return
+            self._count += 1
+        try:
+            native.start_thread(partial(self._run, call), "background-callbacks", runs_app_code=True)
+        except RuntimeError:
             with self._lock:
-                self._unfinished -= 1
+                self._count -= 1
+                others = self._count > len(self._idle)
+                if others:
+                    self._waiting.append(call)
+            if not others:
+                call()
+
+    def _run(self, call: Callable[[], None] | None) -> None:
+        while call is not None:
+            hub.run(call, within=_HURRY)
+            call = None  # or an idle thread would keep what it has called
+            call = self._next()
+
+    def _next(self) -> Callable[[], None] | None:
+        """The next function to call; None if there was none for a while, and this thread is to end."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            idle = _IdleThread()
+            self._idle.append(idle)
+        idle.latch.wait(_LINGER)
+        with self._lock:
+            if idle.call is None:
+                self._idle.remove(idle)
+                self._count -= 1
+            return idle.call
 
 
 class CallsInOrder:

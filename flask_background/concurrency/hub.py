@@ -56,7 +56,7 @@ def spawn(func: Callable[..., object], *args: Any) -> None:
     """Run a function on a greenlet of the main thread, in a copy of the caller's context."""
     import gevent
 
-    call_soon(gevent.spawn, copy_context().run, func, *args)
+    call_soon(gevent.spawn, copy_context().run, func, *args)  # a new greenlet's own context is empty
 
 
 def run(func: Callable[[], None], within: float | None = None) -> None:

@@ -35,8 +35,8 @@ class LoopGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._inside: tuple[Any, Any] = (None, (None, None))
-        self._outside = self._inside
+        self.inside: tuple[Any, Any] = (None, (None, None))
+        self.outside = self.inside
 
     def run(self) -> Any:
         try:
@@ -45,16 +45,16 @@ class LoopGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
             self.switch_out()
 
     def switch(self, *args: Any, **kwargs: Any) -> Any:
-        self._outside = _exchange(self._inside)
+        self.outside = _exchange(self.inside)
         return super().switch(*args, **kwargs)
 
     def throw(self, *args: Any) -> Any:
-        self._outside = _exchange(self._inside)
+        self.outside = _exchange(self.inside)
         return super().throw(*args)
 
     def switch_out(self) -> None:
         """Called by the hub when this greenlet waits."""
-        self._inside = _exchange(self._outside)
+        self.inside = _exchange(self.outside)
 
 
 def _exchange(state: tuple[Any, Any]) -> tuple[Any, Any]:

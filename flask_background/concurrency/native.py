@@ -36,6 +36,7 @@ __all__ = [
     "exit_code_of",
     "get_ident",
     "has_ended",
+    "interpreter",
     "is_own_thread",
     "is_patched",
     "is_service_thread",
@@ -157,6 +158,26 @@ def get_ident() -> int:
     """The number of the calling thread, the same for all its greenlets."""
     ident: int = original("_thread", "get_ident")()
     return ident
+
+
+def interpreter() -> str:
+    """The path of the Python that this process runs in.
+
+    ``sys.executable`` is the server's program where that has Python built in (uWSGI, mod_wsgi), or is empty.
+    Raises FileNotFoundError if there is none.
+    """
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if os.path.basename(sys.executable).startswith(("python", "pypy")):
+        return sys.executable
+    for prefix in dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix)):
+        for candidate in (name, "python3", "python"):
+            path = os.path.join(prefix, "bin", candidate)
+            if os.access(path, os.X_OK):
+                return path
+    raise FileNotFoundError(
+        f"child processes need a Python, and there is no {name} in {sys.prefix}/bin: sys.executable is"
+        f" {sys.executable!r}"
+    )
 
 
 def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> int:

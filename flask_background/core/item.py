@@ -168,7 +168,11 @@ class WorkItem(Generic[R]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what ``result`` would raise, or None; waits like ``wait``, and raises NotFinishedError."""
         if not self.wait(timeout) and not self.status.is_final:
-            raise NotFinishedError(f"item {self.id} ({self.task_name}) is {self.status} after {timeout} s")
+            waited = "" if timeout is None else f", after {timeout:g} s"
+            raise NotFinishedError(
+                f"item {self.id} ({self.task_name}) has not ended{waited}: it is {self.status}. Wait longer,"
+                " or look at its status"
+            )
         return None if self._attempt is None else self._attempt.error
 
     def result(self, timeout: float | None = None) -> R:

@@ -1,113 +1,37 @@
 """The run of one item: its host claims it, its function is called in a fresh context, its outcome is settled.
 
-``RunHost`` is the contract of whoever runs items; ``perform`` takes one ``Run`` through its steps.
+``perform`` takes one ``Run`` through its steps; its host is a ``RunHost``.
 """
 
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from werkzeug.local import LocalProxy
 
 from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem, current_item_var
-from flask_background.core.odd_errors import best_effort, is_from_signal, let_frames_go
+from flask_background.core.odd_errors import best_effort, is_from_signal
 from flask_background.core.request_state import StateUrls
+from flask_background.core.run_host import RunHost
 from flask_background.core.status import SUCCEEDED, Attempt, Outcome, Status
 from flask_background.core.token import CancelReason
 from flask_background.errors import ItemCancelledError, ItemInterruptedError, ItemTimeoutError
 
 if TYPE_CHECKING:
     import concurrent.futures
-    from _thread import LockType
 
-    from flask import Flask
     from flask.ctx import AppContext
 
-    from flask_background.concurrency.timers import Timer, Timers
-    from flask_background.core.events import Events
-    from flask_background.core.token import CancellationSource
+    from flask_background.concurrency.timers import Timer
 
 _OUTSIDE_REQUEST = "Working outside of request context"
-
-
-class RunHost(ABC):
-    """Holds items, and runs them in this process: the contract between items, their runs and a backend.
-
-    A run begins with ``start`` and ends with ``finish``. Whether another run follows a failed one is decided
-    by the run itself, which then calls ``run_again`` in place of ``finish``.
-    """
-
-    #: False where another process decides whether a failed run is followed by another.
-    decides_retries: ClassVar[bool] = True
-
-    def __init__(self, app: Flask, events: Events, timers: Timers, lock: LockType) -> None:
-        self.app = app
-        self.pid = os.getpid()
-        self.events = events
-        self.timers = timers
-        self.lock = lock
-
-    @abstractmethod
-    def source_of(self, item: WorkItem[Any]) -> CancellationSource:
-        """The write side of the item's token."""
-
-    @abstractmethod
-    def cancel(self, item: WorkItem[Any]) -> bool:
-        """Withdraw a queued item, or ask a running one to end; False if the item had ended."""
-
-    @abstractmethod
-    def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
-        """Claim an item for a run, and begin that; False if the item is not to run."""
-
-    @abstractmethod
-    def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
-        """Have another run follow this failed one in delay seconds; False if this run has to be the last."""
-
-    @abstractmethod
-    def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
-        """Settle the outcome of an item's last run."""
-
-    def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """Ask a running item to end in so many seconds (TIMEOUT)."""
-        self.source_of(item).limit(time.monotonic() + seconds)
-        return self.timers.set(seconds, partial(self.ask_to_end, item, CancelReason.TIMEOUT))
-
-    def cancel_timer(self, timer: Timer) -> None:
-        """The run ended before its time was up."""
-        self.timers.cancel(timer)
-
-    def ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
-        """Fire the item's token, and cancel what its run awaits."""
-        self.source_of(item).fire(reason)
-        attempt = item._attempt
-        if attempt is not None and attempt.abort is not None:
-            attempt.abort()
-
-    def tell_retried(self, item: WorkItem[Any], error: BaseException, delay: float) -> None:
-        """Another run is certain to follow: make the item ready for it, and send the event."""
-        for upload in item._uploads or ():
-            with best_effort():  # the run may have left anything in its place
-                if not upload.stream.closed and upload.stream.seekable():
-                    upload.stream.seek(0)
-        let_frames_go(error)
-        self.events.retried(item, error, delay)
-
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log an error that hurts no item."""
-        self.events.log_error(what, error)
-
-    def callback_failed(self, error: BaseException) -> None:
-        """Log the error of a token's callback."""
-        self.log_error("A token's callback failed", error)
 
 
 #: Awaits what a run has left to be awaited, and ends the run.
@@ -334,7 +258,10 @@ def _meaning_of(item: WorkItem[Any], error: BaseException, aborted: bool) -> Out
         return Status.CANCELLED, None, ItemCancelledError(f"{name} was cancelled")
     if reason is CancelReason.SHUTDOWN:
         return Status.INTERRUPTED, None, ItemInterruptedError(f"{name} ended because the host stopped")
-    timeout = ItemTimeoutError(f"{name} did not end within its {item._task.timeout} s")
+    timeout = ItemTimeoutError(
+        f"{name} did not end within its timeout of {item._task.timeout:g} s, and was cut short: raise the"
+        " timeout of the task if its items may take longer"
+    )
     timeout.__cause__ = error
     return Status.FAILED, None, timeout
 

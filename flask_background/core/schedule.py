@@ -18,7 +18,9 @@ class Every:
 
     def __post_init__(self) -> None:
         if not is_number(self.seconds) or not 0.01 <= self.seconds < math.inf:
-            raise ConfigurationError(f"{self!r}: allowed is a number of seconds from 0.01")
+            raise ConfigurationError(
+                f"periodic(seconds={self.seconds!r}) is not usable: allowed is a number of seconds from 0.01"
+            )
 
     def next_after(self, now: float) -> float:
         """The time of the next run for a schedule that begins now, or that was due now."""
@@ -54,7 +56,9 @@ class Cron:
         try:
             from cronsim import CronSim, CronSimError
         except ImportError:
-            raise ConfigurationError(f"{self!r} needs cronsim: pip install flask-background[cron]") from None
+            raise ConfigurationError(
+                f"the cron expression {self.expression!r} needs cronsim: pip install flask-background[cron]"
+            ) from None
         try:
             next(CronSim(self.expression, datetime(2000, 1, 1)))
         except (CronSimError, ValueError) as error:
@@ -110,13 +114,14 @@ def _zone(cron: Cron) -> tzinfo:
         return ZoneInfo(cron.timezone)  # which keeps what it has read
     except (KeyError, ValueError, TypeError, AttributeError, OSError):
         raise ConfigurationError(
-            f'{cron!r}: allowed as a timezone is the name of one, such as "Europe/Berlin"; a machine that has'
-            " no time zones gets them by pip install tzdata"
+            f"the time zone {cron.timezone!r} is not known: allowed is the name of one, such as"
+            ' "Europe/Berlin"; a machine that has no time zones gets them by pip install tzdata'
         ) from None
 
 
 def _unusable(cron: Cron, why: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{cron!r}: {why}; allowed are five fields, minute, hour, day of the month, month, weekday, such"
+        f"the cron expression {cron.expression!r} is not usable, {why}: allowed are five fields, minute,"
+        " hour, day of the month, month, weekday, such"
         ' as "30 4 * * MON-FRI"'
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flask_background.core.backend import Phase
 from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal.row import ItemRow
+from flask_background.payload.outcomes import parked_error
 
 if TYPE_CHECKING:
     from flask_background.durable.backlog import Backlog
@@ -102,6 +103,6 @@ class Claimer:
 
     def _park_unread(self, row: ItemRow, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"
-        self._local.log_error(f"Item {row.id} ({row.task}) was parked: {reason}", error)
+        self._local.log_error(str(parked_error(row.id, row.task, reason)), error)
         step = partial(statements.park, item_id=row.id, fence=row.fence, reason=reason, now=time.time())
         self._writer.write_later(step)

@@ -81,7 +81,7 @@ class Intake:
         self._welcome(item, row, held=True)
         if not self._local.take(item, held=True):
             self._uploads.forget(item.id)
-            raise Stopping(f"{item.task_name} was not enqueued: this process has stopped taking items")
+            raise Stopping.refusing(item.task_name)
         item._release_arguments()
         return item
 

@@ -200,7 +200,8 @@ class JournalMaintenance:
         return True
 
     def _follow_clock(self, now: float) -> None:
-        """If the clock was set back, let periodic tasks not wait until it is where it was."""
+        """If the clock was set back, let items and periodic tasks not wait until it is where it was."""
+        self._writer.write(partial(statements.follow_clock, now=now), sync=False)
         for name, planned in self._writer.read(partial(queries.planned, now=math.inf)).items():
             if name in self._registry.periodic:
                 _, schedule = self._registry.periodic[name]

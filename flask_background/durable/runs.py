@@ -18,13 +18,13 @@ from flask_background import signals
 from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem
 from flask_background.core.odd_errors import add_note, let_frames_go
-from flask_background.core.runner import RunHost
+from flask_background.core.run_host import RunHost
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.durable.handle import DurableItem, JournalHost
 from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal.row import ItemRow, attempt_of
-from flask_background.errors import ItemFailedError, JournalError
-from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
+from flask_background.errors import JournalError
+from flask_background.payload.outcomes import error_as_data, parked_error, progress_as_data, result_as_data
 
 if TYPE_CHECKING:
     import sqlite3
@@ -199,7 +199,7 @@ class Runs(RunHost):
     def _park(self, item: DurableItem[Any], reason: str) -> None:
         """End an item as failed that cannot be run, until somebody has it retried."""
         assert item.row is not None
-        why = ItemFailedError(f"item {item.id} ({item.task_name}) was parked: {reason}")
+        why = parked_error(item.id, item.task_name, reason)
         if self._local.withdraw(item, (Status.FAILED, None, why)):
             step = partial(
                 statements.park, item_id=item.id, fence=item.row.fence, reason=reason, now=time.time()

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from flask_background.core.callee import Callee
     from flask_background.core.options import When
 
-_SCALARS = arguments.SCALARS
 _current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
 
 
@@ -44,13 +43,7 @@ def submit(
     else:
         outer = current_item_var.get(None)
         state = None if outer is None else outer.state
-    moved = None
-    plain = not (kwargs or part.strict)
-    for value in args:
-        if type(value) not in _SCALARS:
-            plain = False
-    if not plain:
-        args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
+    args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
     try:
         if part.strict and callee.portable:
             check_data(callee, args, kwargs, part.settings.max_payload)

@@ -140,7 +140,7 @@ async def _of_another_loop(future: asyncio.Future[Any]) -> Any:
     tell = partial(asyncio.get_running_loop().call_soon_threadsafe, told.set)
     quiet = 0
     try:
-        if not future.done():
+        with suppress(RuntimeError):  # the loop is closed
             there.call_soon_threadsafe(future.add_done_callback, lambda _: tell())
         while not future.done():
             # A loop that stands still may only be between two runs, so it is looked at twice.

@@ -79,7 +79,9 @@ class Host(ABC):
             importlib.import_module("concurrent.futures.thread")
             register(self.drain)
         except RuntimeError:
-            raise Stopping("nothing was enqueued: Python is shutting down") from None
+            raise Stopping(
+                "nothing was enqueued: Python is shutting down. Enqueue before the main thread has ended"
+            ) from None
 
     @abstractmethod
     def is_stopping(self) -> bool:

@@ -39,29 +39,30 @@ class Admission:
         if any(each.is_here() for each in self._executors.values()):
             how = "raise"  # a coroutine of ours: to wait here would hold up those that it waits for
         while True:
-            gate = self._ledger.room_gate() if how == "block" else None
-            with self._one_by_one:
-                if self._ledger.admit(item, executor, limit):
-                    return False
-            if gate is None or self._ledger.phase is Phase.STOPPED:
-                break
-            _wait_for_room(gate)
+            with self._ledger.room_latch() as latch:
+                with self._one_by_one:
+                    if self._ledger.admit(item, executor, limit):
+                        return False
+                if how != "block" or self._ledger.phase is Phase.STOPPED:
+                    break
+                _wait_for_room(latch)
         if how == "run" and self._ledger.admit(item, executor, math.inf):
             return True
         raise self._refusal(item, executor)
 
     def _refusal(self, item: WorkItem[Any], executor: Executor) -> EnqueueError:
         if self._ledger.phase is Phase.STOPPED:
-            return Stopping(f"{item.task_name} was not enqueued: this process has stopped taking items")
+            return Stopping.refusing(item.task_name)
         return QueueFull(
             f"{item.task_name} was not enqueued: {self._settings.max_queued} items wait for the executor"
-            f" {executor.name!r}, as many as BACKGROUND_MAX_QUEUED allows"
+            f" {executor.name!r}, as many as BACKGROUND_MAX_QUEUED allows. Give it more workers,"
+            ' or let the view wait for room (BACKGROUND_OVERFLOW = "block"), or make the task durable'
         )
 
 
 @interruptible_wait
-def _wait_for_room(gate: native.Latch) -> None:
-    gate.wait(_RETRY)
+def _wait_for_room(latch: native.Latch) -> None:
+    latch.wait(_RETRY)
 
 
 class Kind(Protocol):

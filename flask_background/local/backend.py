@@ -15,7 +15,8 @@ from flask_background.core.backend import Companion, InProcessBackend, Phase, St
 from flask_background.core.hub_events import make_events
 from flask_background.core.item import WorkItem
 from flask_background.core.odd_errors import let_frames_go
-from flask_background.core.runner import RunHost, perform
+from flask_background.core.run_host import RunHost
+from flask_background.core.runner import perform
 from flask_background.core.settings import Settings
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
@@ -247,7 +248,8 @@ class LocalBackend(InProcessBackend, RunHost):
         return self.ledger.stats()
 
     def wait_idle(self, timeout: float | None) -> bool:
-        return self.ledger.idle_gate().wait(timeout)
+        with self.ledger.idle_latch() as latch:
+            return latch.wait(timeout)
 
     # For the stop: hosts know of an app what is here.
 

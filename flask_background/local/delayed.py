@@ -47,7 +47,10 @@ class DelayedItems:
     def wait_until(self, item: WorkItem[Any], due: float) -> None:
         """Let a new item start at its time (``time.time()``); raises Stopping if that will not come."""
         if not self._enter(item, max(0.0, due - time.time())):
-            error = Stopping(f"{item.task_name} was not enqueued: this process stops before the item is due")
+            error = Stopping(
+                f"{item.task_name} was not enqueued: this process stops before the item is due. An item of a"
+                " durable task waits on disk instead"
+            )
             self._withdraw(item, (Status.CANCELLED, None, error))
             raise error
 

@@ -13,7 +13,8 @@ from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
 from flask_background.core.backend import Backend
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import Run, RunHost, perform
+from flask_background.core.run_host import RunHost
+from flask_background.core.runner import Run, perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.errors import Stopping
 from flask_background.local.admission import check_executor
@@ -62,7 +63,7 @@ class ImmediateBackend(Backend, RunHost):
         if not local.take(item, held=True):
             local.keys.give_back(item)
             self._remake.pop(item.id, None)
-            error = Stopping(f"{task.name} was not enqueued: this process has stopped taking items")
+            error = Stopping.refusing(task.name)
             local.events.refused(task.name, error)
             raise error
         try:

@@ -11,7 +11,8 @@ so do the steps that see one. Nothing here calls foreign code.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from flask_background.concurrency import native
@@ -37,8 +38,8 @@ class Ledger:
         self.leaving: dict[str, WorkItem[Any]] = {}
         self._executors = tuple(executors)
         self._requeues = 0  # how many items have gone back from running to queued
-        self._idle_gates: list[native.Latch] = []
-        self._room_gates: list[native.Latch] = []
+        self._idle_latches: list[native.Latch] = []
+        self._room_latches: list[native.Latch] = []
         # Two pages of ended items: the one that is written on, and the one before it.
         self._ended: dict[str, WorkItem[Any]] = {}
         self._ended_before: dict[str, WorkItem[Any]] = {}
@@ -97,9 +98,9 @@ class Ledger:
         with self.lock:
             if book.pop(item.id, None) is None:
                 return False
-        _open(self._room_gates)
+        _open(self._room_latches)
         if self.is_idle():
-            _open(self._idle_gates)
+            _open(self._idle_latches)
         return True
 
     def remove(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> None:
@@ -108,10 +109,10 @@ class Ledger:
         ended[item.id] = item
         del book[item.id]
         item._announce_end()
-        if self._room_gates:
-            _open(self._room_gates)
-        if self._idle_gates and self.is_idle():
-            _open(self._idle_gates)
+        if self._room_latches:
+            _open(self._room_latches)
+        if self._idle_latches and self.is_idle():
+            _open(self._idle_latches)
         if len(ended) >= KEPT:
             self._turn_page(ended)
 
@@ -137,7 +138,7 @@ class Ledger:
             if if_idle and not self.is_idle():
                 self.phase = before
                 return False
-        _open(self._room_gates)
+        _open(self._room_latches)
         return True
 
     def is_idle(self) -> bool:
@@ -161,19 +162,17 @@ class Ledger:
             found |= executor.running
         return sorted(found.values(), key=lambda item: item._enqueued)
 
-    def idle_gate(self) -> native.Latch:
-        """A gate that opens when nothing is in flight."""
-        gate = native.Latch()
-        self._idle_gates.append(gate)
-        if self.is_idle():
-            gate.open()
-        return gate
+    @contextmanager
+    def idle_latch(self) -> Iterator[native.Latch]:
+        """A latch that opens when nothing is in flight, for a wait inside."""
+        with _kept_in(self._idle_latches) as latch:
+            if self.is_idle():
+                latch.open()
+            yield latch
 
-    def room_gate(self) -> native.Latch:
-        """A gate that opens when there may be room for one more item, or when there never will be."""
-        gate = native.Latch()
-        self._room_gates.append(gate)
-        return gate
+    def room_latch(self) -> AbstractContextManager[native.Latch]:
+        """A latch that opens when there may be room for one more item, or when there never will be."""
+        return _kept_in(self._room_latches)
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
         """The item with this id, in flight or among those that ended last."""
@@ -218,9 +217,20 @@ def _statuses(page: dict[str, WorkItem[Any]]) -> list[Status]:
     return [item.status for item in tuple(page.values())]
 
 
-def _open(gates: list[native.Latch]) -> None:
-    while gates:
+@contextmanager
+def _kept_in(latches: list[native.Latch]) -> Iterator[native.Latch]:
+    latch = native.Latch()
+    latches.append(latch)
+    try:
+        yield latch
+    finally:
+        with suppress(ValueError):  # it has been opened
+            latches.remove(latch)
+
+
+def _open(latches: list[native.Latch]) -> None:
+    while latches:
         try:
-            gates.pop().open()
+            latches.pop().open()
         except IndexError:  # another thread was faster
             return

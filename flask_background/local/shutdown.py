@@ -128,5 +128,7 @@ class ShutdownSequence:
 
 def _unfinished(item: WorkItem[Any]) -> ItemInterruptedError:
     return ItemInterruptedError(
-        f"item {item.id} ({item.task_name}) had not ended when the time to stop was up"
+        f"item {item.id} ({item.task_name}) had not ended when the time to stop was up: let it look at"
+        " current_item.token, or raise BACKGROUND_GRACE_PERIOD and the limit of the host, such as gunicorn's"
+        " graceful_timeout"
     )

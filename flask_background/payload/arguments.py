@@ -68,6 +68,12 @@ def take_over(
     Returns what the item gets, and the moves if there were any. Raises ArgumentError with the argument's
     name; nothing has been moved then. A container that holds no upload is passed on as it is, not copied.
     """
+    for value in args:
+        if type(value) not in SCALARS:
+            break
+    else:
+        if not kwargs:  # as with most items: to examine even one argument costs 0.5 µs
+            return args, kwargs, None
     uploads: dict[int, FileStorage] = {}
     for index, value in enumerate(args):
         _examine(value, partial(positional, func, index), uploads)

@@ -68,3 +68,11 @@ def error_of(text: str, name: str) -> ItemFailedError:
 def progress_of(text: str) -> Progress:
     """What such a text was made of."""
     return Progress(*json.loads(text))
+
+
+def parked_error(item_id: str, task: str, reason: str | None) -> ItemFailedError:
+    """The error of a durable item that nobody can run; somebody has to look at it."""
+    return ItemFailedError(
+        f"item {item_id} ({task}) was parked: {reason}. When that is mended, `flask background retry"
+        f" {item_id}` runs it again"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import os
@@ -190,6 +191,20 @@ def book(number: int, seconds: float = 0.0) -> int:
     time.sleep(seconds)
     path.unlink(missing_ok=True)
     note(f"book {number} done")
+    return number
+
+
+@background.task(max_crashes=50)
+def page(number: int, seconds: float) -> int:
+    """Write down when it runs and ends, and whether another run of it is alive, in whichever process."""
+    with Path(os.environ["SHOP_NOTES"]).parent.joinpath(f"page-{number}").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            note(f"page {number} runs beside itself")
+        note(f"page {number} begins in {os.getpid()} of {os.getppid()} at {time.monotonic()}")
+        time.sleep(seconds)
+        note(f"page {number} ends")
     return number
 
 

@@ -75,7 +75,7 @@ def test_uploads_of_an_item_that_runs_here(app: Flask, redis: Redis, store: Path
         assert item is not None
         assert item.wait(BOUND)
     finally:
-        del shop.background.registry.tasks[task.name]
+        del shop.background._registry.tasks[task.name]
     assert read == [b"picture"]
     assert not list(store.iterdir())
 

@@ -319,7 +319,7 @@ def test_task_that_the_worker_does_not_have(app: Flask, worker: Worker) -> None:
         assert {item.status for item in items} == {Status.QUEUED}
         assert all(item.cancel() for item in items)
     finally:
-        del background.registry.tasks[task.name]
+        del background._registry.tasks[task.name]
     assert worker.log.count(f"has no task {task.name}") <= len(worker.children)
     assert "top secret" not in worker.log
 

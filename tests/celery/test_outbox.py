@@ -387,7 +387,7 @@ def test_messages_of_one_item(app: Flask, redis: Redis, make_worker: MakeWorker)
     """However many arrive, and wherever they are run, one run at a time is made of them."""
     worker = make_worker("--concurrency", "4")
     worker.wait_until_ready()
-    celery = state_of(app).celery
+    celery = state_of(app).celery.session
 
     def send_again(item: Any) -> None:
         for _ in range(4):

@@ -294,13 +294,13 @@ def test_sweep(app: Flask, store: Path, worker: Worker, monkeypatch: pytest.Monk
         (store / name).touch()
         os.utime(store / name, (now - age, now - age))
     monkeypatch.setattr(rooms, "_swept_at", 0.0)
-    backend: Any = state_of(app).celery
-    backend.uploads.sweep(backend.is_over)
+    session: Any = state_of(app).celery.session
+    session.uploads.sweep(session.is_over)
     left = {file.name for file in store.iterdir()}
     assert left == {f"{'1' * 24}-0", "other", f"{over.id}-1", f"{waiting.id}-0"}
     (store / f"{over.id}-1").unlink()
     (store / "again").touch()
-    backend.uploads.sweep(backend.is_over)  # not so soon
+    session.uploads.sweep(session.is_over)  # not so soon
     for name in ("other", "again", f"{'1' * 24}-0"):
         (store / name).unlink()
     assert waiting.cancel()
@@ -324,7 +324,7 @@ def test_url(make_app: MakeApp, remote: Any) -> None:
     with make_app(uploads="memory://shop").app_context() as context:
         item = shop.describe.using(delay=60).enqueue([upload(b"x" * 12_000_000)])
         assert list(remote.store) == [f"/shop/{item.id}-0"]
-        store = state_of(context.app).celery.uploads.store
+        store = state_of(context.app).celery.session.uploads.store
         with store.read(f"{item.id}-0") as file:
             assert len(file.read()) == 12_000_000
         ((name, at),) = store.written()

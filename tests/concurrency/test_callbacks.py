@@ -70,7 +70,7 @@ def test_threads_are_used_again(failed: list[BaseException]) -> None:
         called: list[int] = []
         threads.call(lambda called=called: called.append(threading.get_ident()), failed.append)
         until(lambda called=called: called)
-        until(lambda: not threads._unfinished)
+        until(lambda: threads._idle)
         idents.update(called)
     assert len(idents) <= 2  # under load one may have ended in between
 
@@ -97,7 +97,9 @@ def test_from_many_threads(failed: list[BaseException]) -> None:
     until(lambda: len(called) == 800)
     callbacks_are_over()
     assert len(set(called)) == len(called) == 800
-    assert threads._threads == threads._unfinished == 0
+    assert threads._count == 0
+    assert not threads._idle
+    assert not threads._waiting
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])

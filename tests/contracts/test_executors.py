@@ -65,7 +65,7 @@ class Lane:
 
     def maker(self, name: str, **options: Any) -> Callable[[Callable[..., Any]], Task[..., Any]]:
         """Makes a task; of durable ones no two have one name."""
-        others = [other for other in self.background.registry.tasks if other.startswith(name)]
+        others = [other for other in self.background._registry.tasks if other.startswith(name)]
         if self.durable and others:
             name = f"{name}-{len(others)}"
         return self.background.task(name=name, durable=self.durable, **options)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 
 from flask_background import Background, Status, signals
+from flask_background.concurrency import native
 from flask_background.core.events import Events
 from flask_background.errors import ItemInterruptedError, QueueFull
 
-from ..helpers import BOUND, Site, lines, make_item, receiving, records
+from ..helpers import BOUND, Script, Site, lines, make_item, receiving, records, until
 
 
 @pytest.fixture
@@ -245,3 +248,121 @@ def test_enqueue_is_cut_short(app: Flask, background: Background, error: type[Ba
     with signals.item_enqueued.connected_to(fail, app), suppress(error):
         background.enqueue(lambda: None)
     assert background.wait_idle(2.0)
+
+
+# Receivers on service threads.
+
+
+def on_service_thread(func: Callable[[], None]) -> None:
+    """Have a service thread call func, and wait for it."""
+    done = threading.Event()
+    native.start_thread(lambda: (func(), done.set())[0], "background-test")
+    assert done.wait(2.0)
+
+
+def test_slow_receiver_holds_up_no_service_thread(events: Events, app: Flask, gate: threading.Event) -> None:
+    """A receiver that blocks holds up no service thread; receivers are called in the order of events."""
+    told: list[str] = []
+
+    def receive(sender: Flask, **values: Any) -> None:
+        gate.wait(BOUND)
+        told.append("finished" if "item" in values else "stopped" if "unfinished" in values else "stopping")
+
+    item = make_item()
+    every = (signals.stopping, signals.item_finished, signals.stopped)
+    with ExitStack() as stack:
+        for each in every:
+            stack.enter_context(each.connected_to(receive, app))
+        on_service_thread(lambda: events.stopping(1, 90.0, ""))
+        on_service_thread(lambda: events.finished(item, (Status.CANCELLED, None, None)))
+        events.stopped([])  # on this thread, and yet not before what comes first
+        assert told == []
+        assert not events.wait_for_receivers(0.01)
+        gate.set()
+        assert events.wait_for_receivers(BOUND)
+    assert told == ["stopping", "finished", "stopped"]
+
+
+def test_receiver_on_another_thread_fails(
+    events: Events, app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error of a receiver on another thread is logged, and the next receiver is called."""
+
+    def fail(sender: Flask, **_: Any) -> None:
+        raise SystemExit("receiver")
+
+    with signals.stopping.connected_to(fail, app), receiving(signals.stopping, app) as received:
+        on_service_thread(lambda: events.stopping(0, 1.0, ""))
+        on_service_thread(lambda: events.stopping(0, 2.0, ""))
+        assert events.wait_for_receivers(BOUND)
+    assert received == [{"grace": 1.0}, {"grace": 2.0}]
+    assert [line for line in lines(caplog) if "failed" in line] == ["A receiver of stopping failed"] * 2
+
+
+def test_receiver_waits_for_its_own_item(events: Events, app: Flask) -> None:
+    """A receiver on another thread may ask for the result of the item whose end it hears of."""
+    item = make_item()
+    waited: list[bool] = []
+
+    def receive(sender: Flask, item: Any) -> None:
+        waited.append(item.wait(0))
+
+    with signals.item_finished.connected_to(receive, app):
+        on_service_thread(lambda: events.finished(item, (Status.CANCELLED, None, None)))
+        assert events.wait_for_receivers(BOUND)
+    assert waited == [True]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_slow_receiver_holds_up_no_other_item(
+    make_site: Callable[..., Site], tmp_path: Path, gate: threading.Event, durable: bool
+) -> None:
+    """While a receiver blocks, other items run, end and are told; its own item has not ended yet."""
+    site = make_site(BACKGROUND_WORKERS=4, BACKGROUND_JOURNAL=tmp_path / "journal")
+    work = site.background.task(name="work", durable=durable)(lambda slow: slow)
+
+    def receive(sender: Flask, item: Any) -> None:
+        if item.result(0):
+            gate.wait(BOUND)
+
+    with signals.item_finished.connected_to(receive, site.app):
+        slow = work.enqueue(True)
+        until(lambda: slow.status is Status.SUCCEEDED)
+        for _ in range(10):
+            assert work.enqueue(False).wait(5.0)
+        assert work.using(delay=0.02).enqueue(False).wait(5.0)
+        assert not slow.wait(0.01)
+        gate.set()
+        assert slow.wait(BOUND)
+        assert site.background.wait_idle(BOUND)
+
+
+@pytest.mark.parametrize("name", ["stopping", "stopped"])
+def test_slow_receiver_does_not_hold_the_stop_up(script: Callable[..., Script], name: str) -> None:
+    """A process whose receiver hangs ends a little later than without it."""
+    program = script(
+        f"""
+        import signal, threading, time
+        from flask import Flask
+        from flask_background import Background, current_item, signals
+        app = Flask("shop")
+        app.config["BACKGROUND_GRACE_PERIOD"] = 0.5
+        background = Background(app)
+
+        @signals.{name}.connect
+        def receive(sender, **_):
+            print("receiver called", flush=True)
+            if threading.current_thread() is not threading.main_thread():
+                time.sleep(60)
+
+        background.enqueue(time.sleep, 60)
+        time.sleep(0.2)
+        print("main done", flush=True)
+        """
+    )
+    program.wait_for("main done")
+    began = time.monotonic()
+    assert program.ends() == 0, program.said
+    assert time.monotonic() - began < 8.0
+    assert "receiver called" in program.said
+    assert "interrupted" in program.said

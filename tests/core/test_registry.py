@@ -51,13 +51,13 @@ def background() -> Background:
 @pytest.fixture
 def registry(background: Background) -> Registry:
     """Its registry."""
-    return background.registry
+    return background._registry
 
 
 def make(background: Background, func: Any = send, **options: Any) -> Callee:
     """Make a task; what items know of it."""
     background.task(**{"name": "mail", **options})(func)  # type: ignore[arg-type]
-    return background.registry.tasks[options.get("name", "mail")]
+    return background._registry.tasks[options.get("name", "mail")]
 
 
 def test_known(background: Background, registry: Registry) -> None:

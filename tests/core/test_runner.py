@@ -16,7 +16,8 @@ from flask import Flask, current_app, g, has_app_context, request, session
 from flask_background import Background, CancelReason, Status, WorkItem, current_item
 from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.events import Events
-from flask_background.core.runner import Run, RunHost, perform
+from flask_background.core.run_host import RunHost
+from flask_background.core.runner import Run, perform
 from flask_background.core.status import Attempt, Outcome
 from flask_background.core.token import CancellationSource
 from flask_background.errors import ItemCancelledError, ItemInterruptedError, ItemTimeoutError

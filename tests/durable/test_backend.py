@@ -408,7 +408,7 @@ def test_unknown_task(site: Site) -> None:
     with site.app.app_context():
         durable = state_of(site.app).durable
         item = old.using(delay=60).enqueue()
-    del site.background.registry.tasks["old"]
+    del site.background._registry.tasks["old"]
     change(site, "update item set due = 0 where id = ?", item.id)
     durable.maintenance._looked_over_at = 0.0
     durable.session.wake_self()
@@ -511,7 +511,7 @@ def test_periodic_needs_durable(site: Site) -> None:
     task = site.background.task(name="tick")(lambda: None)
     with pytest.raises(ConfigurationError, match=r"tick is periodic.*durable=True"):
         site.background.periodic(seconds=1)(task)
-    assert not site.background.registry.periodic
+    assert not site.background._registry.periodic
 
 
 def test_periodic_without_executor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

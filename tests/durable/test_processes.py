@@ -131,13 +131,17 @@ def shop(tmp_path: Path, script: Callable[..., Script]) -> Shop:
 def site(make_site: Callable[..., Site], shop: Shop) -> Site:
     """The same app in this process, which only enqueues and looks."""
     site = make_site(BACKGROUND_JOURNAL=shop.folder / "journal", BACKGROUND_RUN_IN_WEB=False)
-    site.background.task(durable=True, name="work")(lambda name: None)
+    site.background.task(durable=True, name="work")(work)
     return site
+
+
+def work(name: str) -> None:
+    """Stands for the function of the other processes."""
 
 
 def enqueue(site: Site, name: str, **options: Any) -> Any:
     """Enqueue an item here, which another process runs."""
-    return site.background.registry.tasks["work"].using(**options).enqueue(name)
+    return site.background.task(durable=True, name="work")(work).using(**options).enqueue(name)
 
 
 # The journal is made.

@@ -328,7 +328,10 @@ def test_parked_and_cancelled() -> None:
     """Who was parked says why; who was cancelled says that."""
     parked = attempt_of(ended(Status.FAILED, reason="its process died")).error
     assert isinstance(parked, ItemFailedError)
-    assert str(parked) == f"item {ID} (mail) was parked: its process died"
+    assert str(parked) == (
+        f"item {ID} (mail) was parked: its process died. When that is mended, `flask background retry {ID}`"
+        " runs it again"
+    )
     assert isinstance(attempt_of(ended(Status.CANCELLED)).error, ItemCancelledError)
 
 

@@ -294,6 +294,29 @@ def test_stopped_before_the_end(script: Start) -> None:
     assert time.monotonic() - float(program.said.split()[-1]) < 2.0
 
 
+@pytest.mark.parametrize("last", ["", "sys.exit(3)"])
+def test_without_the_private_hook(script: Start, last: str) -> None:
+    """In a Python that lacks the hook before threads are joined, items are waited for all the same."""
+    program = script(
+        APP,
+        f"""
+        import concurrent.futures.thread  # which uses it, too
+        del threading._register_atexit
+        background = make()
+        background.enqueue(work, 0.3)
+        async def coroutine():
+            await asyncio.sleep(0.2)
+            say("coroutine done")
+        background.enqueue(coroutine)
+        say("main done")
+        {last}
+        """,
+    )
+    assert program.ends() == (3 if last else 0), program.said
+    for name in ("item", "coroutine"):
+        assert program.said.index("main done") < program.said.index(f"{name} done")
+
+
 # TERM and INT.
 
 

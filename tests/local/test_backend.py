@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from flask_background import Background, Status
+from flask_background import Background, Status, current_item
 from flask_background.concurrency import native
 from flask_background.core.backend import Stats
 
-from ..helpers import BOUND, Site, fill
+from ..helpers import BOUND, FOREVER, Site, fill, until
 
 Make = Callable[..., Site]
 
@@ -88,6 +90,66 @@ def test_thread_cannot_start(make_site: Make, what: str, monkeypatch: pytest.Mon
     assert task.enqueue().result(2.0) == 42
     assert site.background.wait_idle(2.0)
     assert refused
+
+
+@pytest.mark.parametrize("kind", ["thread", "asyncio"])
+@pytest.mark.parametrize("how", ["delayed", "retried"])
+def test_moment_without_threads(
+    make_site: Make, kind: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An item whose time comes when no thread can be had runs when one can; what is due later comes, too."""
+    site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_EXECUTORS={"first": {"kind": "thread", "workers": 1}})
+    start = native.start_thread
+    gone = threading.Event()
+
+    def start_thread(target: Callable[[], None], name: str, **options: bool) -> None:
+        if gone.is_set():
+            raise RuntimeError("can't start new thread")
+        start(target, name, **options)
+
+    monkeypatch.setattr(native, "start_thread", start_thread)
+
+    def function() -> int:
+        if how == "retried" and current_item.attempt == 1:
+            raise OSError
+        return current_item.attempt
+
+    async def coroutine() -> int:
+        return function()
+
+    func: Any = coroutine if kind == "asyncio" else function
+    options: dict[str, Any] = {"max_attempts": 2, "backoff": 0.3} if how == "retried" else {}
+    # The first run of what is retried is on another executor, whose threads are there.
+    task = site.background.task(name="work", **options)(func)
+    item = task.enqueue() if how == "retried" else task.using(delay=0.3).enqueue()
+    if how == "retried":
+        until(lambda: item.attempt == 1 and item.status is Status.QUEUED)
+    gone.set()
+    time.sleep(0.5)
+    gone.clear()
+    assert item.result(BOUND) == (2 if how == "retried" else 1)
+    assert site.background.task(name="late")(abs).using(delay=0.02).enqueue(-1).result(BOUND) == 1
+    assert site.background.wait_idle(BOUND)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_thread_that_dies_is_replaced(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should a thread for items die, another one runs what waits."""
+    site = make_site(BACKGROUND_WORKERS=1)
+    executor: Any = site.backend.executors["thread"]
+    perform, died = executor._perform, threading.Event()
+
+    def die_once(*args: Any) -> None:
+        if not died.is_set():
+            died.set()
+            raise SystemExit
+        perform(*args)
+
+    monkeypatch.setattr(executor, "_perform", die_once)
+    lost = site.background.enqueue(lambda: 1)
+    assert died.wait(BOUND)
+    assert site.background.enqueue(lambda: 42).result(BOUND) == 42
+    assert lost.cancel()  # of which the thread had not even begun
 
 
 # Looking at items.
@@ -171,3 +233,40 @@ def test_queued_items_are_small(make_site: Make, gate: threading.Event) -> None:
     assert size < 600, size
     for item in items:
         item.cancel()
+
+
+@pytest.mark.parametrize("timeout", FOREVER)
+def test_waits_take_any_number(background: Background, gate: threading.Event, timeout: float) -> None:
+    """However many seconds a wait may last, it ends with the item."""
+    item = background.enqueue(gate.wait, BOUND)
+    threading.Timer(0.05, gate.set).start()
+    assert item.wait(timeout)
+    assert item.result(timeout) is True
+    assert item.exception(timeout) is None
+    assert background.wait_idle(timeout)
+
+
+@pytest.mark.parametrize("timeout", [math.nan, -1, -math.inf, -(10**400)])
+def test_waits_take_no_time(background: Background, gate: threading.Event, timeout: float) -> None:
+    """NaN and what is negative do not wait, and leave nothing behind."""
+    item = background.enqueue(gate.wait, BOUND)
+    assert not item.wait(timeout)
+    assert not background.wait_idle(timeout)
+    gate.set()
+    assert item.wait(BOUND)
+
+
+@pytest.mark.parametrize("grace", [math.nan, -1, -(10**400)])
+def test_stop_takes_any_number(background: Background, gate: threading.Event, grace: float) -> None:
+    """A grace period that is no time is none."""
+    item = background.enqueue(gate.wait, BOUND)
+    until(lambda: item.status is Status.RUNNING)
+    assert background.stop(grace) == [item]
+    gate.set()
+
+
+def test_stop_may_take_for_ever(background: Background, gate: threading.Event) -> None:
+    """A grace period may be as long as a number is."""
+    background.enqueue(gate.wait, BOUND)
+    threading.Timer(0.1, gate.set).start()
+    assert background.stop(10**400) == []

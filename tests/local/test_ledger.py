@@ -7,8 +7,8 @@ import math
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -100,12 +100,19 @@ def test_running_items_count(books: Books) -> None:
     assert not books.admit(items[2], 2)
 
 
+@pytest.fixture
+def waits() -> Iterator[ExitStack]:
+    """Waits that last as long as the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.parametrize("how", ["withdraw", "run"])
-def test_room_gate(books: Books, how: str) -> None:
-    """Who found no room waits at a gate, which opens when an item has gone, or at the end of all."""
+def test_room_latch(books: Books, waits: ExitStack, how: str) -> None:
+    """Who found no room waits for a latch, which opens when an item has gone, or at the end of all."""
     first, second = make_item(), make_item()
     assert books.admit(first, 1)
-    gates = [books.ledger.room_gate() for _ in range(2)]
+    gates = [waits.enter_context(books.ledger.room_latch()) for _ in range(2)]
     assert not books.admit(second, 1)
     if how == "run":
         assert books.claim(first)
@@ -116,7 +123,7 @@ def test_room_gate(books: Books, how: str) -> None:
     books.remove(first)
     assert all(gate.wait(0) for gate in gates)
     assert books.admit(second, 1)
-    at_the_end = books.ledger.room_gate()
+    at_the_end = waits.enter_context(books.ledger.room_latch())
     assert books.ledger.close()
     assert at_the_end.wait(0)
 
@@ -232,19 +239,33 @@ def test_close_if_idle(books: Books) -> None:
     assert books.ledger.phase is Phase.STOPPED
 
 
-def test_idle_gate(books: Books) -> None:
-    """The gate is open while nothing is in flight, and opens for all when the last item has gone."""
-    assert books.ledger.idle_gate().wait(0)
+def test_idle_latch(books: Books, waits: ExitStack) -> None:
+    """The latch is open while nothing is in flight, and opens for all when the last item has gone."""
+    assert waits.enter_context(books.ledger.idle_latch()).wait(0)
     items = [make_item() for _ in range(2)]
     for item in items:
         books.admit(item)
-    gates = [books.ledger.idle_gate(), books.ledger.idle_gate()]
+    gates = [waits.enter_context(books.ledger.idle_latch()) for _ in range(2)]
     for item in items:
         assert not any(gate.wait(0) for gate in gates)
         books.withdraw(item, CANCELLED)
         assert not any(gate.wait(0) for gate in gates)
         books.remove(item)
     assert all(gate.wait(0) for gate in gates)
+
+
+def test_waits_leave_nothing_behind(books: Books) -> None:
+    """Waits that end by themselves, in whatever way and order, leave nothing in memory."""
+    books.admit(make_item())
+    ledger = books.ledger
+    for _ in range(100):
+        with ledger.idle_latch() as idle, ledger.room_latch() as room, ledger.idle_latch() as other:
+            assert not idle.wait(0)
+            assert not room.wait(0)
+            assert not other.wait(0)
+        with suppress(KeyError), ledger.idle_latch(), ledger.room_latch():
+            raise KeyError
+    assert ledger._idle_latches == ledger._room_latches == []
 
 
 def test_keeps_the_last(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:

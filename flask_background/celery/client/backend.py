@@ -7,17 +7,12 @@ import re
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from flask_background.celery.app import CeleryContext, celery_of, check_settings
-from flask_background.celery.client.circuit_breaker import Breaker
 from flask_background.celery.client.dispatch import Dispatch
 from flask_background.celery.client.fallback import Fallback
 from flask_background.celery.client.outbox_sender import OutboxSender
-from flask_background.celery.client.publisher import Publisher
+from flask_background.celery.client.session import CelerySession
 from flask_background.celery.handle import CeleryItem
-from flask_background.celery.records import records_of
-from flask_background.celery.records.base import Records
 from flask_background.celery.records.record import Record
-from flask_background.celery.uploads.uploads import Uploads
 from flask_background.concurrency import native
 from flask_background.core.backend import Backend
 from flask_background.core.callee import Callee
@@ -26,6 +21,7 @@ from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.errors import BrokerError, EnqueueError, ItemCancelledError
 
 if TYPE_CHECKING:
+    from flask_background.celery.app import CeleryContext
     from flask_background.core.item import WorkItem
     from flask_background.core.request_state import RequestState
 
@@ -40,17 +36,12 @@ class CeleryBackend(Backend):
         self.context = context
         self.pid = os.getpid()
         self.lock = native.new_lock()
-        celery, settings = celery_of(context.app, context.settings), context.settings
-        check_settings(celery)
-        self.records: Records = records_of(celery, settings)
-        self.publisher = Publisher(celery, settings.publish_timeout, settings.kill_after)
-        self.uploads = Uploads.of(settings, context.events)
-        self.takes_keys = self.records.is_full
-        self.takes_uploads = self.uploads is not None
-        self.breaker = Breaker(context.events)
-        self.dispatch = Dispatch(self)
-        self.fallback = Fallback(self, context.process)
-        self.sender = OutboxSender(self)
+        self.session = session = CelerySession(context)
+        self.takes_keys = session.records.is_full
+        self.takes_uploads = session.uploads is not None
+        self.fallback = Fallback(session)
+        self.dispatch = Dispatch(session, self.fallback, self.get)
+        self.sender = OutboxSender(session, self.handle_of)
         self._handles: WeakValueDictionary[str, CeleryItem[Any]] = WeakValueDictionary()
 
     # For views.
@@ -123,20 +114,14 @@ class CeleryBackend(Backend):
         if (handle is not None and (handle.here or handle._announced)) or not _ID.fullmatch(item_id):
             return handle
         row = self.fallback.look(item_id) if handle is None or handle.in_outbox else None
-        record = self.records.read(item_id) if row is None else Record.of_row(row)
+        record = self.session.records.read(item_id) if row is None else Record.of_row(row)
         if record is None:
             return handle
         if handle is None:
-            handle = CeleryItem.of(item_id, record, self.task_of(record), self)
+            handle = self.handle_of(item_id, record)
             self._handles[item_id] = handle
         handle.place(here=handle.here, in_outbox=row is not None)
         return handle
-
-    def holder(self, key: str) -> CeleryItem[Any] | None:
-        """The item in flight that has a key, by the name that stands for it. Raises BrokerError."""
-        item_id = self.records.holder(key)
-        record = None if item_id is None else self.records.read(item_id)
-        return None if item_id is None or record is None or record.status.is_final else self.get(item_id)
 
     def look(self, item: CeleryItem[Any]) -> Record | None:
         """What is known of an item."""
@@ -145,13 +130,13 @@ class CeleryBackend(Backend):
             if row is not None:
                 return Record.of_row(row)
             item.place(here=item.here)  # there is a record now
-        return self.records.read(item.id)
+        return self.session.records.read(item.id)
 
     def wait_for_end(self, item: CeleryItem[Any], seconds: float) -> bool:
         """Wait up to so many seconds for the end of an item. Says whether it hears of the end at once."""
-        hears = self.records.is_full and not (item.here or item.in_outbox)
+        hears = self.session.records.is_full and not (item.here or item.in_outbox)
         if hears:
-            self.records.wait_for_end(item.id, seconds)
+            self.session.records.wait_for_end(item.id, seconds)
         return hears
 
     def cancel(self, item: WorkItem[Any]) -> bool:
@@ -164,10 +149,9 @@ class CeleryBackend(Backend):
             return self._end_held(item, why)
         answer = self.fallback.cancel(item.id) if item.in_outbox else None
         if answer is None:  # whoever has just sent it knows nothing of that
-            answer = self.records.cancel(item.id)
-            if answer == "cancelled" and self.uploads is not None:
-                record = self.records.read(item.id)
-                self.uploads.discard(item.id, None if record is None else record.uploads)
+            answer = self.session.records.cancel(item.id)
+            if answer == "cancelled" and (record := self.session.records.read(item.id)) is not None:
+                self.session.discard_uploads(item.id, record.uploads)
         if answer == "cancelled" and item.status is Status.CANCELLED:
             self.context.events.finished(item, (Status.CANCELLED, None, why))
         if answer is not None:
@@ -183,14 +167,10 @@ class CeleryBackend(Backend):
                 item._set_source(source)
             return source
 
-    def is_over(self, item_id: str) -> bool:
-        """Whether it is known that an item has ended. Raises BrokerError."""
-        record = self.records.read(item_id)
-        return record is not None and record.status.is_final
-
-    def task_of(self, record: Record) -> Callee:
-        """The task of an item, as this app knows it."""
-        return self.context.registry.tasks.get(record.task) or Callee.unknown(record.task, "thread")
+    def handle_of(self, item_id: str, record: Record) -> CeleryItem[Any]:
+        """A new handle of the item that a record is about."""
+        task = self.context.registry.tasks.get(record.task) or Callee.unknown(record.task, "thread")
+        return CeleryItem.of(item_id, record, task, self)
 
     def _end_held(self, item: WorkItem[Any], error: ItemCancelledError) -> bool:
         """End an item that was never sent."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flask_background.celery.client.dispatch import Packed
 from flask_background.celery.records.record import Record, with_uploads
 from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.errors import BrokerError, JournalError, Stopping
@@ -13,17 +13,26 @@ from flask_background.payload import data
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
 
-    from flask_background.celery.app import ThisProcess
-    from flask_background.celery.client.backend import CeleryBackend
+    from flask_background.celery.client.session import CelerySession
     from flask_background.celery.handle import CeleryItem
+
+
+class Packed(NamedTuple):
+    """What an item's arguments have become that is to be sent."""
+
+    payload: str
+    #: The uploads, to which the payload refers by their number.
+    uploads: Sequence[FileStorage]
+    #: What stands for the key elsewhere, as what the user has made it of is nobody's business.
+    key: str | None
 
 
 class Fallback:
     """The ways of one app's items where Celery cannot be reached."""
 
-    def __init__(self, backend: CeleryBackend, process: ThisProcess) -> None:
-        self._backend = backend
-        self._process = process
+    def __init__(self, session: CelerySession) -> None:
+        self._session = session
+        self._process = session.context.process
 
     def is_there_for(self, task: Any) -> bool:
         """Whether the items of a task have a way out. A worker's process runs nothing for itself."""
@@ -76,7 +85,7 @@ class Fallback:
     def _bring_here(self, item: CeleryItem[Any]) -> None:
         packed = item._args
         assert isinstance(packed, Packed)
-        self._backend.dispatch.discard(item)
+        self._session.discard_uploads(item.id, len(packed.uploads))
 
         def rewound(reference: dict[str, Any]) -> FileStorage:
             upload = packed.uploads[int(reference["n"])]

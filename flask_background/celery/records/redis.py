@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from flask_background.celery.records.connection import client_of, key_prefix
 from flask_background.celery.records.record import Record
 from flask_background.concurrency import native
 from flask_background.core.status import Status
+from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -23,6 +25,8 @@ SHARE_OF_A_WAIT = 0.4
 # How long one blocking read waits for an item's end (seconds), and how many of a process do at the same time.
 _READ = 1.0
 _READERS = 32
+# For how long it is taken for certain what time it is in Redis, in seconds.
+_CLOCK = 60.0
 # All of a record but the arguments, which may be large.
 _FIELDS = tuple(name for name in Record._fields if name != "payload")
 
@@ -47,7 +51,10 @@ class RedisRecords(Records):
 
     def __init__(self, celery: Celery, settings: Settings) -> None:
         wait = settings.publish_timeout * SHARE_OF_A_WAIT
+        self._wait = wait
         self._client = client_of(celery, wait)
+        #: This process' clock (``time.monotonic()``) and Redis', when they were compared last.
+        self._clock: tuple[float, float] | None = None
         self._readers = client_of(celery, wait, _READ + wait, _READERS)
         self._prefix = f"{key_prefix(celery)}flask-background:"
         self._keep = math.ceil(settings.keep) or 1
@@ -59,8 +66,14 @@ class RedisRecords(Records):
 
     def put(self, item_id: str, record: Record, *, message_follows: bool) -> str | None:
         fields = [text for pair in record.as_fields().items() for text in pair]
-        holder: str | None = self._ask(self._put, item_id, int(message_follows), *fields)
-        return holder
+        for _ in range(2):
+            holder: str | None = self._ask(
+                self._put, item_id, int(message_follows), self._now() + self._wait, *fields
+            )
+            if holder != "late":
+                return holder
+            self._clock = None  # Redis' clock was set, or this process could not go on
+        raise BrokerError("Celery's result backend has not answered in time")
 
     def withdraw(self, item_id: str) -> bool:
         return bool(self._ask(self._withdraw, item_id))
@@ -149,6 +162,16 @@ class RedisRecords(Records):
         given = [text for name, value in fields.items() if value is not None for text in (name, str(value))]
         given = given or ["reason", ""]  # the script cannot put nothing
         return bool(self._ask(self._settle, *run, int(only_if_silent), self._keep, due, *given))
+
+    def _now(self) -> float:
+        """The time by Redis' clock, as far as it is known here."""
+        mine = time.monotonic()
+        if self._clock is None or mine - self._clock[0] > _CLOCK:
+            with reaching():
+                seconds, micros = self._client.time()
+            mine = time.monotonic()
+            self._clock = mine, float(seconds) + micros / 1e6
+        return self._clock[1] + mine - self._clock[0]
 
     def _ask(self, script: Any, *values: Any) -> Any:
         with reaching():

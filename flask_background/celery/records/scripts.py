@@ -50,10 +50,12 @@ local function finish(keep)
 end
 """
 
-# Gets whether the message follows, and fields and values. Returns the id of whoever has the key.
+# Gets whether the message follows, until when the answer is waited for, and fields and values. Returns the id
+# of whoever has the key, or "late": nobody waits for the answer any more, so the item is not accepted.
 PUT = f"""{_ITEM}
 if get('status') then return false end
-put(unpack(ARGV, 4))
+if now > tonumber(ARGV[4]) then return 'late' end
+put(unpack(ARGV, 5))
 local key = get('key')
 if key then
     local holder = redis.call('GET', P .. 'key:' .. key)

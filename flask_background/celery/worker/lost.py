@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flask_background.celery.handle import CeleryItem
 from flask_background.core.status import Status
 from flask_background.errors import ItemTimeoutError
 
@@ -53,9 +52,8 @@ def settle_lost(
 def _end(backend: CeleryBackend, records: Records, run: RunId, record: Record, is_certain: bool) -> None:
     if not records.finish(run, record.status, only_if_silent=not is_certain, error=record.error):
         return
-    if backend.uploads is not None:
-        backend.uploads.discard(run.item_id, record.uploads)
+    backend.session.discard_uploads(run.item_id, record.uploads)
     record = record._replace(finished=time.time())
-    item = CeleryItem[Any].of(run.item_id, record, backend.task_of(record), backend)
+    item = backend.handle_of(run.item_id, record)
     error = record.attempt_of(run.item_id).error
     backend.context.events.finished(item, (record.status, None, error))

@@ -107,7 +107,9 @@ class Reconciler:
             return
         record = self._records.read(item_id)
         if record is not None:
-            self._publisher.send(item_id, record, with_record=False)
+            # A message that was lost, or a run that was cut, had its turn already.
+            is_first = bool(queue) or (record.started is not None and record.error is None)
+            self._publisher.send(item_id, record, with_record=False, is_first=is_first)
 
     def _is_steady(self, now: float) -> bool:
         """Whether it has looked without a gap for longer than a run may be silent."""

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, Reject
 
-from flask_background.celery.records.base import RunId
+from flask_background.celery.records.base import LOST_AFTER, RunId
 from flask_background.celery.records.record import Record
 from flask_background.celery.worker.running_item import ClusterItem, RunningItem, StopReachedError
 from flask_background.concurrency import native
@@ -31,7 +31,7 @@ from flask_background.payload.outcomes import error_as_data, error_of, result_as
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
 
-    from flask_background.celery.client.backend import CeleryBackend
+    from flask_background.celery.client.session import CelerySession
     from flask_background.celery.worker.run_table import RunTable
     from flask_background.core.item import WorkItem
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _PATIENCE = 30
 # How long a message is kept back that nothing can be done with just now, in seconds.
 _PAUSE = 1.0
+# How long a message that has come again waits for the end of the first run's life, and between two looks.
+_UNTIL_LOST, _LOOK = LOST_AFTER + 1.5, 0.25
 # When an item is tried again whose uploads cannot be read just now, in seconds.
 _PUT_OFF = 5.0
 # A process that ends by a signal this many seconds before its limit was ended for that.
@@ -65,14 +67,20 @@ class _StoreAwayError(Exception):
 class ItemRun:
     """The way of one message through a worker."""
 
-    def __init__(self, backend: CeleryBackend, table: RunTable, item_id: str, limit: float | None) -> None:
-        """``limit``: after how many seconds Celery kills the run's process."""
-        self._backend = backend
-        self._events = backend.context.events
-        self._records = backend.records
+    def __init__(
+        self, session: CelerySession, table: RunTable, item_id: str, limit: float | None, *, is_second: bool
+    ) -> None:
+        """``limit``: after how many seconds Celery kills the run's process.
+
+        ``is_second``: the broker has given the message out before, to a worker that may be dead.
+        """
+        self._session = session
+        self._events = session.context.events
+        self._records = session.records
         self._table = table
         self._run = RunId(item_id, secrets.token_hex(8))
         self._limit = limit
+        self._is_second = is_second
         self._opened: list[FileStorage] = []
 
     def run(self, task_name: str, sent: Record | None) -> None:
@@ -83,14 +91,14 @@ class ItemRun:
         """
         if self._table.stops_at() is not None:
             raise Reject("the worker stops", requeue=True)
-        task = self._backend.context.registry.tasks.get(task_name)
+        task = self._session.context.registry.tasks.get(task_name)
         if task is None:
             self._put_off_unknown(task_name, sent)
         began = time.monotonic()
         limit = None if self._limit is None else began + self._limit - _NEARLY
-        row = self._table.begin(self._run, self._backend.context.home, limit)
+        row = self._table.begin(self._run, self._session.context.home, limit)
         try:
-            record = self._records.claim(self._run, self._limit, sent)
+            record = self._claim(sent)
             if record is None:
                 self._leave_alone(sent)
             else:
@@ -103,12 +111,23 @@ class ItemRun:
             for upload in self._opened:
                 upload.close()
 
+    def _claim(self, sent: Record | None) -> Record | None:
+        """Claim the item. A message that has come again waits until it is known whether the run lives."""
+        end = time.monotonic() + _UNTIL_LOST
+        while (record := self._records.claim(self._run, self._limit, sent)) is None and self._is_second:
+            known = self._records.read(self._run.item_id)
+            is_running = known is not None and known.status is Status.RUNNING
+            if not is_running or time.monotonic() > end or self._table.stops_at() is not None:
+                break
+            native.sleep(_LOOK)
+        return record
+
     def _leave_alone(self, sent: Record | None) -> NoReturn:
         """The item is not to run now. Where no reconciler does it, its message follows when it is due."""
         if sent is not None:
             record = self._records.read(self._run.item_id) or sent
             if record.status is Status.QUEUED and record.due is not None:
-                self._backend.dispatch.publish(self._run.item_id, sent._replace(due=record.due))
+                self._session.publish(self._run.item_id, sent._replace(due=record.due))
         raise Ignore
 
     def _put_off_unknown(self, task_name: str, sent: Record | None) -> NoReturn:
@@ -122,7 +141,7 @@ class ItemRun:
         raise Ignore
 
     def _run_claimed(self, record: Record, task: Any, row: int, limit: float | None) -> None:
-        keeper = RunningItem(self._backend, self._table, row, self._run, limit)
+        keeper = RunningItem(self._session, self._table, row, self._run, limit)
         task = record.task_of(task)
         if record.crashes >= task.options.max_crashes:
             self._park(record, task, keeper, f"its process died under it {record.crashes} times")
@@ -149,7 +168,7 @@ class ItemRun:
         self._settle(record, item, keeper)
 
     def _open_upload(self, number: int) -> IO[bytes]:
-        uploads = self._backend.uploads
+        uploads = self._session.uploads
         if uploads is None:
             raise _UnreadableError("it has an upload, and BACKGROUND_UPLOADS is not set in this worker")
         try:
@@ -184,7 +203,7 @@ class ItemRun:
             self._again(record, time.time() + delay, retried, error=failed, **progress)
         fields: dict[str, Any] = {"error": failed, **progress}
         if status is Status.SUCCEEDED:
-            fields["result"] = result_as_data(value, self._backend.context.settings.max_payload)
+            fields["result"] = result_as_data(value, self._session.context.settings.max_payload)
         if not self._surely(partial(self._records.finish, self._run, status, **fields)):
             self._events.late(item, outcome)
             raise Ignore
@@ -218,7 +237,7 @@ class ItemRun:
             raise Ignore
         if due is None:
             raise Reject("the worker stops", requeue=True)
-        self._backend.dispatch.publish(self._run.item_id, record._replace(due=due))
+        self._session.publish(self._run.item_id, record._replace(due=due))
         raise Ignore
 
     def _park(self, record: Record, task: Any, keeper: RunningItem, reason: str) -> NoReturn:
@@ -236,10 +255,9 @@ class ItemRun:
 
     def _tell(self, record: Record, item: WorkItem[Any], outcome: Outcome) -> None:
         item._announce_end()
-        uploads = self._backend.uploads
-        if uploads is not None and record.uploads:
-            uploads.discard(item.id, record.uploads)
-            uploads.sweep(self._backend.is_over)
+        if self._session.uploads is not None and record.uploads:
+            self._session.uploads.discard(item.id, record.uploads)
+            self._session.uploads.sweep(self._session.is_over)
         self._events.finished(item, outcome)
 
     def _surely(self, step: Callable[[], bool]) -> bool:

@@ -15,13 +15,13 @@ from flask_background.celery.records.base import RunId
 from flask_background.concurrency import native
 from flask_background.concurrency.timers import Timers
 from flask_background.core.item import WorkItem
-from flask_background.core.runner import RunHost
+from flask_background.core.run_host import RunHost
 from flask_background.core.status import Attempt, Outcome, Progress, Status
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.payload.outcomes import progress_as_data
 
 if TYPE_CHECKING:
-    from flask_background.celery.client.backend import CeleryBackend
+    from flask_background.celery.client.session import CelerySession
     from flask_background.celery.records.record import Record
     from flask_background.celery.worker.run_table import RunTable
 
@@ -58,16 +58,16 @@ class RunningItem(RunHost):
     """Keeps one item while it runs in this process, and looks after it."""
 
     def __init__(
-        self, backend: CeleryBackend, table: RunTable, row: int, run: RunId, limit: float | None
+        self, session: CelerySession, table: RunTable, row: int, run: RunId, limit: float | None
     ) -> None:
         """``limit``: when Celery kills this process for the run's time (``time.monotonic()``)."""
-        super().__init__(backend.context.app, backend.context.events, _timeouts, native.new_lock())
+        super().__init__(session.context.app, session.context.events, _timeouts, native.new_lock())
         self.ended = native.Latch()
         self.outcome: Outcome | None = None
         #: Seconds until another run follows, if one does.
         self.delay: float | None = None
         self.number = 0
-        self._backend, self._table, self._row, self._run = backend, table, row, run
+        self._records, self._table, self._row, self._run = session.records, table, row, run
         self._limit = limit
         self._source = CancellationSource(self.callback_failed)
         self._sent: Progress | None = None
@@ -191,7 +191,7 @@ class RunningItem(RunHost):
         if now - self._reported_at >= _REPORT:
             self._reported_at = now
             if (text := self.news(item)) is not None:
-                self._backend.records.report(self._run, text)
+                self._records.report(self._run, text)
 
     def news(self, item: WorkItem[Any]) -> str | None:
         """The item's progress, if it is not on record yet."""

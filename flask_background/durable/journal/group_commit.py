@@ -65,6 +65,8 @@ class GroupCommit:
         self._power = power
         self._mode = mode
         self._database: Database | None = None
+        # Held while the files are written, checkpointed or closed; and while one is read.
+        self._using = native.new_lock()
         self._reading = native.new_lock()
         #: Why the last checkpoint failed.
         self.checkpoint_error: Exception | None = None
@@ -99,7 +101,8 @@ class GroupCommit:
         An error here is not that of any step: the steps are written. A later call tries again.
         """
         try:
-            database.checkpoint()
+            with self._using:
+                database.checkpoint()
         except (sqlite3.Error, OSError) as error:
             self.checkpoint_error = error
 
@@ -122,10 +125,24 @@ class GroupCommit:
     def close(self) -> None:
         """Close the files. The next write opens them again."""
         if self._database is not None:
-            with self._database.write_lock, self._reading:
+            with self._database.write_lock, self._using, self._reading:
                 self._database.close()
             self._database.write_lock.close()
             self._database = None
+
+    def pause(self, timeout: float) -> bool:
+        """Keep the files from being used until ``go_on``; False if they still are after timeout seconds."""
+        if not self._using.acquire(timeout=timeout):
+            return False
+        if not self._reading.acquire(timeout=timeout):
+            self._using.release()
+            return False
+        return True
+
+    def go_on(self) -> None:
+        """The counterpart of ``pause``."""
+        self._reading.release()
+        self._using.release()
 
     def failure(self, error: Exception) -> JournalError:
         """The error for a caller whose use of the journal failed with this error."""
@@ -141,17 +158,18 @@ class GroupCommit:
                 rows.append(write.step.row)
             else:
                 others.append(write)
-        connection = database.begin(full=self._power and sync)
-        try:
-            _take_steps(rows, others, connection)
-            database.commit()
-        except BaseException as error:
-            if connection.in_transaction:
-                connection.execute("rollback")
-            if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF not in _HARMLESS:
-                with self._reading:
-                    database.close()  # the next group opens it anew
-            raise
+        with self._using:
+            connection = database.begin(full=self._power and sync)
+            try:
+                _take_steps(rows, others, connection)
+                database.commit()
+            except BaseException as error:
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF not in _HARMLESS:
+                    with self._reading:
+                        database.close()  # the next group opens it anew
+                raise
 
 
 def _take_steps(rows: list[ItemRow], writes: list[Write], connection: sqlite3.Connection) -> None:

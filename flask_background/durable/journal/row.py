@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask_background.core.status import Attempt, Status
-from flask_background.errors import ItemCancelledError, ItemFailedError
+from flask_background.errors import ItemCancelledError
 from flask_background.payload import data
-from flask_background.payload.outcomes import error_of, progress_of, result_of
+from flask_background.payload.outcomes import error_of, parked_error, progress_of, result_of
 
 if TYPE_CHECKING:
     from flask_background.core.item import WorkItem
@@ -100,7 +100,7 @@ def attempt_of(row: ItemRow) -> Attempt:
     if row.status is Status.SUCCEEDED and row.result is not None:
         attempt.value, attempt.error = result_of(row.result)
     elif row.status is Status.FAILED and row.error is None:
-        attempt.error = ItemFailedError(f"{name} was parked: {row.reason}")
+        attempt.error = parked_error(row.id, row.task, row.reason)
     elif row.status is Status.FAILED and row.error is not None:
         attempt.error = error_of(row.error, name)
     elif row.status is Status.CANCELLED:

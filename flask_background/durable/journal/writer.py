@@ -46,6 +46,8 @@ class Writer:
         self.transactions = 0
         self._group_commit = GroupCommit(folder, power=power, mode=mode)
         self.failure = self._group_commit.failure
+        self.pause = self._group_commit.pause
+        self.go_on = self._group_commit.go_on
         self._lock = native.new_lock()
         # Steps wait here. The thread is woken when as many wait as it wants: once for each transaction, for
         # waking a thread costs more than what the thread does then.

@@ -12,7 +12,8 @@ from flask_background.core.await_here import await_here
 from flask_background.core.events import Events
 from flask_background.core.item import WorkItem
 from flask_background.core.odd_errors import add_note, let_frames_go
-from flask_background.core.runner import RunHost, perform
+from flask_background.core.run_host import RunHost
+from flask_background.core.runner import perform
 from flask_background.core.status import Attempt, Outcome, Progress, Status
 from flask_background.core.throttle import Throttle
 from flask_background.core.token import CancellationSource, CancelReason

@@ -74,7 +74,7 @@ class ChildProcess:
             f" main({theirs_in}, {theirs_out}, {os.getpid()})"
         )
         try:
-            self.pid = native.start_program([sys.executable, "-c", code], (theirs_in, theirs_out))
+            self.pid = native.start_program([native.interpreter(), "-c", code], (theirs_in, theirs_out))
         except BaseException:
             self._close()
             raise

@@ -40,7 +40,7 @@ def test_enqueue_durable_in_a_child(make_shop: Callable[..., Shop], monkeypatch:
 
     def work(shipped: bytes) -> Any:
         background = current_app.extensions["background"]
-        task: Task[..., Any] = Task(background, background.registry.tasks["shop.work"])
+        task: Task[..., Any] = Task(background, background._registry.tasks["shop.work"])
         return task.using(durable=True, executor="thread").enqueue(shipped).id, os.getpid()
 
     item_id, pid = shop.call(work, ship(os.getpid)).result(BOUND)

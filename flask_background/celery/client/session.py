@@ -1,0 +1,52 @@
+"""What one process has to send items to Celery with, and to learn of them: records, publisher, uploads."""
+
+from __future__ import annotations
+
+import time
+
+from flask_background.celery.app import CeleryContext, celery_of, check_settings
+from flask_background.celery.client.circuit_breaker import Breaker
+from flask_background.celery.client.publisher import Publisher
+from flask_background.celery.records import records_of
+from flask_background.celery.records.base import Records
+from flask_background.celery.records.record import Record
+from flask_background.celery.uploads.uploads import Uploads
+
+# The longest that a worker holds a message that is not due, in seconds, where no reconciler sends it then.
+_HOP = 600.0
+
+
+class CelerySession:
+    """Of one app, in one process."""
+
+    def __init__(self, context: CeleryContext) -> None:
+        """Find the app's Celery. Raises ConfigurationError."""
+        self.context = context
+        celery, settings = celery_of(context.app, context.settings), context.settings
+        check_settings(celery)
+        self.records: Records = records_of(celery, settings)
+        self.publisher = Publisher(celery, settings.publish_timeout, settings.kill_after)
+        self.uploads = Uploads.of(settings, context.events)
+        self.breaker = Breaker(context.events)
+
+    def addressed(self, record: Record) -> Record:
+        """The record with where it is listed, and which way its message goes. Raises BrokerError."""
+        return record._replace(home=self.context.home, queue=self.publisher.queue_of(record.task))
+
+    def publish(self, item_id: str, record: Record) -> None:
+        """Send the message of an item whose record was put. Raises BrokerError."""
+        seconds = 0.0 if record.due is None else max(0.0, record.due - time.time())
+        if not self.records.is_full:
+            self.publisher.send(item_id, record, with_record=True, delay=min(seconds, _HOP))
+        elif not seconds:  # else the reconciler of a worker sends it when it is due
+            self.publisher.send(item_id, record, with_record=False)
+
+    def is_over(self, item_id: str) -> bool:
+        """Whether it is known that an item has ended. Raises BrokerError."""
+        record = self.records.read(item_id)
+        return record is not None and record.status.is_final
+
+    def discard_uploads(self, item_id: str, count: int | None) -> None:
+        """Remove the uploads of an item that has ended, or is not sent. Raises nothing."""
+        if self.uploads is not None:
+            self.uploads.discard(item_id, count)
