@@ -115,14 +115,17 @@ class Background:
         *,
         seconds: float | None = None,
         timezone: str = "UTC",
+        overlap: bool = False,
         **options: Unpack[Options],
     ) -> Callable[[Callable[[], Any] | Task[[], Any]], Task[[], Any]]:
         """Enqueue a durable task again and again: ``@background.periodic("*/5 * * * *")`` or ``seconds=30``.
 
         ``cron``: a cron expression of five fields, in ``timezone`` (a name such as "Europe/Berlin"); needs
         ``flask-background[cron]``. One item is enqueued per machine, however many processes the app has; of
-        the runs that were missed, one is caught up on. Makes the function a task with these ``options`` (see
-        ``task``), or stands above ``@background.task(durable=True, ...)``. Raises ConfigurationError.
+        the runs that were missed, one is caught up on. One item waits at most, and none starts while an
+        earlier one runs, unless ``overlap=True``: else that time is left out. Makes the function a task with
+        these ``options`` (see ``task``), or stands above ``@background.task(durable=True, ...)``. Raises
+        ConfigurationError.
         """
         if (cron is None) is (seconds is None):
             raise ConfigurationError('periodic() takes a cron expression, such as "*/5 * * * *", or seconds=')
@@ -149,7 +152,7 @@ class Background:
                 )
             if (app := self._app) is not None:
                 check_executor(task._callee, state_of(app).settings.executors)
-            self._registry.add_periodic(task._callee, schedule)
+            self._registry.add_periodic(task._callee, schedule, overlap)
             return task
 
         return decorate

@@ -21,10 +21,10 @@ from flask_background import Background, WorkItem, hosts
 from flask_background.concurrency import callbacks, timers
 
 from .helpers import CI, Script, Site, our_threads
-from .redis_server import Redis
 
 if TYPE_CHECKING:
     from .rabbitmq_server import RabbitMQ
+    from .redis_server import Redis
 
 # A shell's background job ignores Ctrl-C, and so would every server that a test starts and then stops by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -131,6 +131,8 @@ def gate() -> Iterator[threading.Event]:
 @pytest.fixture(scope="session")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     """A Redis, started for the first test that needs one."""
+    from .redis_server import Redis  # with redis, which the quick tests do without
+
     server = Redis(tmp_path_factory.mktemp("redis"))
     yield server
     server.stop()

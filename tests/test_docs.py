@@ -12,12 +12,14 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from .helpers import ROOT, until
-from .redis_server import Redis
+
+if TYPE_CHECKING:
+    from .redis_server import Redis
 
 PAGE = (ROOT / "docs" / "growing.md").read_text()
 # ``flask``, also where the package is not installed, and its command so not found.

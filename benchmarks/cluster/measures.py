@@ -16,8 +16,8 @@ from ..rounds import interleaved, row
 from ..table import Goal, Row
 from .peers import PEERS, Late, Peer, Plain
 
-_COST = {kind.name: Goal(1.15) for kind in (Plain, Late)}
-_RATE = {kind.name: Goal(1 / 1.15, at_least=True) for kind in (Plain, Late)}
+_COST = {kind.name: Goal(1.25) for kind in (Plain, Late)}
+_RATE = {kind.name: Goal(1 / 1.25, at_least=True) for kind in (Plain, Late)}
 
 
 @dataclass(frozen=True)

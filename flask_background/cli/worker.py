@@ -1,12 +1,14 @@
 """A worker of its own: processes that run durable items, and nothing else.
 
-One process runs items itself. Several are forked before anything is opened; their parent passes TERM and INT
-on, and starts another one for one that dies. A signal to all of them, as Ctrl-C is and the TERM of systemd,
-reaches a child twice, for its parent passes it on as well: that is to count once.
+One process runs items itself, unless it is the first one of a container. Others are forked before anything is
+opened; their parent passes TERM and INT on, waits for orphans, and starts another one for one that dies. A
+signal to all of them, as Ctrl-C is and the TERM of systemd, reaches a child twice, for its parent passes it on
+as well: that is to count once.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import signal
@@ -29,6 +31,8 @@ _REPLACE_AFTER = 0.5
 _DOZE = 0.5
 # Signals less than this after one another are the same press of a key (seconds).
 _ONE_PRESS = 1.0
+# From <sys/prctl.h>.
+_PR_GET_CHILD_SUBREAPER = 37
 
 
 def run_worker(
@@ -37,32 +41,64 @@ def run_worker(
     """Run items until TERM or INT, or, in a burst, until there are none. Raises JournalError."""
     part.runs_durable = True
     part.executors = frozenset(executors) or None
-    if count == 1:
+    if count == 1 and not _inherits_orphans():
         _work(part, burst)
     else:
         _Parent(part, count, burst).run()
 
 
-def _work(part: BackgroundState, burst: bool) -> None:
-    """This process runs items. Once it is told to stop, the host waits for them as in every process."""
+def _inherits_orphans() -> bool:
+    """Whether this process has to wait for processes that are not its own, as the first one of a container.
 
+    A worker cannot: it would take the ends of programs away from the items that wait for them.
+    """
+    if os.getpid() == 1:
+        return True
+    is_reaper = ctypes.c_int(0)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    return (
+        prctl is not None
+        and prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(is_reaper)) == 0
+        and bool(is_reaper.value)
+    )
+
+
+def _work(part: BackgroundState, burst: bool, parent: int | None = None) -> None:
+    """This process runs items. Once it is told to stop, the host waits for them as in every process.
+
+    ``parent``: the process that has forked this one; when that dies, this one stops, too.
+    """
     presses = _Presses()
 
     def stop(signum: int, frame: FrameType | None) -> None:
         if not presses.is_new():
             return
         if presses.count == 1:
+            _say(f"stops: {signal.Signals(signum).name}")
             raise SystemExit(0)
         raise KeyboardInterrupt  # which ends the wait for the items: that is the host's to say
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     durable = part.durable
+    _say(f"started: runs items of {', '.join(durable.session.executors)} from {part.folder}")
+    maintenance = durable.maintenance
     if burst:
-        durable.maintenance.has_looked.wait()  # what a dead process has left is there to run, too
+        maintenance.has_looked.wait()  # what a dead process has left is there to run, too
+        maintenance.fires = False
     while not (burst and durable.claimer.has_nothing_to_do()):
+        if parent is not None and os.getppid() != parent:
+            _say(f"stops: its parent, process {parent}, has died")
+            raise SystemExit(0)
         native.Latch().wait(_LOOK if burst else _DOZE)  # gevent's hub goes on meanwhile
+    _say("stops: nothing is left to run")
     part.backend.stop(None)
+
+
+def _say(what: str) -> None:
+    """Tell an operator what this process does."""
+    with suppress(OSError):  # nobody listens
+        os.write(2, f"Worker {os.getpid()} {what}\n".encode(errors="backslashreplace"))
 
 
 class _Presses:
@@ -101,14 +137,20 @@ class _Parent:
             self._start()
         while self._children:
             pid, status = os.wait()
+            if pid not in self._children:
+                continue  # an orphan: the first process of a container inherits those
             self._children.discard(pid)
             if status and not self._stopping:
+                ended = os.waitstatus_to_exitcode(status)
+                how = f"with exit status {ended}" if ended >= 0 else f"by signal {-ended}"
+                _say(f"replaces worker {pid}, which has ended {how}")
                 time.sleep(_REPLACE_AFTER)
                 self._start()
 
     def _start(self) -> None:
         # A signal that came between the fork and the child's own handlers would be the parent's affair there.
         signals = {signal.SIGTERM, signal.SIGINT}
+        parent = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         pid = os.fork()
         if pid:
@@ -121,7 +163,7 @@ class _Parent:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         self._children.clear()
-        _work(self._part, self._burst)
+        _work(self._part, self._burst, parent)
         raise SystemExit(0)
 
     def _pass_on(self, signum: int, frame: FrameType | None) -> None:

@@ -19,6 +19,8 @@ class Periodic(NamedTuple):
 
     task: Callee
     schedule: Schedule
+    #: Whether an item may start while an earlier one runs.
+    overlap: bool = False
 
 
 class AwaitsCelery(Protocol):
@@ -61,9 +63,9 @@ class Registry:
             while self._await_celery:
                 self._await_celery.pop().celery_is_named()
 
-    def add_periodic(self, task: Callee, schedule: Schedule) -> None:
+    def add_periodic(self, task: Callee, schedule: Schedule, overlap: bool = False) -> None:
         """Let a durable task be enqueued by the schedule."""
-        self.periodic[task.name] = Periodic(task, schedule)
+        self.periodic[task.name] = Periodic(task, schedule, overlap)
 
     def task_of(self, name: str, executor: str, options: str) -> Callee:
         """The task of an item in the journal, with the options (JSON) that the item was enqueued with."""

@@ -72,7 +72,14 @@ class DurableBackend(Backend):
         self.outbox = Outbox(session, sender)
         self._intake = Intake(session, self.handles, self.runs, backlog)
         self.maintenance = JournalMaintenance(
-            session, self.handles, self.runs, self._intake, self.claimer, self.outbox, keep=settings.keep
+            session,
+            self.handles,
+            self.runs,
+            self._intake,
+            self.claimer,
+            self.outbox,
+            keep=settings.keep,
+            park_after=settings.park_after,
         )
         self._local = local
         self._over = False
@@ -129,7 +136,11 @@ class DurableBackend(Backend):
     # The stop of the process.
 
     def stop_begins(self) -> None:
-        """Leave the items that have not started to other processes, and to those that come."""
+        """Leave the items that have not started to other processes, and to those that come.
+
+        From now on the death of this process is no crash of its items, whoever kills it.
+        """
+        self.session.process_lock.expect_kill()
         for item in self._local.ledger.unfinished():
             waits = isinstance(item, DurableItem) and not item.held and item.status is Status.QUEUED
             if waits and self._local.let_go(item):

@@ -11,6 +11,7 @@ from flask_background.durable.handle import DurableItem
 from flask_background.durable.journal import statements, wakeups
 from flask_background.durable.journal.group_commit import Insert, Step
 from flask_background.durable.journal.row import ItemRow, make_row
+from flask_background.durable.journal.schedules import PERIODIC
 from flask_background.errors import EnqueueError, Stopping
 from flask_background.local.admission import check_here
 
@@ -110,11 +111,12 @@ class Intake:
             item.unhold()
             self._leave_to_all(item)
 
-    def make_periodic_row(self, task: Callee, planned: float) -> ItemRow:
-        """A new item of a periodic task, which was planned for then."""
+    def make_periodic_row(self, task: Callee, planned: float, overlap: bool) -> ItemRow:
+        """A new item of a periodic task, which was planned for then. Overlap: beside one that runs."""
         item = DurableItem[Any](task, (), {}, None, self._runs)
         payload, _ = self._uploads.pack(item.id, task.func, (), {})
-        return make_row(item, task, payload=payload, uploads=False, due=planned, owner=None)
+        row = make_row(item, task, payload=payload, uploads=False, due=planned, owner=None)
+        return row._replace(key=f"{PERIODIC} {planned!r}" if overlap else PERIODIC)
 
     def _pack(self, item: DurableItem[Any], due: float | None, here: bool) -> ItemRow:
         task: Any = item._task

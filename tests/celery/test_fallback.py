@@ -168,6 +168,7 @@ def test_broker_returns(
         with pytest.raises(BrokerError):
             shop.look_around.enqueue()
         redis.resume()
+        assert not redis.keys(1, f"*{here.id}*")  # nor does it run there, too
         assert shop.look_around.enqueue().result(BOUND)["pid"] in worker.children
         assert task.enqueue().result(BOUND)["pid"] in worker.children
 

@@ -224,6 +224,17 @@ def _configured(celery: Any) -> Flask:
     return app
 
 
+def test_backend_that_no_worker_knows(redis: Redis) -> None:
+    """An app that does not say that items go to Celery sends none: its workers would not know them."""
+    app = Flask(__name__)
+    background = Background(app)
+    app.extensions["celery"] = Celery("own", broker=f"{redis.url}/0", backend=f"{redis.url}/1")
+    task = background.task(name="shop.work")(len)
+    with app.app_context(), pytest.raises(ConfigurationError, match="no worker would know that"):
+        task.using(backend="celery").enqueue("abc")
+    assert redis.length("celery") == 0
+
+
 def test_who_keeps_celery_keeps_the_app(make_app: MakeApp) -> None:
     """A module that keeps nothing but ``create_app().extensions["celery"]`` has all that its worker needs."""
     app = make_app()

@@ -119,8 +119,13 @@ def test_wrong(key: str, value: Any, allowed: str) -> None:
     [
         ("mails", 3, "['mails']", "a name and a dict such as"),
         (3, {"kind": "thread"}, "[3]", "a name and a dict such as"),
-        ("mails", {}, "['mails'][\"kind\"]", '"thread", "asyncio" or "process"'),
-        ("mails", {"kind": "fork"}, "['mails'][\"kind\"]", '"thread", "asyncio" or "process"'),
+        ("mails", {}, "['mails'][\"kind\"]", '"thread", "native-thread", "asyncio"'),
+        (
+            "mails",
+            {"kind": "fork"},
+            "['mails'][\"kind\"]",
+            '"thread", "native-thread", "asyncio"',
+        ),
         ("mails", {"kind": "thread", "workers": 0}, "['mails'][\"workers\"]", "a whole number from 1"),
         ("mails", {"kind": "thread", "limit": 5}, "['mails']", "not 'limit'"),
         ("mails", {"kind": "asyncio", "limit": "5"}, "['mails'][\"limit\"]", "a whole number from 1"),
@@ -204,6 +209,8 @@ def test_journal_settings() -> None:
     ("key", "value", "allowed"),
     [
         ("BACKGROUND_JOURNAL", "", "the path of a folder"),
+        ("BACKGROUND_JOURNAL", "journal", "the absolute path of a folder"),
+        ("BACKGROUND_JOURNAL", "postgresql://db/shop", "the absolute path of a folder"),
         ("BACKGROUND_JOURNAL", 3, "the path of a folder"),
         ("BACKGROUND_DURABILITY", "disk", '"power" or "process"'),
         ("BACKGROUND_RUN_IN_WEB", "no", "True or False"),

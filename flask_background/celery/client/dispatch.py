@@ -11,7 +11,7 @@ from flask_background.celery.client.fallback import Fallback, Packed
 from flask_background.celery.client.publisher import UnsendableError
 from flask_background.celery.records.record import Record
 from flask_background.celery.uploads.uploads import KEPT
-from flask_background.errors import BrokerError, SerializationError, UnsupportedError
+from flask_background.errors import BrokerError, ConfigurationError, SerializationError, UnsupportedError
 from flask_background.local.admission import check_executor
 from flask_background.payload.calls import pack_call
 
@@ -36,10 +36,16 @@ class Dispatch:
         """Make the arguments data, and refuse what Celery cannot do. Returns the item that has its key."""
         task: Any = item._task
         context = self._session.context
-        check_executor(task, context.settings.executors)
-        context.registry.check_portable(task)
+        settings, registry = context.settings, context.registry
+        if settings.celery is None and settings.backend != "celery" and not registry.names_backend("celery"):
+            raise ConfigurationError(
+                f"task {task.name} is to go to Celery, and no worker would know that: say it where a task is"
+                ' made, @background.task(backend="celery"), or set BACKGROUND_CELERY or BACKGROUND_BACKEND'
+            )
+        check_executor(task, settings.executors)
+        registry.check_portable(task)
         self._check(item, due)
-        payload, uploads = pack_call(task.func, item._args, item._kwargs or {}, context.settings.max_payload)
+        payload, uploads = pack_call(task.func, item._args, item._kwargs or {}, settings.max_payload)
         key = None if task.key is None else _name_of_key(item.task_name, task.key)
         if key is not None and (other := self._live(self._session.records.holder(key))) is not None:
             return other

@@ -6,6 +6,7 @@ import json
 import os
 import time
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import ChannelError, LimitExceeded, OperationalError
@@ -64,10 +65,19 @@ class Publisher:
         """After how many seconds Celery kills the process of a run, of a task with this timeout."""
         return None if timeout is None else timeout + self._kill_after
 
-    def send(self, item_id: str, record: Record, *, with_record: bool, delay: float = 0.0) -> None:
+    def send(
+        self,
+        item_id: str,
+        record: Record,
+        *,
+        with_record: bool,
+        delay: float = 0.0,
+        is_first: bool = False,
+    ) -> None:
         """Send the message of an item, to be run in ``delay`` seconds. Raises BrokerError.
 
         ``with_record``: the record goes with it, arguments included; otherwise the message names the item.
+        ``is_first``: where Redis is the broker, the message goes before those that wait in its queue.
         """
         options = {
             "task_id": item_id,
@@ -91,6 +101,8 @@ class Publisher:
                     block=True, timeout=self._timeout * _SHARE_OF_A_WAIT
                 ) as producer:
                     self._send_by(producer, began + self._timeout, args, options)
+                    if is_first and self._declared is not None:
+                        self._put_first(producer, record.queue)
                 return
             except Exception as error:
                 after = time.monotonic() - began
@@ -153,6 +165,12 @@ class Publisher:
             raise
         if self._declared is not None:
             self._declared.add(task_name)
+
+    def _put_first(self, producer: Any, queue: str) -> None:
+        """Move the message that was sent last to where the next one is taken."""
+        prefix = (self._celery.conf.broker_transport_options or {}).get("global_keyprefix", "")
+        with suppress(Exception):  # a Redis before 6.2, say: then the message waits for its turn
+            producer.channel.client.lmove(f"{prefix}{queue}", f"{prefix}{queue}", "LEFT", "RIGHT")
 
     def _is_the_messages_fault(self, error: Exception) -> bool:
         connection = self._celery.connection_for_write()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from flask_background.celery.records import scripts
@@ -12,6 +14,7 @@ from flask_background.celery.records.connection import client_of, key_prefix
 from flask_background.celery.records.record import Record
 from flask_background.concurrency import native
 from flask_background.core.status import Status
+from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -23,8 +26,19 @@ SHARE_OF_A_WAIT = 0.4
 # How long one blocking read waits for an item's end (seconds), and how many of a process do at the same time.
 _READ = 1.0
 _READERS = 32
+# For how long it is taken for certain what time it is in Redis, in seconds.
+_CLOCK = 60.0
 # All of a record but the arguments, which may be large.
 _FIELDS = tuple(name for name in Record._fields if name != "payload")
+
+
+class NextMessage(Enum):
+    """What message of an item is to be sent."""
+
+    NONE = 0
+    IN_TURN = 1
+    FIRST = 2
+    """It goes before those that wait: the item had its turn already."""
 
 
 class Findings(NamedTuple):
@@ -35,8 +49,9 @@ class Findings(NamedTuple):
     #: Whether another process does that.
     is_others: bool = True
     due: Sequence[str] = ()
+    again: Sequence[str] = ()
     lost: Sequence[RunId] = ()
-    #: By queue with old messages, when the item was sent that started last.
+    #: By queue with old messages, when the latest of the items that have started was sent.
     old: Sequence[tuple[str, float]] = ()
 
 
@@ -47,7 +62,10 @@ class RedisRecords(Records):
 
     def __init__(self, celery: Celery, settings: Settings) -> None:
         wait = settings.publish_timeout * SHARE_OF_A_WAIT
+        self._wait = wait
         self._client = client_of(celery, wait)
+        #: This process' clock (``time.monotonic()``) and Redis', when they were compared last.
+        self._clock: tuple[float, float] | None = None
         self._readers = client_of(celery, wait, _READ + wait, _READERS)
         self._prefix = f"{key_prefix(celery)}flask-background:"
         self._keep = math.ceil(settings.keep) or 1
@@ -59,8 +77,14 @@ class RedisRecords(Records):
 
     def put(self, item_id: str, record: Record, *, message_follows: bool) -> str | None:
         fields = [text for pair in record.as_fields().items() for text in pair]
-        holder: str | None = self._ask(self._put, item_id, int(message_follows), *fields)
-        return holder
+        for _ in range(2):
+            holder: str | None = self._ask(
+                self._put, item_id, int(message_follows), self._now() + self._wait, *fields
+            )
+            if holder != "late":
+                return holder
+            self._clock = None  # Redis' clock was set, or this process could not go on
+        raise BrokerError("Celery's result backend has not answered in time")
 
     def withdraw(self, item_id: str) -> bool:
         return bool(self._ask(self._withdraw, item_id))
@@ -116,21 +140,21 @@ class RedisRecords(Records):
         now, *found = self._ask(self._look, home, who, int(lock * 1000), most, age)
         if not found:
             return Findings(float(now))
-        due, lost, old = found
+        due, again, lost, old = found
         runs = [RunId(*pair) for pair in zip(lost[::2], lost[1::2], strict=True)]
         queues = list(zip(old[::2], map(float, old[1::2]), strict=True))
-        return Findings(float(now), False, due, runs, queues)
+        return Findings(float(now), False, due, again, runs, queues)
 
     def sent_before(self, home: str, queue: str, at: float, most: int) -> list[str]:
         """The queued items whose message went through a queue before then, oldest first."""
         with reaching():
             name = f"{self._prefix}{home}:sent:{queue}"
-            ids: Any = self._client.zrangebyscore(name, "-inf", at, 0, most)
+            ids: Any = self._client.zrangebyscore(name, "-inf", f"({at}", 0, most)
         return list(ids)
 
-    def is_to_be_sent(self, item_id: str, home: str, queue: str = "") -> bool:
-        """Whether the caller is to send a message: of an item that is due, or again through this queue."""
-        return bool(self._ask(self._send, item_id, home, queue))
+    def next_message(self, item_id: str, home: str, where: str) -> NextMessage:
+        """What message the caller is to send of an item that was found in this set of its home's."""
+        return NextMessage(self._ask(self._send, item_id, home, where))
 
     def release(self, home: str, who: str) -> None:
         """Let another process look after the items at once."""
@@ -149,6 +173,16 @@ class RedisRecords(Records):
         given = [text for name, value in fields.items() if value is not None for text in (name, str(value))]
         given = given or ["reason", ""]  # the script cannot put nothing
         return bool(self._ask(self._settle, *run, int(only_if_silent), self._keep, due, *given))
+
+    def _now(self) -> float:
+        """The time by Redis' clock, as far as it is known here."""
+        mine = time.monotonic()
+        if self._clock is None or mine - self._clock[0] > _CLOCK:
+            with reaching():
+                seconds, micros = self._client.time()
+            mine = time.monotonic()
+            self._clock = mine, float(seconds) + micros / 1e6
+        return self._clock[1] + mine - self._clock[0]
 
     def _ask(self, script: Any, *values: Any) -> Any:
         with reaching():

@@ -77,7 +77,9 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
         state = self.states.get(home) or next(iter(self.states.values()))
         sent = None if fields is None else Record.of_fields(fields)
         limit = (self.request.timelimit or (None,))[0]
-        ItemRun(state.celery.session, self.table, self.request.id, limit).run(task_name, sent)
+        is_second = bool((self.request.delivery_info or {}).get("redelivered"))
+        run = ItemRun(state.celery.session, self.table, self.request.id, limit, is_second=is_second)
+        run.run(task_name, sent)
         try:
             self.backend.store_result(self.request.id, None, "SUCCESS")  # for Celery's own tools
         except Exception as error:
@@ -214,9 +216,8 @@ def _task_is_revoked(sender: Any, request: Any, **_: Any) -> None:
     for state in sender.states.values():
         session = state.celery.session
         try:
-            if session.records.cancel(request.id, force=True) and (
-                record := session.records.read(request.id)
-            ):
+            is_news = session.records.cancel(request.id, force=True)
+            if is_news and (record := session.records.read(request.id)) is not None:
                 session.discard_uploads(request.id, record.uploads)
         except BackgroundError as error:
             what = f"That item {request.id} was revoked could not be put on record"

@@ -7,6 +7,9 @@ import sqlite3
 from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.journal.statements import insert
 
+#: How the keys of periodic items begin: one of a task waits at most.
+PERIODIC = "flask_background.periodic"
+
 
 def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> float:
     """Know a periodic task; returns its next time, which stays as it is unless its spec has changed."""
@@ -19,12 +22,19 @@ def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> floa
 
 
 def fire(db: sqlite3.Connection, name: str, planned: float, following: float, row: ItemRow) -> bool:
-    """Enqueue a periodic task that was planned then, unless another process has."""
+    """Enqueue a periodic task that was planned then, unless another process has.
+
+    Nor where an item in flight has the row's key, or one with a key of this prefix waits for its first run.
+    """
     done = db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))
     if not done.rowcount:
         return False
-    insert(db, row)
-    return True
+    waiting = db.execute(
+        "select 1 from item where task = ? and key between ? and ? and status = 'queued'"
+        " and (attempt = 0 or key = ?)",
+        (row.task, PERIODIC, PERIODIC + "~", row.key),
+    )
+    return waiting.fetchone() is None and insert(db, row) is None
 
 
 def reschedule(db: sqlite3.Connection, name: str, planned: float, following: float) -> None:

@@ -191,6 +191,14 @@ def recover(
     return Recovered(released, ended)
 
 
+def follow_clock(db: sqlite3.Connection, now: float) -> int:
+    """Make items due that were enqueued without a delay while the clock was ahead; returns how many."""
+    return db.execute(
+        "update item set due = ? where status = 'queued' and owner is null and due > ? and due <= enqueued",
+        (now, now),
+    ).rowcount
+
+
 def request_cancel(db: sqlite3.Connection, item_id: str, now: float) -> Literal["cancelled", "asked"] | None:
     """Cancel a free item; ask the owner of another one to; None if it has ended."""
     done = db.execute(

@@ -46,6 +46,8 @@ class Writer:
         self.transactions = 0
         self._group_commit = GroupCommit(folder, power=power, mode=mode)
         self.failure = self._group_commit.failure
+        self.pause = self._group_commit.pause
+        self.go_on = self._group_commit.go_on
         self._lock = native.new_lock()
         # Steps wait here. The thread is woken when as many wait as it wants: once for each transaction, for
         # waking a thread costs more than what the thread does then.
@@ -118,9 +120,13 @@ class Writer:
             self.write(lambda _: None, sync=False)  # which opens the file
         raise self.failure(TimeoutError("the file was closed again and again"))
 
-    def take_checkpoint_error(self) -> Exception | None:
-        """Why the WAL could not be copied back; told once. No step is hurt, and it is tried again."""
-        error, self._group_commit.checkpoint_error = self._group_commit.checkpoint_error, None
+    def take_trouble(self) -> Exception | None:
+        """What went wrong that no step is told of; told once.
+
+        RemovedError: the journal was opened anew, for its files had been removed or replaced. Any other
+        error: the WAL could not be copied back, which hurts no step, and is tried again.
+        """
+        error, self._group_commit.trouble = self._group_commit.trouble, None
         return error
 
     def open(self) -> None:

@@ -25,8 +25,25 @@ def writer_at(folder: Path, *, power: bool) -> Writer:
         return writer
 
 
+# How long a fork waits for a transaction of another thread to end, in seconds.
+_FORK_PATIENCE = 5.0
+_paused: list[Writer] = []
+
+
+def _before_fork() -> None:
+    # SQLite keeps its locks on a file in the process's memory. A child forked in a transaction would believe
+    # that it holds them too, and would write while everybody else waits.
+    _paused.extend(writer for writer in list(_writers.values()) if writer.pause(_FORK_PATIENCE))
+
+
+def _after_fork_in_parent() -> None:
+    while _paused:
+        _paused.pop().go_on()
+
+
 def _after_fork() -> None:
     global _lock, _writers
+    _paused.clear()
     _lock = native.new_lock()
     # Neither used nor closed, which would touch the parent's files: kept for ever.
     _inherited.append(list(_writers.values()))
@@ -34,4 +51,6 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork
+    )
