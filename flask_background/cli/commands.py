@@ -21,8 +21,9 @@ from flask_background.app_state import state_of
 from flask_background.cli import background
 from flask_background.cli.celery_worker import run_celery_worker
 from flask_background.cli.doctor import examine
-from flask_background.cli.formatting import fields, row, shown, table
+from flask_background.cli.formatting import fields, printable, repr_of, row, say, shown, table
 from flask_background.cli.worker import run_worker
+from flask_background.core.odd_errors import text_of
 from flask_background.core.status import Status
 from flask_background.durable.journal import outbox, queries, statements
 from flask_background.enqueueing.submit import submit
@@ -31,6 +32,7 @@ from flask_background.errors import BackgroundError
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
     from flask_background.core.callee import Callee
+    from flask_background.core.item import WorkItem
     from flask_background.durable.backend import DurableBackend
     from flask_background.durable.journal.row import ItemRow
 
@@ -55,10 +57,12 @@ def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
         def call(**options: Any) -> None:
             part = _part()
             part.runs_durable = False
+            for name, value in options.items():
+                _check_text(name, value)
             try:
                 func(part, **options)
             except BackgroundError as error:
-                raise click.ClickException(str(error)) from error
+                raise click.ClickException(printable(error)) from error
 
         return background.command(name)(call)
 
@@ -109,7 +113,7 @@ def doctor(part: BackgroundState, as_json: bool) -> None:
         findings.append(finding)
         if not as_json:
             text = f"{finding.text.removesuffix('.')}. Cure: {finding.cure}" if finding.cure else finding.text
-            click.echo(f"{finding.level:<8}{finding.subject}: {text}")
+            say(f"{finding.level:<8}{finding.subject}: {text}")
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings]))
     if any(finding.level != "ok" for finding in findings):
@@ -135,12 +139,12 @@ def run(part: BackgroundState, task: str, args: tuple[str, ...], wait: bool, as_
         item = submit(part, found, values, {}, found.options.when)
     except TypeError as error:
         raise click.UsageError(f"{task}: {error}") from error
-    result = item.result() if wait or not found.options.durable else None
+    result = _result_of(item) if wait or not found.options.durable else None
     part.backend.stop(None)
     if as_json:
         click.echo(json.dumps({"id": item.id, "status": item.status, "result": shown(result)}))
     else:
-        click.echo(f"{item.id} {item.status}" + (f": {result!r}" if result is not None else ""))
+        say(f"{item.id} {item.status}" + (f": {repr_of(result)}" if result is not None else ""))
 
 
 @_command("list")
@@ -170,7 +174,7 @@ def show(part: BackgroundState, item_id: str, as_json: bool) -> None:
         return
     for name, value in fields(entry).items():
         if value is not None:
-            click.echo(f"{name + ':':<13}{value}")
+            say(f"{name + ':':<13}{value}")
 
 
 @_command("cancel")
@@ -268,5 +272,28 @@ def _answer(item_id: str, answer: str | None, why_not: str, as_json: bool) -> No
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
+
+
+def _check_text(name: str, value: object) -> None:
+    try:
+        if isinstance(value, str):
+            value.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError(f"{name}: {value!r} is no well-formed text") from None
+
+
+def _result_of(item: WorkItem[Any]) -> Any:
+    """What the item returns. If it fails, the log has the traceback, and this command one line."""
+    try:
+        return item.result()
+    except BackgroundError:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not item.status.is_final:
+            raise
+        kind = type(error).__qualname__
+        raise click.ClickException(
+            printable(f"item {item.id} {item.status}: {kind}: {text_of(error)}")
+        ) from None

@@ -1,9 +1,9 @@
 """A worker of its own: processes that run durable items, and nothing else.
 
-One process runs items itself, unless it is the first one of a container. Others are forked before anything is
-opened; their parent passes TERM and INT on, waits for orphans, and starts another one for one that dies. A
-signal to all of them, as Ctrl-C is and the TERM of systemd, reaches a child twice, for its parent passes it on
-as well: that is to count once.
+One process runs items itself, unless it is the first one of a container. Others are forked before anything
+is opened; their parent passes TERM and INT on, waits for orphans, and starts another one for one that dies.
+A signal to all of them, as Ctrl-C is and the TERM of systemd, reaches a child twice, for its parent passes it
+on as well: that is to count once.
 """
 
 from __future__ import annotations
