@@ -202,8 +202,9 @@ def test_hostile_texts(
         raise ValueError(HOSTILE)
 
     site.background.task(durable=True, name="shop.hostile")(fail)
-    item_id = said(flask("run", "hostile", "--json"))["id"]
-    assert site.app.test_cli_runner().invoke(group, ["worker", "--burst"]).exit_code == 0
+    assert flask("run", "hostile", "--wait").exit_code == 1
+    (item,) = said(flask("list", "--json"))
+    item_id = item["id"]
     runner = site.app.test_cli_runner(charset=encoding)
     for args in (["show", item_id], ["show", item_id, "--json"], ["list"]):
         result = runner.invoke(group, args)
@@ -247,5 +248,5 @@ def test_result_that_has_no_repr(site: Site, flask: Callable[..., Result]) -> No
         def __repr__(self) -> str:
             raise ValueError
 
-    site.background.task(name="shop.shy")(Shy)
+    site.background.task(name="shop.shy")(lambda: Shy())
     assert "Shy, whose repr raises" in flask("run", "shy").output
