@@ -29,7 +29,7 @@ _MOST = 100
 _OLD = 5.0
 # Between two looks lies no more than this while all is well, by Redis' clock and by ours, in seconds.
 _GAP = 2.5
-# For how long runs are given after a longer one to show that they are alive, in seconds: five times as long as
+# How long runs have after a longer gap to show that they are alive, in seconds: five times as long as
 # they take for that.
 _STEADY = 2.5
 
