@@ -585,29 +585,6 @@ def test_app_that_passes_a_request_on(make_site: Callable[..., Site]) -> None:
     assert len(items) == 3
 
 
-def test_stream_of_an_inner_app(make_site: Callable[..., Site]) -> None:
-    """What the stream of an inner app enqueues waits for the whole response, that of the outer app."""
-    outer, inner, outer_task, inner_task = two_apps(make_site)
-    items: list[WorkItem[int]] = []
-
-    @inner.app.get("/")
-    def answer() -> Response:
-        def lines() -> Iterator[bytes]:
-            yield b"one"
-            items.append(inner_task.enqueue())
-            yield b"two"
-
-        return Response(stream_with_context(lines()))
-
-    @outer.app.get("/")
-    def ask() -> Response:
-        items.append(outer_task.enqueue())
-        return Response.from_app(inner.app, request.environ)  # type: ignore[arg-type, return-value]
-
-    expect_held_until_closed(outer.app, items)
-    assert len(items) == 2
-
-
 def test_app_that_calls_another(make_site: Callable[..., Site]) -> None:
     """Where an app calls another one with its very own environ, what it enqueues then is still its own."""
     outer, inner, outer_task, _ = two_apps(make_site)
