@@ -21,7 +21,7 @@ from flask_background.core.request_state import StateProcessor
 from flask_background.core.schedule import Cron, Every
 from flask_background.core.status import Status
 from flask_background.enqueueing import after_response as response
-from flask_background.enqueueing.submit import submit
+from flask_background.enqueueing.submit import current_request, submit
 from flask_background.errors import ConfigurationError, NotInitializedError, UnsupportedError
 from flask_background.local.admission import check_executor
 from flask_background.payload import arguments
@@ -176,7 +176,7 @@ class Background:
                 " write enqueue(f, x), not enqueue(f(x))"
             )
         refuse_generator(func)
-        arguments.refuse_live_closure(func)
+        arguments.refuse_live_closure(func, current_request())
         try:
             signature = inspect.signature(func, follow_wrapped=False)
         except ValueError:  # some builtins have none

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 _current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
 
 
+def current_request() -> Request | None:
+    """The request that this code runs for, if any."""
+    return _current_request() if flask.has_request_context() else None
+
+
 def submit(
     part: BackgroundState, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
 ) -> WorkItem[Any]:
@@ -38,12 +43,13 @@ def submit(
         part.backend.events.refused(callee.name, error)
         raise
     state: RequestState | None
-    if flask.has_request_context():
-        state = RequestState.capture(_current_request(), part.processors)
+    request = current_request()
+    if request is not None:
+        state = RequestState.capture(request, part.processors)
     else:
         outer = current_item_var.get(None)
         state = None if outer is None else outer.state
-    args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
+    args, kwargs, moved = arguments.take_over(callee.func, args, kwargs, request)
     try:
         if part.strict and callee.portable:
             check_data(callee, args, kwargs, part.settings.max_payload)

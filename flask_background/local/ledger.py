@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from time import monotonic
 from typing import Any
 
 from flask_background.concurrency import native
@@ -20,9 +21,13 @@ from flask_background.core.backend import Phase, Stats
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.executors.base import Executor
+from flask_background.local.sizes import SMALL, size_of
 
-# How many of the items that ended last can still be found by their ids; at most twice as many are.
+# The items that ended last can still be found by their ids. They are kept on two pages. A page is full when it
+# has so many items, when their results take so many bytes, or after so many seconds.
 KEPT = 1_000
+KEPT_BYTES = 16 << 20
+KEPT_SECONDS = 3_600.0
 
 # To look a member up in its enum's class takes longer than a dict does.
 _RUNNING, _STOPPED = Phase.RUNNING, Phase.STOPPED
@@ -43,6 +48,8 @@ class Ledger:
         # Two pages of ended items: the one that is written on, and the one before it.
         self._ended: dict[str, WorkItem[Any]] = {}
         self._ended_before: dict[str, WorkItem[Any]] = {}
+        self._bytes = 0  # of the results on the page that is written on, about
+        self._page_began = monotonic()
         self._counts: Counter[Status] = Counter()
 
     def admit(self, item: WorkItem[Any], executor: Executor, limit: float) -> bool:
@@ -113,7 +120,12 @@ class Ledger:
             _open(self._room_latches)
         if self._idle_latches and self.is_idle():
             _open(self._idle_latches)
-        if len(ended) >= KEPT:
+        attempt = item._attempt
+        if attempt is not None and type(attempt.value) not in SMALL:
+            self._bytes += size_of(attempt.value)
+        if attempt is not None and attempt.error is not None:
+            self._bytes += size_of(attempt.error)
+        if len(ended) >= KEPT or self._bytes >= KEPT_BYTES or monotonic() - self._page_began >= KEPT_SECONDS:
             self._turn_page(ended)
 
     def record(self, item: WorkItem[Any], error: BaseException) -> bool:
@@ -176,6 +188,7 @@ class Ledger:
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
         """The item with this id, in flight or among those that ended last."""
+        self._let_old_go()
         for executor in self._executors:
             item = executor.queued.get(item_id) or executor.running.get(item_id)
             if item is not None:
@@ -184,6 +197,7 @@ class Ledger:
 
     def all(self) -> list[WorkItem[Any]]:
         """Those that ended last, and those in flight."""
+        self._let_old_go()
         unfinished = {item.id: item for item in self.unfinished()}
         with self.lock:
             return [*(self._ended_before | self._ended | unfinished).values()]
@@ -205,12 +219,23 @@ class Ledger:
         with self.lock:  # whoever closes has decided
             return self.phase is Phase.STOPPED
 
+    def _let_old_go(self) -> None:
+        """Let go of items that ended long ago, though few have ended after them."""
+        pages = (monotonic() - self._page_began) // KEPT_SECONDS
+        for _ in range(min(2, int(pages))):
+            self._turn_page(self._ended)
+
     def _turn_page(self, full: dict[str, WorkItem[Any]]) -> None:
-        """Let go of the items before these. Nobody has written on their page for long: it can be counted."""
+        """Let go of the items before these; a handle that somebody has keeps its own result.
+
+        Nobody has written on their page for long: it can be counted.
+        """
         with self.lock:
             if self._ended is full:
                 self._counts.update(_statuses(self._ended_before))
                 self._ended_before, self._ended = full, {}
+                self._bytes = 0
+                self._page_began = monotonic()
 
 
 def _statuses(page: dict[str, WorkItem[Any]]) -> list[Status]:
