@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flask_background.core.finding import Finding
 from flask_background.core.settings import Settings
+from flask_background.durable.journal.folder import make_folder
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
@@ -55,15 +56,15 @@ def _names(part: BackgroundState) -> Iterator[Finding]:
 
 def _folder(part: BackgroundState) -> Finding:
     try:
-        part.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(part.folder)
         with tempfile.TemporaryFile(dir=part.folder):
             pass
     except OSError as error:
         return Finding(
             "error",
             "journal",
-            f"its folder cannot be written: {error}",
-            "give this user the folder, or set BACKGROUND_JOURNAL to another one",
+            f"its folder cannot be used: {error}",
+            "give this user the folder for itself, or set BACKGROUND_JOURNAL to another one",
         )
     return Finding("ok", "journal", f"{part.folder} can be written")
 

@@ -108,6 +108,16 @@ class Events:
             "s"[: count == 1],
         )
 
+    def nobody_runs(self, reason: str, seconds: float) -> None:
+        """Items wait that no process of the app can run, and fail after so many seconds."""
+        self._say(
+            logging.WARNING,
+            "Durable items wait that nobody runs: %s. They fail when they have waited for %.0f s"
+            " (BACKGROUND_PARK_AFTER)",
+            reason,
+            seconds,
+        )
+
     def requeued(self, item_id: str, task_name: str, age: float) -> None:
         """Report that an item was queued again because its worker stopped; age is in seconds."""
         self._say(

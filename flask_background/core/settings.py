@@ -69,6 +69,8 @@ class Settings:
     durability: Durability = "power"
     run_in_web: bool = True
     keep: float = 86_400.0
+    #: How long a durable item waits that no process of the app can run, before it fails, in seconds.
+    park_after: float = 86_400.0
     max_payload: int = 1_000_000
     strict: bool = False
 
@@ -92,6 +94,7 @@ class Settings:
             durability=_one_of(config, "BACKGROUND_DURABILITY", "power", "process"),
             run_in_web=_flag(config, "BACKGROUND_RUN_IN_WEB", True),
             keep=_seconds(config, "BACKGROUND_KEEP", 86_400.0),
+            park_after=_seconds(config, "BACKGROUND_PARK_AFTER", 86_400.0),
             max_payload=_count(config, "BACKGROUND_MAX_PAYLOAD", 1_000_000),
             strict=_flag(config, "BACKGROUND_STRICT", False),
         )
@@ -179,7 +182,11 @@ def _folder(config: Mapping[str, Any], key: str) -> Path | None:
         return None
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise _wrong(key, value, "the path of a folder, or None for the app's instance folder")
-    return Path(value)
+    path = Path(value)
+    # A relative path means another folder in each working directory, and so does a URL.
+    if not path.is_absolute():
+        raise _wrong(key, value, "the absolute path of a folder, or None for the app's instance folder")
+    return path
 
 
 def _celery(config: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:

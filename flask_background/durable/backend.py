@@ -72,7 +72,14 @@ class DurableBackend(Backend):
         self.outbox = Outbox(session, sender)
         self._intake = Intake(session, self.handles, self.runs, backlog)
         self.maintenance = JournalMaintenance(
-            session, self.handles, self.runs, self._intake, self.claimer, self.outbox, keep=settings.keep
+            session,
+            self.handles,
+            self.runs,
+            self._intake,
+            self.claimer,
+            self.outbox,
+            keep=settings.keep,
+            park_after=settings.park_after,
         )
         self._local = local
         self._over = False

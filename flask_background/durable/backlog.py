@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from flask_background.core.backend import Phase
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 # last run was shorter than that (seconds). Others would wait here, and another process perhaps has room.
 _AHEAD = 3
 _SHORT = 0.2
+# Items that wait here behind runs of so many seconds are better off in another process.
+_STUCK = 0.5
 
 
 class Backlog:
@@ -38,8 +41,18 @@ class Backlog:
     def room(self, name: str) -> int:
         """How many more items of an executor this process would claim."""
         executor = self._session.local.executors[name]
-        ahead = _AHEAD if self._durations.get(name, _SHORT) < _SHORT else 1
+        is_quick = self._durations.get(name, _SHORT) < _SHORT and not self.is_stuck(name)
+        ahead = _AHEAD if is_quick else 1
         return ahead * executor.capacity - len(executor.queued) - len(executor.running)
+
+    def is_stuck(self, name: str) -> bool:
+        """Whether an executor is full of runs that have lasted long, so that items wait for it."""
+        executor = self._session.local.executors[name]
+        running = list(executor.running.values())
+        since = time.time() - _STUCK
+        return len(running) >= executor.capacity and all(
+            item._attempt is not None and (item._attempt.started or since) <= since for item in running
+        )
 
     def lets_pass(self, executor: str) -> bool:
         """Whether a new item may go straight to its executor: there is room, and none waits before it."""

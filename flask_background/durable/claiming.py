@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flask_background.core.backend import Phase
-from flask_background.durable.journal import queries, statements
+from flask_background.durable.handle import DurableItem
+from flask_background.durable.journal import process_lock, queries, statements
 from flask_background.durable.journal.row import ItemRow
 from flask_background.payload.outcomes import parked_error
 
@@ -53,6 +54,20 @@ class Claimer:
         )
         # Rows arrive where others leave, in the order of the commits: one may have been released just before.
         self._writer.write_later(claim, self._arrive, sync=False)
+
+    def has_waiting(self) -> bool:
+        """Whether items of this process wait behind others, which may take long."""
+        return any(self._local.executors[name].queued for name in self._session.executors)
+
+    def give_back_stuck(self) -> None:
+        """Leave items that wait behind long runs to other processes, if there are any. Raises OSError."""
+        lock = self._session.process_lock
+        for name in self._session.executors:
+            waiting = list(self._local.executors[name].queued.values())
+            if waiting and self._backlog.is_stuck(name) and process_lock.others(lock.folder):
+                for item in waiting:
+                    if isinstance(item, DurableItem) and not item.held and self._local.let_go(item):
+                        self._runs.give_back(item)
 
     def has_nothing_to_do(self, until: float | None = None) -> bool:
         """Whether nothing is in flight here, and nothing is due that this process could claim.

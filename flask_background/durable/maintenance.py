@@ -16,6 +16,7 @@ from flask_background.concurrency import native
 from flask_background.core.backend import Phase
 from flask_background.core.status import Status
 from flask_background.durable.journal import outbox, process_lock, queries, schedules, statements
+from flask_background.durable.journal.failure import RemovedError
 from flask_background.durable.journal.watch import ProcessWatch
 from flask_background.errors import ConfigurationError
 from flask_background.local.admission import check_here
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # The net, in seconds; and the pause when the journal cannot be read or written.
 _NET = 5.0
 _TROUBLE = 1.0
+# How soon the thread looks again while items wait here behind others, or for a task, in seconds.
+_SOON = 0.5
 # How often the thread does what is not urgent, in seconds.
 _LOOK_OVER_EVERY = 60.0
 # Items that ended long ago are pruned so many at a time, and other threads may write for so long in between.
@@ -45,7 +48,8 @@ _ORPHANED = 3_600.0
 class JournalMaintenance:
     """Recovers, claims, cancels, fires schedules and prunes, for one app in one process.
 
-    ``keep``: how long an item is kept after its end, in seconds.
+    ``keep``: how long an item is kept after its end; ``park_after``: how long an item waits that no process
+    can run. Both are in seconds.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class JournalMaintenance:
         outbox: Outbox,
         *,
         keep: float,
+        park_after: float,
     ) -> None:
         self._session = session
         self._local = session.local
@@ -70,6 +75,10 @@ class JournalMaintenance:
         self._claimer = claimer
         self._outbox = outbox
         self._keep = keep
+        self._park_after = park_after
+        self._warned: set[str] = set()
+        # Whether items wait for a task that may be imported a moment later.
+        self._waits_for_tasks = False
         self._watch = ProcessWatch(session.process_lock)
         self._closed = False
         self._ended = native.Latch()
@@ -104,6 +113,7 @@ class JournalMaintenance:
         dead: list[str] | None = None
         while not self._closed:
             try:
+                self._session.process_lock.restore()
                 timeout = self._look(self._watch.dead() if dead is None else dead)
                 self.has_looked.open()
                 dead = self._watch.wait(timeout)
@@ -120,12 +130,18 @@ class JournalMaintenance:
         """Do what there is to do; returns the seconds until there may be more."""
         session, now = self._session, time.time()
         self._writer.resume()
+        if (error := self._writer.take_trouble()) is not None:
+            what = "The journal's WAL cannot be copied back, and grows until it can be"
+            if isinstance(error, RemovedError):
+                what = "The journal was removed or replaced, and with it what only the old one had"
+            self._local.log_error(what, error)
         for name in dead:
             self._recover(name)
         for item_id in self._writer.read(partial(queries.cancels, owner=session.process_lock.id)):
             self._cancel_here(item_id)
         if session.executors and self._local.ledger.phase is Phase.RUNNING:
             self._fire(now)
+            self._claimer.give_back_stuck()
             self._claimer.claim(now)
         self._outbox.look()
         if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
@@ -137,7 +153,8 @@ class JournalMaintenance:
         periodic = list(self._registry.periodic) if session.executors else []
         next_due = partial(queries.next_due, now=now, executors=session.executors, periodic=periodic)
         due = self._writer.read(next_due)
-        most = _BREATH if self._prunes else _NET
+        looks_soon = self._waits_for_tasks or self._claimer.has_waiting()
+        most = _BREATH if self._prunes else _SOON if looks_soon else _NET
         return most if due is None else min(most, max(0.0, due - time.time()))
 
     def _cancel_here(self, item_id: str) -> None:
@@ -201,7 +218,8 @@ class JournalMaintenance:
 
     def _follow_clock(self, now: float) -> None:
         """If the clock was set back, let items and periodic tasks not wait until it is where it was."""
-        self._writer.write(partial(statements.follow_clock, now=now), sync=False)
+        if self._writer.write(partial(statements.follow_clock, now=now), sync=False):
+            self._session.wake_all()
         for name, planned in self._writer.read(partial(queries.planned, now=math.inf)).items():
             if name in self._registry.periodic:
                 _, schedule = self._registry.periodic[name]
@@ -222,11 +240,8 @@ class JournalMaintenance:
         return _PRUNED in (len(gone), count)
 
     def _look_over(self, now: float) -> None:
-        """Recover items that have no owner any more, and park those that nobody can run."""
+        """Recover items that have no owner any more, and park those that nobody could run for long."""
         self._follow_clock(now)
-        if (error := self._writer.take_checkpoint_error()) is not None:
-            what = "The journal's WAL cannot be copied back, and grows until it can be"
-            self._local.log_error(what, error)
         process_lock.sweep(self._folder)
         for name in self._writer.read(queries.owners):
             if not process_lock.exists(self._folder, name):  # somebody, or a power cut, has removed its file
@@ -238,12 +253,22 @@ class JournalMaintenance:
                 self._session.uploads.forget(item_id)
         self._outbox.warn_if_stuck()
         tasks, executors = list(self._registry.tasks), list(self._local.executors)
+        if not self._session.executors:
+            return  # a process that only looks, and may not have imported all tasks
+        self._waits_for_tasks = False
         unknown = partial(queries.unknown, tasks=tasks, executors=executors, now=now)
         for row in self._writer.read(unknown):
-            if (reason := self._why_nobody_runs(row)) is not None:
-                step = partial(statements.park, item_id=row.id, fence=row.fence, reason=reason, now=now)
-                if self._writer.write(step):
-                    self._handles.announce_end(row._replace(status=Status.FAILED, reason=reason))
+            if (reason := self._why_nobody_runs(row)) is None:
+                continue
+            if now - max(row.due, row.enqueued) < self._park_after:
+                self._waits_for_tasks = True
+                if reason not in self._warned:
+                    self._warned.add(reason)
+                    self._local.events.nobody_runs(reason, self._park_after)
+                continue
+            step = partial(statements.park, item_id=row.id, fence=row.fence, reason=reason, now=now)
+            if self._writer.write(step):
+                self._handles.announce_end(row._replace(status=Status.FAILED, reason=reason))
 
     def _why_nobody_runs(self, row: ItemRow) -> str | None:
         """Why no process can run an item; None if one can that is perhaps about to."""

@@ -52,8 +52,7 @@ class GreenletExecutor(Executor):
     def _start(self) -> None:
         while self._waiting and self._greenlets < self.capacity:
             self._greenlets += 1
-            # A greenlet starts with a copy of its maker's context, which may be a visitor's.
-            Context().run(gevent.spawn, self._run, self._waiting.popleft())
+            gevent.spawn(Context().run, self._run, self._waiting.popleft())  # else in a visitor's, perhaps
 
     @uninterruptible
     def _run(self, item: WorkItem[Any]) -> None:
@@ -76,7 +75,7 @@ class HubAsyncioExecutor(AsyncioExecutor):
         hub.call_soon(super().adopt, run, awaitable)
 
     def _start_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        Context().run(LoopGreenlet.spawn, self._run, loop)
+        LoopGreenlet.spawn(Context().run, self._run, loop)
 
 
 #: What is on the main thread's stack while an item on a greenlet runs.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flask_background.concurrency import native
@@ -13,27 +14,41 @@ from flask_background.core.callee import Callee
 from flask_background.core.item import WorkItem
 from flask_background.errors import ConfigurationError, EnqueueError, QueueFull, Stopping
 from flask_background.executors.base import Executor
+from flask_background.local.keys import Keys
 from flask_background.local.ledger import Ledger
 
 if TYPE_CHECKING:
     from flask_background.core.settings import Settings
 
-# Several who come at once may send one another away, where there is room for some. So they try again one by
-# one, and who waits looks again after so many seconds: nothing may be in flight whose end would call him.
+# Items that come at once may send one another away, where there is room for some of them. So they are tried
+# again one by one, and a caller that waits looks again after so many seconds: there may be no item in flight
+# whose end would wake the caller.
 _RETRY = 0.05
 
 
 class Admission:
-    """Holds items up that find no room, as BACKGROUND_OVERFLOW says."""
+    """Lets items in, each with its key, and holds those up that find no room, as BACKGROUND_OVERFLOW says."""
 
-    def __init__(self, ledger: Ledger, executors: Mapping[str, Executor], settings: Settings) -> None:
+    def __init__(
+        self, ledger: Ledger, keys: Keys, executors: Mapping[str, Executor], settings: Settings
+    ) -> None:
         self._ledger = ledger
+        self._keys = keys
         self._executors = executors
         self._settings = settings
         self._one_by_one = native.new_lock()
 
-    def admit(self, item: WorkItem[Any], executor: Executor) -> bool:
-        """Enter an item once there is room. Says whether its caller has to run it; raises EnqueueError."""
+    def enter(self, item: WorkItem[Any], executor: Executor, limit: float) -> WorkItem[Any] | None:
+        """Let an item in unless its executor has limit items already; None if it is not let in.
+
+        Returns the item, or the one in flight that has its key.
+        """
+        if item._task.key is not None:
+            return self._keys.enter(item, partial(self._ledger.admit, item, executor, limit))
+        return item if self._ledger.admit(item, executor, limit) else None
+
+    def wait_and_enter(self, item: WorkItem[Any], executor: Executor) -> tuple[WorkItem[Any], bool]:
+        """Let an item in once there is room. Says whether its caller has to run it; raises EnqueueError."""
         limit = executor.capacity + self._settings.max_queued
         how = self._settings.overflow
         if any(each.is_here() for each in self._executors.values()):
@@ -41,13 +56,13 @@ class Admission:
         while True:
             with self._ledger.room_latch() as latch:
                 with self._one_by_one:
-                    if self._ledger.admit(item, executor, limit):
-                        return False
+                    if (accepted := self.enter(item, executor, limit)) is not None:
+                        return accepted, False
                 if how != "block" or self._ledger.phase is Phase.STOPPED:
                     break
                 _wait_for_room(latch)
-        if how == "run" and self._ledger.admit(item, executor, math.inf):
-            return True
+        if how == "run" and (accepted := self.enter(item, executor, math.inf)) is not None:
+            return accepted, accepted is item
         raise self._refusal(item, executor)
 
     def _refusal(self, item: WorkItem[Any], executor: Executor) -> EnqueueError:

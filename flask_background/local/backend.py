@@ -57,7 +57,7 @@ class LocalBackend(InProcessBackend, RunHost):
             self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
         )
         self.companion: Companion | None = None
-        self._border = Admission(self.ledger, self.executors, settings)
+        self._border = Admission(self.ledger, self.keys, self.executors, settings)
         self.clock = ShutdownSequence(
             self.ledger,
             self.events,
@@ -83,17 +83,17 @@ class LocalBackend(InProcessBackend, RunHost):
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
             raise mismatch(task, self.executors)
         executor.prepare(item)
-        if task.key is not None and (other := self.keys.take(item)) is not item:
-            return other
-        run_here = False
-        if not self.ledger.admit(item, executor, executor.capacity + self._max_queued):
+        accepted, run_here = item, False
+        if task.key is not None or not self.ledger.admit(
+            item, executor, executor.capacity + self._max_queued
+        ):
             try:
-                run_here = self._border.admit(item, executor)
-            except BaseException as error:
-                self.keys.give_back(item)
-                if isinstance(error, EnqueueError):
-                    self.events.refused(item.task_name, error)
+                accepted, run_here = self._border.wait_and_enter(item, executor)
+            except EnqueueError as error:
+                self.events.refused(item.task_name, error)
                 raise
+        if accepted is not item:
+            return accepted  # the one that has the key
         if not self._watcher.awake:
             self._watcher.wake()
         try:
@@ -124,6 +124,14 @@ class LocalBackend(InProcessBackend, RunHost):
             except RuntimeError:  # the system has no thread to give
                 return not self.let_go(item)
         return True
+
+    @uninterruptible
+    def take_with_key(self, item: WorkItem[Any]) -> WorkItem[Any] | None:
+        """Take an item, held, or return the one in flight that has its key; None if all is over here."""
+        accepted = self._border.enter(item, self.executors[item._task.executor], math.inf)
+        if accepted is item and not self._watcher.awake:
+            self._watcher.wake()
+        return accepted
 
     def let_go(self, item: WorkItem[Any], *, running: bool = False) -> bool:
         """Know nothing more of an item that goes on elsewhere; False if it is not queued (running) here."""

@@ -57,15 +57,15 @@ class ImmediateBackend(Backend, RunHost):
         check_executor(task, local.executors)
         if task.portable and (self._strict or _stands_for_data(task)):
             self._make_data(item)
-        if task.key is not None and (other := local.keys.take(item)) is not item:
+        accepted = local.take_with_key(item)
+        if accepted is not item:
             self._remake.pop(item.id, None)
-            return other
-        if not local.take(item, held=True):
-            local.keys.give_back(item)
-            self._remake.pop(item.id, None)
+        if accepted is None:
             error = Stopping.refusing(task.name)
             local.events.refused(task.name, error)
             raise error
+        if accepted is not item:
+            return accepted  # the one that has the key
         try:
             local.events.enqueued(item)
         finally:  # a signal may raise here, and the item has been accepted

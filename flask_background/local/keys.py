@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flask_background.concurrency import native
@@ -9,21 +10,38 @@ from flask_background.core.item import WorkItem
 
 
 class Keys:
-    """The items in flight that have keys. A key belongs to its task."""
+    """The items in flight that have keys. A key belongs to its task.
+
+    A key is taken together with its item's admission, under one lock: nobody is given an item that is refused
+    in the end.
+    """
 
     def __init__(self) -> None:
         self._lock = native.new_lock()
         self._items: dict[tuple[str, str], WorkItem[Any]] = {}
 
-    def take(self, item: WorkItem[Any]) -> WorkItem[Any]:
-        """Give item its key, unless another one has it: then return that."""
-        key = item._task.key
-        assert key is not None
+    def enter(self, item: WorkItem[Any], admit: Callable[[], bool]) -> WorkItem[Any] | None:
+        """Give item its key if ``admit`` lets it in, and return it; None if it is not let in.
+
+        While another item has the key, that one is returned, and ``admit`` is not called. ``admit`` is quick
+        and calls no foreign code.
+        """
+        assert item._task.key is not None
+        key = item.task_name, item._task.key
         with self._lock:
-            return self._items.setdefault((item.task_name, key), item)
+            if (other := self._items.get(key)) is not None:
+                return other
+            self._items[key] = item  # before it is in: a stop that ends it at once gives the key back
+            admitted = False
+            try:
+                admitted = admit()
+            finally:
+                if not admitted:
+                    del self._items[key]
+            return item if admitted else None
 
     def give_back(self, item: WorkItem[Any]) -> None:
-        """The item has ended, or was refused."""
+        """The item has ended."""
         if not self._items:
             return  # as with nearly every item
         key = item._task.key

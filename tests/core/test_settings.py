@@ -208,6 +208,8 @@ def test_journal_settings() -> None:
     ("key", "value", "allowed"),
     [
         ("BACKGROUND_JOURNAL", "", "the path of a folder"),
+        ("BACKGROUND_JOURNAL", "journal", "the absolute path of a folder"),
+        ("BACKGROUND_JOURNAL", "postgresql://db/shop", "the absolute path of a folder"),
         ("BACKGROUND_JOURNAL", 3, "the path of a folder"),
         ("BACKGROUND_DURABILITY", "disk", '"power" or "process"'),
         ("BACKGROUND_RUN_IN_WEB", "no", "True or False"),

@@ -20,6 +20,7 @@ from random import getrandbits
 from typing import Literal
 
 from flask_background.durable.journal import migrations
+from flask_background.durable.journal.folder import check_file
 from flask_background.durable.journal.write_lock import WriteLock
 
 Mode = Literal["wal", "truncate"]
@@ -49,6 +50,7 @@ class Database:
         self._long = _LONG
         self._full: bool | None = None
         self._nonce = 0
+        self._file: os.stat_result | None = None
         self._version = 0
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
@@ -60,11 +62,15 @@ class Database:
         Migrates an older journal. Raises JournalError, and changes nothing, if it is too new or no journal.
         """
         if self.writer is None:
-            if not self.path.exists():  # so that it is private whatever the umask; SQLite's others follow it
+            if not os.path.lexists(
+                self.path
+            ):  # so that it is private whatever the umask; SQLite's others follow it
                 os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 sync_folder(self.path.parent)
                 sync_folder(self.path.parent.parent)
+            check_file(self.path)
             connection = self._connect()
+            self._file = os.stat(self.path)
             try:
                 version = migrations.check_journal(connection, self.path)
                 (mode,) = connection.execute(f"pragma journal_mode = {self.mode}").fetchone()
@@ -103,6 +109,13 @@ class Database:
                 connection.execute("rollback")
             raise
         return connection
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the open file, which may have been removed or replaced."""
+        try:
+            return self._file is None or os.path.samestat(os.stat(self.path), self._file)
+        except OSError:
+            return False
 
     def is_as_known(self, connection: sqlite3.Connection) -> bool:
         """Whether the journal still has the version that this process last saw, so that it may read."""
@@ -163,7 +176,7 @@ class Database:
         for connection in (self.reader, self.writer):
             if connection is not None:
                 connection.close()
-        self.reader = self.writer = None
+        self.reader = self.writer = self._file = None
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 
+from flask_background.durable.journal.folder import UnsafeError
 from flask_background.errors import JournalError
 
 _FULL = "the disk or the quota is full: free some space"
@@ -54,6 +55,10 @@ _BY_SQLITE = {
 }
 
 
+class RemovedError(OSError):
+    """The journal's files were removed or replaced while this process used them."""
+
+
 def explain_failure(error: Exception, path: Path) -> JournalError:
     """The error for a caller whose use of the journal, with its file at this path, failed with this error."""
     if isinstance(error, JournalError):  # for each of several callers an instance of its own
@@ -62,6 +67,10 @@ def explain_failure(error: Exception, path: Path) -> JournalError:
 
 
 def _cause(error: Exception, path: Path) -> str:
+    if isinstance(error, RemovedError):
+        return "another program has removed or replaced its files; this process opens them anew"
+    if isinstance(error, UnsafeError):
+        return "it is not safe from other users"
     if isinstance(error, TimeoutError):
         return (
             "another process of the app has been writing for too long: is it stopped, or its disk very slow?"

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from flask_background.concurrency import native
 from flask_background.durable.journal.database import FILE_NAME, Database, Mode
-from flask_background.durable.journal.failure import explain_failure
+from flask_background.durable.journal.failure import RemovedError, explain_failure
+from flask_background.durable.journal.folder import make_folder
 from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.journal.statements import insert_all
 from flask_background.errors import JournalError
@@ -68,13 +69,16 @@ class GroupCommit:
         # Held while the files are written, checkpointed or closed; and while one is read.
         self._using = native.new_lock()
         self._reading = native.new_lock()
-        #: Why the last checkpoint failed.
-        self.checkpoint_error: Exception | None = None
+        #: What has gone wrong that no step is told of: the checkpoint failed, the files had been removed.
+        self.trouble: Exception | None = None
 
     def open(self) -> Database:
         """The database; the caller takes its write lock before anything else."""
+        if self._database is not None and not self._is_in_place(self._database):
+            self.trouble = _removed(self._database)
+            self.close()
         if self._database is None:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.folder)
             self._database = Database(self.folder, self._mode)
         return self._database
 
@@ -104,7 +108,7 @@ class GroupCommit:
             with self._using:
                 database.checkpoint()
         except (sqlite3.Error, OSError) as error:
-            self.checkpoint_error = error
+            self.trouble = error
 
     def read(self, query: Step[T]) -> tuple[T] | None:
         """What query returns; None if the database is not open, or was migrated: the next write sees to that.
@@ -116,7 +120,7 @@ class GroupCommit:
             if database is None or database.reader is None:
                 return None
             try:
-                if not database.is_as_known(database.reader):
+                if not database.is_as_known(database.reader) or not database.is_in_place():
                     return None
                 return (query(database.reader),)
             except sqlite3.Error as error:
@@ -126,7 +130,7 @@ class GroupCommit:
         """Close the files. The next write opens them again."""
         if self._database is not None:
             with self._database.write_lock, self._using, self._reading:
-                self._database.close()
+                self._database.close()  # SQLite leaves files alone that are not those of this name any more
             self._database.write_lock.close()
             self._database = None
 
@@ -148,6 +152,9 @@ class GroupCommit:
         """The error for a caller whose use of the journal failed with this error."""
         return explain_failure(error, self.folder / FILE_NAME)
 
+    def _is_in_place(self, database: Database) -> bool:
+        return database.is_in_place() and database.write_lock.is_in_place()
+
     def _transact(self, database: Database, writes: list[Write]) -> None:
         rows = []
         others = []
@@ -163,6 +170,9 @@ class GroupCommit:
             try:
                 _take_steps(rows, others, connection)
                 database.commit()
+                if not self._is_in_place(database):  # what was committed is where nobody finds it
+                    self.trouble = _removed(database)
+                    raise _removed(database)
             except BaseException as error:
                 if connection.in_transaction:
                     connection.execute("rollback")
@@ -170,6 +180,10 @@ class GroupCommit:
                     with self._reading:
                         database.close()  # the next group opens it anew
                 raise
+
+
+def _removed(database: Database) -> RemovedError:
+    return RemovedError(f"{database.path}, or the file of its lock, was removed or replaced")
 
 
 def _take_steps(rows: list[ItemRow], writes: list[Write], connection: sqlite3.Connection) -> None:

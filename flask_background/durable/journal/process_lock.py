@@ -96,6 +96,30 @@ class ProcessLock:
             if not self._closed:
                 os.write(self._file, b"!\n")
 
+    def restore(self) -> None:
+        """Make the files anew if somebody has removed them: other processes would take this one for dead.
+
+        Raises OSError.
+        """
+        with self._lock:
+            if self._closed or self._is_in_place():
+                return
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._new_path.unlink(missing_ok=True)
+            self._replace_file()
+            self.fifo_path.unlink(missing_ok=True)
+            os.mkfifo(self.fifo_path, 0o600)
+            fifo = os.open(self.fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.dup2(fifo, self.fifo, inheritable=False)  # the maintenance waits on this descriptor
+            os.close(fifo)
+
+    def _is_in_place(self) -> bool:
+        try:
+            is_file = os.path.samestat(os.stat(self._path), os.fstat(self._file))
+            return is_file and os.path.samestat(os.stat(self.fifo_path), os.fstat(self.fifo))
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Remove the files. The process may own no item any more."""
         with self._lock:

@@ -16,6 +16,7 @@ class WriteLock:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def try_acquire(self) -> bool:
@@ -29,6 +30,13 @@ class WriteLock:
     def release(self) -> None:
         """Let another process take the lock."""
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the file: otherwise other processes lock another one."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Close the file; the lock cannot be taken any more."""

@@ -120,9 +120,13 @@ class Writer:
             self.write(lambda _: None, sync=False)  # which opens the file
         raise self.failure(TimeoutError("the file was closed again and again"))
 
-    def take_checkpoint_error(self) -> Exception | None:
-        """Why the WAL could not be copied back; told once. No step is hurt, and it is tried again."""
-        error, self._group_commit.checkpoint_error = self._group_commit.checkpoint_error, None
+    def take_trouble(self) -> Exception | None:
+        """What went wrong that no step is told of; told once.
+
+        RemovedError: the journal was opened anew, for its files had been removed or replaced. Any other
+        error: the WAL could not be copied back, which hurts no step, and is tried again.
+        """
+        error, self._group_commit.trouble = self._group_commit.trouble, None
         return error
 
     def open(self) -> None:
