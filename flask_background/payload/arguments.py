@@ -1,4 +1,4 @@
-"""What may be handed over to an item: plain values yes, what lives with the request no, uploads by moving."""
+"""The check of arguments: plain values pass, objects of the request are refused, and uploads are moved."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from flask_background.errors import ArgumentError, UploadMovedError
 
 _COPY = "read the values that the item needs in the view, and pass those"
 
-# Live classes by module and name, so that nothing has to be imported to know them; whoever inherits from one
-# is as live. What is left of the request in RequestState reaches the item as current_item.state.
+# Classes of live objects by module and name, so that nothing has to be imported to recognise them; their
+# subclasses are as live. RequestState keeps some values of a request for the item, as current_item.state.
 _LIVE = {
     ("werkzeug.sansio.request", "Request"): ("the request", _COPY),
     ("werkzeug.sansio.response", "Response"): ("a response", "pass the data that it is made of"),
@@ -29,20 +29,20 @@ _LIVE = {
     ("sqlalchemy.orm.session", "Session"): ("a database session", "open one in the item"),
     ("sqlalchemy.orm.scoping", "scoped_session"): ("a database session", "open one in the item"),
 }
-#: What needs no second look.
+#: Types whose values need no further examination.
 SCALARS = frozenset({str, int, float, bool, bytes, type(None), complex})
 _REBUILT = frozenset({list, tuple, set, frozenset})
 
 
 class Moved:
-    """The uploads that an item has taken over, and how to give them back."""
+    """The uploads that an item has taken over; the moves can be undone."""
 
     def __init__(self) -> None:
         self.own: list[FileStorage] = []
         self._from: list[tuple[FileStorage, Any]] = []
 
     def move(self, upload: FileStorage) -> FileStorage:
-        """Give the upload's file to a FileStorage of the item's own, and leave the view's closed."""
+        """Move the upload's file to a new FileStorage for the item, and close the view's FileStorage."""
         stream = upload.stream
         if stream.seekable():
             stream.seek(0)
@@ -53,10 +53,10 @@ class Moved:
         return own
 
     def give_back(self) -> None:
-        """Undo the moves: the item was not accepted."""
+        """Undo the moves, because the item was not accepted."""
         for upload, stream in self._from:
             if not stream.closed and stream.seekable():
-                stream.seek(0)  # it may have been read, to store it elsewhere
+                stream.seek(0)  # the file may have been read, to store it elsewhere
             upload.stream = stream
 
 
@@ -65,14 +65,14 @@ def take_over(
 ) -> tuple[tuple[Any, ...], dict[str, Any], Moved | None]:
     """Check the arguments and move the uploads among them.
 
-    Returns what the item gets, and the moves if there were any. Raises ArgumentError with the argument's
-    name; nothing has been moved then. A container that holds no upload is passed on as it is, not copied.
+    Returns the item's arguments, and the moves or None. Raises ArgumentError with the argument's name; then
+    nothing has been moved. A container without an upload is passed on unchanged, not copied.
     """
     for value in args:
         if type(value) not in SCALARS:
             break
     else:
-        if not kwargs:  # as with most items: to examine even one argument costs 0.5 µs
+        if not kwargs:  # true of most items: to examine even one argument costs 0.5 µs
             return args, kwargs, None
     uploads: dict[int, FileStorage] = {}
     for index, value in enumerate(args):
@@ -92,7 +92,7 @@ def take_over(
 
 
 def refuse_live_closure(func: Callable[..., Any]) -> None:
-    """Check what a callable brings along: a partial's arguments, a method's object, a closure's variables."""
+    """Refuse live objects in a partial's arguments, in a method's object or in a closure's variables."""
     if isinstance(func, partial):
         _examine((func.args, func.keywords), lambda: "the partial's argument", None)
         func = func.func
@@ -108,7 +108,7 @@ def refuse_live_closure(func: Callable[..., Any]) -> None:
     for name, cell in zip(code.co_freevars, cells, strict=True) if code and cells else ():
         try:
             value = cell.cell_contents
-        except ValueError:  # not bound yet
+        except ValueError:  # the variable is not bound yet
             continue
         _examine(value, partial(str, name), None)
 
@@ -119,7 +119,10 @@ def _examine(
     uploads: dict[int, FileStorage] | None,
     inside: frozenset[int] = frozenset(),
 ) -> None:
-    """Refuse value if it, or anything in it, is live; collect the uploads. Where is its name, if asked."""
+    """Refuse value if it is live or contains a live object; collect the uploads.
+
+    ``where`` returns the value's name for an error. Without ``uploads`` an upload is refused.
+    """
     kind = type(value)
     if kind in SCALARS:
         return
@@ -127,7 +130,7 @@ def _examine(
         _refuse(where(), *_behind(value))
     if isinstance(value, FileStorage):
         if uploads is None:
-            _refuse(where(), "an upload", "pass it as an argument of its own, or in a list or dict")
+            _refuse(where(), "an upload", "pass it as an argument, or in a list or dict")
         uploads[id(value)] = value
         return
     live = _liveness(kind)  # type: ignore[arg-type]
@@ -157,12 +160,12 @@ def _examine(
 
 
 def _behind(proxy: LocalProxy[Any]) -> tuple[str, str]:
-    """What a proxy stands for, and the cure."""
+    """Return a description of the object behind a proxy, and the cure."""
     try:
         live = _liveness(type(proxy._get_current_object()))  # type: ignore[arg-type]
-    except RuntimeError:  # unbound
+    except RuntimeError:  # the proxy is unbound
         live = None
-    return live or ("a proxy, which means something else in every context", _COPY)
+    return live or ("a proxy, whose object differs in every context", _COPY)
 
 
 @lru_cache(maxsize=1024)
@@ -175,7 +178,7 @@ def _liveness(kind: type) -> tuple[str, str] | None:
 
 
 def positional(func: Callable[..., Any], index: int) -> str:
-    """The name of func's positional argument, as far as that can be told."""
+    """Return the name of func's positional argument, or its number."""
     code = getattr(func, "__code__", None)
     if code is not None and index < code.co_argcount:
         return str(code.co_varnames[index])
@@ -187,7 +190,7 @@ def _refuse(where: str, what: str, cure: str) -> NoReturn:
 
 
 def _rebuild(value: Any, replace: dict[int, Any]) -> Any:
-    """The same value with the uploads replaced; containers without one stay the very same object."""
+    """Return the value with its uploads replaced; a container without an upload stays the same object."""
     if id(value) in replace:
         return replace[id(value)]
     if type(value) in _REBUILT:
@@ -207,7 +210,7 @@ def _rebuild(value: Any, replace: dict[int, Any]) -> Any:
 
 
 class _Gone:
-    """What is left in the view's FileStorage: closed, and everything else says why."""
+    """The stream of a FileStorage whose upload was moved: closed, and every use of it raises an error."""
 
     closed = True
 
@@ -215,7 +218,7 @@ class _Gone:
         self._filename = filename
 
     def close(self) -> None:
-        """Werkzeug closes every upload when the request ends."""
+        """Do nothing: Werkzeug closes every upload when the request ends."""
 
     def __iter__(self) -> NoReturn:
         self.read()
@@ -225,6 +228,6 @@ class _Gone:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise UploadMovedError(
-            f"the upload {self._filename!r} was handed over to an item, which owns its file now: use it in"
+            f"the upload {self._filename!r} was moved to an item, which owns its file now: use it in"
             " the view before you enqueue, or in the item"
         )
