@@ -74,6 +74,6 @@ def check_data(callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], ma
         if callee.durable:
             raise
         raise type(error)(
-            f"{error} (task {callee.name} is not durable, but BACKGROUND_STRICT is set, which checks it like a"
-            durable one; without that setting the argument would be accepted)"
+            f"{error} (task {callee.name} is not durable, but BACKGROUND_STRICT is set, and checks it like a"
+            " durable one; without that setting the argument would be accepted)"
         ) from None

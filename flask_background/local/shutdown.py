@@ -129,7 +129,7 @@ class ShutdownSequence:
 
 def _unfinished(item: WorkItem[Any]) -> ItemInterruptedError:
     return ItemInterruptedError(
-        f"item {item.id} ({item.task_name}) had not ended when the time to stop was up: let it look at"
+        f"item {item.id} ({item.task_name}) had not ended when the grace period was over: let it check"
         " current_item.token, or raise BACKGROUND_GRACE_PERIOD and the limit of the host, such as gunicorn's"
         " graceful_timeout"
     )
