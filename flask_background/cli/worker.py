@@ -1,4 +1,4 @@
-"""A worker of its own: processes that run durable items, and nothing else.
+"""The command ``flask background worker``: processes that run durable items, and nothing else.
 
 One process runs items itself. Several are forked before anything is opened; their parent passes TERM and INT
 on, and starts another one for one that dies. A signal to all of them, as Ctrl-C is and the TERM of systemd,
@@ -21,11 +21,11 @@ from flask_background.concurrency import native
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
 
-# How often a worker looks whether a burst is over, and how soon a dead one is replaced (seconds).
+# How often a worker checks whether a burst is over, and how soon a dead one is replaced (seconds).
 _LOOK = 0.05
 _REPLACE_AFTER = 0.5
-# How long the main thread sleeps at a time (seconds): when two signals come at once, the system may give both
-# to another thread, and then it does not wake this one, which alone can heed them.
+# How long the main thread sleeps at a time (seconds): if two signals come at once, the system may deliver
+# both to another thread, and does not wake the main thread, which has to handle them.
 _DOZE = 0.5
 # Signals less than this after one another are the same press of a key (seconds).
 _ONE_PRESS = 1.0
@@ -34,7 +34,7 @@ _ONE_PRESS = 1.0
 def run_worker(
     part: BackgroundState, *, executors: Collection[str] = (), count: int = 1, burst: bool = False
 ) -> None:
-    """Run items until TERM or INT, or, in a burst, until there are none. Raises JournalError."""
+    """Run items until TERM or INT, or, in a burst, until none is left. Raises JournalError."""
     part.runs_durable = True
     part.executors = frozenset(executors) or None
     if count == 1:
@@ -44,7 +44,7 @@ def run_worker(
 
 
 def _work(part: BackgroundState, burst: bool) -> None:
-    """This process runs items. Once it is told to stop, the host waits for them as in every process."""
+    """Run items in this process. Once it is told to stop, the host waits for them as in every process."""
 
     presses = _Presses()
 
@@ -53,27 +53,27 @@ def _work(part: BackgroundState, burst: bool) -> None:
             return
         if presses.count == 1:
             raise SystemExit(0)
-        raise KeyboardInterrupt  # which ends the wait for the items: that is the host's to say
+        raise KeyboardInterrupt  # this ends the wait for the items, which is the host's decision
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     durable = part.durable
     if burst:
-        durable.maintenance.has_looked.wait()  # what a dead process has left is there to run, too
+        durable.maintenance.has_looked.wait()  # the items of a dead process have to be run, too
     while not (burst and durable.claimer.has_nothing_to_do()):
         native.Latch().wait(_LOOK if burst else _DOZE)  # gevent's hub goes on meanwhile
     part.backend.stop(None)
 
 
 class _Presses:
-    """Counts how often somebody has asked for the end."""
+    """Counts the requests to stop."""
 
     def __init__(self) -> None:
         self.count = 0
         self._at = -math.inf
 
     def is_new(self) -> bool:
-        """Whether a signal that has just come is not the echo of the last one."""
+        """Return whether a signal that has just come is not the echo of the last one."""
         now = time.monotonic()
         if now - self._at < _ONE_PRESS:
             return False
@@ -83,7 +83,7 @@ class _Presses:
 
 
 class _Parent:
-    """Keeps so many children working. Opens nothing, and starts no thread."""
+    """Keeps a number of children working. Opens nothing, and starts no thread."""
 
     def __init__(self, part: BackgroundState, count: int, burst: bool) -> None:
         self._part = part
@@ -94,7 +94,7 @@ class _Parent:
         self._presses = _Presses()
 
     def run(self) -> None:
-        """Until all have ended."""
+        """Keep the children running until all have ended."""
         signal.signal(signal.SIGTERM, self._pass_on)
         signal.signal(signal.SIGINT, self._pass_on)
         for _ in range(self._count):
@@ -107,7 +107,8 @@ class _Parent:
                 self._start()
 
     def _start(self) -> None:
-        # A signal that came between the fork and the child's own handlers would be the parent's affair there.
+        # The child must not handle a signal that comes between the fork and its own handlers as the parent
+        # would.
         signals = {signal.SIGTERM, signal.SIGINT}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         pid = os.fork()

@@ -28,16 +28,17 @@ Held = list[tuple["InProcessBackend", "WorkItem[Any]"]]
 
 
 class ResponseGate:
-    """Stands before ``app.wsgi_app`` and sees what Flask cannot: when the server has sent the response.
+    """WSGI middleware around ``app.wsgi_app``, which sees when the server has sent the response.
 
-    Not ``Response.call_on_close``: an ``after_request`` function may replace the response, and Werkzeug does
-    not call it for files that are passed through.
+    ``Response.call_on_close`` does not serve: an ``after_request`` function may replace the response, and
+    Werkzeug does not call it for files that are passed through.
     """
 
     def __init__(self, app: Flask, at_first: Callable[[], object]) -> None:
         inner: WSGIApplication = app.wsgi_app
         if getattr(inner, "__self__", None) is app:
-            # A method of the app in an attribute of the app would keep the app alive until the next gc.
+            # A weak method: a method of the app in an attribute of the app would keep the app alive until the
+            # next gc.
             self._find_inner: Callable[[], WSGIApplication | None] = weakref.WeakMethod(inner)
         else:
             self._find_inner = lambda: inner
@@ -52,7 +53,7 @@ class ResponseGate:
             self._pid = os.getpid()
             self._at_first()
         held: Held = []
-        outer = environ.get(_KEY)  # of an app that passes this request on
+        outer = environ.get(_KEY)  # the gate of an app that passes this request on
         environ[_KEY] = held
         try:
             body = wsgi_app(environ, start_response)
@@ -75,7 +76,7 @@ class ResponseGate:
 
 
 def guard(app: Flask, at_first: Callable[[], object]) -> None:
-    """Put the gate before app, and drop what waits when a view ends in an unhandled exception.
+    """Put the gate before app, and drop waiting items when a view ends in an unhandled exception.
 
     ``at_first`` is called at the first request in each process.
     """
