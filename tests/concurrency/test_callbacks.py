@@ -47,6 +47,18 @@ def test_slow_ones_hold_up_no_others(failed: list[BaseException], gate: threadin
         assert called.wait(2.0)
 
 
+def test_wait(failed: list[BaseException], gate: threading.Event) -> None:
+    """A wait ends with the last callback that runs, or with its time; with none it ends at once."""
+    threads = CallbackThreads()
+    assert threads.wait(0)
+    for _ in range(3):
+        threads.call(partial(gate.wait, BOUND), failed.append)
+    assert not threads.wait(0.01)
+    gate.set()
+    assert threads.wait(BOUND)
+    assert threads.wait(0)
+
+
 def test_threads_are_bounded(
     failed: list[BaseException], gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
