@@ -74,17 +74,17 @@ def test_threads_are_bounded(
     assert sorted(called) == list(range(50))
 
 
-def test_threads_are_used_again(failed: list[BaseException]) -> None:
+def test_threads_are_used_again(failed: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     """Callbacks that come one after the other are called on one thread."""
+    monkeypatch.setattr(callbacks, "_LINGER", 1.0)
     threads = CallbackThreads()
     idents = set()
     for _ in range(20):
         called: list[int] = []
         threads.call(lambda called=called: called.append(threading.get_ident()), failed.append)
-        until(lambda called=called: called)
-        until(lambda: threads._idle)
+        assert threads.wait(BOUND)
         idents.update(called)
-    assert len(idents) <= 2  # under load one may have ended in between
+    assert len(idents) == 1
 
 
 @pytest.mark.usefixtures("hasty")
