@@ -1,7 +1,7 @@
-"""``flask background``: look at durable items, change them, run items outside the web processes, and look
-for what is unsafe.
+"""The commands of ``flask background``: show and change durable items, run items outside the web processes,
+and check the app for what is unsafe.
 
-Errors are one line, and the exit status is 1, or 2 for a command that makes no sense. Items' arguments are
+Errors are one line, and the exit status is 1, or 2 for a wrong command line. Items' arguments are
 never shown.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from flask_background.durable.journal.row import ItemRow
 
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable, with times in UTC.")
-# What lists items that run here, and items that wait to be forwarded.
+# The queries for items that run here, and for items that wait to be forwarded.
 _ALL: tuple[Callable[..., Any], ...] = queries.rows, outbox.rows
 
 _statuses = click.Choice([str(status) for status in Status if status is not Status.INTERRUPTED])
@@ -50,7 +50,7 @@ def _part() -> BackgroundState:
 
 
 def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """A command whose errors are one line. Items are left to other processes while it runs."""
+    """Return a decorator for a command that has one-line errors and leaves items to other processes."""
 
     def decorate(func: Callable[..., None]) -> click.Command:
         @wraps(func)
@@ -70,16 +70,20 @@ def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 
 
 @background.command("worker")
-@click.option("--executor", "executors", multiple=True, help="Only items of this executor; may be repeated.")
-@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="How many processes.")
-@click.option("--burst", is_flag=True, help="End when there is nothing left to run.")
+@click.option(
+    "--executor", "executors", multiple=True, help="Run only items of this executor; may be repeated."
+)
+@click.option(
+    "--count", type=click.IntRange(1), default=1, show_default=True, help="The number of processes."
+)
+@click.option("--burst", is_flag=True, help="End when no item is left to run.")
 def worker(executors: tuple[str, ...], count: int, burst: bool) -> None:
-    """Run durable items until TERM or INT; then they have the grace period, as elsewhere."""
+    """Run durable items until TERM or INT, then for up to the grace period."""
     part = _part()
     for name in executors:
         if name not in part.settings.executors:
             known = ", ".join(sorted(part.settings.executors))
-            raise click.BadParameter(f"{name!r} is no executor of this app; it has {known}")
+            raise click.BadParameter(f"{name!r} is not an executor of this app; its executors are {known}")
     try:
         run_worker(part, executors=executors, count=count, burst=burst)
     except BackgroundError as error:
@@ -104,7 +108,7 @@ def celery_worker(context: click.Context, options: tuple[str, ...]) -> None:
 @_command("doctor")
 @_json
 def doctor(part: BackgroundState, as_json: bool) -> None:
-    """Look for what is unsafe: settings, the journal's folder, Celery's servers and workers.
+    """Check for unsafe settings, journal folders, Celery servers and workers.
 
     The exit status is 0 if all is ok.
     """
@@ -123,12 +127,12 @@ def doctor(part: BackgroundState, as_json: bool) -> None:
 @_command("run")
 @click.argument("task")
 @click.argument("args", nargs=-1)
-@click.option("--wait", is_flag=True, help="Wait for the end, and print the result.")
+@click.option("--wait", is_flag=True, help="Wait for the item's end, and print its result.")
 @_json
 def run(part: BackgroundState, task: str, args: tuple[str, ...], wait: bool, as_json: bool) -> None:
-    """Start TASK with ARGS: JSON where they can be read as such, else strings.
+    """Enqueue TASK with ARGS, each read as JSON if possible, else as a string.
 
-    A durable item is left to the processes that run them; another one runs here, and is waited for.
+    A durable item is left to the processes that run such items; any other item runs here, and is waited for.
     """
     found = _find_task(part, task)
     if not found.options.durable or wait:
@@ -148,12 +152,18 @@ def run(part: BackgroundState, task: str, args: tuple[str, ...], wait: bool, as_
 
 
 @_command("list")
-@click.option("--status", type=_statuses, help="Only these.")
-@click.option("--task", help="Only those of this task.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The latest so many.")
+@click.option("--status", type=_statuses, help="Show only items with this status.")
+@click.option("--task", help="Show only items of this task.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    help="How many items to show, the latest ones.",
+)
 @_json
 def list_(part: BackgroundState, status: str | None, task: str | None, limit: int, as_json: bool) -> None:
-    """The items that were enqueued last."""
+    """List the items that were enqueued last."""
     wanted = None if status is None else Status(status)
     found = [_read(part, partial(query, status=wanted, task=task, limit=limit)) for query in _ALL]
     entries = sorted((*found[0], *(waiting.as_item() for waiting in found[1])), key=_enqueued)[-limit:]
@@ -167,7 +177,7 @@ def list_(part: BackgroundState, status: str | None, task: str | None, limit: in
 @click.argument("item_id", metavar="ID")
 @_json
 def show(part: BackgroundState, item_id: str, as_json: bool) -> None:
-    """One item."""
+    """Show one item."""
     entry = _entry(part, item_id)
     if as_json:
         click.echo(json.dumps(fields(entry)))
@@ -181,7 +191,7 @@ def show(part: BackgroundState, item_id: str, as_json: bool) -> None:
 @click.argument("item_id", metavar="ID")
 @_json
 def cancel(part: BackgroundState, item_id: str, as_json: bool) -> None:
-    """Take a queued item back; ask a running one to end."""
+    """Cancel a queued item, or ask a running item to end."""
     entry = _entry(part, item_id)
     answer: str | None = part.durable.outbox.cancel(item_id)
     if answer is None:
@@ -195,7 +205,7 @@ def cancel(part: BackgroundState, item_id: str, as_json: bool) -> None:
 @click.argument("item_id", metavar="ID")
 @_json
 def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
-    """Run an item again that has failed, was parked or cancelled."""
+    """Run an item again after it failed, was parked or was cancelled."""
     entry = _entry(part, item_id)
     writer = part.durable.session.writer
     done = writer.write(partial(statements.retry, item_id=item_id, now=time.time())) or writer.write(
@@ -206,11 +216,17 @@ def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
 
 
 @_command("purge")
-@click.option("--status", "statuses", type=_statuses, multiple=True, help="Only these; may be repeated.")
-@click.confirmation_option(prompt="Forget these ended items?")
+@click.option(
+    "--status",
+    "statuses",
+    type=_statuses,
+    multiple=True,
+    help="Delete only items with this status; may be repeated.",
+)
+@click.confirmation_option(prompt="Delete these ended items?")
 @_json
 def purge(part: BackgroundState, statuses: tuple[str, ...], as_json: bool) -> None:
-    """Forget items that have ended."""
+    """Delete items that have ended."""
     wanted = [Status(status) for status in statuses] or list(Status)
     session = part.durable.session
     ids = session.writer.write(partial(statements.purge, statuses=wanted))
@@ -223,7 +239,7 @@ def purge(part: BackgroundState, statuses: tuple[str, ...], as_json: bool) -> No
 @_command("stats")
 @_json
 def stats(part: BackgroundState, as_json: bool) -> None:
-    """How many items there are, by status."""
+    """Show how many items there are, by status."""
     found = Counter(_read(part, queries.stats)) + Counter(_read(part, outbox.stats))
     counts = {str(status): found[status] for status in Status if status is not Status.INTERRUPTED}
     if as_json:

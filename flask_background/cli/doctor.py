@@ -1,4 +1,4 @@
-"""Looks for what is unsafe in an app's settings, and around it: the journal's folder, Celery, its servers."""
+"""The checks of ``flask background doctor``: settings, the journal's folder, Celery and its servers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HasState(Protocol):
 
 
 def examine(background: HasState) -> Iterator[Finding]:
-    """Look at what the current app uses. Changes nothing; asks servers for a few seconds at most."""
+    """Check what the current app uses. Changes nothing; asks servers for a few seconds at most."""
     part = background._part()
     yield from _names(part)
     grace = part.settings.grace_period
@@ -40,7 +40,7 @@ def examine(background: HasState) -> Iterator[Finding]:
         yield _folder(part)
         yield _durability(part)
     if part.has_celery():
-        from flask_background.celery import doctor  # with Celery, for apps that name it
+        from flask_background.celery import doctor  # imports Celery, for apps that name it
 
         yield from doctor.examine(part.app, part.settings)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def fields(entry: ItemRow) -> dict[str, Any]:
-    """All that is shown of an item; not its arguments."""
+    """Return all fields of an item that are shown; its arguments are not."""
     attempt = attempt_of(entry)
     return {
         "id": entry.id,
@@ -40,7 +40,7 @@ def fields(entry: ItemRow) -> dict[str, Any]:
 
 
 def row(entry: ItemRow) -> tuple[str, ...]:
-    """The same in brief."""
+    """Return the fields of an item in short."""
     age = max(0, int(time.time() - entry.enqueued))
     return entry.id, str(entry.status), str(entry.attempt), f"{age} s", entry.task
 
@@ -70,7 +70,7 @@ def table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
 
 
 def shown(value: Any) -> Any:
-    """As it is, if that is JSON."""
+    """Return a value as it is if it is JSON, else as text."""
     try:
         json.dumps(value)
     except (TypeError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A worker of its own: processes that run durable items, and nothing else.
+"""The command ``flask background worker``: processes that run durable items, and nothing else.
 
 One process runs items itself, unless it is the first one of a container. Others are forked before anything
 is opened; their parent passes TERM and INT on, waits for orphans, and starts another one for one that dies.
@@ -23,11 +23,11 @@ from flask_background.concurrency import native
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
 
-# How often a worker looks whether a burst is over, and how soon a dead one is replaced (seconds).
+# How often a worker checks whether a burst is over, and how soon a dead one is replaced (seconds).
 _LOOK = 0.05
 _REPLACE_AFTER = 0.5
-# How long the main thread sleeps at a time (seconds): when two signals come at once, the system may give both
-# to another thread, and then it does not wake this one, which alone can heed them.
+# How long the main thread sleeps at a time (seconds): if two signals come at once, the system may deliver
+# both to another thread, and does not wake the main thread, which has to handle them.
 _DOZE = 0.5
 # Signals less than this after one another are the same press of a key (seconds).
 _ONE_PRESS = 1.0
@@ -38,7 +38,7 @@ _PR_GET_CHILD_SUBREAPER = 37
 def run_worker(
     part: BackgroundState, *, executors: Collection[str] = (), count: int = 1, burst: bool = False
 ) -> None:
-    """Run items until TERM or INT, or, in a burst, until there are none. Raises JournalError."""
+    """Run items until TERM or INT, or, in a burst, until none is left. Raises JournalError."""
     part.runs_durable = True
     part.executors = frozenset(executors) or None
     if count == 1 and not _inherits_orphans():
@@ -64,7 +64,7 @@ def _inherits_orphans() -> bool:
 
 
 def _work(part: BackgroundState, burst: bool, parent: int | None = None) -> None:
-    """This process runs items. Once it is told to stop, the host waits for them as in every process.
+    """Run items in this process. Once it is told to stop, the host waits for them as in every process.
 
     ``parent``: the process that has forked this one; when that dies, this one stops, too.
     """
@@ -76,7 +76,7 @@ def _work(part: BackgroundState, burst: bool, parent: int | None = None) -> None
         if presses.count == 1:
             _say(f"stops: {signal.Signals(signum).name}")
             raise SystemExit(0)
-        raise KeyboardInterrupt  # which ends the wait for the items: that is the host's to say
+        raise KeyboardInterrupt  # this ends the wait for the items, which is the host's decision
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
@@ -84,7 +84,7 @@ def _work(part: BackgroundState, burst: bool, parent: int | None = None) -> None
     _say(f"started: runs items of {', '.join(durable.session.executors)} from {part.folder}")
     maintenance = durable.maintenance
     if burst:
-        maintenance.has_looked.wait()  # what a dead process has left is there to run, too
+        maintenance.has_looked.wait()  # the items of a dead process have to be run, too
         maintenance.fires = False
     while not (burst and durable.claimer.has_nothing_to_do()):
         if parent is not None and os.getppid() != parent:
@@ -102,14 +102,14 @@ def _say(what: str) -> None:
 
 
 class _Presses:
-    """Counts how often somebody has asked for the end."""
+    """Counts the requests to stop."""
 
     def __init__(self) -> None:
         self.count = 0
         self._at = -math.inf
 
     def is_new(self) -> bool:
-        """Whether a signal that has just come is not the echo of the last one."""
+        """Return whether a signal that has just come is not the echo of the last one."""
         now = time.monotonic()
         if now - self._at < _ONE_PRESS:
             return False
@@ -119,7 +119,7 @@ class _Presses:
 
 
 class _Parent:
-    """Keeps so many children working. Opens nothing, and starts no thread."""
+    """Keeps a number of children working. Opens nothing, and starts no thread."""
 
     def __init__(self, part: BackgroundState, count: int, burst: bool) -> None:
         self._part = part
@@ -130,7 +130,7 @@ class _Parent:
         self._presses = _Presses()
 
     def run(self) -> None:
-        """Until all have ended."""
+        """Keep the children running until all have ended."""
         signal.signal(signal.SIGTERM, self._pass_on)
         signal.signal(signal.SIGINT, self._pass_on)
         for _ in range(self._count):
@@ -148,7 +148,8 @@ class _Parent:
                 self._start()
 
     def _start(self) -> None:
-        # A signal that came between the fork and the child's own handlers would be the parent's affair there.
+        # The child must not handle a signal that comes between the fork and its own handlers as the parent
+        # would.
         signals = {signal.SIGTERM, signal.SIGINT}
         parent = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)

@@ -139,7 +139,11 @@ def test_run_in_memory(flask: Callable[..., Result]) -> None:
         (("cancel", "abc"), 1, "no item 'abc'"),
         (("retry", "abc"), 1, "no item 'abc'"),
         (("list", "--status", "lost"), 2, "lost"),
-        (("worker", "--executor", "gpu"), 2, "'gpu' is no executor of this app; it has asyncio, thread"),
+        (
+            ("worker", "--executor", "gpu"),
+            2,
+            "'gpu' is not an executor of this app; its executors are asyncio, thread",
+        ),
     ],
 )
 def test_errors(flask: Callable[..., Result], args: tuple[str, ...], code: int, words: str) -> None:

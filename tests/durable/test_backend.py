@@ -634,7 +634,7 @@ def test_periodic_without_executor(tmp_path: Path, caplog: pytest.LogCaptureFixt
     late.periodic(seconds=0.01)(late.task(durable=True, name="beat")(lambda: beats.append(1)))
     app.test_client().get("/")
     until(lambda: len(beats) > 2)
-    assert lines(caplog).count("The periodic task t does not run") == 1
+    assert lines(caplog).count("The periodic task t cannot run") == 1
     with app.app_context():
         assert not late.items(task="t")
 

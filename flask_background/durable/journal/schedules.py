@@ -1,4 +1,4 @@
-"""What changes the times of periodic tasks, as in store.py; each is fired by one process of all."""
+"""The schedules of periodic tasks, as functions on a connection; one process of all fires each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PERIODIC = "flask_background.periodic"
 
 
 def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> float:
-    """Know a periodic task; returns its next time, which stays as it is unless its spec has changed."""
+    """Add a periodic task; return its next time, which is kept unless the spec has changed."""
     db.execute(
         "insert into schedule (name, spec, next) values (?, ?, ?) on conflict (name)"
         " do update set spec = excluded.spec, next = excluded.next where spec != excluded.spec",
@@ -22,9 +22,9 @@ def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> floa
 
 
 def fire(db: sqlite3.Connection, name: str, planned: float, following: float, row: ItemRow) -> bool:
-    """Enqueue a periodic task that was planned then, unless another process has.
+    """Enqueue a periodic task planned for this time, unless another process has.
 
-    Nor where an item in flight has the row's key, or one with a key of this prefix waits for its first run.
+    The time is left out if an item in flight has the row's key, or another periodic item of the task waits.
     """
     done = db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))
     if not done.rowcount:
@@ -38,5 +38,5 @@ def fire(db: sqlite3.Connection, name: str, planned: float, following: float, ro
 
 
 def reschedule(db: sqlite3.Connection, name: str, planned: float, following: float) -> None:
-    """Let a periodic task that was planned for planned run at another time instead."""
+    """Change the planned time of a periodic task, if it is still ``planned``."""
     db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))

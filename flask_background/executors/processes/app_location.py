@@ -1,4 +1,4 @@
-"""Where a child process finds the app: worked out where that is certain, else as BACKGROUND_APP says."""
+"""The place from which a child process loads the app: found where it is certain, else BACKGROUND_APP."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from flask_background.errors import ConfigurationError
 if TYPE_CHECKING:
     from flask import Flask
 
-# The names that Flask's own command looks for.
+# The names of factories that Flask's own command looks for.
 _FACTORIES = ("create_app", "make_app")
 
 
 def locate(app: Flask, setting: str | None) -> str:
-    """The app as ``flask --app`` takes it: "shop:app" or "shop:create_app()". Raises ConfigurationError."""
+    """Return the app as ``flask --app`` takes it: "shop:app" or "shop:create_app()".
+
+    Raises ConfigurationError.
+    """
     if setting is not None:
         return setting
     module = sys.modules.get(app.import_name)
@@ -43,7 +46,7 @@ def _variable(module: ModuleType, app: Flask) -> str | None:
 
 
 def _example(app: Flask, module: ModuleType | None) -> str:
-    """What the setting could be; of a script, or a factory with arguments, this is only likely."""
+    """Return an example for the setting; for a script, or a factory with arguments, it is only a guess."""
     name = name_elsewhere(app.import_name)
     if module is not None and name != "__main__":
         if (variable := _variable(module, app)) is not None:

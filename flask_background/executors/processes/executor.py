@@ -1,16 +1,16 @@
 """Items in child processes: they slow no request down, and can be stopped whatever they do.
 
-Each thread of this executor attends to one child, and waits for it while an item runs there. So whatever an
-item has is where it is for items on threads: its claim, status, token and alarms, its attempts, the journal.
-Only the call of the function is made in the child, by the same ``runner.perform``.
+Each thread of this executor attends to one child, and waits for it while an item runs there. So everything
+about an item stays in the parent, as for items on threads: its claim, status, token and timers, its attempts,
+the journal. Only the function is called in the child, by the same ``runner.perform``.
 
 Children are started by spawn, as ``multiprocessing`` calls it: a new interpreter, never a fork of a process
-that has threads. They are reached through two pipes each, and share nothing with one another.
+that has threads. Each child has two pipes to its parent, and shares nothing with other children.
 
-Two kept libraries would do more of this, and both let one child hurt the others. loky's executor breaks as
-a whole when a child dies. Pebble's pool replaces the child, but all children share two pipes and their locks:
-one that is killed as it sends its result (which is when it needs the most memory) keeps a lock, and no item
-of that pool ever runs again. Nor can it be asked from a real thread under gevent.
+Two maintained libraries offer more of this, and in both one child can harm the others. loky's executor breaks
+as a whole when a child dies. Pebble's pool replaces the child, but all children share two pipes and their
+locks: a child that is killed while it sends its result (which is when it needs the most memory) keeps a lock,
+and no item of that pool ever runs again. Nor can Pebble's pool be used from a native thread under gevent.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ if TYPE_CHECKING:
     from flask_background.core.settings import Settings
 
 
-# How long after an item its child is taken to be alive, in seconds: to ask costs a switch of threads.
+# How long after an item its child is assumed to be alive, in seconds, because a check costs a switch of
+# threads.
 _FRESH = 0.5
 
 
 class ProcessExecutor(ThreadExecutor):
-    """Runs functions in at most ``capacity`` child processes, which are started as the load asks for them."""
+    """Runs functions in at most ``capacity`` child processes, which are started as the load requires."""
 
     def __init__(
         self, name: str, app: Flask, settings: Settings, perform: Perform, tasks: Mapping[str, Callee]
@@ -67,18 +68,18 @@ class ProcessExecutor(ThreadExecutor):
         known = self._tasks.get(task.name)
         if known is None or known.func is not task.func:
             raise ConfigurationError(
-                f"task {task.name} wants the executor {self.name!r}, whose child processes find a task by its"
-                " name, and there is another one of this name: give it one, @background.task(name=...)"
+                f"task {task.name} names the executor {self.name!r}, whose child processes find a task by its"
+                " name, and there is another task of this name: give it a name, @background.task(name=...)"
             )
         self.setup()
 
     def prepare(self, item: WorkItem[Any]) -> None:
         self.check(item._task)
-        # Now, because the view is to get the refusal, and may change an argument after this.
+        # Packed in the view, because the view has to get the refusal, and may change an argument later.
         item._take_arguments((parcel_of(item),))
 
     def setup(self) -> parcels.Setup:
-        """What the children are told first. Raises ConfigurationError if they would not find the app."""
+        """Return the first message to a child; raise ConfigurationError if no child could find the app."""
         if self._location is None:
             self._location = locate(self._app, self._settings.app)
         return parcels.Setup(self._location, self._options.nice, self._options.max_memory)
@@ -87,7 +88,7 @@ class ProcessExecutor(ThreadExecutor):
         self.put(item)
 
     def abort(self) -> None:
-        """Kill the children that are busy; what they run is interrupted."""
+        """Kill the busy children; their items are interrupted."""
         self.is_over = True
         if self._pid == os.getpid():
             for child in tuple(self.children):
@@ -148,7 +149,7 @@ class Attendant:
         try:
             child = self._child = ChildProcess(self._executor.setup())
             self._executor.children.add(child)
-            if self._executor.is_over:  # whoever set that may have missed this child
+            if self._executor.is_over:  # the thread that set this flag may have missed this child
                 child.kill()
             child.make_ready()
             self._executor.starts.succeeded()
@@ -162,18 +163,18 @@ class Attendant:
             self.let_child_go()
 
     def let_child_go(self) -> None:
-        """Have no child any more."""
+        """End the child, and have none."""
         child, self._child = self._child, None
         if child is not None:
             child.end()
             self._executor.children.discard(child)
 
     def call(self, item: WorkItem[Any]) -> Outcome:
-        """Have the child call the item's function, and wait for what comes of it."""
+        """Have the child call the item's function, and wait for the outcome."""
         try:
             try:
                 return self._call(item)
-            except NotBegun:  # it had died since the last item, as that one's doing perhaps
+            except NotBegun:  # the child died after its last item, perhaps because of that item
                 self.let_child_go()
                 self._have_child()
                 host = _host_of(item)
@@ -202,7 +203,7 @@ class Attendant:
         except (Dead, NotBegun, Killed):
             raise
         except BaseException:
-            self._child.kill()  # it may go on with this item, and must not answer for the next one
+            self._child.kill()  # the child may go on with this item, and must not answer for the next one
             self.let_child_go()
             raise
         self._used = time.monotonic()
@@ -217,7 +218,7 @@ def _host_of(item: WorkItem[Any]) -> RunHost:
 
 
 def _cut_short(item: WorkItem[Any]) -> BackgroundError:
-    return ItemCancelledError("its child process was killed when the time to stop was up", item.token)
+    return ItemCancelledError("its child process was killed when the grace period was over", item.token)
 
 
 def _adopt_nothing(run: Run, awaitable: Awaitable[Any]) -> None:

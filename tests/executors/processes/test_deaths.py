@@ -34,7 +34,7 @@ from .conftest import CPU, ONE, Shop
         ("segfault", (), "was ended by SIGSEGV"),
         ("leave", (3,), "ended with exit status 3"),
         ("leave", (0,), "ended with exit status 0"),
-        ("die_by", (signal.SIGKILL,), "was ended by SIGKILL (by the system for want of memory, perhaps)"),
+        ("die_by", (signal.SIGKILL,), "was ended by SIGKILL (perhaps by the system, for lack of memory)"),
         ("die_by", (signal.SIGABRT,), "was ended by SIGABRT"),
     ],
 )

@@ -185,7 +185,7 @@ def test_task_that_children_would_not_find(shop: Shop) -> None:
     """Another task of the same name is refused where it is enqueued."""
     other = shop.background.task(name="shop.other", executor="cpu")(lambda: 1)
     shop.background.task(name="shop.other", executor="cpu")(lambda: 2)
-    with pytest.raises(ConfigurationError, match=r"shop\.other wants the executor 'cpu'.*of this name"):
+    with pytest.raises(ConfigurationError, match=r"shop\.other names the executor 'cpu'.*of this name"):
         other.enqueue()
 
 
