@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,11 @@ class Events:
         self._app = app
         self.log = app.logger.getChild("background")
         self._elsewhere = CallsInOrder()
+        # When the stop began (``time.monotonic()``), if it waits for items; and the ids of the items that it
+        # has interrupted: those that run again, and those that are lost.
+        self._waits_since: float | None = None
+        self._run_again: set[str] = set()
+        self._lost: set[str] = set()
 
     def enqueued(self, item: WorkItem[Any]) -> None:
         """Report that the item was accepted."""
@@ -63,14 +69,32 @@ class Events:
         if signals.item_retried.receivers:
             self._send(signals.item_retried, item=item, error=error, delay=delay)
 
-    def recovered(self, count: int, owner: str) -> None:
-        """Report that items of a process that died will be run again."""
+    def recovered(self, count: int, owner: str, *, stopped: bool = False) -> None:
+        """Report that items of a process that died will be run again. ``stopped``: it had begun to stop."""
         self._say(
             logging.WARNING,
-            "%d item%s of process %s, which died, will be run again",
+            "%d item%s of process %s, which %s, will be run again",
             count,
             "s"[: count != 1],
             owner,
+            "stopped before they had ended" if stopped else "died",
+        )
+
+    def handed_back(self, count: int) -> None:
+        """Report that durable items which had not started are left to other processes."""
+        if count:
+            self._say(
+                logging.INFO,
+                "Stopping: %d item%s that had not started handed back to the journal",
+                count,
+                "s"[: count != 1],
+            )
+
+    def runs_again(self, item: WorkItem[Any]) -> None:
+        """Report that a durable item has ended its run because of the stop, and runs again."""
+        self._run_again.add(item.id)
+        self._say(
+            logging.INFO, "Item %s (%s) interrupted by the stop: it runs again", item.id, item.task_name
         )
 
     def backend_lost(self, name: str, error: Exception) -> None:
@@ -163,6 +187,11 @@ class Events:
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
         """Report the outcome of an item. ``corrects``: the item was on record as interrupted."""
         status, _, error = outcome
+        if status is Status.INTERRUPTED:
+            (self._run_again if _is_kept(item) else self._lost).add(item.id)
+        elif corrects:
+            self._run_again.discard(item.id)
+            self._lost.discard(item.id)
         if status is SUCCEEDED and not corrects:
             if self.log.isEnabledFor(logging.INFO):
                 self._say(logging.INFO, "Item %s (%s) succeeded", item.id, item.task_name)
@@ -180,6 +209,9 @@ class Events:
         name = f"{item.id} ({item.task_name})"
         if status is Status.FAILED:
             self._say(logging.ERROR, "Item %s failed%s", name, suffix, exc_info=error)
+        elif status is Status.INTERRUPTED and _is_kept(item):
+            what = "Item %s interrupted, %.1f s old: it runs again, in another process. %s"
+            self._say(logging.WARNING, what, name, item._age, error)
         elif status is Status.INTERRUPTED:
             self._say(logging.ERROR, "Item %s interrupted, %.1f s old: %s", name, item._age, error)
         elif suffix:
@@ -200,6 +232,7 @@ class Events:
     def stopping(self, count: int, grace: float, how_to_cut: str) -> None:
         """Report that the stop begins, with count items in flight."""
         if count:
+            self._waits_since = time.monotonic()
             self._say(
                 logging.WARNING,
                 "Stopping: waiting up to %.0f s for %d item%s%s",
@@ -212,7 +245,17 @@ class Events:
             self._send(signals.stopping, grace=grace)
 
     def stopped(self, unfinished: Sequence[WorkItem[Any]]) -> None:
-        """Report that no more items are accepted."""
+        """Report that no more items are accepted, and how the stop has ended if it waited for items."""
+        if self._waits_since is not None:
+            seconds = time.monotonic() - self._waits_since
+            again = self._run_again | {item.id for item in unfinished if _is_kept(item)}
+            lost = (self._lost | {item.id for item in unfinished}) - again
+            if again or lost:
+                what = "Stopped after %.1f s: %d item%s run%s again, %d lost"
+                some = len(again)
+                self._say(logging.WARNING, what, seconds, some, "s"[: some != 1], "s"[: some == 1], len(lost))
+            else:
+                self._say(logging.WARNING, "Stopped: all items done in %.1f s", seconds)
         if signals.stopped.receivers:
             self._send(signals.stopped, unfinished=list(unfinished))
 
@@ -251,3 +294,8 @@ class Events:
 
     def _receiver_failed(self, name: str, error: BaseException) -> None:
         self.log_error(f"A receiver of {name} failed", error)
+
+
+def _is_kept(item: WorkItem[Any]) -> bool:
+    """Whether an item outlives this process."""
+    return bool(getattr(item._host, "keeps_items", False))

@@ -57,6 +57,8 @@ class Settings:
     #: nowhere.
     uploads: str | None = None
     grace_period: float = 90.0
+    #: How long the host lets the process live once it stops, in seconds; None: what the host itself says.
+    host_limit: float | None = None
     max_queued: int = 10_000
     overflow: Overflow = "raise"
     executors: Mapping[str, ExecutorSettings] = field(default_factory=dict)
@@ -86,6 +88,7 @@ class Settings:
             publish_timeout=_some_seconds(config, "BACKGROUND_PUBLISH_TIMEOUT", 2.0),
             uploads=_shared(config, "BACKGROUND_UPLOADS"),
             grace_period=_seconds(config, "BACKGROUND_GRACE_PERIOD", 90.0),
+            host_limit=_limit(config, "BACKGROUND_HOST_LIMIT"),
             max_queued=_count(config, "BACKGROUND_MAX_QUEUED", 10_000),
             overflow=_one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),
             executors=_executors(config.get("BACKGROUND_EXECUTORS", {}), workers),
@@ -251,6 +254,10 @@ def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
     if not is_number(value) or not 0 <= value < math.inf:
         raise _wrong(key, value, "a number of seconds from 0")
     return float(value)
+
+
+def _limit(config: Mapping[str, Any], key: str) -> float | None:
+    return None if config.get(key) is None else _some_seconds(config, key, 0.0)
 
 
 def _some_seconds(config: Mapping[str, Any], key: str, default: float) -> float:

@@ -145,10 +145,13 @@ class DurableBackend(Backend):
         From now on the death of this process is no crash of its items, whatever kills it.
         """
         self.session.process_lock.expect_kill()
+        count = 0
         for item in self._local.ledger.unfinished():
             waits = isinstance(item, DurableItem) and not item.held and item.status is Status.QUEUED
             if waits and self._local.let_go(item):
                 self.runs.give_back(cast("DurableItem[Any]", item))
+                count += 1
+        self._local.events.handed_back(count)
 
     def expect_kill(self) -> None:
         """Note that the host may kill the process from now on."""

@@ -185,7 +185,7 @@ class JournalMaintenance:
         for row in ended:
             self._handles.announce_end(row)
         if released:
-            self._local.events.recovered(released, name)
+            self._local.events.recovered(released, name, stopped=not takeover.charged)
             self._session.wake_all()
 
     def _fire(self, now: float) -> None:

@@ -108,6 +108,8 @@ class Runs(RunHost):
         assert item.row is not None
         self._run_is_over(item, attempt)
         if outcome[0] is Status.INTERRUPTED:  # the host stopped, so the run does not count
+            if outcome[2] is not None:  # else no child process could be had, and the run had not begun
+                self.events.runs_again(item)
             release = partial(_release, _claim_of(item.row), now=time.time(), charged=False)
             self._writer.write_later(release, partial(self._left, item))
             return

@@ -60,6 +60,8 @@ class Host(ABC):
     #: The seconds from the stop's beginning in which the host will certainly not kill the process; inf:
     #: never.
     allowance = math.inf
+    #: Seconds after which no host of this kind waits for items, whatever their grace period.
+    longest_grace = math.inf
     #: An addition to the log line that says how many items are waited for.
     how_to_cut = ""
 

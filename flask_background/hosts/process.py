@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from types import FrameType
 
 from flask_background.concurrency import native
 from flask_background.concurrency.stop_signals import may_raise
-from flask_background.hosts.base import Host
+from flask_background.hosts.base import Drainable, Host
 
 _HEARD = (signal.SIGTERM, signal.SIGHUP)
 # Signals less than this apart (seconds) are one stop: a shell or systemd sends HUP with TERM, and a parent
@@ -24,6 +25,9 @@ _ONE_STOP = 1.0
 # How long the process may take to end when items are over (seconds). Python joins the app's own threads
 # without limit, so a thread that never ends would keep alive a process that TERM was to end.
 _END_WITHIN = 5.0
+# How long items are waited for under Werkzeug's reloader, where somebody waits for new code (seconds). After
+# Ctrl-C the reloader kills the process within a fraction of a second in any case.
+_RELOADER_GRACE = 2.0
 
 
 class ProcessHost(Host):
@@ -33,9 +37,21 @@ class ProcessHost(Host):
 
     def __init__(self) -> None:
         super().__init__()
+        if os.environ.get("WERKZEUG_RUN_MAIN") == "true":
+            self.longest_grace = _RELOADER_GRACE
+            self.how_to_cut = "; the reloader may end this process sooner"
         self._stopped_by: int | None = None
         self._heard_at = 0.0
         self._heard_in_vain: int | None = None
+
+    def add(self, backend: Drainable) -> None:
+        super().add(backend)
+        uwsgi = sys.modules.get("uwsgi")
+        if uwsgi is not None and not getattr(uwsgi, "has_threads", True):
+            backend.log_warning(
+                "uWSGI runs this process without threads, and items stand still between requests: start uWSGI"
+                " with enable-threads = true"
+            )
 
     def is_stopping(self) -> bool:
         number, self._heard_in_vain = self._heard_in_vain, None

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from flask_background.core.request_state import RequestState
     from flask_background.hosts.base import Host
 
+# How long before the limit of BACKGROUND_HOST_LIMIT items are put on record, in seconds.
+_RECORD_BEFORE = 1.0
 _RUNNING = Phase.RUNNING  # a local name, because every item passes here
 
 
@@ -46,6 +48,9 @@ class LocalBackend(InProcessBackend, RunHost):
 
     def __init__(self, app: Flask, settings: Settings, host: Host, tasks: Mapping[str, Callee]) -> None:
         self._max_queued = settings.max_queued
+        # What is not done by then is put on record before the host kills.
+        limit = settings.host_limit
+        self._host_allowance = math.inf if limit is None else max(0.0, limit - _RECORD_BEFORE)
         self._watcher = host
         self.keys = Keys()
         self.executors = make_executors(app, settings, perform, tasks)
@@ -61,7 +66,7 @@ class LocalBackend(InProcessBackend, RunHost):
         self.clock = ShutdownSequence(
             self.ledger,
             self.events,
-            settings.grace_period,
+            min(settings.grace_period, host.longest_grace),
             source_of=self.source_of,
             withdraw=self.withdraw,
             at_begin=self._stop_begins,
@@ -277,6 +282,7 @@ class LocalBackend(InProcessBackend, RunHost):
 
     def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None:
         """Begin the stop if it has not begun, and take its next step."""
+        allowance = min(allowance, self._host_allowance)
         self.clock.begin(began, allowance=allowance, how_to_cut=how_to_cut)
         self.clock.tick()
 
