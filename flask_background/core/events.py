@@ -109,7 +109,7 @@ class Events:
         )
 
     def nobody_runs(self, reason: str, seconds: float) -> None:
-        """Report that no process of the app can run some items, and that they fail after this many seconds."""
+        """Report that no process of the app can run some items, which fail after this many seconds."""
         self._say(
             logging.WARNING,
             "Durable items wait that no process can run: %s. They fail after waiting for %.0f s"
