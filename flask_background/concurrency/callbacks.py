@@ -49,6 +49,7 @@ class CallbackThreads:
         self._count = 0
         self._idle: list[_IdleThread] = []
         self._waiting: deque[Callable[[], None]] = deque()
+        self._idle_latches: list[native.Latch] = []
 
     def call(self, function: Callable[[], object], failed: Failed) -> None:
         """Call function soon; if it raises, call failed with the exception.
@@ -77,6 +78,15 @@ class CallbackThreads:
             if not others:
                 call()
 
+    def wait(self, timeout: float) -> bool:
+        """Wait until no callback runs or waits for a thread; False after timeout seconds."""
+        latch = native.Latch()
+        with self._lock:
+            if self._count == len(self._idle):
+                return True
+            self._idle_latches.append(latch)
+        return latch.wait(timeout)
+
     def _run(self, call: Callable[[], None] | None) -> None:
         while call is not None:
             hub.run(call, within=_HURRY)
@@ -90,6 +100,10 @@ class CallbackThreads:
                 return self._waiting.popleft()
             idle = _IdleThread()
             self._idle.append(idle)
+            latches = self._idle_latches if self._count == len(self._idle) else []
+            self._idle_latches = [] if latches else self._idle_latches
+        for latch in latches:
+            latch.open()
         idle.latch.wait(_LINGER)
         with self._lock:
             if idle.call is None:

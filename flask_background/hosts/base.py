@@ -16,7 +16,7 @@ import weakref
 from abc import ABC, abstractmethod
 from typing import Protocol
 
-from flask_background.concurrency import native
+from flask_background.concurrency import callbacks, native
 from flask_background.concurrency.private_names import find_private
 from flask_background.errors import Stopping
 
@@ -171,6 +171,11 @@ class Host(ABC):
                     break
             except (KeyboardInterrupt, SystemExit):
                 self.interrupted()
+        try:
+            if not self._cut:
+                callbacks.threads.wait(end - time.monotonic())  # those of tokens, for example
+        except (KeyboardInterrupt, SystemExit):
+            self.interrupted()
 
     def _watch(self) -> None:
         # A stop counts from the last moment at which it had not begun, so that no item gets too much time.
