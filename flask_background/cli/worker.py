@@ -1,8 +1,8 @@
 """The command ``flask background worker``: processes that run durable items, and nothing else.
 
-One process runs items itself. Several are forked before anything is opened; their parent passes TERM and INT
-on, and starts another one for one that dies. A signal to all of them, as Ctrl-C is and the TERM of systemd,
-reaches a child twice, for its parent passes it on as well: that is to count once.
+A single process runs items itself. Several are forked before anything is opened. Their parent passes
+TERM and INT on, and replaces a child that dies. A signal to all processes, such as Ctrl-C or systemd's TERM,
+reaches a child twice, because the parent passes it on, too. The child counts it once.
 """
 
 from __future__ import annotations
