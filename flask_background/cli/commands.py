@@ -1,5 +1,5 @@
 """The commands of ``flask background``: show and change durable items, run items outside the web processes,
-and check the app for what is unsafe.
+and check the app for unsafe settings.
 
 Errors are one line, and the exit status is 1, or 2 for a wrong command line. Items' arguments are
 never shown.

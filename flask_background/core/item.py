@@ -253,7 +253,7 @@ class WorkItem(Generic[R]):
         self._source = source
 
     def _is_unwanted(self) -> bool:
-        """Whether the item's end was requested."""
+        """Return whether the item's end was requested."""
         return self._source is not None and self._source.token.reason is CancelReason.REQUESTED
 
     def _begin(self, attempt: Attempt) -> None:

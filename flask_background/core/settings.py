@@ -50,7 +50,7 @@ class Settings:
 
     #: The backend of items whose task names none.
     backend: BackendName = "local"
-    #: The configuration of Celery, for an app that has no Celery app of its own.
+    #: The configuration of Celery, for an app without a Celery app.
     celery: Mapping[str, Any] | None = None
     publish_timeout: float = 2.0
     #: Where uploads are stored for items that run on other machines: an absolute path or a URL; None:

@@ -26,7 +26,7 @@ _current_request: Callable[[], Request] = flask.request._get_current_object  # t
 
 
 def current_request() -> Request | None:
-    """The request that this code runs for, if any."""
+    """Return the request that this code runs for, or None."""
     return _current_request() if flask.has_request_context() else None
 
 

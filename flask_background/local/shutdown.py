@@ -3,7 +3,7 @@
 ::
 
     begin           tokens fire; requests that are being finished may still enqueue
-    on record       one second before the host could kill: what has not ended is named as interrupted
+    on record       one second before the host could kill: unfinished items are named as interrupted
     time is up      the grace period is over: refuse, start nothing more, cancel coroutines
 
 A worker cannot tell a stop that ends in SIGKILL from one that does not. So the record is made early, and
