@@ -49,7 +49,7 @@ def is_used_up(error: BaseException | None, result: bytes | None) -> bool:
 
 
 def _in_use() -> int:
-    """What counts against the limit, in bytes; 0 where the system does not tell."""
+    """Return the bytes that count against the limit; 0 where the system does not tell."""
     with suppress(OSError, MemoryError):
         return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     return 0

@@ -1,4 +1,4 @@
-"""What comes back from a child process: pickled as data, and read by a process that runs no code for it.
+"""Values that come back from a child process: pickled as data, and read without running any of its code.
 
 A pickle can name any function to be called where it is read. An item may have met a hostile file, and its
 child must not reach into the web process. So values are plain data and the types named here; dataclasses,
