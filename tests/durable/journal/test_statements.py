@@ -300,4 +300,5 @@ class Journal(RuleBasedStateMachine):
         assert sum(counts.values()) == len(self.model)
 
 
-TestJournal = Journal.TestCase
+# On a busy machine the many examples take longer than other tests do.
+TestJournal = pytest.mark.timeout(600)(Journal.TestCase)
