@@ -18,6 +18,7 @@
     │   ├── BrokerError            Celery's broker or result backend cannot be reached
     │   └── UploadError            an upload cannot be stored where BACKGROUND_UPLOADS says
     ├── EnqueuedInChildError       an item in a child process enqueued an in-memory item    (RuntimeError)
+    ├── WaitError              an item would wait where its own wait holds up what it waits for (RuntimeError)
     ├── NotFinishedError           the item had not ended when the wait's time was up       (TimeoutError)
     ├── ItemCancelledError         the item was cancelled
     ├── ItemInterruptedError       the host stopped before the item had ended
@@ -133,6 +134,10 @@ class UploadError(EnqueueError):
 
 class EnqueuedInChildError(BackgroundError, RuntimeError):
     """An item that runs in a child process has enqueued one that would live there, and end with the child."""
+
+
+class WaitError(BackgroundError, RuntimeError):
+    """A wait for an item would hold up that very item; the message says how to wait instead."""
 
 
 class NotFinishedError(BackgroundError, TimeoutError):

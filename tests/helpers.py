@@ -93,6 +93,8 @@ def fill(site: Site, gate: threading.Event, count: int) -> list[WorkItem[Any]]:
 class ItemHost:
     """Holds items that no backend has."""
 
+    lending = None
+
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.lock: LockType = threading.Lock()

@@ -7,7 +7,7 @@ and so on), so that an accepted item ends in exactly one final status, whoever r
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from time import time
@@ -32,11 +32,24 @@ if TYPE_CHECKING:
 R = TypeVar("R", covariant=True)
 
 
+class PlaceLender(Protocol):
+    """What waits in an item for another item, while the waiting item's place in its executor is lent."""
+
+    def check_wait(self, waiting: WorkItem[Any], awaited: WorkItem[Any], timeout: float | None) -> None: ...
+    def wait(
+        self, waiting: WorkItem[Any], awaited: WorkItem[Any], latch: native.Latch, timeout: float | None
+    ) -> bool: ...
+    async def wait_async(
+        self, waiting: WorkItem[Any], awaited: WorkItem[Any], wait: Callable[[], Awaitable[object]]
+    ) -> None: ...
+
+
 class ItemHost(Protocol):
     """What an item needs of its host: the backend that holds it in this process, or a direct call."""
 
     pid: int
     lock: LockType
+    lending: PlaceLender | None
 
     def cancel(self, item: WorkItem[Any]) -> bool: ...
     def source_of(self, item: WorkItem[Any]) -> CancellationSource: ...
@@ -160,7 +173,10 @@ class WorkItem(Generic[R]):
             )
         latch = native.Latch()
         self._add_waiter(latch.open)
+        waiting = current_item_var.get(None)
         try:
+            if waiting is not None and (lending := waiting._host.lending) is not None:
+                return lending.wait(waiting, self, latch, timeout)
             return latch.wait(timeout)
         finally:
             self._remove_waiter(latch.open)
@@ -198,9 +214,13 @@ class WorkItem(Generic[R]):
             except RuntimeError:
                 pass  # the loop has been closed, so nobody waits on it
 
+        waiting = current_item_var.get(None)
         self._add_waiter(wake)
         try:
-            yield from ended.wait().__await__()
+            if waiting is not None and (lending := waiting._host.lending) is not None:
+                yield from lending.wait_async(waiting, self, ended.wait).__await__()
+            else:
+                yield from ended.wait().__await__()
         finally:
             self._remove_waiter(wake)
         return self.result(0)

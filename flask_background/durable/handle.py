@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 from flask_background.concurrency import native
 from flask_background.concurrency.durations import deadline
 from flask_background.core.callee import Callee
-from flask_background.core.item import ItemHost
+from flask_background.core.item import ItemHost, current_item_var
 from flask_background.core.remote_item import RemoteItem
 from flask_background.core.throttle import Throttle
 
@@ -80,6 +80,9 @@ class DurableItem(RemoteItem[R]):
         if self._announced:
             return True
         self._follow_fork()
+        waiting = current_item_var.get(None)
+        if waiting is not None and (lending := waiting._host.lending) is not None:
+            lending.check_wait(waiting, self, timeout)
         end = deadline(timeout)
         while True:
             left = max(0.0, end - time.monotonic())
@@ -98,10 +101,17 @@ class DurableItem(RemoteItem[R]):
         return self.result(0)
 
     async def _ended(self) -> None:
-        import asyncio
-
         if not self._announced:
             self._follow_fork()
+        waiting = current_item_var.get(None)
+        if waiting is not None and (lending := waiting._host.lending) is not None:
+            await lending.wait_async(waiting, self, self._look_until_ended)
+        else:
+            await self._look_until_ended()
+
+    async def _look_until_ended(self) -> None:
+        import asyncio
+
         while not (self._announced if self.here else self.status.is_final):
             await asyncio.sleep(_LOOK)
 

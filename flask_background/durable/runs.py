@@ -53,6 +53,7 @@ class Runs(RunHost):
         self.in_this_process = in_this_process
         self._local = local
         self._session = session
+        self.lending = session.local.lending
         self._backlog = backlog
         self._uploads = session.uploads
         self._writer = session.writer

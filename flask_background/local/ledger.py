@@ -23,8 +23,8 @@ from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.executors.base import Executor
 from flask_background.local.sizes import SMALL, size_of
 
-# The items that ended last can still be found by their ids. They are kept on two pages. A page is full when it
-# has so many items, when their results take so many bytes, or after so many seconds.
+# The items that ended last can still be found by their ids. They are kept on two pages. A page is full when
+# it has so many items, when their results take so many bytes, or after so many seconds.
 KEPT = 1_000
 KEPT_BYTES = 16 << 20
 KEPT_SECONDS = 3_600.0

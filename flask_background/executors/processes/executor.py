@@ -82,6 +82,9 @@ class ProcessExecutor(ThreadExecutor):
     def run_here(self, item: WorkItem[Any]) -> None:
         self.put(item)
 
+    def start_beside(self, item: WorkItem[Any]) -> bool:
+        return False  # nobody waits in a child for an item in memory
+
     def abort(self) -> None:
         """Kill the children that are busy; what they run is interrupted."""
         self.is_over = True
@@ -94,6 +97,7 @@ class ProcessExecutor(ThreadExecutor):
         attendant = Attendant(self)
         try:
             while (item := get()) is not None:
+                self._waiting.pop(item.id, None)
                 if item.id in self.queued:  # else it was withdrawn, and is not worth a child
                     attendant.prepare()
                 perform(item, self._adopt, attendant.call)
