@@ -25,6 +25,7 @@
     ├── ItemTimeoutError           the item's own time was up                               (TimeoutError)
     ├── ItemFailedError            the item failed in another process, or was parked
     ├── ItemCrashedError           the child process that ran the item died, or could not start
+    ├── RecordGoneError        the journal has no record of the item any more               (LookupError)
     └── ResultLostError            the result of a durable item is not data, so it was not kept
 """
 
@@ -169,6 +170,10 @@ class ItemFailedError(BackgroundError):
 
 class ItemCrashedError(BackgroundError):
     """The failure of an item whose child process died under it; the message names the signal or status."""
+
+
+class RecordGoneError(BackgroundError, LookupError):
+    """How a durable item stands cannot be told: the journal has no record of it any more."""
 
 
 class ResultLostError(BackgroundError):

@@ -13,6 +13,7 @@ from flask_background.core.callee import Callee
 from flask_background.core.item import ItemHost, current_item_var
 from flask_background.core.remote_item import RemoteItem
 from flask_background.core.throttle import Throttle
+from flask_background.errors import BackgroundError, RecordGoneError
 
 if TYPE_CHECKING:
     from flask_background.concurrency.timers import Timers
@@ -38,7 +39,11 @@ class JournalHost(ItemHost, Protocol):
 
 
 class DurableItem(RemoteItem[R]):
-    """A durable work item. What it says is true whichever process of the app runs it."""
+    """A durable work item. What it says is true whichever process of the app runs it.
+
+    Once the journal has no record of the item any more, questions and waits raise RecordGoneError, unless this
+    handle has seen the end.
+    """
 
     __slots__ = ("held", "progress_throttle", "row")
 
@@ -115,6 +120,12 @@ class DurableItem(RemoteItem[R]):
         while not (self._announced if self.here else self.status.is_final):
             await asyncio.sleep(_LOOK)
 
+    def __repr__(self) -> str:
+        try:
+            return super().__repr__()
+        except BackgroundError:
+            return f"<WorkItem {self.id} {self.task_name}>"
+
     def cancel(self) -> bool:
         """Withdraw the item, or ask it to end, wherever it is; False if it had ended."""
         self._follow_fork()
@@ -171,8 +182,13 @@ class DurableItem(RemoteItem[R]):
             return
         host = cast(JournalHost, self._host)
         row = host.look(self.id)
-        if row is None:  # ended so long ago that the journal has pruned its row
-            return
+        if row is None:
+            if self._status.is_final:
+                return
+            raise RecordGoneError(
+                f"item {self.id} ({self.task_name}) is not in the journal any more: it ended and was removed"
+                " after BACKGROUND_KEEP, or by `flask background purge`, or the journal was replaced"
+            )
         attempt = host.read_attempt(row)
         with host.lock:  # the item may have come here meanwhile, or another thread has read a later row
             if self.here or self._announced or (self.row is not None and row.fence < self.row.fence):
