@@ -14,6 +14,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from flask_background.concurrency import native
+from flask_background.concurrency.durations import bounded
 from flask_background.concurrency.stop_signals import interruptible_wait
 from flask_background.core.odd_errors import best_effort
 from flask_background.core.request_state import NO_REQUEST, RequestState
@@ -184,7 +185,7 @@ class WorkItem(Generic[R]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what ``result`` would raise, or None; waits like ``wait``, and raises NotFinishedError."""
         if not self.wait(timeout) and not self.status.is_final:
-            waited = "" if timeout is None else f", after {timeout:g} s"
+            waited = "" if timeout is None else f", after {bounded(timeout):g} s"
             raise NotFinishedError(
                 f"item {self.id} ({self.task_name}) has not ended{waited}: it is {self.status}. Wait longer,"
                 " or look at its status"

@@ -41,8 +41,8 @@ class JournalHost(ItemHost, Protocol):
 class DurableItem(RemoteItem[R]):
     """A durable work item. What it says is true whichever process of the app runs it.
 
-    Once the journal has no record of the item any more, questions and waits raise RecordGoneError, unless this
-    handle has seen the end.
+    Once the journal has no record of the item any more, questions and waits raise RecordGoneError, unless
+    this handle has seen the end.
     """
 
     __slots__ = ("held", "progress_throttle", "row")

@@ -20,7 +20,6 @@ from flask_background.errors import (
     ItemCancelledError,
     ItemFailedError,
     ItemInterruptedError,
-    NotFinishedError,
     RecordGoneError,
 )
 
