@@ -108,6 +108,7 @@ SNAPSHOT = """
     changed = sorted(name for name in before if before[name] is not after.get(name, before))
     print("changed:", json.dumps(changed), flush=True)
     settings = made.conf.table(with_defaults=False, censored=False)
+    settings["include"] = sorted(settings["include"])
     print("conf:", json.dumps(sorted(map(str, settings.items()))), flush=True)
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -25,6 +26,7 @@ from flask_background import Background, Status, current_item, signals
 from flask_background.app_state import state_of
 from flask_background.durable import maintenance as keeper
 from flask_background.durable import runs as runs_of_items
+from flask_background.durable.journal import process_lock as process_lock_of
 from flask_background.durable.journal import statements
 from flask_background.errors import (
     ConfigurationError,
@@ -382,8 +384,8 @@ def test_arguments_that_no_longer_fit(site: Site, caplog: pytest.LogCaptureFixtu
     state_of(site.app).durable.session.wake_self()
     error = item.exception(BOUND)
     assert isinstance(error, ItemFailedError)
-    assert "do not fit" in str(error)
-    until(lambda: "do not fit" in (row(site, item.id)["reason"] or ""))
+    assert "no longer fit" in str(error)
+    until(lambda: "no longer fit" in (row(site, item.id)["reason"] or ""))
     assert [line for line in lines(caplog) if line.startswith(f"Item {item.id} (mail) failed")]
 
 
@@ -401,38 +403,135 @@ def test_row_that_does_not_parse(site: Site, column: str) -> None:
     assert task.enqueue().result(BOUND) == 42
 
 
-def test_unknown_task(site: Site) -> None:
-    """An item of a task that no process has is parked."""
-    old = site.background.task(durable=True, name="old")(lambda: 42)
-    site.background.task(durable=True, name="new")(lambda: 42)
-    with site.app.app_context():
-        durable = state_of(site.app).durable
-        item = old.using(delay=60).enqueue()
-    del site.background._registry.tasks["old"]
-    change(site, "update item set due = 0 where id = ?", item.id)
+def look_over(site: Site) -> None:
+    """Have the app do what it does once a minute."""
+    durable = state_of(site.app).durable
     durable.maintenance._looked_over_at = 0.0
     durable.session.wake_self()
+
+
+def forget_task(site: Site, name: str) -> Any:
+    """A task that this app had, and has no more; enqueue an item of it before."""
+    old = site.background.task(durable=True, name=name)(lambda: 42)
+    site.background.task(durable=True, name="new")(lambda: 42)
+    with site.app.app_context():
+        item = old.using(delay=60).enqueue()
+    del site.background._registry.tasks[name]
+    change(site, "update item set due = 0 where id = ?", item.id)
+    return item
+
+
+def test_unknown_task_waits(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """An item of a task that no process has yet waits, with one warning, and runs when a process has it."""
+    item = forget_task(site, "late")
+    for _ in range(2):
+        look_over(site)
+        until(lambda: [line for line in lines(caplog) if "'late'" in line])
+    assert row(site, item.id)["status"] == "queued"
+    site.background.task(durable=True, name="late")(lambda: 42)
+    state_of(site.app).durable.session.wake_self()
+    assert item.result(BOUND) == 42
+    assert len([line for line in lines(caplog) if "'late'" in line]) == 1
+
+
+def test_unknown_task_for_long(site: Site) -> None:
+    """An item that nobody could run for BACKGROUND_PARK_AFTER is parked."""
+    item = forget_task(site, "old")
+    change(site, "update item set enqueued = 1 where id = ?", item.id)
+    look_over(site)
     until(lambda: row(site, item.id)["status"] == "failed")
     assert "'old'" in row(site, item.id)["reason"]
+
+
+def test_process_that_only_looks_parks_nothing(make_site: Callable[..., Site], tmp_path: Path) -> None:
+    """A process that runs no items may lack tasks that others have: it leaves their items alone."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_RUN_IN_WEB=False)
+    item = forget_task(site, "old")
+    change(site, "update item set enqueued = 1 where id = ?", item.id)
+    state_of(site.app).durable.maintenance._look_over(time.time())
+    assert row(site, item.id)["status"] == "queued"
 
 
 def test_unknown_executor(make_site: Callable[..., Site], tmp_path: Path) -> None:
     """An item for an executor that no process has is parked; one whose executor rests waits."""
     site = make_site(
-        BACKGROUND_JOURNAL=tmp_path / "journal",
-        BACKGROUND_EXECUTORS={"mail": {"kind": "thread"}},
-        BACKGROUND_RUN_IN_WEB=False,
+        BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_EXECUTORS={"mail": {"kind": "thread"}}
     )
+    state_of(site.app).executors = frozenset({"asyncio"})
     task = site.background.task(durable=True, name="send")(lambda: 42)
     lost, waiting = task.enqueue(), task.using(executor="mail").enqueue()
     change(site, "update item set executor = 'gpu' where id = ?", lost.id)
-    durable = state_of(site.app).durable
-    durable.maintenance._looked_over_at = 0.0
-    durable.session.wake_self()
+    change(site, "update item set enqueued = 1, due = 1")
+    look_over(site)
     until(lambda: row(site, lost.id)["status"] == "failed")
     assert "executor named 'gpu'" in row(site, lost.id)["reason"]
     assert "executor named 'gpu'" in str(lost.exception(BOUND))
     assert row(site, waiting.id)["status"] == "queued"
+
+
+@pytest.mark.parametrize("how", ["folder", "files", "restored", "turn"])
+def test_journal_that_is_removed(
+    site: Site, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process notices before it accepts another item, and opens the journal anew: the item is on disk."""
+    task = site.background.task(durable=True, name="work")(lambda number: number)
+    assert task.enqueue(0).result(BOUND) == 0
+    journal = site.app.config["BACKGROUND_JOURNAL"]
+    with closing(sqlite3.connect(journal / "journal.sqlite3")) as connection:
+        connection.execute("vacuum into ?", (str(tmp_path / "backup"),))
+    if how == "folder":
+        shutil.rmtree(journal)
+    elif how == "turn":
+        (journal / "turn").unlink()
+    else:
+        for path in journal.glob("journal.sqlite3*"):
+            path.unlink()
+    if how == "restored":
+        shutil.copy(tmp_path / "backup", journal / "journal.sqlite3")
+    later = task.using(delay=60).enqueue(5)
+    assert row(site, later.id)["status"] == "queued"
+    assert task.enqueue(6).result(BOUND) == 6
+    assert site.background.get(later.id) is later
+    state_of(site.app).durable.session.wake_self()
+    until(lambda: [line for line in lines(caplog) if "removed or replaced" in line])
+    process_lock = state_of(site.app).durable.session.process_lock
+    until(lambda: (process_lock.folder / process_lock.id).exists() and process_lock.fifo_path.exists())
+
+
+def test_clock_that_was_ahead(site: Site) -> None:
+    """An item that was enqueued while the clock was ahead, without a delay, runs once the clock is right."""
+    task = site.background.task(durable=True, name="work")(lambda: 42)
+    now, later = task.using(delay=60).enqueue(), task.using(delay=60).enqueue()
+    ahead = time.time() + 3600
+    change(site, "update item set enqueued = ?, due = ? where id = ?", ahead, ahead, now.id)
+    look_over(site)
+    assert now.result(BOUND) == 42
+    assert row(site, later.id)["status"] == "queued"
+
+
+def test_killed_while_it_stops(site: Site, gate: threading.Event, tmp_path: Path) -> None:
+    """From the beginning of a stop the death of the process is no crash of its items, and no attempt."""
+    began = threading.Event()
+
+    @site.background.task(durable=True, name="work")
+    def work() -> None:
+        began.set()
+        gate.wait(BOUND)
+
+    item = work.enqueue()
+    assert began.wait(BOUND)
+    durable = state_of(site.app).durable
+    durable.stop_begins()
+    name = durable.session.process_lock.id
+    path = tmp_path / "journal" / "owners" / name
+    (tmp_path / "dead").mkdir()
+    shutil.copy(path, tmp_path / "dead" / "1-a")  # as it stands when the process is killed
+    takeover = process_lock_of.take_over(tmp_path / "dead", "1-a")
+    assert takeover is not None
+    with takeover:
+        assert (takeover.running, takeover.charged) == ({item.id}, False)
+    gate.set()
+    assert item.wait(BOUND)
 
 
 def test_two_tasks_of_one_name(site: Site) -> None:
@@ -535,7 +634,7 @@ def test_periodic_without_executor(tmp_path: Path, caplog: pytest.LogCaptureFixt
     late.periodic(seconds=0.01)(late.task(durable=True, name="beat")(lambda: beats.append(1)))
     app.test_client().get("/")
     until(lambda: len(beats) > 2)
-    assert lines(caplog).count("The periodic task t does not run") == 1
+    assert lines(caplog).count("The periodic task t cannot run") == 1
     with app.app_context():
         assert not late.items(task="t")
 

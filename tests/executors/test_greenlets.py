@@ -33,7 +33,6 @@ def test_contract(items: str) -> None:
         ("socket", "open_connection"),  # its server would hold up the hub
         ("select", "multiprocessing"),  # gevent itself does not wait for children then
         ("subprocess", "program"),  # in views neither
-        ("queue", "nothing"),
         ("ssl", "nothing"),
     ],
 )
@@ -51,7 +50,11 @@ def test_partial_patches(part: str, lacking: str) -> None:
         ),
         (
             "from gevent import monkey; monkey.patch_all(thread=False)",
-            "gevent has patched this process, but not its threads (thread=False)",
+            "gevent has patched this process, but with thread=False: a lock",
+        ),
+        (
+            "from gevent import monkey; monkey.patch_all(queue=False)",
+            "gevent has patched this process, but with queue=False: a thread pool",
         ),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from flask_background.celery.records import scripts
@@ -31,6 +32,15 @@ _CLOCK = 60.0
 _FIELDS = tuple(name for name in Record._fields if name != "payload")
 
 
+class NextMessage(Enum):
+    """What message of an item is to be sent."""
+
+    NONE = 0
+    IN_TURN = 1
+    FIRST = 2
+    """It goes before those that wait: the item had its turn already."""
+
+
 class Findings(NamedTuple):
     """What the reconciler finds to do."""
 
@@ -39,8 +49,9 @@ class Findings(NamedTuple):
     #: Whether another process does that.
     is_others: bool = True
     due: Sequence[str] = ()
+    again: Sequence[str] = ()
     lost: Sequence[RunId] = ()
-    #: By queue with old messages, when the item was sent that started last.
+    #: By queue with old messages, when the latest of the items that have started was sent.
     old: Sequence[tuple[str, float]] = ()
 
 
@@ -129,21 +140,21 @@ class RedisRecords(Records):
         now, *found = self._ask(self._look, home, who, int(lock * 1000), most, age)
         if not found:
             return Findings(float(now))
-        due, lost, old = found
+        due, again, lost, old = found
         runs = [RunId(*pair) for pair in zip(lost[::2], lost[1::2], strict=True)]
         queues = list(zip(old[::2], map(float, old[1::2]), strict=True))
-        return Findings(float(now), False, due, runs, queues)
+        return Findings(float(now), False, due, again, runs, queues)
 
     def sent_before(self, home: str, queue: str, at: float, most: int) -> list[str]:
         """The queued items whose message went through a queue before then, oldest first."""
         with reaching():
             name = f"{self._prefix}{home}:sent:{queue}"
-            ids: Any = self._client.zrangebyscore(name, "-inf", at, 0, most)
+            ids: Any = self._client.zrangebyscore(name, "-inf", f"({at}", 0, most)
         return list(ids)
 
-    def is_to_be_sent(self, item_id: str, home: str, queue: str = "") -> bool:
-        """Whether the caller is to send a message: of an item that is due, or again through this queue."""
-        return bool(self._ask(self._send, item_id, home, queue))
+    def next_message(self, item_id: str, home: str, where: str) -> NextMessage:
+        """What message the caller is to send of an item that was found in this set of its home's."""
+        return NextMessage(self._ask(self._send, item_id, home, where))
 
     def release(self, home: str, who: str) -> None:
         """Let another process look after the items at once."""

@@ -5,12 +5,14 @@ the key; ``end:ID``, for a minute after an item's end, a list that its waiters r
 name of an app:
 
 - ``HOME:sent:QUEUE``, the queued items whose message was sent through this queue, by the time of that;
+- ``HOME:again``, the queued items whose message was sent before others, as the first one was lost or their
+  run was cut, by the time when the next one is to be sent;
 - ``HOME:due``, the queued items whose message is to be sent, by the time from when on;
 - ``HOME:runs``, the running items, by the time from when on a run without a sign of life counts as dead;
-- ``HOME:queues``, the names of the queues; ``HOME:progress``, by queue when the item was sent that started
-  last; ``HOME:reconciler``, who looks after all that, for a moment.
+- ``HOME:queues``, the names of the queues; ``HOME:progress``, by queue when the latest of the items that have
+  started was sent; ``HOME:reconciler``, who looks after all that, for a moment.
 
-An item that has not ended is in one of the first three sets. Times are those of Redis' own clock, so no
+An item that has not ended is in one of the first four sets. Times are those of Redis' own clock, so no
 machine's clock is compared with another's. A script may be asked twice, as its first answer may be lost: then
 the second answer is the same.
 """
@@ -28,6 +30,7 @@ local function set(name) return P .. get('home') .. ':' .. name end
 local function leave_sets()
     redis.call('ZREM', set('runs'), id)
     redis.call('ZREM', set('due'), id)
+    redis.call('ZREM', set('again'), id)
     redis.call('ZREM', set('sent:' .. get('queue')), id)
 end
 local function release_key()
@@ -90,10 +93,13 @@ if status ~= 'queued' or tonumber(get('due') or 0) > now then return false end
 leave_sets()
 put('status', 'running', 'run', ARGV[3], 'started', moment(now))
 redis.call('HINCRBY', item, 'attempt', 1)
-redis.call('HDEL', item, 'due', 'progress', 'error', 'stopping', 'limit')
+redis.call('HDEL', item, 'due', 'progress', 'error', 'stopping', 'limit', 'resent')
 if ARGV[5] ~= '' then put('limit', ARGV[5]) end
 redis.call('ZADD', set('runs'), now + ARGV[4], id)
-redis.call('HSET', set('progress'), get('queue'), get('queued') or '0')
+local queue, queued = get('queue'), tonumber(get('queued') or 0)
+if queued > tonumber(redis.call('HGET', set('progress'), queue) or 0) then
+    redis.call('HSET', set('progress'), queue, queued)
+end
 return redis.call('HGETALL', item)
 """
 
@@ -163,8 +169,9 @@ return wanted
 """
 
 # Gets P, HOME, who asks, for how many ms nobody else may, how many it takes at most, and how old a message
-# is that may be lost. Returns the time, and unless another process has the lock: the ids of what is due; ids
-# and tokens of runs without a sign of life; names of queues with old messages, each with the progress there.
+# is that may be lost. Returns the time, and unless another process has the lock: the ids of what is due, and
+# of what is due again; ids and tokens of runs without a sign of life; names of queues with old messages, each
+# with the progress there.
 LOOK = """
 local function moment(at) return string.format('%.6f', at) end
 local home = ARGV[1] .. ARGV[2] .. ':'
@@ -191,23 +198,20 @@ for _, queue in ipairs(redis.call('SMEMBERS', home .. 'queues')) do
     end
 end
 local due = redis.call('ZRANGEBYSCORE', home .. 'due', '-inf', now, 'LIMIT', 0, ARGV[5])
-return {moment(now), due, lost, queues}
+local again = redis.call('ZRANGEBYSCORE', home .. 'again', '-inf', now, 'LIMIT', 0, ARGV[5])
+return {moment(now), due, again, lost, queues}
 """
 
-# Gets HOME, and the queue whose message may be lost, or none for an item that is due. Returns whether a
-# message is to be sent now. The next one of an item follows after 5 s, then 10, 20 ... at last 300.
+# Gets HOME, and the name of the set in which the item was found. Returns whether a message is to be sent: 1
+# for one that waits for its turn, 2 for one that goes before others. The next one after such a one follows
+# after 5 s, then 10, 20 ... at last 300.
 SEND = f"""{_ITEM}
-if get('status') ~= 'queued' then
-    redis.call('ZREM', P .. ARGV[3] .. ':due', id)
-    redis.call('ZREM', P .. ARGV[3] .. ':sent:' .. ARGV[4], id)
-    return 0
-end
-if ARGV[4] ~= '' then
-    local times = redis.call('HINCRBY', item, 'resent', 1)
-    redis.call('ZADD', set('sent:' .. ARGV[4]), now + math.min(300, 5 * 2 ^ (times - 1)) - 5, id)
+if redis.call('ZREM', P .. ARGV[3] .. ':' .. ARGV[4], id) == 0 or get('status') ~= 'queued' then return 0 end
+if ARGV[4] == 'due' and (not get('started') or get('error')) then
+    send()
     return 1
 end
-if redis.call('ZREM', set('due'), id) == 0 then return 0 end
-send()
-return 1
+local times = redis.call('HINCRBY', item, 'resent', 1)
+redis.call('ZADD', set('again'), now + math.min(300, 5 * 2 ^ (times - 1)), id)
+return 2
 """

@@ -11,8 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flask_background.celery.records.base import LOST_AFTER
-from flask_background.celery.records.redis import Findings, RedisRecords
+from flask_background.celery.records.redis import Findings, NextMessage, RedisRecords
 from flask_background.celery.worker.lost import settle_lost
 from flask_background.concurrency import native
 from flask_background.errors import BrokerError
@@ -28,10 +27,11 @@ _LOCK = 3.0
 _MOST = 100
 # How long ago a message was sent that may be lost, in seconds.
 _OLD = 5.0
-# An item whose message was passed over was sent by this before the one that started last, in seconds.
-_PASSED = 1.0
 # Between two looks lies no more than this while all is well, by Redis' clock and by ours, in seconds.
 _GAP = 2.5
+# How long runs have after a longer gap to show that they are alive, in seconds: five times as long as
+# they take for that.
+_STEADY = 2.5
 
 
 class Reconciler:
@@ -84,37 +84,37 @@ class Reconciler:
         if found.is_others:
             return 0
         for item_id in found.due:
-            self._send(item_id)
+            self._send(item_id, "due")
+        for item_id in found.again:
+            self._send(item_id, "again")
         # While Redis, or this process, was away, no run could be seen to be alive.
         if is_steady:
             for run in found.lost:
                 settle_lost(self._backend, self._records, run, found.now, is_certain=False)
-                self._send(run.item_id)
+                self._send(run.item_id, "due")
         for queue, progress in found.old:
             for item_id in self._passed_over(found, queue, progress):
-                self._send(item_id, queue)
+                self._send(item_id, f"sent:{queue}")
         return len(found.due)
 
     def _passed_over(self, found: Findings, queue: str, progress: float) -> Sequence[str]:
         """The items whose message is not in the queue: it is empty, or items sent later have started."""
         before = found.now - _OLD
-        if progress - _PASSED < before and not self._publisher.is_empty(queue):
-            before = progress - _PASSED
+        if progress < before and not self._publisher.is_empty(queue):
+            before = progress
         return self._records.sent_before(self._home, queue, before, _MOST)
 
-    def _send(self, item_id: str, queue: str = "") -> None:
-        if not self._records.is_to_be_sent(item_id, self._home, queue):
-            return
-        record = self._records.read(item_id)
+    def _send(self, item_id: str, where: str) -> None:
+        message = self._records.next_message(item_id, self._home, where)
+        record = None if message is NextMessage.NONE else self._records.read(item_id)
         if record is not None:
-            # A message that was lost, or a run that was cut, had its turn already.
-            is_first = bool(queue) or (record.started is not None and record.error is None)
+            is_first = message is NextMessage.FIRST
             self._publisher.send(item_id, record, with_record=False, is_first=is_first)
 
     def _is_steady(self, now: float) -> bool:
-        """Whether it has looked without a gap for longer than a run may be silent."""
+        """Whether runs that are alive have had the time to say so since the last gap."""
         mine = time.monotonic()
         if now - self._last[0] > _GAP or mine - self._last[1] > _GAP:
             self._steady_since = mine
         self._last = now, mine
-        return mine - self._steady_since >= LOST_AFTER
+        return mine - self._steady_since >= _STEADY

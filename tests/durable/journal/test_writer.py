@@ -217,8 +217,8 @@ def test_checkpoint_that_fails(writer: Writer, monkeypatch: pytest.MonkeyPatch) 
     assert writer.flush(BOUND)
     assert (steps, told) == ([1], [None])
     assert writer.read(queries.stats) == {Status.QUEUED: 2}
-    assert "full" in str(writer.take_checkpoint_error())
-    assert writer.take_checkpoint_error() is None
+    assert "full" in str(writer.take_trouble())
+    assert writer.take_trouble() is None
 
 
 def test_private(tmp_path: Path) -> None:
@@ -317,3 +317,39 @@ def test_wal_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert writer.read(queries.stats) == {Status.QUEUED: 62}
     reader.close()
     writer.close()
+
+
+def test_no_fork_in_a_transaction(tmp_path: Path) -> None:
+    """A process that is forked while others write can write too, and keeps none of them from it."""
+    writer = writer_at(tmp_path / "journal", power=True)
+    writer.open()
+    stop = threading.Event()
+    outcomes: list[object] = []
+
+    def write() -> None:
+        while not stop.is_set():
+            try:
+                writer.write(lambda db: db.execute("insert or replace into schedule values ('a', 'b', 1)"))
+            except JournalError as error:
+                outcomes.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(20):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                child = writer_at(writer.folder, power=True)
+                child.write(Insert(row(number)))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+    stop.set()
+    for thread in threads:
+        thread.join(BOUND)
+    assert outcomes == []
+    assert writer.read(queries.stats) == {Status.QUEUED: 20}
+    writer.close()
+    until(lambda: not our_threads())
