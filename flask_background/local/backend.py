@@ -357,7 +357,7 @@ class LocalBackend(InProcessBackend, RunHost):
 
     def _tell_end(self, item: WorkItem[Any], outcome: Outcome) -> None:
         """Report the end of an item to the log, signals and waiters; after that the process may end."""
-        corrects = item.id in self.clock.recorded
+        corrects = item.id in self.ledger.recorded
         try:
             if not corrects or outcome[0] is not Status.INTERRUPTED:
                 self.events.finished(item, outcome, corrects)
