@@ -301,7 +301,7 @@ def _check_text(name: str, value: object) -> None:
 
 
 def _result_of(item: WorkItem[Any]) -> Any:
-    """Return the result of the item. If the item fails, the log has the traceback, and this command one line."""
+    """Return the item's result. If the item fails, the log has the traceback, and this command one line."""
     try:
         return item.result()
     except BackgroundError:
