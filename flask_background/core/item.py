@@ -34,7 +34,7 @@ R = TypeVar("R", covariant=True)
 
 
 class PlaceLender(Protocol):
-    """What waits in an item for another item, while the waiting item's place in its executor is lent."""
+    """Lends the place of an item that waits for another item to an item of the same executor."""
 
     def check_wait(self, waiting: WorkItem[Any], awaited: WorkItem[Any], timeout: float | None) -> None: ...
     def wait(
