@@ -353,6 +353,9 @@ class WorkItem(Generic[R]):
             raise AssertionError(f"item {self.id} cannot go from {before} to {status}")
         self._status = status
 
+    def _come_here(self) -> None:
+        """Have this process take the item, if another process could have it: a place is lent to it here."""
+
     def _add_waiter(self, callback: Callable[[], object]) -> None:
         """Call callback when the item's end is announced, or at once if it has been."""
         with self._host.lock:

@@ -31,6 +31,8 @@ class Backlog:
         #: Whether a claim is in progress, and whether another reason to claim has come meanwhile.
         self.is_claiming = False
         self.claims_again = False
+        #: The ids of items that running items of this process wait for: they come before all others.
+        self.wanted: set[str] = set()
         # The duration of the last run, by executor, in seconds.
         self._durations: dict[str, float] = {}
 
@@ -64,6 +66,11 @@ class Backlog:
             and self._session.local.ledger.phase is Phase.RUNNING
             and self.room(executor) > 0
         )
+
+    def want(self, item_id: str) -> None:
+        """Have this process claim an item for which a place is lent."""
+        self.wanted.add(item_id)
+        self._session.wake_self()
 
     def claim_more(self, name: str) -> None:
         """Claim more items of this executor, of which one has ended, if some wait and few are here."""

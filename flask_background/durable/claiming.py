@@ -43,14 +43,20 @@ class Claimer:
         backlog.exists = self._is_free(tasks, now)
         if not backlog.exists and not backlog.is_claiming:  # otherwise the claimed items have not arrived yet
             backlog.caught_up = left
-        if not backlog.exists or not room:
+        if not backlog.exists or not (room or backlog.wanted):
             return
         backlog.claims_again = True
         if backlog.is_claiming:
             return
         backlog.is_claiming, backlog.claims_again = True, False
+        wanted, backlog.wanted = backlog.wanted, set()
         claim = partial(
-            statements.claim, owner=self._session.process_lock.id, room=room, tasks=tasks, now=now
+            statements.claim,
+            owner=self._session.process_lock.id,
+            room=room,
+            tasks=tasks,
+            now=now,
+            wanted=wanted,
         )
         # Claimed rows arrive on the thread on which finished items leave, in the order of the commits,
         # because an item may have been released just before.

@@ -36,6 +36,7 @@ class JournalHost(ItemHost, Protocol):
     def look(self, item_id: str) -> ItemRow | None: ...
     def read_attempt(self, row: ItemRow) -> Attempt: ...
     def report(self, item: DurableItem[Any]) -> None: ...
+    def want(self, item: DurableItem[Any]) -> None: ...
 
 
 class DurableItem(RemoteItem[R]):
@@ -86,7 +87,8 @@ class DurableItem(RemoteItem[R]):
             return True
         self._follow_fork()
         waiting = current_item_var.get(None)
-        if waiting is not None and (lending := waiting._host.lending) is not None:
+        lending = None if waiting is None else waiting._host.lending
+        if waiting is not None and lending is not None:
             lending.check_wait(waiting, self, timeout)
         end = deadline(timeout)
         while True:
@@ -96,6 +98,8 @@ class DurableItem(RemoteItem[R]):
                     return True
             elif self.status.is_final:
                 return True
+            elif waiting is not None and lending is not None:
+                lending.wait(waiting, self, native.Latch(), min(_LOOK, left))
             else:
                 native.Latch().wait(min(_LOOK, left))
             if left == 0.0:
@@ -130,6 +134,10 @@ class DurableItem(RemoteItem[R]):
         """Withdraw the item, or ask it to end, in whichever process; return False if it had ended."""
         self._follow_fork()
         return super().cancel()
+
+    def _come_here(self) -> None:
+        if not self.here:
+            cast(JournalHost, self._host).want(self)
 
     def accepted(self, row: ItemRow, *, held: bool) -> None:
         """Bring the item into this process, as its row says; held: until its response has been sent."""

@@ -170,6 +170,11 @@ class Runs(RunHost):
             self._session.announce_end(item, row)
         return answer is not None
 
+    def want(self, item: DurableItem[Any]) -> None:
+        """Have this process claim an item that one of its running items waits for, if it can run it."""
+        if item._task.executor in self._session.executors:
+            self._backlog.want(item.id)
+
     def cancel_here(self, item: DurableItem[Any]) -> bool:
         """Withdraw an item that is queued in this process, or ask an item to end that runs here."""
         asked = self._local.cancel(item)

@@ -107,10 +107,14 @@ class Lending:
     def _help(self, awaited: WorkItem[Any]) -> None:
         """Start the item that is waited for in a lent place, if it waits for a place and one can be lent."""
         executor = self._executors.get(awaited._task.executor)
-        if executor is None or awaited.id not in executor.queued:
+        if executor is None:
+            return
+        if awaited.id not in executor.queued:
+            if len(self._waiting[executor.name]) > self._count_lent(executor.name):
+                awaited._come_here()
             return
         with self._lock:
-            lent = sum(name == executor.name for name in self._lent.values())
+            lent = self._count_lent(executor.name)
             if awaited.id in self._lent or lent >= len(self._waiting[executor.name]):
                 return
             self._lent[awaited.id] = executor.name
@@ -120,3 +124,6 @@ class Lending:
             started = False
         if not started:
             self.give_back(awaited)
+
+    def _count_lent(self, executor: str) -> int:
+        return list(self._lent.values()).count(executor)

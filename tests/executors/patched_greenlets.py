@@ -196,6 +196,37 @@ def test_item_waits_for_items(background: Background) -> None:
     assert background.enqueue(function).result(BOUND) == 2
 
 
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_items_wait_for_their_own_executor(
+    make_site: Callable[..., Site], tmp_path: Path, kind: str, durable: bool
+) -> None:
+    """More items than there are places, each of which waits for one of the same executor, end."""
+    site = make_site(
+        BACKGROUND_WORKERS=1,
+        BACKGROUND_EXECUTORS={"asyncio": {"kind": "asyncio", "limit": 1}},
+        BACKGROUND_JOURNAL=tmp_path / "journal",
+    )
+    task = site.background.task(durable=durable)
+
+    def part(number: int) -> int:
+        return number
+
+    async def part_later(number: int) -> int:
+        return number
+
+    parts: Any = task(part if kind == "function" else part_later)
+
+    def whole(number: int) -> int:
+        return int(parts.enqueue(number).result())
+
+    async def whole_later(number: int) -> int:
+        return int(await parts.enqueue(number))
+
+    wholes: Any = site.background.task(whole if kind == "function" else whole_later)
+    assert [item.result(BOUND) for item in [wholes.enqueue(number) for number in range(5)]] == [0, 1, 2, 3, 4]
+
+
 def test_event_from_an_item(background: Background) -> None:
     """What gevent's own events wake is woken at once, as Flask-SocketIO's emit needs it."""
     event = Event()

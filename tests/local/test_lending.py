@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -203,3 +204,31 @@ def test_cancelled_while_it_waits(make_site: Make, gate: threading.Event) -> Non
     assert parts[0].cancel()
     assert isinstance(item.result(BOUND), Exception)
     assert parts[0].status is Status.CANCELLED
+
+
+@pytest.mark.parametrize("coroutine", [False, True])
+def test_durable_items(make_site: Make, tmp_path: Path, coroutine: bool) -> None:
+    """Durable items that wait for durable items of the only place end, too."""
+    site = make_site(
+        BACKGROUND_WORKERS=1,
+        BACKGROUND_EXECUTORS={"asyncio": {"kind": "asyncio", "limit": 1}},
+        BACKGROUND_JOURNAL=tmp_path / "journal",
+    )
+    durable = site.background.task(durable=True)
+
+    def part(number: int) -> int:
+        return number
+
+    async def part_later(number: int) -> int:
+        return number
+
+    parts: Any = durable(part_later if coroutine else part)
+
+    def whole(number: int) -> int:
+        return int(parts.enqueue(number).result())
+
+    async def whole_later(number: int) -> int:
+        return int(await parts.enqueue(number))
+
+    wholes: Any = durable(whole_later if coroutine else whole)
+    assert [item.result(BOUND) for item in [wholes.enqueue(number) for number in range(4)]] == [0, 1, 2, 3]

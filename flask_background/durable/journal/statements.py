@@ -59,11 +59,26 @@ def _insert_of(count: int) -> str:
 
 
 def claim(
-    db: sqlite3.Connection, owner: str, room: Mapping[str, int], tasks: Collection[str], now: float
+    db: sqlite3.Connection,
+    owner: str,
+    room: Mapping[str, int],
+    tasks: Collection[str],
+    now: float,
+    wanted: Collection[str] = (),
 ) -> list[ItemRow]:
-    """Claim free items that are due, the oldest first, as many as each executor has room for."""
+    """Claim free items that are due, the oldest first, as many as each executor has room for.
+
+    ``wanted``: the ids of items to claim in any case.
+    """
     claimed = []
     known = ", ".join("?" * len(tasks))
+    for item_id in wanted:
+        rows = db.execute(
+            f"update item set owner = ?, fence = fence + 1 where id = ? and status = 'queued'"
+            f" and owner is null and due <= ? and task in ({known}) returning {ALL}",
+            (owner, item_id, now, *tasks),
+        ).fetchall()
+        claimed += [to_row(row) for row in rows]
     for executor, count in room.items():
         rows = db.execute(
             f"update item set owner = ?, fence = fence + 1 where id in ("
