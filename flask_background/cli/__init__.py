@@ -24,5 +24,5 @@ class _Group(AppGroup):
 
 
 background = _Group(
-    "background", help="Run items, look at durable ones and change them, look for what is unsafe."
+    "background", help="Run items, show and change durable ones, and check the app for unsafe settings."
 )

@@ -1,5 +1,5 @@
 """The commands of ``flask background``: show and change durable items, run items outside the web processes,
-and check the app for what is unsafe.
+and check the app for unsafe settings.
 
 Errors are one line, and the exit status is 1, or 2 for a wrong command line. Items' arguments are
 never shown.
@@ -301,7 +301,7 @@ def _check_text(name: str, value: object) -> None:
 
 
 def _result_of(item: WorkItem[Any]) -> Any:
-    """What the item returns. If it fails, the log has the traceback, and this command one line."""
+    """Return the item's result. Of a failed item the log has the traceback, and this command one line."""
     try:
         return item.result()
     except BackgroundError:

@@ -133,10 +133,10 @@ class Events:
         )
 
     def nobody_runs(self, reason: str, seconds: float) -> None:
-        """Items wait that no process of the app can run, and fail after so many seconds."""
+        """Report that no process of the app can run some items, which fail after this many seconds."""
         self._say(
             logging.WARNING,
-            "Durable items wait that nobody runs: %s. They fail when they have waited for %.0f s"
+            "Durable items wait that no process can run: %s. They fail after waiting for %.0f s"
             " (BACKGROUND_PARK_AFTER)",
             reason,
             seconds,

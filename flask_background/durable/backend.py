@@ -158,7 +158,7 @@ class DurableBackend(Backend):
         self.session.process_lock.expect_kill()
 
     def stopped(self) -> None:
-        """Write what is left and close the journal: nothing more is accepted or started."""
+        """Write the last steps and close the journal: nothing more is accepted or started."""
         with self._local.lock:
             was_over, self._over = self._over, True
         if was_over:

@@ -1,6 +1,7 @@
 """``when="response"``: items wait until the response has been sent, and are dropped if the view failed.
 
-A streamed response has been sent when its stream has ended; what the stream enqueues waits for that, too.
+A streamed response has been sent when its stream has ended. Items that the stream enqueues wait for that,
+too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from flask_background.core.backend import InProcessBackend
     from flask_background.core.item import WorkItem
 
-# In the environ of a request, which an app may pass on to another app: what waits for the response to it.
+# A key in the environ of a request, which an app may pass on to another app: the items that wait for the
+# response.
 _KEY = "flask_background.held"
 
 Held = list[tuple["InProcessBackend", "WorkItem[Any]"]]
@@ -62,14 +64,15 @@ class ResponseGate:
             _drop(held, error)
             raise
         if outer is not None:
-            environ[_KEY] = outer  # what this app's stream enqueues waits for the end of the whole response
+            # Items that this app's stream enqueues wait for the end of the whole response.
+            environ[_KEY] = outer
         elif not held and _is_complete(body, environ):
             environ[_KEY] = None
             return body
 
         def sent() -> None:
             if environ.get(_KEY) is held:
-                environ[_KEY] = None  # what is enqueued after this starts at once
+                environ[_KEY] = None  # items that are enqueued after this start at once
             _release(held)
 
         return ClosingIterator(body, sent)
@@ -85,7 +88,7 @@ def guard(app: Flask, at_first: Callable[[], object]) -> None:
 
 
 def hold() -> Held | None:
-    """The items that wait for the current response; None where no response is still to be sent."""
+    """Return the items that wait for the current response; None if no response is still to be sent."""
     if not has_request_context():
         return None
     held: Held | None = request.environ.get(_KEY)
@@ -93,10 +96,10 @@ def hold() -> Held | None:
 
 
 def _is_complete(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
-    """Whether no code of the app's runs while the server sends this body.
+    """Return whether no code of the app runs while the server sends this body.
 
-    A file has to reach the server as it is, so that the system can send it. Of a server whose wrapper of
-    files is a function, such as uWSGI's, the class of a wrapped file is not known.
+    A file has to reach the server unwrapped, so that the system can send it. If the server's wrapper of files
+    is a function, as uWSGI's is, the class of a wrapped file is unknown.
     """
     wrapper = environ.get("wsgi.file_wrapper", FileWrapper)
     if isinstance(wrapper, type):

@@ -79,7 +79,7 @@ class Host(ABC):
         # Python's shutdown calls these functions before it joins threads, last in, first out.
         # concurrent.futures registers one, too, after which no pool accepts work. That module is imported
         # here first, so its function is called after ours. Without the private name, items are waited for
-        # after the app's own threads were joined, and cannot use pools any more.
+        # after the app's own threads were joined, and can no longer use pools.
         register = find_private(PRIVATE_NAMES[0]) or atexit.register
         try:
             importlib.import_module("concurrent.futures.thread")

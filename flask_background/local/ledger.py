@@ -2,8 +2,8 @@
 
 Every item passes here three times, on several threads that compute. A lock that they all take is soon passed
 from thread to thread at every item, each time with a switch of threads (measured: five times the cost of the
-whole run). So while the phase is RUNNING nobody locks: every step is one atomic operation on a dict, made
-*before* a look at the phase. Whoever stops sets the phase *before* looking at the dicts. Whichever comes
+whole run). So while the phase is RUNNING no thread locks: every step is one atomic operation on a dict, made
+*before* a look at the phase. The stop sets the phase *before* looking at the dicts. The thread that comes
 second sees the other, so no item slips in between the last one's end and the stop. The stop itself locks, and
 so do the steps that see one. Nothing here calls foreign code.
 """
@@ -23,8 +23,8 @@ from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.executors.base import Executor
 from flask_background.local.sizes import SMALL, size_of
 
-# The items that ended last can still be found by their ids. They are kept on two pages. A page is full at
-# this number of items or of bytes of their results, or after this number of seconds.
+# The items that ended last are kept on two pages, and can be found by their ids. A page is full at this
+# number of items, at this number of bytes of their results, or after this number of seconds.
 KEPT = 1_000
 KEPT_BYTES = 16 << 20
 KEPT_SECONDS = 3_600.0
@@ -41,6 +41,8 @@ class Ledger:
         self.phase = Phase.RUNNING
         #: Withdrawn items whose end is not announced yet.
         self.leaving: dict[str, WorkItem[Any]] = {}
+        #: The ids of the items that are on record as interrupted; changed together with their status.
+        self.recorded: set[str] = set()
         self._executors = tuple(executors)
         self._requeues = 0  # the number of items that have gone back from running to queued
         self._idle_latches: list[native.Latch] = []
@@ -48,7 +50,7 @@ class Ledger:
         # Two pages of ended items: the current one, and the one before it.
         self._ended: dict[str, WorkItem[Any]] = {}
         self._ended_before: dict[str, WorkItem[Any]] = {}
-        self._bytes = 0  # of the results on the page that is written on, about
+        self._bytes = 0  # about how much memory the results on the current page take
         self._page_began = monotonic()
         self._counts: Counter[Status] = Counter()
 
@@ -132,7 +134,10 @@ class Ledger:
     def record(self, item: WorkItem[Any], error: BaseException) -> bool:
         """Put an item on record as interrupted; return False if it has ended or is on record."""
         with self.lock:
-            return item._record_interrupted(error)
+            if item.id in self.recorded or not item._record_interrupted(error):
+                return False
+            self.recorded.add(item.id)
+            return True
 
     def begin_stop(self) -> bool:
         """Go from running to stopping; return False if the stop has begun already."""
@@ -190,7 +195,7 @@ class Ledger:
         return _kept_in(self._room_latches)
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
-        """The item with this id, in flight or among those that ended last."""
+        """Return the item with this id if it is in flight or among the last ones that ended."""
         self._let_old_go()
         for executor in self._executors:
             item = executor.queued.get(item_id) or executor.running.get(item_id)
@@ -199,7 +204,7 @@ class Ledger:
         return self.leaving.get(item_id) or self._ended.get(item_id) or self._ended_before.get(item_id)
 
     def all(self) -> list[WorkItem[Any]]:
-        """Those that ended last, and those in flight."""
+        """Return the last items that ended, and the items in flight."""
         self._let_old_go()
         unfinished = {item.id: item for item in self.unfinished()}
         with self.lock:
@@ -223,15 +228,15 @@ class Ledger:
             return self.phase is Phase.STOPPED
 
     def _let_old_go(self) -> None:
-        """Let go of items that ended long ago, though few have ended after them."""
+        """Forget items that ended long ago, even if few have ended after them."""
         pages = (monotonic() - self._page_began) // KEPT_SECONDS
         for _ in range(min(2, int(pages))):
             self._turn_page(self._ended)
 
     def _turn_page(self, full: dict[str, WorkItem[Any]]) -> None:
-        """Let go of the items before these; a handle that somebody has keeps its own result.
+        """Forget the page before this one; a handle in use keeps its own result.
 
-        Nobody has written on their page for long: it can be counted.
+        No thread has written to that page for long, so it can be counted.
         """
         with self.lock:
             if self._ended is full:

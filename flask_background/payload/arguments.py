@@ -49,9 +49,9 @@ def take_over(
 ) -> tuple[tuple[Any, ...], dict[str, Any], Moved | None]:
     """Check the arguments and move the uploads among them.
 
-    ``request`` is the one that enqueues: its streams are refused. Returns what the item gets, and the moves
-    if there were any. Raises ArgumentError with the argument's name; nothing has been moved then. A
-    container that holds no upload is passed on as it is, not copied.
+    ``request`` is the request that enqueues: its streams are refused. Returns the item's arguments, and the
+    moves or None. Raises ArgumentError with the argument's name; then nothing has been moved. A container
+    without an upload is passed on unchanged, not copied.
     """
     for value in args:
         if type(value) not in SCALARS:
@@ -77,7 +77,7 @@ def take_over(
 
 
 def refuse_live_closure(func: Callable[..., Any], request: Request | None) -> None:
-    """Check what a callable brings along: a partial's arguments, a method's object, a closure's variables."""
+    """Refuse live objects in a partial's arguments, in a method's object or in a closure's variables."""
     look = Look(request, takes_uploads=False)
     if isinstance(func, partial):
         look.examine((func.args, func.keywords), lambda: "the partial's argument")

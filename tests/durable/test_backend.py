@@ -384,8 +384,8 @@ def test_arguments_that_no_longer_fit(site: Site, caplog: pytest.LogCaptureFixtu
     state_of(site.app).durable.session.wake_self()
     error = item.exception(BOUND)
     assert isinstance(error, ItemFailedError)
-    assert "do not fit" in str(error)
-    until(lambda: "do not fit" in (row(site, item.id)["reason"] or ""))
+    assert "no longer fit" in str(error)
+    until(lambda: "no longer fit" in (row(site, item.id)["reason"] or ""))
     assert [line for line in lines(caplog) if line.startswith(f"Item {item.id} (mail) failed")]
 
 

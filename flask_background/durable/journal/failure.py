@@ -23,7 +23,7 @@ _NO_FOLDER = "a part of the path is not a folder: set BACKGROUND_JOURNAL to a fo
 _LOCKED = "another program holds a lock on the file (an sqlite3 shell, a backup): end that program"
 _SCHEMA = "its tables are not those of its version, so another program has changed them: undo that"
 _DAMAGED = "the file is damaged: move it away, and save what it still holds with sqlite3's .recover"
-_FOREIGN = "the file is not an SQLite database: set BACKGROUND_JOURNAL to a folder of its own"
+_FOREIGN = "the file is not an SQLite database: set BACKGROUND_JOURNAL to an empty folder"
 
 _BY_ERRNO = {
     errno.ENOSPC: _FULL,

@@ -18,7 +18,7 @@ from flask_background.errors import JournalError
 #: The number that distinguishes a journal from other SQLite files ("FlBg").
 APPLICATION_ID = 0x466C4267
 
-_CURE = "Set BACKGROUND_JOURNAL to a folder of its own."
+_CURE = "Set BACKGROUND_JOURNAL to an empty folder."
 _META = "create table if not exists meta (name text primary key, value) without rowid"
 
 
