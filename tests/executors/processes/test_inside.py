@@ -24,7 +24,6 @@ from flask_background.app_state import state_of
 from flask_background.errors import (
     ArgumentError,
     ItemCancelledError,
-    ItemFailedError,
     ItemInterruptedError,
     ResultLostError,
 )
