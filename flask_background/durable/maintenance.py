@@ -133,7 +133,7 @@ class JournalMaintenance:
         if (error := self._writer.take_trouble()) is not None:
             what = "The journal's WAL cannot be copied back, and grows until it can be"
             if isinstance(error, RemovedError):
-                what = "The journal was removed or replaced, and with it what only the old one had"
+                what = "Files of the journal were removed or replaced, and it is opened anew"
             self._local.log_error(what, error)
         for name in dead:
             self._recover(name)
