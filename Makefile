@@ -34,7 +34,7 @@ test: $(VENV)/.test
 
 faults: $(VENV)/.test
 	@sh tests/system.sh strace
-	FAULTS=full $(BIN)/python -m pytest tests/faults tests/durable/test_processes.py tests/integration/test_gunicorn_stops.py \
+	FAULTS=full $(BIN)/python -m pytest tests/faults tests/celery/test_faults.py tests/durable/test_processes.py tests/integration/test_gunicorn_stops.py \
 		--numprocesses 2 --dist worksteal --timeout 7200
 
 lint: $(VENV)/.lint

@@ -1,4 +1,4 @@
-"""What the options of a task and the settings of an app have to be, in words that their errors share."""
+"""Checks of options and settings, and the wording that their errors share."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from flask_background.errors import ConfigurationError
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether value is a number. True and False are none."""
+    """Return whether value is a number. True and False are not numbers here."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether value is a whole number. True and False are none."""
+    """Return whether value is a whole number. True and False are not numbers here."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def wrong_option(option: str, value: object, allowed: str) -> ConfigurationError:
-    """The error of an option that a task cannot have."""
+    """Return the error for an option that a task cannot have."""
     return ConfigurationError(f"the task's option {option} is {value!r}; allowed is {allowed}")

@@ -22,7 +22,7 @@ BackendName = Literal["local", "immediate", "celery"]
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """How a task's items are run. ``timeout`` is in seconds, from the beginning of a run."""
+    """The options of a task. ``timeout`` is in seconds, from the beginning of a run."""
 
     name: str
     executor: str
@@ -63,7 +63,7 @@ class TaskOptions:
             raise wrong_option("key", self.key, "a string that is not empty, or None")
         if self.when == "response" and self.is_delayed:
             raise wrong_option("when", self.when, '"now" or "commit" where a delay or run_at is given')
-        to_timestamp(self.delay, self.run_at, 0.0)  # raises if they are not usable
+        to_timestamp(self.delay, self.run_at, 0.0)  # raises if delay or run_at is not usable
         object.__setattr__(self, "retry", RetryPolicy(self.max_attempts, self.backoff, self.retry_on))
 
     def _check_fallback(self) -> None:
@@ -82,11 +82,11 @@ class TaskOptions:
 
     @property
     def is_delayed(self) -> bool:
-        """Whether items wait for their time."""
+        """Whether items start at a later time."""
         return self.delay is not None or self.run_at is not None
 
     def due(self, now: float) -> float:
-        """When an item may start that is enqueued now; both are ``time.time()``."""
+        """Return when an item that is enqueued now may start; both times are ``time.time()``."""
         return to_timestamp(self.delay, self.run_at, now)
 
 
@@ -104,7 +104,7 @@ class _Run(TypedDict, total=False):
 
 
 class Options(_Run, total=False):
-    """The options that a task can be given where it is made."""
+    """The options that ``Background.task`` takes."""
 
     name: str
 
@@ -117,10 +117,10 @@ class Using(_Run, total=False):
     key: str | None
 
 
-# The words of other libraries, and what is meant by them here.
+# Option names of other task libraries, and what Flask-Background has in their place.
 _EXECUTOR = 'executor="mail" (BACKGROUND_EXECUTORS makes executors with workers of their own) may be meant'
 _DELAY = "using(delay=60).enqueue(...) may be meant (seconds; or run_at=, an aware datetime)"
-_KEY = 'using(key="...").enqueue(...) may be meant: while an item with that key is in flight, that one counts'
+_KEY = 'using(key="...").enqueue(...) may be meant: enqueue returns an item in flight with that key'
 _RETRY_ON = "retry_on=(OSError,), the exceptions that are worth another run, may be meant"
 _BACKOFF = "backoff=30 (seconds between two runs, or a function that returns them) may be meant"
 _TIMEOUT = "timeout=30 (seconds that a run may take) may be meant"
@@ -139,9 +139,9 @@ _RUNS = ("max_retries", "max_retry", "max_tries", "num_retries", "retries", "ret
 
 
 def check_names(options: Mapping[str, Any], *, by_using: bool = False) -> None:
-    """Raise ConfigurationError for an option that there is not; the message says which may be meant.
+    """Raise ConfigurationError for an unknown option; the message suggests a known one.
 
-    ``by_using``: the options were given to ``using``, which takes others than ``Background.task``.
+    ``by_using``: the options were given to ``using``, which takes other options than ``Background.task``.
     """
     allowed, elsewhere = (Using, Options) if by_using else (Options, Using)
     for name in options.keys() - allowed.__optional_keys__:
@@ -166,18 +166,18 @@ def check_names(options: Mapping[str, Any], *, by_using: bool = False) -> None:
 
 
 def name_of(func: Callable[..., Any]) -> str:
-    """The name of a task where none is given: ``module.function``."""
-    named = getattr(func, "func", func)  # of a partial
+    """Return the default name of a task: ``module.function``."""
+    named = getattr(func, "func", func)  # func may be a partial
     name = getattr(named, "__qualname__", type(named).__qualname__)
     return f"{name_elsewhere(getattr(named, '__module__', None) or '?')}.{name}"
 
 
 def name_elsewhere(module: str) -> str:
-    """A module's name in other processes: they import what is ``__main__`` in the one that was started so."""
+    """Return a module's name in other processes, which know the ``__main__`` module by its real name."""
     main = sys.modules.get("__main__")
     if module != "__main__" or main is None:
         return module
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    if spec is not None:  # python -m
+    if spec is not None:  # the process was started by python -m
         return str(spec.name)
     return module if file is None else Path(file).stem

@@ -1,4 +1,4 @@
-"""Whether a failed run is tried again, and when."""
+"""Retries: whether and when another run follows a failed one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from flask_background.core.odd_errors import add_note, best_effort, text_of
 
 Backoff = float | Callable[[int, BaseException], float] | None
 
-# The longest that the default backoff waits, in seconds.
+# The longest delay of the default backoff, in seconds.
 _LONGEST = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a task's item may run, after which errors, and how long it waits between the runs.
+    """How often an item may run, after which errors it runs again, and after how many seconds.
 
-    ``backoff``: None for 1, 2, 4 ... up to 600 s, each times a random factor from 0.5 to 1, so that what
-    failed together does not come back together; a number of seconds, which is waited every time; or a
-    function of the attempt that failed (from 1) and its error that returns one.
+    ``backoff`` is a number of seconds before each run; a function of the attempt that failed (from 1) and its
+    error, which returns seconds; or None for 1, 2, 4 ... up to 600 s, each times a random factor from 0.5 to
+    1, so that items that fail together do not run again together.
     """
 
     max_attempts: int = 1
@@ -44,15 +44,15 @@ class RetryPolicy:
             raise wrong_option("retry_on", self.retry_on, "a tuple of exception classes, such as (OSError,)")
 
     def delay_after(self, attempt: int, error: BaseException) -> float | None:
-        """Seconds until the next run when run number attempt (from 1) ended with error; None: there is none.
+        """Return the seconds until the next run after this error in run number attempt (from 1), or None.
 
-        Where the backoff is a function that raises, or returns no number of seconds, the default is used
-        instead, and error gets a note that says so: it is on the log with error then.
+        If the backoff function raises or does not return seconds, the default backoff is used, and a note on
+        error says so, which the log then shows.
         """
         if attempt >= self.max_attempts:
             return None
         is_worth_it = False
-        with best_effort():  # a class of the app's may say in its own way what its instances are
+        with best_effort():  # a class of the app may define its own instance check, which may raise
             is_worth_it = isinstance(error, self.retry_on)
         if not is_worth_it:
             return None
@@ -62,7 +62,7 @@ class RetryPolicy:
             return float(self.backoff)
         try:
             delay = self.backoff(attempt, error)
-        except BaseException as trouble:  # SystemExit ends no thread here, either
+        except BaseException as trouble:  # not even SystemExit may end this thread
             outcome = f"raised {type(trouble).__name__}: {text_of(trouble)}"
         else:
             if _is_delay(delay):
@@ -73,12 +73,12 @@ class RetryPolicy:
         return _default(attempt)
 
 
-#: Of a task that says nothing about it.
+#: The policy of a task without retry options.
 ONCE = RetryPolicy()
 
 
 def _default(attempt: int) -> float:
-    doublings = min(attempt - 1, 16)  # no number too large for a float
+    doublings = min(attempt - 1, 16)  # a larger number would not fit into a float
     return min(2.0**doublings, _LONGEST) * random.uniform(0.5, 1.0)
 
 

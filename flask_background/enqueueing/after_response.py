@@ -1,14 +1,19 @@
-"""``when="response"``: items wait until the response has been sent, and are dropped if the view failed."""
+"""``when="response"``: items wait until the response has been sent, and are dropped if the view failed.
+
+A streamed response has been sent when its stream has ended. Items that the stream enqueues wait for that,
+too.
+"""
 
 from __future__ import annotations
 
 import os
 import weakref
 from collections.abc import Callable, Iterable
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from flask import got_request_exception, has_request_context, request
-from werkzeug.wsgi import ClosingIterator
+from werkzeug.wsgi import ClosingIterator, FileWrapper
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -17,22 +22,25 @@ if TYPE_CHECKING:
     from flask_background.core.backend import InProcessBackend
     from flask_background.core.item import WorkItem
 
+# A key in the environ of a request, which an app may pass on to another app: the items that wait for the
+# response.
 _KEY = "flask_background.held"
 
 Held = list[tuple["InProcessBackend", "WorkItem[Any]"]]
 
 
 class ResponseGate:
-    """Stands before ``app.wsgi_app`` and sees what Flask cannot: when the server has sent the response.
+    """WSGI middleware around ``app.wsgi_app``, which sees when the server has sent the response.
 
-    Not ``Response.call_on_close``: an ``after_request`` function may replace the response, and Werkzeug does
-    not call it for files that are passed through.
+    ``Response.call_on_close`` does not serve: an ``after_request`` function may replace the response, and
+    Werkzeug does not call it for files that are passed through.
     """
 
     def __init__(self, app: Flask, at_first: Callable[[], object]) -> None:
         inner: WSGIApplication = app.wsgi_app
         if getattr(inner, "__self__", None) is app:
-            # A method of the app in an attribute of the app would keep the app alive until the next gc.
+            # A weak method: a method of the app in an attribute of the app would keep the app alive until the
+            # next gc.
             self._find_inner: Callable[[], WSGIApplication | None] = weakref.WeakMethod(inner)
         else:
             self._find_inner = lambda: inner
@@ -47,20 +55,31 @@ class ResponseGate:
             self._pid = os.getpid()
             self._at_first()
         held: Held = []
-        outer = environ.get(_KEY)  # of an app that passes this request on
+        outer = environ.get(_KEY)  # the gate of an app that passes this request on
         environ[_KEY] = held
         try:
             body = wsgi_app(environ, start_response)
         except BaseException as error:
+            environ[_KEY] = outer
             _drop(held, error)
             raise
-        finally:
+        if outer is not None:
+            # Items that this app's stream enqueues wait for the end of the whole response.
             environ[_KEY] = outer
-        return ClosingIterator(body, lambda: _release(held)) if held else body
+        elif not held and _is_complete(body, environ):
+            environ[_KEY] = None
+            return body
+
+        def sent() -> None:
+            if environ.get(_KEY) is held:
+                environ[_KEY] = None  # items that are enqueued after this start at once
+            _release(held)
+
+        return ClosingIterator(body, sent)
 
 
 def guard(app: Flask, at_first: Callable[[], object]) -> None:
-    """Put the gate before app, and drop what waits when a view ends in an unhandled exception.
+    """Put the gate before app, and drop waiting items when a view ends in an unhandled exception.
 
     ``at_first`` is called at the first request in each process.
     """
@@ -69,11 +88,23 @@ def guard(app: Flask, at_first: Callable[[], object]) -> None:
 
 
 def hold() -> Held | None:
-    """The items that wait for the current response; None where no response will be sent."""
+    """Return the items that wait for the current response; None if no response is still to be sent."""
     if not has_request_context():
         return None
     held: Held | None = request.environ.get(_KEY)
     return held
+
+
+def _is_complete(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
+    """Return whether no code of the app runs while the server sends this body.
+
+    A file has to reach the server unwrapped, so that the system can send it. If the server's wrapper of files
+    is a function, as uWSGI's is, the class of a wrapped file is unknown.
+    """
+    wrapper = environ.get("wsgi.file_wrapper", FileWrapper)
+    if isinstance(wrapper, type):
+        return isinstance(body, (tuple, list, FileWrapper, wrapper))
+    return not isinstance(body, (ClosingIterator, GeneratorType))
 
 
 def _view_failed(app: Flask, exception: BaseException, **_: Any) -> None:

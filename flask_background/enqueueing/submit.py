@@ -1,4 +1,4 @@
-"""The way of every item, from the view to the backend."""
+"""The path of every item, from the view to the backend."""
 
 from __future__ import annotations
 
@@ -25,25 +25,31 @@ if TYPE_CHECKING:
 _current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
 
 
+def current_request() -> Request | None:
+    """Return the request that this code runs for, or None."""
+    return _current_request() if flask.has_request_context() else None
+
+
 def submit(
     part: BackgroundState, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
 ) -> WorkItem[Any]:
-    """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
+    """Copy the request's state, take the arguments over, and let the backend accept the item."""
     try:
         if part.elsewhere or callee.backend is not None:
             backend: Any = part.backend_for(callee)
         else:
             backend = part.durable if callee.durable else part.backend
-    except EnqueueError as error:  # there is no journal
+    except EnqueueError as error:  # the journal cannot be opened
         part.backend.events.refused(callee.name, error)
         raise
     state: RequestState | None
-    if flask.has_request_context():
-        state = RequestState.capture(_current_request(), part.processors)
+    request = current_request()
+    if request is not None:
+        state = RequestState.capture(request, part.processors)
     else:
         outer = current_item_var.get(None)
         state = None if outer is None else outer.state
-    args, kwargs, moved = arguments.take_over(callee.func, args, kwargs)
+    args, kwargs, moved = arguments.take_over(callee.func, args, kwargs, request)
     try:
         if part.strict and callee.portable:
             check_data(callee, args, kwargs, part.settings.max_payload)
@@ -65,7 +71,7 @@ def submit(
 
 
 def check_data(callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int) -> None:
-    """Hold an item in memory to what a durable one has to keep, so that its task can become durable."""
+    """Check the arguments of an in-memory item like those of a durable one (BACKGROUND_STRICT)."""
     from flask_background.payload import data
 
     try:
@@ -74,6 +80,6 @@ def check_data(callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], ma
         if callee.durable:
             raise
         raise type(error)(
-            f"{error} (task {callee.name} is not durable, but BACKGROUND_STRICT is set, which holds it to the"
-            " same; without that setting the argument would be taken)"
+            f"{error} (task {callee.name} is not durable, but BACKGROUND_STRICT is set, and checks it like a"
+            " durable one; without that setting the argument would be accepted)"
         ) from None

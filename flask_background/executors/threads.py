@@ -1,7 +1,7 @@
-"""Items on threads of our own: daemons, started one by one as the load asks for them.
+"""Items on daemon threads, started one by one as the load requires.
 
-Not a ThreadPoolExecutor: its hook at interpreter exit joins every thread without limit, and costs ten times
-the memory for each queued item.
+A ThreadPoolExecutor does not serve: its hook at interpreter exit joins every thread without limit, and it
+takes ten times the memory for each queued item.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ThreadExecutor(Executor):
-    """Runs functions on at most ``capacity`` threads. What they leave to be awaited goes to adopt."""
+    """Runs functions on at most ``capacity`` threads, and hands their awaitables to adopt."""
 
     def __init__(self, name: str, capacity: int, perform: Perform, adopt: Adopt) -> None:
         super().__init__(name, capacity)
@@ -42,10 +42,10 @@ class ThreadExecutor(Executor):
                 self._add_thread()
 
     def abort(self) -> None:
-        """Threads cannot be cancelled: their items are reported, and end with the process."""
+        """Do nothing: threads cannot be cancelled. Their items are reported, and end with the process."""
 
     def close(self) -> None:
-        with self._lock:  # whatever is still put finds no place for a thread
+        with self._lock:  # an item that is put later finds no room for a thread
             threads, self._threads, self.capacity = self._threads, 0, 0
         for _ in range(threads):
             self._queue.put(None)
@@ -77,10 +77,10 @@ class ThreadExecutor(Executor):
         get, perform, adopt = self._queue.get, self._perform, self._adopt
         while (item := get()) is not None:
             perform(item, adopt)
-            item = None  # or an idle thread would keep its last item alive
+            item = None  # otherwise an idle thread would keep its last item alive
 
     def _replace_thread(self) -> None:
-        """This thread dies, though nothing that an item does should come as far as this."""
+        """Start another thread, because this one dies of an error that should not have come this far."""
         with self._lock:
             self._threads -= bool(self.capacity)
         if self.queued:

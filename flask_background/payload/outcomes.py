@@ -1,4 +1,4 @@
-"""What an item has reported, returned and raised, as text that another process can read, and back."""
+"""The text form of an item's progress, result and error, for other processes to read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from flask_background.payload import data
 
 
 def result_as_data(value: Any, max_bytes: int) -> str:
-    """What an item returned, as text. What is no data, or too large, is not kept: the text says so."""
+    """Return a result as text. If the result is not data, or too large, the text says so instead."""
     try:
         return data.dump(value, "the result", max_bytes=max_bytes)
-    except BaseException as error:  # another thread may be changing it, too; and odd values raise odd things
+    except BaseException as error:  # another thread may be changing the result; odd values may raise anything
         if is_from_signal(error):
             raise
         return json.dumps({_LOST: text_of(error)})
@@ -25,7 +25,7 @@ _LOST = "flask_background.lost"
 
 
 def error_as_data(error: BaseException) -> str:
-    """An exception as text, with its traceback."""
+    """Return an exception as text, with its traceback."""
     kind = type(error)
     return json.dumps(
         {
@@ -37,7 +37,7 @@ def error_as_data(error: BaseException) -> str:
 
 
 def progress_as_data(progress: Progress) -> str:
-    """A progress as text; other numbers are made floats, and a message that is not a string is made one."""
+    """Return a progress as text; its numbers become floats, and its message becomes a string."""
     done, total, message = progress
     return json.dumps([done, total, None if message is None else text_of(message)], default=_number_of)
 
@@ -50,7 +50,7 @@ def _number_of(value: Any) -> float | str:
 
 
 def result_of(text: str) -> tuple[Any, BaseException | None]:
-    """What was returned, or the ResultLostError that says why it was not kept."""
+    """Return the result from its text, or a ResultLostError that says why it was not kept."""
     value = data.load(text)
     if isinstance(value, dict) and value.keys() == {_LOST}:
         return None, ResultLostError(value[_LOST])
@@ -58,7 +58,7 @@ def result_of(text: str) -> tuple[Any, BaseException | None]:
 
 
 def error_of(text: str, name: str) -> ItemFailedError:
-    """What stands here for the exception that the item of this name has raised elsewhere."""
+    """Return an ItemFailedError for the exception of the item of this name in another process."""
     what = json.loads(text)
     failed = ItemFailedError(f"{name} failed with {what['type']}: {what['message']}")
     failed.add_note(what["trace"])
@@ -66,13 +66,13 @@ def error_of(text: str, name: str) -> ItemFailedError:
 
 
 def progress_of(text: str) -> Progress:
-    """What such a text was made of."""
+    """Return the progress from its text."""
     return Progress(*json.loads(text))
 
 
 def parked_error(item_id: str, task: str, reason: str | None) -> ItemFailedError:
-    """The error of a durable item that nobody can run; somebody has to look at it."""
+    """Return the error of a parked item: a durable item that no process can run until an operator acts."""
     return ItemFailedError(
-        f"item {item_id} ({task}) was parked: {reason}. When that is mended, `flask background retry"
+        f"item {item_id} ({task}) was parked: {reason}. When the cause is fixed, `flask background retry"
         f" {item_id}` runs it again"
     )

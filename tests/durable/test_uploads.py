@@ -329,8 +329,8 @@ def test_parked_and_cancelled() -> None:
     parked = attempt_of(ended(Status.FAILED, reason="its process died")).error
     assert isinstance(parked, ItemFailedError)
     assert str(parked) == (
-        f"item {ID} (mail) was parked: its process died. When that is mended, `flask background retry {ID}`"
-        " runs it again"
+        f"item {ID} (mail) was parked: its process died. When the cause is fixed, `flask background"
+        f" retry {ID}` runs it again"
     )
     assert isinstance(attempt_of(ended(Status.CANCELLED)).error, ItemCancelledError)
 

@@ -10,9 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, Response, abort, after_this_request, request, send_file
+from flask import (
+    Flask,
+    Response,
+    abort,
+    after_this_request,
+    has_request_context,
+    request,
+    send_file,
+    stream_with_context,
+)
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
+from werkzeug.wsgi import FileWrapper
 
 from flask_background import Background, Status, Task, WorkItem, signals
 from flask_background.errors import ItemCancelledError, QueueFull, Stopping
@@ -132,6 +142,70 @@ def test_after_a_stream(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue
         return Response(iter(["one", "two", "three"]))
 
     expect_held_until_closed(app, items)
+
+
+@pytest.mark.parametrize("passthrough", [False, True])
+@pytest.mark.parametrize("early", [False, True])
+def test_enqueued_in_a_stream(
+    app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, early: bool, passthrough: bool
+) -> None:
+    """What a stream enqueues waits for the stream's end, whether the view itself has enqueued or not."""
+
+    @app.get("/")
+    def view() -> Response:
+        def lines() -> Iterator[bytes]:
+            yield b"one"
+            enqueue()
+            yield b"two"
+            yield b"three"
+
+        if early:
+            enqueue()
+        return Response(stream_with_context(lines()), direct_passthrough=passthrough)
+
+    expect_held_until_closed(app, items)
+    assert len(items) == 1 + early
+
+
+def test_enqueued_in_a_stream_that_breaks(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue) -> None:
+    """A stream that breaks ends as well: the item starts when the server closes the response."""
+
+    @app.get("/")
+    def view() -> Response:
+        def lines() -> Iterator[bytes]:
+            yield b"one"
+            enqueue()
+            raise OSError("the source broke")
+
+        return Response(stream_with_context(lines()))
+
+    response = app.test_client().get("/", buffered=False)
+    with pytest.raises(OSError, match="broke"):
+        b"".join(response.iter_encoded())
+    assert not started(items[0])
+    response.close()
+    assert items[0].result(BOUND) == 42
+
+
+def test_enqueued_when_all_was_sent(app: Flask, enqueue: Enqueue) -> None:
+    """What is enqueued in the request's context when the response has been sent starts at once."""
+    app.add_url_rule("/", view_func=lambda: "body")
+    with app.test_client() as client:  # it keeps the request's context
+        client.get("/").close()
+        assert has_request_context()
+        assert enqueue().result(BOUND) == 42
+
+
+@pytest.mark.parametrize("wrapper", [FileWrapper, lambda file, size=0: FileWrapper(file, size)])
+def test_files_reach_the_server_as_they_are(app: Flask, tmp_path: Path, wrapper: Any) -> None:
+    """Where nothing is held the server gets its own file wrapper back, to send the file by the system."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    app.add_url_rule("/", view_func=lambda: send_file(path))
+    environ = EnvironBuilder("/").get_environ() | {"wsgi.file_wrapper": wrapper}
+    body: Any = app(environ, lambda status, headers, exc_info=None: io.BytesIO().write)
+    assert isinstance(body, FileWrapper)
+    body.close()
 
 
 @pytest.mark.parametrize("hook", ["before_request", "after_request", "teardown_request", "after_this"])

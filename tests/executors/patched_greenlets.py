@@ -23,7 +23,7 @@ from gevent.event import Event
 from flask_background import Background, Status, current_item
 from flask_background.concurrency import native
 
-from ..helpers import BOUND, Site
+from ..helpers import BOUND, Site, until
 
 HERE = threading.get_native_id()
 real_sleep = native.original("time", "sleep")
@@ -221,8 +221,7 @@ def test_timeout(background: Background) -> None:
 
     item = work.enqueue()
     assert type(item.exception(BOUND)).__name__ == "ItemTimeoutError"
-    assert background.wait_idle(BOUND)
-    gevent.sleep(0)
+    until(lambda: called)
     assert called == [HERE]
 
 

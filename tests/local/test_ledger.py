@@ -291,6 +291,62 @@ def test_keeps_the_last(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     assert books.ledger.stats() == Stats(1, 0, 55, 0, 0, 0)
 
 
+def end_with(books: Books, value: Any, error: BaseException | None = None) -> WorkItem[Any]:
+    """Run an item that ends with this."""
+    item = make_item()
+    books.admit(item)
+    books.claim(item)
+    books.settle(item, (Status.SUCCEEDED if error is None else Status.FAILED, value, error))
+    books.remove(item)
+    return item
+
+
+@pytest.mark.parametrize("kind", ["text", "list", "error"])
+def test_results_are_bounded(books: Books, kind: str) -> None:
+    """Large results are kept up to a number of bytes; a handle that somebody has keeps its own."""
+    size, count = module.KEPT_BYTES // 8, 64
+
+    def end(number: int) -> WorkItem[Any]:
+        text = chr(65 + number % 26) * size
+        if kind == "error":
+            return end_with(books, None, ValueError(text))
+        return end_with(books, [text] if kind == "list" else text)
+
+    held = end(0)
+    for number in range(1, count):
+        end(number)
+    kept = books.ledger.all()
+    assert 8 <= len(kept) <= 17
+    assert books.ledger.get(held.id) is None
+    assert held.status.is_final
+    value = held._attempt
+    assert value is not None
+    assert value.value or value.error
+    stats = books.ledger.stats()
+    assert stats.succeeded + stats.failed == count
+
+
+def test_results_are_let_go_by_age(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended long ago is let go when the items are looked at, or when others end."""
+    now = 0.0
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    books.ledger = module.Ledger([books.executor])
+    old = end_with(books, "old")
+    now = module.KEPT_SECONDS - 1
+    assert books.ledger.get(old.id) is old
+    now += 2
+    young = end_with(books, "young")
+    now += module.KEPT_SECONDS - 1
+    assert books.ledger.get(young.id) is young
+    now += 2
+    assert books.ledger.get(old.id) is None
+    last = end_with(books, "last")
+    now += 2 * module.KEPT_SECONDS
+    assert books.ledger.all() == []
+    assert books.ledger.get(last.id) is None
+    assert books.ledger.stats() == Stats(0, 0, 3, 0, 0, 0)
+
+
 # Several threads.
 
 

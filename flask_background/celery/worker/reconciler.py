@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flask_background.celery.records.base import LOST_AFTER
 from flask_background.celery.records.redis import Findings, NextMessage, RedisRecords
 from flask_background.celery.worker.lost import settle_lost
 from flask_background.concurrency import native
@@ -30,6 +29,9 @@ _MOST = 100
 _OLD = 5.0
 # Between two looks lies no more than this while all is well, by Redis' clock and by ours, in seconds.
 _GAP = 2.5
+# How long runs have after a longer gap to show that they are alive, in seconds: five times as long as
+# they take for that.
+_STEADY = 2.5
 
 
 class Reconciler:
@@ -110,9 +112,9 @@ class Reconciler:
             self._publisher.send(item_id, record, with_record=False, is_first=is_first)
 
     def _is_steady(self, now: float) -> bool:
-        """Whether it has looked without a gap for longer than a run may be silent."""
+        """Whether runs that are alive have had the time to say so since the last gap."""
         mine = time.monotonic()
         if now - self._last[0] > _GAP or mine - self._last[1] > _GAP:
             self._steady_since = mine
         self._last = now, mine
-        return mine - self._steady_since >= LOST_AFTER
+        return mine - self._steady_since >= _STEADY
