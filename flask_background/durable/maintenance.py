@@ -137,7 +137,7 @@ class JournalMaintenance:
             what = "The journal's WAL cannot be copied back, and grows until it can be"
             if isinstance(error, RemovedError):
                 what = (
-                    "Files of the journal were removed or replaced; items that only the old ones had are lost"
+                    "The journal was removed or replaced; items that only the old one had are lost"
                 )
             self._local.log_error(what, error)
         for name in dead:
