@@ -14,6 +14,7 @@ from flask_background import cli, hosts
 from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.core.backend import Stats
 from flask_background.core.callee import Callee, refuse_generator
+from flask_background.core.checks import is_text
 from flask_background.core.item import WorkItem
 from flask_background.core.options import Options, When, check_names
 from flask_background.core.registry import Registry
@@ -208,6 +209,8 @@ class Background:
         asked.
         """
         part = self._part()
+        if not is_text(item_id):
+            return None
         item = part.backend.get(item_id)
         if (item is None or item._task.durable) and part.has_journal():
             item = part.durable.get(item_id) or item
@@ -223,6 +226,8 @@ class Background:
         ``task`` (a name) select items.
         """
         part = self._part()
+        if task is not None and not is_text(task):
+            return []  # no task has such a name
         durable: list[WorkItem[Any]] = [*part.durable.items(status, task)] if part.has_journal() else []
         ids = {item.id for item in durable}
         return durable + [

@@ -25,7 +25,7 @@ from typing import (
 
 from flask_background.concurrency import native
 from flask_background.core.callee import Callee, refuse_generator
-from flask_background.core.item import WorkItem, current_item_var
+from flask_background.core.item import PlaceLender, WorkItem, current_item_var
 from flask_background.core.options import TaskOptions, Using, When, check_names
 from flask_background.core.status import Attempt
 from flask_background.core.token import CancellationSource
@@ -195,6 +195,8 @@ class _MethodTask(Task[P, R]):
 
 class _Direct:
     """The host of an item in a direct call: no other code knows the item or cancels it."""
+
+    lending: PlaceLender | None = None
 
     def __init__(self) -> None:
         self.pid = os.getpid()

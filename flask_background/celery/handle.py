@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from flask_background.concurrency import native
+from flask_background.concurrency.durations import deadline
 from flask_background.core.callee import Callee
 from flask_background.core.item import ItemHost
 from flask_background.core.remote_item import RemoteItem
@@ -77,9 +78,9 @@ class CeleryItem(RemoteItem[R]):
         """Wait up to timeout seconds (None: without limit) for the end, wherever that comes."""
         if self.runs_here:
             return super().wait(timeout)
-        end = None if timeout is None else time.monotonic() + timeout
+        end = deadline(timeout)
         for pause in self._looks(end):
-            left = _NEWS if end is None else min(_NEWS, end - time.monotonic())
+            left = min(_NEWS, end - time.monotonic())
             if left > pause and cast(RecordKeeper, self._host).wait_for_end(self, left):
                 continue
             native.Latch().wait(pause)
@@ -94,10 +95,10 @@ class CeleryItem(RemoteItem[R]):
     async def _ended(self) -> None:
         import asyncio
 
-        for pause in self._looks(None):
+        for pause in self._looks(deadline(None)):
             await asyncio.sleep(pause)
 
-    def _looks(self, end: float | None) -> Iterator[float]:
+    def _looks(self, end: float) -> Iterator[float]:
         """Look at the record until it has ended or the time is up (``monotonic``).
 
         Gives how long to wait before each next look. Outlasts a short outage, and raises BrokerError for one
@@ -112,11 +113,11 @@ class CeleryItem(RemoteItem[R]):
                 lost_at = None
             except BrokerError:
                 lost_at = now if lost_at is None else lost_at
-                if now - lost_at > _PATIENCE or (end is not None and now >= end):
+                if now - lost_at > _PATIENCE or now >= end:
                     raise
-            if end is not None and now >= end:
+            if now >= end:
                 return
-            yield pause if end is None else min(pause, end - now)
+            yield min(pause, end - now)
             pause = min(_LONGER * pause, _LATER)
 
     def take(self, record: Record) -> None:

@@ -301,7 +301,7 @@ def _check_text(name: str, value: object) -> None:
 
 
 def _result_of(item: WorkItem[Any]) -> Any:
-    """What the item returns. If it fails, the log has the traceback, and this command one line."""
+    """Return the item's result. Of a failed item the log has the traceback, and this command one line."""
     try:
         return item.result()
     except BackgroundError:

@@ -46,7 +46,7 @@ def row(entry: ItemRow) -> tuple[str, ...]:
 
 
 def printable(text: object) -> str:
-    """A text as a terminal may have it: without control characters, and in its encoding."""
+    """Return a text for a terminal: without control characters, and in the terminal's encoding."""
     safe = "".join(one if one.isprintable() else _escaped(one) for one in text_of(text))
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return safe.encode(encoding, "backslashreplace").decode(encoding)
@@ -79,7 +79,7 @@ def shown(value: Any) -> Any:
 
 
 def repr_of(value: Any) -> str:
-    """The value's repr, or its type's where that raises."""
+    """Return the value's repr, or the name of its type if the repr raises."""
     try:
         return repr(value)
     except Exception:

@@ -7,13 +7,14 @@ and so on), so that an accepted item ends in exactly one final status, whichever
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from time import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from flask_background.concurrency import native
+from flask_background.concurrency.durations import bounded
 from flask_background.concurrency.stop_signals import interruptible_wait
 from flask_background.core.odd_errors import best_effort
 from flask_background.core.request_state import NO_REQUEST, RequestState
@@ -32,11 +33,24 @@ if TYPE_CHECKING:
 R = TypeVar("R", covariant=True)
 
 
+class PlaceLender(Protocol):
+    """Lends the place of an item that waits for another item to an item of the same executor."""
+
+    def check_wait(self, waiting: WorkItem[Any], awaited: WorkItem[Any], timeout: float | None) -> None: ...
+    def wait(
+        self, waiting: WorkItem[Any], awaited: WorkItem[Any], latch: native.Latch, timeout: float | None
+    ) -> bool: ...
+    async def wait_async(
+        self, waiting: WorkItem[Any], awaited: WorkItem[Any], wait: Callable[[], Awaitable[object]]
+    ) -> None: ...
+
+
 class ItemHost(Protocol):
     """The backend that holds an item in this process, or the host of a direct call, as the item sees it."""
 
     pid: int
     lock: LockType
+    lending: PlaceLender | None
 
     def cancel(self, item: WorkItem[Any]) -> bool: ...
     def source_of(self, item: WorkItem[Any]) -> CancellationSource: ...
@@ -161,7 +175,10 @@ class WorkItem(Generic[R]):
             )
         latch = native.Latch()
         self._add_waiter(latch.open)
+        waiting = current_item_var.get(None)
         try:
+            if waiting is not None and (lending := waiting._host.lending) is not None:
+                return lending.wait(waiting, self, latch, timeout)
             return latch.wait(timeout)
         finally:
             self._remove_waiter(latch.open)
@@ -172,7 +189,7 @@ class WorkItem(Generic[R]):
         Waits up to timeout seconds (None: no limit), and raises NotFinishedError if the item has not ended.
         """
         if not self.wait(timeout) and not self.status.is_final:
-            waited = "" if timeout is None else f", after {timeout:g} s"
+            waited = "" if timeout is None else f", after {bounded(timeout):g} s"
             raise NotFinishedError(
                 f"item {self.id} ({self.task_name}) has not ended{waited}: it is {self.status}. Wait longer,"
                 " or look at its status"
@@ -203,9 +220,13 @@ class WorkItem(Generic[R]):
             except RuntimeError:
                 pass  # the loop is closed, so no coroutine waits on it
 
+        waiting = current_item_var.get(None)
         self._add_waiter(wake)
         try:
-            yield from ended.wait().__await__()
+            if waiting is not None and (lending := waiting._host.lending) is not None:
+                yield from lending.wait_async(waiting, self, ended.wait).__await__()
+            else:
+                yield from ended.wait().__await__()
         finally:
             self._remove_waiter(wake)
         return self.result(0)

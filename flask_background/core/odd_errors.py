@@ -62,7 +62,7 @@ def let_frames_go(error: BaseException) -> None:
 
 
 def with_causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, its causes, its contexts and the members of groups, as far as they can be had."""
+    """Return the error, its causes, its contexts and the members of groups, as far as possible."""
     seen: set[int] = set()
     errors: list[BaseException | None] = [error]
     while errors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
-from flask_background.core.checks import is_number, is_whole, wrong_option
-from flask_background.core.retry import Backoff, RetryPolicy
+from flask_background.core.checks import LONGEST, is_duration, is_text, is_whole, wrong_option
+from flask_background.core.retry import MOST_RUNS, Backoff, RetryPolicy
 from flask_background.core.schedule import to_timestamp
 from flask_background.errors import ConfigurationError
 
@@ -41,12 +40,15 @@ class TaskOptions:
     retry: RetryPolicy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise wrong_option("name", self.name, "a string that is not empty")
-        if not isinstance(self.executor, str):
+        if not is_text(self.name):
+            raise wrong_option("name", self.name, "a string that is not empty, of well-formed text")
+        if not is_text(self.executor):
             raise wrong_option("executor", self.executor, "the name of an executor, such as 'thread'")
-        if self.timeout is not None and not (is_number(self.timeout) and 0 < self.timeout < math.inf):
-            raise wrong_option("timeout", self.timeout, "a number of seconds above 0, or None")
+        if self.timeout is not None:
+            if not is_duration(self.timeout) or self.timeout == 0:
+                raise wrong_option("timeout", self.timeout, "a number of seconds above 0, or None")
+            if self.timeout > LONGEST:
+                object.__setattr__(self, "timeout", LONGEST)
         if self.when not in ("now", "response", "commit"):
             raise wrong_option("when", self.when, '"now", "response" or "commit"')
         if not isinstance(self.durable, bool):
@@ -57,14 +59,16 @@ class TaskOptions:
             )
         if self.fallback is not None:
             self._check_fallback()
-        if not is_whole(self.max_crashes) or self.max_crashes < 1:
-            raise wrong_option("max_crashes", self.max_crashes, "a whole number from 1")
-        if self.key is not None and (not isinstance(self.key, str) or not self.key):
-            raise wrong_option("key", self.key, "a string that is not empty, or None")
+        if not is_whole(self.max_crashes) or not 1 <= self.max_crashes <= MOST_RUNS:
+            raise wrong_option("max_crashes", self.max_crashes, f"a whole number from 1 to {MOST_RUNS}")
+        if self.key is not None and not is_text(self.key):
+            raise wrong_option("key", self.key, "a string that is not empty, of well-formed text, or None")
         if self.when == "response" and self.is_delayed:
             raise wrong_option("when", self.when, '"now" or "commit" where a delay or run_at is given')
         to_timestamp(self.delay, self.run_at, 0.0)  # raises if delay or run_at is not usable
-        object.__setattr__(self, "retry", RetryPolicy(self.max_attempts, self.backoff, self.retry_on))
+        retry = RetryPolicy(self.max_attempts, self.backoff, self.retry_on)
+        object.__setattr__(self, "backoff", retry.backoff)
+        object.__setattr__(self, "retry", retry)
 
     def _check_fallback(self) -> None:
         if self.fallback != "local":

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flask_background.core.checks import is_number, is_whole, wrong_option
+from flask_background.core.checks import LONGEST, is_duration, is_whole, shown, wrong_option
 from flask_background.core.odd_errors import add_note, best_effort, text_of
 
 Backoff = float | Callable[[int, BaseException], float] | None
 
 # The longest delay of the default backoff, in seconds.
 _LONGEST = 600.0
+#: How often an item can be run at most.
+MOST_RUNS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +31,17 @@ class RetryPolicy:
     retry_on: tuple[type[BaseException], ...] = (Exception,)
 
     def __post_init__(self) -> None:
-        if not is_whole(self.max_attempts) or self.max_attempts < 1:
-            raise wrong_option("max_attempts", self.max_attempts, "a whole number from 1")
-        if not (self.backoff is None or callable(self.backoff) or _is_delay(self.backoff)):
-            raise wrong_option(
-                "backoff",
-                self.backoff,
-                "a number of seconds from 0, a function of attempt and error that returns one, or None",
-            )
+        if not is_whole(self.max_attempts) or not 1 <= self.max_attempts <= MOST_RUNS:
+            raise wrong_option("max_attempts", self.max_attempts, f"a whole number from 1 to {MOST_RUNS}")
+        if not (self.backoff is None or callable(self.backoff)):
+            if not is_duration(self.backoff):
+                raise wrong_option(
+                    "backoff",
+                    self.backoff,
+                    "a number of seconds from 0, a function of attempt and error that returns one, or None",
+                )
+            if self.backoff > LONGEST:
+                object.__setattr__(self, "backoff", LONGEST)
         if not isinstance(self.retry_on, tuple) or not all(
             isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.retry_on
         ):
@@ -65,10 +69,10 @@ class RetryPolicy:
         except BaseException as trouble:  # not even SystemExit may end this thread
             outcome = f"raised {type(trouble).__name__}: {text_of(trouble)}"
         else:
-            if _is_delay(delay):
+            if is_duration(delay) and delay <= LONGEST:
                 return float(delay)
-            outcome = f"returned {delay!r}, which is not a number of seconds from 0"
-        name = getattr(self.backoff, "__qualname__", repr(self.backoff))
+            outcome = f"returned {shown(delay)}, which is not a number of seconds from 0 to a hundred years"
+        name = getattr(self.backoff, "__qualname__", None) or shown(self.backoff)
         add_note(error, f"The backoff {name} {outcome}. The default backoff was used.")
         return _default(attempt)
 
@@ -80,7 +84,3 @@ ONCE = RetryPolicy()
 def _default(attempt: int) -> float:
     doublings = min(attempt - 1, 16)  # a larger number would not fit into a float
     return min(2.0**doublings, _LONGEST) * random.uniform(0.5, 1.0)
-
-
-def _is_delay(value: object) -> bool:
-    return is_number(value) and 0 <= value < math.inf

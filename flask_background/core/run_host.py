@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from flask_background.concurrency.timers import Timer, Timers
     from flask_background.core.events import Events
+    from flask_background.core.item import PlaceLender
     from flask_background.core.token import CancellationSource
 
 
@@ -32,6 +33,8 @@ class RunHost(ABC):
 
     #: False if another process decides whether a failed run is followed by another.
     decides_retries: ClassVar[bool] = True
+    #: Lends the places of items that wait for others; None where items take up no place.
+    lending: PlaceLender | None = None
     #: Whether items outlive this process: an item that cannot be started now can wait for better times.
     keeps_items: ClassVar[bool] = False
 
@@ -86,7 +89,10 @@ class RunHost(ABC):
         """Prepare the item for a further run, which is certain to follow, and send the event."""
         for upload in item._uploads or ():
             with best_effort():  # the run may have replaced the list with anything
-                if not upload.stream.closed and upload.stream.seekable():
+                rest = getattr(upload.stream, "rest", None)
+                if rest is not None:
+                    rest()  # a file that needs no descriptor while the item waits
+                elif not upload.stream.closed and upload.stream.seekable():
                     upload.stream.seek(0)
         let_frames_go(error)
         self.events.retried(item, error, delay)

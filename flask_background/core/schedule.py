@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from flask_background.core.checks import is_number, wrong_option
+from flask_background.core.checks import LONGEST, at_most, is_duration, shown, wrong_option
 from flask_background.errors import ConfigurationError
 
 
@@ -17,10 +17,13 @@ class Every:
     seconds: float
 
     def __post_init__(self) -> None:
-        if not is_number(self.seconds) or not 0.01 <= self.seconds < math.inf:
+        if not is_duration(self.seconds) or self.seconds < 0.01:
             raise ConfigurationError(
-                f"periodic(seconds={self.seconds!r}) is not usable: allowed is a number of seconds from 0.01"
+                f"periodic(seconds={shown(self.seconds)}) is not usable: allowed is a number of seconds from"
+                " 0.01"
             )
+        if self.seconds > LONGEST:
+            object.__setattr__(self, "seconds", LONGEST)
 
     def next_after(self, now: float) -> float:
         """Return the time of the next run, for a schedule that begins now or was due now."""
@@ -91,19 +94,26 @@ def to_timestamp(delay: float | timedelta | None, run_at: datetime | None, now: 
     if run_at is not None:
         if delay is not None:
             raise wrong_option("run_at", run_at, "either run_at or delay, not both")
-        if not isinstance(run_at, datetime) or run_at.utcoffset() is None:
+        if not _is_moment(run_at):
             raise wrong_option(
                 "run_at",
                 run_at,
                 "a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1)",
             )
-        return run_at.timestamp()
+        return min(run_at.timestamp(), now + LONGEST)
     if delay is None:
         return now
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if not is_number(seconds) or not 0 <= seconds < math.inf:
+    if not is_duration(seconds):
         raise wrong_option("delay", delay, "a number of seconds from 0, or a timedelta")
-    return now + seconds
+    return now + at_most(seconds)
+
+
+def _is_moment(value: object) -> bool:
+    try:
+        return isinstance(value, datetime) and value.utcoffset() is not None
+    except (OverflowError, ValueError):  # where years end, not every zone knows its offset
+        return False
 
 
 def _zone(cron: Cron) -> tzinfo:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from flask_background.core.checks import is_number, is_whole
+from flask_background.core.checks import at_most, is_duration, is_number, is_whole, shown
 from flask_background.core.options import BackendName
 from flask_background.errors import ConfigurationError
 
@@ -251,9 +250,9 @@ def _switch_interval(config: Mapping[str, Any], key: str) -> float | None:
 
 def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    if not is_number(value) or not 0 <= value < math.inf:
+    if not is_duration(value):
         raise _wrong(key, value, "a number of seconds from 0")
-    return float(value)
+    return at_most(value)
 
 
 def _limit(config: Mapping[str, Any], key: str) -> float | None:
@@ -268,4 +267,4 @@ def _some_seconds(config: Mapping[str, Any], key: str, default: float) -> float:
 
 
 def _wrong(key: str, value: object, allowed: str) -> ConfigurationError:
-    return ConfigurationError(f"{key} is {value!r}; allowed is {allowed}")
+    return ConfigurationError(f"{key} is {shown(value)}; allowed is {allowed}")

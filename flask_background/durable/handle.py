@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 from flask_background.concurrency import native
 from flask_background.concurrency.durations import deadline
 from flask_background.core.callee import Callee
-from flask_background.core.item import ItemHost
+from flask_background.core.item import ItemHost, current_item_var
 from flask_background.core.remote_item import RemoteItem
 from flask_background.core.throttle import Throttle
+from flask_background.errors import BackgroundError, RecordGoneError
 
 if TYPE_CHECKING:
     from flask_background.concurrency.timers import Timers
@@ -38,7 +39,11 @@ class JournalHost(ItemHost, Protocol):
 
 
 class DurableItem(RemoteItem[R]):
-    """A durable work item. Its properties are up to date, whichever process of the app runs it."""
+    """A durable work item. Its properties are up to date, whichever process of the app runs it.
+
+    Once the journal has no record of the item any more, properties and waits raise RecordGoneError, unless
+    this handle has seen the end.
+    """
 
     __slots__ = ("held", "progress_throttle", "row")
 
@@ -80,6 +85,9 @@ class DurableItem(RemoteItem[R]):
         if self._announced:
             return True
         self._follow_fork()
+        waiting = current_item_var.get(None)
+        if waiting is not None and (lending := waiting._host.lending) is not None:
+            lending.check_wait(waiting, self, timeout)
         end = deadline(timeout)
         while True:
             left = max(0.0, end - time.monotonic())
@@ -98,12 +106,25 @@ class DurableItem(RemoteItem[R]):
         return self.result(0)
 
     async def _ended(self) -> None:
-        import asyncio
-
         if not self._announced:
             self._follow_fork()
+        waiting = current_item_var.get(None)
+        if waiting is not None and (lending := waiting._host.lending) is not None:
+            await lending.wait_async(waiting, self, self._look_until_ended)
+        else:
+            await self._look_until_ended()
+
+    async def _look_until_ended(self) -> None:
+        import asyncio
+
         while not (self._announced if self.here else self.status.is_final):
             await asyncio.sleep(_LOOK)
+
+    def __repr__(self) -> str:
+        try:
+            return super().__repr__()
+        except BackgroundError:
+            return f"<WorkItem {self.id} {self.task_name}>"
 
     def cancel(self) -> bool:
         """Withdraw the item, or ask it to end, in whichever process; return False if it had ended."""
@@ -162,8 +183,13 @@ class DurableItem(RemoteItem[R]):
             return
         host = cast(JournalHost, self._host)
         row = host.look(self.id)
-        if row is None:  # ended so long ago that the journal has pruned its row
-            return
+        if row is None:
+            if self._status.is_final:
+                return
+            raise RecordGoneError(
+                f"item {self.id} ({self.task_name}) is not in the journal any more: it ended and was removed"
+                " after BACKGROUND_KEEP, or by `flask background purge`, or the journal was replaced"
+            )
         attempt = host.read_attempt(row)
         with host.lock:  # the item may have arrived here meanwhile, or another thread has read a later row
             if self.here or self._announced or (self.row is not None and row.fence < self.row.fence):

@@ -55,6 +55,7 @@ class Runs(RunHost):
         self.in_this_process = in_this_process
         self._local = local
         self._session = session
+        self.lending = session.local.lending
         self._backlog = backlog
         self._uploads = session.uploads
         self._writer = session.writer
@@ -98,7 +99,8 @@ class Runs(RunHost):
         assert item.row is not None
         self._run_is_over(item, attempt)
         now = time.time()
-        step = partial(_release, _claim_of(item.row), now=now, due=now + delay, error=error_as_data(error))
+        text = error_as_data(error, self._uploads.max_bytes)
+        step = partial(_release, _claim_of(item.row), now=now, due=now + delay, error=text)
         self._writer.write_later(step, partial(self._retried, contextvars.copy_context(), item, error, delay))
         return True
 
@@ -130,7 +132,7 @@ class Runs(RunHost):
     def _end_step(self, row: ItemRow, outcome: Outcome) -> Callable[..., Any]:
         status, value, error = outcome
         result = result_as_data(value, self._uploads.max_bytes) if status is Status.SUCCEEDED else None
-        failed = None if error is None else error_as_data(error)
+        failed = None if error is None else error_as_data(error, self._uploads.max_bytes)
         return partial(_finish, _claim_of(row), status=status, result=result, error=failed, now=time.time())
 
     # The part of a host that handles use.
@@ -217,7 +219,7 @@ class Runs(RunHost):
         progress = None if item._attempt is None else item._attempt.progress
         if progress is None or row is None or not item.here or item.row is not row:
             return  # a late report of a run that is over
-        text = progress_as_data(progress)
+        text = progress_as_data(progress, self._uploads.max_bytes)
         step = partial(statements.report, item_id=item.id, fence=row.fence, progress=text)
         self._writer.write_later(step, sync=False)
 

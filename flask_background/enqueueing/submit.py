@@ -59,13 +59,16 @@ def submit(
         if moved is not None:
             item._adopt_uploads(moved.own)
         if when == "commit":
-            return commit.hold(part.app, backend, item, due)
-        accepted: WorkItem[Any] = backend.accept(item, held is not None, due)
+            accepted: WorkItem[Any] = commit.hold(part.app, backend, item, due)
+        else:
+            accepted = backend.accept(item, held is not None, due)
     except BaseException:
         if moved is not None:
             moved.give_back()
         raise
-    if held is not None and accepted is item:
+    if accepted is not item:
+        item._release_arguments()  # the one that has the key runs, with its own
+    elif held is not None:
         held.append((backend, item))
     return accepted
 

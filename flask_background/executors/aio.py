@@ -40,6 +40,10 @@ class AsyncioExecutor(Executor):
     def put(self, item: WorkItem[Any]) -> None:
         self._running_loop().call_soon_threadsafe(self._arrive, item)
 
+    def start_beside(self, item: WorkItem[Any]) -> bool:
+        self._running_loop().call_soon_threadsafe(self._start_beside, item)
+        return True
+
     def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:
         """Await the awaitable of a run on this loop, and end the run."""
         self._running_loop().call_soon_threadsafe(self._start, run, awaitable)
@@ -98,6 +102,13 @@ class AsyncioExecutor(Executor):
             self._perform(item, self._start)
         else:
             self._waiting.append(item)
+
+    def _start_beside(self, item: WorkItem[Any]) -> None:
+        try:
+            self._waiting.remove(item)
+        except ValueError:  # it has started
+            return
+        self._perform(item, self._start)
 
     def _start(self, run: Run, awaitable: Awaitable[Any]) -> None:
         loop = asyncio.get_running_loop()

@@ -40,6 +40,14 @@ class Executor(ABC):
         """Run an item on the caller's thread, if possible; otherwise ``put`` it."""
         self.put(item)
 
+    def start_beside(self, item: WorkItem[Any]) -> bool:
+        """Start an item in the place of one that waits; False if it does not wait for a place here.
+
+        An item that waits for its time, or for a response, has not been put, and waits for no place. May
+        raise RuntimeError.
+        """
+        return False
+
     def have_thread(self) -> None:
         """Start a thread if items wait and none runs. Raises nothing; called now and then."""
 

@@ -43,6 +43,10 @@ class GreenletExecutor(Executor):
     def run_here(self, item: WorkItem[Any]) -> None:
         self._perform(item, self._adopt)
 
+    def start_beside(self, item: WorkItem[Any]) -> bool:
+        hub.call_soon(self._start_beside, item)
+        return True
+
     def abort(self) -> None:
         """Do nothing: functions cannot be cancelled. Their items are reported, and end with the process."""
 
@@ -54,6 +58,14 @@ class GreenletExecutor(Executor):
             self._greenlets += 1
             # Otherwise it would run in the context of a request.
             gevent.spawn(Context().run, self._run, self._waiting.popleft())
+
+    def _start_beside(self, item: WorkItem[Any]) -> None:
+        try:
+            self._waiting.remove(item)
+        except ValueError:  # it has started
+            return
+        self._greenlets += 1
+        Context().run(gevent.spawn, self._run, item)
 
     @uninterruptible
     def _run(self, item: WorkItem[Any]) -> None:
@@ -71,6 +83,10 @@ class HubAsyncioExecutor(AsyncioExecutor):
 
     def put(self, item: WorkItem[Any]) -> None:
         hub.call_soon(super().put, item)
+
+    def start_beside(self, item: WorkItem[Any]) -> bool:
+        hub.call_soon(super().start_beside, item)
+        return True
 
     def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:
         hub.call_soon(super().adopt, run, awaitable)

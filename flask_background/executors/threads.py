@@ -7,6 +7,7 @@ takes ten times the memory for each queued item.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
@@ -25,16 +26,30 @@ class ThreadExecutor(Executor):
         self._perform = perform
         self._adopt = adopt
         self._queue: native.SimpleQueue[WorkItem[Any] | None] = native.SimpleQueue()
+        #: The items that were put, until somebody starts them: what the queue has is only for one to be had.
+        self._waiting: dict[str, WorkItem[Any]] = {}
         self._lock = native.new_lock()
         self._threads = 0
 
     def put(self, item: WorkItem[Any]) -> None:
+        self._waiting[item.id] = item
         self._queue.put(item)
         if self._threads < self.capacity and self._threads < len(self.queued) + len(self.running):
             self._add_thread()
 
     def run_here(self, item: WorkItem[Any]) -> None:
         self._perform(item, self._adopt)
+
+    def start_beside(self, item: WorkItem[Any]) -> bool:
+        if self._waiting.pop(item.id, None) is None:
+            return False
+        work = partial(self._perform, item, self._adopt)
+        try:
+            native.start_thread(work, f"background-{self.name}-beside", runs_app_code=True)
+        except RuntimeError:
+            self.put(item)
+            raise
+        return True
 
     def have_thread(self) -> None:
         if not self._threads and self.queued:
@@ -74,9 +89,10 @@ class ThreadExecutor(Executor):
                 self._replace_thread()
 
     def _run_items(self) -> None:
-        get, perform, adopt = self._queue.get, self._perform, self._adopt
+        get, perform, adopt, take = self._queue.get, self._perform, self._adopt, self._waiting.pop
         while (item := get()) is not None:
-            perform(item, adopt)
+            if take(item.id, None) is not None:  # else it was started beside the others
+                perform(item, adopt)
             item = None  # otherwise an idle thread would keep its last item alive
 
     def _replace_thread(self) -> None:

@@ -27,7 +27,9 @@ from flask_background.local.admission import Admission, mismatch
 from flask_background.local.delayed import DelayedItems
 from flask_background.local.keys import Keys
 from flask_background.local.ledger import Ledger
+from flask_background.local.lending import Lending
 from flask_background.local.shutdown import ShutdownSequence
+from flask_background.local.uploads import UploadRoom, put_aside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from flask_background.core.callee import Callee
     from flask_background.core.request_state import RequestState
     from flask_background.hosts.base import Host
+    from flask_background.local.uploads import Copies
 
 # How long before the limit of BACKGROUND_HOST_LIMIT items are put on record, in seconds.
 _RECORD_BEFORE = 1.0
@@ -61,6 +64,8 @@ class LocalBackend(InProcessBackend, RunHost):
         self.later = DelayedItems(
             self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
         )
+        self.lending = self._lending = Lending(self.executors)
+        self._uploads = UploadRoom()
         self.companion: Companion | None = None
         self._border = Admission(self.ledger, self.keys, self.executors, settings)
         self.clock = ShutdownSequence(
@@ -88,17 +93,23 @@ class LocalBackend(InProcessBackend, RunHost):
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
             raise mismatch(task, self.executors)
         executor.prepare(item)
+        copies = None if item._uploads is None else self._enter_uploads(item)
         accepted, run_here = item, False
         if task.key is not None or not self.ledger.admit(
             item, executor, executor.capacity + self._max_queued
         ):
             try:
                 accepted, run_here = self._border.wait_and_enter(item, executor)
-            except EnqueueError as error:
-                self.events.refused(item.task_name, error)
+            except BaseException as error:
+                self._uploads.discard(item, copies)
+                if isinstance(error, EnqueueError):
+                    self.events.refused(item.task_name, error)
                 raise
         if accepted is not item:
+            self._uploads.discard(item, copies)
             return accepted  # the item that has the key
+        if copies:
+            put_aside(copies)
         if not self._watcher.awake:
             self._watcher.wake()
         try:
@@ -142,6 +153,8 @@ class LocalBackend(InProcessBackend, RunHost):
         """Forget an item that goes on elsewhere; return False if it is not queued (or running) here."""
         executor = self.executors[item._task.executor]
         was_here = self.ledger.let_go(item, executor.running if running else executor.queued)
+        self._lending.give_back(item)
+        self._uploads.leave(item)
         if self.ledger.phase is not _RUNNING:
             self._watcher.ring()
         return was_here
@@ -164,6 +177,13 @@ class LocalBackend(InProcessBackend, RunHost):
             self.release(item)
         elif self.is_in_flight(item):
             self.later.wait_until(item, due)
+
+    def _enter_uploads(self, item: WorkItem[Any]) -> Copies:
+        try:
+            return self._uploads.enter(item)
+        except EnqueueError as error:
+            self.events.refused(item.task_name, error)
+            raise
 
     def _put(self, item: WorkItem[Any], executor: Executor) -> None:
         try:
@@ -196,6 +216,7 @@ class LocalBackend(InProcessBackend, RunHost):
         """Queue a running item again, and report it; return False in a stop, in which nothing is retried."""
         if not self.ledger.requeue(item, self.executors[item._task.executor], error):
             return False
+        self._lending.give_back(item)
         self.tell_retried(item, error, delay)
         return True
 
@@ -336,13 +357,15 @@ class LocalBackend(InProcessBackend, RunHost):
 
     def _tell_end(self, item: WorkItem[Any], outcome: Outcome) -> None:
         """Report the end of an item to the log, signals and waiters; after that the process may end."""
-        corrects = item.id in self.clock.recorded
+        corrects = item.id in self.ledger.recorded
         try:
             if not corrects or outcome[0] is not Status.INTERRUPTED:
                 self.events.finished(item, outcome, corrects)
         finally:
             item._release_arguments()
+            self._uploads.leave(item)
             self.keys.give_back(item)
+            self._lending.give_back(item)
 
     def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]

@@ -41,6 +41,8 @@ class Ledger:
         self.phase = Phase.RUNNING
         #: Withdrawn items whose end is not announced yet.
         self.leaving: dict[str, WorkItem[Any]] = {}
+        #: The ids of the items that are on record as interrupted; changed together with their status.
+        self.recorded: set[str] = set()
         self._executors = tuple(executors)
         self._requeues = 0  # the number of items that have gone back from running to queued
         self._idle_latches: list[native.Latch] = []
@@ -132,7 +134,10 @@ class Ledger:
     def record(self, item: WorkItem[Any], error: BaseException) -> bool:
         """Put an item on record as interrupted; return False if it has ended or is on record."""
         with self.lock:
-            return item._record_interrupted(error)
+            if item.id in self.recorded or not item._record_interrupted(error):
+                return False
+            self.recorded.add(item.id)
+            return True
 
     def begin_stop(self) -> bool:
         """Go from running to stopping; return False if the stop has begun already."""

@@ -62,8 +62,6 @@ class ShutdownSequence:
         #: period.
         self.on_record_at = math.inf
         self.up_at = math.inf
-        #: The ids of the items that are on record as interrupted.
-        self.recorded: set[str] = set()
 
     def begin(
         self,
@@ -118,9 +116,6 @@ class ShutdownSequence:
     def _record(self) -> None:
         self._at_record()
         for item in self._ledger.unfinished():
-            if item.id in self.recorded:
-                continue
-            self.recorded.add(item.id)
             error = _unfinished(item)
             if self._ledger.record(item, error):
                 self._events.finished(item, (Status.INTERRUPTED, None, error))

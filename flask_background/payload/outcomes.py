@@ -18,28 +18,41 @@ def result_as_data(value: Any, max_bytes: int) -> str:
     except BaseException as error:  # another thread may be changing the result; odd values may raise anything
         if is_from_signal(error):
             raise
-        return json.dumps({_LOST: text_of(error)})
+        return json.dumps({_LOST: _cut(text_of(error), max_bytes)})
 
 
 _LOST = "flask_background.lost"
 
 
-def error_as_data(error: BaseException) -> str:
-    """Return an exception as text, with its traceback."""
+def error_as_data(error: BaseException, max_bytes: int) -> str:
+    """Return an exception as text of about max_bytes at most, with its traceback; a cut leaves a note."""
     kind = type(error)
     return json.dumps(
         {
-            "type": f"{kind.__module__}.{kind.__qualname__}",
-            "message": text_of(error),
-            "trace": trace_of(error),
+            "type": _cut(f"{kind.__module__}.{kind.__qualname__}", max_bytes // 8),
+            "message": _cut(text_of(error), max_bytes // 4),
+            "trace": _cut(trace_of(error), max_bytes // 2),
         }
     )
 
 
-def progress_as_data(progress: Progress) -> str:
-    """Return a progress as text; its numbers become floats, and its message becomes a string."""
+def progress_as_data(progress: Progress, max_bytes: int) -> str:
+    """Return a progress as text; its numbers become floats, and its message becomes a string.
+
+    A message of more than max_bytes is cut, with a note.
+    """
     done, total, message = progress
-    return json.dumps([done, total, None if message is None else text_of(message)], default=_number_of)
+    text = None if message is None else _cut(text_of(message), max_bytes)
+    return json.dumps([done, total, text], default=_number_of)
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """As much of a text as takes max_bytes in JSON, and a note that says so if that is not all."""
+    each = 1 if text.isascii() else 6  # a character in JSON, at most; a pair of surrogates takes twice that
+    if len(text) * each <= max_bytes:
+        return text
+    kept = max_bytes // each
+    return f"{text[:kept]}... (cut: BACKGROUND_MAX_PAYLOAD allows no more of {len(text):,} characters)"
 
 
 def _number_of(value: Any) -> float | str:

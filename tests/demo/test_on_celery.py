@@ -17,23 +17,25 @@ from .conftest import launch
 from .driver import Demo, children, is_mail_server, is_there, item_ids, picture, until
 
 
+def program(pid: int) -> str:
+    """The name of the program that a process was started as: of its module, if that is Python's -m."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return ""
+    return words[2] if words[1:2] == ["-m"] else Path(words[0].partition(" ")[0]).name
+
+
 class OnCelery(Demo):
     """The demo with what runs beside it."""
 
-    def family(self, words: str) -> list[int]:
-        """The programs with these words in their command, of those that were started here."""
-        found = []
-        for pid in children(self.process.pid):
-            try:
-                if words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(pid)
-            except OSError:
-                pass
-        return found
+    def programs(self, name: str) -> list[int]:
+        """The processes of a program, of those that were started here: ``gunicorn``, ``celery`` ..."""
+        return [pid for pid in children(self.process.pid) if name == program(pid)]
 
     def workers(self) -> list[int]:
         return [
-            pid for parent in self.family("gunicorn") for pid in children(parent) if not is_mail_server(pid)
+            pid for parent in self.programs("gunicorn") for pid in children(parent) if not is_mail_server(pid)
         ]
 
     def everybody(self, pid: int | None = None) -> list[int]:
@@ -53,7 +55,7 @@ class OnCelery(Demo):
 
     def celery(self) -> list[int]:
         """The Celery workers' processes."""
-        return [found for pid in self.family("celery") for found in self.everybody(pid)]
+        return [found for pid in self.programs("celery") for found in self.everybody(pid)]
 
 
 @pytest.fixture
@@ -119,14 +121,14 @@ def test_pictures(start: Callable[..., OnCelery]) -> None:
 def test_letters_outlive_the_demo(start: Callable[..., OnCelery]) -> None:
     """What waits in the demo's own Redis when all is stopped is sent by the next one."""
     demo = start()
-    for pid in demo.family("celery"):
+    for pid in demo.programs("celery"):
         os.kill(pid, signal.SIGSTOP)  # takes nothing any more
     (item_id,) = item_ids(demo.post("/signup", name="Ada", address="ada@example.com"))
     assert demo.items(item_id)[0]["status"] == "queued"
     everybody = demo.everybody()
     demo.press_ctrl_c()
     until(lambda: "Shutting down: Master" in demo.log())
-    for pid in demo.family("celery"):
+    for pid in demo.programs("celery"):
         os.kill(pid, signal.SIGCONT)
     assert demo.process.wait(60) == 0
     until(lambda: not [pid for pid in everybody if is_there(pid)])
@@ -137,7 +139,7 @@ def test_letters_outlive_the_demo(start: Callable[..., OnCelery]) -> None:
 def test_redis_of_ones_own(start: Callable[..., OnCelery], redis: Redis) -> None:
     """The Redis that the environment names is used, and left running; no other one is started."""
     demo = start(BACKGROUND_CELERY=f"{redis.url}/7")
-    assert not demo.family("redis-server")
+    assert not demo.programs("redis-server")
     (item_id,) = item_ids(demo.post("/signup", name="Ada", address="ada@example.com"))
     assert demo.ended(item_id)["status"] == "succeeded"
     demo.process.terminate()
@@ -149,7 +151,7 @@ def test_worker_that_ends(start: Callable[..., OnCelery]) -> None:
     """When one of the programs ends by itself, so do the others, and it is said which."""
     demo = start()
     everybody = demo.everybody()
-    (worker,) = demo.family("celery")
+    (worker,) = demo.programs("celery")
     os.kill(worker, signal.SIGTERM)
     assert demo.process.wait(60) == 1
     until(lambda: not [pid for pid in everybody if is_there(pid)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flask_background.celery.client.publisher import UnsendableError
@@ -26,16 +27,21 @@ class OutboxSender:
     name = "Celery"
 
     def __init__(self, session: CelerySession, handle_of: HandleOf) -> None:
-        self._session = session
+        self._shared = session
         self._handle_of = handle_of
+
+    @cached_property
+    def _session(self) -> CelerySession:
+        """The session of the native thread that looks after the journal."""
+        return self._shared.apart()
 
     def is_worth_a_try(self) -> bool:
         """Whether items may be sent. Where the last try has failed, Celery is asked without an item."""
-        return not self._session.breaker.is_broken or self._is_there()
+        return not self._shared.breaker.is_broken or self._is_there()
 
     def nothing_waits(self) -> None:
         """Nothing is left to try it with."""
-        self._session.breaker.mended()
+        self._shared.breaker.mended()
 
     def submit(self, entry: OutboxRow) -> None:
         """Send an item, or what is left to say of one that was cancelled.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _SHARE_OF_A_WAIT = 0.4
 # A message that fails within this share of the timeout is sent once more: the broker was started anew.
 _AT_ONCE = 0.1
+# By how many others, at most, a message may be overtaken that is to go before those that wait.
+_OVERTAKEN = 10
 _ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
@@ -102,7 +104,7 @@ class Publisher:
                 ) as producer:
                     self._send_by(producer, began + self._timeout, args, options)
                     if is_first and self._declared is not None:
-                        self._put_first(producer, record.queue)
+                        self._put_first(producer, record.queue, item_id)
                 return
             except Exception as error:
                 after = time.monotonic() - began
@@ -166,11 +168,14 @@ class Publisher:
         if self._declared is not None:
             self._declared.add(task_name)
 
-    def _put_first(self, producer: Any, queue: str) -> None:
-        """Move the message that was sent last to where the next one is taken."""
+    def _put_first(self, producer: Any, queue: str, item_id: str) -> None:
+        """Move the message of an item that was sent just now to where the next one is taken."""
         prefix = (self._celery.conf.broker_transport_options or {}).get("global_keyprefix", "")
+        name = f"{prefix}{queue}"
         with suppress(Exception):  # a Redis before 6.2, say: then the message waits for its turn
-            producer.channel.client.lmove(f"{prefix}{queue}", f"{prefix}{queue}", "LEFT", "RIGHT")
+            for _ in range(_OVERTAKEN):  # others may send meanwhile
+                if item_id in str(producer.channel.client.lmove(name, name, "LEFT", "RIGHT")):
+                    break
 
     def _is_the_messages_fault(self, error: Exception) -> bool:
         connection = self._celery.connection_for_write()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from copy import copy
+from typing import Self
 
 from flask_background.celery.app import CeleryContext, celery_of, check_settings
 from flask_background.celery.client.circuit_breaker import Breaker
@@ -22,12 +24,24 @@ class CelerySession:
     def __init__(self, context: CeleryContext) -> None:
         """Find the app's Celery. Raises ConfigurationError."""
         self.context = context
-        celery, settings = celery_of(context.app, context.settings), context.settings
-        check_settings(celery)
+        check_settings(celery_of(context.app, context.settings))
+        self._connect()
+        self.uploads = Uploads.of(context.settings, context.events)
+        self.breaker = Breaker(context.events)
+
+    def apart(self) -> Self:
+        """The same session with connections of its own.
+
+        Under gevent a native thread cannot use connections that greenlets have made.
+        """
+        other = copy(self)
+        other._connect()
+        return other
+
+    def _connect(self) -> None:
+        celery, settings = celery_of(self.context.app, self.context.settings), self.context.settings
         self.records: Records = records_of(celery, settings)
         self.publisher = Publisher(celery, settings.publish_timeout, settings.kill_after)
-        self.uploads = Uploads.of(settings, context.events)
-        self.breaker = Breaker(context.events)
 
     def addressed(self, record: Record) -> Record:
         """The record with where it is listed, and which way its message goes. Raises BrokerError."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from flask_background.celery.records import scripts
@@ -28,17 +27,11 @@ _READ = 1.0
 _READERS = 32
 # For how long it is taken for certain what time it is in Redis, in seconds.
 _CLOCK = 60.0
+# Between two looks of all workers together lies no more than this while all is well, in seconds; and how long
+# runs have after a longer gap to show that they are alive: five times as long as they take for that.
+_GAP, _STEADY = 2.5, 2.5
 # All of a record but the arguments, which may be large.
 _FIELDS = tuple(name for name in Record._fields if name != "payload")
-
-
-class NextMessage(Enum):
-    """What message of an item is to be sent."""
-
-    NONE = 0
-    IN_TURN = 1
-    FIRST = 2
-    """It goes before those that wait: the item had its turn already."""
 
 
 class Findings(NamedTuple):
@@ -46,12 +39,12 @@ class Findings(NamedTuple):
 
     #: The time in Redis, in seconds.
     now: float
-    #: Whether another process does that.
-    is_others: bool = True
-    due: Sequence[str] = ()
+    #: Items whose message is to be sent before others, and those that are due.
     again: Sequence[str] = ()
+    due: Sequence[str] = ()
+    #: Runs without a sign of life.
     lost: Sequence[RunId] = ()
-    #: By queue with old messages, when the latest of the items that have started was sent.
+    #: By queue with old messages, when the latest of the items was sent that had started a while ago.
     old: Sequence[tuple[str, float]] = ()
 
 
@@ -132,18 +125,18 @@ class RedisRecords(Records):
     # For the reconciler.
 
     def look(self, home: str, who: str, *, lock: float, most: int, age: float) -> Findings:
-        """What there is to do for the items of an app.
+        """What there is to do for the items of an app; nothing if another process does it.
 
-        ``who`` keeps others away for ``lock`` seconds. ``age``: how many seconds ago a message was sent that
-        may be lost.
+        ``who`` keeps others away for ``lock`` seconds. ``age``: after how many seconds a message that was
+        passed over counts as lost.
         """
-        now, *found = self._ask(self._look, home, who, int(lock * 1000), most, age)
+        now, *found = self._ask(self._look, home, who, int(lock * 1000), most, age, _GAP, _STEADY)
         if not found:
             return Findings(float(now))
-        due, again, lost, old = found
+        again, due, lost, old = found
         runs = [RunId(*pair) for pair in zip(lost[::2], lost[1::2], strict=True)]
         queues = list(zip(old[::2], map(float, old[1::2]), strict=True))
-        return Findings(float(now), False, due, again, runs, queues)
+        return Findings(float(now), again, due, runs, queues)
 
     def sent_before(self, home: str, queue: str, at: float, most: int) -> list[str]:
         """The queued items whose message went through a queue before then, oldest first."""
@@ -152,9 +145,16 @@ class RedisRecords(Records):
             ids: Any = self._client.zrangebyscore(name, "-inf", f"({at}", 0, most)
         return list(ids)
 
-    def next_message(self, item_id: str, home: str, where: str) -> NextMessage:
-        """What message the caller is to send of an item that was found in this set of its home's."""
-        return NextMessage(self._ask(self._send, item_id, home, where))
+    def next_message(self, item_id: str, home: str, where: str) -> tuple[Record, bool] | None:
+        """The record of an item that was found in this set of its home's, if its message is to be sent now.
+
+        With it comes whether the message goes before those that wait, as the item has had its turn.
+        """
+        found = self._ask(self._send, item_id, home, where, *_FIELDS)
+        if found is None:
+            return None
+        known = {name: text for name, text in zip(_FIELDS, found[1], strict=True) if text is not None}
+        return Record.of_fields(known), bool(found[0])
 
     def release(self, home: str, who: str) -> None:
         """Let another process look after the items at once."""

@@ -5,12 +5,14 @@ the key; ``end:ID``, for a minute after an item's end, a list that its waiters r
 name of an app:
 
 - ``HOME:sent:QUEUE``, the queued items whose message was sent through this queue, by the time of that;
-- ``HOME:again``, the queued items whose message was sent before others, as the first one was lost or their
-  run was cut, by the time when the next one is to be sent;
+- ``HOME:again``, the queued items whose message goes before others, as the first one was lost or their run
+  was cut, by the time when the next one is to be sent;
 - ``HOME:due``, the queued items whose message is to be sent, by the time from when on;
 - ``HOME:runs``, the running items, by the time from when on a run without a sign of life counts as dead;
 - ``HOME:queues``, the names of the queues; ``HOME:progress``, by queue when the latest of the items that have
-  started was sent; ``HOME:reconciler``, who looks after all that, for a moment.
+  started was sent; ``HOME:passed``, the same as it was a while ago;
+- ``HOME:reconciler``, who looks after all that, for a moment; ``HOME:looks``, since when workers look without
+  a gap, and when the last look was.
 
 An item that has not ended is in one of the first four sets. Times are those of Redis' own clock, so no
 machine's clock is compared with another's. A script may be asked twice, as its first answer may be lost: then
@@ -26,12 +28,18 @@ local now = time[1] + time[2] / 1000000
 local function get(field) return redis.call('HGET', item, field) end
 local function put(...) redis.call('HSET', item, ...) end
 local function moment(at) return string.format('%.6f', at) end
-local function set(name) return P .. get('home') .. ':' .. name end
+local home, queue
+local function set(name)
+    home = home or get('home')
+    return P .. home .. ':' .. name
+end
+local function sent()
+    queue = queue or get('queue')
+    return set('sent:' .. queue)
+end
 local function leave_sets()
-    redis.call('ZREM', set('runs'), id)
-    redis.call('ZREM', set('due'), id)
-    redis.call('ZREM', set('again'), id)
-    redis.call('ZREM', set('sent:' .. get('queue')), id)
+    for _, name in ipairs({'runs', 'due', 'again'}) do redis.call('ZREM', set(name), id) end
+    redis.call('ZREM', sent(), id)
 end
 local function release_key()
     local key = get('key')
@@ -39,8 +47,8 @@ local function release_key()
 end
 local function send()
     put('queued', moment(now))
-    redis.call('ZADD', set('sent:' .. get('queue')), now, id)
-    redis.call('SADD', set('queues'), get('queue'))
+    redis.call('ZADD', sent(), now, id)
+    redis.call('SADD', set('queues'), queue)
 end
 local function finish(keep)
     leave_sets()
@@ -96,7 +104,7 @@ redis.call('HINCRBY', item, 'attempt', 1)
 redis.call('HDEL', item, 'due', 'progress', 'error', 'stopping', 'limit', 'resent')
 if ARGV[5] ~= '' then put('limit', ARGV[5]) end
 redis.call('ZADD', set('runs'), now + ARGV[4], id)
-local queue, queued = get('queue'), tonumber(get('queued') or 0)
+local queued = tonumber(get('queued') or 0)
 if queued > tonumber(redis.call('HGET', set('progress'), queue) or 0) then
     redis.call('HSET', set('progress'), queue, queued)
 end
@@ -113,7 +121,8 @@ redis.call('ZADD', set('due'), due, id)
 """
 
 # Gets the run's token, whether that is for the case that it shows no sign of life, for how long an ended
-# item is kept, when the next run may start (none: the item has ended), and fields and values.
+# item is kept, when the next run may start (none: the item has ended), and fields and values. An item whose
+# run was cut has had its turn, so its next message goes before others; one that has failed waits again.
 SETTLE = f"""{_ITEM}
 if get('run') ~= ARGV[3] then return 0 end
 if get('status') ~= 'running' then return 1 end
@@ -126,9 +135,15 @@ else
     local due = math.max(now, ARGV[6])
     leave_sets()
     put('status', 'queued', 'due', moment(due))
-    redis.call('ZADD', set('due'), due, id)
+    redis.call('ZADD', set(get('error') and 'due' or 'again'), due, id)
 end
-if is_lost then redis.call('HDEL', item, 'run') end
+if is_lost then
+    redis.call('HDEL', item, 'run')
+    -- The run's worker may have died with messages that went before others.
+    for _, other in ipairs(redis.call('ZRANGE', set('again'), 0, 99)) do
+        redis.call('ZADD', set('again'), now, other)
+    end
+end
 return 1
 """
 
@@ -168,50 +183,71 @@ end
 return wanted
 """
 
-# Gets P, HOME, who asks, for how many ms nobody else may, how many it takes at most, and how old a message
-# is that may be lost. Returns the time, and unless another process has the lock: the ids of what is due, and
-# of what is due again; ids and tokens of runs without a sign of life; names of queues with old messages, each
-# with the progress there.
+# Gets P, HOME, who asks, for how many ms nobody else may, how many it takes at most, after how many seconds a
+# message that was passed over counts as lost, the longest time between two looks, and how long looks have to
+# follow each other without a longer one until runs count as dead. Returns the time, and unless another
+# process has the lock: ids of what is to be sent again, and of what is due; ids and tokens of runs without a
+# sign of life; names of queues with old messages, each with the progress there a while ago.
+#
+# All workers look, so that a gap says that Redis was away, or all of them: then no run could be seen to be
+# alive. A single worker that is slow makes no gap.
 LOOK = """
-local function moment(at) return string.format('%.6f', at) end
 local home = ARGV[1] .. ARGV[2] .. ':'
+local function moment(at) return string.format('%.6f', at) end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
+local last = tonumber(redis.call('HGET', home .. 'looks', 'last') or 0)
+if now - last > tonumber(ARGV[7]) or now < last then
+    redis.call('HSET', home .. 'looks', 'since', moment(now))
+end
+redis.call('HSET', home .. 'looks', 'last', moment(now))
 local other = redis.call('GET', home .. 'reconciler')
 if other and other ~= ARGV[3] then return {moment(now)} end
 redis.call('SET', home .. 'reconciler', ARGV[3], 'PX', ARGV[4])
 local lost, queues = {}, {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', home .. 'runs', '-inf', now, 'LIMIT', 0, ARGV[5])) do
-    local run = redis.call('HGET', ARGV[1] .. 'item:' .. id, 'run')
-    if run then
-        lost[#lost + 1] = id
-        lost[#lost + 1] = run
-    else
-        redis.call('ZREM', home .. 'runs', id)
+if now - tonumber(redis.call('HGET', home .. 'looks', 'since')) >= tonumber(ARGV[8]) then
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', home .. 'runs', '-inf', now, 'LIMIT', 0, ARGV[5])) do
+        local run = redis.call('HGET', ARGV[1] .. 'item:' .. id, 'run')
+        if run then
+            lost[#lost + 1] = id
+            lost[#lost + 1] = run
+        else
+            redis.call('ZREM', home .. 'runs', id)
+        end
     end
 end
+local passed = home .. 'passed'
+local at = tonumber(redis.call('HGET', passed, 'at') or 0)
+local is_next = now - at >= tonumber(ARGV[6]) or now < at
+if is_next then redis.call('HSET', passed, 'at', moment(now)) end
 for _, queue in ipairs(redis.call('SMEMBERS', home .. 'queues')) do
-    local sent = home .. 'sent:' .. queue
-    if #redis.call('ZRANGEBYSCORE', sent, '-inf', now - ARGV[6], 'LIMIT', 0, 1) > 0 then
+    if is_next then
+        redis.call('HSET', passed, 'old:' .. queue, redis.call('HGET', passed, 'new:' .. queue) or '0')
+        redis.call('HSET', passed, 'new:' .. queue, redis.call('HGET', home .. 'progress', queue) or '0')
+    end
+    local old = redis.call('ZRANGEBYSCORE', home .. 'sent:' .. queue, '-inf', now - ARGV[6], 'LIMIT', 0, 1)
+    if #old > 0 then
         queues[#queues + 1] = queue
-        queues[#queues + 1] = redis.call('HGET', home .. 'progress', queue) or '0'
+        queues[#queues + 1] = redis.call('HGET', passed, 'old:' .. queue) or '0'
     end
 end
-local due = redis.call('ZRANGEBYSCORE', home .. 'due', '-inf', now, 'LIMIT', 0, ARGV[5])
 local again = redis.call('ZRANGEBYSCORE', home .. 'again', '-inf', now, 'LIMIT', 0, ARGV[5])
-return {moment(now), due, again, lost, queues}
+local due = redis.call('ZRANGEBYSCORE', home .. 'due', '-inf', now, 'LIMIT', 0, ARGV[5])
+return {moment(now), again, due, lost, queues}
 """
 
-# Gets HOME, and the name of the set in which the item was found. Returns whether a message is to be sent: 1
-# for one that waits for its turn, 2 for one that goes before others. The next one after such a one follows
-# after 5 s, then 10, 20 ... at last 300.
+# Gets HOME, the name of the set in which the item was found, and names of fields. Returns nothing unless a
+# message is to be sent, else whether it goes before others, and the fields' values. The next one after such a
+# one follows after 2 s, then 4, 8 ... at last 300.
 SEND = f"""{_ITEM}
-if redis.call('ZREM', P .. ARGV[3] .. ':' .. ARGV[4], id) == 0 or get('status') ~= 'queued' then return 0 end
-if ARGV[4] == 'due' and (not get('started') or get('error')) then
+local was_there = redis.call('ZREM', P .. ARGV[3] .. ':' .. ARGV[4], id)
+if was_there == 0 or get('status') ~= 'queued' then return false end
+local fields = redis.call('HMGET', item, unpack(ARGV, 5))
+if ARGV[4] == 'due' then
     send()
-    return 1
+    return {{0, fields}}
 end
 local times = redis.call('HINCRBY', item, 'resent', 1)
-redis.call('ZADD', set('again'), now + math.min(300, 5 * 2 ^ (times - 1)), id)
-return 2
+redis.call('ZADD', set('again'), now + math.min(300, 2 ^ math.min(times, 9)), id)
+return {{1, fields}}
 """

@@ -80,10 +80,6 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
         is_second = bool((self.request.delivery_info or {}).get("redelivered"))
         run = ItemRun(state.celery.session, self.table, self.request.id, limit, is_second=is_second)
         run.run(task_name, sent)
-        try:
-            self.backend.store_result(self.request.id, None, "SUCCESS")  # for Celery's own tools
-        except Exception as error:
-            state.celery.context.events.log_error("Celery's own result could not be stored", error)
 
 
 class ItemStep(StartStopStep):  # type: ignore[misc]

@@ -59,7 +59,7 @@ def _example(app: Flask, module: ModuleType | None) -> str:
 
 
 def _factory(module: ModuleType) -> str | None:
-    """A factory that needs no arguments: children call it without, as ``flask --app`` does."""
+    """Return a call of a factory that needs no arguments: ``flask --app`` calls it without, too."""
     for name in _FACTORIES:
         factory = vars(module).get(name)
         if inspect.isfunction(factory) and not _required(factory):
@@ -68,7 +68,7 @@ def _factory(module: ModuleType) -> str | None:
 
 
 def _required(function: Any) -> list[str]:
-    """The parameters of a function that have no default."""
+    """Return the parameters of a function that have no default."""
     parameters = inspect.signature(function).parameters.values()
     optional = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     return [one.name for one in parameters if one.default is one.empty and one.kind not in optional]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.concurrency import native
 from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.await_here import await_here
 from flask_background.core.events import Events
-from flask_background.core.item import WorkItem
+from flask_background.core.item import PlaceLender, WorkItem
 from flask_background.core.odd_errors import add_note, let_frames_go
 from flask_background.core.run_host import RunHost
 from flask_background.core.runner import perform
 from flask_background.core.status import Attempt, Outcome, Progress, Status
 from flask_background.core.throttle import Throttle
 from flask_background.core.token import CancellationSource, CancelReason
+from flask_background.errors import WaitError
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.child_listener import Job, flush
 from flask_background.executors.processes.memory import is_used_up
@@ -43,10 +45,38 @@ class ChildItem(WorkItem[Any]):
             cast(ChildHost, self._host).report()
 
 
+class _NothingToLend:
+    """The parent, which starts items, does not know that a child waits: its place cannot be lent."""
+
+    def check_wait(self, waiting: WorkItem[Any], awaited: WorkItem[Any], timeout: float | None) -> None:
+        """Refuse a wait that might never end: for an item that needs a child of the same executor."""
+        executor = awaited._task.executor
+        if timeout is None and executor == waiting._task.executor and not awaited.status.is_final:
+            raise WaitError(
+                f"item {waiting.id} ({waiting.task_name}) waits in a child process for item {awaited.id}"
+                f" ({awaited.task_name}), which needs a child of the same executor {executor!r}: once all"
+                " children wait, none would end. Give the awaited task another executor, or wait with a"
+                " timeout"
+            )
+
+    def wait(
+        self, waiting: WorkItem[Any], awaited: WorkItem[Any], latch: native.Latch, timeout: float | None
+    ) -> bool:
+        self.check_wait(waiting, awaited, timeout)
+        return latch.wait(timeout)
+
+    async def wait_async(
+        self, waiting: WorkItem[Any], awaited: WorkItem[Any], wait: Callable[[], Awaitable[object]]
+    ) -> None:
+        self.check_wait(waiting, awaited, None)
+        await wait()
+
+
 class ChildHost(RunHost):
     """The host of one item in a child: runs the item, and reports to its real host in the parent."""
 
     decides_retries = False
+    lending: PlaceLender | None = _NothingToLend()
 
     def __init__(self, app: Flask, pipes: Pipes, job: Job) -> None:
         super().__init__(app, Events(app), _timers, native.new_lock())

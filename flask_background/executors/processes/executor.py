@@ -87,6 +87,9 @@ class ProcessExecutor(ThreadExecutor):
     def run_here(self, item: WorkItem[Any]) -> None:
         self.put(item)
 
+    def start_beside(self, item: WorkItem[Any]) -> bool:
+        return False  # nobody waits in a child for an item in memory
+
     def abort(self) -> None:
         """Kill the busy children; their items are interrupted."""
         self.is_over = True
@@ -99,6 +102,7 @@ class ProcessExecutor(ThreadExecutor):
         attendant = Attendant(self)
         try:
             while (item := get()) is not None:
+                self._waiting.pop(item.id, None)
                 # An item that was withdrawn is not worth a child.
                 if item.id not in self.queued or attendant.prepare(item):
                     perform(item, self._adopt, attendant.call)

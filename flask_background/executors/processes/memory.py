@@ -30,13 +30,13 @@ def limit_memory(mebibytes: int) -> None:
 
 
 def note_start() -> None:
-    """The app is loaded: take down how much memory that takes."""
+    """Note how much memory the loaded app takes."""
     global _in_use_at_start
     _in_use_at_start = _in_use()
 
 
 def is_used_up(error: BaseException | None, result: bytes | None) -> bool:
-    """Whether items have left this process hardly any memory.
+    """Return whether items have left this process hardly any memory.
 
     Its last item ended with this error, or with this result: the message, and as much for the value.
     """
@@ -49,7 +49,7 @@ def is_used_up(error: BaseException | None, result: bytes | None) -> bool:
 
 
 def _in_use() -> int:
-    """What counts against the limit, in bytes; 0 where the system does not tell."""
+    """Return the bytes that count against the limit; 0 where the system does not tell."""
     with suppress(OSError, MemoryError):
         return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     return 0

@@ -185,7 +185,7 @@ def state_of(values: tuple[Any, ...] | None) -> RequestState | None:
 
 
 def progress_as_data(progress: Progress) -> Progress:
-    """A progress whose numbers are Python's own, and whose message is a plain string."""
+    """Return a progress whose numbers are Python's own, and whose message is a plain string."""
     done, total, message = progress
     return Progress(
         done if type(done) is int else float(done),

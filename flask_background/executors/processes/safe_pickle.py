@@ -1,4 +1,4 @@
-"""What comes back from a child process: pickled as data, and read by a process that runs no code for it.
+"""Values that come back from a child process: pickled as data, and read without running any of its code.
 
 A pickle can name any function to be called where it is read. An item may have met a hostile file, and its
 child must not reach into the web process. So values are plain data and the types named here; dataclasses,
@@ -39,14 +39,14 @@ _Name = tuple[str, str]
 
 
 def dumps(value: Any) -> bytes:
-    """The value as bytes. Raises TypeError for a type that is no data, or what the value itself raises."""
+    """Return the value as bytes. Raises TypeError for a type that is not data, and errors of the value."""
     file = io.BytesIO()
     _Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
     return file.getvalue()
 
 
 def loads(pickled: bytes | memoryview) -> Any:
-    """The value of such bytes. Raises pickle.UnpicklingError, among others, for what is not made of data."""
+    """Return the value of such bytes. Raises pickle.UnpicklingError, among others, for other bytes."""
     return _Unpickler(io.BytesIO(pickled)).load()
 
 
@@ -88,7 +88,7 @@ def _name_of(value: Any) -> _Name:
 
 
 def _parts_of(error: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments and attributes of an exception: those that are no data as their text, or not at all."""
+    """Return an exception's arguments and attributes: those that are not data as text, or not at all."""
     args = error.args
     if isinstance(error, OSError) and len(args) == 2 and error.filename is not None:
         args = (*args, error.filename, None, error.filename2)
@@ -107,7 +107,7 @@ def _is_data(value: Any) -> bool:
 
 
 def _find_kind(name: _Name, parent: type) -> type:
-    """A class that this process has imported: nothing is imported for a message."""
+    """Return a class that this process has imported: nothing is imported for a message."""
     in_script = name[0] == name_elsewhere("__main__")  # a child imports the module that runs here as a script
     found: Any = sys.modules.get(name[0]) or (sys.modules["__main__"] if in_script else None)
     for step in name[1].split("."):
@@ -121,7 +121,7 @@ def _find_kind(name: _Name, parent: type) -> type:
 
 
 def _make_error(name: _Name, args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
-    """An exception, made by the built-in class that it descends from."""
+    """Return an exception, made by the built-in class that it descends from."""
     kind = _find_kind(name, BaseException)
     base = next(one for one in kind.__mro__ if one.__module__ == "builtins")
     error: BaseException = base.__new__(kind, *args)

@@ -25,11 +25,11 @@ class Starts:
         self._failed = 0
 
     def seconds_left(self) -> float:
-        """How long the pause goes on, in seconds."""
+        """Return how long the pause still lasts, in seconds."""
         return max(0.0, self._executor.paused_until - time.monotonic())
 
     def failed(self, host: RunHost, error: Exception) -> float:
-        """A child did not start; returns the seconds until the next start is worth a try."""
+        """Note that a child did not start; return the seconds until the next try."""
         with self._lock:
             pauses = self.seconds_left() > 0  # several attendants try at once, and that counts once
             if not pauses:
@@ -46,7 +46,7 @@ class Starts:
         return self.seconds_left()
 
     def succeeded(self) -> None:
-        """A child has started."""
+        """Note that a child has started."""
         if self._failed:
             with self._lock:
                 self._failed = 0
