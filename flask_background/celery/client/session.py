@@ -30,9 +30,9 @@ class CelerySession:
         self.breaker = Breaker(context.events)
 
     def apart(self) -> Self:
-        """The same session with connections of its own.
+        """Copy the session, with connections of its own.
 
-        Under gevent a native thread cannot use connections that greenlets have made.
+        Under gevent a native thread cannot use the connections of greenlets, or of another native thread.
         """
         other = copy(self)
         other._connect()
