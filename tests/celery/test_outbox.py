@@ -469,7 +469,7 @@ def test_celery_is_taken_away(
 
 
 def test_under_gevent(script: Callable[..., Script], redis: Redis, journal: Path) -> None:
-    """Items of greenlets are handed over by native threads, again and again, over connections of their own."""
+    """Native threads hand over the items of greenlets, again and again, by connections of their own."""
     gone = journal.parent / "gone"
     urls = {"broker_url": f"{redis.url}/0", "result_backend": f"{redis.url}/1"}
     program = script(

@@ -22,7 +22,7 @@ HandleOf = Callable[[str, Record], "CeleryItem[Any]"]
 
 
 class OutboxSender:
-    """What the outbox of the journal knows of Celery."""
+    """Celery, as the outbox of the journal knows it."""
 
     name = "Celery"
 
