@@ -1,6 +1,6 @@
 """The composition root: builds the parts of one app in one process, and hands them to each other.
 
-``state_of(app)`` is for the rooms above this one. No room below asks for the state: it gets what it needs.
+Rooms above this one use ``state_of(app)``. Rooms below are given the parts they need, never the state.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
     from flask_background.local.immediate import ImmediateBackend
 
 
-#: Where an app has its state among its extensions: beside its Background, which other apps may share.
+#: The key of an app's state among its extensions, beside its Background, which several apps may share.
 STATE = "background.state"
-# How long a thread waits while another one opens the journal, in seconds.
+# How long a thread waits while another thread opens the journal, in seconds.
 _OPENED_WITHIN = 10.0
 
 _is_child_process = False
 
 
 def become_child_process() -> None:
-    """This process is a child that a process executor has started: the app that it loads holds no items."""
+    """Mark this process as a child of a process executor: the app that it loads holds no items."""
     global _is_child_process
     _is_child_process = True
 
 
 def state_of(app: Flask) -> BackgroundState:
-    """The state of an app that has a Background; raises KeyError for another app."""
+    """Return the state of an app that has a Background; raises KeyError for another app."""
     state: BackgroundState = app.extensions[STATE]
     return state
 
 
 class BackgroundState:
-    """The parts of one app in this process, each made when it is first asked for.
+    """The parts of one app in this process; each part is made when it is first asked for.
 
-    Whatever is alive belongs to one process: after a fork the child makes its own parts, and the parent's
-    items stay the parent's. The state refers to its app weakly, because the app refers to the state.
+    A part belongs to one process: after a fork the child makes its own parts, and the parent's items stay
+    with the parent. The state refers to its app weakly, because the app refers to the state.
     """
 
     def __init__(self, app: Flask, registry: Registry, processors: list[StateProcessor]) -> None:
@@ -62,15 +62,16 @@ class BackgroundState:
         self.registry = registry
         self.processors = processors
         self.settings = Settings.from_config(app.config)
-        #: Whether items may go to another backend though their task does not say so.
+        #: Whether items may go to another backend even if their task names none.
         self.elsewhere = self.settings.backend != "local"
-        #: Whether this process holds items in memory: a child or a Celery worker ends; no items delay that.
+        #: Whether this process holds items in memory. A child process or a Celery worker does not: no item
+        #: may delay its end.
         self.holds_items = not _is_child_process
-        #: Whether this process runs durable items: a web process may leave that to other processes.
+        #: Whether this process runs durable items; a web process may leave them to other processes.
         self.runs_durable = self.settings.run_in_web and self.holds_items
         #: The executors whose durable items this process runs; None: all.
         self.executors: frozenset[str] | None = None
-        #: Whether items in memory are held to what durable items have to keep; decided at the first item.
+        #: Whether in-memory items are checked as strictly as durable ones; decided at the first item.
         self.strict = False
         self._forget_parts()
 
@@ -79,14 +80,14 @@ class BackgroundState:
         self._durable: DurableBackend | None = None
         self._immediate: ImmediateBackend | None = None
         self._celery: CeleryBackend | None = None
-        #: Opens when the thread that opens the journal is done.
+        #: Opened when the thread that opens the journal is done.
         self._opening: native.Latch | None = None
         #: Whether this process has looked for items that other processes left in the journal.
         self.looked = False
 
     @property
     def app(self) -> Flask:
-        """The app, which is alive while anybody can use its state."""
+        """The app; while code can use its state the app is alive."""
         app = self._app()
         assert app is not None
         return app
@@ -105,7 +106,7 @@ class BackgroundState:
     def immediate(self) -> ImmediateBackend:
         """The backend that runs items where they are enqueued."""
         if self._immediate is None:
-            from flask_background.local.immediate import ImmediateBackend  # for apps that name it
+            from flask_background.local.immediate import ImmediateBackend  # imported for apps that name it
 
             self._immediate = ImmediateBackend(self.backend, self.settings.max_payload, strict=self.strict)
         return self._immediate
@@ -116,7 +117,7 @@ class BackgroundState:
         if self._celery is None:
             from flask_background.celery.app import CeleryContext
             from flask_background.celery.client.backend import (
-                CeleryBackend,  # with Celery, for apps that name it
+                CeleryBackend,  # imported with Celery, for apps that name it
             )
 
             context = CeleryContext(self.settings, self.registry, make_events(self.app), self)
@@ -126,31 +127,31 @@ class BackgroundState:
         return self._celery
 
     def backend_for(self, callee: Callee) -> Backend:
-        """The backend that the items of a task go to. Raises JournalError."""
+        """Return the backend for the items of a task. Raises JournalError."""
         name = callee.backend or self.settings.backend
-        # BACKGROUND_BACKEND = "immediate" is for tests: there it stands for whatever a task names.
+        # BACKGROUND_BACKEND = "immediate" is for tests, so it overrides the backend that a task names.
         if "immediate" in (name, self.settings.backend):
             return self.immediate
-        # A callable without a name that workers would find it by stays here, in memory.
+        # Workers could not find a callable without a name, so its item stays here, in memory.
         if name == "celery" and callee.portable:
             return self.celery
         return self.durable if callee.durable else self.backend
 
     def has_celery(self) -> bool:
-        """Whether the app may have items in a Celery cluster."""
+        """Return whether the app may have items in a Celery cluster."""
         return self._celery is not None or (
             self.settings.backend == "celery"
             or (self.settings.backend == "local" and self.registry.names_backend("celery"))
         )
 
     def _has_cluster(self) -> bool:
-        """Whether there is a Celery that items may be sent to."""
+        """Return whether there is a Celery app to send items to."""
         return self.settings.celery is not None or "celery" in self.app.extensions
 
     def join_celery(self) -> None:
-        """Should a Celery worker start in this process, it runs this app's items.
+        """Register this app for a Celery worker in this process: a worker that starts here runs its items.
 
-        An app that does not say that items go to Celery has nothing to do with it.
+        An app that sends no items to Celery is not registered.
         """
         if self.settings.celery is not None or self.settings.backend == "celery":
             self.celery_is_named()
@@ -158,23 +159,24 @@ class BackgroundState:
             self.registry.when_celery_is_named(self)
 
     def celery_is_named(self) -> None:
-        """The app, or one of its tasks, says that items go to Celery."""
-        from flask_background.celery.worker.bootstrap import join  # with Celery
+        """Register with Celery, because the app or one of its tasks names it as a backend."""
+        from flask_background.celery.worker.bootstrap import join  # imports Celery
 
         join(self)
 
     def become_worker(self) -> None:
-        """This is a Celery worker's process, or a parent of one: it holds no items of its own."""
+        """Mark this process as a Celery worker or the parent of one: the process holds no items."""
         self.holds_items = self.runs_durable = False
 
     @property
     def folder(self) -> Path:
-        """The journal's folder."""
-        # Apps in one folder share its instance folder, and must not take one another's items for ownerless.
+        """The folder of the journal."""
+        # Apps in one folder share its instance folder. Each needs its own journal, or one app would take the
+        # other's items for items without an owner.
         return self.settings.journal or Path(self.app.instance_path, f"background-{self.app.name}")
 
     def has_journal(self) -> bool:
-        """Whether the app has durable items, or may have."""
+        """Return whether the app has durable items, or may have."""
         if self._durable is not None:
             return True
         may_have = (
@@ -183,7 +185,7 @@ class BackgroundState:
         return may_have and self.settings.backend != "immediate"
 
     def look_for_work(self) -> None:
-        """Run the items that other processes have left in the journal. Raises nothing, and does it once."""
+        """Run items that other processes left in the journal; raise nothing. Only the first call acts."""
         if self.looked:
             return
         self.looked = True
@@ -198,13 +200,13 @@ class BackgroundState:
     worker_started = look_for_work
 
     def wait_idle(self, timeout: float | None) -> bool:
-        """Wait until no item is in flight in this process, nor waits in the journal for this process."""
+        """Wait until no item is in flight in this process or waits in the journal for this process."""
         return (self._durable or self.backend).wait_idle(timeout)
 
     def _make_local(self) -> LocalBackend:
         from flask_background.local.backend import (
             ChildBackend,
-            LocalBackend,  # with all that runs items, for processes that have some
+            LocalBackend,  # imports all that runs items, for processes that have some
         )
 
         host = hosts.current()
@@ -224,11 +226,11 @@ class BackgroundState:
 
     def _open_journal(self) -> DurableBackend:
         from flask_background.durable.backend import (
-            DurableBackend,  # with sqlite3, for apps that have durable tasks
+            DurableBackend,  # imports sqlite3, for apps that have durable tasks
         )
 
         opening = native.Latch()
-        with _building:  # but not while the journal is opened: that may switch to another greenlet
+        with _building:  # released before the journal is opened, which may switch to another greenlet
             if self._durable is not None:
                 return self._durable
             other, self._opening = self._opening, self._opening or opening
@@ -257,8 +259,8 @@ class BackgroundState:
         return self._durable
 
 
-# Held for a few lines that call nothing foreign: under gevent, code that logs may switch to another greenlet,
-# which would wait for this lock for ever.
+# Held only for a few lines that call no foreign code. Under gevent, code that logs may switch to another
+# greenlet, and that greenlet would wait for this lock for ever.
 _building = native.new_lock()
 _with_parts: weakref.WeakSet[BackgroundState] = weakref.WeakSet()
 

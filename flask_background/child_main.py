@@ -1,7 +1,7 @@
-"""What a child process of a process executor runs: it loads the app, and runs one item after the other.
+"""The main program of a process executor's child: loads the app, and runs one item after the other.
 
-The main thread runs the items; another one listens to the parent, so that a token fires while an item runs,
-and the child ends at once when its parent has, even by ``kill -9``.
+The main thread runs the items. A second thread listens to the parent: a token can fire while an item runs,
+and the child ends as soon as the parent has ended, even by ``kill -9``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import io
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -24,6 +23,7 @@ from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.child_item import ChildHost
 from flask_background.executors.processes.child_listener import Listener
 from flask_background.executors.processes.child_process import SIGNALS
+from flask_background.executors.processes.memory import limit_memory, note_start
 from flask_background.executors.processes.pipes import Pipes
 
 if TYPE_CHECKING:
@@ -32,35 +32,35 @@ if TYPE_CHECKING:
 
 # From <sys/prctl.h>.
 _PR_SET_PDEATHSIG = 1
-_MIB = 1 << 20
 
 
 def main(inbound: int, outbound: int, parent: int) -> NoReturn:
-    """Serve the parent, which has given us these two pipes, until it ends."""
+    """Serve the parent, through these two pipes, until the parent ends."""
     try:
         _leave_signals_to_parent()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        # Blocked meanwhile, or one that comes at once would be lost in a handler that is not meant for it.
+        # The signals are blocked during a fork, or one that comes at once would be lost in the parent's
+        # handler.
         os.register_at_fork(
             before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, SIGNALS),
             after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS),
             after_in_child=_heed_signals,
         )
-        os.setpgid(0, 0)  # so that it is killed with what its items have started
+        os.setpgid(0, 0)  # a new group: it is killed together with what its items started
         _end_with(parent)
         for pipe in (inbound, outbound):
             os.set_inheritable(pipe, False)
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
-        if isinstance(sys.stdout, io.TextIOWrapper):  # what an item has printed is not lost when it is killed
+        if isinstance(sys.stdout, io.TextIOWrapper):  # an item's output is not lost when the child is killed
             sys.stdout.reconfigure(line_buffering=True)
         _serve(Pipes(inbound, outbound))
     except (EOFError, BrokenPipeError):
         pass  # the parent has ended
-    except BaseException:  # a handler's that an item has left for some signal, perhaps
+    except BaseException:  # perhaps raised by a signal handler that an item left
         traceback.print_exc()
     finally:
-        os._exit(os.EX_SOFTWARE)  # an orderly end waits for every thread that an item has left
+        os._exit(os.EX_SOFTWARE)  # an orderly exit would wait for every thread that an item left
 
 
 def _serve(pipes: Pipes) -> None:
@@ -68,15 +68,16 @@ def _serve(pipes: Pipes) -> None:
     assert isinstance(setup, parcels.Setup)
     os.nice(setup.nice)
     if setup.max_memory is not None:
-        _limit_memory(setup.max_memory * _MIB)
+        limit_memory(setup.max_memory)
     try:
         app = load(setup.location)
     except BaseException:
         pipes.send(parcels.Started(traceback.format_exc()))
         os._exit(1)
-    _leave_signals_to_parent()  # a module of the app may have had handlers of its own for them
+    note_start()
+    _leave_signals_to_parent()  # a module of the app may have installed other handlers
     listener = Listener(pipes)
-    # Not before, for gevent cannot patch a process that has threads, if the app wants it to.
+    # No thread may start before the app is loaded: gevent cannot patch a process that has threads.
     native.start_thread(listener.run, "background-channel")
     pipes.send(parcels.Started(None))
     registry = state_of(app).registry
@@ -87,37 +88,32 @@ def _serve(pipes: Pipes) -> None:
 
 
 def load(location: str) -> Flask:
-    """Load the app as ``flask --app`` does, but for the path: the parent's has been taken over."""
+    """Load the app as ``flask --app`` does, but with the ``sys.path`` of the parent."""
     become_child_process()
     module, _, name = location.partition(":")
     app = locate_app(module, name or None)
     if "background" not in app.extensions:
-        raise RuntimeError(f"{location!r} is an app without a Background")
+        raise RuntimeError(
+            f"{location!r} is an app without a Background: call Background(app) where the app is made"
+        )
     return app
 
 
 def _end_with(parent: int) -> None:
-    """Have the system end this process with its parent: one C call may hold up the thread that listens."""
+    """Ask the system to kill this process with its parent: a C call may hold up the listening thread."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has ended before that
+    if os.getppid() != parent:  # the parent ended before prctl was called
         os._exit(0)
-
-
-def _limit_memory(size: int) -> None:
-    """What a process writes to, not what it maps: threads and libraries map much that they never use."""
-    which = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
-    _, hard = resource.getrlimit(which)
-    resource.setrlimit(which, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
 
 
 def _leave_signals_to_parent() -> None:
     for number in SIGNALS:
-        signal.signal(number, _do_nothing)  # no SIG_IGN: what an item starts would inherit that
+        signal.signal(number, _do_nothing)  # not SIG_IGN, which programs started by an item would inherit
 
 
 def _heed_signals() -> None:
-    """In a process that an item has forked, as multiprocessing does: who started it wants to end it, too."""
+    """Restore the default signal handlers in a process forked by an item, so that the item can end it."""
     for number in SIGNALS:
         if signal.getsignal(number) is _do_nothing:
             signal.signal(number, signal.SIG_DFL)

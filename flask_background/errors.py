@@ -1,4 +1,4 @@
-"""What can go wrong, each with its cure.
+"""Every error of the package; each message names the cure.
 
 ::
 
@@ -18,12 +18,14 @@
     │   ├── BrokerError            Celery's broker or result backend cannot be reached
     │   └── UploadError            an upload cannot be stored where BACKGROUND_UPLOADS says
     ├── EnqueuedInChildError       an item in a child process enqueued an in-memory item    (RuntimeError)
+    ├── WaitError              an item would wait where its own wait holds up what it waits for (RuntimeError)
     ├── NotFinishedError           the item had not ended when the wait's time was up       (TimeoutError)
     ├── ItemCancelledError         the item was cancelled
     ├── ItemInterruptedError       the host stopped before the item had ended
     ├── ItemTimeoutError           the item's own time was up                               (TimeoutError)
     ├── ItemFailedError            the item failed in another process, or was parked
     ├── ItemCrashedError           the child process that ran the item died, or could not start
+    ├── RecordGoneError        the journal has no record of the item any more               (LookupError)
     └── ResultLostError            the result of a durable item is not data, so it was not kept
 """
 
@@ -40,11 +42,11 @@ class BackgroundError(Exception):
 
 
 class ConfigurationError(BackgroundError, ValueError):
-    """A setting or an option has a value that is not allowed; the message says which are."""
+    """A setting or an option has a value that is not allowed; the message names the allowed values."""
 
 
 class UnsupportedError(ConfigurationError):
-    """A task asks its backend for what that cannot do; the message says what to do instead."""
+    """A task asks for a feature that its backend lacks; the message names an alternative."""
 
 
 class NotInitializedError(BackgroundError, RuntimeError):
@@ -56,11 +58,11 @@ class ArgumentError(BackgroundError, TypeError):
 
 
 class SerializationError(ArgumentError):
-    """Of a durable item, something would not come back from the journal as it is; the message says what."""
+    """An argument of a durable item cannot be stored without loss; the message names the argument."""
 
 
 class PayloadTooLargeError(ArgumentError):
-    """A durable item's arguments are larger than ``BACKGROUND_MAX_PAYLOAD`` allows."""
+    """The arguments of a durable item are larger than ``BACKGROUND_MAX_PAYLOAD`` allows."""
 
 
 class StateError(BackgroundError, TypeError):
@@ -68,13 +70,13 @@ class StateError(BackgroundError, TypeError):
 
 
 class UploadMovedError(BackgroundError, ValueError):
-    """An upload was touched in the view after an item had taken it over."""
+    """The view used an upload after an item had taken it over."""
 
 
 class EnqueueError(BackgroundError, ServiceUnavailable):
-    """An item was not accepted. A view that lets it pass answers 503 with Retry-After.
+    """An item was not accepted. A view that does not catch this error answers 503 with Retry-After.
 
-    ``str()`` is for the developer; visitors see a general text without names or numbers.
+    ``str(error)`` is for the developer; visitors see a general text without names or numbers.
     """
 
     retry_after_seconds = 1
@@ -96,53 +98,58 @@ class QueueFull(EnqueueError):
 
 
 class Stopping(EnqueueError):
-    """The process stops: its items are drained, or their time is up. Another process will accept."""
+    """The process is stopping and accepts no more items; another process of the app will."""
 
     retry_after_seconds = 5
 
     @classmethod
     def refusing(cls, task_name: str) -> Self:
-        """The error of an item that comes when its process has stopped taking any."""
+        """Return the error for an item that is enqueued after its process has stopped accepting items."""
         return cls(
-            f"{task_name} was not enqueued: this process stops, and takes no more items. Let the error pass:"
-            " the view answers 503 with Retry-After, and the next try reaches another process of the app"
+            f"{task_name} was not enqueued: this process is stopping and accepts no more items."
+            " Let the error pass: the view answers 503 with Retry-After, and the next try reaches another"
+            " process of the app"
         )
 
 
 class JournalError(EnqueueError):
-    """The journal cannot be used: what was to be enqueued is not. The message says where to look."""
+    """The journal cannot be read or written, so the item was not enqueued; the message names the cause."""
 
     retry_after_seconds = 5
 
 
 class BrokerError(EnqueueError):
-    """Celery's broker or result backend has not answered: what was to be enqueued is not.
+    """Celery's broker or result backend did not answer, so the item was not enqueued.
 
-    Of a durable task: nor could the journal take it, or Celery cannot send it at all. The message says which.
-    Where it has hung, rather than been gone, the item may have reached it all the same, and then it runs.
+    For a durable task this also means that the journal could not store the item, or that Celery can never
+    send it; the message says which. If the broker hung, the item may have reached it all the same, and runs.
     """
 
     retry_after_seconds = 5
 
 
 class UploadError(EnqueueError):
-    """An upload could not be stored where ``BACKGROUND_UPLOADS`` says: what was to be enqueued is not."""
+    """An upload could not be stored where ``BACKGROUND_UPLOADS`` says, so the item was not enqueued."""
 
     retry_after_seconds = 5
 
 
 class EnqueuedInChildError(BackgroundError, RuntimeError):
-    """An item that runs in a child process has enqueued one that would live there, and end with the child."""
+    """An item in a child process enqueued an in-memory item, which would end with the child."""
+
+
+class WaitError(BackgroundError, RuntimeError):
+    """A wait for an item would hold up that very item; the message says how to wait instead."""
 
 
 class NotFinishedError(BackgroundError, TimeoutError):
-    """``result()`` or ``exception()`` waited its time, and the item goes on."""
+    """The item had not ended after the timeout of ``result()`` or ``exception()``; the item goes on."""
 
 
 class ItemCancelledError(BackgroundError):
-    """Raised in an item by ``token.raise_if_cancelled()``, and by ``result()`` of a cancelled one.
+    """The item was cancelled: raised by ``token.raise_if_cancelled()`` in the item, and by ``result()``.
 
-    Let it pass: the run ends with the status that belongs to the token's reason.
+    An item should let this error pass: its run then ends with the status that belongs to the token's reason.
     """
 
     def __init__(self, message: str, token: object = None) -> None:
@@ -151,25 +158,29 @@ class ItemCancelledError(BackgroundError):
 
 
 class ItemInterruptedError(BackgroundError):
-    """Raised by ``result()`` of an item that had not ended when the host's grace period had."""
+    """The item had not ended when the host's grace period was over; raised by ``result()``."""
 
 
 class ItemTimeoutError(BackgroundError, TimeoutError):
-    """The failure of an item that its ``timeout`` ended."""
+    """The item failed because its run took longer than its ``timeout``."""
 
 
 class ItemFailedError(BackgroundError):
-    """Raised by ``result()`` of a durable item that failed in another process; that traceback is a note."""
+    """The item failed in another process, whose traceback is a note on this error; raised by ``result()``."""
 
 
 class ItemCrashedError(BackgroundError):
-    """The failure of an item whose child process died under it; the message names the signal or status."""
+    """The item failed because its child process died; the message names the signal or exit status."""
+
+
+class RecordGoneError(BackgroundError, LookupError):
+    """How a durable item stands cannot be told: the journal has no record of it any more."""
 
 
 class ResultLostError(BackgroundError):
-    """Raised by ``result()`` of an item that succeeded, and returned what cannot be kept, or sent here.
+    """The item succeeded, but its result could not be stored or sent; raised by ``result()``.
 
-    The journal keeps data, and what a child process returns has to be picklable.
+    The journal stores plain data, and a child process can only return a picklable result.
     """
 
 
@@ -197,5 +208,5 @@ _OLD_NAMES = {
 def __getattr__(name: str) -> object:
     if (new := _OLD_NAMES.get(name)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{__name__}.{name} is called {new} now", DeprecationWarning, stacklevel=2)
+    warnings.warn(f"{__name__}.{name} is now called {new}: use that name", DeprecationWarning, stacklevel=2)
     return globals()[new]

@@ -1,4 +1,4 @@
-"""Background: the extension object. Wiring only; what it wires is in the other rooms."""
+"""The extension object, ``Background``: wiring only; the parts are in the other rooms."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flask_background import cli, hosts
 from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.core.backend import Stats
 from flask_background.core.callee import Callee, refuse_generator
+from flask_background.core.checks import is_text
 from flask_background.core.item import WorkItem
 from flask_background.core.options import Options, When, check_names
 from flask_background.core.registry import Registry
@@ -43,34 +44,35 @@ _current_app: Callable[[], Flask] = current_app._get_current_object  # type: ign
 
 
 class Background:
-    """Background work for one Flask app, or for several that share their tasks.
+    """Background work for one Flask app, or for several apps that share their tasks.
 
-    ``Background(app)``, or ``Background()`` and ``init_app(app)`` later. Nothing is started before the first
-    item: no thread, no file.
+    Use ``Background(app)``, or ``Background()`` and later ``init_app(app)``. No thread is started and no file
+    is written before the first item.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        self._app_ref = None if app is None else weakref.ref(app)  # for the app refers to its Background
+        self._app_ref = None if app is None else weakref.ref(app)  # weak: the app refers to its Background
         self._processors: list[StateProcessor] = []
         self._registry = Registry()
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Read the app's ``BACKGROUND_*`` settings and get ready.
+        """Read the app's ``BACKGROUND_*`` settings and prepare the app for background work.
 
-        Raises ConfigurationError if a setting is not usable, RuntimeError if the app has a Background.
+        Raises ConfigurationError if a setting is not usable, RuntimeError if the app already has a
+        Background.
         """
         if "background" in app.extensions:
             raise RuntimeError(
-                f"app {app.name!r} has a Background already: call init_app, or Background(app), once per app"
+                f"app {app.name!r} already has a Background: call init_app, or Background(app), once per app"
             )
         part = BackgroundState(app, self._registry, self._processors)
         for periodic in self._registry.periodic.values():
             check_executor(periodic.task, part.settings.executors)
         app.extensions["background"] = self
         app.extensions[STATE] = part
-        if "background" not in app.cli.commands:  # the app may have one of its own
+        if "background" not in app.cli.commands:  # the app may have a command of this name
             app.cli.add_command(cli.background)
         response.guard(app, part.look_for_work)
         hosts.prepare(part)
@@ -83,19 +85,19 @@ class Background:
     def task(self, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Make a function a task: ``@background.task``, or with options ``@background.task(timeout=30)``.
 
-        ``name``: as it is called in logs; the module's and the function's by default. ``executor``: the name
-        of the executor that runs it; "asyncio" for coroutine functions and "thread" for others by default.
-        ``timeout``: seconds after which a run's token fires, and a coroutine is cancelled. ``when``: "now",
-        "response" to start when the response has been sent, or "commit" to be enqueued when the current
-        SQLAlchemy session has committed. ``durable``: items are on disk when enqueue
-        returns, and survive the process. ``backend``: "celery" for a Celery cluster, "immediate" to run
-        items where they are enqueued, or "local", whatever ``BACKGROUND_BACKEND`` says. ``fallback``: "local"
-        to run items here that Celery cannot be reached for; durable ones wait in the journal then.
+        ``name``: the task's name in logs and the journal; "module.function" by default. ``executor``: the
+        name of the executor that runs its items; "asyncio" for coroutine functions and "thread" for others by
+        default. ``timeout``: seconds after which a run's token fires, and a coroutine is cancelled. ``when``:
+        "now", "response" to start the item when the response has been sent, or "commit" to enqueue it when
+        the current SQLAlchemy session has committed. ``durable``: an item is on disk when enqueue returns,
+        and survives the process. ``backend``: "celery" for a Celery cluster, "immediate" to run an item
+        inside enqueue, or "local", whatever ``BACKGROUND_BACKEND`` says. ``fallback``: "local" to run items
+        in this process while Celery cannot be reached; durable items wait in the journal meanwhile.
 
-        ``max_attempts``: how many runs may fail before the item does; 1 by default. ``backoff``: seconds
-        between them, or a function of the attempt's number and its exception that returns them; about 1, 2,
-        4 ... seconds by default. ``retry_on``: the exceptions that are worth another attempt.
-        ``max_crashes``: how often a durable item may take its process down before it fails; 3 by default.
+        ``max_attempts``: how many runs may fail before the item fails; 1 by default. ``backoff``: seconds
+        between runs, or a function that takes the attempt's number and its exception and returns seconds;
+        about 1, 2, 4 ... seconds by default. ``retry_on``: the exceptions that are worth another attempt.
+        ``max_crashes``: how often a durable item may crash its process before the item fails; 3 by default.
         Raises ConfigurationError.
         """
 
@@ -115,24 +117,29 @@ class Background:
         *,
         seconds: float | None = None,
         timezone: str = "UTC",
+        overlap: bool = False,
         **options: Unpack[Options],
     ) -> Callable[[Callable[[], Any] | Task[[], Any]], Task[[], Any]]:
         """Enqueue a durable task again and again: ``@background.periodic("*/5 * * * *")`` or ``seconds=30``.
 
         ``cron``: a cron expression of five fields, in ``timezone`` (a name such as "Europe/Berlin"); needs
         ``flask-background[cron]``. One item is enqueued per machine, however many processes the app has; of
-        the runs that were missed, one is caught up on. Makes the function a task with these ``options`` (see
-        ``task``), or stands above ``@background.task(durable=True, ...)``. Raises ConfigurationError.
+        the runs that were missed, one is caught up on. One item waits at most, and none starts while an
+        earlier one runs, unless ``overlap=True``: else that time is left out. Makes the function a task with
+        these ``options`` (see ``task``), or stands above ``@background.task(durable=True, ...)``. Raises
+        ConfigurationError.
         """
         if (cron is None) is (seconds is None):
-            raise ConfigurationError('periodic() takes a cron expression, such as "*/5 * * * *", or seconds=')
+            raise ConfigurationError(
+                'periodic() takes either a cron expression, such as "*/5 * * * *", or seconds='
+            )
         schedule = Every(seconds) if seconds is not None else Cron(cron or "", timezone)
         check_names(options)
 
         def decorate(func: Callable[[], Any] | Task[[], Any]) -> Task[[], Any]:
             if isinstance(func, Task) and options:
                 raise ConfigurationError(
-                    f"{func.name} is a task already: give its options to one decorator, @background.task(...)"
+                    f"{func.name} is already a task: give its options to one decorator, @background.task(...)"
                     " or @background.periodic(...)"
                 )
             durable: Options = {"durable": True, **options}
@@ -144,12 +151,12 @@ class Background:
                 )
             if task.options.backend not in (None, "local"):
                 raise UnsupportedError(
-                    f"task {task.name} is periodic, and only the journal enqueues those: leave backend out,"
-                    " and let its item enqueue one of another task there"
+                    f"task {task.name} is periodic, and only the journal can enqueue periodic tasks: leave"
+                    " backend out, and let its item enqueue an item of a task with that backend"
                 )
             if (app := self._app) is not None:
                 check_executor(task._callee, state_of(app).settings.executors)
-            self._registry.add_periodic(task._callee, schedule)
+            self._registry.add_periodic(task._callee, schedule, overlap)
             return task
 
         return decorate
@@ -163,10 +170,9 @@ class Background:
     @overload
     def enqueue(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> WorkItem[R]: ...
     def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> WorkItem[Any]:
-        """Hand over a call of any callable, a lambda too; see ``Task.enqueue``.
+        """Enqueue a call of any callable, also of a lambda; see ``Task.enqueue``.
 
-        What the callable brings along (a closure's variables, a partial's arguments) is checked like
-        arguments.
+        The variables of a closure and the arguments of a partial are checked like arguments.
         """
         if isinstance(func, Task):
             return func.enqueue(*args, **kwargs)
@@ -179,29 +185,32 @@ class Background:
         arguments.refuse_live_closure(func, current_request())
         try:
             signature = inspect.signature(func, follow_wrapped=False)
-        except ValueError:  # some builtins have none
+        except ValueError:  # some builtins have no signature
             pass
         else:
             signature.bind(*args, **kwargs)
         return submit(self._part(), Callee.of_callable(func), args, kwargs)
 
     def state_processor(self, processor: StateProcessor) -> StateProcessor:
-        """Add a function that is called in the request, at every enqueue, and returns a dict of JSON values.
+        """Add a function that is called in the request at every enqueue, and returns a dict of JSON values.
 
-        The items find them in ``current_item.state.values``. Raises StateError at enqueue if they are not
+        Items find these values in ``current_item.state.values``. Enqueue raises StateError if a value is not
         JSON.
         """
         self._processors.append(processor)
         return processor
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
-        """The item with this id, or None.
+        """Return the item with this id, or None.
 
-        A durable one is found from any process of the app, until ``BACKGROUND_KEEP`` after its end, and so
-        is one in a Celery cluster; another one where it was enqueued, in flight or among the 1,000 that ended
-        last. Raises JournalError or BrokerError where those cannot be asked.
+        Every process of the app finds durable items, and items in a Celery cluster, until ``BACKGROUND_KEEP``
+        after their end. Other items are found only in the process that enqueued them, while in flight or
+        among the 1,000 that ended last. Raises JournalError or BrokerError if the journal or Celery cannot be
+        asked.
         """
         part = self._part()
+        if not is_text(item_id):
+            return None
         item = part.backend.get(item_id)
         if (item is None or item._task.durable) and part.has_journal():
             item = part.durable.get(item_id) or item
@@ -210,13 +219,15 @@ class Background:
         return item
 
     def items(self, *, status: Status | None = None, task: str | None = None) -> list[WorkItem[Any]]:
-        """The app's items in this process: those that ended last, then those in flight, oldest first.
+        """Return the app's items in this process: those that ended last, then those in flight.
 
-        Those in a Celery cluster are not among them. Where there is a journal, the 1,000 durable ones that
-        were enqueued last come before them, whichever process they are in. ``status``, ``task`` (a name):
-        only those.
+        Each list is in order, oldest first. If the app has a journal, the 1,000 durable items enqueued last
+        precede them, whichever process they are in. Items in a Celery cluster are left out. ``status`` and
+        ``task`` (a name) select items.
         """
         part = self._part()
+        if task is not None and not is_text(task):
+            return []  # no task has such a name
         durable: list[WorkItem[Any]] = [*part.durable.items(status, task)] if part.has_journal() else []
         ids = {item.id for item in durable}
         return durable + [
@@ -228,26 +239,26 @@ class Background:
         ]
 
     def stats(self) -> Stats:
-        """How many of the app's items are queued and running in this process, and how many ended how.
+        """Return how many of the app's items are queued and running in this process, and how many ended how.
 
-        Durable ones that wait in the journal for a process that has room are queued in none, and those in a
-        Celery cluster are not counted.
+        Durable items that wait in the journal for a free process, and items in a Celery cluster, are not
+        counted.
         """
         return self._part().backend.stats()
 
     def wait_idle(self, timeout: float | None = None) -> bool:
-        """Wait until no item is queued or running; False after timeout seconds (None: without limit).
+        """Wait until no item is queued or running; return False after timeout seconds (None: no limit).
 
-        Durable items count if this process runs them, or would: not those that run in another process, nor
-        those in a Celery cluster. Wait for their handles.
+        Durable items count if this process runs them, or would run them. Items that run in another process or
+        in a Celery cluster do not count: wait for their handles.
         """
         return self._part().wait_idle(timeout)
 
     def stop(self, grace: float | None = None) -> list[WorkItem[Any]]:
-        """Stop now: fire the tokens, give items grace seconds (None: the app's grace period), refuse others.
+        """Stop now: fire the tokens, and give items grace seconds (None: the app's grace period).
 
-        Returns the items that had not ended. For scripts, tests, and hosts that are not known here; under
-        gunicorn and in an ordinary process it happens by itself.
+        Returns the items that had not ended. New items are refused. For scripts, tests and unknown hosts;
+        gunicorn and an ordinary Python process are stopped automatically.
         """
         return self._part().backend.stop(grace)
 
@@ -258,7 +269,7 @@ class Background:
 
     @property
     def backend(self) -> LocalBackend:
-        """What ``app.extensions["background"].backend`` was in development versions before 0.1."""
+        """The former ``app.extensions["background"].backend`` of development versions before 0.1."""
         warnings.warn(
             "Background.backend is internal: use the methods of Background, such as stats()",
             DeprecationWarning,
@@ -268,11 +279,11 @@ class Background:
 
     @property
     def _app(self) -> Flask | None:
-        """The app given to the constructor, as long as it lives."""
+        """The app given to the constructor, while the app is alive."""
         return None if self._app_ref is None else self._app_ref()
 
     def _part(self) -> BackgroundState:
-        """The state of the current app, else of the app given to the constructor."""
+        """Return the state of the current app, else of the app given to the constructor."""
         app: Flask | None
         try:
             app = _current_app()
@@ -280,7 +291,7 @@ class Background:
             app = self._app
             if app is None:
                 why = (
-                    "Background does not know which app this is for"
+                    "Background does not know which app to use"
                     if self._app_ref is None
                     else "the app of this Background is gone: keep a reference to it"
                 )

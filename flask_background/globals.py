@@ -1,4 +1,4 @@
-"""``current_item``: the item that the code runs for, at any depth of calls."""
+"""``current_item``, a proxy to the work item that the running code belongs to."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from flask_background.core.item import WorkItem, current_item_var
 _UNBOUND = """\
 Working outside of a work item.
 
-current_item stands for the item that the code runs for, so it is there only while a task runs: in a function
-decorated with @background.task, in what that calls, and in what was given to background.enqueue().
+current_item stands for the work item that the running code belongs to. It can be used in a function that is
+decorated with @background.task or was given to background.enqueue(), and in the functions that it calls.
 
 To use the same code elsewhere, call the task as an ordinary function, task(...), which binds current_item
-too, or test for it: `if current_item:` is false outside of an item."""
+too, or test it: `if current_item:` is false outside of an item."""
 
 if TYPE_CHECKING:
     current_item: WorkItem[Any]

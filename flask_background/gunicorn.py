@@ -1,7 +1,7 @@
-"""Hooks for gunicorn.conf.py, for those who want to see there what happens.
+"""A hook for gunicorn.conf.py; most apps do not need it.
 
-They are not needed: a worker is found at its first item. They help where that cannot work, as with a worker
-class that is not gunicorn's own and runs the app far from its main thread::
+A worker is found at its first item. The hook helps where that cannot work, as with a worker
+class that is not gunicorn's own and runs the app outside of its main thread::
 
     # gunicorn.conf.py
     from flask_background.gunicorn import post_worker_init

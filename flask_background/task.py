@@ -25,7 +25,7 @@ from typing import (
 
 from flask_background.concurrency import native
 from flask_background.core.callee import Callee, refuse_generator
-from flask_background.core.item import WorkItem, current_item_var
+from flask_background.core.item import PlaceLender, WorkItem, current_item_var
 from flask_background.core.options import TaskOptions, Using, When, check_names
 from flask_background.core.status import Attempt
 from flask_background.core.token import CancellationSource
@@ -39,9 +39,9 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 
-# The words of other libraries, and what to write here instead.
+# Method names of other task libraries, and what Flask-Background has in their place.
 _ENQUEUE = "{0}.enqueue(...) takes the function's own arguments"
-_USING = "{0}.using(delay=60).enqueue(...) takes options and the function's own arguments apart"
+_USING = "{0}.using(delay=60).enqueue(...) separates options from the function's own arguments"
 _SIGNATURE = "enqueue the next step at the end of the first, or functools.partial({0}, ...) at once"
 _EACH = "[{0}.enqueue(value) for value in values] enqueues one item each"
 _CURES = {
@@ -49,7 +49,7 @@ _CURES = {
     **dict.fromkeys(("apply_async", "configure", "schedule", "send_with_options"), _USING),
     **dict.fromkeys(("message", "s", "si", "signature"), _SIGNATURE),
     **dict.fromkeys(("chunks", "map", "starmap"), _EACH),
-    "retry": "@background.task(max_attempts=5) runs an item again whose function raised",
+    "retry": "@background.task(max_attempts=5) runs an item again if its function raised",
 }
 
 
@@ -62,37 +62,37 @@ class Submitter(Protocol):
 
 
 class Task(Generic[P, R]):
-    """A function that can be enqueued. Called, it is the function that it was.
+    """A function that can be enqueued; calling the task calls the function as before.
 
-    A task that is a method works through its object, as a function does: ``shop.greet.enqueue("bo")``.
+    A task that is a method is enqueued through its object, as in ``shop.greet.enqueue("bo")``.
     """
 
     def __init__(self, submitter: Submitter, callee: Callee, binding: type | None = None) -> None:
         update_wrapper(self, callee.func)
         self._submitter = submitter
         self._callee = callee
-        #: staticmethod or classmethod, if the function was given as one.
+        #: staticmethod or classmethod, if the decorated object was one.
         self._binding = binding
 
     @property
     def name(self) -> str:
-        """What the task is called in logs, commands and the journal."""
+        """The name of the task in logs, commands and the journal."""
         return self._callee.name
 
     @property
     def func(self) -> Callable[P, R]:
-        """The function that was decorated."""
+        """The decorated function."""
         return self._callee.func
 
     @property
     def options(self) -> TaskOptions:
-        """The options that its items are run with. ``using`` makes a task with others."""
+        """The options of the task's items. ``using`` makes a task with other options."""
         return self._callee.options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function here and now. Outside of an item ``current_item`` is bound to one of its own.
+        """Call the function here and now, and return its result or raise its error.
 
-        That item's token never fires. What the function raises is raised here.
+        Outside of an item, ``current_item`` is bound to an item for this call, whose token never fires.
         """
         callee = self._callee
         if current_item_var.get(None) is not None:
@@ -114,24 +114,24 @@ class Task(Generic[P, R]):
     @overload
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> WorkItem[R]: ...
     def enqueue(self, *args: Any, **kwargs: Any) -> WorkItem[Any]:
-        """Hand a call over and return its item at once.
+        """Enqueue a call of the function, and return its work item at once.
 
-        Raises TypeError if the arguments do not fit the function, ArgumentError if one of them is alive
-        only while the request is, and QueueFull or Stopping (503 in a view) if the item is not accepted.
-        Uploads are moved to the item: the view cannot use them any more.
+        Raises TypeError if the arguments do not fit the function, ArgumentError if an argument is alive only
+        while the request is, and EnqueueError (503 in a view), such as QueueFull or Stopping, if the item is
+        not accepted. Uploads are moved to the item: the view can no longer use them.
         """
         callee = self._callee
         callee.check_call(*args, **kwargs)
         return self._submitter._submit(callee, args, kwargs, callee.options.when)
 
     def using(self, **options: Unpack[Using]) -> Self:
-        """The same task with other options; this one stays as it is. Raises ConfigurationError.
+        """Return the same task with other options; this task stays as it is. Raises ConfigurationError.
 
-        ``delay``: seconds, or a timedelta, and ``run_at``: an aware datetime; the item does not start before.
-        ``when="response"``: the item starts when the response has been sent, and is dropped if the view ends
-        in an unhandled exception; outside of a request it starts at once. ``when="commit"``: the item is
-        enqueued when the transaction of the app's current SQLAlchemy session commits, and dropped if the
-        session rolls back. ``key``: while an item of this task with the same key is queued or running,
+        ``delay``: seconds or a timedelta, and ``run_at``: an aware datetime, before which the item does not
+        start. ``when="response"``: the item starts when the response has been sent, and is dropped if the
+        view ends in an unhandled exception; outside of a request the item starts at once. ``when="commit"``:
+        the item is enqueued when the transaction of the app's current SQLAlchemy session commits, and dropped
+        if the session rolls back. ``key``: while an item of this task with the same key is queued or running,
         enqueue returns that item. ``timeout``, ``executor``, ``durable``, ``backend``, ``fallback``,
         ``max_attempts``, ``backoff``, ``retry_on``, ``max_crashes``: see ``Background.task``.
         """
@@ -147,7 +147,7 @@ class Task(Generic[P, R]):
         self: Task[Concatenate[Any, Q], R], instance: object, owner: type | None = None
     ) -> Task[Q, R]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Task[Any, Any]:
-        """Bind the task to an object, as Python binds a function that is looked up through one."""
+        """Bind the task to an object, as Python binds a method."""
         if self._binding is classmethod:
             return _MethodTask(self, type(instance) if owner is None else owner)
         func = self._callee.func
@@ -157,7 +157,7 @@ class Task(Generic[P, R]):
         return _MethodTask(self, instance)
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Say what to write instead of other libraries' words."""
+        """Raise AttributeError; for the method names of other task libraries, name what to call instead."""
         what = f"{type(self).__name__.lstrip('_')!r} object has no attribute {name!r}"
         if name in _CURES and (callee := vars(self).get("_callee")) is not None:
             word = getattr(callee.func, "__name__", "task")
@@ -169,7 +169,7 @@ class Task(Generic[P, R]):
 
 
 class _MethodTask(Task[P, R]):
-    """A task that was looked up through an object, which is the first argument of its items."""
+    """A task that was looked up through an object; the object is the first argument of its items."""
 
     def __init__(self, task: Task[Any, R], instance: object) -> None:
         vars(self).update(vars(task))
@@ -181,8 +181,8 @@ class _MethodTask(Task[P, R]):
     def enqueue(self, *args: Any, **kwargs: Any) -> WorkItem[Any]:
         if self._callee.durable:
             raise UnsupportedError(
-                f"task {self.name} is durable and a method, and its object ({type(self._instance).__name__})"
-                " cannot be kept: make it a function, or a static method, that takes what it needs, such as"
+                f"task {self.name} is a durable method, and its object ({type(self._instance).__name__})"
+                " cannot be stored: make it a function or a static method, and pass it plain values, such as"
                 " the object's id"
             )
         callee = self._callee
@@ -194,7 +194,9 @@ class _MethodTask(Task[P, R]):
 
 
 class _Direct:
-    """Keeps the item of a direct call, which nobody else knows and nobody cancels."""
+    """The host of an item in a direct call: no other code knows the item or cancels it."""
+
+    lending: PlaceLender | None = None
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -209,7 +211,7 @@ class _Direct:
 
 
 def make_task(submitter: Submitter, func: Callable[..., Any], options: dict[str, Any]) -> Task[..., Any]:
-    """A task of func. Raises ConfigurationError for what cannot be one."""
+    """Return a task of func. Raises ConfigurationError if func cannot be a task."""
     binding = type(func) if isinstance(func, (staticmethod, classmethod)) else None
     if binding is not None:
         func = func.__func__  # type: ignore[attr-defined]
@@ -217,7 +219,7 @@ def make_task(submitter: Submitter, func: Callable[..., Any], options: dict[str,
         raise ConfigurationError(_why_not_twice(func, submitter, options))
     if isinstance(func, type):
         raise ConfigurationError(
-            f"{func.__qualname__} is a class, which a task cannot stand for: decorate a function that calls"
+            f"{func.__qualname__} is a class, and a class cannot be a task: decorate a function that calls"
             f" it, or enqueue a call of it by background.enqueue({func.__name__}, ...)"
         )
     if not callable(func):
@@ -229,10 +231,10 @@ def make_task(submitter: Submitter, func: Callable[..., Any], options: dict[str,
 def _why_not_twice(task: Task[..., Any], submitter: Submitter, options: dict[str, Any]) -> str:
     word = getattr(task.func, "__name__", "task")
     if task._submitter is not submitter:
-        return f"{word} is a task of another Background: make one of its function, {word}.func"
+        return f"{word} is a task of another Background: decorate its function, {word}.func"
     given = ", ".join(f"{name}={value!r}" for name, value in options.items())
     cure = f"{word}.using({given}) is the same task with other options" if given else "decorate it once"
-    return f"{word} is a task already: {cure}"
+    return f"{word} is already a task: {cure}"
 
 
 async def _await_bound(

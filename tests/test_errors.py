@@ -117,7 +117,7 @@ def test_cancelled_carries_its_token() -> None:
 @pytest.mark.parametrize("name", ["ArgumentRefused", "Refused", "ItemFailed"])
 def test_old_names(name: str) -> None:
     """An error's name of before 0.1 still works, and its warning says the new one."""
-    with pytest.warns(DeprecationWarning, match=rf"errors\.{name} is called \w+Error now"):
+    with pytest.warns(DeprecationWarning, match=rf"errors\.{name} is now called \w+Error"):
         assert issubclass(getattr(errors, name), BackgroundError)
     with pytest.raises(AttributeError):
         errors.Nothing  # noqa: B018

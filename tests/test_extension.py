@@ -170,7 +170,7 @@ def test_second_init(app: Flask, background: Background) -> None:
         lambda: Background().init_app(app),
         lambda: Background(app),
     ):
-        with pytest.raises(RuntimeError, match=r"'shop' has a Background already: .*once per app"):
+        with pytest.raises(RuntimeError, match=r"'shop' already has a Background: .*once per app"):
             init()
     assert app.extensions["background"] is background
     assert background.enqueue(lambda: 42).result(BOUND) == 42

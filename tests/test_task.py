@@ -593,10 +593,10 @@ def test_durable_method() -> None:
     """A method whose object would have to be kept is refused by name; called it works."""
     shop = Shop("kim's")
     assert shop.keep("bo") == "kim's keeps bo"
-    said = r"Shop\.keep is durable and a method, and its object \(Shop\) cannot be kept: make it a function"
+    said = r"Shop\.keep is a durable method, and its object \(Shop\) cannot be stored: make it a function"
     with pytest.raises(UnsupportedError, match=said):
         shop.keep.enqueue("bo")
-    with pytest.raises(UnsupportedError, match=r"Shop\.greet is durable and a method"):
+    with pytest.raises(UnsupportedError, match=r"Shop\.greet is a durable method"):
         shop.greet.using(durable=True).enqueue("bo")
 
 
@@ -614,13 +614,13 @@ def test_task_of_a_task(background: Background) -> None:
     @background.task
     def send() -> None: ...
 
-    with pytest.raises(ConfigurationError, match=r"^send is a task already: send\.using\(timeout=5\) is the"):
+    with pytest.raises(ConfigurationError, match=r"^send is already a task: send\.using\(timeout=5\) is the"):
         background.task(timeout=5)(send)
-    with pytest.raises(ConfigurationError, match=r"^send is a task already: decorate it once"):
+    with pytest.raises(ConfigurationError, match=r"^send is already a task: decorate it once"):
         background.task(send)
     with pytest.raises(ConfigurationError, match=r"^send is a task of another Background: .*send\.func"):
         Background().task(send)
-    with pytest.raises(ConfigurationError, match=r"is a task already: give its options to one decorator"):
+    with pytest.raises(ConfigurationError, match=r"is already a task: give its options to one decorator"):
         background.periodic(seconds=1, timeout=5)(send)
     assert send.options.timeout is None
 

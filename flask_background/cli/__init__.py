@@ -1,6 +1,6 @@
-"""The commands of ``flask background``, which an app with a Background has.
+"""The commands of ``flask background``, for an app with a Background.
 
-They are loaded when one of them is looked for: ``flask run`` needs nothing of what they import.
+The commands are loaded when one of them is looked up: ``flask run`` needs nothing of what they import.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from flask.cli import AppGroup
 
 
 class _Group(AppGroup):
-    """Loads its commands when it is asked for them."""
+    """A group that loads its commands when it is asked for them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         import_module("flask_background.cli.commands")
@@ -24,5 +24,5 @@ class _Group(AppGroup):
 
 
 background = _Group(
-    "background", help="Run items, look at durable ones and change them, look for what is unsafe."
+    "background", help="Run items, show and change durable ones, and check the app for unsafe settings."
 )

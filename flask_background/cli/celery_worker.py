@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 def run_celery_worker(part: BackgroundState, options: Sequence[str]) -> int:
-    """Run a worker until it is told to stop; returns its exit status. Raises ConfigurationError.
+    """Run a worker until it is told to stop; return its exit status. Raises ConfigurationError.
 
     ``options``: Celery's own, as on its command line. Unless they or the app's settings say otherwise, this
     worker takes no more messages than it runs.
     """
     from flask_background.celery.app import celery_of, explicit_settings
-    from flask_background.celery.worker.bootstrap import join  # with Celery, where it is installed
+    from flask_background.celery.worker.bootstrap import join  # imports Celery, where it is installed
 
     celery = celery_of(part.app, part.settings)
-    join(part)  # also where no setting and no task says that items go to Celery
+    join(part)  # also if no setting and no task names Celery
     is_told = "worker_prefetch_multiplier" in explicit_settings(celery)
     prefetch = [] if is_told else ["--prefetch-multiplier", "1"]
     return celery.start(argv=["worker", *prefetch, *options]) or 0

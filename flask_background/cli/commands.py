@@ -1,7 +1,7 @@
-"""``flask background``: look at durable items, change them, run items outside the web processes, and look
-for what is unsafe.
+"""The commands of ``flask background``: show and change durable items, run items outside the web processes,
+and check the app for unsafe settings.
 
-Errors are one line, and the exit status is 1, or 2 for a command that makes no sense. Items' arguments are
+Errors are one line, and the exit status is 1, or 2 for a wrong command line. Items' arguments are
 never shown.
 """
 
@@ -21,8 +21,9 @@ from flask_background.app_state import state_of
 from flask_background.cli import background
 from flask_background.cli.celery_worker import run_celery_worker
 from flask_background.cli.doctor import examine
-from flask_background.cli.formatting import fields, row, shown, table
+from flask_background.cli.formatting import fields, printable, repr_of, row, say, shown, table
 from flask_background.cli.worker import run_worker
+from flask_background.core.odd_errors import text_of
 from flask_background.core.status import Status
 from flask_background.durable.journal import outbox, queries, statements
 from flask_background.enqueueing.submit import submit
@@ -31,11 +32,12 @@ from flask_background.errors import BackgroundError
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
     from flask_background.core.callee import Callee
+    from flask_background.core.item import WorkItem
     from flask_background.durable.backend import DurableBackend
     from flask_background.durable.journal.row import ItemRow
 
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable, with times in UTC.")
-# What lists items that run here, and items that wait to be forwarded.
+# The queries for items that run here, and for items that wait to be forwarded.
 _ALL: tuple[Callable[..., Any], ...] = queries.rows, outbox.rows
 
 _statuses = click.Choice([str(status) for status in Status if status is not Status.INTERRUPTED])
@@ -48,17 +50,19 @@ def _part() -> BackgroundState:
 
 
 def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """A command whose errors are one line. Items are left to other processes while it runs."""
+    """Return a decorator for a command that has one-line errors and leaves items to other processes."""
 
     def decorate(func: Callable[..., None]) -> click.Command:
         @wraps(func)
         def call(**options: Any) -> None:
             part = _part()
             part.runs_durable = False
+            for name, value in options.items():
+                _check_text(name, value)
             try:
                 func(part, **options)
             except BackgroundError as error:
-                raise click.ClickException(str(error)) from error
+                raise click.ClickException(printable(error)) from error
 
         return background.command(name)(call)
 
@@ -66,16 +70,20 @@ def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 
 
 @background.command("worker")
-@click.option("--executor", "executors", multiple=True, help="Only items of this executor; may be repeated.")
-@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="How many processes.")
-@click.option("--burst", is_flag=True, help="End when there is nothing left to run.")
+@click.option(
+    "--executor", "executors", multiple=True, help="Run only items of this executor; may be repeated."
+)
+@click.option(
+    "--count", type=click.IntRange(1), default=1, show_default=True, help="The number of processes."
+)
+@click.option("--burst", is_flag=True, help="End when no item is left to run.")
 def worker(executors: tuple[str, ...], count: int, burst: bool) -> None:
-    """Run durable items until TERM or INT; then they have the grace period, as elsewhere."""
+    """Run durable items until TERM or INT, then for up to the grace period."""
     part = _part()
     for name in executors:
         if name not in part.settings.executors:
             known = ", ".join(sorted(part.settings.executors))
-            raise click.BadParameter(f"{name!r} is no executor of this app; it has {known}")
+            raise click.BadParameter(f"{name!r} is not an executor of this app; its executors are {known}")
     try:
         run_worker(part, executors=executors, count=count, burst=burst)
     except BackgroundError as error:
@@ -100,7 +108,7 @@ def celery_worker(context: click.Context, options: tuple[str, ...]) -> None:
 @_command("doctor")
 @_json
 def doctor(part: BackgroundState, as_json: bool) -> None:
-    """Look for what is unsafe: settings, the journal's folder, Celery's servers and workers.
+    """Check for unsafe settings, journal folders, Celery servers and workers.
 
     The exit status is 0 if all is ok.
     """
@@ -109,7 +117,7 @@ def doctor(part: BackgroundState, as_json: bool) -> None:
         findings.append(finding)
         if not as_json:
             text = f"{finding.text.removesuffix('.')}. Cure: {finding.cure}" if finding.cure else finding.text
-            click.echo(f"{finding.level:<8}{finding.subject}: {text}")
+            say(f"{finding.level:<8}{finding.subject}: {text}")
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings]))
     if any(finding.level != "ok" for finding in findings):
@@ -119,12 +127,12 @@ def doctor(part: BackgroundState, as_json: bool) -> None:
 @_command("run")
 @click.argument("task")
 @click.argument("args", nargs=-1)
-@click.option("--wait", is_flag=True, help="Wait for the end, and print the result.")
+@click.option("--wait", is_flag=True, help="Wait for the item's end, and print its result.")
 @_json
 def run(part: BackgroundState, task: str, args: tuple[str, ...], wait: bool, as_json: bool) -> None:
-    """Start TASK with ARGS: JSON where they can be read as such, else strings.
+    """Enqueue TASK with ARGS, each read as JSON if possible, else as a string.
 
-    A durable item is left to the processes that run them; another one runs here, and is waited for.
+    A durable item is left to the processes that run such items; any other item runs here, and is waited for.
     """
     found = _find_task(part, task)
     if not found.options.durable or wait:
@@ -135,21 +143,27 @@ def run(part: BackgroundState, task: str, args: tuple[str, ...], wait: bool, as_
         item = submit(part, found, values, {}, found.options.when)
     except TypeError as error:
         raise click.UsageError(f"{task}: {error}") from error
-    result = item.result() if wait or not found.options.durable else None
+    result = _result_of(item) if wait or not found.options.durable else None
     part.backend.stop(None)
     if as_json:
         click.echo(json.dumps({"id": item.id, "status": item.status, "result": shown(result)}))
     else:
-        click.echo(f"{item.id} {item.status}" + (f": {result!r}" if result is not None else ""))
+        say(f"{item.id} {item.status}" + (f": {repr_of(result)}" if result is not None else ""))
 
 
 @_command("list")
-@click.option("--status", type=_statuses, help="Only these.")
-@click.option("--task", help="Only those of this task.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The latest so many.")
+@click.option("--status", type=_statuses, help="Show only items with this status.")
+@click.option("--task", help="Show only items of this task.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    help="How many items to show, the latest ones.",
+)
 @_json
 def list_(part: BackgroundState, status: str | None, task: str | None, limit: int, as_json: bool) -> None:
-    """The items that were enqueued last."""
+    """List the items that were enqueued last."""
     wanted = None if status is None else Status(status)
     found = [_read(part, partial(query, status=wanted, task=task, limit=limit)) for query in _ALL]
     entries = sorted((*found[0], *(waiting.as_item() for waiting in found[1])), key=_enqueued)[-limit:]
@@ -163,21 +177,21 @@ def list_(part: BackgroundState, status: str | None, task: str | None, limit: in
 @click.argument("item_id", metavar="ID")
 @_json
 def show(part: BackgroundState, item_id: str, as_json: bool) -> None:
-    """One item."""
+    """Show one item."""
     entry = _entry(part, item_id)
     if as_json:
         click.echo(json.dumps(fields(entry)))
         return
     for name, value in fields(entry).items():
         if value is not None:
-            click.echo(f"{name + ':':<13}{value}")
+            say(f"{name + ':':<13}{value}")
 
 
 @_command("cancel")
 @click.argument("item_id", metavar="ID")
 @_json
 def cancel(part: BackgroundState, item_id: str, as_json: bool) -> None:
-    """Take a queued item back; ask a running one to end."""
+    """Cancel a queued item, or ask a running item to end."""
     entry = _entry(part, item_id)
     answer: str | None = part.durable.outbox.cancel(item_id)
     if answer is None:
@@ -191,7 +205,7 @@ def cancel(part: BackgroundState, item_id: str, as_json: bool) -> None:
 @click.argument("item_id", metavar="ID")
 @_json
 def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
-    """Run an item again that has failed, was parked or cancelled."""
+    """Run an item again after it failed, was parked or was cancelled."""
     entry = _entry(part, item_id)
     writer = part.durable.session.writer
     done = writer.write(partial(statements.retry, item_id=item_id, now=time.time())) or writer.write(
@@ -202,11 +216,17 @@ def retry(part: BackgroundState, item_id: str, as_json: bool) -> None:
 
 
 @_command("purge")
-@click.option("--status", "statuses", type=_statuses, multiple=True, help="Only these; may be repeated.")
-@click.confirmation_option(prompt="Forget these ended items?")
+@click.option(
+    "--status",
+    "statuses",
+    type=_statuses,
+    multiple=True,
+    help="Delete only items with this status; may be repeated.",
+)
+@click.confirmation_option(prompt="Delete these ended items?")
 @_json
 def purge(part: BackgroundState, statuses: tuple[str, ...], as_json: bool) -> None:
-    """Forget items that have ended."""
+    """Delete items that have ended."""
     wanted = [Status(status) for status in statuses] or list(Status)
     session = part.durable.session
     ids = session.writer.write(partial(statements.purge, statuses=wanted))
@@ -219,7 +239,7 @@ def purge(part: BackgroundState, statuses: tuple[str, ...], as_json: bool) -> No
 @_command("stats")
 @_json
 def stats(part: BackgroundState, as_json: bool) -> None:
-    """How many items there are, by status."""
+    """Show how many items there are, by status."""
     found = Counter(_read(part, queries.stats)) + Counter(_read(part, outbox.stats))
     counts = {str(status): found[status] for status in Status if status is not Status.INTERRUPTED}
     if as_json:
@@ -268,5 +288,28 @@ def _answer(item_id: str, answer: str | None, why_not: str, as_json: bool) -> No
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
+
+
+def _check_text(name: str, value: object) -> None:
+    try:
+        if isinstance(value, str):
+            value.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError(f"{name}: {value!r} is no well-formed text") from None
+
+
+def _result_of(item: WorkItem[Any]) -> Any:
+    """Return the item's result. Of a failed item the log has the traceback, and this command one line."""
+    try:
+        return item.result()
+    except BackgroundError:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not item.status.is_final:
+            raise
+        kind = type(error).__qualname__
+        raise click.ClickException(
+            printable(f"item {item.id} {item.status}: {kind}: {text_of(error)}")
+        ) from None

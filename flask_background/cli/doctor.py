@@ -1,4 +1,4 @@
-"""Looks for what is unsafe in an app's settings, and around it: the journal's folder, Celery, its servers."""
+"""The checks of ``flask background doctor``: settings, the journal's folder, Celery and its servers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from flask_background.core.finding import Finding
 from flask_background.core.settings import Settings
 from flask_background.durable.journal.folder import make_folder
+from flask_background.errors import ConfigurationError
+from flask_background.executors.processes.app_location import locate
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
@@ -23,7 +25,7 @@ class HasState(Protocol):
 
 
 def examine(background: HasState) -> Iterator[Finding]:
-    """Look at what the current app uses. Changes nothing; asks servers for a few seconds at most."""
+    """Check what the current app uses. Changes nothing; asks servers for a few seconds at most."""
     part = background._part()
     yield from _names(part)
     grace = part.settings.grace_period
@@ -32,11 +34,13 @@ def examine(background: HasState) -> Iterator[Finding]:
         "grace period",
         f"{grace:g} s: give gunicorn graceful_timeout = {grace + 1:g}, and the process manager a little more",
     )
+    if any(options.kind == "process" for options in part.settings.executors.values()):
+        yield _children(part)
     if part.has_journal():
         yield _folder(part)
         yield _durability(part)
     if part.has_celery():
-        from flask_background.celery import doctor  # with Celery, for apps that name it
+        from flask_background.celery import doctor  # imports Celery, for apps that name it
 
         yield from doctor.examine(part.app, part.settings)
 
@@ -52,6 +56,14 @@ def _names(part: BackgroundState) -> Iterator[Finding]:
                 "there is no such setting, so it has no effect",
                 f"{close[0]} may be meant" if close else "leave it out",
             )
+
+
+def _children(part: BackgroundState) -> Finding:
+    try:
+        location = locate(part.app, part.settings.app)
+    except ConfigurationError as error:
+        return Finding("error", "child processes", str(error))
+    return Finding("ok", "child processes", f"they load the app from {location}")
 
 
 def _folder(part: BackgroundState) -> Finding:

@@ -1,12 +1,14 @@
-"""A worker of its own: processes that run durable items, and nothing else.
+"""The command ``flask background worker``: processes that run durable items, and nothing else.
 
-One process runs items itself. Several are forked before anything is opened; their parent passes TERM and INT
-on, and starts another one for one that dies. A signal to all of them, as Ctrl-C is and the TERM of systemd,
-reaches a child twice, for its parent passes it on as well: that is to count once.
+One process runs items itself, unless it is the first one of a container. Others are forked before anything
+is opened; their parent passes TERM and INT on, waits for orphans, and starts another one for one that dies.
+A signal to all of them, as Ctrl-C is and the TERM of systemd, reaches a child twice, for its parent passes it
+on as well: that is to count once.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import signal
@@ -21,59 +23,93 @@ from flask_background.concurrency import native
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
 
-# How often a worker looks whether a burst is over, and how soon a dead one is replaced (seconds).
+# How often a worker checks whether a burst is over, and how soon a dead one is replaced (seconds).
 _LOOK = 0.05
 _REPLACE_AFTER = 0.5
-# How long the main thread sleeps at a time (seconds): when two signals come at once, the system may give both
-# to another thread, and then it does not wake this one, which alone can heed them.
+# How long the main thread sleeps at a time (seconds): if two signals come at once, the system may deliver
+# both to another thread, and does not wake the main thread, which has to handle them.
 _DOZE = 0.5
 # Signals less than this after one another are the same press of a key (seconds).
 _ONE_PRESS = 1.0
+# From <sys/prctl.h>.
+_PR_GET_CHILD_SUBREAPER = 37
 
 
 def run_worker(
     part: BackgroundState, *, executors: Collection[str] = (), count: int = 1, burst: bool = False
 ) -> None:
-    """Run items until TERM or INT, or, in a burst, until there are none. Raises JournalError."""
+    """Run items until TERM or INT, or, in a burst, until none is left. Raises JournalError."""
     part.runs_durable = True
     part.executors = frozenset(executors) or None
-    if count == 1:
+    if count == 1 and not _inherits_orphans():
         _work(part, burst)
     else:
         _Parent(part, count, burst).run()
 
 
-def _work(part: BackgroundState, burst: bool) -> None:
-    """This process runs items. Once it is told to stop, the host waits for them as in every process."""
+def _inherits_orphans() -> bool:
+    """Whether this process has to wait for processes that are not its own, as the first one of a container.
 
+    A worker cannot: it would take the ends of programs away from the items that wait for them.
+    """
+    if os.getpid() == 1:
+        return True
+    is_reaper = ctypes.c_int(0)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    return (
+        prctl is not None
+        and prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(is_reaper)) == 0
+        and bool(is_reaper.value)
+    )
+
+
+def _work(part: BackgroundState, burst: bool, parent: int | None = None) -> None:
+    """Run items in this process. Once it is told to stop, the host waits for them as in every process.
+
+    ``parent``: the process that has forked this one; when that dies, this one stops, too.
+    """
     presses = _Presses()
 
     def stop(signum: int, frame: FrameType | None) -> None:
         if not presses.is_new():
             return
         if presses.count == 1:
+            _say(f"stops: {signal.Signals(signum).name}")
             raise SystemExit(0)
-        raise KeyboardInterrupt  # which ends the wait for the items: that is the host's to say
+        raise KeyboardInterrupt  # this ends the wait for the items, which is the host's decision
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     durable = part.durable
+    _say(f"started: runs items of {', '.join(durable.session.executors)} from {part.folder}")
+    maintenance = durable.maintenance
     if burst:
-        durable.maintenance.has_looked.wait()  # what a dead process has left is there to run, too
+        maintenance.has_looked.wait()  # the items of a dead process have to be run, too
+        maintenance.fires = False
     while not (burst and durable.claimer.has_nothing_to_do()):
+        if parent is not None and os.getppid() != parent:
+            _say(f"stops: its parent, process {parent}, has died")
+            raise SystemExit(0)
         native.Latch().wait(_LOOK if burst else _DOZE)  # gevent's hub goes on meanwhile
+    _say("stops: nothing is left to run")
     part.backend.stop(None)
 
 
+def _say(what: str) -> None:
+    """Tell an operator what this process does."""
+    with suppress(OSError):  # nobody listens
+        os.write(2, f"Worker {os.getpid()} {what}\n".encode(errors="backslashreplace"))
+
+
 class _Presses:
-    """Counts how often somebody has asked for the end."""
+    """Counts the requests to stop."""
 
     def __init__(self) -> None:
         self.count = 0
         self._at = -math.inf
 
     def is_new(self) -> bool:
-        """Whether a signal that has just come is not the echo of the last one."""
+        """Return whether a signal that has just come is not the echo of the last one."""
         now = time.monotonic()
         if now - self._at < _ONE_PRESS:
             return False
@@ -83,7 +119,7 @@ class _Presses:
 
 
 class _Parent:
-    """Keeps so many children working. Opens nothing, and starts no thread."""
+    """Keeps a number of children working. Opens nothing, and starts no thread."""
 
     def __init__(self, part: BackgroundState, count: int, burst: bool) -> None:
         self._part = part
@@ -94,21 +130,28 @@ class _Parent:
         self._presses = _Presses()
 
     def run(self) -> None:
-        """Until all have ended."""
+        """Keep the children running until all have ended."""
         signal.signal(signal.SIGTERM, self._pass_on)
         signal.signal(signal.SIGINT, self._pass_on)
         for _ in range(self._count):
             self._start()
         while self._children:
             pid, status = os.wait()
+            if pid not in self._children:
+                continue  # an orphan: the first process of a container inherits those
             self._children.discard(pid)
             if status and not self._stopping:
+                ended = os.waitstatus_to_exitcode(status)
+                how = f"with exit status {ended}" if ended >= 0 else f"by signal {-ended}"
+                _say(f"replaces worker {pid}, which has ended {how}")
                 time.sleep(_REPLACE_AFTER)
                 self._start()
 
     def _start(self) -> None:
-        # A signal that came between the fork and the child's own handlers would be the parent's affair there.
+        # The child must not handle a signal that comes between the fork and its own handlers as the parent
+        # would.
         signals = {signal.SIGTERM, signal.SIGINT}
+        parent = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         pid = os.fork()
         if pid:
@@ -121,7 +164,7 @@ class _Parent:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         self._children.clear()
-        _work(self._part, self._burst)
+        _work(self._part, self._burst, parent)
         raise SystemExit(0)
 
     def _pass_on(self, signum: int, frame: FrameType | None) -> None:

@@ -1,1 +1,1 @@
-"""Threads, locks and timers that are real under gevent, too."""
+"""Threads, locks and timers of the operating system, also under gevent."""

@@ -1,8 +1,9 @@
-"""Functions of the app's that our threads have to call: on threads of their own, so that they hold up nobody.
+"""Threads that call functions of the app, so that a slow function blocks none of our other threads.
 
 Callbacks of tokens, receivers of signals and the like may take long, hang or raise. A few threads call them;
-one more is started while all are busy, up to a bound. They end when there is nothing to call. Under gevent
-they have a greenlet of the main thread call the function, for it may take patched locks.
+while all are busy another one is started, up to a bound. A thread ends when there is nothing to call. Under
+gevent the thread has a greenlet of the main thread call the function, because the function may take patched
+locks.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ from flask_background.concurrency import hub, native
 
 Failed = Callable[[BaseException], object]
 
-# How many callbacks may run at once; the rest waits for one of them to end.
+# How many callbacks may run at the same time; further callbacks wait until one of them ends.
 _MOST = 64
-# How long a thread stays for the next callback, in seconds.
+# How long a thread waits for the next callback before it ends, in seconds.
 _LINGER = 1.0
-# How long a main thread that computes may keep a callback waiting under gevent, in seconds: the callback may
-# be what ends that computation.
+# How long a busy main thread may delay a callback under gevent, in seconds; the callback may be needed to end
+# that computation.
 _HURRY = 0.25
 
 
 class _IdleThread:
-    """Waits for the next callback. One lock each: CPython's queues may keep one of several for ever."""
+    """A thread that waits for the next callback.
+
+    Each has its own lock, because one of several threads that wait on a CPython queue may wait for ever.
+    """
 
     __slots__ = ("call", "latch")
 
@@ -38,18 +42,19 @@ class _IdleThread:
 
 
 class CallbackThreads:
-    """Calls functions, each on a thread on which nothing else waits."""
+    """Calls each function on a thread that has no other work."""
 
     def __init__(self) -> None:
         self._lock = native.new_lock()
         self._count = 0
         self._idle: list[_IdleThread] = []
         self._waiting: deque[Callable[[], None]] = deque()
+        self._idle_latches: list[native.Latch] = []
 
     def call(self, function: Callable[[], object], failed: Failed) -> None:
-        """Call function soon, and failed with what it raises.
+        """Call function soon; if it raises, call failed with the exception.
 
-        Where there is no thread to be had, it waits for one of those that are busy, or is called here.
+        If no thread can be started, the function waits for a busy thread, or is called here.
         """
         call = partial(_call, function, failed)
         with self._lock:
@@ -73,19 +78,32 @@ class CallbackThreads:
             if not others:
                 call()
 
+    def wait(self, timeout: float) -> bool:
+        """Wait until no callback runs or waits for a thread; False after timeout seconds."""
+        latch = native.Latch()
+        with self._lock:
+            if self._count == len(self._idle):
+                return True
+            self._idle_latches.append(latch)
+        return latch.wait(timeout)
+
     def _run(self, call: Callable[[], None] | None) -> None:
         while call is not None:
             hub.run(call, within=_HURRY)
-            call = None  # or an idle thread would keep what it has called
+            call = None  # otherwise an idle thread would keep its last callback alive
             call = self._next()
 
     def _next(self) -> Callable[[], None] | None:
-        """The next function to call; None if there was none for a while, and this thread is to end."""
+        """Return the next function to call, or None if this thread was idle long enough and has to end."""
         with self._lock:
             if self._waiting:
                 return self._waiting.popleft()
             idle = _IdleThread()
             self._idle.append(idle)
+            latches = self._idle_latches if self._count == len(self._idle) else []
+            self._idle_latches = [] if latches else self._idle_latches
+        for latch in latches:
+            latch.open()
         idle.latch.wait(_LINGER)
         with self._lock:
             if idle.call is None:
@@ -95,7 +113,7 @@ class CallbackThreads:
 
 
 class CallsInOrder:
-    """Calls functions one after the other, in the order in which they came, on threads for callbacks."""
+    """Calls functions in order, one after the other, on threads for callbacks."""
 
     def __init__(self) -> None:
         self._lock = native.new_lock()
@@ -105,11 +123,11 @@ class CallsInOrder:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something is left to be called, or runs."""
+        """Whether a function is waiting or running."""
         return self._is_busy
 
     def call(self, function: Callable[[], object], failed: Failed) -> None:
-        """Call function after those that came before it, and failed with what it raises."""
+        """Call function after all earlier ones; if it raises, call failed with the exception."""
         with self._lock:
             self._calls.append(partial(_call, function, failed))
             start, self._is_busy = not self._is_busy, True
@@ -117,7 +135,7 @@ class CallsInOrder:
             threads.call(self._run, report)
 
     def wait(self, timeout: float) -> bool:
-        """Wait until nothing is left to be called; False after timeout seconds."""
+        """Wait until no function is left to call; return False after timeout seconds."""
         latch = native.Latch()
         with self._lock:
             if not self._is_busy:
@@ -145,13 +163,13 @@ class CallsInOrder:
 
 
 def report(error: BaseException) -> None:
-    """Print an error that there is no log for. Raises nothing, whatever the error is."""
+    """Print an error for which there is no log. Raises nothing, whatever the error is."""
     try:
         traceback.print_exception(error)
     except BaseException:
         try:
             print(f"{type(error).__name__}, which cannot be printed", file=sys.stderr)  # noqa: T201
-        except BaseException:  # stderr is closed, say
+        except BaseException:  # perhaps stderr is closed
             pass
 
 
@@ -165,7 +183,7 @@ def _call(function: Callable[[], object], failed: Failed) -> None:
             report(trouble)
 
 
-#: Those of this process.
+#: The callback threads of this process.
 threads = CallbackThreads()
 
 

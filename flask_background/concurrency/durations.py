@@ -1,4 +1,4 @@
-"""Any number of seconds, made one that clocks, timers and waits can take."""
+"""Numbers of seconds, bounded to values that clocks, timers and waits accept."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 
 
 def bounded(seconds: float) -> float:
-    """The number of seconds as a float from 0.0 to inf: NaN and what is negative count as 0.0.
+    """Return seconds as a float from 0.0 to inf; NaN and negative numbers become 0.0.
 
-    Raises TypeError if it is no number.
+    Raises TypeError if seconds is not a number.
     """
     try:
         number = float(seconds)
-    except OverflowError:  # an int that no float can hold
+    except OverflowError:  # an int too large for a float
         return math.inf if seconds > 0 else 0.0
     return number if number > 0.0 else 0.0
 
 
 def deadline(timeout: float | None) -> float:
-    """When (``time.monotonic()``) a wait of timeout seconds is over; inf if it has no limit (None)."""
+    """Return when a wait of timeout seconds ends (``time.monotonic()``); inf without a limit (None)."""
     return math.inf if timeout is None else time.monotonic() + bounded(timeout)

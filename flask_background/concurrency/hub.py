@@ -1,4 +1,4 @@
-"""gevent's hub of the main thread, which serves the requests: native threads hand calls to it.
+"""Calls from native threads into gevent's hub of the main thread, which serves the requests.
 
 Only gevent's public interface is used. ``loop.run_callback_threadsafe`` wakes a sleeping hub at once.
 """
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from gevent.hub import Hub
 
 _main_hub: Hub | None = None
-# Whether the main thread did not take up the last call in time, and has taken up none since.
+# Whether the main thread did not take the last call in time, and has taken no call since.
 _is_held_up = False
 
 
 def remember_main_hub() -> None:
-    """Look which hub the main thread has, if this is the main thread and gevent has patched the process."""
+    """Store the hub of the main thread, if this is the main thread and gevent has patched the process."""
     global _main_hub
     if not native.is_patched() or native.is_own_thread():
         return
@@ -32,19 +32,19 @@ def remember_main_hub() -> None:
 
 
 def main_hub() -> Hub:
-    """The hub of the main thread. Raises RuntimeError if a native thread asks before the main thread did."""
+    """Return the main thread's hub. Raises RuntimeError on another thread if the hub is not known yet."""
     if _main_hub is None:
         remember_main_hub()
     if _main_hub is None:
         raise RuntimeError(
-            "gevent's hub is not known yet, and this thread has another one: call init_app(), or enqueue the"
-            " first item, in the main thread"
+            "the main thread's gevent hub is not known yet: call init_app(), or enqueue the first item, on"
+            " that thread"
         )
     return _main_hub
 
 
 def call_soon(callback: Callable[..., object], *args: Any) -> None:
-    """Have the main thread's hub call back; callable from any thread. The callback must not block."""
+    """Have the main thread's hub call callback, which must not block. Any thread may call this function."""
     hub = main_hub()
     if hub.thread_ident == native.get_ident():
         hub.loop.run_callback(callback, *args)
@@ -56,15 +56,15 @@ def spawn(func: Callable[..., object], *args: Any) -> None:
     """Run a function on a greenlet of the main thread, in a copy of the caller's context."""
     import gevent
 
-    call_soon(gevent.spawn, copy_context().run, func, *args)  # a new greenlet's own context is empty
+    call_soon(gevent.spawn, copy_context().run, func, *args)  # a new greenlet's context is empty
 
 
 def run(func: Callable[[], None], within: float | None = None) -> None:
-    """Run a function that may take patched locks (a log handler, a signal's receiver), and wait for its end.
+    """Run a function that may take patched locks (a log handler, a signal receiver), and wait for its end.
 
-    Greenlets do that where they are. Native threads must not share a patched lock with greenlets, so under
-    gevent a greenlet runs the function for them. If the main thread computes, and that greenlet cannot begin
-    within so many seconds (None: however long it takes), the function is run here after all.
+    Greenlets call the function directly. A native thread must not share a patched lock with greenlets, so
+    under gevent a greenlet calls the function for it. If the main thread is busy, and the greenlet does not
+    begin within ``within`` seconds (None: no limit), the native thread calls the function after all.
     """
     global _is_held_up
     if _is_fit_here():
@@ -72,7 +72,7 @@ def run(func: Callable[[], None], within: float | None = None) -> None:
         return
     call = _Call(func)
     spawn(call.run)
-    # The next one in a row need not wait as well: the greenlets begin in turn, if they begin at all.
+    # The next call in a row does not wait again: the greenlets begin in order, if they begin at all.
     if within is not None and not call.begun.wait(0 if _is_held_up else within):
         _is_held_up = True
         call.run()
@@ -87,11 +87,11 @@ def _is_fit_here() -> bool:
     try:
         return native.get_ident() == main_hub().thread_ident
     except RuntimeError:
-        return True  # no greenlet has come to us yet
+        return True  # no greenlet has started this call yet
 
 
 class _Call:
-    """Runs a function once, whoever comes first."""
+    """A function that is run once, by the thread or greenlet that comes first."""
 
     def __init__(self, func: Callable[[], None]) -> None:
         self.begun = native.Latch()
@@ -119,7 +119,7 @@ class _Call:
 def _after_fork() -> None:
     global _main_hub, _is_held_up
     _is_held_up = False
-    _main_hub = None  # the child's main thread is the one that forked, which may have had another hub
+    _main_hub = None  # the child's main thread is the one that forked, and may have had another hub
 
 
 if hasattr(os, "register_at_fork"):

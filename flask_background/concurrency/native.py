@@ -1,8 +1,8 @@
-"""Threads and locks of the operating system, also where gevent has put greenlets in their place.
+"""Threads and locks of the operating system, also where gevent has replaced them with greenlets.
 
 Under gevent a greenlet that computes or sleeps in C stops every other greenlet of the process. So the threads
-that watch over items stay native. Native locks guard their data, held for a few lines that never switch to
-another greenlet.
+that watch over items stay native. Native locks guard their data. They are held for a few lines that never
+switch to another greenlet.
 """
 
 from __future__ import annotations
@@ -50,18 +50,19 @@ __all__ = [
     "start_thread_in_handler",
 ]
 
-# What CPython has, and does not document, and is used here: see ``private_names``.
+# Undocumented names of CPython that this room uses: see ``private_names``.
 PRIVATE_NAMES = ("multiprocessing.util.spawnv_passfds",)
 
-# A process of which gevent has patched one of these serves greenlets, whatever else was left out.
+# If gevent has patched one of these modules, the process serves greenlets, even if other modules were left
+# out.
 _PATCHED = ("threading", "socket", "time", "select")
 
-# The longest that a lock is waited for in one go (seconds): CPython refuses 292 years.
+# The longest single wait for a lock (seconds), because CPython refuses 292 years.
 _LONGEST_WAIT = 1e6
 
-# The threads that were started here, by their identifiers: real ones, under gevent too.
+# The threads that were started here, by their identifiers; native threads, under gevent too.
 _own_threads: set[int] = set()
-# The service threads, each with what the thread that started it blocks (see ``stop_signals``).
+# The service threads, each with the signals that its starter blocks (see ``stop_signals``).
 _service_threads: dict[int, set[int]] = {}
 
 
@@ -69,8 +70,8 @@ _is_patched = False
 
 
 def original(module: str, name: str) -> Any:
-    """The attribute of a module as it was before gevent patched the module, if gevent did."""
-    # gevent's module may be half imported by another thread at this moment; then it has patched nothing yet.
+    """Return an attribute of a module as it was before gevent patched the module."""
+    # Another thread may be importing gevent's module at this moment; then nothing is patched yet.
     get_original = getattr(sys.modules.get("gevent.monkey"), "get_original", None)
     if get_original is not None:
         return get_original(module, name)
@@ -78,10 +79,10 @@ def original(module: str, name: str) -> Any:
 
 
 def is_patched() -> bool:
-    """Whether gevent has patched this process, wholly or in part."""
+    """Return whether gevent has patched this process, wholly or in part."""
     global _is_patched
     if not _is_patched and "gevent.monkey" in sys.modules:
-        # The module may be half imported by another thread at this moment.
+        # Another thread may be importing the module at this moment.
         patched = getattr(sys.modules["gevent.monkey"], "is_module_patched", None)
         _is_patched = patched is not None and any(map(patched, _PATCHED))
     return _is_patched
@@ -92,38 +93,39 @@ if not TYPE_CHECKING:
 
 
 def new_lock() -> LockType:
-    """A lock between real threads."""
-    if not is_patched():  # every waiting view makes one
+    """Return a lock for native threads."""
+    if not is_patched():  # the fast path: every waiting view makes a lock
         return _thread.allocate_lock()
     lock: LockType = original("_thread", "allocate_lock")()
     return lock
 
 
 def start_thread(target: Callable[[], None], name: str, *, runs_app_code: bool = False) -> None:
-    """Run target on a daemon thread of the operating system, in an empty ``contextvars.Context``.
+    """Run target on a native daemon thread, in an empty ``contextvars.Context``.
 
-    All threads of the package are started here. ``runs_app_code``: items, callbacks or receivers run there,
-    and programs that they start inherit its signal mask; every other one is a service thread, and blocks the
-    signals that stop a process. Raises RuntimeError if there is no thread to be had.
+    All threads of the package are started here. ``runs_app_code``: the thread runs items, callbacks or
+    receivers, and the programs that they start inherit its signal mask. Any other thread is a service thread,
+    and blocks the signals that stop a process. Raises RuntimeError if no thread can be started.
     """
     run = _made_ours(target, is_service=not runs_app_code)
-    with blocked(current_mask()):  # here, for a thread that began without could get a signal at once
+    with blocked(current_mask()):  # blocked before the start, for a signal may reach a new thread at once
         if is_patched():
             original("_thread", "start_new_thread")(run, ())
         else:
-            # Else whoever follows new threads (Sentry, OpenTelemetry) would give this one, which serves all
-            # visitors, the user and the trace of the request that happens to start it.
+            # Without an empty context, libraries that follow new threads (Sentry, OpenTelemetry) would give
+            # this thread, which serves all visitors, the user and the trace of the request that happens to
+            # start it.
             Context().run(threading.Thread(target=run, name=name, daemon=True).start)
 
 
 def start_thread_in_handler(target: Callable[[], None]) -> None:
-    """Run target on a service thread; fit for a signal handler, for it takes none of threading's locks."""
+    """Run target on a service thread, without the locks of threading: safe in a signal handler."""
     with blocked(current_mask()):
         original("_thread", "start_new_thread")(_made_ours(target, is_service=True), ())
 
 
 def _made_ours(target: Callable[[], None], *, is_service: bool) -> Callable[[], None]:
-    """What a thread of ours runs. It begins with the stop signals blocked."""
+    """Return target with the bookkeeping of our threads. The thread begins with stop signals blocked."""
     usual = _service_threads.get(get_ident())
     if usual is None:
         usual = current_mask()
@@ -145,26 +147,26 @@ def _made_ours(target: Callable[[], None], *, is_service: bool) -> Callable[[], 
 
 
 def is_service_thread() -> bool:
-    """Whether the caller runs on a thread that foreign code must not hold up."""
+    """Return whether the calling thread is a service thread, which foreign code must not block."""
     return get_ident() in _service_threads
 
 
 def is_own_thread() -> bool:
-    """Whether the calling thread was started here."""
+    """Return whether the calling thread was started here."""
     return get_ident() in _own_threads
 
 
 def get_ident() -> int:
-    """The number of the calling thread, the same for all its greenlets."""
+    """Return the number of the calling thread, which all its greenlets share."""
     ident: int = original("_thread", "get_ident")()
     return ident
 
 
 def interpreter() -> str:
-    """The path of the Python that this process runs in.
+    """Return the path of the Python interpreter of this process.
 
-    ``sys.executable`` is the server's program where that has Python built in (uWSGI, mod_wsgi), or is empty.
-    Raises FileNotFoundError if there is none.
+    In a server with a built-in Python (uWSGI, mod_wsgi) ``sys.executable`` is the server's program, or empty.
+    Raises FileNotFoundError if there is no interpreter.
     """
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     if os.path.basename(sys.executable).startswith(("python", "pypy")):
@@ -175,18 +177,18 @@ def interpreter() -> str:
             if os.access(path, os.X_OK):
                 return path
     raise FileNotFoundError(
-        f"child processes need a Python, and there is no {name} in {sys.prefix}/bin: sys.executable is"
-        f" {sys.executable!r}"
+        f"child processes need a Python interpreter, and there is no {name} in {sys.prefix}/bin"
+        f" (sys.executable is {sys.executable!r}): install one there"
     )
 
 
 def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> int:
-    """Start a program with these file descriptors besides the standard ones; returns its pid.
+    """Start a program with these file descriptors besides the standard ones; return its pid.
 
-    As multiprocessing does it: gevent leaves no Popen that works on other threads than the main one.
+    multiprocessing does the same. gevent's Popen works only on the main thread.
     """
     spawn = find_private(PRIVATE_NAMES[0])
-    if spawn is None:  # then descriptors that somebody has made inheritable get there, too
+    if spawn is None:  # the program also inherits descriptors that other code has made inheritable
         actions = [(os.POSIX_SPAWN_DUP2, keep, keep) for keep in keeps]
         return os.posix_spawn(arguments[0], list(arguments), os.environ, file_actions=actions)
     pid: int = spawn(os.fsencode(arguments[0]), arguments, keeps)
@@ -194,48 +196,48 @@ def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> int:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a child process has ended; nobody is told yet how, so its pid stays its own.
+    """Return whether a child process has ended, without reaping it: its pid is not used again.
 
-    Raises ChildProcessError if somebody else in this process has been told.
+    Raises ChildProcessError if other code in this process has reaped the child.
     """
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def exit_code_of(pid: int) -> int | None:
-    """How a child process has ended: its status, or minus a signal's number; None if it has not.
+    """Return a child's exit status, or minus the number of its signal; None if the child has not ended.
 
-    Raises ChildProcessError if somebody else in this process has been told.
+    Raises ChildProcessError if other code in this process has reaped the child.
     """
     ended, status = original("os", "waitpid")(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def sleep(seconds: float) -> None:
-    """Hold up this thread alone."""
+    """Block only this thread for this many seconds."""
     original("time", "sleep")(seconds)
 
 
 def new_poll() -> select.poll:
-    """A poll that holds up this thread alone."""
+    """Return a poll object that blocks only this thread."""
     poll: select.poll = original("select", "poll")()
     return poll
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """An event loop for the calling thread. In a greenlet, that has to be a LoopGreenlet."""
+    """Return an event loop for the calling thread. In a greenlet, that has to be a LoopGreenlet."""
     import asyncio
 
     if not is_patched():
         return asyncio.new_event_loop()
     if is_own_thread():
         return asyncio.SelectorEventLoop(original("selectors", "DefaultSelector")())
-    from flask_background.concurrency import hub_loop  # with gevent
+    from flask_background.concurrency import hub_loop  # imports gevent
 
     return hub_loop.new_event_loop()
 
 
 class Latch:
-    """Opens once, and lets all waiters pass from then on: native threads as well as gevent's greenlets."""
+    """An event that stays set: once open, it lets all waiters pass, native threads and greenlets."""
 
     __slots__ = ("_lock", "_opened", "_wake")
 
@@ -243,21 +245,21 @@ class Latch:
         self._opened = False
         self._lock = new_lock()
         self._lock.acquire()
-        # What wakes the greenlets that wait: a native lock would stop their whole thread.
+        # The functions that wake waiting greenlets; a native lock would block their whole thread.
         self._wake: list[Callable[[], object]] = []
 
     def open(self) -> None:
-        """Let all waiters pass. To open an open latch does no harm."""
+        """Open the latch, so that all waiters pass. Opening it again does nothing."""
         self._opened = True
         try:
             self._lock.release()
         except RuntimeError:
-            pass  # it was open
+            pass  # the latch was open
         for wake in tuple(self._wake):
             wake()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait up to timeout seconds (None: without limit), any number of them; says whether it is open."""
+        """Wait up to timeout seconds (None: no limit) for the latch; return whether it is open."""
         if self._opened:
             return True
         if timeout is not None:
@@ -283,15 +285,15 @@ class Latch:
             try:
                 loop.run_callback_threadsafe(woken.set)
             except ValueError:
-                pass  # the waiter's thread has ended, and its loop with it
+                pass  # the waiter's thread has ended together with its loop
 
         self._wake.append(wake)
         try:
-            if not self._opened:  # looked at once more, because ``open`` may not have seen ``wake``
+            if not self._opened:  # a second look, because ``open`` may not have seen ``wake``
                 woken.wait(None if timeout is None or timeout > _LONGEST_WAIT else timeout)
         finally:
             self._wake.remove(wake)
         return self._opened
 
 
-os.register_at_fork(after_in_child=_service_threads.clear)  # they are the parent's
+os.register_at_fork(after_in_child=_service_threads.clear)  # these are threads of the parent

@@ -1,6 +1,6 @@
-"""Names that a library has and does not promise: each room that needs some lists them in ``PRIVATE_NAMES``.
+"""Private names of other libraries: each room that needs some lists them in ``PRIVATE_NAMES``.
 
-A test looks each of them up, and fails by its name when a version lacks it. The room then does without, with
+A test looks each of them up, and fails by name when a version lacks it. The room then works without it, with
 less grace.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def find_private(name: str) -> Any:
-    """What a dotted name stands for, as in "threading._register_atexit"; None if this version lacks it."""
+    """Return the object of a dotted name such as "threading._register_atexit"; None if it does not exist."""
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute, None)

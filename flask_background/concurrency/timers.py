@@ -1,4 +1,4 @@
-"""Calls things back at their time, on one thread that lives only while something is due."""
+"""Timers: callbacks at a time, on one thread that lives only while a timer is set."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from flask_background.concurrency import native
 from flask_background.concurrency.callbacks import Failed, report
 from flask_background.concurrency.durations import bounded
 
-# How long the thread stays when nothing is due, so that a steady trickle does not start one each.
+# How long the thread stays when no timer is set (seconds), so that frequent timers do not start a thread
+# each.
 _LINGER = 2.0
-# A cancelled timer stays in the heap until its time, unless they have become this many and the most of it.
+# Cancelled timers stay in the heap until their time, unless they are at least this many and the majority.
 _MANY = 64
-# The longest that the thread sleeps in one go (seconds): CPython refuses 292 years.
+# The longest single sleep of the thread (seconds), because CPython refuses 292 years.
 _LONGEST_SLEEP = 3_600.0
 
 
@@ -34,7 +35,7 @@ class Timer:
 
 
 class Timers:
-    """A set of timers. Their callbacks have to be quick; what one of them raises goes to ``failed``."""
+    """A set of timers. Their callbacks have to be quick; an exception that one raises goes to ``failed``."""
 
     def __init__(self, failed: Failed = report) -> None:
         self._failed = failed
@@ -46,9 +47,9 @@ class Timers:
         self._bell: native.SimpleQueue[None] = native.SimpleQueue()
 
     def set(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call callback in so many seconds, any number of them, unless the timer is cancelled before.
+        """Call callback after this many seconds (of any size), unless the timer is cancelled first.
 
-        Where no thread can be had now, the next timer or ``have_thread`` tries again.
+        If no thread can be started now, the next timer or ``have_thread`` tries again.
         """
         timer = Timer(time.monotonic() + bounded(seconds), next(self._numbers), callback)
         with self._lock:
@@ -62,7 +63,7 @@ class Timers:
         return timer
 
     def cancel(self, timer: Timer) -> None:
-        """Forget a timer; one that has been is left alone."""
+        """Cancel a timer; a timer that has fired is left alone."""
         with self._lock:
             if timer.callback is None:
                 return
@@ -76,7 +77,7 @@ class Timers:
                 self._cancelled = 0
 
     def have_thread(self) -> None:
-        """Start the thread if something is due and there is none. Raises nothing; called now and then."""
+        """Start the thread if a timer is set and no thread runs. Raises nothing; called now and then."""
         if self._running or not self._heap:
             return
         with self._lock:
@@ -86,7 +87,7 @@ class Timers:
                 native.start_thread(self._run, "background-timers")
             except BaseException as error:
                 self._running = False
-                if not isinstance(error, RuntimeError):  # a signal's, on the main thread
+                if not isinstance(error, RuntimeError):  # an exception from a signal, on the main thread
                     raise
 
     def _run(self) -> None:
@@ -96,7 +97,7 @@ class Timers:
             orderly = True
         finally:
             if not orderly:
-                self._running = False  # and whoever calls ``have_thread`` starts another
+                self._running = False  # the next call of ``have_thread`` starts another one
 
     def _ring(self) -> None:
         last = time.monotonic()

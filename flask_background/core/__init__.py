@@ -1,1 +1,1 @@
-"""The item, its run, and what every other room knows of them."""
+"""The work item, its run, and the contracts that the other rooms share."""

@@ -1,4 +1,4 @@
-"""Awaits on the caller's thread what a run has left, where one item runs after the other."""
+"""Awaiting the result of a run on the caller's own thread."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def await_here(run: Run, awaitable: Awaitable[Any]) -> None:
-    """Await what the run's function returned, on an event loop of its own, and end the run."""
+    """Await what the run's function returned on a private event loop, and end the run."""
     if native.is_patched() and not native.is_own_thread():
-        from flask_background.concurrency.hub_loop import LoopGreenlet  # with gevent
+        from flask_background.concurrency.hub_loop import LoopGreenlet  # imports gevent
 
         LoopGreenlet.spawn(_run_loop, run, awaitable).join()
     else:
@@ -37,4 +37,4 @@ def _run_loop(run: Run, awaitable: Awaitable[Any]) -> None:
             try:
                 loop.run_until_complete(task)
             except (SystemExit, KeyboardInterrupt):
-                pass  # from another task or a callback: it ends that alone
+                pass  # raised by another task or a callback: only that task ends

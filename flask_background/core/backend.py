@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Phase(Enum):
-    """How far a process is with stopping."""
+    """How far a process has come in stopping."""
 
     RUNNING = "running"
     STOPPING = "stopping"
@@ -35,7 +35,7 @@ class Stats(NamedTuple):
 
 
 class Companion(Protocol):
-    """Who holds durable items here, and so has a part in the stop."""
+    """The part of a stop that concerns durable items: implemented by the backend that holds them here."""
 
     def stop_begins(self) -> None: ...
     def expect_kill(self) -> None: ...
@@ -45,7 +45,7 @@ class Companion(Protocol):
 class Backend(ABC):
     """Accepts items."""
 
-    #: Whether items may have a key, and uploads among their arguments; what asks for it else is refused.
+    #: Whether items may have a key, and uploads among their arguments; False: enqueue refuses both.
     takes_keys: bool = True
     takes_uploads: bool = True
 
@@ -57,43 +57,43 @@ class Backend(ABC):
 
     @abstractmethod
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
-        """Take an item; raises EnqueueError. A held one waits for ``release`` or ``drop``.
+        """Take an item, and return it, or the item in flight with the same key; raise EnqueueError.
 
-        ``due``: when it may start (``time.time()``), if not now. Returns the item, or the one in flight that
-        has the same key.
+        ``due``: when the item may start (``time.time()``), or None for now. A held item waits for ``release``
+        or ``drop``.
         """
 
     @abstractmethod
     def release(self, item: WorkItem[Any]) -> None:
-        """Let a held item start, unless it was cancelled meanwhile."""
+        """Let a held item start, unless it has been cancelled."""
 
     @abstractmethod
     def drop(self, item: WorkItem[Any], why: str) -> None:
-        """Cancel a held item, or one on hold; why: as in "its view ended with KeyError"."""
+        """Cancel an item that is held or on hold; why: a clause such as "its view ended with KeyError"."""
 
     @abstractmethod
     def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
-        """Take an item that no other process is to know of before ``enter``; raises like accept."""
+        """Take an item that no other process may see before ``enter``; raises like ``accept``."""
 
     @abstractmethod
     def enter(self, item: WorkItem[Any], due: float | None) -> None:
-        """Go on with an item on hold as ``accept`` does, unless it was cancelled meanwhile."""
+        """Accept an item on hold as ``accept`` does, unless it has been cancelled."""
 
 
 class InProcessBackend(Backend):
-    """Accepts items, knows them, and ends them when the host stops."""
+    """A backend that holds items in this process, and ends them when the host stops."""
 
     @abstractmethod
     def get(self, item_id: str) -> WorkItem[Any] | None:
-        """The item with this id, if it is in flight or among those that ended last."""
+        """Return the item with this id if it is in flight or among the last ones that ended."""
 
     @abstractmethod
     def items(self) -> Iterable[WorkItem[Any]]:
-        """The items in flight, and those that ended last, oldest first."""
+        """Return the last items that ended and the items in flight, oldest first."""
 
     @abstractmethod
     def stats(self) -> Stats:
-        """Count them."""
+        """Count the items."""
 
     @abstractmethod
     def wait_idle(self, timeout: float | None) -> bool:
@@ -101,4 +101,4 @@ class InProcessBackend(Backend):
 
     @abstractmethod
     def stop(self, grace: float | None) -> list[WorkItem[Any]]:
-        """Stop now, giving items so many seconds; returns those that had not ended."""
+        """Stop now: give items grace seconds to end, and return those that had not ended."""

@@ -1,4 +1,4 @@
-"""What an item knows of its task: the function, and the options that it is run with."""
+"""A function and the options that its items are run with."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from flask_background.errors import ConfigurationError
 
 
 class Callee:
-    """A function and its options. ``Task`` is the public face of one; many items share one.
+    """A function and its options. ``Task`` is its public face; many items share one callee.
 
-    The options that lie on every item's way are attributes of their own. Nothing changes a callee: ``using``
-    makes another.
+    Options that every item needs are attributes. A callee is never changed: ``using`` makes another one.
     """
 
     __slots__ = (
@@ -49,7 +48,7 @@ class Callee:
         self.is_coroutine = is_coroutine
         #: Raises TypeError for arguments that do not fit the function.
         self.check_call = check_call
-        #: Whether other processes know the function by its name.
+        #: Whether other processes can find the function by its name.
         self.portable = portable
         self.name = options.name
         self.executor = options.executor
@@ -62,25 +61,25 @@ class Callee:
 
     @classmethod
     def of_task(cls, func: Callable[..., Any], options: dict[str, Any]) -> Callee:
-        """The callee of a decorated function; its name and executor follow from it where none are given."""
+        """Return the callee of a decorated function, which also determines a missing name or executor."""
         is_coroutine = is_coroutine_function(func)
         named = {"name": name_of(func), "executor": _executor_for(is_coroutine), **options}
         return cls(func, TaskOptions(**named), is_coroutine, call_checker(func), portable=True)
 
     @classmethod
     def of_callable(cls, func: Callable[..., Any]) -> Callee:
-        """The callee of a function that is enqueued without being a task."""
+        """Return the callee of a function that is enqueued without being a task."""
         is_coroutine = is_coroutine_function(func)
         options = _bare_options(name_of(func), _executor_for(is_coroutine))
         return cls(func, options, is_coroutine, _accept_any, portable=False)
 
     @classmethod
     def unknown(cls, name: str, executor: str) -> Callee:
-        """Stands for a task that this process does not have, though it knows an item of it."""
+        """Return a stand-in for a task that this process does not have, though it has an item of the task."""
         return cls(_cannot_run, TaskOptions(name, executor, durable=True), False, _accept_any, portable=True)
 
     def using(self, **options: Unpack[Using]) -> Callee:
-        """The same function with other options."""
+        """Return a callee of the same function with other options."""
         changed = replace(self.options, **options)
         return Callee(self.func, changed, self.is_coroutine, self.check_call, self.portable)
 
@@ -89,15 +88,15 @@ class Callee:
 
 
 def is_coroutine_function(func: Callable[..., Any]) -> bool:
-    """Whether calling func gives a coroutine, also for a callable object with an async ``__call__``."""
+    """Return whether calling func gives a coroutine; a callable object may have an async ``__call__``."""
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
         getattr(func, "__call__", None)  # noqa: B004
     )
 
 
 def refuse_generator(func: Callable[..., Any]) -> None:
-    """Raise ConfigurationError for a function whose call runs none of its lines: it has a yield."""
-    func = getattr(func, "__func__", func)  # of a method, static or not
+    """Raise ConfigurationError for a generator function, because a call of it runs none of its lines."""
+    func = getattr(func, "__func__", func)  # func may be a method, static or not
     call = getattr(func, "__call__", None)  # noqa: B004
     for kind, is_one, loop in (
         ("a generator function", inspect.isgeneratorfunction, "for"),
@@ -113,13 +112,14 @@ def refuse_generator(func: Callable[..., Any]) -> None:
 
 
 def call_checker(func: Callable[..., Any]) -> Callable[..., None]:
-    """A function with func's signature that does nothing: a call that does not fit func is a TypeError.
+    """Return a function with func's signature that does nothing, and raises TypeError for a wrong call.
 
-    Made from source, as dataclasses and namedtuple do: fifty times as fast as ``Signature.bind``.
+    The function is made from source, as dataclasses and namedtuple do, and is fifty times as fast as
+    ``Signature.bind``.
     """
     try:
         signature = inspect.signature(func, follow_wrapped=False)
-    except (TypeError, ValueError):  # some builtins have none
+    except (TypeError, ValueError):  # some builtins have no signature
         return _accept_any
     parameters = [
         parameter.replace(
@@ -144,7 +144,7 @@ def _executor_for(is_coroutine: bool) -> str:
 
 @lru_cache(maxsize=256)
 def _bare_options(name: str, executor: str) -> TaskOptions:
-    """Checking options takes longer than all the rest of an enqueue, and here nobody has given any."""
+    """Return cached options: checking them takes longer than the rest of an enqueue."""
     return TaskOptions(name, executor)
 
 

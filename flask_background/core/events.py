@@ -1,14 +1,15 @@
-"""What happens to items, told to the world: for each event one log line and one signal.
+"""The events of items: each is one log line and one signal.
 
-Receivers are called where the event happens: in the view, or on the thread that runs the item. On a service
-thread they would hold up what it does for others, so there they are handed to a thread for callbacks, and
-called one after the other. Neither a receiver nor the app's logging can break what an event is told from.
+Receivers are called where the event happens: in the view, or on the thread that runs the item. A receiver
+would hold up a service thread, so that thread hands its receivers to a thread for callbacks, which calls them
+one after the other. Neither a receiver nor the app's logging can break the code that reports an event.
 """
 
 from __future__ import annotations
 
 import contextvars
 import logging
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,29 +28,34 @@ if TYPE_CHECKING:
 
 
 class Events:
-    """Tells what happens to the items of one app, through a child of the app's logger."""
+    """The log and the signals of one app's items. The logger is a child of the app's logger."""
 
     def __init__(self, app: Flask) -> None:
         self._app = app
         self.log = app.logger.getChild("background")
         self._elsewhere = CallsInOrder()
+        # When the stop began (``time.monotonic()``), if it waits for items; and the ids of the items that it
+        # has interrupted: those that run again, and those that are lost.
+        self._waits_since: float | None = None
+        self._run_again: set[str] = set()
+        self._lost: set[str] = set()
 
     def enqueued(self, item: WorkItem[Any]) -> None:
-        """It was accepted."""
+        """Report that the item was accepted."""
         if self.log.isEnabledFor(logging.DEBUG):
             self._say(logging.DEBUG, "Item %s (%s) enqueued", item.id, item.task_name)
         if signals.item_enqueued.receivers:
             self._send(signals.item_enqueued, item=item)
 
     def started(self, item: WorkItem[Any]) -> None:
-        """Its run begins."""
+        """Report that the item's run begins."""
         if self.log.isEnabledFor(logging.DEBUG):
             self._say(logging.DEBUG, "Item %s (%s) started", item.id, item.task_name)
         if signals.item_started.receivers:
             self._send(signals.item_started, item=item)
 
     def retried(self, item: WorkItem[Any], error: BaseException, delay: float) -> None:
-        """A run failed, and another one follows in so many seconds."""
+        """Report that a run failed, and that another one follows in delay seconds."""
         self._say(
             logging.WARNING,
             "Item %s (%s) failed in attempt %d of %d; the next one follows in %.1f s",
@@ -63,18 +69,36 @@ class Events:
         if signals.item_retried.receivers:
             self._send(signals.item_retried, item=item, error=error, delay=delay)
 
-    def recovered(self, count: int, owner: str) -> None:
-        """Items of a process that died are free again."""
+    def recovered(self, count: int, owner: str, *, stopped: bool = False) -> None:
+        """Report that items of a process that died will be run again. ``stopped``: it had begun to stop."""
         self._say(
             logging.WARNING,
-            "%d item%s of process %s, which died, will be run again",
+            "%d item%s of process %s, which %s, will be run again",
             count,
             "s"[: count != 1],
             owner,
+            "stopped before they had ended" if stopped else "died",
+        )
+
+    def handed_back(self, count: int) -> None:
+        """Report that durable items which had not started are left to other processes."""
+        if count:
+            self._say(
+                logging.INFO,
+                "Stopping: %d item%s that had not started handed back to the journal",
+                count,
+                "s"[: count != 1],
+            )
+
+    def runs_again(self, item: WorkItem[Any]) -> None:
+        """Report that a durable item has ended its run because of the stop, and runs again."""
+        self._run_again.add(item.id)
+        self._say(
+            logging.INFO, "Item %s (%s) interrupted by the stop: it runs again", item.id, item.task_name
         )
 
     def backend_lost(self, name: str, error: Exception) -> None:
-        """The backend of this name became unreachable. Told once for all items that this concerns."""
+        """Report that a backend became unreachable; called once for all items concerned."""
         self._say(
             logging.WARNING,
             "%s cannot be reached: until it can be, durable items wait in this machine's journal, and"
@@ -84,11 +108,11 @@ class Events:
         )
 
     def backend_found(self, name: str, seconds: float) -> None:
-        """The backend of this name can be reached again, after so many seconds."""
+        """Report that a backend can be reached again, after this many seconds."""
         self._say(logging.WARNING, "%s is reached again, after %.1f s", name, seconds)
 
     def forwarded(self, count: int, name: str) -> None:
-        """Items that waited in the journal were forwarded to the backend of this name."""
+        """Report that items that waited in the journal were forwarded to a backend."""
         self._say(
             logging.WARNING,
             "%d item%s that waited in the journal forwarded to %s",
@@ -98,7 +122,7 @@ class Events:
         )
 
     def nobody_forwards(self, count: int) -> None:
-        """Items wait in the journal for another backend, and this app has none."""
+        """Report that items in the journal wait for another backend, and that this app has none."""
         self._say(
             logging.WARNING,
             "%d item%s in the journal wait%s to be forwarded to another backend, and this app has none:"
@@ -109,17 +133,17 @@ class Events:
         )
 
     def nobody_runs(self, reason: str, seconds: float) -> None:
-        """Items wait that no process of the app can run, and fail after so many seconds."""
+        """Report that no process of the app can run some items, which fail after this many seconds."""
         self._say(
             logging.WARNING,
-            "Durable items wait that nobody runs: %s. They fail when they have waited for %.0f s"
+            "Durable items wait that no process can run: %s. They fail after waiting for %.0f s"
             " (BACKGROUND_PARK_AFTER)",
             reason,
             seconds,
         )
 
     def requeued(self, item_id: str, task_name: str, age: float) -> None:
-        """An item had not ended when its worker did, and another worker runs it. Age is in seconds."""
+        """Report that an item was queued again because its worker stopped; age is in seconds."""
         self._say(
             logging.WARNING,
             "Item %s (%s) interrupted, %.1f s old: back to its queue",
@@ -129,13 +153,13 @@ class Events:
         )
 
     def run_lost(self, item_id: str, task_name: str) -> None:
-        """The process of its run has died: another run follows."""
+        """Report that the process of an item's run died, and that another run follows."""
         self.log.warning(
-            "Item %s (%s) has lost its run, whose process died: it runs again", item_id, task_name
+            "Item %s (%s) lost its run because a process died: it runs again", item_id, task_name
         )
 
     def unknown_task(self, task_name: str) -> None:
-        """Items of a task that this process does not have are left to others. Told once for each task."""
+        """Report that this process lacks a task and leaves its items to others; called once per task."""
         self.log.warning(
             "This worker has no task %s: its items wait for a worker that has one. Renew the worker if its"
             " code is older than the site's, or import the task's module where the app is loaded",
@@ -143,7 +167,7 @@ class Events:
         )
 
     def beyond_grace(self, item_id: str) -> None:
-        """The grace period is over, and the item cannot be ended from outside."""
+        """Report that an item runs on after the grace period, because it cannot be ended from outside."""
         self.log.warning(
             "Item %s goes on beyond the grace period, and the worker waits for it: in a pool of threads only"
             " the item itself can end its run",
@@ -151,18 +175,23 @@ class Events:
         )
 
     def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
-        """It has run to its end here, and the journal says that another process has it."""
+        """Report that an item ended here although, by the journal, another process owns it now."""
         self._say(
             logging.WARNING,
-            "Item %s (%s) %s here, but it is another process's by now: that one's outcome counts",
+            "Item %s (%s) %s here, but another process owns it now: the outcome there counts",
             item.id,
             item.task_name,
             outcome[0],
         )
 
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
-        """It has ended, with this outcome. Corrects: it was on record as interrupted."""
+        """Report the outcome of an item. ``corrects``: the item was on record as interrupted."""
         status, _, error = outcome
+        if status is Status.INTERRUPTED:
+            (self._run_again if _is_kept(item) else self._lost).add(item.id)
+        elif corrects:
+            self._run_again.discard(item.id)
+            self._lost.discard(item.id)
         if status is SUCCEEDED and not corrects:
             if self.log.isEnabledFor(logging.INFO):
                 self._say(logging.INFO, "Item %s (%s) succeeded", item.id, item.task_name)
@@ -180,6 +209,9 @@ class Events:
         name = f"{item.id} ({item.task_name})"
         if status is Status.FAILED:
             self._say(logging.ERROR, "Item %s failed%s", name, suffix, exc_info=error)
+        elif status is Status.INTERRUPTED and _is_kept(item):
+            what = "Item %s interrupted, %.1f s old: it runs again, in another process. %s"
+            self._say(logging.WARNING, what, name, item._age, error)
         elif status is Status.INTERRUPTED:
             self._say(logging.ERROR, "Item %s interrupted, %.1f s old: %s", name, item._age, error)
         elif suffix:
@@ -188,18 +220,19 @@ class Events:
             self._say(logging.INFO, "Item %s %s", name, status)
 
     def dropped(self, item: WorkItem[Any], why: str) -> None:
-        """What it waited for will not come. ``finished`` was told before."""
+        """Report why an item was dropped; ``finished`` has been reported before."""
         self._say(logging.WARNING, "Item %s (%s) dropped: %s", item.id, item.task_name, why)
 
     def refused(self, task_name: str, error: EnqueueError) -> None:
-        """An item was not accepted."""
+        """Report that an item was not accepted."""
         self._say(logging.WARNING, "An item (%s) was refused: %s", task_name, error)
         if signals.item_refused.receivers:
             self._send(signals.item_refused, task_name=task_name, error=error)
 
     def stopping(self, count: int, grace: float, how_to_cut: str) -> None:
-        """The stop begins, with this many items in flight."""
+        """Report that the stop begins, with count items in flight."""
         if count:
+            self._waits_since = time.monotonic()
             self._say(
                 logging.WARNING,
                 "Stopping: waiting up to %.0f s for %d item%s%s",
@@ -212,20 +245,30 @@ class Events:
             self._send(signals.stopping, grace=grace)
 
     def stopped(self, unfinished: Sequence[WorkItem[Any]]) -> None:
-        """No more items are accepted."""
+        """Report that no more items are accepted, and how the stop has ended if it waited for items."""
+        if self._waits_since is not None:
+            seconds = time.monotonic() - self._waits_since
+            again = self._run_again | {item.id for item in unfinished if _is_kept(item)}
+            lost = (self._lost | {item.id for item in unfinished}) - again
+            if again or lost:
+                what = "Stopped after %.1f s: %d item%s run%s again, %d lost"
+                some = len(again)
+                self._say(logging.WARNING, what, seconds, some, "s"[: some != 1], "s"[: some == 1], len(lost))
+            else:
+                self._say(logging.WARNING, "Stopped: all items done in %.1f s", seconds)
         if signals.stopped.receivers:
             self._send(signals.stopped, unfinished=list(unfinished))
 
     def log_error(self, what: str, error: BaseException) -> None:
-        """Something that hurts no item went wrong."""
+        """Log an error that affects no item."""
         self._say(logging.ERROR, "%s", what, exc_info=error)
 
     def wait_for_receivers(self, timeout: float) -> bool:
-        """Wait until receivers on other threads have been called; False after timeout seconds."""
+        """Wait until receivers on other threads have been called; return False after timeout seconds."""
         return self._elsewhere.wait(timeout)
 
     def _say(self, level: int, message: str, *args: object, exc_info: BaseException | None = None) -> None:
-        """Log a line. A filter or handler of the app's may raise, and so may the text of an item's error."""
+        """Log a line, even if a filter or handler of the app or the text of an item's error raises."""
         try:
             self.log.log(level, message, *args, exc_info=exc_info, stacklevel=2)
         except BaseException as error:
@@ -234,7 +277,7 @@ class Events:
                 raise
 
     def _send(self, signal: NamedSignal, **values: Any) -> None:
-        # The end of the stop must not overtake its beginning.
+        # The signal ``stopped`` must not overtake ``stopping``.
         in_turn = self._elsewhere.is_busy and signal in (signals.stopping, signals.stopped)
         for receiver in signal.receivers_for(self._app):
             call = partial(receiver, self._app, **values)
@@ -251,3 +294,8 @@ class Events:
 
     def _receiver_failed(self, name: str, error: BaseException) -> None:
         self.log_error(f"A receiver of {name} failed", error)
+
+
+def _is_kept(item: WorkItem[Any]) -> bool:
+    """Whether an item outlives this process."""
+    return bool(getattr(item._host, "keeps_items", False))

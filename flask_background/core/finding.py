@@ -1,4 +1,4 @@
-"""What ``flask background doctor`` has found: what is safe as it is, and what is not."""
+"""The findings of ``flask background doctor``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Literal, NamedTuple
 
 
 class Finding(NamedTuple):
-    """One of them."""
+    """One finding: whether a subject is ok, and a message about it."""
 
     level: Literal["ok", "warning", "error"]
-    #: What was looked at, how it is, and what to do about it where it is not ok.
+    #: The message: what was examined, its condition, and the cure if it is not ok.
     subject: str
     text: str
     cure: str | None = None

@@ -1,6 +1,4 @@
-"""The events of an app that gevent serves: whichever thread they come from, the log and the receivers hear of
-them in the main thread, where a lock that they share with views works.
-"""
+"""The events of an app under gevent, told in the main thread, where locks shared with views work."""
 
 from __future__ import annotations
 
@@ -15,18 +13,18 @@ from flask_background.core.events import Events
 if TYPE_CHECKING:
     from flask import Flask
 
-# How long a stop waits for a main thread that computes, before it has its events logged on its own thread
-# (seconds): the process may be killed soon.
+# How long a stop waits for a busy main thread before its own thread logs the events (seconds). The process
+# may be killed soon.
 _HURRY = 0.25
 
 
 def make_events(app: Flask) -> Events:
-    """The events of an app in this process."""
+    """Return the object that reports the events of an app in this process."""
     return HubEvents(app) if native.is_patched() else Events(app)
 
 
 class HubEvents(Events):
-    """Events that are told on greenlets."""
+    """The events of an app, reported on greenlets."""
 
     within: float | None = None
 

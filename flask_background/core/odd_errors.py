@@ -1,7 +1,7 @@
-"""Dealing with what the app raises: it may refuse, or raise in its turn, whatever is done to it.
+"""Safe handling of the app's exceptions, which may refuse or break every operation on them.
 
-Frozen dataclasses take no notes, a ``__str__`` raises, ``exceptions`` of a group is a property that fails.
-These functions do what can be done, so that an item ends in any case.
+A frozen dataclass takes no notes; ``__str__`` may raise; ``exceptions`` of a group may be a property that
+fails. These functions do what is possible, so that an item ends in any case.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 
 
 def is_from_signal(error: BaseException) -> bool:
-    """Whether error may be a signal's: SystemExit or KeyboardInterrupt, on the thread that gets those."""
+    """Return whether error may come from a signal: SystemExit or KeyboardInterrupt on the main thread."""
     return not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
 def best_effort() -> Iterator[None]:
-    """Let nothing out that is raised inside, but for what may be a signal's."""
+    """Suppress every exception raised inside, except one that may come from a signal."""
     try:
         yield
     except BaseException as error:
@@ -34,7 +34,7 @@ def add_note(error: BaseException, note: str) -> None:
 
 
 def text_of(value: object) -> str:
-    """The text of what is foreign, or one that says that it has none."""
+    """Return the text of a foreign object, or a text that names the error that ``str`` raised."""
     try:
         return str(value)
     except BaseException as error:
@@ -44,7 +44,7 @@ def text_of(value: object) -> str:
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback of an error as Python prints it, or as much of it as can be had."""
+    """Return the traceback of an error as Python prints it, or as much of it as possible."""
     try:
         return "".join(traceback.format_exception(error))
     except BaseException as trouble:
@@ -55,7 +55,14 @@ def trace_of(error: BaseException) -> str:
 
 
 def let_frames_go(error: BaseException) -> None:
-    """Forget the variables of the frames that error has passed: a handle keeps it, not an upload."""
+    """Forget the variables of the frames that error has passed, so that a kept error keeps no upload."""
+    for one in with_causes(error):
+        with best_effort():
+            traceback.clear_frames(one.__traceback__)
+
+
+def with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Return the error, its causes, its contexts and the members of groups, as far as possible."""
     seen: set[int] = set()
     errors: list[BaseException | None] = [error]
     while errors:
@@ -63,8 +70,8 @@ def let_frames_go(error: BaseException) -> None:
         if this is None or id(this) in seen:
             continue
         seen.add(id(this))
+        yield this
         with best_effort():
-            traceback.clear_frames(this.__traceback__)
             errors += (this.__cause__, this.__context__)
             if isinstance(this, BaseExceptionGroup):
                 errors += this.exceptions

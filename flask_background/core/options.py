@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
-from flask_background.core.checks import is_number, is_whole, wrong_option
-from flask_background.core.retry import Backoff, RetryPolicy
+from flask_background.core.checks import LONGEST, is_duration, is_text, is_whole, wrong_option
+from flask_background.core.retry import MOST_RUNS, Backoff, RetryPolicy
 from flask_background.core.schedule import to_timestamp
 from flask_background.errors import ConfigurationError
 
@@ -22,7 +21,7 @@ BackendName = Literal["local", "immediate", "celery"]
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """How a task's items are run. ``timeout`` is in seconds, from the beginning of a run."""
+    """The options of a task. ``timeout`` is in seconds, from the beginning of a run."""
 
     name: str
     executor: str
@@ -41,12 +40,15 @@ class TaskOptions:
     retry: RetryPolicy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise wrong_option("name", self.name, "a string that is not empty")
-        if not isinstance(self.executor, str):
+        if not is_text(self.name):
+            raise wrong_option("name", self.name, "a string that is not empty, of well-formed text")
+        if not is_text(self.executor):
             raise wrong_option("executor", self.executor, "the name of an executor, such as 'thread'")
-        if self.timeout is not None and not (is_number(self.timeout) and 0 < self.timeout < math.inf):
-            raise wrong_option("timeout", self.timeout, "a number of seconds above 0, or None")
+        if self.timeout is not None:
+            if not is_duration(self.timeout) or self.timeout == 0:
+                raise wrong_option("timeout", self.timeout, "a number of seconds above 0, or None")
+            if self.timeout > LONGEST:
+                object.__setattr__(self, "timeout", LONGEST)
         if self.when not in ("now", "response", "commit"):
             raise wrong_option("when", self.when, '"now", "response" or "commit"')
         if not isinstance(self.durable, bool):
@@ -57,14 +59,16 @@ class TaskOptions:
             )
         if self.fallback is not None:
             self._check_fallback()
-        if not is_whole(self.max_crashes) or self.max_crashes < 1:
-            raise wrong_option("max_crashes", self.max_crashes, "a whole number from 1")
-        if self.key is not None and (not isinstance(self.key, str) or not self.key):
-            raise wrong_option("key", self.key, "a string that is not empty, or None")
+        if not is_whole(self.max_crashes) or not 1 <= self.max_crashes <= MOST_RUNS:
+            raise wrong_option("max_crashes", self.max_crashes, f"a whole number from 1 to {MOST_RUNS}")
+        if self.key is not None and not is_text(self.key):
+            raise wrong_option("key", self.key, "a string that is not empty, of well-formed text, or None")
         if self.when == "response" and self.is_delayed:
             raise wrong_option("when", self.when, '"now" or "commit" where a delay or run_at is given')
-        to_timestamp(self.delay, self.run_at, 0.0)  # raises if they are not usable
-        object.__setattr__(self, "retry", RetryPolicy(self.max_attempts, self.backoff, self.retry_on))
+        to_timestamp(self.delay, self.run_at, 0.0)  # raises if delay or run_at is not usable
+        retry = RetryPolicy(self.max_attempts, self.backoff, self.retry_on)
+        object.__setattr__(self, "backoff", retry.backoff)
+        object.__setattr__(self, "retry", retry)
 
     def _check_fallback(self) -> None:
         if self.fallback != "local":
@@ -82,11 +86,11 @@ class TaskOptions:
 
     @property
     def is_delayed(self) -> bool:
-        """Whether items wait for their time."""
+        """Whether items start at a later time."""
         return self.delay is not None or self.run_at is not None
 
     def due(self, now: float) -> float:
-        """When an item may start that is enqueued now; both are ``time.time()``."""
+        """Return when an item that is enqueued now may start; both times are ``time.time()``."""
         return to_timestamp(self.delay, self.run_at, now)
 
 
@@ -104,7 +108,7 @@ class _Run(TypedDict, total=False):
 
 
 class Options(_Run, total=False):
-    """The options that a task can be given where it is made."""
+    """The options that ``Background.task`` takes."""
 
     name: str
 
@@ -117,10 +121,10 @@ class Using(_Run, total=False):
     key: str | None
 
 
-# The words of other libraries, and what is meant by them here.
+# Option names of other task libraries, and what Flask-Background has in their place.
 _EXECUTOR = 'executor="mail" (BACKGROUND_EXECUTORS makes executors with workers of their own) may be meant'
 _DELAY = "using(delay=60).enqueue(...) may be meant (seconds; or run_at=, an aware datetime)"
-_KEY = 'using(key="...").enqueue(...) may be meant: while an item with that key is in flight, that one counts'
+_KEY = 'using(key="...").enqueue(...) may be meant: enqueue returns an item in flight with that key'
 _RETRY_ON = "retry_on=(OSError,), the exceptions that are worth another run, may be meant"
 _BACKOFF = "backoff=30 (seconds between two runs, or a function that returns them) may be meant"
 _TIMEOUT = "timeout=30 (seconds that a run may take) may be meant"
@@ -139,9 +143,9 @@ _RUNS = ("max_retries", "max_retry", "max_tries", "num_retries", "retries", "ret
 
 
 def check_names(options: Mapping[str, Any], *, by_using: bool = False) -> None:
-    """Raise ConfigurationError for an option that there is not; the message says which may be meant.
+    """Raise ConfigurationError for an unknown option; the message suggests a known one.
 
-    ``by_using``: the options were given to ``using``, which takes others than ``Background.task``.
+    ``by_using``: the options were given to ``using``, which takes other options than ``Background.task``.
     """
     allowed, elsewhere = (Using, Options) if by_using else (Options, Using)
     for name in options.keys() - allowed.__optional_keys__:
@@ -166,18 +170,18 @@ def check_names(options: Mapping[str, Any], *, by_using: bool = False) -> None:
 
 
 def name_of(func: Callable[..., Any]) -> str:
-    """The name of a task where none is given: ``module.function``."""
-    named = getattr(func, "func", func)  # of a partial
+    """Return the default name of a task: ``module.function``."""
+    named = getattr(func, "func", func)  # func may be a partial
     name = getattr(named, "__qualname__", type(named).__qualname__)
     return f"{name_elsewhere(getattr(named, '__module__', None) or '?')}.{name}"
 
 
 def name_elsewhere(module: str) -> str:
-    """A module's name in other processes: they import what is ``__main__`` in the one that was started so."""
+    """Return a module's name in other processes, which know the ``__main__`` module by its real name."""
     main = sys.modules.get("__main__")
     if module != "__main__" or main is None:
         return module
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    if spec is not None:  # python -m
+    if spec is not None:  # the process was started by python -m
         return str(spec.name)
     return module if file is None else Path(file).stem

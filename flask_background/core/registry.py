@@ -1,4 +1,4 @@
-"""The tasks of a Background by name: what a journal says is run only if it is one of these."""
+"""The tasks of a Background by name. Items in the journal can only run tasks of this registry."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ if TYPE_CHECKING:
 
 
 class Periodic(NamedTuple):
-    """A task that is enqueued again and again."""
+    """A task that is enqueued by a schedule."""
 
     task: Callee
     schedule: Schedule
+    #: Whether an item may start while an earlier one runs.
+    overlap: bool = False
 
 
 class AwaitsCelery(Protocol):
-    """An app whose Celery is left alone until one of its tasks names it."""
+    """An app that does not use Celery until a task names it."""
 
     def celery_is_named(self) -> None: ...
 
 
 class Registry:
-    """The tasks, and which of them are periodic."""
+    """The tasks of a Background, and the schedules of the periodic ones."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, Callee] = {}
@@ -37,14 +39,14 @@ class Registry:
         self._await_celery: weakref.WeakSet[AwaitsCelery] = weakref.WeakSet()
 
     def when_celery_is_named(self, app: AwaitsCelery) -> None:
-        """Tell an app, once, that a task says that its items go to Celery."""
+        """Tell an app, once, that one of its tasks uses Celery."""
         if self.names_backend("celery"):
             app.celery_is_named()
         else:
             self._await_celery.add(app)
 
     def add(self, task: Callee) -> None:
-        """Enter a task. Raises ConfigurationError if two have one name, and one of them is durable."""
+        """Add a task. Raises ConfigurationError if two tasks have one name, and one of them is durable."""
         other = self.tasks.get(task.name)
         if (
             other is not None
@@ -52,8 +54,8 @@ class Registry:
             and name_of(task.func) != name_of(other.func)
         ):
             raise ConfigurationError(
-                f"two tasks are named {task.name!r}, and one is durable: its items in the journal would not"
-                " know which of them is meant. Give one another name, @background.task(name=...)"
+                f"two tasks are named {task.name!r}, and one is durable: the journal could not"
+                " tell their items apart. Give one another name, @background.task(name=...)"
             )
         self.tasks[task.name] = task
         self._has_durable = self._has_durable or task.options.durable
@@ -61,12 +63,12 @@ class Registry:
             while self._await_celery:
                 self._await_celery.pop().celery_is_named()
 
-    def add_periodic(self, task: Callee, schedule: Schedule) -> None:
-        """Let a durable task be enqueued by the schedule."""
-        self.periodic[task.name] = Periodic(task, schedule)
+    def add_periodic(self, task: Callee, schedule: Schedule, overlap: bool = False) -> None:
+        """Add a schedule for a durable task."""
+        self.periodic[task.name] = Periodic(task, schedule, overlap)
 
     def task_of(self, name: str, executor: str, options: str) -> Callee:
-        """The task of an item in the journal, with the options (JSON) that the item was enqueued with."""
+        """Return the task of an item in the journal, with the options (JSON) that it was enqueued with."""
         task = self.tasks.get(name)
         if task is None:
             return Callee.unknown(name, executor)
@@ -90,11 +92,11 @@ class Registry:
                 )
 
     def names_backend(self, name: str) -> bool:
-        """Whether any task's items go there because it says so."""
+        """Return whether a task names this backend."""
         return any(task.options.backend == name for task in self.tasks.values())
 
     def has_durable(self, backend: str = "local") -> bool:
-        """Whether any task may have items in the journal; backend: where those go that do not say so."""
+        """Return whether a task may have items in the journal. ``backend``: the default backend."""
         return self._has_durable and (
             bool(self.periodic)
             or any(

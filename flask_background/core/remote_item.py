@@ -1,4 +1,4 @@
-"""The base of handles to items that other processes may run: a handle looks before it says anything."""
+"""The base of handles of items that another process may run: a handle looks the item up first."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ R = TypeVar("R", covariant=True)
 
 
 class RemoteItem(WorkItem[R]):
-    """A work item that other processes may run. Every property is true when it is asked for."""
+    """A work item that another process may run. Every property is up to date when it is read."""
 
     __slots__ = ("__weakref__", "here")
 
-    #: Whether the item is in this process, whose own news is the latest then.
+    #: Whether this process runs the item, and so knows its latest status.
     here: bool
 
     def _look(self) -> None:
-        """Learn how the item stands, unless it is in this process, or has ended for good."""
+        """Look the item up, unless this process runs it or it has ended for good."""
         raise NotImplementedError
 
     @property
     def status(self) -> Status:
-        """Where the item stands."""
+        """The item's status."""
         self._look()
         return self._status
 
     @property
     def progress(self) -> Progress | None:
-        """The progress that the item last reported; None before that."""
+        """The last progress that the item reported; None before the first report."""
         self._look()
         return super().progress
 
     @property
     def attempt(self) -> int:
-        """The number of the current or last run: 0 before the first one."""
+        """The number of the current or last run; 0 before the first run."""
         self._look()
         return super().attempt
 
     @property
     def started_at(self) -> datetime | None:
-        """When the item's last run began, in UTC; None before the first one."""
+        """The time at which the item's last run began, in UTC; None before the first run."""
         self._look()
         return super().started_at
 
     @property
     def finished_at(self) -> datetime | None:
-        """When the item ended, in UTC; None before that."""
+        """The time at which the item ended, in UTC; None before that."""
         self._look()
         return super().finished_at

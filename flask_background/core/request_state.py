@@ -1,4 +1,4 @@
-"""The request values that an item may see: copied at enqueue, frozen, and no secrets among them."""
+"""The request values that an item may see: copied at enqueue, frozen, and free of secrets."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 StateProcessor = Callable[[], Mapping[str, Any]]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_KEPT_AS = "_flask_background_state"  # among the request's attributes
+_KEPT_AS = "_flask_background_state"  # an attribute of the request
 
 
 class RequestState(NamedTuple):
-    """A copy of the request that enqueued the item. It holds no headers, cookies, form or session.
+    """A copy of values of the request that enqueued the item, without headers, cookies, form and session.
 
-    ``values`` holds what the state processors returned, ``traceparent`` the W3C trace context, or None. The
-    state of an item that was enqueued outside of a request is empty, and false: its texts are "", and its
-    ``values`` hold nothing.
+    ``values`` is a dict of all values that the state processors returned; ``traceparent`` is the W3C trace
+    context, or None. Outside of a request the state is false, its texts are "", and its ``values`` are empty.
     """
 
     method: str = ""
@@ -44,21 +43,21 @@ class RequestState(NamedTuple):
 
     @property
     def url_root(self) -> str:
-        """Where the app answers, as in ``https://example.com/shop/``; "" outside of a request."""
+        """The root URL of the app, as in ``https://example.com/shop/``; "" outside of a request."""
         return f"{self.scheme}://{self.host}{self.root_path}/" if self else ""
 
     @classmethod
     def capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
-        """Copy the values; raises StateError if a processor's are not JSON.
+        """Copy the request's values; raise StateError if a state processor's values are not JSON.
 
         All items of a request share one copy.
         """
         state: RequestState | None = getattr(request, _KEPT_AS, None)
-        if state is None or state.endpoint is None:  # which may come with the routing
+        if state is None or state.endpoint is None:  # routing may set the endpoint after a first copy
             environ = request.environ
             host = environ.get("HTTP_HOST")
-            if host is None or ":" in host:  # else get_host, which costs 1 µs, would return the same
-                host = get_host(environ)  # leaves a scheme's own port out
+            if host is None or ":" in host:  # otherwise get_host, which costs 1 µs, would return the same
+                host = get_host(environ)  # leaves out the default port of the scheme
             state = cls(
                 request.method,
                 request.scheme,
@@ -106,7 +105,7 @@ def _copy(processor: str, key: object, value: Any) -> Any:
 
 
 class StateUrls:
-    """Stands for the URL adapter of the request's own root; the real one is bound when it is used."""
+    """A stand-in for the URL adapter of the request's root; the real adapter is bound at first use."""
 
     __slots__ = ("_adapter", "_app", "_state")
 
@@ -122,7 +121,7 @@ class StateUrls:
 
     def _bind(self) -> MapAdapter:
         state = self._state
-        # The same check that the request's own adapter makes, so an untrusted Host header builds no URL.
+        # The request's own adapter makes the same check, so no URL is built from an untrusted Host header.
         host = get_host(
             {"wsgi.url_scheme": state.scheme, "HTTP_HOST": state.host},
             self._app.config["TRUSTED_HOSTS"],

@@ -1,4 +1,4 @@
-"""The contract of whoever runs items: between an item, its runs and the backend that holds it."""
+"""The contract between an item, its runs and the backend that holds the item."""
 
 from __future__ import annotations
 
@@ -20,18 +20,23 @@ if TYPE_CHECKING:
 
     from flask_background.concurrency.timers import Timer, Timers
     from flask_background.core.events import Events
+    from flask_background.core.item import PlaceLender
     from flask_background.core.token import CancellationSource
 
 
 class RunHost(ABC):
-    """Holds items, and runs them in this process.
+    """A backend that holds items and runs them in this process.
 
-    A run begins with ``start`` and ends with ``finish``. Whether another run follows a failed one is decided
-    by the run itself, which then calls ``run_again`` in place of ``finish``.
+    A run begins with ``start`` and ends with ``finish``. After a failure the run itself decides whether
+    another run follows, and then calls ``run_again`` in place of ``finish``.
     """
 
-    #: False where another process decides whether a failed run is followed by another.
+    #: False if another process decides whether a failed run is followed by another.
     decides_retries: ClassVar[bool] = True
+    #: Lends the places of items that wait for others; None where items take up no place.
+    lending: PlaceLender | None = None
+    #: Whether items outlive this process: an item that cannot be started now can wait for better times.
+    keeps_items: ClassVar[bool] = False
 
     def __init__(self, app: Flask, events: Events, timers: Timers, lock: LockType) -> None:
         self.app = app
@@ -42,31 +47,35 @@ class RunHost(ABC):
 
     @abstractmethod
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
-        """The write side of the item's token."""
+        """Return the write side of the item's token."""
 
     @abstractmethod
     def cancel(self, item: WorkItem[Any]) -> bool:
-        """Withdraw a queued item, or ask a running one to end; False if the item had ended."""
+        """Withdraw a queued item, or ask a running one to end; return False if the item had ended."""
 
     @abstractmethod
     def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
-        """Claim an item for a run, and begin that; False if the item is not to run."""
+        """Claim an item for a run, and begin the run; return False if the item must not run."""
 
     @abstractmethod
     def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
-        """Have another run follow this failed one in delay seconds; False if this run has to be the last."""
+        """Schedule another run in delay seconds; return False if the failed run has to be the last."""
 
     @abstractmethod
     def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
         """Settle the outcome of an item's last run."""
 
+    def put_off(self, item: WorkItem[Any], seconds: float) -> None:
+        """Leave a queued item to all processes, in so many seconds. Only for a host that keeps items."""
+        raise NotImplementedError
+
     def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
-        """Ask a running item to end in so many seconds (TIMEOUT)."""
+        """Start a timer that asks a running item to end after this many seconds (TIMEOUT)."""
         self.source_of(item).limit(time.monotonic() + seconds)
         return self.timers.set(seconds, partial(self.ask_to_end, item, CancelReason.TIMEOUT))
 
     def cancel_timer(self, timer: Timer) -> None:
-        """The run ended before its time was up."""
+        """Cancel a run's timer, because the run has ended."""
         self.timers.cancel(timer)
 
     def ask_to_end(self, item: WorkItem[Any], reason: CancelReason) -> None:
@@ -77,16 +86,19 @@ class RunHost(ABC):
             attempt.abort()
 
     def tell_retried(self, item: WorkItem[Any], error: BaseException, delay: float) -> None:
-        """Another run is certain to follow: make the item ready for it, and send the event."""
+        """Prepare the item for a further run, which is certain to follow, and send the event."""
         for upload in item._uploads or ():
-            with best_effort():  # the run may have left anything in its place
-                if not upload.stream.closed and upload.stream.seekable():
+            with best_effort():  # the run may have replaced the list with anything
+                rest = getattr(upload.stream, "rest", None)
+                if rest is not None:
+                    rest()  # a file that needs no descriptor while the item waits
+                elif not upload.stream.closed and upload.stream.seekable():
                     upload.stream.seek(0)
         let_frames_go(error)
         self.events.retried(item, error, delay)
 
     def log_error(self, what: str, error: BaseException) -> None:
-        """Log an error that hurts no item."""
+        """Log an error that affects no item."""
         self.events.log_error(what, error)
 
     def callback_failed(self, error: BaseException) -> None:

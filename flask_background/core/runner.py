@@ -1,6 +1,6 @@
-"""The run of one item: its host claims it, its function is called in a fresh context, its outcome is settled.
+"""The run of one item: the host claims it, a fresh context runs its function, and its outcome is settled.
 
-``perform`` takes one ``Run`` through its steps; its host is a ``RunHost``.
+``perform`` takes one ``Run`` through these steps. The host is a ``RunHost``.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 _OUTSIDE_REQUEST = "Working outside of request context"
 
 
-#: Awaits what a run has left to be awaited, and ends the run.
+#: Awaits an awaitable that a run's function returned, and ends the run.
 Adopt = Callable[["Run", Awaitable[Any]], None]
-#: Has the function called in another process, and returns the outcome there.
+#: Calls the function in another process, and returns the outcome.
 CallElsewhere = Callable[[WorkItem[Any]], Outcome]
 
 
 class Perform(Protocol):
-    """What executors know of ``perform``."""
+    """The signature of ``perform``, for executors."""
 
     def __call__(
         self, item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | None = None, /
@@ -49,7 +49,7 @@ class Perform(Protocol):
 
 
 def perform(item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | None = None, /) -> None:
-    """Run item on this thread. An awaitable that its function returns goes to adopt, which ends the run."""
+    """Run item on this thread. If its function returns an awaitable, adopt awaits it and ends the run."""
     host: RunHost = item._host  # type: ignore[assignment]  # only a host that runs items calls this
     attempt = Attempt(time.time())
     if not host.start(item, attempt):
@@ -64,12 +64,14 @@ def perform(item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | N
     context = run.context
     try:
         if _is_future(awaitable):
-            # Its own callbacks are foreign, and would run on the thread that asks the item to end.
+            # The awaitable's own callbacks are foreign code, and would run on the thread that asks the item
+            # to end.
             run.abortable(partial(callbacks.threads.call, awaitable.cancel, callbacks.report))
             awaitable.add_done_callback(run.take_future)
         else:
             adopt(run, awaitable)
-    except BaseException as error:  # of a Future of the app's own kind, or no thread for the event loop
+    # Raised by a Future class of the app, or no thread could start for the event loop
+    except BaseException as error:
         if inspect.iscoroutine(awaitable):
             awaitable.close()
         context.run(run.fail, error)
@@ -80,11 +82,11 @@ def perform(item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | N
 class Run:
     """One run of one item.
 
-    A run whose function returns an awaitable goes on until that has been awaited: then somebody calls
-    ``succeed`` or ``fail`` in the run's context. Only the first such call counts.
+    A run whose function returns an awaitable goes on until the awaitable is done; ``succeed`` or ``fail`` is
+    then called in the run's context. Only the first such call counts.
     """
 
-    # What most runs never set is not set for each.
+    # Attributes that most runs never set are not set for each run.
     _app_context: AppContext | None = None
     _timer: Timer | None = None
     _cancel: Callable[[], object] | None = None
@@ -99,7 +101,7 @@ class Run:
     # The steps. Every item passes them.
 
     def call(self) -> Any:
-        """Call the function; returns what it left to be awaited, or None if the run has ended."""
+        """Call the function; return an awaitable that it returned, or None if the run has ended."""
         item = self._item
         task = item._task
         try:
@@ -116,7 +118,7 @@ class Run:
         return None
 
     def call_elsewhere(self, call: CallElsewhere) -> None:
-        """Wait for a call in another process, where the app context is. The timer is here."""
+        """Wait for a call in another process, which has the app context. This process has the timer."""
         item = self._item
         current_item_var.set(item)
         try:
@@ -147,7 +149,7 @@ class Run:
         self._app_context = app_context
 
     def _leave(self, app_context: AppContext, outcome: Outcome) -> Outcome:
-        """Leave the app context. An error of its teardown fails an item that had succeeded."""
+        """Leave the app context. An error of a teardown function fails an item that had succeeded."""
         try:
             app_context.pop(outcome[2])
         except BaseException as error:
@@ -157,7 +159,7 @@ class Run:
         return outcome
 
     def _settle_failure(self, outcome: Outcome) -> None:
-        """Have another run follow, or let the item fail."""
+        """Start another run, or let the item fail."""
         host, item, attempt, error = self._host, self._item, self._attempt, outcome[2]
         if error is not None:
             _annotate(item, error)
@@ -167,27 +169,27 @@ class Run:
                 return
         host.finish(item, attempt, outcome)
 
-    # A run that goes on when its function has returned.
+    # A run that goes on after its function has returned.
 
     def abortable(self, cancel: Callable[[], object]) -> None:
-        """Say that a call of cancel cancels what the run awaits."""
+        """Register cancel, a function that cancels what the run awaits."""
         self._cancel = cancel
         self._attempt.abort = self.cancel_awaited
         source = self._item._source
         if source is not None and source.token.reason in (CancelReason.REQUESTED, CancelReason.TIMEOUT):
-            self.cancel_awaited()  # it was asked for before there was something to cancel
+            self.cancel_awaited()  # cancellation was requested before there was something to cancel
 
     def cancel_awaited(self) -> None:
-        """Cancel what the run awaits; the item's token decides what that means for the outcome."""
+        """Cancel what the run awaits; the item's token then decides the outcome."""
         self._aborted = True
         if self._cancel is not None:
             self._cancel()
 
     def take_future(self, future: concurrent.futures.Future[Any]) -> None:
-        """End as the Future did that the function returned."""
+        """End the run with the outcome of a Future that the function returned."""
         context = getattr(self, "context", None)
         if context is None:
-            return  # a Future of the app's own kind may tell its end twice
+            return  # a Future class of the app may call back twice
         try:
             value = future.result(0)
         except BaseException as error:
@@ -196,7 +198,10 @@ class Run:
             context.run(self.succeed, value)
 
     async def await_outcome(self, awaitable: Awaitable[Any]) -> None:
-        """Await what the function returned, and end as that does. Raises nothing, not even SystemExit."""
+        """Await an awaitable that the function returned, and end the run.
+
+        Raises nothing, not even SystemExit.
+        """
         try:
             value = await awaitable
         except BaseException as error:
@@ -205,31 +210,31 @@ class Run:
             self.succeed(value)
 
     def succeed(self, value: Any) -> None:
-        """End the run: the awaitable returned value."""
+        """End the run, because the awaitable returned value."""
         self._end_awaited((SUCCEEDED, value, None))
 
     def fail(self, error: BaseException) -> None:
-        """End the run: the awaitable raised error, perhaps because the item's own token fired."""
+        """End the run, because the awaitable raised error, perhaps after the item's own token fired."""
         item = getattr(self, "_item", None)
         if item is not None:
             self._end_awaited(_outcome_of(item, error, self._aborted))
 
     def _end_awaited(self, outcome: Outcome) -> None:
         try:
-            del self.context  # whoever does that ends the run
+            del self.context  # the thread that deletes the context ends the run
         except AttributeError:
             return
         self._attempt.abort = None
         try:
             self._end(outcome)
         finally:
-            # Whoever still has this run, a Future say, keeps no item with it.
+            # A Future may keep this run alive, and the run must not keep the item alive.
             del self._item, self._attempt
             self._app_context = None
 
 
 def delay_until_next(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> float | None:
-    """Seconds until another run follows this one; None: none does. The one place where that is decided."""
+    """Return the seconds until another run follows this one, or None. Only this function decides that."""
     status, _, error = outcome
     if status is not Status.FAILED or error is None or item._is_unwanted():
         return None
@@ -237,8 +242,8 @@ def delay_until_next(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) ->
 
 
 def _outcome_of(item: WorkItem[Any], error: BaseException, aborted: bool = False) -> Outcome:
-    """The outcome of an item that raised error. Aborted: its token has cancelled what it awaited."""
-    with best_effort():  # some errors raise when somebody only looks at them
+    """Return the outcome of an item that raised error. ``aborted``: its token cancelled what it awaited."""
+    with best_effort():  # some errors raise when an attribute is read
         return _meaning_of(item, error, aborted)
     return Status.FAILED, None, error
 
@@ -249,7 +254,8 @@ def _meaning_of(item: WorkItem[Any], error: BaseException, aborted: bool) -> Out
     own = (
         error.token is not None and source is not None and error.token is source.token
         if isinstance(error, ItemCancelledError)
-        else aborted and type(error).__name__ == "CancelledError"  # asyncio's, or that of concurrent.futures
+        # The class of asyncio or of concurrent.futures
+        else aborted and type(error).__name__ == "CancelledError"
     )
     if not own or reason is None:
         return Status.FAILED, None, error
@@ -267,11 +273,11 @@ def _meaning_of(item: WorkItem[Any], error: BaseException, aborted: bool) -> Out
 
 
 def _annotate(item: WorkItem[Any], error: BaseException) -> None:
-    """Note on the error which item raised it. A frozen exception takes no notes, and passes without one."""
+    """Add a note to the error that names its item, if the error takes notes (a frozen one does not)."""
     note = f"in work item {item.id} ({item.task_name})"
     with best_effort():
         if note in getattr(error, "__notes__", ()):
-            return  # noted in the child process that raised it
+            return  # the child process that raised the error has added the note
         error.add_note(note)
         if isinstance(error, RuntimeError) and _OUTSIDE_REQUEST in str(error):
             error.add_note(
@@ -281,13 +287,13 @@ def _annotate(item: WorkItem[Any], error: BaseException) -> None:
 
 
 def _is_pending(value: Any) -> bool:
-    """Whether an item that returned value ends only when value does."""
+    """Return whether the item ends only when value, which its function returned, is done."""
     if isinstance(value, LocalProxy):
         return False  # the proxy may stand for this very item
     return inspect.isawaitable(value) or _is_future(value)
 
 
 def _is_future(value: Any) -> bool:
-    """Whether value is a Future of concurrent.futures, which is not imported to find that out."""
+    """Return whether value is a Future of concurrent.futures, without importing that module."""
     futures = sys.modules.get("concurrent.futures")
     return futures is not None and isinstance(value, futures.Future)

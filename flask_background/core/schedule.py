@@ -1,4 +1,4 @@
-"""When: the times of a periodic task, and of an item that starts later. All are ``time.time()``."""
+"""The times of a periodic task and of an item that starts later. All times are ``time.time()``."""
 
 from __future__ import annotations
 
@@ -6,44 +6,47 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from flask_background.core.checks import is_number, wrong_option
+from flask_background.core.checks import LONGEST, at_most, is_duration, shown, wrong_option
 from flask_background.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """Each so many seconds, counted from when the schedule was first known."""
+    """A schedule with a fixed interval in seconds, counted from the time at which it was first known."""
 
     seconds: float
 
     def __post_init__(self) -> None:
-        if not is_number(self.seconds) or not 0.01 <= self.seconds < math.inf:
+        if not is_duration(self.seconds) or self.seconds < 0.01:
             raise ConfigurationError(
-                f"periodic(seconds={self.seconds!r}) is not usable: allowed is a number of seconds from 0.01"
+                f"periodic(seconds={shown(self.seconds)}) is not usable: allowed is a number of seconds from"
+                " 0.01"
             )
+        if self.seconds > LONGEST:
+            object.__setattr__(self, "seconds", LONGEST)
 
     def next_after(self, now: float) -> float:
-        """The time of the next run for a schedule that begins now, or that was due now."""
+        """Return the time of the next run, for a schedule that begins now or was due now."""
         return now + self.seconds
 
     def catch_up(self, planned: float, now: float) -> float:
-        """The next time after now, in step with planned; what was missed between them is left out.
+        """Return the next time after now, in step with planned; missed times are left out.
 
-        The one run that was due at planned stands for all of those. If the clock was set back, so that
-        planned lies far ahead, the time is again one of the next that are in step.
+        The run that was due at planned stands for all missed runs. If the clock was set back, so that planned
+        lies far ahead, the result is again one of the next times in step.
         """
         steps = math.floor((now - planned) / self.seconds) + 1
         due = planned + steps * self.seconds
-        return due if due > now else due + self.seconds  # floats round
+        return due if due > now else due + self.seconds  # a float may have been rounded
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """The times that a cron expression of five fields names, in a time zone; needs the extra ``cron``.
+    """The times of a cron expression of five fields, in a time zone; needs the extra ``cron``.
 
-    As in Debian's cron, what is planned for an hour that is skipped in spring runs right after the gap, and
-    what is planned for an hour that comes twice in autumn runs the first time; but where the minute or the
-    hour begins with ``*``, the time that really passes counts: nothing in the gap, and both hours.
+    Daylight saving time follows Debian's cron. A run planned for an hour that is skipped in spring starts
+    right after the gap. A run planned for an hour that comes twice in autumn starts the first time. If the
+    minute or the hour begins with ``*``, elapsed time counts: no run in the gap, and runs in both hours.
     """
 
     expression: str
@@ -67,15 +70,15 @@ class Cron:
             raise _unusable(self, "there is no such day") from None
 
     def next_after(self, now: float) -> float:
-        """The first time after now that the expression names."""
+        """Return the first time after now that matches the expression."""
         from cronsim import CronSim
 
         moments = CronSim(self.expression, datetime.fromtimestamp(now, _zone(self)))
-        # In an hour's second pass cronsim begins with what was due in its first one.
+        # In the second pass of a repeated hour cronsim begins with the times of the first pass.
         return next(due for moment in moments if (due := moment.timestamp()) > now)
 
     def catch_up(self, planned: float, now: float) -> float:
-        """The first time after now; the one run that was due at planned stands for all between them."""
+        """Return the first time after now; the run that was due at planned stands for all missed runs."""
         return self.next_after(now)
 
 
@@ -83,39 +86,47 @@ Schedule = Every | Cron
 
 
 def to_timestamp(delay: float | timedelta | None, run_at: datetime | None, now: float) -> float:
-    """When an item may start that is enqueued now: after delay, or at run_at, or at once.
+    """Return the time before which an item that is enqueued now may not start.
 
-    Raises ConfigurationError for what is not usable. A run_at that has passed means at once.
+    The time is now, after delay or at run_at; a run_at in the past means now. Raises ConfigurationError for
+    values that are not usable.
     """
     if run_at is not None:
         if delay is not None:
             raise wrong_option("run_at", run_at, "either run_at or delay, not both")
-        if not isinstance(run_at, datetime) or run_at.utcoffset() is None:
+        if not _is_moment(run_at):
             raise wrong_option(
                 "run_at",
                 run_at,
                 "a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1)",
             )
-        return run_at.timestamp()
+        return min(run_at.timestamp(), now + LONGEST)
     if delay is None:
         return now
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if not is_number(seconds) or not 0 <= seconds < math.inf:
+    if not is_duration(seconds):
         raise wrong_option("delay", delay, "a number of seconds from 0, or a timedelta")
-    return now + seconds
+    return now + at_most(seconds)
+
+
+def _is_moment(value: object) -> bool:
+    try:
+        return isinstance(value, datetime) and value.utcoffset() is not None
+    except (OverflowError, ValueError):  # where years end, not every zone knows its offset
+        return False
 
 
 def _zone(cron: Cron) -> tzinfo:
     if cron.timezone == "UTC":
         return UTC
-    from zoneinfo import ZoneInfo  # which takes as long to import as the rest of this room
+    from zoneinfo import ZoneInfo  # as slow to import as the rest of this room
 
     try:
-        return ZoneInfo(cron.timezone)  # which keeps what it has read
+        return ZoneInfo(cron.timezone)  # zoneinfo caches the time zones that it has read
     except (KeyError, ValueError, TypeError, AttributeError, OSError):
         raise ConfigurationError(
-            f"the time zone {cron.timezone!r} is not known: allowed is the name of one, such as"
-            ' "Europe/Berlin"; a machine that has no time zones gets them by pip install tzdata'
+            f"the time zone {cron.timezone!r} is unknown: allowed is a name such as"
+            ' "Europe/Berlin"; on a machine without time zones, pip install tzdata'
         ) from None
 
 

@@ -1,8 +1,7 @@
-"""``BACKGROUND_*`` in ``app.config``, read once, at ``init_app``, into a frozen Settings."""
+"""The ``BACKGROUND_*`` settings, read once from ``app.config``, at ``init_app``, into a frozen Settings."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from flask_background.core.checks import is_number, is_whole
+from flask_background.core.checks import at_most, is_duration, is_number, is_whole, shown
 from flask_background.core.options import BackendName
 from flask_background.errors import ConfigurationError
 
@@ -18,7 +17,7 @@ Kind = Literal["thread", "native-thread", "asyncio", "process"]
 Overflow = Literal["raise", "block", "run"]
 Durability = Literal["power", "process"]
 
-# What says how many items of one executor run at once, and how many do by default.
+# The default for each executor's number of simultaneous items, and the option that sets it.
 _THREADS = min(32, (os.cpu_count() or 1) + 4)
 _COROUTINES = 5_000
 _PROCESSES = os.cpu_count() or 1
@@ -28,40 +27,45 @@ _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class ExecutorSettings:
-    """One executor: what it runs items on, and how many of them at once."""
+    """The settings of one executor: its kind, and how many items it runs at the same time."""
 
     kind: Kind
     capacity: int
-    #: Of a process executor's children: how nice they are, and how many MiB each may have (None: no limit).
+    #: For a process executor: the niceness of a child, and its memory limit in MiB (None: no limit).
     nice: int = 0
     max_memory: int | None = None
+    #: After how many items a child is replaced; None: it is kept.
+    max_items: int | None = None
 
     @property
     def coroutines_only(self) -> bool:
-        """Whether it runs nothing but coroutines."""
+        """Whether the executor runs only coroutines."""
         return self.kind == "asyncio"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an app has configured. Times are in seconds."""
+    """The settings of an app. Times are in seconds."""
 
-    #: Where items go, unless their task says so.
+    #: The backend of items whose task names none.
     backend: BackendName = "local"
-    #: What a Celery app is configured with, where the app has none.
+    #: The configuration of Celery, for an app without a Celery app.
     celery: Mapping[str, Any] | None = None
     publish_timeout: float = 2.0
-    #: Where the uploads of items go that other machines run: an absolute path, or a URL; None: nowhere.
+    #: Where uploads are stored for items that run on other machines: an absolute path or a URL; None:
+    #: nowhere.
     uploads: str | None = None
     grace_period: float = 90.0
+    #: How long the host lets the process live once it stops, in seconds; None: what the host itself says.
+    host_limit: float | None = None
     max_queued: int = 10_000
     overflow: Overflow = "raise"
     executors: Mapping[str, ExecutorSettings] = field(default_factory=dict)
-    #: How long after its token has fired an item in a child process has until that is killed.
+    #: How long an item in a child process may go on after its token has fired, before its child is killed.
     kill_after: float = 5.0
-    #: How long a thread that computes may keep the interpreter from the others, in seconds; None: Python's.
+    #: How long a computing thread may keep the GIL, in seconds; None: Python's default.
     switch_interval: float | None = None
-    #: Where child processes find the app, as in "shop:create_app()"; None: worked out.
+    #: Where child processes find the app, as in "shop:create_app()"; None: found automatically.
     app: str | None = None
     #: The journal's folder; None: ``background-NAME`` in the app's instance folder.
     journal: Path | None = None
@@ -75,7 +79,7 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
-        """Read the settings; raises ConfigurationError with the key, the value and what is allowed."""
+        """Read the settings; raises ConfigurationError with the key, the value and the allowed values."""
         workers = _count(config, "BACKGROUND_WORKERS", _THREADS)
         return cls(
             backend=_one_of(config, "BACKGROUND_BACKEND", *get_args(BackendName)),
@@ -83,6 +87,7 @@ class Settings:
             publish_timeout=_some_seconds(config, "BACKGROUND_PUBLISH_TIMEOUT", 2.0),
             uploads=_shared(config, "BACKGROUND_UPLOADS"),
             grace_period=_seconds(config, "BACKGROUND_GRACE_PERIOD", 90.0),
+            host_limit=_limit(config, "BACKGROUND_HOST_LIMIT"),
             max_queued=_count(config, "BACKGROUND_MAX_QUEUED", 10_000),
             overflow=_one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),
             executors=_executors(config.get("BACKGROUND_EXECUTORS", {}), workers),
@@ -130,14 +135,15 @@ def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
 
 
 def _processes(key: str, options: Mapping[str, Any]) -> ExecutorSettings:
-    _only(key, options, "workers", "nice", "max_memory")
+    _only(key, options, "workers", "nice", "max_memory", "max_items")
     nice = options.get("nice", 0)
     if not is_whole(nice) or not 0 <= nice <= 19:
         raise _wrong(f'{key}["nice"]', nice, "a whole number from 0 to 19")
-    memory = options.get("max_memory")
-    if memory is not None:
-        memory = _option(key, options, "max_memory", 0)
-    return ExecutorSettings("process", _option(key, options, "workers", _PROCESSES), nice, memory)
+    memory, items = (
+        None if options.get(name) is None else _option(key, options, name, 0)
+        for name in ("max_memory", "max_items")
+    )
+    return ExecutorSettings("process", _option(key, options, "workers", _PROCESSES), nice, memory, items)
 
 
 def _only(key: str, options: Mapping[str, Any], *names: str) -> None:
@@ -160,7 +166,7 @@ def _count(config: Mapping[str, Any], key: str, default: int) -> int:
 
 
 def _one_of(config: Mapping[str, Any], key: str, *allowed: str) -> Any:
-    """One of these strings; the first one by default."""
+    """Return the setting, which has to be one of these strings; the first one is the default."""
     value = config.get(key, allowed[0])
     if value not in allowed:
         *others, last = (f'"{name}"' for name in allowed)
@@ -192,7 +198,7 @@ def _celery(config: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
     value = config.get(key)
     if value is None:
         return None
-    # Not the value: there may be a password in it.
+    # The value is left out, because it may contain a password.
     if not isinstance(value, Mapping):
         wrong = f"is not a dict but {type(value).__name__}"
         if isinstance(value, str):
@@ -214,7 +220,7 @@ def _shared(config: Mapping[str, Any], key: str) -> str | None:
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
     text = text.removeprefix("file://") if isinstance(text, str) else ""
     if not (text.startswith("/") or _URL.match(text)):
-        # Not the value: there may be a password in it.
+        # The value is left out, because it may contain a password.
         raise ConfigurationError(
             f"{key} is not usable; allowed is the absolute path of a folder that all machines share, a URL"
             ' such as "s3://bucket/prefix", or None'
@@ -227,7 +233,8 @@ def _location(config: Mapping[str, Any], key: str) -> str | None:
     if value is None:
         return None
     module = value.partition(":")[0] if isinstance(value, str) else ""
-    if module.endswith(".py") or not all(map(str.isidentifier, module.split("."))):  # a file's path, say
+    # Perhaps the path of a file
+    if module.endswith(".py") or not all(map(str.isidentifier, module.split("."))):
         raise _wrong(key, value, 'module and app, as in "shop:app" or "shop.web:create_app()", or None')
     return str(value)
 
@@ -243,9 +250,13 @@ def _switch_interval(config: Mapping[str, Any], key: str) -> float | None:
 
 def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    if not is_number(value) or not 0 <= value < math.inf:
+    if not is_duration(value):
         raise _wrong(key, value, "a number of seconds from 0")
-    return float(value)
+    return at_most(value)
+
+
+def _limit(config: Mapping[str, Any], key: str) -> float | None:
+    return None if config.get(key) is None else _some_seconds(config, key, 0.0)
 
 
 def _some_seconds(config: Mapping[str, Any], key: str, default: float) -> float:
@@ -256,4 +267,4 @@ def _some_seconds(config: Mapping[str, Any], key: str, default: float) -> float:
 
 
 def _wrong(key: str, value: object, allowed: str) -> ConfigurationError:
-    return ConfigurationError(f"{key} is {value!r}; allowed is {allowed}")
+    return ConfigurationError(f"{key} is {shown(value)}; allowed is {allowed}")

@@ -1,4 +1,4 @@
-"""The statuses of an item, the table of their transitions, and what one run came to."""
+"""The statuses of an item, the table of their transitions, and the record of one run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Status(StrEnum):
-    """Where an item stands."""
+    """The stages of an item's life."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -23,13 +23,13 @@ class Status(StrEnum):
         return self is not QUEUED and self is not RUNNING
 
 
-# Three names for code that every item passes: looking a member up in its class costs 0.3 µs an item.
+# Three names for code that every item passes: looking a member up in its class costs 0.3 µs per item.
 QUEUED, RUNNING, SUCCEEDED = Status.QUEUED, Status.RUNNING, Status.SUCCEEDED
 
 _ENDS = frozenset((SUCCEEDED, Status.FAILED, Status.CANCELLED))
-#: The one table of transitions: which statuses may follow a status. A running item is queued again when
+#: The table of transitions: the statuses that may follow a status. A running item is queued again when
 #: another run follows a failed one. An item is put on record as interrupted while the host may kill the
-#: process at any moment; if the process lives on, so does the item, and its record is corrected.
+#: process at any moment; if the process lives on, the item goes on, and its record is corrected.
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     QUEUED: frozenset((RUNNING, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED)),
     RUNNING: _ENDS | {Status.INTERRUPTED, QUEUED},
@@ -39,7 +39,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 
 
 class Progress(NamedTuple):
-    """What an item reports of itself: ``done`` of ``total`` (None: unknown), and a message or None."""
+    """The progress that an item reported: ``done`` of ``total`` (None: unknown), and a message or None."""
 
     done: float
     total: float | None = None
@@ -51,7 +51,7 @@ Outcome = tuple[Status, Any, BaseException | None]
 
 
 class Attempt:
-    """One run of an item: when it ran, the progress that it reported, and its outcome.
+    """One run of an item: its times, the progress that it reported, and its outcome.
 
     Times are ``time.time()``. ``abort`` cancels what a running coroutine awaits, or ends a child process.
     """

@@ -1,4 +1,4 @@
-"""A throttle for progress: an item may report as often as it likes, others hear of it now and then."""
+"""A throttle for progress reports: an item may report often, and only some reports are passed on."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from flask_background.concurrency.timers import Timers
 
 
 class Throttle:
-    """Passes calls on at most once in so many seconds; the last call is late then, and never lost."""
+    """Passes calls on at most once per interval (seconds); the last call may be late, but is never lost."""
 
     __slots__ = ("_every", "_last", "_timers")
 
     def __init__(self, every: float, timers: Timers) -> None:
         self._every = every
         self._timers = timers
-        # When the last call was passed on, or will be (``time.monotonic()``).
+        # The time of the last call that was passed on, or will be (``time.monotonic()``).
         self._last = -every
 
     def call(self, report: Callable[[], None]) -> None:
-        """Call report, now or soon. Nothing more is called while a late call is on its way."""
+        """Call report, now or soon. While a late call is planned, further calls are dropped."""
         now = time.monotonic()
         if now - self._last >= self._every:
             self._last = now

@@ -1,4 +1,4 @@
-"""Cancellation: the source asks (write side), the token tells (read side)."""
+"""Cancellation: a source requests it (write side), and a token reports it (read side)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class CancelReason(enum.Enum):
-    """Why a token fired."""
+    """The reasons for which a token fires."""
 
     SHUTDOWN = "shutdown"
     """The host stops; ``remaining`` says how long the item may go on."""
@@ -35,7 +35,8 @@ class CancellationToken:
         self._lock = native.new_lock()
         self._reason: CancelReason | None = None
         self._deadline: float | None = None
-        # The app's, which are called on threads of their own, and those of the package, which are quick.
+        # Callbacks of the app, which are called on other threads, and callbacks of the package, which are
+        # quick.
         self._callbacks: list[Callable[[], object]] = []
         self._wakers: list[Callable[[], object]] = []
 
@@ -46,12 +47,12 @@ class CancellationToken:
 
     @property
     def reason(self) -> CancelReason | None:
-        """Why it fired; None while it has not."""
+        """The reason for which the token fired; None before that."""
         return self._reason
 
     @property
     def remaining(self) -> float | None:
-        """Seconds until the item's time is up, never below 0.0; None when nothing limits it."""
+        """The seconds until the item's time is up, never below 0.0; None if nothing limits the item."""
         deadline = self._deadline
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
@@ -61,7 +62,7 @@ class CancellationToken:
             raise ItemCancelledError(f"the item was asked to end ({self._reason.value})", self)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait up to timeout seconds (None: without limit) for the token; says whether it has fired."""
+        """Wait up to timeout seconds (None: no limit) for the token; return whether it has fired."""
         if self._reason is not None:
             return True
         latch = native.Latch()
@@ -72,7 +73,7 @@ class CancellationToken:
             forget()
 
     async def wait_async(self, timeout: float | None = None) -> bool:
-        """The same for coroutines: waits without holding up the event loop."""
+        """Wait like ``wait``, in a coroutine, without blocking the event loop."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -88,15 +89,15 @@ class CancellationToken:
         return self.cancelled
 
     def on_cancel(self, callback: Callable[[], object]) -> Callable[[], None]:
-        """Call callback once when the token fires, at once if it has; returns what takes that back.
+        """Call callback once when the token fires; return a function that withdraws the callback.
 
-        It is called on a thread of its own, where it holds up nobody, outside the item's context; what it
-        raises is logged. If the token has fired already it is called here, and what it raises is raised here.
+        The callback runs on a separate thread and outside the item's context; its error is logged. If the
+        token has already fired, the callback is called here and now, and its error is raised here.
         """
         return self._call(callback, self._callbacks)
 
     def _call_when_fired(self, waker: Callable[[], object]) -> Callable[[], None]:
-        """The same for what is quick and does not raise: it is called by whoever fires the token."""
+        """Call waker, which is quick and raises nothing, on the thread that fires the token."""
         return self._call(waker, self._wakers)
 
     def _call(self, callback: Callable[[], object], among: list[Callable[[], object]]) -> Callable[[], None]:
@@ -111,7 +112,7 @@ class CancellationToken:
     def _forget(self, callback: Callable[[], object], among: list[Callable[[], object]]) -> None:
         with self._lock:
             for index, other in enumerate(among):
-                if other is callback:  # not ==, which may be the app's to say, and may raise
+                if other is callback:  # not ==, which the app may define, and which may raise
                     del among[index]
                     return
 
@@ -120,7 +121,10 @@ class CancellationToken:
 
 
 class CancellationSource:
-    """Makes one token and fires it. ``failed`` is called with what the token's callbacks raise."""
+    """The write side of cancellation: makes one token and fires it.
+
+    ``failed`` is called with the errors of the token's callbacks.
+    """
 
     __slots__ = ("_failed", "token")
 
@@ -129,16 +133,16 @@ class CancellationSource:
         self._failed = failed
 
     def limit(self, deadline: float) -> None:
-        """Say by when (``time.monotonic()``) the item has to end; the earliest deadline stays."""
+        """Set the time (``time.monotonic()``) by which the item has to end; the earliest deadline stays."""
         token = self.token
         with token._lock:
             if token._deadline is None or deadline < token._deadline:
                 token._deadline = deadline
 
     def fire(self, reason: CancelReason) -> bool:
-        """Fire the token; False if it had fired. Whoever waits is woken, and its callbacks are called soon.
+        """Fire the token; return False if it had fired. Waiters wake at once, and callbacks are called soon.
 
-        Quick, whatever the callbacks are, and raises nothing.
+        This method is quick, whatever the callbacks do, and raises nothing.
         """
         token = self.token
         with token._lock:
@@ -149,7 +153,7 @@ class CancellationSource:
         for waker in wakers:
             try:
                 waker()
-            except Exception:  # an event loop that has been closed: nobody waits on it
+            except Exception:  # a closed event loop: no coroutine waits on it
                 pass
         for callback in callbacks_:
             callbacks.threads.call(callback, self._failed)

@@ -1,1 +1,1 @@
-"""Items that survive their process: the journal's side of enqueue, run and recovery."""
+"""Items that survive their process: enqueueing, running and recovery with a journal."""

@@ -1,8 +1,8 @@
-"""Durable items: on disk when ``enqueue`` returns, run by whichever process of the app has room.
+"""The durable backend: an item is on disk when ``enqueue`` returns, and any process of the app may run it.
 
 An item that this process has claimed is, until it ends or leaves, an item of the process's LocalBackend like
-any other: counted, given a token and the grace period. What this room adds is the journal: it hears of every
-step, and an end is announced only when it is on disk.
+any other: counted, given a token and the grace period. This room adds the journal, which records every step.
+An end is announced only when it is on disk.
 """
 
 from __future__ import annotations
@@ -42,15 +42,16 @@ if TYPE_CHECKING:
 
 # How long the end of a process waits for the journal, in seconds.
 _LAST_WRITES = 2.0
-# How often somebody who waits for the end of all looks into the journal, in seconds.
+# How often a thread that waits for all items reads the journal, in seconds.
 _LOOK = 0.02
 
 
 class DurableBackend(Backend):
     """The durable items of one app, as one process sees them.
 
-    ``executors``: those whose items this process runs. ``sender`` gives what forwards items to another
-    backend. ``in_this_process`` gives a forked process the backend in place of this one. Raises JournalError.
+    ``executors``: the executors whose items this process runs. ``sender`` returns the object that forwards
+    items to another backend. ``in_this_process`` gives a forked process the backend in place of this one.
+    Raises JournalError.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class DurableBackend(Backend):
         self._over = False
         self.maintenance.start()
         local.companion = self
-        if local.ledger.phase is Phase.STOPPED:  # opened to be read, after the stop
+        if local.ledger.phase is Phase.STOPPED:  # the journal was opened to be read, after the stop
             self.stopped()
 
     # The contract of backends.
@@ -110,18 +111,21 @@ class DurableBackend(Backend):
     def enter(self, item: WorkItem[Any], due: float | None) -> None:
         self._intake.enter(item, due)
 
-    # A look at items.
+    # Queries about items.
 
     def get(self, item_id: str) -> DurableItem[Any] | None:
-        """The handle of an item, wherever it is; None if the journal has no such row. Raises JournalError."""
+        """Return the handle of an item in any process; None if the journal has no such row.
+
+        Raises JournalError.
+        """
         return self.handles.get(item_id)
 
     def items(self, status: Status | None = None, task: str | None = None) -> list[DurableItem[Any]]:
-        """The items that were enqueued last, oldest first: with this status, of the task with this name."""
+        """Return the items enqueued last, oldest first; ``status`` and ``task`` (a name) select items."""
         return self.handles.items(status, task)
 
     def wait_idle(self, timeout: float | None) -> bool:
-        """Wait until nothing is in flight here, and nothing waits for this process, for its time neither."""
+        """Wait until no item is in flight in this process, and none waits for it or for its time."""
         end = deadline(timeout)
         while True:
             left = max(0.0, end - time.monotonic())
@@ -136,22 +140,25 @@ class DurableBackend(Backend):
     # The stop of the process.
 
     def stop_begins(self) -> None:
-        """Leave the items that have not started to other processes, and to those that come.
+        """Leave the items that have not started to other processes, also to later ones.
 
-        From now on the death of this process is no crash of its items, whoever kills it.
+        From now on the death of this process is no crash of its items, whatever kills it.
         """
         self.session.process_lock.expect_kill()
+        count = 0
         for item in self._local.ledger.unfinished():
             waits = isinstance(item, DurableItem) and not item.held and item.status is Status.QUEUED
             if waits and self._local.let_go(item):
                 self.runs.give_back(cast("DurableItem[Any]", item))
+                count += 1
+        self._local.events.handed_back(count)
 
     def expect_kill(self) -> None:
-        """The host may kill the process from now on."""
+        """Note that the host may kill the process from now on."""
         self.session.process_lock.expect_kill()
 
     def stopped(self) -> None:
-        """Nothing is accepted or started here any more: write what is left, and close the journal."""
+        """Write the last steps and close the journal: nothing more is accepted or started."""
         with self._local.lock:
             was_over, self._over = self._over, True
         if was_over:
@@ -159,7 +166,7 @@ class DurableBackend(Backend):
         writer = self.session.writer
         has_ended = self.outbox.close(_LAST_WRITES) & self.maintenance.close(_LAST_WRITES)
         if writer.flush(_LAST_WRITES) and has_ended and self._local.ledger.is_idle():
-            with suppress(JournalError):  # its items are recovered when the process is gone
+            with suppress(JournalError):  # the items of this process are recovered when it is gone
                 self._give_all_back()
                 self.session.process_lock.close()
         writer.close()

@@ -1,4 +1,4 @@
-"""The items that wait in the journal, as far as this process knows, and how many it has room for."""
+"""The backlog: the items known to wait in the journal, and the room that this process has for them."""
 
 from __future__ import annotations
 
@@ -10,43 +10,45 @@ from flask_background.core.backend import Phase
 if TYPE_CHECKING:
     from flask_background.durable.session import JournalSession
 
-# How many items a process claims for each that an executor can run at once: some to go on with, where the
-# last run was shorter than that (seconds). Others would wait here, and another process perhaps has room.
+# How many items a process claims for each item that an executor can run at the same time, while its runs take
+# less than ``_SHORT`` seconds; otherwise one. More items would wait here while another process may have room.
 _AHEAD = 3
 _SHORT = 0.2
-# Items that wait here behind runs of so many seconds are better off in another process.
+# Items that wait behind runs of this many seconds are better off in another process.
 _STUCK = 0.5
 
 
 class Backlog:
-    """An estimate, changed by several threads without a lock: a look into the journal corrects it."""
+    """An estimate of the waiting items, changed without a lock; a look into the journal corrects it."""
 
     def __init__(self, session: JournalSession) -> None:
         self._session = session
         #: Whether there are items that this process could claim.
         self.exists = True
         #: How many items this process has left in the journal, and how many of those no longer wait. New
-        #: items wait behind them: otherwise they would wait for as long as new ones come.
+        #: items wait behind the ones left: otherwise those would wait for as long as new items come.
         self.left = self.caught_up = 0
-        #: Whether a claim is under way, and whether there was a reason to claim again meanwhile.
+        #: Whether a claim is in progress, and whether another reason to claim has come meanwhile.
         self.is_claiming = False
         self.claims_again = False
-        # How long the last run took, by executor, in seconds.
+        # The duration of the last run, by executor, in seconds.
         self._durations: dict[str, float] = {}
 
     def note_run(self, executor: str, seconds: float) -> None:
-        """A run on an executor took so many seconds."""
+        """Note that a run on an executor took this many seconds."""
         self._durations[executor] = seconds
 
     def room(self, name: str) -> int:
-        """How many more items of an executor this process would claim."""
+        """Return how many more items of an executor this process would claim."""
         executor = self._session.local.executors[name]
+        if executor.paused_until > time.monotonic():
+            return 0
         is_quick = self._durations.get(name, _SHORT) < _SHORT and not self.is_stuck(name)
         ahead = _AHEAD if is_quick else 1
         return ahead * executor.capacity - len(executor.queued) - len(executor.running)
 
     def is_stuck(self, name: str) -> bool:
-        """Whether an executor is full of runs that have lasted long, so that items wait for it."""
+        """Return whether all places of an executor have long been taken, so that its items wait."""
         executor = self._session.local.executors[name]
         running = list(executor.running.values())
         since = time.time() - _STUCK
@@ -55,7 +57,7 @@ class Backlog:
         )
 
     def lets_pass(self, executor: str) -> bool:
-        """Whether a new item may go straight to its executor: there is room, and none waits before it."""
+        """Return whether a new item may go straight to its executor: there is room, and no item waits."""
         return (
             self.left == self.caught_up
             and executor in self._session.executors
@@ -64,7 +66,7 @@ class Backlog:
         )
 
     def claim_more(self, name: str) -> None:
-        """An item of this executor has ended: have more claimed, if some wait and few are here."""
+        """Claim more items of this executor, of which one has ended, if some wait and few are here."""
         executor = self._session.local.executors[name]
         few = len(executor.queued) + len(executor.running) <= executor.capacity
         if few and self.exists:

@@ -1,4 +1,4 @@
-"""How a process claims durable items that are free: as many as it has room for."""
+"""Claiming: a process takes as many free durable items as it has room for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flask_background.durable.session import JournalSession
 
 
-# When an item is claimed again whose last end is not told to all receivers yet, in seconds.
+# How soon an item is claimed again if receivers have not heard of its last end yet, in seconds.
 _STILL_TOLD = 0.5
 
 
@@ -41,7 +41,7 @@ class Claimer:
         room = {name: room for name in executors if (room := backlog.room(name)) > 0}
         left = backlog.left
         backlog.exists = self._is_free(tasks, now)
-        if not backlog.exists and not backlog.is_claiming:  # else what was claimed has not arrived yet
+        if not backlog.exists and not backlog.is_claiming:  # otherwise the claimed items have not arrived yet
             backlog.caught_up = left
         if not backlog.exists or not room:
             return
@@ -52,15 +52,16 @@ class Claimer:
         claim = partial(
             statements.claim, owner=self._session.process_lock.id, room=room, tasks=tasks, now=now
         )
-        # Rows arrive where others leave, in the order of the commits: one may have been released just before.
+        # Claimed rows arrive on the thread on which finished items leave, in the order of the commits,
+        # because an item may have been released just before.
         self._writer.write_later(claim, self._arrive, sync=False)
 
     def has_waiting(self) -> bool:
-        """Whether items of this process wait behind others, which may take long."""
+        """Return whether items of this process wait behind others, which may take long."""
         return any(self._local.executors[name].queued for name in self._session.executors)
 
     def give_back_stuck(self) -> None:
-        """Leave items that wait behind long runs to other processes, if there are any. Raises OSError."""
+        """Give items that wait behind long runs back to other processes, if there are any. Raises OSError."""
         lock = self._session.process_lock
         for name in self._session.executors:
             waiting = list(self._local.executors[name].queued.values())
@@ -70,11 +71,11 @@ class Claimer:
                         self._runs.give_back(item)
 
     def has_nothing_to_do(self, until: float | None = None) -> bool:
-        """Whether nothing is in flight here, and nothing is due that this process could claim.
+        """Return whether no item is in flight here, and none is due that this process could claim.
 
-        ``until``: nor will be due by then (``time.time()``). Raises JournalError.
+        ``until``: nor will one be due by then (``time.time()``). Raises JournalError.
         """
-        if self._is_busy():  # before the look into the journal too: what runs now may leave something there
+        if self._is_busy():  # checked before the look into the journal, too: a run may leave an item there
             return False
         if self._local.ledger.phase is Phase.RUNNING:
             tasks = list(self._session.registry.tasks)
@@ -90,22 +91,23 @@ class Claimer:
         return self._backlog.is_claiming or not self._local.ledger.is_idle()
 
     def _arrive(self, rows: list[ItemRow]) -> None:
-        """The journal has given these items to this process."""
+        """Take the items that the journal has given to this process."""
         try:
             for row in rows:
                 self._take(row)
         finally:
-            self._backlog.is_claiming = False  # last, for until they are taken nothing else tells of them
+            # Last, because until these items are taken nothing else counts them.
+            self._backlog.is_claiming = False
         if rows or self._backlog.claims_again:
-            self._session.wake_self()  # perhaps there are more
+            self._session.wake_self()  # there may be more
 
     def _take(self, row: ItemRow) -> None:
         try:
             item = self._handles.find_or_make(row)
-        except Exception as error:  # options or a state that nobody can read
+        except Exception as error:  # its options or state cannot be read
             self._park_unread(row, error)
             return
-        if self._local.is_in_flight(item):  # retried by somebody while receivers hear of its last end
+        if self._local.is_in_flight(item):  # the item was retried while receivers hear of its last end
             now = time.time()
             step = partial(
                 statements.release, item_id=row.id, fence=row.fence, now=now, due=now + _STILL_TOLD

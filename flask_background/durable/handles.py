@@ -1,4 +1,4 @@
-"""The handles of durable items in this process: one object for each item, as long as anybody uses it."""
+"""The handles of durable items in this process: one object for each item, while code refers to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Handles:
-    """Finds the handle of an item, or makes it of the item's row."""
+    """Finds the handle of an item, or makes it from the item's row."""
 
     def __init__(self, session: JournalSession, host: JournalHost) -> None:
         self._session = session
@@ -25,15 +25,15 @@ class Handles:
         self._handles: WeakValueDictionary[str, DurableItem[Any]] = WeakValueDictionary()
 
     def add(self, item: DurableItem[Any]) -> None:
-        """Know a new item."""
+        """Add a new item."""
         self._handles[item.id] = item
 
     def known(self, item_id: str) -> DurableItem[Any] | None:
-        """The handle of an item, if this process has one."""
+        """Return the handle of an item, if this process has one."""
         return self._handles.get(item_id)
 
     def get(self, item_id: str) -> DurableItem[Any] | None:
-        """The handle of an item, wherever the item is; None if the journal has no such item.
+        """Return the handle of an item in any process; None if the journal has no such item.
 
         Raises JournalError.
         """
@@ -49,18 +49,21 @@ class Handles:
         return handle if row is None else self.of_row(row)
 
     def items(self, status: Status | None, task: str | None) -> list[DurableItem[Any]]:
-        """The items that were enqueued last, oldest first. Raises JournalError."""
+        """Return the items enqueued last, oldest first. Raises JournalError."""
         rows = self._session.writer.read(partial(queries.rows, status=status, task=task))
         return [self.of_row(row) for row in rows]
 
     def of_row(self, row: ItemRow) -> DurableItem[Any]:
-        """The handle of an item, which doubts an end that it has seen if the row has news."""
+        """Return the handle of an item; the handle doubts an end that it has seen if the row has news."""
         handle = self.find_or_make(row)
         handle.doubt(row, self._session.process_lock.id)
         return handle
 
     def find_or_make(self, row: ItemRow) -> DurableItem[Any]:
-        """The handle of an item, whatever it says of the item. Raises an error if the row cannot be read."""
+        """Return the handle of an item, and leave its state as it is.
+
+        Raises an error if the row cannot be read.
+        """
         handle = self._handles.get(row.id)
         if handle is None:
             callee = self._session.registry.task_of(row.task, row.executor, row.options)

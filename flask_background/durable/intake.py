@@ -1,4 +1,4 @@
-"""How durable items come into the journal, and into the process that enqueues them."""
+"""The intake: durable items enter the journal, and the process that enqueues them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flask_background.durable.handle import DurableItem
 from flask_background.durable.journal import statements, wakeups
 from flask_background.durable.journal.group_commit import Insert, Step
 from flask_background.durable.journal.row import ItemRow, make_row
+from flask_background.durable.journal.schedules import PERIODIC
 from flask_background.errors import EnqueueError, Stopping
 from flask_background.local.admission import check_here
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Intake:
-    """Enters items, claimed for this process as long as it has room. The methods are those of a backend."""
+    """Enters items, claimed for this process while it has room. The methods are those of a backend."""
 
     def __init__(self, session: JournalSession, handles: Handles, runs: Runs, backlog: Backlog) -> None:
         self._session = session
@@ -54,7 +55,7 @@ class Intake:
             return self._handles.of_row(other)
         try:
             self._welcome(item, row, held)
-        finally:  # a signal may raise here, and the item has been accepted
+        finally:  # a signal may raise here, when the item has been accepted
             if not here:
                 self._backlog.left += due is None
                 self._leave_to_all(item)
@@ -75,7 +76,7 @@ class Intake:
         self._runs.end_unrun(item)
 
     def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
-        """Take an item that the journal is not to know before ``enter``."""
+        """Take an item that the journal must not have before ``enter``."""
         assert isinstance(item, DurableItem)
         row = self._pack(item, None, here=True)
         self._welcome(item, row, held=True)
@@ -92,7 +93,7 @@ class Intake:
         if not self._local.is_in_flight(item):
             return
         if due is None and item._task.executor not in self._session.executors:
-            due = item._enqueued  # now, but elsewhere
+            due = item._enqueued  # the item may start now, but in another process
         if due is not None:
             item.accepted(item.row._replace(due=due, owner=None), held=item.held)
         try:
@@ -102,7 +103,7 @@ class Intake:
             raise
         if other is not None:
             self._give_up(item, f"item {other.id}, which has the same key, is queued or running")
-        elif not self._local.is_in_flight(item):  # cancelled at this very moment
+        elif not self._local.is_in_flight(item):  # the item was cancelled at this very moment
             self._runs.end_unrun(item)
         elif due is None:
             self.release(item)
@@ -110,11 +111,12 @@ class Intake:
             item.unhold()
             self._leave_to_all(item)
 
-    def make_periodic_row(self, task: Callee, planned: float) -> ItemRow:
-        """A new item of a periodic task, which was planned for then."""
+    def make_periodic_row(self, task: Callee, planned: float, overlap: bool) -> ItemRow:
+        """Return the row of a new item of a periodic task that was planned for this time."""
         item = DurableItem[Any](task, (), {}, None, self._runs)
         payload, _ = self._uploads.pack(item.id, task.func, (), {})
-        return make_row(item, task, payload=payload, uploads=False, due=planned, owner=None)
+        row = make_row(item, task, payload=payload, uploads=False, due=planned, owner=None)
+        return row._replace(key=f"{PERIODIC} {planned!r}" if overlap else PERIODIC)
 
     def _pack(self, item: DurableItem[Any], due: float | None, here: bool) -> ItemRow:
         task: Any = item._task
@@ -146,7 +148,7 @@ class Intake:
         self._uploads.forget(item.id)
 
     def _wake_for_transaction(self) -> None:
-        """Wake the others once for all items that one transaction has entered."""
+        """Wake the other processes once for all items that one transaction has entered."""
         count = self._writer.transactions
         if count != self._woken_at:
             self._woken_at = count

@@ -1,8 +1,8 @@
-"""The thread that keeps this process's part of the journal: it sleeps until something concerns the process.
+"""The thread that does this process's part of the journal's upkeep, and sleeps otherwise.
 
-The thread is woken through the process's FIFO (an item is free to claim, somebody wants one cancelled), by
-the death of another process (the kernel tells), and when an item or a schedule is due. A look every few
-seconds stands behind that as a net.
+The thread is woken through the process's FIFO (an item is free to claim, an item has to be cancelled), by the
+death of another process (the kernel reports it), and when an item or a schedule is due. As a safety net it
+also looks every few seconds.
 """
 
 from __future__ import annotations
@@ -31,25 +31,26 @@ if TYPE_CHECKING:
     from flask_background.durable.runs import Runs
     from flask_background.durable.session import JournalSession
 
-# The net, in seconds; and the pause when the journal cannot be read or written.
+# The interval of the safety net, and the pause after the journal could not be read or written, in seconds.
 _NET = 5.0
 _TROUBLE = 1.0
 # How soon the thread looks again while items wait here behind others, or for a task, in seconds.
 _SOON = 0.5
-# How often the thread does what is not urgent, in seconds.
+# How often the thread does work that is not urgent, in seconds.
 _LOOK_OVER_EVERY = 60.0
-# Items that ended long ago are pruned so many at a time, and other threads may write for so long in between.
+# How many items are pruned at a time, and how long other threads may write between two prunings, in seconds.
 _PRUNED = 500
 _BREATH = 0.05
-# Uploads of an item that the journal does not know may be about to be entered; not for so long, in seconds.
+# How long uploads are kept for an item that the journal does not know, in seconds: the item may be about to
+# be entered.
 _ORPHANED = 3_600.0
 
 
 class JournalMaintenance:
     """Recovers, claims, cancels, fires schedules and prunes, for one app in one process.
 
-    ``keep``: how long an item is kept after its end; ``park_after``: how long an item waits that no process
-    can run. Both are in seconds.
+    ``keep``: how long an item is kept after its end; ``park_after``: how long an item that no process can run
+    waits. Both are in seconds.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class JournalMaintenance:
         self._watch = ProcessWatch(session.process_lock)
         self._closed = False
         self._ended = native.Latch()
-        #: Opened when the thread has looked at everything once, a dead process's items among it.
+        #: Whether periodic tasks are enqueued: a burst runs what there is, and then ends.
+        self.fires = True
+        #: Opened when the thread has looked at everything once, including the items of dead processes.
         self.has_looked = native.Latch()
         self._looked_over_at = 0.0
         self._in_trouble = False
@@ -96,7 +99,7 @@ class JournalMaintenance:
         native.start_thread(self._run, "background-keeper")
 
     def close(self, timeout: float) -> bool:
-        """End the thread; says whether it has ended, after timeout seconds at most."""
+        """End the thread, and wait up to timeout seconds for it; return whether it has ended."""
         self._closed = True
         self._session.wake_self()
         return self._ended.wait(timeout)
@@ -118,29 +121,30 @@ class JournalMaintenance:
                 self.has_looked.open()
                 dead = self._watch.wait(timeout)
                 self._in_trouble = False
-            except Exception as error:  # of the journal, or because there are no descriptors left, say
-                if not self._in_trouble:  # one line for each trouble
-                    what = "The journal cannot be maintained; this goes on when it can be"
+            except Exception as error:  # of the journal, or for example for lack of descriptors
+                if not self._in_trouble:  # one log line for each trouble
+                    what = "The journal cannot be maintained; the next try follows"
                     self._local.log_error(what, error)
                 self._in_trouble = True
                 dead = None
                 native.sleep(_TROUBLE)
 
     def _look(self, dead: list[str]) -> float:
-        """Do what there is to do; returns the seconds until there may be more."""
+        """Do all due work; return the seconds until more may be due."""
         session, now = self._session, time.time()
         self._writer.resume()
         if (error := self._writer.take_trouble()) is not None:
             what = "The journal's WAL cannot be copied back, and grows until it can be"
             if isinstance(error, RemovedError):
-                what = "The journal was removed or replaced, and with it what only the old one had"
+                what = "The journal was removed or replaced; items that only the old one had are lost"
             self._local.log_error(what, error)
         for name in dead:
             self._recover(name)
         for item_id in self._writer.read(partial(queries.cancels, owner=session.process_lock.id)):
             self._cancel_here(item_id)
         if session.executors and self._local.ledger.phase is Phase.RUNNING:
-            self._fire(now)
+            if self.fires:
+                self._fire(now)
             self._claimer.give_back_stuck()
             self._claimer.claim(now)
         self._outbox.look()
@@ -150,7 +154,7 @@ class JournalMaintenance:
             self._prunes = True
         if self._prunes:
             self._prunes = self._prune(now)
-        periodic = list(self._registry.periodic) if session.executors else []
+        periodic = list(self._registry.periodic) if session.executors and self.fires else []
         next_due = partial(queries.next_due, now=now, executors=session.executors, periodic=periodic)
         due = self._writer.read(next_due)
         looks_soon = self._waits_for_tasks or self._claimer.has_waiting()
@@ -158,7 +162,7 @@ class JournalMaintenance:
         return most if due is None else min(most, max(0.0, due - time.time()))
 
     def _cancel_here(self, item_id: str) -> None:
-        """Another process wants this item to end."""
+        """Cancel an item of this process on another process's request."""
         item = self._handles.known(item_id)
         if item is not None and item.here and not item._is_unwanted():
             self._runs.cancel_here(item)
@@ -167,7 +171,7 @@ class JournalMaintenance:
         """Free the items of a dead process."""
         takeover = process_lock.take_over(self._folder, name)
         if takeover is None:
-            return  # another process does it
+            return  # another process recovers them
         with takeover:
             step = partial(
                 statements.recover,
@@ -181,49 +185,49 @@ class JournalMaintenance:
         for row in ended:
             self._handles.announce_end(row)
         if released:
-            self._local.events.recovered(released, name)
+            self._local.events.recovered(released, name, stopped=not takeover.charged)
             self._session.wake_all()
 
     def _fire(self, now: float) -> None:
         """Enqueue the periodic tasks that are due."""
         periodic = self._registry.periodic
-        for name, (task, schedule) in periodic.items():
+        for name, (task, schedule, _) in periodic.items():
             if name not in self._scheduled and self._is_fit(task):
                 first = schedule.next_after(now)
                 self._writer.write(partial(schedules.schedule, name=name, spec=repr(schedule), first=first))
                 self._scheduled.add(name)
         for name, planned in self._writer.read(partial(queries.planned, now=now)).items():
             if name in periodic and name in self._scheduled:
-                task, schedule = periodic[name]
+                task, schedule, overlap = periodic[name]
                 step = partial(
                     schedules.fire,
                     name=name,
                     planned=planned,
                     following=schedule.catch_up(planned, now),
-                    row=self._intake.make_periodic_row(task, planned),
+                    row=self._intake.make_periodic_row(task, planned, overlap),
                 )
                 self._writer.write(step)
 
     def _is_fit(self, task: Callee) -> bool:
-        """Whether a periodic task has an executor; else its items would only pile up."""
+        """Return whether a periodic task has an executor; without one its items would only pile up."""
         if task.name in self._unfit:
             return False
         try:
             check_here(task, self._local.executors)
         except ConfigurationError as error:
-            self._unfit.add(task.name)  # one line for each task
-            self._local.log_error(f"The periodic task {task.name} does not run", error)
+            self._unfit.add(task.name)  # one log line for each task
+            self._local.log_error(f"The periodic task {task.name} cannot run", error)
             return False
         return True
 
     def _follow_clock(self, now: float) -> None:
-        """If the clock was set back, let items and periodic tasks not wait until it is where it was."""
+        """Shorten the waits of items and periodic tasks if the clock was set back."""
         if self._writer.write(partial(statements.follow_clock, now=now), sync=False):
             self._session.wake_all()
         for name, planned in self._writer.read(partial(queries.planned, now=math.inf)).items():
             if name in self._registry.periodic:
-                _, schedule = self._registry.periodic[name]
-                # Set back by less than a period, it lets them wait: nothing runs twice for that.
+                schedule = self._registry.periodic[name].schedule
+                # If the clock was set back by less than a period, the task waits, so that nothing runs twice.
                 if planned > schedule.next_after(schedule.next_after(now)):
                     following = schedule.catch_up(planned, now)
                     self._writer.write(
@@ -231,7 +235,7 @@ class JournalMaintenance:
                     )
 
     def _prune(self, now: float) -> bool:
-        """Delete some items that ended long ago; says whether there may be more."""
+        """Delete some items that ended long ago; return whether there may be more."""
         before = now - self._keep
         gone = self._writer.write(partial(statements.prune, before=before, limit=_PRUNED), sync=False)
         for item_id in gone:
@@ -240,11 +244,12 @@ class JournalMaintenance:
         return _PRUNED in (len(gone), count)
 
     def _look_over(self, now: float) -> None:
-        """Recover items that have no owner any more, and park those that nobody could run for long."""
+        """Recover items whose owner has no file left, and park items that no process could run for long."""
         self._follow_clock(now)
         process_lock.sweep(self._folder)
         for name in self._writer.read(queries.owners):
-            if not process_lock.exists(self._folder, name):  # somebody, or a power cut, has removed its file
+            # A power cut or a person has removed the file of the process.
+            if not process_lock.exists(self._folder, name):
                 recovered = self._writer.write(partial(statements.recover, owner=name, running=(), now=now))
                 self._local.events.recovered(recovered.released, name)
                 self._session.wake_all()
@@ -254,7 +259,7 @@ class JournalMaintenance:
         self._outbox.warn_if_stuck()
         tasks, executors = list(self._registry.tasks), list(self._local.executors)
         if not self._session.executors:
-            return  # a process that only looks, and may not have imported all tasks
+            return  # this process only reads, and may not have imported all tasks
         self._waits_for_tasks = False
         unknown = partial(queries.unknown, tasks=tasks, executors=executors, now=now)
         for row in self._writer.read(unknown):
@@ -271,7 +276,7 @@ class JournalMaintenance:
                 self._handles.announce_end(row._replace(status=Status.FAILED, reason=reason))
 
     def _why_nobody_runs(self, row: ItemRow) -> str | None:
-        """Why no process can run an item; None if one can that is perhaps about to."""
+        """Return why no process can run an item; None if a process can that may be about to."""
         others = process_lock.others(self._folder)
         if any(process_lock.knows(self._folder, name, row.task, row.executor) for name in others):
             return None

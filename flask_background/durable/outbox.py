@@ -1,8 +1,8 @@
 """The outbox: items wait in the journal until another backend can take them, and one thread forwards them.
 
-Every process that has the journal open forwards, whether it runs durable items or not: otherwise the items
-would be stuck where no process runs durable ones. A row is deleted after its item was sent. If the process
-dies in between, another process sends the item again, under the same id.
+Every process that has the journal open forwards items, whether it runs durable items or not: otherwise items
+would be stuck on a machine whose processes run no durable items. A row is deleted after its item was sent. If
+the process dies in between, another process sends the item again, under the same id.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 
 # How many items are forwarded between two transactions.
 _BATCH = 100
-# The pauses while forwarding fails, in seconds: the first one, and what they grow to.
+# The first and the longest pause while forwarding fails, in seconds.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 1.0
-# How often an item is sent that the backend refuses for a reason of its own.
+# How often an item is sent if the backend refuses that item.
 _ATTEMPTS = 5
 
 
 class Sender(Protocol):
-    """What forwards items to the other backend."""
+    """Forwards items to the other backend."""
 
     #: The backend's name, for the log.
     name: str
 
     def is_worth_a_try(self) -> bool:
-        """Whether the backend can be reached, as far as is known; asked before items are claimed."""
+        """Return whether the backend can be reached, as far as is known; asked before items are claimed."""
         ...
 
     def nothing_waits(self) -> None:
-        """The outbox is empty."""
+        """Note that the outbox is empty."""
         ...
 
     def submit(self, row: OutboxRow) -> None:
-        """Send an item, or, if the row is cancelled, let the backend know that.
+        """Send an item, or, if the row is cancelled, report the cancellation to the backend.
 
-        Raises BrokerError if the backend cannot be reached; any other error is the item's own fault.
+        Raises BrokerError if the backend cannot be reached; any other error is caused by the item.
         """
         ...
 
@@ -59,7 +59,7 @@ class Sender(Protocol):
 
 
 class Outbox:
-    """The outbox of one app, as one process sees it. Its thread lives as long as something waits."""
+    """The outbox of one app, as one process sees it. Its thread lives while items wait."""
 
     def __init__(self, session: JournalSession, sender: Callable[[], Sender] | None) -> None:
         self._session = session
@@ -72,25 +72,25 @@ class Outbox:
         self._has_warned = False
 
     def put(self, row: OutboxRow) -> None:
-        """Let an item wait until the backend can take it. Raises JournalError."""
+        """Add an item, which waits until the backend can take it. Raises JournalError."""
         undo = partial(_withdraw, item_id=row.id, now=row.enqueued)
         self._session.writer.write(partial(outbox.insert, row=row), undo=undo)
         if not self.wake():
             self._session.wake_all()
 
     def get(self, item_id: str) -> OutboxRow | None:
-        """The row of an item that waits, or has ended here. Raises JournalError."""
+        """Return the row of an item that waits in the outbox, or has ended there. Raises JournalError."""
         try:
             return self._session.writer.read(partial(outbox.get, item_id=item_id))
-        except UnicodeEncodeError:  # half a surrogate pair, which no id has
+        except UnicodeEncodeError:  # half a surrogate pair, which no id contains
             return None
 
     def cancel(self, item_id: str) -> Literal["cancelled", "asked"] | None:
-        """Cancel an item that waits; None if none of this id is queued here. Raises JournalError."""
+        """Cancel a waiting item; return None if no item of this id is queued here. Raises JournalError."""
         return self._session.writer.write(partial(outbox.request_cancel, item_id=item_id, now=time.time()))
 
     def look(self) -> None:
-        """Forward what waits, if anything does. Raises JournalError."""
+        """Forward the items that wait, if there are any. Raises JournalError."""
         if self._sender is not None and self._ended is None and self._is_waiting():
             self.wake()
 
@@ -103,7 +103,7 @@ class Outbox:
                 self._session.local.events.nobody_forwards(waiting)
 
     def wake(self) -> bool:
-        """Have a thread; says whether there is one."""
+        """Start the thread if none runs; return whether one runs."""
         with self._lock:
             self._again = True
             if self._ended is not None:
@@ -113,12 +113,12 @@ class Outbox:
             self._ended = native.Latch()
         try:
             native.start_thread(self._run, "background-outbox")
-        except RuntimeError:  # the process can have no more threads now; maintenance looks again
+        except RuntimeError:  # the process cannot start a thread now; maintenance looks again
             self._ended = None
         return self._ended is not None
 
     def close(self, timeout: float) -> bool:
-        """End the thread; says whether it has ended, after timeout seconds at most."""
+        """End the thread, and wait up to timeout seconds for it; return whether it has ended."""
         self._closed.open()
         ended = self._ended
         return ended is None or ended.wait(timeout)
@@ -133,10 +133,10 @@ class Outbox:
                 try:
                     went_well = self._forward_some()
                     in_trouble = False
-                except Exception as error:  # the journal's, or the backend's settings are wrong
+                except Exception as error:  # of the journal, or the backend's settings are wrong
                     went_well = False
                     if not in_trouble:
-                        what = "The outbox cannot be forwarded; this is tried again"
+                        what = "The items in the outbox cannot be forwarded; the next try follows"
                         self._session.local.log_error(what, error)
                     in_trouble = True
                 if went_well is None and self._may_end():
@@ -166,7 +166,10 @@ class Outbox:
             self._session.local.events.forwarded(count, self._sender().name)
 
     def _forward_some(self) -> bool | None:
-        """Whether it went well; None if nothing waits. Rows that were not forwarded are free again then."""
+        """Forward some items; return whether that succeeded, or None if no item waits.
+
+        Rows that were not forwarded are free again afterwards.
+        """
         assert self._sender is not None
         sender = self._sender()
         if not sender.is_worth_a_try():
@@ -192,14 +195,14 @@ class Outbox:
                     self._refuse(sender, row, error)
                 else:
                     forwarded.add(row.id)
-        finally:  # as soon as it can be written, before anything else is claimed
+        finally:  # written as soon as possible, before anything else is claimed
             step = partial(outbox.settle, owner=owner, claimed=claimed, forwarded=forwarded, now=time.time())
             writer.write_later(step, partial(_tell_ends, sender), sync=False)
             self._count += len(forwarded)
         return went_well
 
     def _refuse(self, sender: Sender, row: OutboxRow, error: Exception) -> None:
-        """Send an item again after the others, or let it fail at last."""
+        """Send an item again after the others, or let it fail after the last attempt."""
         reason = f"it could not be forwarded to {sender.name}: {error}"
         step = partial(outbox.refuse, row=row, reason=reason, attempts=_ATTEMPTS, now=time.time())
         if self._session.writer.write(step):

@@ -1,4 +1,4 @@
-"""The runs of durable items: what the journal hears of them, and how items leave this process.
+"""The runs of durable items: how the journal records them, and how items leave this process.
 
 The beginning of a run is written to this process's own file first, so that the process that recovers its
 items after a crash knows which of them were running. The outcome goes to the journal, and is announced once
@@ -33,17 +33,19 @@ if TYPE_CHECKING:
     from flask_background.durable.backlog import Backlog
     from flask_background.durable.session import JournalSession
 
-# How often the journal hears of a run's progress at most, in seconds.
+# The shortest time between two progress reports to the journal, in seconds.
 _REPORT_EVERY = 0.25
-# When an item is tried again whose files cannot be opened for a reason that may pass, in seconds.
+# How soon an item is tried again whose files cannot be opened for a temporary reason, in seconds.
 _PUT_OFF = 5.0
 
 
 class Runs(RunHost):
-    """The host of durable items: the LocalBackend holds them while they are here, the journal hears of all.
+    """The host of durable items: the LocalBackend holds them while they are here, the journal records them.
 
     ``in_this_process`` gives a forked process the host in place of this one.
     """
+
+    keeps_items = True
 
     def __init__(
         self, session: JournalSession, backlog: Backlog, in_this_process: Callable[[], JournalHost]
@@ -53,6 +55,7 @@ class Runs(RunHost):
         self.in_this_process = in_this_process
         self._local = local
         self._session = session
+        self.lending = session.local.lending
         self._backlog = backlog
         self._uploads = session.uploads
         self._writer = session.writer
@@ -70,14 +73,16 @@ class Runs(RunHost):
             task.check_call(*args, **kwargs)
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-                self._put_off(item, error)  # too many open files, perhaps: that is not the item's fault
+                # Perhaps too many open files: not the item's fault.
+                self.log_error(f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error)
+                self.put_off(item, _PUT_OFF)
             else:
-                self._park(item, f"its arguments do not fit any more: {error}")
+                self._park(item, f"its arguments no longer fit the function: {error}")
             return False
         try:
             self._session.process_lock.begin_run(item.id)
         except OSError as error:
-            self.log_error(f"Item {item.id} runs uncounted, should its process die", error)
+            self.log_error(f"Item {item.id} runs, but a crash of its process would not be counted", error)
         attempt.number = row.attempt + 1
         if not self._local.start(item, attempt):
             self._session.process_lock.end_run(item.id)
@@ -94,22 +99,25 @@ class Runs(RunHost):
         assert item.row is not None
         self._run_is_over(item, attempt)
         now = time.time()
-        step = partial(_release, _claim_of(item.row), now=now, due=now + delay, error=error_as_data(error))
+        text = error_as_data(error, self._uploads.max_bytes)
+        step = partial(_release, _claim_of(item.row), now=now, due=now + delay, error=text)
         self._writer.write_later(step, partial(self._retried, contextvars.copy_context(), item, error, delay))
         return True
 
     def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
-        """Put the outcome of a run into the journal, and announce it once it is there."""
+        """Write the outcome of a run to the journal, and announce it once it is there."""
         assert isinstance(item, DurableItem)
         assert item.row is not None
         self._run_is_over(item, attempt)
         if outcome[0] is Status.INTERRUPTED:  # the host stopped, so the run does not count
+            if outcome[2] is not None:  # else no child process could be had, and the run had not begun
+                self.events.runs_again(item)
             release = partial(_release, _claim_of(item.row), now=time.time(), charged=False)
             self._writer.write_later(release, partial(self._left, item))
             return
         try:
             step = self._end_step(item.row, outcome)
-        except Exception as error:  # of ours, for foreign errors are made data in any case
+        except Exception as error:  # an error of ours, because foreign errors are always converted
             add_note(error, f"item {item.id} ({item.task_name}) had {outcome[0]}")
             outcome = Status.FAILED, None, error
             step = self._end_step(item.row, outcome)
@@ -118,41 +126,42 @@ class Runs(RunHost):
 
     def _run_is_over(self, item: DurableItem[Any], attempt: Attempt) -> None:
         self._backlog.note_run(item._task.executor, time.time() - (attempt.started or time.time()))
-        if attempt.progress is not None:  # the last one, which the throttle may have held back
+        if attempt.progress is not None:  # the last progress, which the throttle may have held back
             self._report(item, item.row)
 
     def _end_step(self, row: ItemRow, outcome: Outcome) -> Callable[..., Any]:
         status, value, error = outcome
         result = result_as_data(value, self._uploads.max_bytes) if status is Status.SUCCEEDED else None
-        failed = None if error is None else error_as_data(error)
+        failed = None if error is None else error_as_data(error, self._uploads.max_bytes)
         return partial(_finish, _claim_of(row), status=status, result=result, error=failed, now=time.time())
 
-    # What handles ask of their host.
+    # The part of a host that handles use.
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
         return self._local.source_of(item)
 
     def look(self, item_id: str) -> ItemRow | None:
-        """What the journal knows of an item. Raises JournalError."""
+        """Return the item's row in the journal, or None. Raises JournalError."""
         return self._session.read_row(item_id)
 
     def read_attempt(self, row: ItemRow) -> Attempt:
-        """The last attempt, as far as the journal knows it."""
+        """Return the last attempt, as far as the journal knows it."""
         return attempt_of(row)
 
     def report(self, item: DurableItem[Any]) -> None:
-        """Let other processes see the item's progress."""
+        """Write the item's progress to the journal, for other processes."""
         item.throttle(self.timers, _REPORT_EVERY).call(partial(self._report, item, item.row))
 
     def cancel(self, item: WorkItem[Any]) -> bool:
-        """Withdraw an item that is queued, or ask a running one to end, wherever it is."""
+        """Withdraw a queued item, or ask a running one to end, in whichever process it is."""
         assert isinstance(item, DurableItem)
         request = partial(statements.request_cancel, item_id=item.id, now=time.time())
         if item.here:
             answer = None
-            with suppress(JournalError):  # should this process die, the next one knows; otherwise we do
+            # If this process dies, the next owner knows of the request; otherwise this process does.
+            with suppress(JournalError):
                 answer = self._writer.write(request)
-            # The maintenance may have seen the request already.
+            # The maintenance thread may have seen the request already.
             return self.cancel_here(item) or (answer is not None and item.status is Status.CANCELLED)
         answer = self._writer.write(request)
         if answer == "asked":
@@ -162,34 +171,34 @@ class Runs(RunHost):
         return answer is not None
 
     def cancel_here(self, item: DurableItem[Any]) -> bool:
-        """Withdraw an item that is queued in this process, or ask one to end that runs here."""
+        """Withdraw an item that is queued in this process, or ask an item to end that runs here."""
         asked = self._local.cancel(item)
         if asked and item.status is Status.CANCELLED:
             self.end_unrun(item)
         return asked
 
-    # How items leave this process without a run.
+    # Ways for items to leave this process without a run.
 
     def give_back(self, item: DurableItem[Any]) -> None:
-        """Leave an item that has not started to the other processes, and to those that come."""
+        """Leave an item that has not started to other processes, also to later ones."""
         self._release_unrun(item, due=None)
 
     def end_unrun(self, item: WorkItem[Any]) -> None:
-        """Let the journal know that an item was cancelled before it ran."""
+        """Record that an item was cancelled before it ran."""
         assert isinstance(item, DurableItem)
         assert item.row is not None
         step = partial(_cancel, item_id=item.id, fence=item.row.fence, now=time.time())
         self._writer.write_later(step, partial(self._forget_uploads, item.id))
 
     def _forget_uploads(self, item_id: str, is_known: bool) -> None:
-        if not is_known:  # else somebody may have it retried
+        if not is_known:  # otherwise the item may be retried
             self._uploads.forget(item_id)
 
-    def _put_off(self, item: DurableItem[Any], error: OSError) -> None:
+    def put_off(self, item: WorkItem[Any], seconds: float) -> None:
         """Leave an item to all processes that cannot be started just now; that is no attempt."""
+        assert isinstance(item, DurableItem)
         if self._local.let_go(item):
-            self.log_error(f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error)
-            self._release_unrun(item, due=time.time() + _PUT_OFF)
+            self._release_unrun(item, due=time.time() + seconds)
 
     def _release_unrun(self, item: DurableItem[Any], due: float | None) -> None:
         assert item.row is not None
@@ -197,7 +206,7 @@ class Runs(RunHost):
         self._writer.write_later(step, partial(self._leave, item))
 
     def _park(self, item: DurableItem[Any], reason: str) -> None:
-        """End an item as failed that cannot be run, until somebody has it retried."""
+        """End an item that cannot be run as failed, until an operator retries it."""
         assert item.row is not None
         why = parked_error(item.id, item.task_name, reason)
         if self._local.withdraw(item, (Status.FAILED, None, why)):
@@ -209,12 +218,12 @@ class Runs(RunHost):
     def _report(self, item: DurableItem[Any], row: ItemRow | None) -> None:
         progress = None if item._attempt is None else item._attempt.progress
         if progress is None or row is None or not item.here or item.row is not row:
-            return  # a late report, of a run that is over
-        text = progress_as_data(progress)
+            return  # a late report of a run that is over
+        text = progress_as_data(progress, self._uploads.max_bytes)
         step = partial(statements.report, item_id=item.id, fence=row.fence, progress=text)
         self._writer.write_later(step, sync=False)
 
-    # Callbacks: the journal has it by now.
+    # Callbacks, called when the journal has the step on disk.
 
     def _tell_end_apart(
         self,
@@ -224,14 +233,14 @@ class Runs(RunHost):
         outcome: Outcome,
         is_mine: bool,
     ) -> None:
-        """Tell an end in its item's context (a Sentry scope, a request's id).
+        """Announce an end in its item's context (a Sentry scope, a request's id).
 
-        Receivers may take long, so another thread tells an end to them: they hold up no other item's end.
+        Receivers may take long, so another thread announces the end: receivers delay no other item's end.
         """
         tell = partial(context.run, partial(self._ended, item, attempt, outcome, is_mine))
         if signals.item_finished.receivers:
             callbacks.threads.call(
-                tell, partial(self.log_error, f"The end of item {item.id} could not be told")
+                tell, partial(self.log_error, f"The end of item {item.id} could not be announced")
             )
         else:
             tell()
@@ -241,7 +250,8 @@ class Runs(RunHost):
             self._session.process_lock.end_run(item.id)
             self._local.finish(item, attempt, outcome)
             if outcome[0] is Status.SUCCEEDED and item.row is not None and item.row.uploads:
-                self._uploads.forget(item.id)  # an item that has not succeeded may be retried
+                # An item that has not succeeded may be retried, and needs its uploads.
+                self._uploads.forget(item.id)
             self._backlog.claim_more(item._task.executor)
         else:
             self.events.late(item, outcome)
@@ -257,7 +267,7 @@ class Runs(RunHost):
     ) -> None:
         if ended is None:
             context.run(self.tell_retried, item, error, delay)
-        else:  # somebody had asked for its end
+        else:  # the item's end was requested before
             let_frames_go(error)
         self._left(item, ended)
 
@@ -268,7 +278,7 @@ class Runs(RunHost):
         self._leave(item, ended)
 
     def _leave(self, item: DurableItem[Any], ended: ItemRow | None) -> None:
-        """The item is free again, or has ended instead."""
+        """Announce that the item is free again, or has ended instead."""
         item.leave()
         if ended is None:
             self._session.wake_all()
@@ -277,7 +287,7 @@ class Runs(RunHost):
 
 
 def _claim_of(row: ItemRow) -> tuple[str, int]:
-    """This claim of an item: a later one, of whichever process, makes what is written for it harmless."""
+    """Return the key of this claim of an item: after a later claim, writes under it change nothing."""
     return row.id, row.fence
 
 
@@ -290,6 +300,6 @@ def _finish(claim: tuple[str, int], db: sqlite3.Connection, **values: Any) -> bo
 
 
 def _cancel(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
-    """Cancel an item; says whether the journal knows it at all."""
+    """Cancel an item; return whether the journal knows the item at all."""
     statements.finish(db, item_id, fence, Status.CANCELLED, now)
     return queries.get(db, item_id) is not None

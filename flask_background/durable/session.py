@@ -1,4 +1,4 @@
-"""One process's use of one journal: what the parts of the durable backend share."""
+"""One process's use of one journal, shared by the parts of the durable backend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class JournalSession:
-    """The way of one app, in one process, to its journal, and to the backend that runs items here."""
+    """The access of one app, in one process, to its journal, and to the backend that runs items here."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class JournalSession:
         self.process_lock = process_lock
         self.uploads = uploads
         self.registry = registry
-        #: The executors whose items this process runs; none if it leaves all items to others.
+        #: The executors whose items this process runs; empty if it leaves all items to other processes.
         self.executors = frozenset(executors)
 
     @classmethod
@@ -64,21 +64,21 @@ class JournalSession:
         return cls(local, writer, process_lock, uploads, registry, executors)
 
     def read_row(self, item_id: str) -> ItemRow | None:
-        """The row of an item; None if the journal has none. Raises JournalError."""
+        """Return the row of an item; None if the journal has none. Raises JournalError."""
         try:
             return self.writer.read(partial(queries.get, item_id=item_id))
-        except UnicodeEncodeError:  # half a surrogate pair, which no id has
+        except UnicodeEncodeError:  # half a surrogate pair, which no id contains
             return None
 
     def wake_all(self) -> None:
-        """Wake every process of the app, this one too: there is something to claim or to cancel."""
+        """Wake every process of the app, including this one: there is an item to claim or to cancel."""
         wakeups.wake_all(self.process_lock.folder)
 
     def wake_self(self) -> None:
-        """Wake the maintenance of this process: there is a reason to look into the journal."""
+        """Wake the maintenance thread of this process: there is a reason to look into the journal."""
         wakeups.wake(self.process_lock.fifo_path)
 
     def announce_end(self, item: DurableItem[Any], row: ItemRow) -> None:
-        """Announce the end of an item that no process has run to its end: its row says how it ended."""
+        """Announce the end of an item that no process has run to its end; the row has its outcome."""
         item.doubt(row, self.process_lock.id)
         self.local.events.finished(item, (row.status, None, attempt_of(row).error))

@@ -1,4 +1,4 @@
-"""The uploads of durable items: files in a folder for each item, beside the journal."""
+"""The uploads of durable items: files in one folder per item, beside the journal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class UploadFolder:
         self._sync = sync
 
     def pack(self, item_id: str, func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[str, bool]:
-        """The call as text, and whether it has uploads, which are in their files then.
+        """Return the call as text, and whether it has uploads, which are then in their files.
 
         Raises ArgumentError for arguments that are not data, and JournalError if a file cannot be written.
         """
@@ -47,7 +47,7 @@ class UploadFolder:
         return payload, bool(uploads)
 
     def unpack(self, row: ItemRow) -> tuple[tuple[Any, ...], dict[str, Any], list[FileStorage]]:
-        """The arguments of an item, made anew, and the uploads among them, whose files are open then."""
+        """Return the arguments of an item, and the uploads among them, whose files are open."""
         return unpack_call(row.payload, lambda number: open(self._folder / row.id / str(number), "rb"))
 
     def forget(self, item_id: str) -> None:
@@ -55,7 +55,7 @@ class UploadFolder:
         shutil.rmtree(self._folder / item_id, ignore_errors=True)
 
     def orphans(self, before: float) -> list[str]:
-        """The ids of items whose uploads have been here since before then (``time.time()``)."""
+        """Return the ids of items whose uploads were here before this time (``time.time()``)."""
         try:
             return [path.name for path in self._folder.iterdir() if path.stat().st_mtime < before]
         except FileNotFoundError:

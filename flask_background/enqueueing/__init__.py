@@ -1,1 +1,1 @@
-"""The way of an item from the view into a backend."""
+"""The path of an item from the view into a backend."""

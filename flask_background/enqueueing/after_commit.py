@@ -1,9 +1,9 @@
 """``when="commit"``: items wait for the database's commit, and are dropped when it is rolled back.
 
-A view that enqueues before it commits would have its item look for rows that are not there yet; one that
-enqueues after it may die in between. An item that waits belongs to the innermost transaction of its session,
-savepoints included. Of an item's durability nothing can be promised between the two commits, the database's
-and then the journal's: a process that is killed there loses it.
+If a view enqueued before its commit, the item would look for rows that do not exist yet. If a view enqueued
+after its commit, it could die in between. A waiting item belongs to the innermost transaction of its session,
+savepoints included. Between the commit of the database and the following commit of the journal an item is not
+durable: if the process is killed there, the item is lost.
 """
 
 from __future__ import annotations
@@ -47,11 +47,17 @@ class _Waiting:
         event.listen(session, "after_transaction_end", self._after_end)
 
     def _after_commit(self, session: Session) -> None:
-        """Also called when a savepoint is released. Nothing may be done with the session here."""
+        """Remember the transaction as committed; also called when a savepoint is released.
+
+        Nothing may be done with the session here.
+        """
         self._committed = session.get_nested_transaction() or session.get_transaction()
 
     def _after_end(self, session: Session, transaction: SessionTransaction) -> None:
-        """However it ended: a session that is closed says nothing of a rollback."""
+        """Enqueue the items of a committed transaction, and drop those of any other one.
+
+        A closed session reports no rollback, so every end without a commit counts as one.
+        """
         committed, self._committed = self._committed is transaction, None
         if transaction.parent is None:
             items, self.items = self.items, []
@@ -63,13 +69,13 @@ class _Waiting:
 
 
 def hold(app: Flask, backend: Backend, item: WorkItem[Any], due: float | None) -> WorkItem[Any]:
-    """Let item wait for the commit of the app's current session. Returns it, or the one that has its key.
+    """Let item wait for the commit of the app's current session. Return it, or the item with the same key.
 
-    Raises ConfigurationError if there is no session, and what the backend refuses items with.
+    Raises ConfigurationError if there is no session, and the errors with which the backend refuses items.
     """
     session = _session_of(app, item.task_name)
     if not session.in_transaction():
-        session.begin()  # as Session.add does; a session without one tells nothing of a rollback
+        session.begin()  # as Session.add does: a session without a transaction reports no rollback
     accepted = backend.hold(item)
     if accepted is item:
         waiting = session.info.get(_KEY)
@@ -92,7 +98,7 @@ def _session_of(app: Flask, task_name: str) -> Session:
             " session to wait for: enqueue it in a view, or with app.app_context()"
         )
     session: Any = extension.session
-    current: Session = session() if callable(session) else session  # Flask-SQLAlchemy's is a scoped one
+    current: Session = session() if callable(session) else session  # Flask-SQLAlchemy has a scoped session
     return current
 
 
@@ -106,7 +112,7 @@ def _savepoints_of(session: Session) -> list[SessionTransaction]:
 
 
 def _enter(items: list[_Pending]) -> None:
-    """All of them, also if one of them is refused; the commit then raises the first refusal."""
+    """Enqueue all items, even if one is refused; the commit then raises the first refusal."""
     first: BaseException | None = None
     for pending in items:
         try:

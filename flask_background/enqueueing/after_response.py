@@ -1,6 +1,7 @@
 """``when="response"``: items wait until the response has been sent, and are dropped if the view failed.
 
-A streamed response has been sent when its stream has ended; what the stream enqueues waits for that, too.
+A streamed response has been sent when its stream has ended. Items that the stream enqueues wait for that,
+too.
 """
 
 from __future__ import annotations
@@ -21,23 +22,25 @@ if TYPE_CHECKING:
     from flask_background.core.backend import InProcessBackend
     from flask_background.core.item import WorkItem
 
-# In the environ of a request, which an app may pass on to another app: what waits for the response to it.
+# A key in the environ of a request, which an app may pass on to another app: the items that wait for the
+# response.
 _KEY = "flask_background.held"
 
 Held = list[tuple["InProcessBackend", "WorkItem[Any]"]]
 
 
 class ResponseGate:
-    """Stands before ``app.wsgi_app`` and sees what Flask cannot: when the server has sent the response.
+    """WSGI middleware around ``app.wsgi_app``, which sees when the server has sent the response.
 
-    Not ``Response.call_on_close``: an ``after_request`` function may replace the response, and Werkzeug does
-    not call it for files that are passed through.
+    ``Response.call_on_close`` does not serve: an ``after_request`` function may replace the response, and
+    Werkzeug does not call it for files that are passed through.
     """
 
     def __init__(self, app: Flask, at_first: Callable[[], object]) -> None:
         inner: WSGIApplication = app.wsgi_app
         if getattr(inner, "__self__", None) is app:
-            # A method of the app in an attribute of the app would keep the app alive until the next gc.
+            # A weak method: a method of the app in an attribute of the app would keep the app alive until the
+            # next gc.
             self._find_inner: Callable[[], WSGIApplication | None] = weakref.WeakMethod(inner)
         else:
             self._find_inner = lambda: inner
@@ -52,7 +55,7 @@ class ResponseGate:
             self._pid = os.getpid()
             self._at_first()
         held: Held = []
-        outer = environ.get(_KEY)  # of an app that passes this request on
+        outer = environ.get(_KEY)  # the gate of an app that passes this request on
         environ[_KEY] = held
         try:
             body = wsgi_app(environ, start_response)
@@ -61,21 +64,22 @@ class ResponseGate:
             _drop(held, error)
             raise
         if outer is not None:
-            environ[_KEY] = outer  # what this app's stream enqueues waits for the end of the whole response
+            # Items that this app's stream enqueues wait for the end of the whole response.
+            environ[_KEY] = outer
         elif not held and _is_complete(body, environ):
             environ[_KEY] = None
             return body
 
         def sent() -> None:
             if environ.get(_KEY) is held:
-                environ[_KEY] = None  # what is enqueued after this starts at once
+                environ[_KEY] = None  # items that are enqueued after this start at once
             _release(held)
 
         return ClosingIterator(body, sent)
 
 
 def guard(app: Flask, at_first: Callable[[], object]) -> None:
-    """Put the gate before app, and drop what waits when a view ends in an unhandled exception.
+    """Put the gate before app, and drop waiting items when a view ends in an unhandled exception.
 
     ``at_first`` is called at the first request in each process.
     """
@@ -84,7 +88,7 @@ def guard(app: Flask, at_first: Callable[[], object]) -> None:
 
 
 def hold() -> Held | None:
-    """The items that wait for the current response; None where no response is still to be sent."""
+    """Return the items that wait for the current response; None if no response is still to be sent."""
     if not has_request_context():
         return None
     held: Held | None = request.environ.get(_KEY)
@@ -92,10 +96,10 @@ def hold() -> Held | None:
 
 
 def _is_complete(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
-    """Whether no code of the app's runs while the server sends this body.
+    """Return whether no code of the app runs while the server sends this body.
 
-    A file has to reach the server as it is, so that the system can send it. Of a server whose wrapper of
-    files is a function, such as uWSGI's, the class of a wrapped file is not known.
+    A file has to reach the server unwrapped, so that the system can send it. If the server's wrapper of files
+    is a function, as uWSGI's is, the class of a wrapped file is unknown.
     """
     wrapper = environ.get("wsgi.file_wrapper", FileWrapper)
     if isinstance(wrapper, type):

@@ -1,4 +1,4 @@
-"""The way of every item, from the view to the backend."""
+"""The path of every item, from the view to the backend."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _current_request: Callable[[], Request] = flask.request._get_current_object  # t
 
 
 def current_request() -> Request | None:
-    """The request that this code runs for, if any."""
+    """Return the request that this code runs for, or None."""
     return _current_request() if flask.has_request_context() else None
 
 
 def submit(
     part: BackgroundState, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
 ) -> WorkItem[Any]:
-    """The way of every item: copy the request's state, take the arguments over, let the backend accept."""
+    """Copy the request's state, take the arguments over, and let the backend accept the item."""
     try:
         if part.elsewhere or callee.backend is not None:
             backend: Any = part.backend_for(callee)
         else:
             backend = part.durable if callee.durable else part.backend
-    except EnqueueError as error:  # there is no journal
+    except EnqueueError as error:  # the journal cannot be opened
         part.backend.events.refused(callee.name, error)
         raise
     state: RequestState | None
@@ -59,19 +59,22 @@ def submit(
         if moved is not None:
             item._adopt_uploads(moved.own)
         if when == "commit":
-            return commit.hold(part.app, backend, item, due)
-        accepted: WorkItem[Any] = backend.accept(item, held is not None, due)
+            accepted: WorkItem[Any] = commit.hold(part.app, backend, item, due)
+        else:
+            accepted = backend.accept(item, held is not None, due)
     except BaseException:
         if moved is not None:
             moved.give_back()
         raise
-    if held is not None and accepted is item:
+    if accepted is not item:
+        item._release_arguments()  # the one that has the key runs, with its own
+    elif held is not None:
         held.append((backend, item))
     return accepted
 
 
 def check_data(callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int) -> None:
-    """Hold an item in memory to what a durable one has to keep, so that its task can become durable."""
+    """Check the arguments of an in-memory item like those of a durable one (BACKGROUND_STRICT)."""
     from flask_background.payload import data
 
     try:
@@ -80,6 +83,6 @@ def check_data(callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], ma
         if callee.durable:
             raise
         raise type(error)(
-            f"{error} (task {callee.name} is not durable, but BACKGROUND_STRICT is set, which holds it to the"
-            " same; without that setting the argument would be taken)"
+            f"{error} (task {callee.name} is not durable, but BACKGROUND_STRICT is set, and checks it like a"
+            " durable one; without that setting the argument would be accepted)"
         ) from None

@@ -1,4 +1,4 @@
-"""What runs items in this process."""
+"""The executors, which run items in this process."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 def make_executors(
     app: Flask, settings: Settings, perform: Perform, tasks: Mapping[str, Callee]
 ) -> dict[str, Executor]:
-    """The executors by name. All await on the loop of the one named "asyncio" what functions return.
+    """Return the executors by name. All await the functions' results on the loop of the one named "asyncio".
 
-    Raises ConfigurationError if the process was patched in a way that items cannot live with.
+    Raises ConfigurationError if gevent or eventlet has patched the process in a way that items cannot work
+    with.
     """
     check_patches()
-    from flask_background.executors.aio import AsyncioExecutor  # with asyncio, which takes long to import
+    from flask_background.executors.aio import AsyncioExecutor  # imports asyncio, which takes long
     from flask_background.executors.threads import ThreadExecutor
 
     on_threads: Callable[[str, int, Perform, Adopt], Executor] = ThreadExecutor
     on_a_loop = AsyncioExecutor
     if native.is_patched():
-        from flask_background.executors import greenlets  # with gevent
+        from flask_background.executors import greenlets  # imports gevent
 
         on_threads, on_a_loop = greenlets.GreenletExecutor, greenlets.HubAsyncioExecutor
 
@@ -44,7 +45,7 @@ def make_executors(
             executors[name] = on_a_loop(name, wanted.capacity, perform)
         elif wanted.kind == "process":
             from flask_background.executors.processes.executor import (
-                ProcessExecutor,  # with subprocess, for apps that have one
+                ProcessExecutor,  # imports subprocess, for apps that have such an executor
             )
 
             executors[name] = ProcessExecutor(name, app, settings, perform, tasks)
@@ -56,6 +57,6 @@ def make_executors(
 
 
 def close_all(executors: Mapping[str, Executor]) -> None:
-    """End their threads once they have nothing to do."""
+    """Close the executors: their threads end once they have nothing to do."""
     for executor in executors.values():
         executor.close()

@@ -1,4 +1,4 @@
-"""Coroutines on one event loop, on a thread of its own: thousands at a time under a limit."""
+"""Coroutines on one event loop, on a separate thread: thousands at a time under a limit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from flask_background.executors.base import Executor
 if TYPE_CHECKING:
     from flask_background.core.item import WorkItem
 
-# How often the loop of a Future that is not ours is looked at, in seconds.
+# How often the event loop of a foreign Future is checked, in seconds.
 _LOOK = 0.5
 
 
 class AsyncioExecutor(Executor):
-    """Runs coroutine functions, and awaits what functions on other executors return to be awaited."""
+    """Runs coroutine functions, and awaits the awaitables that functions on other executors return."""
 
     coroutines_only = True
 
@@ -31,20 +31,24 @@ class AsyncioExecutor(Executor):
         self._lock = native.new_lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        # The loops that are to end: an item may stop a loop, too.
+        # The loops that have to end. The flag is needed because an item may stop a loop, too.
         self._finished: set[asyncio.AbstractEventLoop] = set()
-        # Touched on the loop's thread alone.
+        # Used only on the loop's thread.
         self._waiting: deque[WorkItem[Any]] = deque()
         self._tasks: dict[asyncio.Task[None], Run] = {}
 
     def put(self, item: WorkItem[Any]) -> None:
         self._running_loop().call_soon_threadsafe(self._arrive, item)
 
+    def start_beside(self, item: WorkItem[Any]) -> bool:
+        self._running_loop().call_soon_threadsafe(self._start_beside, item)
+        return True
+
     def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:
-        """Await what a run has begun, on this loop, and end the run as that ends."""
+        """Await the awaitable of a run on this loop, and end the run."""
         self._running_loop().call_soon_threadsafe(self._start, run, awaitable)
         if self._closed:
-            self.close()  # a late one, from a thread that went on: its loop ends with it
+            self.close()  # a late run, from a thread that went on: its loop ends with it
 
     def is_here(self) -> bool:
         try:
@@ -86,9 +90,9 @@ class AsyncioExecutor(Executor):
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         while loop not in self._finished:
             try:
-                loop.run_forever()  # returns, too, when an item stops the loop
+                loop.run_forever()  # returns also when an item stops the loop
             except (SystemExit, KeyboardInterrupt):
-                pass  # from a task or callback that an item left on the loop: it ends that alone
+                pass  # raised by a task or callback that an item left on the loop: only that ends
         self._finished.discard(loop)
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
@@ -99,12 +103,19 @@ class AsyncioExecutor(Executor):
         else:
             self._waiting.append(item)
 
+    def _start_beside(self, item: WorkItem[Any]) -> None:
+        try:
+            self._waiting.remove(item)
+        except ValueError:  # it has started
+            return
+        self._perform(item, self._start)
+
     def _start(self, run: Run, awaitable: Awaitable[Any]) -> None:
         loop = asyncio.get_running_loop()
         try:
             if isinstance(awaitable, asyncio.Future) and awaitable.get_loop() is not loop:
                 awaitable = _of_another_loop(awaitable)
-        except Exception as error:  # a Future of the app's own kind
+        except Exception as error:  # a Future class of the app
             run.context.run(run.fail, error)
             return
         task = loop.create_task(run.await_outcome(awaitable), context=run.context)
@@ -114,7 +125,7 @@ class AsyncioExecutor(Executor):
 
     def _done(self, awaitable: Awaitable[Any], task: asyncio.Task[None]) -> None:
         run = self._tasks.pop(task)
-        if task.cancelled():  # before its first step, so the run does not know yet
+        if task.cancelled():  # cancelled before its first step, so the run does not know
             if asyncio.iscoroutine(awaitable):
                 awaitable.close()
             run.context.run(run.fail, asyncio.CancelledError())
@@ -135,7 +146,7 @@ class AsyncioExecutor(Executor):
 
 
 async def _of_another_loop(future: asyncio.Future[Any]) -> Any:
-    """Await a Future that another event loop finishes. Raises RuntimeError if that loop runs no more."""
+    """Await a Future that another event loop completes. Raises RuntimeError if that loop no longer runs."""
     there, told = future.get_loop(), asyncio.Event()
     tell = partial(asyncio.get_running_loop().call_soon_threadsafe, told.set)
     quiet = 0
@@ -143,11 +154,11 @@ async def _of_another_loop(future: asyncio.Future[Any]) -> Any:
         with suppress(RuntimeError):  # the loop is closed
             there.call_soon_threadsafe(future.add_done_callback, lambda _: tell())
         while not future.done():
-            # A loop that stands still may only be between two runs, so it is looked at twice.
+            # A loop may stand still only between two runs, so it is checked twice.
             quiet = 0 if there.is_running() else quiet + 1
             if there.is_closed() or quiet > 1:
                 raise RuntimeError(
-                    "the function returned a Future of an event loop that does not run, so it would never"
+                    "the function returned a Future of an event loop that does not run, and would never"
                     " end: return a coroutine, or the result"
                 )
             with suppress(TimeoutError):

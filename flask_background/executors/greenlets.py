@@ -1,8 +1,8 @@
 """Items on greenlets, for processes that gevent has patched.
 
 The greenlets run in the main thread's hub, which serves the requests, so that patched locks, drivers,
-programs and sockets work in an item as they do in a view. Each item has a greenlet of its own, as each
-request has.
+subprocesses and sockets work in an item as they do in a view. Each item has its own greenlet, like each
+request.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class GreenletExecutor(Executor):
-    """Runs functions on at most ``capacity`` greenlets. What functions return to be awaited goes to adopt."""
+    """Runs functions on at most ``capacity`` greenlets, and hands their awaitables to adopt."""
 
     def __init__(self, name: str, capacity: int, perform: Perform, adopt: Adopt) -> None:
         super().__init__(name, capacity)
         self._perform = perform
         self._adopt = adopt
         self._waiting: deque[WorkItem[Any]] = deque()
-        self._greenlets = 0  # counted in the hub's thread alone
+        self._greenlets = 0  # counted only in the hub's thread
 
     def put(self, item: WorkItem[Any]) -> None:
         self._waiting.append(item)
@@ -43,16 +43,29 @@ class GreenletExecutor(Executor):
     def run_here(self, item: WorkItem[Any]) -> None:
         self._perform(item, self._adopt)
 
+    def start_beside(self, item: WorkItem[Any]) -> bool:
+        hub.call_soon(self._start_beside, item)
+        return True
+
     def abort(self) -> None:
-        """Functions cannot be cancelled: their items are reported, and end with the process."""
+        """Do nothing: functions cannot be cancelled. Their items are reported, and end with the process."""
 
     def close(self) -> None:
-        """Nothing to end: greenlets without items do not exist."""
+        """Do nothing: a greenlet ends with its item."""
 
     def _start(self) -> None:
         while self._waiting and self._greenlets < self.capacity:
             self._greenlets += 1
-            gevent.spawn(Context().run, self._run, self._waiting.popleft())  # else in a visitor's, perhaps
+            # Otherwise it would run in the context of a request.
+            gevent.spawn(Context().run, self._run, self._waiting.popleft())
+
+    def _start_beside(self, item: WorkItem[Any]) -> None:
+        try:
+            self._waiting.remove(item)
+        except ValueError:  # it has started
+            return
+        self._greenlets += 1
+        Context().run(gevent.spawn, self._run, item)
 
     @uninterruptible
     def _run(self, item: WorkItem[Any]) -> None:
@@ -66,10 +79,14 @@ class GreenletExecutor(Executor):
 class HubAsyncioExecutor(AsyncioExecutor):
     """Runs coroutine functions on an event loop that one greenlet runs."""
 
-    # The loop and its sockets belong to the main thread, so whatever touches the loop is done there.
+    # The loop and its sockets belong to the main thread, so every use of the loop happens there.
 
     def put(self, item: WorkItem[Any]) -> None:
         hub.call_soon(super().put, item)
+
+    def start_beside(self, item: WorkItem[Any]) -> bool:
+        hub.call_soon(super().start_beside, item)
+        return True
 
     def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:
         hub.call_soon(super().adopt, run, awaitable)
@@ -78,5 +95,5 @@ class HubAsyncioExecutor(AsyncioExecutor):
         LoopGreenlet.spawn(Context().run, self._run, loop)
 
 
-#: What is on the main thread's stack while an item on a greenlet runs.
+#: The code on the main thread's stack while a greenlet runs an item.
 CODES = frozenset({GreenletExecutor._run.__code__, HubAsyncioExecutor._run.__code__})

@@ -1,4 +1,4 @@
-"""Refuses processes whose threads, locks and sockets were replaced in a way that items cannot live with."""
+"""The check of a process whose threads, locks and sockets were replaced by gevent or eventlet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 from flask_background.concurrency import native
 from flask_background.errors import ConfigurationError
 
-# What gevent has to have patched: the module, the option that leaves it out, and what would go wrong.
+# The modules that gevent must have patched: the module, the option that leaves it out, and the object that
+# would fail.
 _NEEDED = (
     ("threading", "thread=False", "a lock that an item shares with a view"),
     ("queue", "queue=False", "a thread pool that an item uses, asyncio's too,"),

@@ -1,4 +1,4 @@
-"""What the process lives in: found at the first enqueue, one for all apps of the process."""
+"""The host of the process: found at the first enqueue, one for all apps of the process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _lock = native.new_lock()
 
 
 def current() -> Host:
-    """The host of this process."""
+    """Return the host of this process."""
     global _host
     host = _host
     if host is not None and host.pid == os.getpid():
@@ -31,7 +31,7 @@ def current() -> Host:
 
 
 def detect() -> Host:
-    """Look where we are: under gunicorn, or in a process of its own."""
+    """Return a new host: for gunicorn if this process is its worker, otherwise for an ordinary process."""
     worker = gunicorn.find_worker()
     if worker is not None:
         return gunicorn.GunicornHost(worker)
@@ -39,7 +39,7 @@ def detect() -> Host:
 
 
 def adopt(worker: Worker) -> None:
-    """This process is that gunicorn worker, whatever ``detect`` would find."""
+    """Make this gunicorn worker the host of the process, whatever ``detect`` would find."""
     global _host
     with _lock:
         if _host is None or _host.pid != os.getpid():
@@ -47,10 +47,10 @@ def adopt(worker: Worker) -> None:
 
 
 def prepare(starter: starting.Starter) -> None:
-    """Before the first enqueue, as long as we are on the main thread: let TERM and HUP be heard.
+    """Prepare the process before the first enqueue: handle TERM and HUP if this is the main thread.
 
-    The starter is told when a gunicorn worker has loaded the app. Raises ConfigurationError if the process
-    was patched in a way that items cannot live with.
+    The starter is called when a gunicorn worker has loaded the app. Raises ConfigurationError if gevent has
+    patched the process in a way that items cannot work with.
     """
     check_patches()
     hub.remember_main_hub()

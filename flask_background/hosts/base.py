@@ -1,8 +1,8 @@
-"""The contract of hosts, and what they share: watch for the stop, wait for the items, keep to the time.
+"""The contract of hosts, and their shared part: watch for the stop, wait for items, keep the deadline.
 
 Three threads have a part in a stop. The *watcher* lives while items exist: it asks the host whether the stop
-has begun, and takes the apps through it. The *main thread* comes to ``drain`` when the host has done its own
-work, and waits there. A host may add a *heart*, which runs no foreign code that could hold it up.
+has begun, and takes the apps through it. The *main thread* calls ``drain`` when the host has done its own
+work, and waits there. A host may add a *heart*, which runs no foreign code that could block it.
 """
 
 from __future__ import annotations
@@ -16,28 +16,30 @@ import weakref
 from abc import ABC, abstractmethod
 from typing import Protocol
 
-from flask_background.concurrency import native
+from flask_background.concurrency import callbacks, native
 from flask_background.concurrency.private_names import find_private
 from flask_background.errors import Stopping
 
-# What CPython has, and does not document, and is used here: see ``private_names``.
+# Undocumented names of CPython that this room uses: see ``private_names``.
 PRIVATE_NAMES = ("threading._register_atexit",)
 
-# How often the watcher looks for the stop, and how long it stays when no item is in flight (seconds).
+# How often the watcher looks for the stop, and how long the watcher stays when no item is in flight
+# (seconds).
 _TICK = 0.05
 _LINGER = 5.0
-# What coroutines get to clean up in once their time is up.
+# How long coroutines have for their clean-up once their time is up (seconds).
 _CLEANUP = 0.1
-# What the watcher gets beyond that to name what is left, should the machine be busy.
+# How much longer the watcher has to name the unfinished items, on a busy machine (seconds).
 _PATIENCE = 0.25
-# What receivers of signals get when all else is done: they are not waited for any longer.
+# How long the stop waits for signal receivers at its end (seconds).
 _RECEIVERS_WITHIN = 2.0
 
 
 class Drainable(Protocol):
     """The items of one app, as a host sees them: asked to end, waited for, and closed."""
 
-    #: The grace period in seconds, and when it is over (``time.monotonic()``); inf before the stop begins.
+    #: The grace period in seconds, and the time at which it is over (``time.monotonic()``; inf before the
+    #: stop).
     @property
     def grace(self) -> float: ...
     @property
@@ -53,11 +55,14 @@ class Drainable(Protocol):
 
 
 class Host(ABC):
-    """What the process lives in: says when it stops, and how long it may take."""
+    """The environment of the process: says when it stops, and how long it may take."""
 
-    #: Seconds after the stop's beginning in which the host is sure not to kill; inf: it never does.
+    #: The seconds from the stop's beginning in which the host will certainly not kill the process; inf:
+    #: never.
     allowance = math.inf
-    #: Added to the line that says how many items are waited for.
+    #: Seconds after which no host of this kind waits for items, whatever their grace period.
+    longest_grace = math.inf
+    #: An addition to the log line that says how many items are waited for.
     how_to_cut = ""
 
     def __init__(self) -> None:
@@ -71,9 +76,10 @@ class Host(ABC):
         self._arrived = False
         self._closed = False
         self._over = native.Latch()
-        # Python's own shutdown calls this before it joins threads, last in, first out. concurrent.futures has
-        # one too, after which no pool takes work: that is imported, and so registered, before this. Without
-        # it items are waited for when the app's own threads have been joined, and cannot use pools any more.
+        # Python's shutdown calls these functions before it joins threads, last in, first out.
+        # concurrent.futures registers one, too, after which no pool accepts work. That module is imported
+        # here first, so its function is called after ours. Without the private name, items are waited for
+        # after the app's own threads were joined, and can no longer use pools.
         register = find_private(PRIVATE_NAMES[0]) or atexit.register
         try:
             importlib.import_module("concurrent.futures.thread")
@@ -85,25 +91,25 @@ class Host(ABC):
 
     @abstractmethod
     def is_stopping(self) -> bool:
-        """Whether the stop has begun. Asked on the watcher's thread."""
+        """Return whether the stop has begun. Called on the watcher's thread."""
 
     def sustain(self) -> None:
-        """Items are in flight while the host stops. Called at every tick."""
+        """Act at every tick while items are in flight and the host stops."""
 
     def while_serving(self) -> None:
-        """Items may be in flight, and no stop has begun. Called at every tick, on the watcher's thread."""
+        """Act at every tick of the watcher while items may be in flight and no stop has begun."""
 
     def while_draining(self) -> None:
-        """The main thread waits for items. Called there, at every tick."""
+        """Act at every tick on the main thread while it waits for items."""
 
     def interrupted(self) -> None:
-        """A signal has raised SystemExit or KeyboardInterrupt in ``drain``."""
+        """Act after a signal has raised SystemExit or KeyboardInterrupt in ``drain``."""
 
     def over(self) -> None:
-        """The stop is over, and the process about to end. Called on the watcher's thread, as its last act."""
+        """Act when the stop is over and the process is about to end; the watcher's last call."""
 
     def add(self, backend: Drainable) -> None:
-        """An app is about to have its first item here."""
+        """Add an app that is about to have its first item in this process."""
         with self._lock:
             self._backends = (*(ref for ref in self._backends if ref()), weakref.ref(backend))
         if self._closed:
@@ -111,7 +117,7 @@ class Host(ABC):
             backend.time_is_up()
 
     def wake(self) -> None:
-        """An item was accepted, so there is something to watch."""
+        """Start the watcher if it does not run, because an item was accepted."""
         with self._lock:
             if self.awake:
                 return
@@ -119,32 +125,32 @@ class Host(ABC):
         try:
             native.start_thread(self._watch, "background-watcher")
         except RuntimeError:
-            self.awake = False  # no thread to be had; the next item tries again
+            self.awake = False  # no thread could be started; the next item tries again
 
     def ring(self) -> None:
-        """An item has ended while its app stops: perhaps it was the last one."""
+        """Look for the end of the stop, because an item of a stopping app has ended."""
         self._bell.put(None)
 
     def cut(self) -> None:
-        """Wait no longer. Fit for a signal handler."""
+        """End the wait. Safe in a signal handler."""
         self._cut = True
         self._bell.put(None)
 
     def backends(self) -> list[Drainable]:
-        """The apps in this process, as far as they have had items."""
+        """Return the apps in this process that have had items."""
         return [backend for ref in self._backends if (backend := ref()) is not None]
 
     def is_idle(self) -> bool:
-        """Whether no item is queued or running, in any app. Fit for a signal handler."""
+        """Return whether no app has a queued or running item. Safe in a signal handler."""
         return all(backend.is_idle() for backend in self.backends())
 
     def drain(self) -> None:
-        """Wait, on the main thread, until no item is in flight or their time is up. Raises nothing.
+        """Wait, on the main thread, until no item is in flight or the time is up. Raises nothing.
 
-        Called by the host, and once more by Python's own shutdown, for a host that never came to it.
+        The host calls this method. Python's own shutdown calls it again, for a host that never did.
         """
         if self.pid != os.getpid():
-            return  # inherited by a fork: those items are the parent's
+            return  # the items belong to the parent of this fork
         self._arrived = True
         while not self._closed:
             try:
@@ -167,9 +173,14 @@ class Host(ABC):
                     break
             except (KeyboardInterrupt, SystemExit):
                 self.interrupted()
+        try:
+            if not self._cut:
+                callbacks.threads.wait(end - time.monotonic())  # those of tokens, for example
+        except (KeyboardInterrupt, SystemExit):
+            self.interrupted()
 
     def _watch(self) -> None:
-        # A stop counts from the last moment when it had not begun, so that no item gets too much time.
+        # A stop counts from the last moment at which it had not begun, so that no item gets too much time.
         quiet_since = seen = time.monotonic()
         while True:
             try:
@@ -198,7 +209,7 @@ class Host(ABC):
         self.over()
 
     def _rests(self) -> bool:
-        """Whether the watcher may end: an item that came meanwhile keeps it, or has started another."""
+        """Return whether the watcher may end: not if a new item keeps it or has started another one."""
         self.awake = False
         if self.is_idle():
             return True
@@ -207,7 +218,7 @@ class Host(ABC):
         return another
 
     def _take_through_stop(self, seen: float) -> None:
-        """Do what is due now; an app that was first used after the stop began joins here."""
+        """Take the next step of the stop; an app that was first used after its beginning joins here."""
         with self._lock:
             began = self._began = seen if self._began is None else self._began
         if not self.is_idle():
@@ -221,7 +232,7 @@ class Host(ABC):
         return all([backend.close_if_idle() for backend in self.backends()])
 
     def is_up(self, late: float = 0.0) -> bool:
-        """Whether the grace period of every app is over, by so many seconds."""
+        """Return whether the grace period of every app has been over for ``late`` seconds."""
         late_ones = (backend for backend in self.backends() if not backend.is_idle())
         up_at = max((backend.up_at for backend in late_ones), default=0.0)
         return time.monotonic() >= up_at + _CLEANUP + late

@@ -1,13 +1,13 @@
-"""gunicorn: finds the worker that this process is, waits in its exit, and keeps its heart beating meanwhile.
+"""The gunicorn host: finds this process's worker, waits in its exit, and keeps its heart beating.
 
-No line in gunicorn.conf.py is needed: the worker's own configuration object, which after the fork is this
-process's alone, gets hooks around the user's. gunicorn calls ``worker_exit`` when the requests are over,
+No line in gunicorn.conf.py is needed: the worker's configuration object, which after the fork belongs to this
+process alone, gets hooks around the user's. gunicorn calls ``worker_exit`` when the requests are over,
 whatever ended the worker, and before the interpreter shuts down. A second signal may raise SystemExit just
-before that call; then the interpreter's shutdown waits for the items. gunicorn has closed the worker's
-heartbeat file by then, so the host opens a second descriptor of that file at the beginning.
+before that call; then the interpreter's shutdown waits for the items. By that time gunicorn has closed the
+worker's heartbeat file, so the host opens a second descriptor of that file at the beginning.
 
-gunicorn documents its server hooks, and calls them in public. All else that this room relies on is in the
-table below. Where a version lacks an entry, the log says so once, and the host does without it.
+gunicorn documents its server hooks, and calls them in public. Everything else that this room relies on is in
+the table below. If a version lacks an entry, the log says so once, and the host works without it.
 """
 
 from __future__ import annotations
@@ -27,41 +27,43 @@ from flask_background.hosts.base import Drainable, Host
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
 
-#: What is neither documented nor offered as a hook, seen in gunicorn 22.0 to 27.0.1, and why it is used.
+#: Attributes of gunicorn that are neither documented nor hooks, seen in 22.0 to 27.0.1, and their purpose.
 RELIED_ON = {
     "worker.alive": "tells that the stop has begun; no signal comes with max_requests",
     "worker.ppid": "tells that the master has gone",
-    "worker.pid": "tells a worker from a copy of it in a forked child",
-    "worker.nr": "counts the requests, for a recycle that was put off",
-    "worker.max_requests": "puts a recycle off",
+    "worker.pid": "distinguishes a worker from its copy in a forked child",
+    "worker.nr": "counts the requests, for a delayed recycle",
+    "worker.max_requests": "delays a recycle",
     "worker.tmp": "the heartbeat file: the master reads its modification time, a monotonic one",
-    "worker.handle": "serves a connection: tells a request that hangs from an item that computes",
+    "worker.handle": "serves a connection: distinguishes a hanging request from a computing item",
     "arbiter.spawn_worker": "has the worker in its variable `worker`, wherever signal handlers were replaced",
 }
-#: The same of gthread alone: where a worker that was told to QUIT leaves idle connections and finished
-#: requests. Without these, a client keeps its idle connection until the items are done.
-#: ``_keep`` is what ``keepalived_conns`` was called in gunicorn 22 and 23, which had no ``pending_conns``.
+#: Further attributes of gthread: the places where a worker that was told to QUIT leaves idle connections and
+#: finished requests. Without them a client keeps its idle connection until the items are done. gunicorn 22
+#: and 23 called ``keepalived_conns`` ``_keep``, and had no ``pending_conns``.
 GTHREAD_IDLE = ("keepalived_conns", "pending_conns", "_keep")
 GTHREAD_FINISHED = "method_queue"
 
-# gunicorn kills when its graceful_timeout is over; by so many seconds before that all has to be on record.
+# gunicorn kills a worker when its graceful_timeout is over. Everything has to be on record this many seconds
+# earlier.
 _MARGIN = 1.0
 _BEAT = 0.05
-# How often the heart beats for an item that computes (seconds): gunicorn's shortest timeout is 1 s.
+# How often the heart beats for a computing item (seconds); gunicorn's shortest timeout is 1 s.
 _SERVING_BEAT = 0.4
-# For how long the interpreter may take to end when items had to be left behind (threads are joined there,
-# without limit), in seconds.
+# How long the interpreter may take to end when items were left behind, in seconds. The interpreter would join
+# threads without limit.
 _EXIT_WITHIN = 0.15
-# INT and QUIT less than this apart are one Ctrl-C: a worker gets one itself and the other from its master.
+# An INT and a QUIT less than this apart (seconds) are one Ctrl-C: the worker gets one of them from the
+# terminal and the other from its master.
 _ONE_PRESS = 1.0
 
 
 def find_worker() -> Worker | None:
-    """The gunicorn worker that this process is, if it is one. Works on any thread."""
+    """Return the gunicorn worker of this process, or None. Works on any thread."""
     base = sys.modules.get("gunicorn.workers.base")
     if base is None:
         return None
-    # Every handler that gunicorn has set is a method of the worker; an app may have replaced some.
+    # gunicorn's handlers are methods of the worker; an app may have replaced some of them.
     handlers = map(signal.getsignal, (signal.SIGTERM, signal.SIGABRT, signal.SIGUSR1, signal.SIGQUIT))
     owners = (getattr(handler, "__self__", None) for handler in handlers)
     found = next((owner for owner in owners if isinstance(owner, base.Worker)), None)
@@ -74,7 +76,7 @@ def find_worker() -> Worker | None:
 
 
 def worker_on_stack() -> Any:
-    """The worker that the main thread was started for, from the frame of the function that forked it."""
+    """Return the worker of the main thread, from the frame of the function that forked the process."""
     arbiter = sys.modules.get("gunicorn.arbiter")
     main = threading.main_thread().ident
     if arbiter is None or main is None:
@@ -89,7 +91,7 @@ def worker_on_stack() -> Any:
 
 
 def missing(worker: Worker) -> list[str]:
-    """The entries of the table that this version of gunicorn lacks."""
+    """Return the entries of the table that this version of gunicorn lacks."""
     from gunicorn.arbiter import Arbiter
 
     owners = {"worker": worker, "arbiter": Arbiter}
@@ -98,7 +100,7 @@ def missing(worker: Worker) -> list[str]:
 
 
 class Heartbeat:
-    """Touches a worker's heartbeat file, also when gunicorn has closed it."""
+    """The heartbeat file of a worker, which stays usable when gunicorn has closed it."""
 
     def __init__(self, worker: Worker) -> None:
         try:
@@ -107,14 +109,14 @@ class Heartbeat:
             self._descriptor = -1  # gunicorn has closed the file: the worker is about to exit
 
     def beat(self) -> None:
-        """Show the master that the worker lives."""
+        """Touch the file, which shows the master that the worker is alive."""
         if self._descriptor != -1:
             now = time.monotonic()
             os.utime(self._descriptor, (now, now))
 
 
 class GunicornHost(Host):
-    """A gunicorn worker."""
+    """The host of a gunicorn worker."""
 
     how_to_cut = "; one more INT or QUIT (Ctrl-C) ends the wait"
 
@@ -130,7 +132,8 @@ class GunicornHost(Host):
         self._heart_beats = False
         self._beaten_at = -math.inf
         self._hub_asked_at: float | None = None
-        # gunicorn may have closed its pipe when it comes to the drain, and the descriptor be another file's.
+        # Stored now: at the time of the drain gunicorn may have closed its pipe, and the descriptor may be
+        # another file's.
         self._finished = _file_of(getattr(worker, GTHREAD_FINISHED, None))
         self._hook_exit()
         if worker.cfg.max_requests > 0:
@@ -158,7 +161,7 @@ class GunicornHost(Host):
         return not getattr(worker, "alive", True) or getattr(worker, "ppid", os.getppid()) != os.getppid()
 
     def while_serving(self) -> None:
-        """Beat for an item on a greenlet that computes, and lets gunicorn's own greenlet not beat."""
+        """Beat for an item whose greenlet computes, and so keeps gunicorn's greenlet from beating."""
         if native.is_patched() and time.monotonic() - self._beaten_at > _SERVING_BEAT:
             self._beaten_at = time.monotonic()
             from flask_background.executors.greenlets import CODES
@@ -172,10 +175,10 @@ class GunicornHost(Host):
             native.start_thread(self._beat, "background-heart")
 
     def _beat(self) -> None:
-        """Beat while items have time, and end the process if the main thread does not come to that."""
+        """Beat while items have time, and end the process if the main thread does not."""
         while True:
             if self.is_idle():
-                pass  # gunicorn's own rules hold
+                pass  # gunicorn's own rules apply
             elif self._left_at is not None:
                 if time.monotonic() - self._left_at > _EXIT_WITHIN:
                     os._exit(0)
@@ -186,7 +189,7 @@ class GunicornHost(Host):
             native.sleep(_BEAT)
 
     def _is_held_up(self) -> bool:
-        """Whether something that is no request keeps the main thread from its greenlets."""
+        """Return whether other code than a request keeps the main thread from its greenlets."""
         if not native.is_patched():
             return False
         now = time.monotonic()
@@ -205,7 +208,7 @@ class GunicornHost(Host):
         self._left_at = self._left_at or time.monotonic()
 
     def while_draining(self) -> None:
-        """Let go of connections: nobody serves them any more, and a client must not wait for our items."""
+        """Close idle connections, which are no longer served: their clients must not wait for our items."""
         worker = self._worker
         queue = getattr(worker, GTHREAD_FINISHED, None)
         if queue is not None and self._finished is not None and self._finished == _file_of(queue):
@@ -218,9 +221,9 @@ class GunicornHost(Host):
         self.press(None)
 
     def press(self, sig: int | None) -> bool:
-        """INT or QUIT has come, and the second one ends the wait. Returns whether this is the first one.
+        """Handle INT or QUIT: the second one ends the wait. Return whether this is the first one.
 
-        Fit for a signal handler.
+        Safe in a signal handler.
         """
         now = time.monotonic()
         first = not self._pressed
@@ -248,10 +251,11 @@ class GunicornHost(Host):
         cfg.set("worker_exit", worker_exit)
 
     def _put_off_recycle(self) -> None:
-        """Recycle by ``max_requests`` only when no item is in flight, or at twice the setting.
+        """Delay a recycle by ``max_requests`` until no item is in flight, or until twice the setting.
 
-        The replacement starts when this worker has exited, so waiting for items then would be an outage.
-        gunicorn decides before it calls the view, which may enqueue: so the decision is moved behind it.
+        gunicorn starts the replacement when this worker has exited, so waiting for items then would be an
+        outage. gunicorn decides before it calls the view, but the view may enqueue an item; so the decision
+        is made after the view.
         """
         worker, cfg = self._worker, self._worker.cfg
         if {"worker.nr", "worker.max_requests", "worker.alive"} & {*self._missing}:
@@ -274,7 +278,7 @@ def _code_of(owner: type, name: str) -> CodeType | None:
 
 
 def _file_of(thing: Any) -> tuple[int, int] | None:
-    """Which file it has open."""
+    """Return the device and inode of an open file, or None."""
     try:
         stat = os.fstat(thing.fileno())
     except (AttributeError, OSError, TypeError, ValueError):
@@ -283,12 +287,12 @@ def _file_of(thing: Any) -> tuple[int, int] | None:
 
 
 def _codes_of_main_thread() -> set[CodeType]:
-    """What the main thread is in the middle of: under gevent, the greenlet that runs."""
+    """Return the code objects of the main thread's call stack; under gevent, of the current greenlet."""
     codes: set[CodeType] = set()
     try:
         frame: FrameType | None = sys._current_frames().get(hub.main_hub().thread_ident)
     except RuntimeError:
-        return codes  # no greenlet has had an item yet
+        return codes  # no greenlet has run an item yet
     while frame is not None:
         codes.add(frame.f_code)
         frame = frame.f_back

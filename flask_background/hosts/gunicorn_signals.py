@@ -1,4 +1,4 @@
-"""INT and QUIT in a gunicorn worker: the first one is gunicorn's, the next ones end the wait for the items.
+"""INT and QUIT in a gunicorn worker: gunicorn handles the first one, later ones end the wait for items.
 
 gunicorn's handler raises SystemExit wherever the main thread is, 0.1 s after the signal. A second signal
 would do that once more: in that handler, between gunicorn and the wait for the items, or in that wait. So
@@ -23,12 +23,12 @@ from flask_background.hosts.gunicorn import GunicornHost
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
 
-# When a signal is heard again that came in a moment that does not stand one (seconds).
+# When a signal is delivered again that came at a moment at which it cannot be handled (seconds).
 _AGAIN = 0.01
 
 
 def hear_quit(worker: Worker, host: Callable[[], Host | None]) -> None:
-    """Let INT and QUIT be heard while items are in flight. To be called in the main thread.
+    """Handle INT and QUIT while items are in flight. Has to be called in the main thread.
 
     Handlers that are not gunicorn's are left alone.
     """
@@ -41,7 +41,7 @@ def hear_quit(worker: Worker, host: Callable[[], Host | None]) -> None:
 
 
 class _Handler:
-    """What is called for one signal."""
+    """The handler of one signal."""
 
     def __init__(
         self, gunicorns: Callable[[int, FrameType | None], object], host: Callable[[], Host | None]
@@ -60,9 +60,9 @@ class _Handler:
 
 
 def _submits(frame: FrameType | None) -> bool:
-    """Whether the main thread may hold the lock of gthread's pool, which gunicorn's handler takes.
+    """Return whether the main thread may hold the lock of gthread's pool, which gunicorn's handler takes.
 
-    That is no lock that a thread can take twice: the handler would wait for ever.
+    A thread cannot take that lock twice: the handler would wait for ever.
     """
     from concurrent.futures import ThreadPoolExecutor
 

@@ -1,13 +1,14 @@
-"""A process of its own: a script, ``flask run``, waitress. Waits for items when Python shuts down.
+"""The host of an ordinary process: a script, ``flask run``, waitress. Python's shutdown waits for items.
 
-TERM and HUP would end such a process at once. While items are in flight they end it as Ctrl-C does: by an
-exception on the main thread, after which the items are waited for.
+TERM and HUP would end such a process at once. While items are in flight they end the process as Ctrl-C does:
+by an exception on the main thread, after which the shutdown waits for the items.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,27 +16,42 @@ from types import FrameType
 
 from flask_background.concurrency import native
 from flask_background.concurrency.stop_signals import may_raise
-from flask_background.hosts.base import Host
+from flask_background.hosts.base import Drainable, Host
 
 _HEARD = (signal.SIGTERM, signal.SIGHUP)
-# Signals less than this after one another are one stop: a shell or systemd sends HUP with TERM, and a parent
-# may pass on what its children have got as well (seconds).
+# Signals less than this apart (seconds) are one stop: a shell or systemd sends HUP with TERM, and a parent
+# may forward signals that its children got, too.
 _ONE_STOP = 1.0
-# How long the process may take to end when items are over (seconds). Python joins the app's own threads there
-# without limit, and one that serves for ever would keep a process that TERM was to end.
+# How long the process may take to end when items are over (seconds). Python joins the app's own threads
+# without limit, so a thread that never ends would keep alive a process that TERM was to end.
 _END_WITHIN = 5.0
+# How long items are waited for under Werkzeug's reloader, where somebody waits for new code (seconds). After
+# Ctrl-C the reloader kills the process within a fraction of a second in any case.
+_RELOADER_GRACE = 2.0
 
 
 class ProcessHost(Host):
-    """A process that ends with its main thread, by TERM, HUP or Ctrl-C. Nothing limits how long it takes."""
+    """The host of a process that ends with its main thread, by TERM, HUP or Ctrl-C, and has no time limit."""
 
     how_to_cut = "; Ctrl-C ends the wait"
 
     def __init__(self) -> None:
         super().__init__()
+        if os.environ.get("WERKZEUG_RUN_MAIN") == "true":
+            self.longest_grace = _RELOADER_GRACE
+            self.how_to_cut = "; the reloader may end this process sooner"
         self._stopped_by: int | None = None
         self._heard_at = 0.0
         self._heard_in_vain: int | None = None
+
+    def add(self, backend: Drainable) -> None:
+        super().add(backend)
+        uwsgi = sys.modules.get("uwsgi")
+        if uwsgi is not None and not getattr(uwsgi, "has_threads", True):
+            backend.log_warning(
+                "uWSGI runs this process without threads, and items stand still between requests: start uWSGI"
+                " with enable-threads = true"
+            )
 
     def is_stopping(self) -> bool:
         number, self._heard_in_vain = self._heard_in_vain, None
@@ -44,19 +60,19 @@ class ProcessHost(Host):
         return self._stopped_by is not None
 
     def is_concerned(self) -> bool:
-        """Whether a signal is not to end the process at once: items are in flight, or it is an echo."""
+        """Return whether a signal must not end the process at once: items are in flight, or it is an echo."""
         return not self.is_idle() or self._is_echo()
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """TERM or HUP has come: begin the stop. The next one ends the wait for items."""
+        """Handle TERM or HUP: the first one begins the stop, the next one ends the wait for items."""
         if self._is_echo():
             return
         raises = not self._arrived
         if raises and not may_raise(frame):
             raises = False
             if self._stopped_by is None:
-                # An item would be accepted, waited for, and given to no thread. The watcher sends the signal
-                # once more: the item that is about to be accepted wakes it.
+                # An item would be accepted and waited for, but no thread would run it. The watcher sends the
+                # signal again: the item that is about to be accepted wakes the watcher.
                 self._heard_in_vain = number
                 self.ring()
                 return
@@ -81,9 +97,9 @@ class ProcessHost(Host):
 
 
 def listen_for_stop(host: Callable[[], Host | None]) -> None:
-    """Make TERM and HUP end the process like Ctrl-C while items are in flight; else they end it as ever.
+    """Make TERM and HUP end the process like Ctrl-C while items are in flight, and as before otherwise.
 
-    Only where nobody else handles them, and on the main thread, which alone may.
+    Nothing changes if other code handles these signals, or on another thread than the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -97,7 +113,7 @@ def listen_for_stop(host: Callable[[], Host | None]) -> None:
             os.kill(os.getpid(), number)
             os._exit(
                 128 + number
-            )  # the first process of a container, to which the kernel gives no such signal
+            )  # the first process of a container: the kernel does not give it such a signal
 
     for number in _HEARD:
         if signal.getsignal(number) is signal.SIG_DFL:

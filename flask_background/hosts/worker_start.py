@@ -1,8 +1,9 @@
-"""When a gunicorn worker has started: the moment for an app to look for items that others have left.
+"""The start of a gunicorn worker, at which an app looks for items that other processes left.
 
-Without a line in gunicorn.conf.py: gunicorn calls ``post_worker_init`` when the app is loaded, and finds it
-in the configuration that after the fork is the worker's own. An app that a worker loads finds that worker;
-one that the master has preloaded finds its worker right after the fork, on the stack of the master's code.
+No line in gunicorn.conf.py is needed: gunicorn calls ``post_worker_init`` when the app is loaded, and takes
+it from the configuration, which after the fork is the worker's own. An app that a worker loads finds that
+worker; an app that the master has preloaded finds its worker right after the fork, on the stack of the
+master's code.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Starter(Protocol):
-    """An app that has something to do when its worker starts."""
+    """An app that acts when its worker starts."""
 
     def worker_started(self) -> None: ...
 
@@ -32,7 +33,7 @@ _host: Callable[[], Host | None] = lambda: None  # noqa: E731
 
 
 def tell_when_started(starter: Starter, host: Callable[[], Host | None]) -> None:
-    """Call ``starter.worker_started()`` in each gunicorn worker, when its app is loaded.
+    """Call ``starter.worker_started()`` in each gunicorn worker when its app is loaded.
 
     ``host`` returns the host of the process, or None before its first item.
     """

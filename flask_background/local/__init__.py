@@ -1,1 +1,1 @@
-"""Items in the memory of this process: accepting, counting, delaying, stopping."""
+"""Items in the memory of this process: accepted, counted, delayed and stopped."""

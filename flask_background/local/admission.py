@@ -1,4 +1,4 @@
-"""The border of an executor: what becomes of an item that finds no room there, or no executor at all."""
+"""Admission to an executor: for an item that finds no room, and for a task that no executor can run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from flask_background.local.ledger import Ledger
 if TYPE_CHECKING:
     from flask_background.core.settings import Settings
 
-# Items that come at once may send one another away, where there is room for some of them. So they are tried
-# again one by one, and a caller that waits looks again after so many seconds: there may be no item in flight
-# whose end would wake the caller.
+# Items that are enqueued at the same time may refuse one another although there is room for some of them. So
+# they are tried again one by one, and a waiting caller looks again after this many seconds: perhaps no item
+# is in flight whose end would wake the caller.
 _RETRY = 0.05
 
 
 class Admission:
-    """Lets items in, each with its key, and holds those up that find no room, as BACKGROUND_OVERFLOW says."""
+    """Admits items, each with its key. An item without room waits or is refused, by BACKGROUND_OVERFLOW."""
 
     def __init__(
         self, ledger: Ledger, keys: Keys, executors: Mapping[str, Executor], settings: Settings
@@ -39,20 +39,21 @@ class Admission:
         self._one_by_one = native.new_lock()
 
     def enter(self, item: WorkItem[Any], executor: Executor, limit: float) -> WorkItem[Any] | None:
-        """Let an item in unless its executor has limit items already; None if it is not let in.
+        """Admit an item unless its executor has limit items already; return None if the item is not admitted.
 
-        Returns the item, or the one in flight that has its key.
+        Returns the item, or the item in flight with the same key.
         """
         if item._task.key is not None:
             return self._keys.enter(item, partial(self._ledger.admit, item, executor, limit))
         return item if self._ledger.admit(item, executor, limit) else None
 
     def wait_and_enter(self, item: WorkItem[Any], executor: Executor) -> tuple[WorkItem[Any], bool]:
-        """Let an item in once there is room. Says whether its caller has to run it; raises EnqueueError."""
+        """Wait for room, and admit an item. Return whether its caller has to run it; raise EnqueueError."""
         limit = executor.capacity + self._settings.max_queued
         how = self._settings.overflow
         if any(each.is_here() for each in self._executors.values()):
-            how = "raise"  # a coroutine of ours: to wait here would hold up those that it waits for
+            # A coroutine of ours must not wait here: it would block the items that it waits for.
+            how = "raise"
         while True:
             with self._ledger.room_latch() as latch:
                 with self._one_by_one:
@@ -81,33 +82,33 @@ def _wait_for_room(latch: native.Latch) -> None:
 
 
 class Kind(Protocol):
-    """What has to be known of an executor: the executor itself, or its settings."""
+    """The part of an executor, or of its settings, that this check needs."""
 
     @property
     def coroutines_only(self) -> bool: ...
 
 
 def check_executor(task: Callee, executors: Mapping[str, Kind]) -> None:
-    """Raise ConfigurationError if none of the executors is for this task."""
+    """Raise ConfigurationError if no executor fits this task."""
     executor = executors.get(task.executor)
     if executor is None or (executor.coroutines_only and not task.is_coroutine):
         raise mismatch(task, executors)
 
 
 def check_here(task: Callee, executors: Mapping[str, Executor]) -> None:
-    """Raise ConfigurationError if the executors of this process cannot run this task."""
+    """Raise ConfigurationError if no executor of this process can run this task."""
     check_executor(task, executors)
     executors[task.executor].check(task)
 
 
 def mismatch(task: Callee, executors: Mapping[str, Kind]) -> ConfigurationError:
-    """The error of a task that names an executor which is not there, or which is not for it."""
+    """Return the error for a task whose executor is missing or does not fit."""
     if task.executor not in executors:
         return ConfigurationError(
-            f"task {task.name} wants the executor {task.executor!r}; this app has"
+            f"task {task.name} names the executor {task.executor!r}; this app has"
             f" {', '.join(sorted(executors))}. BACKGROUND_EXECUTORS adds more"
         )
     return ConfigurationError(
         f"task {task.name} is not a coroutine function, and the executor {task.executor!r} runs"
-        " coroutines: it would hold all of them up. Leave the executor out, or name one of threads"
+        " coroutines: the task would block all of them. Leave the executor out, or name one of threads"
     )

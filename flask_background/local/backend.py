@@ -1,4 +1,4 @@
-"""Items in the memory of this process: counted, run by executors, and gone with the process."""
+"""Items in the memory of this process: counted, run by executors, and lost with the process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from flask_background.local.admission import Admission, mismatch
 from flask_background.local.delayed import DelayedItems
 from flask_background.local.keys import Keys
 from flask_background.local.ledger import Ledger
+from flask_background.local.lending import Lending
 from flask_background.local.shutdown import ShutdownSequence
+from flask_background.local.uploads import UploadRoom, put_aside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +39,11 @@ if TYPE_CHECKING:
     from flask_background.core.callee import Callee
     from flask_background.core.request_state import RequestState
     from flask_background.hosts.base import Host
+    from flask_background.local.uploads import Copies
 
-_RUNNING = Phase.RUNNING  # looked up once: this is on every item's way
+# How long before the limit of BACKGROUND_HOST_LIMIT items are put on record, in seconds.
+_RECORD_BEFORE = 1.0
+_RUNNING = Phase.RUNNING  # a local name, because every item passes here
 
 
 class LocalBackend(InProcessBackend, RunHost):
@@ -46,22 +51,27 @@ class LocalBackend(InProcessBackend, RunHost):
 
     def __init__(self, app: Flask, settings: Settings, host: Host, tasks: Mapping[str, Callee]) -> None:
         self._max_queued = settings.max_queued
+        # What is not done by then is put on record before the host kills.
+        limit = settings.host_limit
+        self._host_allowance = math.inf if limit is None else max(0.0, limit - _RECORD_BEFORE)
         self._watcher = host
         self.keys = Keys()
         self.executors = make_executors(app, settings, perform, tasks)
-        # Items know their backend; an idle executor does not, and ends with it.
+        # An item refers to its backend; an idle executor does not, and is closed when the backend is deleted.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
         super().__init__(app, make_events(app), Timers(self._timer_failed), self.ledger.lock)
         self.later = DelayedItems(
             self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
         )
+        self.lending = self._lending = Lending(self.executors)
+        self._uploads = UploadRoom()
         self.companion: Companion | None = None
         self._border = Admission(self.ledger, self.keys, self.executors, settings)
         self.clock = ShutdownSequence(
             self.ledger,
             self.events,
-            settings.grace_period,
+            min(settings.grace_period, host.longest_grace),
             source_of=self.source_of,
             withdraw=self.withdraw,
             at_begin=self._stop_begins,
@@ -83,36 +93,42 @@ class LocalBackend(InProcessBackend, RunHost):
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
             raise mismatch(task, self.executors)
         executor.prepare(item)
+        copies = None if item._uploads is None else self._enter_uploads(item)
         accepted, run_here = item, False
         if task.key is not None or not self.ledger.admit(
             item, executor, executor.capacity + self._max_queued
         ):
             try:
                 accepted, run_here = self._border.wait_and_enter(item, executor)
-            except EnqueueError as error:
-                self.events.refused(item.task_name, error)
+            except BaseException as error:
+                self._uploads.discard(item, copies)
+                if isinstance(error, EnqueueError):
+                    self.events.refused(item.task_name, error)
                 raise
         if accepted is not item:
-            return accepted  # the one that has the key
+            self._uploads.discard(item, copies)
+            return accepted  # the item that has the key
+        if copies:
+            put_aside(copies)
         if not self._watcher.awake:
             self._watcher.wake()
         try:
             self.events.enqueued(item)
-        finally:  # a signal may raise here, and the item has been accepted
+        finally:  # a signal may raise here, when the item has been accepted
             if due is not None:
                 self.later.wait_until(item, due)
             elif held:
                 pass
             elif run_here:
                 executor.run_here(item)
-                item.wait()  # what is too much is slowed down where it comes from
+                item.wait()  # BACKGROUND_OVERFLOW slows the caller down
             else:
                 self._put(item, executor)
         return item
 
     @uninterruptible
     def take(self, item: WorkItem[Any], held: bool = False) -> bool:
-        """Take an item that the journal has accepted, however many wait here; False if all is over here."""
+        """Take an item from the journal, even if the queue is full; return False after the stop."""
         executor = self.executors[item._task.executor]
         if not self.ledger.admit(item, executor, math.inf):
             return False
@@ -121,22 +137,24 @@ class LocalBackend(InProcessBackend, RunHost):
         if not held:
             try:
                 executor.put(item)
-            except RuntimeError:  # the system has no thread to give
+            except RuntimeError:  # the system cannot start a thread
                 return not self.let_go(item)
         return True
 
     @uninterruptible
     def take_with_key(self, item: WorkItem[Any]) -> WorkItem[Any] | None:
-        """Take an item, held, or return the one in flight that has its key; None if all is over here."""
+        """Take an item, held, or return the item in flight with the same key; return None after the stop."""
         accepted = self._border.enter(item, self.executors[item._task.executor], math.inf)
         if accepted is item and not self._watcher.awake:
             self._watcher.wake()
         return accepted
 
     def let_go(self, item: WorkItem[Any], *, running: bool = False) -> bool:
-        """Know nothing more of an item that goes on elsewhere; False if it is not queued (running) here."""
+        """Forget an item that goes on elsewhere; return False if it is not queued (or running) here."""
         executor = self.executors[item._task.executor]
         was_here = self.ledger.let_go(item, executor.running if running else executor.queued)
+        self._lending.give_back(item)
+        self._uploads.leave(item)
         if self.ledger.phase is not _RUNNING:
             self._watcher.ring()
         return was_here
@@ -160,10 +178,17 @@ class LocalBackend(InProcessBackend, RunHost):
         elif self.is_in_flight(item):
             self.later.wait_until(item, due)
 
+    def _enter_uploads(self, item: WorkItem[Any]) -> Copies:
+        try:
+            return self._uploads.enter(item)
+        except EnqueueError as error:
+            self.events.refused(item.task_name, error)
+            raise
+
     def _put(self, item: WorkItem[Any], executor: Executor) -> None:
         try:
             executor.put(item)
-        except RuntimeError as error:  # the system has no thread to give
+        except RuntimeError as error:  # the system cannot start a thread
             why = ItemCancelledError(f"item {item.id} ({item.task_name}) could not be started: {error}")
             self.withdraw(item, (Status.CANCELLED, None, why))
             raise
@@ -188,9 +213,10 @@ class LocalBackend(InProcessBackend, RunHost):
         return True
 
     def requeue(self, item: WorkItem[Any], error: BaseException, delay: float) -> bool:
-        """Queue a running item again, and say so; False once a stop has begun: nothing is retried then."""
+        """Queue a running item again, and report it; return False in a stop, in which nothing is retried."""
         if not self.ledger.requeue(item, self.executors[item._task.executor], error):
             return False
+        self._lending.give_back(item)
         self.tell_retried(item, error, delay)
         return True
 
@@ -198,7 +224,7 @@ class LocalBackend(InProcessBackend, RunHost):
         self.ledger.settle(item, attempt, outcome)
         try:
             self._tell_end(item, outcome)
-        finally:  # on the main thread a signal may raise here, and the item has ended
+        finally:  # on the main thread a signal may raise here, when the item has ended
             if attempt.error is not None:
                 let_frames_go(attempt.error)
             self.ledger.remove(item, self.executors[item._task.executor].running)
@@ -206,7 +232,7 @@ class LocalBackend(InProcessBackend, RunHost):
                 self._watcher.ring()
 
     def have_threads(self) -> None:
-        """Start the threads that are needed, and have died or could not be had. Raises nothing."""
+        """Start missing threads: some have died, or could not be started. Raises nothing."""
         self.timers.have_thread()
         for executor in self.executors.values():
             executor.have_thread()
@@ -216,12 +242,12 @@ class LocalBackend(InProcessBackend, RunHost):
         return self.events.wait_for_receivers(timeout)
 
     def _timer_failed(self, error: BaseException) -> None:
-        self.log_error("What was due at its time failed", error)
+        self.log_error("A timer's callback failed", error)
 
     # For handles.
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
-        """The write side of the item's token, made when it is first asked for."""
+        """Return the write side of the item's token, made at the first call."""
         source = item._source
         if source is None:
             with self.lock:
@@ -259,7 +285,7 @@ class LocalBackend(InProcessBackend, RunHost):
         with self.ledger.idle_latch() as latch:
             return latch.wait(timeout)
 
-    # For the stop: hosts know of an app what is here.
+    # For the stop: the attributes of an app that hosts use.
 
     @property
     def grace(self) -> float:
@@ -268,28 +294,29 @@ class LocalBackend(InProcessBackend, RunHost):
 
     @property
     def up_at(self) -> float:
-        """When the grace period is over (``time.monotonic()``)."""
+        """The time at which the grace period is over (``time.monotonic()``)."""
         return self.clock.up_at
 
     def is_idle(self) -> bool:
-        """Whether nothing is queued or running. Fit for a signal handler."""
+        """Return whether no item is queued or running. Safe in a signal handler."""
         return self.ledger.is_idle()
 
     def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None:
-        """Begin the stop, if that has not been done, and do what is due now."""
+        """Begin the stop if it has not begun, and take its next step."""
+        allowance = min(allowance, self._host_allowance)
         self.clock.begin(began, allowance=allowance, how_to_cut=how_to_cut)
         self.clock.tick()
 
     def close_if_idle(self) -> bool:
-        """Refuse items from now on, if nothing is in flight; says whether all is over."""
+        """Refuse items from now on, if nothing is in flight; return whether the stop is complete."""
         return self.clock.close_if_idle()
 
     def time_is_up(self) -> list[WorkItem[Any]]:
-        """End the grace period: refuse items, name those that have not ended, and return them."""
+        """End the grace period: refuse items, and log and return those that have not ended."""
         return self.clock.time_is_up()
 
     def log_warning(self, what: str) -> None:
-        """Log what an operator should do something about."""
+        """Log a warning on which an operator should act."""
         self.events.log.warning("%s", what)
 
     def stop(self, grace: float | None) -> list[WorkItem[Any]]:
@@ -303,7 +330,7 @@ class LocalBackend(InProcessBackend, RunHost):
         return self.clock.time_is_up()
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
-        """End a queued item, so that it never runs; False if it does or did."""
+        """End a queued item, so that it never runs; return False if it runs or has run."""
         if not self.ledger.withdraw(item, self.executors[item._task.executor], outcome):
             return False
         self._tell_end(item, outcome)
@@ -320,7 +347,7 @@ class LocalBackend(InProcessBackend, RunHost):
             self.companion.expect_kill()
 
     def _end(self, unfinished: list[WorkItem[Any]]) -> None:
-        """Close the executors: nothing is accepted or started any more."""
+        """Close the executors: from now on no item is accepted or started."""
         for executor in self.executors.values():
             executor.abort()
             executor.close()
@@ -329,14 +356,16 @@ class LocalBackend(InProcessBackend, RunHost):
             self.companion.stopped()
 
     def _tell_end(self, item: WorkItem[Any], outcome: Outcome) -> None:
-        """Tell all who want to know; after that the process may end."""
-        corrects = item.id in self.clock.recorded
+        """Report the end of an item to the log, signals and waiters; after that the process may end."""
+        corrects = item.id in self.ledger.recorded
         try:
             if not corrects or outcome[0] is not Status.INTERRUPTED:
                 self.events.finished(item, outcome, corrects)
         finally:
             item._release_arguments()
+            self._uploads.leave(item)
             self.keys.give_back(item)
+            self._lending.give_back(item)
 
     def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]
@@ -344,11 +373,11 @@ class LocalBackend(InProcessBackend, RunHost):
 
 
 class ChildBackend(LocalBackend):
-    """The backend of a child process or a Celery worker. It takes no items: nobody would wait for them."""
+    """The backend of a child process or a Celery worker: refuses items, which would be lost with it."""
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         raise EnqueuedInChildError(
             f"{item.task_name} was enqueued in a child process, by an item or as the app was loaded there,"
-            " and would end with that: make it durable=True, so that it goes into the journal, or call it as"
-            " a function"
+            " and would be lost with it: make the task durable=True, so that the journal keeps the item, or"
+            " call it as a function"
         )

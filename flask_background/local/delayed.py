@@ -1,7 +1,7 @@
-"""Items that wait for their time in this process: for their delay to pass, or for their next attempt.
+"""Items of this process that wait for their delay to pass, or for their next attempt.
 
-They are counted as queued. Once the process stops their time does not come any more: then they are ended, and
-named in the log, instead of being waited for.
+Waiting items are counted as queued. When the process stops, their time can no longer come: they are ended and
+logged, and the stop does not wait for them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from flask_background.core.item import WorkItem
 from flask_background.core.status import Outcome, Status
 from flask_background.errors import ItemInterruptedError, Stopping
 
-# When an item is tried again that was due when no thread could be had, in seconds.
+# How long an item waits for another try when it is due and no thread can be started, in seconds.
 _NO_THREAD = 0.5
 
 
 class DelayedItems:
-    """Holds the items that wait, and starts each at its time.
+    """Holds waiting items, and starts each at its time.
 
-    ``start`` gives a queued item to its executor, and raises RuntimeError if no thread can be had.
+    ``start`` gives a queued item to its executor, and raises RuntimeError if no thread can be started.
     ``withdraw`` ends an item that has not started.
     """
 
@@ -45,11 +45,11 @@ class DelayedItems:
         self._closed = False
 
     def wait_until(self, item: WorkItem[Any], due: float) -> None:
-        """Let a new item start at its time (``time.time()``); raises Stopping if that will not come."""
+        """Let a new item start at its time (``time.time()``); raise Stopping if the process stops before."""
         if not self._enter(item, max(0.0, due - time.time())):
             error = Stopping(
-                f"{item.task_name} was not enqueued: this process stops before the item is due. An item of a"
-                " durable task waits on disk instead"
+                f"{item.task_name} was not enqueued: this process is stopping before the item is due. If its"
+                " task is durable, the item waits on disk"
             )
             self._withdraw(item, (Status.CANCELLED, None, error))
             raise error
@@ -60,7 +60,7 @@ class DelayedItems:
             self._end(item)
 
     def dismiss(self) -> None:
-        """The process stops: end those who wait, and let nobody else in."""
+        """End the waiting items because the process stops, and take no more."""
         with self._lock:
             self._closed = True
             waiting, self._waiting = self._waiting, {}
@@ -80,8 +80,10 @@ class DelayedItems:
                 return
         try:
             self._start(item)
-        except RuntimeError as error:  # there is no thread to be had at this moment
-            self._log_error(f"Item {item.id} ({item.task_name}) is started as soon as it can be", error)
+        except RuntimeError as error:  # no thread can be started at this moment
+            self._log_error(
+                f"Item {item.id} ({item.task_name}) could not be started; the next try follows", error
+            )
             if not self._enter(item, _NO_THREAD):
                 self._end(item)
 

@@ -1,7 +1,7 @@
-"""Items run where they are enqueued, before ``enqueue`` returns: for tests, and for scripts that wait anyway.
+"""The immediate backend, for tests and scripts: an item runs inside enqueue, before enqueue returns.
 
-To the process they are items as any others: its LocalBackend counts them, gives them tokens and keeps what
-came of them. Nothing is waited for: neither a delay nor the time between two attempts.
+These items are ordinary items of the process: its LocalBackend counts them, gives them tokens and keeps their
+results. Neither a delay nor the time between two attempts is waited for.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 
 class ImmediateBackend(Backend, RunHost):
-    """Runs items on the caller's thread, and makes of their arguments what the way elsewhere would."""
+    """Runs items on the caller's thread, after converting their arguments as another backend would."""
 
     def __init__(self, local: LocalBackend, max_bytes: int, *, strict: bool) -> None:
         super().__init__(local.app, local.events, local.timers, local.lock)
         self._local = local
         self._max_bytes = max_bytes
         self._strict = strict
-        #: For each item that was made data: makes its arguments anew.
+        #: For each item whose arguments became data: a function that makes the arguments again.
         self._remake: dict[str, Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         self._turns: dict[str, native.Latch] = {}
         self._raised: dict[str, BaseException] = {}
@@ -65,10 +65,10 @@ class ImmediateBackend(Backend, RunHost):
             local.events.refused(task.name, error)
             raise error
         if accepted is not item:
-            return accepted  # the one that has the key
+            return accepted  # the item that has the key
         try:
             local.events.enqueued(item)
-        finally:  # a signal may raise here, and the item has been accepted
+        finally:  # a signal may raise here, when the item has been accepted
             if not held:
                 self._run(item)
         return item
@@ -101,7 +101,7 @@ class ImmediateBackend(Backend, RunHost):
         )
 
     def _run(self, item: WorkItem[Any]) -> None:
-        """All attempts, one after the other."""
+        """Run all attempts, one after the other."""
         queued = self._local.executors[item._task.executor].queued
         try:
             while item.id in queued:
@@ -123,7 +123,7 @@ class ImmediateBackend(Backend, RunHost):
         started = True
         try:
             started = self._local.start(item, attempt)
-        except BaseException as error:  # a signal's, on the main thread: the item runs, and then it is raised
+        except BaseException as error:  # raised by a signal, on the main thread: the item runs first
             self._raised[item.id] = error
         if not started:
             self._turns[item.id].open()
@@ -150,7 +150,7 @@ class ImmediateBackend(Backend, RunHost):
     # For handles.
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
-        """The write side of the item's token."""
+        """Return the write side of the item's token."""
         return self._local.source_of(item)
 
     def cancel(self, item: WorkItem[Any]) -> bool:
@@ -162,12 +162,12 @@ class ImmediateBackend(Backend, RunHost):
 
 
 def _stands_for_data(task: Callee) -> bool:
-    """Whether what the task's items get and give is kept as data where they go otherwise."""
+    """Return whether another backend would keep the arguments and results of the task as data."""
     return task.portable and task.durable
 
 
 def _await(run: Run, awaitable: Awaitable[Any]) -> None:
-    """On this thread; on one of its own if the caller is a coroutine."""
+    """Await a result on this thread, or on another thread if the caller is a coroutine."""
     import asyncio
 
     try:

@@ -1,4 +1,4 @@
-"""Keys: while an item with a key is in flight, enqueueing another one gives that one back."""
+"""Keys: while an item with a key is in flight, enqueue returns that item instead of adding another."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from flask_background.core.item import WorkItem
 class Keys:
     """The items in flight that have keys. A key belongs to its task.
 
-    A key is taken together with its item's admission, under one lock: nobody is given an item that is refused
-    in the end.
+    A key is taken together with its item's admission, under one lock. So no caller is given an item that is
+    refused in the end.
     """
 
     def __init__(self) -> None:
@@ -21,17 +21,18 @@ class Keys:
         self._items: dict[tuple[str, str], WorkItem[Any]] = {}
 
     def enter(self, item: WorkItem[Any], admit: Callable[[], bool]) -> WorkItem[Any] | None:
-        """Give item its key if ``admit`` lets it in, and return it; None if it is not let in.
+        """Give item its key if ``admit`` lets it in, and return it; return None if it is not let in.
 
-        While another item has the key, that one is returned, and ``admit`` is not called. ``admit`` is quick
-        and calls no foreign code.
+        If another item in flight has the key, that item is returned, and ``admit`` is not called. ``admit``
+        is quick and calls no foreign code.
         """
         assert item._task.key is not None
         key = item.task_name, item._task.key
         with self._lock:
             if (other := self._items.get(key)) is not None:
                 return other
-            self._items[key] = item  # before it is in: a stop that ends it at once gives the key back
+            # Set before admission: a stop that ends the item at once gives the key back.
+            self._items[key] = item
             admitted = False
             try:
                 admitted = admit()
@@ -41,9 +42,9 @@ class Keys:
             return item if admitted else None
 
     def give_back(self, item: WorkItem[Any]) -> None:
-        """The item has ended."""
+        """Free the key of an item that has ended."""
         if not self._items:
-            return  # as with nearly every item
+            return  # true of nearly every item
         key = item._task.key
         with self._lock:
             if key is not None and self._items.get((item.task_name, key)) is item:

@@ -1,9 +1,9 @@
-"""What is in flight, what has ended, and how far the stop is.
+"""The ledger: the items in flight, the items that ended last, and the phase of the stop.
 
 Every item passes here three times, on several threads that compute. A lock that they all take is soon passed
 from thread to thread at every item, each time with a switch of threads (measured: five times the cost of the
-whole run). So while the phase is RUNNING nobody locks: every step is one atomic operation on a dict, made
-*before* a look at the phase. Whoever stops sets the phase *before* looking at the dicts. Whichever comes
+whole run). So while the phase is RUNNING no thread locks: every step is one atomic operation on a dict, made
+*before* a look at the phase. The stop sets the phase *before* looking at the dicts. The thread that comes
 second sees the other, so no item slips in between the last one's end and the stop. The stop itself locks, and
 so do the steps that see one. Nothing here calls foreign code.
 """
@@ -23,50 +23,53 @@ from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.executors.base import Executor
 from flask_background.local.sizes import SMALL, size_of
 
-# The items that ended last can still be found by their ids. They are kept on two pages. A page is full when it
-# has so many items, when their results take so many bytes, or after so many seconds.
+# The items that ended last are kept on two pages, and can be found by their ids. A page is full at this
+# number of items, at this number of bytes of their results, or after this number of seconds.
 KEPT = 1_000
 KEPT_BYTES = 16 << 20
 KEPT_SECONDS = 3_600.0
 
-# To look a member up in its enum's class takes longer than a dict does.
+# Local names, because looking a member up in its enum's class takes longer than a dict does.
 _RUNNING, _STOPPED = Phase.RUNNING, Phase.STOPPED
 
 
 class Ledger:
-    """The books of one app in one process."""
+    """The counted items of one app in one process."""
 
     def __init__(self, executors: Iterable[Executor]) -> None:
         self.lock = native.new_lock()
         self.phase = Phase.RUNNING
-        #: Withdrawn, and about to be told so.
+        #: Withdrawn items whose end is not announced yet.
         self.leaving: dict[str, WorkItem[Any]] = {}
+        #: The ids of the items that are on record as interrupted; changed together with their status.
+        self.recorded: set[str] = set()
         self._executors = tuple(executors)
-        self._requeues = 0  # how many items have gone back from running to queued
+        self._requeues = 0  # the number of items that have gone back from running to queued
         self._idle_latches: list[native.Latch] = []
         self._room_latches: list[native.Latch] = []
-        # Two pages of ended items: the one that is written on, and the one before it.
+        # Two pages of ended items: the current one, and the one before it.
         self._ended: dict[str, WorkItem[Any]] = {}
         self._ended_before: dict[str, WorkItem[Any]] = {}
-        self._bytes = 0  # of the results on the page that is written on, about
+        self._bytes = 0  # about how much memory the results on the current page take
         self._page_began = monotonic()
         self._counts: Counter[Status] = Counter()
 
     def admit(self, item: WorkItem[Any], executor: Executor, limit: float) -> bool:
-        """Enter an item, unless its executor has limit items already or all is over."""
+        """Enter an item; return False if its executor has limit items already, or after the stop."""
         executor.queued[item.id] = item
         if len(executor.queued) + len(executor.running) <= limit and (
             self.phase is _RUNNING or not self._is_stopped()
         ):
             return True
-        # Gone already? Then the stop has found it here, and ended it: it was accepted after all.
+        # If the item is gone already, the stop has found and ended it here: it was accepted after all.
         return executor.queued.pop(item.id, None) is None
 
     def claim(self, item: WorkItem[Any], executor: Executor, attempt: Attempt) -> bool:
-        """Move a queued item to the running ones; False if it was withdrawn, or all is over."""
+        """Move a queued item to the running ones; return False if it was withdrawn, or after the stop."""
         if item.id not in executor.queued or (self.phase is _STOPPED and self._is_stopped()):
             return False
-        executor.running[item.id] = item  # before it leaves the others: it is in flight all the time
+        # Set before the item leaves the queued ones, so that it is counted all the time.
+        executor.running[item.id] = item
         if executor.queued.pop(item.id, None) is None:
             executor.running.pop(item.id, None)
             return False
@@ -77,11 +80,11 @@ class Ledger:
         """Give a running item its outcome."""
         item._end(outcome, attempt)
         if self.phase is not _RUNNING:
-            with self.lock:  # to put the item on record as interrupted may have overwritten the outcome
+            with self.lock:  # putting the item on record as interrupted may have overwritten the outcome
                 item._end(outcome, attempt)
 
     def withdraw(self, item: WorkItem[Any], executor: Executor, outcome: Outcome) -> bool:
-        """Give a queued item its outcome, so that it never runs; False if it does or did."""
+        """Give a queued item its outcome, so that it never runs; return False if it runs or has run."""
         with self.lock:
             if executor.queued.pop(item.id, None) is None:
                 return False
@@ -90,7 +93,7 @@ class Ledger:
             return True
 
     def requeue(self, item: WorkItem[Any], executor: Executor, error: BaseException) -> bool:
-        """Move a running item back to the queued ones, for another run; False once a stop has begun."""
+        """Move a running item back to the queued ones, for another run; return False in a stop."""
         with self.lock:
             if self.phase is not _RUNNING:
                 return False
@@ -101,7 +104,7 @@ class Ledger:
             return True
 
     def let_go(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> bool:
-        """Take an item out that goes on elsewhere; False if it is not in this book any more."""
+        """Remove an item that goes on elsewhere; return False if it is no longer in this book."""
         with self.lock:
             if book.pop(item.id, None) is None:
                 return False
@@ -111,7 +114,7 @@ class Ledger:
         return True
 
     def remove(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> None:
-        """Take an item out of its book, and wake its waiters: the log and the signals have its end."""
+        """Remove an item from its book, and wake its waiters: the log and the signals have its end."""
         ended = self._ended
         ended[item.id] = item
         del book[item.id]
@@ -129,12 +132,15 @@ class Ledger:
             self._turn_page(ended)
 
     def record(self, item: WorkItem[Any], error: BaseException) -> bool:
-        """Put on record that item has not ended, and let it go on; False if it has, or that is on record."""
+        """Put an item on record as interrupted; return False if it has ended or is on record."""
         with self.lock:
-            return item._record_interrupted(error)
+            if item.id in self.recorded or not item._record_interrupted(error):
+                return False
+            self.recorded.add(item.id)
+            return True
 
     def begin_stop(self) -> bool:
-        """Go from running to stopping; False if that was done."""
+        """Go from running to stopping; return False if the stop has begun already."""
         with self.lock:
             begins = self.phase is Phase.RUNNING
             if begins:
@@ -142,7 +148,7 @@ class Ledger:
             return begins
 
     def close(self, *, if_idle: bool = False) -> bool:
-        """Accept and start nothing from now on; False if that was so, or if something is in flight."""
+        """Accept and start nothing from now on; return False if closed already, or if items are in flight."""
         with self.lock:
             before, self.phase = self.phase, Phase.STOPPED
             if before is Phase.STOPPED:
@@ -154,19 +160,21 @@ class Ledger:
         return True
 
     def is_idle(self) -> bool:
-        """Whether nothing is in flight: queued, running, or withdrawn and not announced yet."""
+        """Return whether no item is in flight: queued, running, or withdrawn and not announced yet."""
         while True:
             requeues = self._requeues
-            for executor in self._executors:  # first these: an item enters the next book before it leaves one
+            # Queued before running: an item enters the next book before it leaves the other.
+            for executor in self._executors:
                 if executor.queued:
                     return False
             if self.leaving or any(executor.running for executor in self._executors):
                 return False
-            if requeues == self._requeues:  # else a retry has moved an item from running to queued meanwhile
+            # If the counts differ, a retry has moved an item from running to queued meanwhile.
+            if requeues == self._requeues:
                 return True
 
     def unfinished(self) -> list[WorkItem[Any]]:
-        """The items in flight, in the order in which they came."""
+        """Return the items in flight, in the order in which they were enqueued."""
         found: dict[str, WorkItem[Any]] = {}
         for executor in self._executors:
             found |= executor.queued
@@ -176,18 +184,18 @@ class Ledger:
 
     @contextmanager
     def idle_latch(self) -> Iterator[native.Latch]:
-        """A latch that opens when nothing is in flight, for a wait inside."""
+        """Return a context manager for a latch that opens when no item is in flight."""
         with _kept_in(self._idle_latches) as latch:
             if self.is_idle():
                 latch.open()
             yield latch
 
     def room_latch(self) -> AbstractContextManager[native.Latch]:
-        """A latch that opens when there may be room for one more item, or when there never will be."""
+        """Return a context manager for a latch that opens when a waiting item should look for room again."""
         return _kept_in(self._room_latches)
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
-        """The item with this id, in flight or among those that ended last."""
+        """Return the item with this id if it is in flight or among the last ones that ended."""
         self._let_old_go()
         for executor in self._executors:
             item = executor.queued.get(item_id) or executor.running.get(item_id)
@@ -196,14 +204,14 @@ class Ledger:
         return self.leaving.get(item_id) or self._ended.get(item_id) or self._ended_before.get(item_id)
 
     def all(self) -> list[WorkItem[Any]]:
-        """Those that ended last, and those in flight."""
+        """Return the last items that ended, and the items in flight."""
         self._let_old_go()
         unfinished = {item.id: item for item in self.unfinished()}
         with self.lock:
             return [*(self._ended_before | self._ended | unfinished).values()]
 
     def stats(self) -> Stats:
-        """All counts."""
+        """Return all counts."""
         with self.lock:
             counts = self._counts + Counter(_statuses(self._ended_before)) + Counter(_statuses(self._ended))
             return Stats(
@@ -216,19 +224,19 @@ class Ledger:
             )
 
     def _is_stopped(self) -> bool:
-        with self.lock:  # whoever closes has decided
+        with self.lock:  # the thread that closes the books has decided
             return self.phase is Phase.STOPPED
 
     def _let_old_go(self) -> None:
-        """Let go of items that ended long ago, though few have ended after them."""
+        """Forget items that ended long ago, even if few have ended after them."""
         pages = (monotonic() - self._page_began) // KEPT_SECONDS
         for _ in range(min(2, int(pages))):
             self._turn_page(self._ended)
 
     def _turn_page(self, full: dict[str, WorkItem[Any]]) -> None:
-        """Let go of the items before these; a handle that somebody has keeps its own result.
+        """Forget the page before this one; a handle in use keeps its own result.
 
-        Nobody has written on their page for long: it can be counted.
+        No thread has written to that page for long, so it can be counted.
         """
         with self.lock:
             if self._ended is full:
@@ -249,7 +257,7 @@ def _kept_in(latches: list[native.Latch]) -> Iterator[native.Latch]:
     try:
         yield latch
     finally:
-        with suppress(ValueError):  # it has been opened
+        with suppress(ValueError):  # the latch has been opened
             latches.remove(latch)
 
 

@@ -1,9 +1,9 @@
-"""How one app's items are brought to their end when the process stops.
+"""The stop of one app: how its items are brought to their end when the process stops.
 
 ::
 
     begin           tokens fire; requests that are being finished may still enqueue
-    on record       one second before the host could kill: what has not ended is named as interrupted
+    on record       one second before the host could kill: unfinished items are named as interrupted
     time is up      the grace period is over: refuse, start nothing more, cancel coroutines
 
 A worker cannot tell a stop that ends in SIGKILL from one that does not. So the record is made early, and
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class ShutdownSequence:
-    """Takes one app through its stop; the thread that watches the host moves it on.
+    """Takes one app through its stop; the thread that watches the host moves the stop on.
 
     ``at_begin``, ``at_record`` and ``at_end`` are called at the three steps; ``at_end`` gets the items that
     had not ended. ``withdraw`` ends an item that has not started.
@@ -58,11 +58,10 @@ class ShutdownSequence:
         self._at_record = at_record
         self._at_end = at_end
         self.grace = grace
-        #: Until when (``time.monotonic()``) an item can be sure to have, and when its time is up.
+        #: The time until which items certainly may run (``time.monotonic()``), and the end of the grace
+        #: period.
         self.on_record_at = math.inf
         self.up_at = math.inf
-        #: The ids of the items that are on record as interrupted.
-        self.recorded: set[str] = set()
 
     def begin(
         self,
@@ -72,7 +71,7 @@ class ShutdownSequence:
         allowance: float = math.inf,
         how_to_cut: str = "",
     ) -> None:
-        """Ask the items to end. The stop began then; the host may kill so many seconds after."""
+        """Ask the items to end. The stop began at ``began``; the host may kill allowance seconds later."""
         if self._ledger.phase is not Phase.RUNNING:
             return
         self.up_at = began + (self.grace if grace is None else grace)
@@ -89,7 +88,7 @@ class ShutdownSequence:
         self._events.stopping(len(items), seconds, how_to_cut)
 
     def tick(self) -> None:
-        """Do what is due."""
+        """Take the next step of the stop, if it is due."""
         now = time.monotonic()
         if now >= self.on_record_at:
             self._record()
@@ -97,13 +96,13 @@ class ShutdownSequence:
             self.time_is_up()
 
     def close_if_idle(self) -> bool:
-        """Refuse from now on, if nothing is in flight; says whether all is over."""
+        """Refuse items from now on, if nothing is in flight; return whether the stop is complete."""
         if self._ledger.close(if_idle=True):
             self._at_end([])
         return self._ledger.phase is Phase.STOPPED
 
     def time_is_up(self) -> list[WorkItem[Any]]:
-        """Refuse from now on, name what has not ended, and return that."""
+        """Refuse items from now on, and log and return those that have not ended."""
         if not self._ledger.close():
             return self._ledger.unfinished()
         self.up_at = min(self.up_at, time.monotonic())
@@ -117,9 +116,6 @@ class ShutdownSequence:
     def _record(self) -> None:
         self._at_record()
         for item in self._ledger.unfinished():
-            if item.id in self.recorded:
-                continue
-            self.recorded.add(item.id)
             error = _unfinished(item)
             if self._ledger.record(item, error):
                 self._events.finished(item, (Status.INTERRUPTED, None, error))
@@ -128,7 +124,7 @@ class ShutdownSequence:
 
 def _unfinished(item: WorkItem[Any]) -> ItemInterruptedError:
     return ItemInterruptedError(
-        f"item {item.id} ({item.task_name}) had not ended when the time to stop was up: let it look at"
+        f"item {item.id} ({item.task_name}) had not ended when the grace period was over: let it check"
         " current_item.token, or raise BACKGROUND_GRACE_PERIOD and the limit of the host, such as gunicorn's"
         " graceful_timeout"
     )

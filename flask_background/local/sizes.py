@@ -1,4 +1,4 @@
-"""About how many bytes a result takes in memory."""
+"""Estimates of the memory that results take."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from flask_background.core.odd_errors import best_effort
 
-#: What is not worth a look.
+#: Types whose size needs no estimate.
 SMALL = frozenset({type(None), bool, int, float})
-# How many objects are looked at, and how many members of one container, from which the others are guessed.
+# How many objects are examined, and how many members of one container, from which the others are estimated.
 _OBJECTS = 200
 _MEMBERS = 20
 
 
 def size_of(value: Any) -> int:
-    """About how many bytes value takes, members included: quick, whatever it is. Raises nothing."""
+    """Return about how many bytes value takes, members included: quick for any value. Raises nothing."""
     total = 0.0
     waiting: deque[tuple[Any, float]] = deque([(value, 1.0)])
     seen: set[int] = set()
@@ -29,7 +29,7 @@ def size_of(value: Any) -> int:
         if id(this) in seen:
             continue
         seen.add(id(this))
-        with best_effort():  # the size of an object is its class's to say, and its members too
+        with best_effort():  # the class of an object defines its size and its members, and may raise
             total += times * max(sys.getsizeof(this), getattr(this, "nbytes", 0))
             count, members = _members_of(this)
             looked_at = list(islice(members, _MEMBERS))
@@ -39,7 +39,7 @@ def size_of(value: Any) -> int:
 
 
 def _members_of(value: Any) -> tuple[int, Iterator[Any]]:
-    """How many members an object has, and those; a dict has two for each key."""
+    """Return the number of an object's members, and an iterator of them; a dict has two for each key."""
     kind = type(value)
     if kind is str or kind is bytes or isinstance(value, type):
         return 0, iter(())

@@ -1,1 +1,1 @@
-"""What an item takes along: arguments and results, and how they are written down."""
+"""The arguments, results and state of items, and their form as text."""

@@ -1,4 +1,4 @@
-"""What may be handed over to an item: plain values yes, what lives with the request no, uploads by moving."""
+"""The check of arguments: plain values pass, objects of the request are refused, and uploads are moved."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Moved:
-    """The uploads that an item has taken over, and how to give them back."""
+    """The uploads that an item has taken over; the moves can be undone."""
 
     def __init__(self) -> None:
         self.own: list[FileStorage] = []
         self._from: list[tuple[FileStorage, Any]] = []
 
     def move(self, upload: FileStorage) -> FileStorage:
-        """Give the upload's file to a FileStorage of the item's own, and leave the view's closed."""
+        """Move the upload's file to a new FileStorage for the item, and close the view's FileStorage."""
         stream = upload.stream
         if stream.seekable():
             stream.seek(0)
@@ -34,10 +34,10 @@ class Moved:
         return own
 
     def give_back(self) -> None:
-        """Undo the moves: the item was not accepted."""
+        """Undo the moves, because the item was not accepted."""
         for upload, stream in self._from:
             if not stream.closed and stream.seekable():
-                stream.seek(0)  # it may have been read, to store it elsewhere
+                stream.seek(0)  # the file may have been read, to store it elsewhere
             upload.stream = stream
 
 
@@ -49,15 +49,15 @@ def take_over(
 ) -> tuple[tuple[Any, ...], dict[str, Any], Moved | None]:
     """Check the arguments and move the uploads among them.
 
-    ``request`` is the one that enqueues: its streams are refused. Returns what the item gets, and the moves
-    if there were any. Raises ArgumentError with the argument's name; nothing has been moved then. A
-    container that holds no upload is passed on as it is, not copied.
+    ``request`` is the request that enqueues: its streams are refused. Returns the item's arguments, and the
+    moves or None. Raises ArgumentError with the argument's name; then nothing has been moved. A container
+    without an upload is passed on unchanged, not copied.
     """
     for value in args:
         if type(value) not in SCALARS:
             break
     else:
-        if not kwargs:  # as with most items: to examine even one argument costs 0.5 µs
+        if not kwargs:  # true of most items: to examine even one argument costs 0.5 µs
             return args, kwargs, None
     look = Look(request, takes_uploads=True)
     for index, value in enumerate(args):
@@ -77,7 +77,7 @@ def take_over(
 
 
 def refuse_live_closure(func: Callable[..., Any], request: Request | None) -> None:
-    """Check what a callable brings along: a partial's arguments, a method's object, a closure's variables."""
+    """Refuse live objects in a partial's arguments, in a method's object or in a closure's variables."""
     look = Look(request, takes_uploads=False)
     if isinstance(func, partial):
         look.examine((func.args, func.keywords), lambda: "the partial's argument")
@@ -94,13 +94,13 @@ def refuse_live_closure(func: Callable[..., Any], request: Request | None) -> No
     for name, cell in zip(code.co_freevars, cells, strict=True) if code and cells else ():
         try:
             value = cell.cell_contents
-        except ValueError:  # not bound yet
+        except ValueError:  # the variable is not bound yet
             continue
         look.examine(value, partial(str, name))
 
 
 def positional(func: Callable[..., Any], index: int) -> str:
-    """The name of func's positional argument, as far as that can be told."""
+    """Return the name of func's positional argument, or its number."""
     code = getattr(func, "__code__", None)
     if code is not None and index < code.co_argcount:
         return str(code.co_varnames[index])
@@ -108,7 +108,7 @@ def positional(func: Callable[..., Any], index: int) -> str:
 
 
 def _rebuild(value: Any, replace: dict[int, Any]) -> Any:
-    """The same value with the uploads replaced; containers without one stay the very same object."""
+    """Return the value with its uploads replaced; a container without an upload stays the same object."""
     if id(value) in replace:
         return replace[id(value)]
     if type(value) in (list, tuple, set, frozenset):
@@ -128,7 +128,7 @@ def _rebuild(value: Any, replace: dict[int, Any]) -> Any:
 
 
 class _Gone:
-    """What is left in the view's FileStorage: closed, and everything else says why."""
+    """The stream of a FileStorage whose upload was moved: closed, and every use of it raises an error."""
 
     closed = True
 
@@ -136,7 +136,7 @@ class _Gone:
         self._filename = filename
 
     def close(self) -> None:
-        """Werkzeug closes every upload when the request ends."""
+        """Do nothing: Werkzeug closes every upload when the request ends."""
 
     def __iter__(self) -> NoReturn:
         self.read()
@@ -146,6 +146,6 @@ class _Gone:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise UploadMovedError(
-            f"the upload {self._filename!r} was handed over to an item, which owns its file now: use it in"
+            f"the upload {self._filename!r} was moved to an item, which owns its file now: use it in"
             " the view before you enqueue, or in the item"
         )

@@ -1,4 +1,4 @@
-"""A call as text, and back: the arguments of an item that leaves this process, its uploads beside them."""
+"""The text of a call: the arguments of an item that leaves this process, without the content of uploads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def pack_call(
     func: Callable[..., Any], args: Any, kwargs: Any, max_bytes: int
 ) -> tuple[str, list[FileStorage]]:
-    """The call as text of at most max_bytes, and the uploads in it, which the text refers to by number.
+    """Return the call as text of at most max_bytes, and its uploads, which the text refers to by number.
 
     Raises ArgumentError for arguments that are not data.
     """
@@ -37,13 +37,13 @@ def pack_call(
 def unpack_call(
     payload: str, open_file: Callable[[int], IO[bytes]]
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[FileStorage]]:
-    """The arguments, made anew, and the uploads among them, whose files are open then."""
+    """Return the arguments from a call's text; the files of uploads among them are open."""
     opened: list[FileStorage] = []
 
     def reopen(reference: dict[str, Any]) -> FileStorage:
         headers = Headers([tuple(pair) for pair in reference["headers"]])
         upload = FileStorage(open_file(int(reference["n"])), name=reference["name"], headers=headers)
-        upload.filename = reference["filename"]  # if None, it would be made the path of the file
+        upload.filename = reference["filename"]  # None would be replaced by the path of the file
         opened.append(upload)
         return upload
 

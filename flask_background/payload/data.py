@@ -1,8 +1,8 @@
-"""A durable item's arguments, result and state as text, and back: equal, and of the very same types.
+"""The text form of a durable item's arguments, result and state; a value read back has the same types.
 
-The text is JSON with the tags that Flask's session cookies have, and a few more. What may be kept is None,
-bool, int, float, str, Markup, bytes, UUID, Decimal, date and datetime, and lists, tuples and dicts of them
-under string keys. Nothing in a text names code, so reading one imports nothing and runs nothing.
+The text is JSON with the tags of Flask's session cookies, and a few more. Allowed values are None, bool, int,
+float, str, Markup, bytes, UUID, Decimal, date and datetime, and lists, tuples and dicts of them with string
+keys. A text never names code, so reading one imports nothing and runs nothing.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ from flask_background.payload.tagged_json import (
     once,
 )
 
-#: Deeper values are refused, so that what one process has written no other one is too deep in calls to read.
+#: Deeper values are refused, so that every process can read what one process has written, however deep its
+#: own call stack is.
 DEEPEST = 64
 
 _NEED_NO_LOOK = frozenset({float, bool, type(None), bytes, UUID, Decimal, date})
-# The fewest digits to which a process can limit what it reads.
+# The smallest limit on the digits of an int that a Python process can have.
 _LARGEST = 10**640
-# JSON writes both halves, and reads one character.
+# JSON writes a pair of surrogates as two escapes, and reads them as one character.
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 _CURES: tuple[tuple[type | tuple[type, ...], str], ...] = (
@@ -60,13 +61,13 @@ _SUPPORTED = (str, int, float, bytes, tuple, list, datetime, date, UUID, Decimal
 
 
 def dump(value: Any, what: str, *, max_bytes: int | None = None) -> str:
-    """The value as text; what is its name in errors. Raises SerializationError or PayloadTooLargeError."""
+    """Return value as text. Raises SerializationError or PayloadTooLargeError; ``what`` names the value."""
     _check(what, value, uploads=False)
     return _fitting(_plain.dumps(value), what, max_bytes)
 
 
 def load(text: str) -> Any:
-    """The value that such a text was made of."""
+    """Return the value of a text that ``dump`` made."""
     return _plain.loads(text)
 
 
@@ -78,11 +79,12 @@ def dump_call(
     replace: Replace | None = None,
     max_bytes: int | None = None,
 ) -> str:
-    """The arguments of a call of func as text.
+    """Return the arguments of a call of func as text.
 
-    ``replace`` gets each upload among them once, and returns a reference, a dict of JSON values, to keep in
-    its place; without it uploads are no data. It is called only when all arguments have proved to be data.
-    Raises SerializationError, which names the argument, or PayloadTooLargeError, which may be after that.
+    ``replace`` gets each upload once, and returns a reference, a dict of JSON values, to store in its place;
+    without ``replace`` an upload is refused. ``replace`` is called only after all arguments have passed the
+    check. Raises SerializationError, which names the argument, or PayloadTooLargeError, perhaps after
+    ``replace`` was called.
     """
     uploads = replace is not None
     for index, value in enumerate(args):
@@ -101,9 +103,9 @@ def dump_call(
 
 
 def load_call(text: str, *, rebuild: Rebuild | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments that such a text was made of. Each reference to an upload becomes what rebuild returns.
+    """Return the arguments from a call's text. ``rebuild`` turns each reference back into an upload.
 
-    Without rebuild references stay what they are.
+    Without ``rebuild`` references stay dicts.
     """
     is_plain = rebuild is None or not may_have_upload(text)
     args, kwargs = (_plain if is_plain else Serializer(rebuild=rebuild)).loads(text)
@@ -111,21 +113,21 @@ def load_call(text: str, *, rebuild: Rebuild | None = None) -> tuple[tuple[Any, 
 
 
 def dump_state(state: RequestState) -> str:
-    """The state as text; its values are JSON from the start."""
+    """Return the state as text; its values are JSON already."""
     fields = state._asdict()
     fields["values"] = dict(state.values)
     return encode(fields)
 
 
 def load_state(text: str) -> RequestState:
-    """The state that such a text was made of, frozen like that one."""
+    """Return the frozen state from its text."""
     fields = json.loads(text)
-    # The first is for a journal that was begun before there was one.
+    # The default is for journals from before traceparent was added.
     return RequestState(**{"traceparent": None, **fields, "values": MappingProxyType(fields["values"])})
 
 
 class _Wrong(NamedTuple):
-    """What is no data, where in the value it is, and the cure."""
+    """The part of a value that is not data: its place in the value, a description, and the cure."""
 
     what: str
     cure: str
@@ -144,7 +146,10 @@ def _check(name: str, value: Any, uploads: bool) -> None:
 
 
 def _find_wrong(value: Any, uploads: bool, depth: int = 0) -> _Wrong | None:
-    """What in value, if anything, would not come back as it is. Types are compared, never isinstance."""
+    """Return the first part of value that text cannot represent exactly, or None.
+
+    Types are compared by identity, never by isinstance.
+    """
     kind = type(value)
     if kind is str or kind is Markup:
         return None if value.isascii() else _wrong_text(value)
@@ -202,7 +207,7 @@ def _wrong_zone(moment: datetime) -> _Wrong | None:
     if type(zone) is ZoneInfo:
         try:
             ZoneInfo(zone.key)
-        except Exception:  # made from a file, under no name or one of its own
+        except Exception:  # the zone was made from a file, or its key is unusual
             pass
         else:
             return None
@@ -218,7 +223,7 @@ def _name(kind: type) -> str:
 def _shown(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:  # whoever wrote it, this is not the error to raise
+    except Exception:  # a broken text of the value must not replace the error to raise
         return "?"
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -234,7 +239,7 @@ def _cure(kind: type) -> str:
         return "pass its primary key, and load it in the item"
     if is_dataclass(kind):
         return "pass its dataclasses.asdict()"
-    return "pass the strings, numbers, lists and dicts that the item can make it of"
+    return "pass strings, numbers, lists and dicts, and make the object in the item"
 
 
 def _all_plain(values: Iterable[Any]) -> bool:

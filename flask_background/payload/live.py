@@ -1,4 +1,4 @@
-"""What lives with the request or a database session, and so cannot be handed over to an item."""
+"""Live objects, which end with the request or a database session, and so cannot be passed to an item."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _INPUT = ("the request's input stream", "read it in the view")
 _SESSION = ("a database session", "open one in the item")
 _CONNECTION = ("a database session's connection", "open one in the item")
 
-# Live classes by module and name, so that nothing has to be imported to know them. Subclasses are as live.
-# What is left of the request in RequestState reaches the item as current_item.state.
+# Live classes by module and name, so that nothing has to be imported to recognise them; their subclasses are
+# as live. RequestState keeps some values of a request for the item, as current_item.state.
 _LIVE = {
     ("werkzeug.sansio.request", "Request"): ("the request", _COPY),
     ("werkzeug.sansio.response", "Response"): ("a response", "pass the data that it is made of"),
@@ -46,24 +46,24 @@ _LIVE = {
     ("sqlalchemy.engine.result", "ResultInternal"): ("a result of a database session", _QUERY),
     ("flask_sqlalchemy.pagination", "Pagination"): ("a page of a database session's query", _QUERY),
 }
-# A row holds what was selected, models too, and is no tuple in every version.
+# A row holds the selected values, perhaps models, and is not a tuple in every version.
 _ROW = ("sqlalchemy.engine.row", "Row")
-#: What needs no second look.
+#: Types whose values need no further examination.
 SCALARS = frozenset({str, int, float, bool, bytes, type(None), complex})
 #: Containers in which uploads are replaced by those of the item.
 REBUILT = frozenset({list, tuple, set, frozenset, dict, MultiDict, ImmutableMultiDict})
 _METHODS = frozenset({MethodType, BuiltinMethodType})
-# Objects with fields that lie deeper are not looked into: a list that is linked by them may be of any length.
+# Objects nested deeper than this are not examined, because a linked list may have any length.
 _DEEPEST = 50
 
 Where = Callable[[], str]
 
 
 class Look:
-    """One look at what is to be handed over: refuses what is live, and collects the uploads by their ids.
+    """One examination of arguments: refuses live objects, and collects the uploads by their ids.
 
-    ``request`` is the one that hands over: its streams are refused. Without ``takes_uploads`` uploads are
-    refused as well. Names are functions, called for errors alone.
+    ``request`` is the request that enqueues: its streams are refused. Without ``takes_uploads`` uploads are
+    refused as well. Names are functions, called only for errors.
     """
 
     def __init__(self, request: Request | None, *, takes_uploads: bool) -> None:
@@ -73,7 +73,7 @@ class Look:
         self._seen: set[int] = set()  # of objects with fields
 
     def examine(self, value: Any, where: Where) -> None:
-        """Refuse value if it, or anything in it, is live. Raises ArgumentError."""
+        """Refuse value if it is live or contains a live object. Raises ArgumentError."""
         self._examine(value, where, self._takes_uploads, frozenset())
 
     def _examine(self, value: Any, where: Where, takes_uploads: bool, inside: frozenset[int]) -> None:
@@ -84,7 +84,7 @@ class Look:
             _refuse(where(), *_behind(value))
         if isinstance(value, FileStorage):
             if not takes_uploads:
-                _refuse(where(), "an upload", "pass it as an argument of its own, or in a list or dict")
+                _refuse(where(), "an upload", "pass it as an argument, or in a list or dict")
             self.uploads[id(value)] = value
             return
         live = _liveness(kind)  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ class Look:
                 self._examine(member, lambda i=index: f"{where()}[{i}]", takes_uploads, inside)  # type: ignore[misc]
 
     def _examine_object(self, value: Any, where: Where, inside: frozenset[int]) -> None:
-        """A stream, a method, a partial, or an object of a dataclass or of attrs; others are plain."""
+        """Examine a stream, a method, a partial, or an object of a dataclass or of attrs, and no other."""
         if self._request is not None and (stream := _stream_of(self._request, value)) is not None:
             _refuse(where(), *stream)
         kind = type(value)
@@ -133,7 +133,7 @@ class Look:
             self._examine(member, lambda n=name: f"{where()}{n}", False, inside)  # type: ignore[misc]
 
     def _examine_owner(self, owner: Any, where: Where, inside: frozenset[int]) -> None:
-        """Refuse a method whose object is live, with the cure of that."""
+        """Refuse a method whose object is live, with the cure for that object."""
         live = _liveness(type(owner))  # type: ignore[arg-type]
         if live is None and isinstance(owner, FileStorage):
             live = f"the upload {owner.filename!r}", _UPLOAD
@@ -148,7 +148,7 @@ _UPLOAD = "pass the upload itself, which takes its file along"
 
 
 def _stream_of(request: Request, value: Any) -> tuple[str, str] | None:
-    """What value is and the cure, if it is a stream of the request's. Reads nothing of the request."""
+    """Return a description of value and the cure, if value is a stream of the request; read nothing of it."""
     known = vars(request)
     if value is request.environ.get("wsgi.input") or value is known.get("stream"):
         return _INPUT
@@ -160,12 +160,12 @@ def _stream_of(request: Request, value: Any) -> tuple[str, str] | None:
 
 
 def _behind(proxy: LocalProxy[Any]) -> tuple[str, str]:
-    """What a proxy stands for, and the cure."""
+    """Return a description of the object behind a proxy, and the cure."""
     try:
         live = _liveness(type(proxy._get_current_object()))  # type: ignore[arg-type]
-    except RuntimeError:  # unbound
+    except RuntimeError:  # the proxy is unbound
         live = None
-    return live or ("a proxy, which means something else in every context", _COPY)
+    return live or ("a proxy, whose object differs in every context", _COPY)
 
 
 @lru_cache(maxsize=1024)
@@ -183,7 +183,7 @@ def _is_row(kind: type) -> bool:
 
 
 def _fields_of(kind: Any) -> Iterable[str]:
-    """The names of the fields of a dataclass, or of a class of attrs."""
+    """Return the names of the fields of a dataclass, or of a class of attrs."""
     names = dict.fromkeys(getattr(kind, "__dataclass_fields__", ()))
     return names | dict.fromkeys(field.name for field in getattr(kind, "__attrs_attrs__", ()))
 

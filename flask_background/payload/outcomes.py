@@ -1,4 +1,4 @@
-"""What an item has reported, returned and raised, as text that another process can read, and back."""
+"""The text form of an item's progress, result and error, for other processes to read."""
 
 from __future__ import annotations
 
@@ -12,34 +12,47 @@ from flask_background.payload import data
 
 
 def result_as_data(value: Any, max_bytes: int) -> str:
-    """What an item returned, as text. What is no data, or too large, is not kept: the text says so."""
+    """Return a result as text. If the result is not data, or too large, the text says so instead."""
     try:
         return data.dump(value, "the result", max_bytes=max_bytes)
-    except BaseException as error:  # another thread may be changing it, too; and odd values raise odd things
+    except BaseException as error:  # another thread may be changing the result; odd values may raise anything
         if is_from_signal(error):
             raise
-        return json.dumps({_LOST: text_of(error)})
+        return json.dumps({_LOST: _cut(text_of(error), max_bytes)})
 
 
 _LOST = "flask_background.lost"
 
 
-def error_as_data(error: BaseException) -> str:
-    """An exception as text, with its traceback."""
+def error_as_data(error: BaseException, max_bytes: int) -> str:
+    """Return an exception as text of about max_bytes at most, with its traceback; a cut leaves a note."""
     kind = type(error)
     return json.dumps(
         {
-            "type": f"{kind.__module__}.{kind.__qualname__}",
-            "message": text_of(error),
-            "trace": trace_of(error),
+            "type": _cut(f"{kind.__module__}.{kind.__qualname__}", max_bytes // 8),
+            "message": _cut(text_of(error), max_bytes // 4),
+            "trace": _cut(trace_of(error), max_bytes // 2),
         }
     )
 
 
-def progress_as_data(progress: Progress) -> str:
-    """A progress as text; other numbers are made floats, and a message that is not a string is made one."""
+def progress_as_data(progress: Progress, max_bytes: int) -> str:
+    """Return a progress as text; its numbers become floats, and its message becomes a string.
+
+    A message of more than max_bytes is cut, with a note.
+    """
     done, total, message = progress
-    return json.dumps([done, total, None if message is None else text_of(message)], default=_number_of)
+    text = None if message is None else _cut(text_of(message), max_bytes)
+    return json.dumps([done, total, text], default=_number_of)
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """As much of a text as takes max_bytes in JSON, and a note that says so if that is not all."""
+    each = 1 if text.isascii() else 6  # a character in JSON, at most; a pair of surrogates takes twice that
+    if len(text) * each <= max_bytes:
+        return text
+    kept = max_bytes // each
+    return f"{text[:kept]}... (cut: BACKGROUND_MAX_PAYLOAD allows no more of {len(text):,} characters)"
 
 
 def _number_of(value: Any) -> float | str:
@@ -50,7 +63,7 @@ def _number_of(value: Any) -> float | str:
 
 
 def result_of(text: str) -> tuple[Any, BaseException | None]:
-    """What was returned, or the ResultLostError that says why it was not kept."""
+    """Return the result from its text, or a ResultLostError that says why it was not kept."""
     value = data.load(text)
     if isinstance(value, dict) and value.keys() == {_LOST}:
         return None, ResultLostError(value[_LOST])
@@ -58,7 +71,7 @@ def result_of(text: str) -> tuple[Any, BaseException | None]:
 
 
 def error_of(text: str, name: str) -> ItemFailedError:
-    """What stands here for the exception that the item of this name has raised elsewhere."""
+    """Return an ItemFailedError for the exception of the item of this name in another process."""
     what = json.loads(text)
     failed = ItemFailedError(f"{name} failed with {what['type']}: {what['message']}")
     failed.add_note(what["trace"])
@@ -66,13 +79,13 @@ def error_of(text: str, name: str) -> ItemFailedError:
 
 
 def progress_of(text: str) -> Progress:
-    """What such a text was made of."""
+    """Return the progress from its text."""
     return Progress(*json.loads(text))
 
 
 def parked_error(item_id: str, task: str, reason: str | None) -> ItemFailedError:
-    """The error of a durable item that nobody can run; somebody has to look at it."""
+    """Return the error of a parked item: a durable item that no process can run until an operator acts."""
     return ItemFailedError(
-        f"item {item_id} ({task}) was parked: {reason}. When that is mended, `flask background retry"
+        f"item {item_id} ({task}) was parked: {reason}. When the cause is fixed, `flask background retry"
         f" {item_id}` runs it again"
     )

@@ -1,7 +1,7 @@
 """The tagged JSON of Flask's session cookies, with more tags, and independent of the app.
 
-Flask's serializer encodes through the current app's JSON provider, which may be any, and which sorts keys;
-these texts outlive the process that wrote them, and are read without an app too.
+Flask's serializer encodes through the current app's JSON provider, which may be any, and which sorts keys.
+These texts outlive the process that wrote them, and are read without an app, too.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from werkzeug.datastructures import FileStorage
 Replace = Callable[[FileStorage], dict[str, Any]]
 Rebuild = Callable[[dict[str, Any]], Any]
 
-#: What JSON has itself.
+#: The types that JSON has itself.
 PLAIN = frozenset({str, int, float, bool, type(None)})
 
-#: Plain JSON, without a look at what it encodes.
+#: Plain JSON, without a check of what is encoded.
 encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class _TagDatetime(JSONTag):
-    """With microseconds and zone, unlike Flask's."""
+    """A datetime with microseconds and time zone, unlike Flask's tag."""
 
     __slots__ = ()
     key = " dt"
@@ -101,15 +101,15 @@ class _TagUpload(JSONTag):
 
 
 def may_have_upload(text: str) -> bool:
-    """Whether there may be a reference to an upload in a text, seen without reading it."""
+    """Return whether a text may contain a reference to an upload, without parsing the text."""
     return f'"{_TagUpload.key}"' in text
 
 
 class Serializer(TaggedJSONSerializer):
-    """Makes tagged JSON, and reads it.
+    """Writes and reads tagged JSON.
 
-    ``replace`` gets each upload and returns what is written for it, a dict of JSON values; ``rebuild`` gets
-    that and returns an upload. Without rebuild it stays that dict.
+    ``replace`` gets each upload and returns a dict of JSON values to write for it; ``rebuild`` gets that dict
+    and returns an upload. Without ``rebuild`` the dict is returned.
     """
 
     __slots__ = ("rebuild", "replace")
@@ -143,7 +143,7 @@ class Serializer(TaggedJSONSerializer):
 
 
 def once(replace: Replace) -> Replace:
-    """The same for an upload that is passed twice: its file can be read once."""
+    """Wrap replace so that an upload passed twice is replaced once: its file can be read only once."""
     known: dict[int, dict[str, Any]] = {}
 
     def replace_once(upload: FileStorage) -> dict[str, Any]:

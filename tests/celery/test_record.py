@@ -11,6 +11,8 @@ from flask_background.errors import ItemCancelledError, ItemFailedError
 from flask_background.payload.data import dump_state
 from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
 
+from ..helpers import MAX_BYTES
+
 STATE = RequestState("GET", "http", "example.com", "", "/", None, None, None, MappingProxyType({"user": 7}))
 
 
@@ -26,7 +28,7 @@ def test_there_and_back() -> None:
         cancel=1,
         started=6.0,
         finished=7.0,
-        progress=progress_as_data(Progress(1, 2, "half")),
+        progress=progress_as_data(Progress(1, 2, "half"), MAX_BYTES),
         result=result_as_data((1, b"2"), 1_000),
     )
     fields = record.as_fields()
@@ -47,7 +49,8 @@ def test_what_a_later_version_adds() -> None:
 
 def test_errors() -> None:
     """A failure has its error's text and traceback; one that was parked or cancelled says why."""
-    failed = Record("mail", Status.FAILED, 4.0, error=error_as_data(ValueError("no"))).attempt_of("0").error
+    text = error_as_data(ValueError("no"), MAX_BYTES)
+    failed = Record("mail", Status.FAILED, 4.0, error=text).attempt_of("0").error
     assert isinstance(failed, ItemFailedError)
     assert "ValueError: no" in str(failed)
     assert "ValueError: no" in failed.__notes__[0]
@@ -58,5 +61,5 @@ def test_errors() -> None:
         assert isinstance(error, ItemCancelledError)
         assert words in str(error)
     # Of an attempt that is followed by another one nothing is to be seen yet.
-    queued = Record("mail", Status.QUEUED, 4.0, attempt=1, error=error_as_data(OSError()))
+    queued = Record("mail", Status.QUEUED, 4.0, attempt=1, error=error_as_data(OSError(), MAX_BYTES))
     assert queued.attempt_of("0").error is None

@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
-from flask_background import Background, Status
+from flask_background import Background, Status, current_item
 from flask_background.app_state import state_of
 from flask_background.cli.commands import background as group
 from flask_background.cli.doctor import examine
@@ -102,6 +102,18 @@ def test_examine(site: Site) -> None:
     assert {finding.subject for finding in findings} >= {"grace period", "journal"}
 
 
+@pytest.mark.parametrize(("location", "level"), [(None, "error"), ("tests.children:create_app", "ok")])
+def test_doctor_looks_for_the_app_of_children(
+    make_site: Callable[..., Site], location: str | None, level: str
+) -> None:
+    """Whether child processes would find the app is known before the first item."""
+    site = make_site(BACKGROUND_EXECUTORS={"cpu": {"kind": "process"}}, BACKGROUND_APP=location)
+    with site.app.app_context():
+        findings = {finding.subject: finding for finding in examine(site.app.extensions["background"])}
+    assert findings["child processes"].level == level
+    assert "BACKGROUND_APP" in findings["child processes"].text or location is not None
+
+
 def test_run_durable(site: Site, flask: Callable[..., Result]) -> None:
     """A durable item is left to the workers; arguments are JSON, or else strings."""
     answer = said(flask("run", "double", "[1, 2]", "x", "--json"))
@@ -127,7 +139,11 @@ def test_run_in_memory(flask: Callable[..., Result]) -> None:
         (("cancel", "abc"), 1, "no item 'abc'"),
         (("retry", "abc"), 1, "no item 'abc'"),
         (("list", "--status", "lost"), 2, "lost"),
-        (("worker", "--executor", "gpu"), 2, "'gpu' is no executor of this app; it has asyncio, thread"),
+        (
+            ("worker", "--executor", "gpu"),
+            2,
+            "'gpu' is not an executor of this app; its executors are asyncio, thread",
+        ),
     ],
 )
 def test_errors(flask: Callable[..., Result], args: tuple[str, ...], code: int, words: str) -> None:
@@ -174,3 +190,69 @@ def test_purge(site: Site, flask: Callable[..., Result]) -> None:
     assert said(flask("purge", "--yes", "--json", "--status", "failed")) == {"purged": 0}
     assert said(flask("purge", "--yes", "--json")) == {"purged": 1}
     assert said(flask("stats", "--json"))["queued"] == 1
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e\ud800 \u2713\nforged line"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_hostile_texts(
+    site: Site, flask: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """What an item says reaches no terminal as control characters, and every terminal in its encoding."""
+
+    def fail() -> None:
+        current_item.report_progress(1, 2, HOSTILE)
+        raise ValueError(HOSTILE)
+
+    # Half of a character in a captured log line would end the process that several tests share.
+    monkeypatch.setattr(site.app.logger.getChild("background"), "disabled", True)
+    site.background.task(durable=True, name="shop.hostile")(fail)
+    assert flask("run", "hostile", "--wait").exit_code == 1
+    (item,) = said(flask("list", "--json"))
+    item_id = item["id"]
+    runner = site.app.test_cli_runner(charset=encoding)
+    for args in (["show", item_id], ["show", item_id, "--json"], ["list"]):
+        result = runner.invoke(group, args)
+        assert result.exception is None
+        shown = result.stdout_bytes
+        assert not set(shown) & {0x1B, 0x07}
+        assert not [line for line in shown.decode(encoding).splitlines() if line.startswith("forged")]
+    assert "\\x1b[2J" in runner.invoke(group, ["show", item_id]).output
+
+
+def test_text_that_cannot_be_encoded(flask: Callable[..., Result]) -> None:
+    """An option or a name with half of a character is refused by name."""
+    for args in (["list", "--task", "\udcff"], ["show", "\udcff"], ["retry", "\udcff"], ["run", "\udcff"]):
+        result = flask(*args)
+        assert result.exit_code == 2
+        assert "is no well-formed text" in result.output
+
+
+def test_deeply_nested_argument(site: Site, flask: Callable[..., Result]) -> None:
+    """Text that no JSON reader takes is a string."""
+    assert "hello" in flask("run", "greet", "[" * 100_000).output
+
+
+def test_run_that_fails(site: Site, flask: Callable[..., Result], caplog: pytest.LogCaptureFixture) -> None:
+    """The log has the traceback, once, and the command says what it was."""
+
+    def fail(text: str) -> None:
+        raise ValueError(text)
+
+    site.background.task(name="shop.fails")(fail)
+    result = flask("run", "fails", "bad \x1b[2J file")
+    assert result.exit_code == 1
+    assert result.stderr.count("Traceback") + caplog.text.count("Traceback") == 1
+    assert result.stderr.splitlines()[-1].endswith("failed: ValueError: bad \\x1b[2J file")
+
+
+def test_result_that_has_no_repr(site: Site, flask: Callable[..., Result]) -> None:
+    """A result is printed as far as it can be."""
+
+    class Shy:
+        def __repr__(self) -> str:
+            raise ValueError
+
+    site.background.task(name="shop.shy")(lambda: Shy())
+    assert "Shy, whose repr raises" in flask("run", "shy").output

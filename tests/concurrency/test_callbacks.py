@@ -47,6 +47,18 @@ def test_slow_ones_hold_up_no_others(failed: list[BaseException], gate: threadin
         assert called.wait(2.0)
 
 
+def test_wait(failed: list[BaseException], gate: threading.Event) -> None:
+    """A wait ends with the last callback that runs, or with its time; with none it ends at once."""
+    threads = CallbackThreads()
+    assert threads.wait(0)
+    for _ in range(3):
+        threads.call(partial(gate.wait, BOUND), failed.append)
+    assert not threads.wait(0.01)
+    gate.set()
+    assert threads.wait(BOUND)
+    assert threads.wait(0)
+
+
 def test_threads_are_bounded(
     failed: list[BaseException], gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,17 +74,17 @@ def test_threads_are_bounded(
     assert sorted(called) == list(range(50))
 
 
-def test_threads_are_used_again(failed: list[BaseException]) -> None:
+def test_threads_are_used_again(failed: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     """Callbacks that come one after the other are called on one thread."""
+    monkeypatch.setattr(callbacks, "_LINGER", 1.0)
     threads = CallbackThreads()
     idents = set()
     for _ in range(20):
         called: list[int] = []
         threads.call(lambda called=called: called.append(threading.get_ident()), failed.append)
-        until(lambda called=called: called)
-        until(lambda: threads._idle)
+        assert threads.wait(BOUND)
         idents.update(called)
-    assert len(idents) <= 2  # under load one may have ended in between
+    assert len(idents) == 1
 
 
 @pytest.mark.usefixtures("hasty")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from flask import Flask
@@ -32,6 +34,38 @@ def test_logger(app: Flask, events: Events) -> None:
     """The log is a child of the app's, so it goes where that goes, and can be turned down alone."""
     assert events.log.parent is app.logger
     assert events.log.name == f"{app.logger.name}.background"
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost", "line"),
+    [
+        (0, 0, "Stopped: all items done in "),
+        (1, 0, r"Stopped after \d\.\d s: 1 item runs again, 0 lost"),
+        (2, 1, r"Stopped after \d\.\d s: 2 items run again, 1 lost"),
+        (0, 1, r"Stopped after \d\.\d s: 0 items run again, 1 lost"),
+    ],
+)
+def test_end_of_a_stop(
+    events: Events, caplog: pytest.LogCaptureFixture, kept: int, lost: int, line: str
+) -> None:
+    """The log says how a stop has ended: a durable item runs again, and is no error; another one is lost."""
+    events.stopping(3, 90.0, "")
+    unfinished = [make_item() for _ in range(kept + lost)]
+    for item in unfinished[:kept]:
+        item._host = Mock(keeps_items=True)
+    for item in unfinished:
+        events.finished(item, (Status.INTERRUPTED, None, ItemInterruptedError("time is up")))
+    events.stopped(unfinished)
+    assert re.match(line, lines(caplog)[-1])
+    levels = [record.levelno for record in caplog.records if "interrupted, " in record.message]
+    assert levels == [logging.WARNING] * kept + [logging.ERROR] * lost
+
+
+def test_end_of_a_stop_without_items(events: Events, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is said of a stop that has waited for nobody."""
+    events.stopping(0, 90.0, "")
+    events.stopped([])
+    assert lines(caplog) == []
 
 
 @pytest.mark.parametrize(

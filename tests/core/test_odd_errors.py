@@ -19,7 +19,7 @@ from flask_background.core import odd_errors
 from flask_background.core.retry import RetryPolicy
 from flask_background.payload.outcomes import error_as_data, error_of
 
-from ..helpers import BOUND, Site, receiving
+from ..helpers import BOUND, MAX_BYTES, Site, receiving
 
 pytestmark = pytest.mark.process  # half of the items are in a journal, on disk
 
@@ -229,7 +229,7 @@ def test_as_data(make: Callable[[], BaseException]) -> None:
     except BaseException as error:
         raised = error
     in_thread: list[str] = []
-    thread = threading.Thread(target=lambda: in_thread.append(error_as_data(raised)))
+    thread = threading.Thread(target=lambda: in_thread.append(error_as_data(raised, MAX_BYTES)))
     thread.start()
     thread.join(BOUND)
     assert type(raised).__name__ in str(error_of(in_thread[0], "item 1"))

@@ -99,7 +99,7 @@ def test_periodic(background: Background, registry: Registry) -> None:
     task = make(background, durable=True)
     registry.add_periodic(task, Every(1.0))
     registry.add_periodic(task, Every(2.0))
-    assert registry.periodic == {"mail": (task, Every(2.0))}
+    assert registry.periodic == {"mail": (task, Every(2.0), False)}
 
 
 def task_of(registry: Registry, entry: ItemRow) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import traceback
 from collections.abc import Callable
@@ -9,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from flask_background import Background, Status
 from flask_background.core.retry import RetryPolicy
 from flask_background.errors import ConfigurationError
+
+from ..helpers import BOUND
 
 
 def test_default_is_one_attempt() -> None:
@@ -136,3 +140,27 @@ def test_policy_is_frozen() -> None:
     """Policies are shared between items, so nobody changes one."""
     with pytest.raises(AttributeError):
         RetryPolicy().max_attempts = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("coroutine", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_items_that_end_themselves(
+    background: Background, kind: type[BaseException], coroutine: bool, named: bool
+) -> None:
+    """What is no Exception fails an item that raises it, and is tried again only if retry_on names it."""
+
+    def leave() -> None:
+        raise kind
+
+    async def leave_later() -> None:
+        await asyncio.sleep(0)
+        raise kind
+
+    options: dict[str, Any] = {"max_attempts": 2, "backoff": 0}
+    if named:
+        options["retry_on"] = (kind,)
+    item = background.task(**options)(leave_later if coroutine else leave).enqueue()
+    assert isinstance(item.exception(BOUND), kind)
+    assert item.status is Status.FAILED
+    assert item.attempt == (2 if named else 1)

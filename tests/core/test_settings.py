@@ -62,7 +62,7 @@ def test_executors() -> None:
                 "calls": {"kind": "asyncio", "limit": 50},
                 "pushes": {"kind": "asyncio"},
                 "films": {"kind": "process"},
-                "cpu": {"kind": "process", "workers": 2, "nice": 10, "max_memory": 512},
+                "cpu": {"kind": "process", "workers": 2, "nice": 10, "max_memory": 512, "max_items": 9},
             },
         }
     )
@@ -72,7 +72,7 @@ def test_executors() -> None:
     assert settings.executors["calls"] == ExecutorSettings("asyncio", 50)
     assert settings.executors["pushes"] == settings.executors["asyncio"]
     assert settings.executors["films"] == ExecutorSettings("process", os.cpu_count() or 1)
-    assert settings.executors["cpu"] == ExecutorSettings("process", 2, 10, 512)
+    assert settings.executors["cpu"] == ExecutorSettings("process", 2, 10, 512, 9)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,7 @@ def test_wrong(key: str, value: Any, allowed: str) -> None:
         ("cpu", {"kind": "process", "limit": 2}, "['cpu']", "not 'limit'"),
         ("cpu", {"kind": "process", "nice": -1}, "['cpu'][\"nice\"]", "a whole number from 0 to 19"),
         ("cpu", {"kind": "process", "max_memory": 0.5}, "['cpu'][\"max_memory\"]", "a whole number from 1"),
+        ("cpu", {"kind": "process", "max_items": 0}, "['cpu'][\"max_items\"]", "a whole number from 1"),
         ("thread", {"kind": "asyncio"}, "['thread'][\"kind\"]", '"thread" for this name'),
         ("asyncio", {"kind": "thread"}, "['asyncio'][\"kind\"]", '"asyncio" for this name'),
     ],

@@ -384,8 +384,8 @@ def test_arguments_that_no_longer_fit(site: Site, caplog: pytest.LogCaptureFixtu
     state_of(site.app).durable.session.wake_self()
     error = item.exception(BOUND)
     assert isinstance(error, ItemFailedError)
-    assert "do not fit" in str(error)
-    until(lambda: "do not fit" in (row(site, item.id)["reason"] or ""))
+    assert "no longer fit" in str(error)
+    until(lambda: "no longer fit" in (row(site, item.id)["reason"] or ""))
     assert [line for line in lines(caplog) if line.startswith(f"Item {item.id} (mail) failed")]
 
 
@@ -634,7 +634,7 @@ def test_periodic_without_executor(tmp_path: Path, caplog: pytest.LogCaptureFixt
     late.periodic(seconds=0.01)(late.task(durable=True, name="beat")(lambda: beats.append(1)))
     app.test_client().get("/")
     until(lambda: len(beats) > 2)
-    assert lines(caplog).count("The periodic task t does not run") == 1
+    assert lines(caplog).count("The periodic task t cannot run") == 1
     with app.app_context():
         assert not late.items(task="t")
 

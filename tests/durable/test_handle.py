@@ -20,7 +20,7 @@ from flask_background.errors import (
     ItemCancelledError,
     ItemFailedError,
     ItemInterruptedError,
-    NotFinishedError,
+    RecordGoneError,
 )
 
 from ..helpers import BOUND, ItemHost, make_callee, until
@@ -136,15 +136,6 @@ def test_ended_is_not_asked_again(journal: Journal, item: DurableItem[Any]) -> N
     looks, journal.row = journal.looks, None
     assert (item.status, item.result(0), item.attempt) == (Status.SUCCEEDED, 42, 2)
     assert journal.looks == looks
-
-
-def test_let_go_before_anybody_asked(journal: Journal, item: DurableItem[Any]) -> None:
-    """Of an item that the journal does not know any more, the handle says what it knew last, and waits."""
-    journal.row = None
-    assert item.status is Status.QUEUED
-    assert not item.wait(0)
-    with pytest.raises(NotFinishedError, match=ENTRY.id):
-        item.result(0)
 
 
 @pytest.mark.parametrize(
@@ -277,3 +268,48 @@ def test_cancel(journal: Journal, item: DurableItem[Any]) -> None:
     """To cancel is the host's part, wherever the item is."""
     assert item.cancel()
     assert journal.cancelled == [item]
+
+
+@pytest.mark.parametrize("known", [Status.QUEUED, Status.RUNNING])
+def test_record_that_is_gone(journal: Journal, item: DurableItem[Any], known: Status) -> None:
+    """Where the journal has no record any more every question is an error that says so; no wait hangs."""
+    journal.change(status=known)
+    assert item.status is known
+    journal.row = None
+    for ask in (
+        lambda: item.status,
+        lambda: item.progress,
+        lambda: item.attempt,
+        lambda: item.started_at,
+        lambda: item.finished_at,
+        item.wait,
+        lambda: item.wait(0),
+        item.result,
+        item.exception,
+        lambda: asyncio.run(awaited(item)),
+    ):
+        with pytest.raises(RecordGoneError, match="BACKGROUND_KEEP"):
+            ask()  # type: ignore[operator]
+    assert repr(item) == f"<WorkItem {ENTRY.id} mail>"
+
+
+def test_record_goes_while_somebody_waits(journal: Journal, item: DurableItem[Any]) -> None:
+    """A wait that is under way when the record goes ends, too."""
+    timer = threading.Timer(0.1, setattr, (journal, "row", None))
+    timer.start()
+    with pytest.raises(RecordGoneError):
+        item.wait(BOUND)
+    timer.join()
+
+
+def test_end_that_was_seen_stays(journal: Journal, item: DurableItem[Any]) -> None:
+    """A handle that has seen the item's end keeps it, though the record is gone."""
+    end(journal, result="42")
+    assert item.wait(0)
+    journal.row = None
+    assert (item.status, item.result(0), item.attempt) == (Status.SUCCEEDED, 42, 2)
+
+
+async def awaited(item: DurableItem[Any]) -> Any:
+    """Await an item."""
+    return await item

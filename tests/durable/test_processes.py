@@ -147,6 +147,23 @@ def enqueue(site: Site, name: str, **options: Any) -> Any:
 # The journal is made.
 
 
+def test_quick_items_behind_a_long_one(shop: Shop, site: Site) -> None:
+    """Items that one process has claimed, and that wait behind long ones, go to another one that is idle."""
+    busy = shop.start("serve()")
+    busy.wait_for("serves")
+    for number in range(12):  # so that the process knows its runs to be short, and claims ahead
+        assert enqueue(site, f"warm-{number}").wait(BOUND)
+    with site.app.app_context():
+        items = [enqueue(site, f"hold-{number}") for number in range(2)]
+        items += [enqueue(site, f"quick-{number}") for number in range(4)]
+    until(lambda: len(shop.runs("begin")) == 14)
+    shop.start("serve()").wait_for("serves")
+    assert [item.result(BOUND) for item in items[2:]] == [f"quick-{number}" for number in range(4)]
+    assert len(shop.runs("end")) == 16  # the long ones go on
+    shop.touch("go")
+    assert [item.result(BOUND) for item in items[:2]] == ["hold-0", "hold-1"]
+
+
 def test_race_to_create_the_journal(shop: Shop) -> None:
     """Of processes that make the journal at the same moment none fails, and no item of any is lost."""
     then = """

@@ -32,7 +32,7 @@ from flask_background.errors import (
 )
 from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
 
-from ..helpers import make_callee
+from ..helpers import MAX_BYTES, make_callee
 
 ID = "0" * 24
 ENTRY = ItemRow(
@@ -305,7 +305,7 @@ def test_error() -> None:
     try:
         raise LookupError('no "such"\n thing \ud800')
     except LookupError as error:
-        text = error_as_data(error)
+        text = error_as_data(error, MAX_BYTES)
     failed = attempt_of(ended(Status.FAILED, error=text)).error
     assert isinstance(failed, ItemFailedError)
     assert str(failed) == f'item {ID} (mail) failed with builtins.LookupError: no "such"\n thing \ud800'
@@ -320,7 +320,7 @@ def test_error_that_cannot_be_shown() -> None:
         def __str__(self) -> str:
             raise RuntimeError("mute")
 
-    failed = attempt_of(ended(Status.FAILED, error=error_as_data(Mute()))).error
+    failed = attempt_of(ended(Status.FAILED, error=error_as_data(Mute(), MAX_BYTES))).error
     assert "Mute" in str(failed)
 
 
@@ -329,8 +329,8 @@ def test_parked_and_cancelled() -> None:
     parked = attempt_of(ended(Status.FAILED, reason="its process died")).error
     assert isinstance(parked, ItemFailedError)
     assert str(parked) == (
-        f"item {ID} (mail) was parked: its process died. When that is mended, `flask background retry {ID}`"
-        " runs it again"
+        f"item {ID} (mail) was parked: its process died. When the cause is fixed, `flask background"
+        f" retry {ID}` runs it again"
     )
     assert isinstance(attempt_of(ended(Status.CANCELLED)).error, ItemCancelledError)
 
@@ -348,7 +348,7 @@ def test_parked_and_cancelled() -> None:
 )
 def test_progress(given: Progress, kept: Progress) -> None:
     """Progress comes back; other numbers are made floats, and a message that is no text is made one."""
-    assert attempt_of(ENTRY._replace(progress=progress_as_data(given))).progress == kept
+    assert attempt_of(ENTRY._replace(progress=progress_as_data(given, MAX_BYTES))).progress == kept
 
 
 def test_attempt_of_a_new_one() -> None:

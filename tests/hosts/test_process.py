@@ -132,6 +132,29 @@ def test_token_fires_at_the_end(script: Start) -> None:
     assert "item done" in program.said
 
 
+def test_callbacks_run_to_their_end(script: Start) -> None:
+    """A token's callback that is still at work when the last item has ended is waited for."""
+    program = script(
+        APP,
+        """
+        background = make(GRACE_PERIOD=30)
+
+        def callback():
+            time.sleep(0.5)
+            say("callback done")
+
+        def leave():
+            current_item.token.on_cancel(callback)
+            say("item started")
+            current_item.token.wait(10)
+
+        background.enqueue(leave)
+        """,
+    )
+    assert program.ends() == 0, program.said
+    assert "callback done" in program.said
+
+
 def test_grace_period_is_over(script: Start) -> None:
     """At the end of the grace period what has not ended is named, and the process ends all the same."""
     program = script(

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
 
 from flask_background import Background, Status, WorkItem
 
-from .servers import ROOT, eventually
+from .servers import ROOT, alive, eventually
 
 APP = """
 import os
+import subprocess
 import time
 from flask import Flask
 from flask_background import Background, current_item
@@ -45,6 +49,23 @@ def polite():
     current_item.report_progress(0, 1, str(os.getpid()))
     current_item.token.wait(60)
     current_item.token.raise_if_cancelled()
+
+
+@background.task(durable=True, name="convert")
+def convert():
+    subprocess.run(["sh", "-c", "(sleep 0.5; exit 3) & exit 0"])
+    return subprocess.run(["sh", "-c", "exit 5"]).returncode
+"""
+
+PERIODIC = """
+
+@background.periodic(seconds=0.2)
+def poll():
+    with open({log!r}, "a") as log:
+        log.write(f"begin {{time.monotonic()}}\\n")
+    time.sleep(0.7)
+    with open({log!r}, "a") as log:
+        log.write(f"end {{time.monotonic()}}\\n")
 """
 
 
@@ -68,12 +89,12 @@ def worker(tmp_path: Path) -> Iterator[Start]:
     (tmp_path / "shop.py").write_text(APP.format(folder=str(tmp_path / "instance")))
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*options: str) -> subprocess.Popen[bytes]:
+    def start(*options: str, **more: Any) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "flask", "--app", "shop", "background", "worker", *options]
         environ = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
         started.append(
             subprocess.Popen(
-                command, cwd=tmp_path, env=environ, stdin=subprocess.DEVNULL, start_new_session=True
+                command, cwd=tmp_path, env=environ, stdin=subprocess.DEVNULL, start_new_session=True, **more
             )
         )
         return started[-1]
@@ -180,3 +201,82 @@ def test_one_of_several_dies(background: Background, worker: Start) -> None:
     for pid in (first, second):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def become_reaper() -> None:
+    """Inherit orphans, as the first process of a container does."""
+    assert ctypes.CDLL(None).prctl(36, 1) == 0  # PR_SET_CHILD_SUBREAPER
+
+
+def states_of_children(pid: int) -> dict[int, str]:
+    """A process's children, with their states: Z is a zombie."""
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            found[int(child)] = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_orphans(background: Background, worker: Start, count: int) -> None:
+    """The first process of a container takes no orphan for a worker of its own, and leaves no zombies."""
+    task = background.task(durable=True, name="convert")(lambda: None)
+    items = [task.enqueue() for _ in range(4)]
+    parent = worker("--count", str(count), preexec_fn=become_reaper)
+    assert [item.result(30) for item in items] == [5] * 4
+    eventually("orphans are gone", lambda: len(states_of_children(parent.pid)) == count, 10)
+    time.sleep(1)  # what takes an orphan for a worker would start another one by now
+    assert len(states_of_children(parent.pid)) == count
+    assert "Z" not in states_of_children(parent.pid).values()
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(10) == 0
+
+
+def test_parent_is_killed(background: Background, worker: Start) -> None:
+    """Its workers end as after TERM: what runs has the grace period, and nothing runs old code for ever."""
+    item = background.task(durable=True, name="work")(lambda seconds: None).enqueue(2)
+    parent = worker("--count", "2")
+    pid = pid_of(item)
+    workers = list(states_of_children(parent.pid))
+    assert pid in workers
+    parent.kill()
+    parent.wait(10)
+    assert item.result(10) == (pid, 1)
+    eventually("the workers are gone", lambda: not any(map(alive, workers)), 10)
+
+
+def test_worker_says_what_it_does(background: Background, worker: Start, tmp_path: Path) -> None:
+    """Its start with its executors, the reason of its stop, and what it replaces."""
+    with (tmp_path / "said").open("w+") as said:
+        parent = worker("--count", "2", "--executor", "thread", stderr=said)
+        started = eventually("two workers", lambda: re.findall(STARTED, text_of(said))[1:], 20)
+        assert started
+        killed = next(iter(states_of_children(parent.pid)))
+        os.kill(killed, signal.SIGKILL)
+        eventually("a third worker", lambda: re.findall(STARTED, text_of(said))[2:], 20)
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(10) == 0
+        assert f"Worker {parent.pid} replaces worker {killed}, which has ended by signal 9\n" in text_of(said)
+        assert text_of(said).count("stops: SIGTERM") == 2
+
+
+STARTED = r"Worker \d+ started: runs items of thread from /.*\n"
+
+
+def text_of(file: Any) -> str:
+    """What a file has by now."""
+    return Path(file.name).read_text()
+
+
+def test_burst_with_a_periodic_task(tmp_path: Path, worker: Start) -> None:
+    """A burst ends although a task is due again sooner than it ends; no two items of the task overlap."""
+    log = tmp_path / "log"
+    with (tmp_path / "shop.py").open("a") as code:
+        code.write(PERIODIC.format(log=str(log)))
+    process = worker()
+    eventually("two runs", lambda: log.exists() and log.read_text().count("end") >= 2, 20)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    words = [line.split()[0] for line in log.read_text().splitlines()]
+    assert words == ["begin", "end"] * (len(words) // 2)
+    assert worker("--burst").wait(20) == 0

@@ -220,7 +220,7 @@ def test_full_in_a_coroutine(make_site: Make, overflow: str) -> None:
 def test_unknown_executor(background: Background) -> None:
     """A task that names an executor which does not exist is an error in the view that names those that do."""
     task = background.task(name="shop.mail", executor="mails")(lambda: None)
-    with pytest.raises(ConfigurationError, match=r"shop\.mail wants the executor 'mails'.*asyncio, thread"):
+    with pytest.raises(ConfigurationError, match=r"shop\.mail names the executor 'mails'.*asyncio, thread"):
         task.enqueue()
     assert background.items() == []
 

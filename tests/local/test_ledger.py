@@ -291,6 +291,29 @@ def test_keeps_the_last(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     assert books.ledger.stats() == Stats(1, 0, 55, 0, 0, 0)
 
 
+def test_record_of_what_has_ended(books: Books) -> None:
+    """An item that has ended is not on record as interrupted, so its own end is the only one to be told."""
+    ended, going_on = make_item(), make_item()
+    for item in (ended, going_on):
+        books.admit(item)
+        books.claim(item)
+    books.settle(ended, INTERRUPTED)
+    assert not books.record(ended)
+    assert books.record(going_on)
+    assert not books.record(going_on)
+    assert books.ledger.recorded == {going_on.id}
+
+
+def test_record_is_made_once(books: Books) -> None:
+    """An item that starts after it was put on record is not put there a second time."""
+    item = make_item()
+    books.admit(item)
+    assert books.record(item)
+    assert books.claim(item)
+    assert item.status is Status.RUNNING
+    assert not books.record(item)
+
+
 def end_with(books: Books, value: Any, error: BaseException | None = None) -> WorkItem[Any]:
     """Run an item that ends with this."""
     item = make_item()

@@ -283,9 +283,9 @@ def test_stop_when_idle(site: Site) -> None:
     began = time.monotonic()
     assert site.background.stop() == []
     assert time.monotonic() - began < 1
-    with pytest.raises(Stopping, match=r"^builtins\.print was not enqueued: this process stops"):
+    with pytest.raises(Stopping, match=r"^builtins\.print was not enqueued: this process is stopping"):
         site.background.enqueue(print)
-    with pytest.raises(Stopping, match=r"^builtins\.print was not enqueued: this process stops"):
+    with pytest.raises(Stopping, match=r"^builtins\.print was not enqueued: this process is stopping"):
         site.background.task(print).enqueue()
 
 

@@ -25,9 +25,9 @@ MB = 1 << 20
         lambda: bytearray(MB),
         lambda: array.array("b", bytes(MB)),
         lambda: io.BytesIO(b"x" * MB),
-        lambda: ["x" * 1000 for _ in range(1000)],
+        lambda: [f"{number:1000}" for number in range(1000)],
         lambda: tuple(f"{number:1000}" for number in range(1000)),
-        lambda: {f"{number}": "x" * 1000 for number in range(1000)},
+        lambda: {f"{number}": f"{number:1000}" for number in range(1000)},
         lambda: OrderedDict(pages=[{"text": f"{number:10000}"} for number in range(100)]),
         lambda: SimpleNamespace(text="x" * MB),
         lambda: ValueError("x" * MB),
@@ -59,8 +59,9 @@ def test_odd_and_endless() -> None:
     """Objects that raise, hold themselves, or are huge cost no time and raise nothing."""
     endless: list[Any] = [Odd()]
     endless.append(endless)
+    many = [[number] for number in range(300_000)]
     before = time.perf_counter()
     assert size_of(endless) < 2_000
-    assert size_of([[number] for number in range(300_000)]) > MB
+    assert size_of(many) > MB
     assert size_of(range(10**9)) < 2_000
     assert time.perf_counter() - before < 1

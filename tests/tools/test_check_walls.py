@@ -8,6 +8,7 @@ from textwrap import dedent
 import pytest
 
 from tools.check_walls import ALLOWED, PACKAGE, check
+from tools.walls.prose import VAGUE
 
 ITEM = """\
 class WorkItem(Generic[R]):
@@ -181,3 +182,37 @@ def test_allowed(package: Path) -> None:
     assert check(package, {"extensions": ("celery/",)}) == []
     (line,) = check(package, {"extensions": ("celery/",), "item": ("celery/",)})
     assert "'celery/' in ALLOWED['item']" in line
+
+
+@pytest.mark.parametrize("word", sorted(VAGUE))
+def test_docstring_without_subject(package: Path, word: str) -> None:
+    """A docstring that begins with a word that names no subject is found: of a module, class or function."""
+    source = f"""\
+        \"\"\"{word}, for a module.\"\"\"
+
+        class Handle:
+            \"\"\"{word} of a class.
+
+            It may be here.
+            \"\"\"
+
+            async def look(self):
+                \"\"\"{word}.\"\"\"
+        """
+    lines = found(package, "local/handle.py", source)
+    assert [line.split(" ")[0] for line in lines] == [f"local/handle.py:{number}:" for number in (1, 4, 10)]
+    assert all(f"begins with {word!r}" in line for line in lines)
+
+
+def test_docstring_with_subject(package: Path) -> None:
+    """A docstring that begins with another word passes, and so does an empty one."""
+    source = """\
+        \"\"\"Items that wait, and what they wait for.\"\"\"
+
+        def look():
+            \"\"\"Itself a subject: a longer word may begin with the same letters.\"\"\"
+
+        def see():
+            \"\"\"\"\"\"
+        """
+    assert found(package, "local/handle.py", source) == []

@@ -22,7 +22,7 @@ from flask_background.errors import BrokerError, EnqueueError, ItemCancelledErro
 
 if TYPE_CHECKING:
     from flask_background.celery.app import CeleryContext
-    from flask_background.core.item import WorkItem
+    from flask_background.core.item import PlaceLender, WorkItem
     from flask_background.core.request_state import RequestState
 
 _ID = re.compile("[0-9a-f]{24}")
@@ -38,6 +38,7 @@ class CeleryBackend(Backend):
         self.lock = native.new_lock()
         self.session = session = CelerySession(context)
         self.takes_keys = session.records.is_full
+        self.lending: PlaceLender | None = None  # no item runs here
         self.takes_uploads = session.uploads is not None
         self.fallback = Fallback(session)
         self.dispatch = Dispatch(session, self.fallback, self.get)

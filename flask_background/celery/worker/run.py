@@ -197,13 +197,14 @@ class ItemRun:
         if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
             requeued = partial(self._events.requeued, item.id, item.task_name, item._age)
             self._again(record, None, requeued, attempt=record.attempt - 1)
-        failed = None if error is None else error_as_data(error)
+        max_bytes = self._session.context.settings.max_payload
+        failed = None if error is None else error_as_data(error, max_bytes)
         if error is not None and delay is not None:
             retried = partial(keeper.tell_retried, item, error, delay)
             self._again(record, time.time() + delay, retried, error=failed, **progress)
         fields: dict[str, Any] = {"error": failed, **progress}
         if status is Status.SUCCEEDED:
-            fields["result"] = result_as_data(value, self._session.context.settings.max_payload)
+            fields["result"] = result_as_data(value, max_bytes)
         if not self._surely(partial(self._records.finish, self._run, status, **fields)):
             self._events.late(item, outcome)
             raise Ignore

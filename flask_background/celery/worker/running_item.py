@@ -68,6 +68,7 @@ class RunningItem(RunHost):
         self.delay: float | None = None
         self.number = 0
         self._records, self._table, self._row, self._run = session.records, table, row, run
+        self._max_bytes = session.context.settings.max_payload
         self._limit = limit
         self._source = CancellationSource(self.callback_failed)
         self._sent: Progress | None = None
@@ -199,4 +200,4 @@ class RunningItem(RunHost):
         if progress is None or progress is self._sent:
             return None
         self._sent = progress
-        return progress_as_data(progress)
+        return progress_as_data(progress, self._max_bytes)

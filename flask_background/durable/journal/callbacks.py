@@ -1,6 +1,6 @@
-"""The thread that runs the callbacks of what was written, one after the other, in the order of the writes.
+"""The thread that runs the callbacks of written steps, one after the other, in the order of the writes.
 
-The writer's own thread runs none of them, for a callback may want something written, and wait for that.
+The writer's own thread runs none of them, because a callback may write a step, and wait for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from flask_background.durable.journal.group_commit import Write
 
 
 class Callbacks:
-    """Runs callbacks on a thread that exists as long as the writer wants it."""
+    """Runs callbacks on a thread that lives until the writer ends it."""
 
     def __init__(self) -> None:
         self._lock = native.new_lock()
@@ -24,7 +24,7 @@ class Callbacks:
         self._writes.put(write)
 
     def have_thread(self) -> bool:
-        """Start the thread if there is a callback to run; False if the process can have no more threads."""
+        """Start the thread if there is a callback to run; return False if no thread can be started."""
         with self._lock:
             if not self._has_thread and not self._writes.empty():
                 try:
@@ -45,10 +45,10 @@ class Callbacks:
             write = self._writes.get()
             if write is not None:
                 _call_back(write)
-                write = None  # an idle thread would keep it
+                write = None  # otherwise an idle thread would keep the write alive
                 continue
             with self._lock:
-                if self._writes.empty():  # else the writer has begun again
+                if self._writes.empty():  # otherwise the writer has begun again
                     self._has_thread = False
                     return
 

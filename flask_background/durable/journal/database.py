@@ -1,13 +1,13 @@
 """The SQLite file: how it is opened, written in one transaction, checkpointed and closed.
 
 SQLite before 3.51.3 can corrupt a database in WAL mode when one connection commits while another one resets
-the WAL after a checkpoint (sqlite.org: "WAL-reset bug"). That cannot happen here: whoever writes,
-checkpoints, opens or closes holds the turn (turn.py), and SQLite makes no checkpoint by itself
-(``wal_autocheckpoint=0``). So no commit ever meets a checkpoint, among the app's processes; other programs
-should only read the file.
+the WAL after a checkpoint (sqlite.org: "WAL-reset bug"). Here no commit ever meets a checkpoint: a process
+holds the write lock (write_lock.py) to write, checkpoint, open or close, and SQLite makes no checkpoint by
+itself (``wal_autocheckpoint=0``). That holds among the app's processes; other programs should only read the
+file.
 
-Where the file system cannot do WAL (it needs shared memory), the rollback journal is used, which does not
-have that bug.
+On a file system without WAL (which needs shared memory), the rollback journal is used, which does not have
+that bug.
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ FILE_NAME = "journal.sqlite3"
 
 # How long SQLite waits for another program that holds a lock, in seconds.
 _BUSY = 2.0
-# After so many commits, or when it has become so long in bytes, the WAL is copied back, and begun anew.
+# The WAL is copied back and begun anew after this many commits, or when it has this length in bytes.
 _COMMITS = 250
 _LONG = 16_000_000
-# Where somebody reads it, or the disk fails, that is tried again after so many commits, or as many bytes.
+# If a reader or a disk failure prevents a checkpoint, the next try is after this many commits, or bytes.
 _AGAIN = 25
-# Its length is looked at after so many commits: after a stat of a file its next sync takes a third longer
-# (measured on Linux 6.18), perhaps because the next write's time has to be another one then.
+# The WAL's length is checked only after this many commits: after a stat of a file its next sync takes a third
+# longer (measured on Linux 6.18), perhaps because the next write then has to change its time.
 _LOOK = 8
 
 
 class Database:
-    """The file ``journal.sqlite3`` in a folder. All but reading is for one thread, which holds the turn."""
+    """The file ``journal.sqlite3`` in a folder.
+
+    All but reading is for one thread, which holds the write lock.
+    """
 
     def __init__(self, folder: Path, mode: Mode = "wal") -> None:
         self.path = folder / FILE_NAME
@@ -57,14 +60,15 @@ class Database:
         self.write_lock = WriteLock(folder / "turn")
 
     def open(self) -> sqlite3.Connection:
-        """The connection that writes; both are opened if there are none. The caller has the turn.
+        """Return the connection that writes; open both connections if there are none.
 
-        Migrates an older journal. Raises JournalError, and changes nothing, if it is too new or no journal.
+        The caller has the write lock. Migrates an older journal. Raises JournalError, and changes nothing, if
+        the file is too new or not a journal.
         """
         if self.writer is None:
             if not os.path.lexists(
                 self.path
-            ):  # so that it is private whatever the umask; SQLite's others follow it
+            ):  # makes the file private whatever the umask; SQLite's other files follow it
                 os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 sync_folder(self.path.parent)
                 sync_folder(self.path.parent.parent)
@@ -89,7 +93,7 @@ class Database:
         return self.writer
 
     def begin(self, *, full: bool) -> sqlite3.Connection:
-        """Begin a transaction. Full: when it is committed it has to be on disk, and survive a power cut.
+        """Begin a transaction. Full: once committed, it survives a power cut.
 
         Raises JournalError if another process has migrated the journal to a version that shuts out this code.
         """
@@ -111,18 +115,18 @@ class Database:
         return connection
 
     def is_in_place(self) -> bool:
-        """Whether the path still leads to the open file, which may have been removed or replaced."""
+        """Return whether the path still leads to the open file, which may have been removed or replaced."""
         try:
             return self._file is None or os.path.samestat(os.stat(self.path), self._file)
         except OSError:
             return False
 
     def is_as_known(self, connection: sqlite3.Connection) -> bool:
-        """Whether the journal still has the version that this process last saw, so that it may read."""
+        """Return whether this process may read: the journal still has the version that it last saw."""
         return migrations.read_version(connection) == self._version
 
     def commit(self) -> None:
-        """Commit the transaction. If this raises, it does not come back when the file is opened anew."""
+        """Commit the transaction. If this raises, the transaction is gone, even after a reopening."""
         connection = self.open()
         try:
             connection.execute("commit")
@@ -130,10 +134,11 @@ class Database:
             if connection.in_transaction:
                 connection.execute("rollback")
             is_there = self.mode != "wal" and self._read_nonce() == self._nonce
-            with suppress(sqlite3.Error):  # then the disk takes nothing at all
-                # In the WAL its frames may be whole, but not synced: whoever reads that from its beginning,
-                # after a kill too, would find them. So something harmless is written over them. And where a
-                # rollback journal's end is all that was not synced, it has happened: this syncs that.
+            with suppress(sqlite3.Error):  # in this case the disk takes nothing at all
+                # The frames of the transaction may be whole in the WAL, but not synced. A process that reads
+                # the WAL from its beginning, as after a kill, would find them. So a harmless transaction is
+                # written over them. If only the end of a rollback journal was not synced, the transaction has
+                # happened; this syncs it.
                 self._write_nothing(full=is_there)
             if not is_there:
                 raise
@@ -141,7 +146,7 @@ class Database:
 
     def _write_nothing(self, *, full: bool) -> None:
         connection = self.begin(full=full)
-        # Writes a page, though nothing changes.
+        # This writes a page, though nothing changes.
         connection.execute(f"pragma user_version = {self._version}")
         connection.execute("commit")
 
@@ -150,21 +155,22 @@ class Database:
         return None if found is None else int(found[0])
 
     def checkpoint(self) -> None:
-        """Copy the WAL back to the database if much has been written. The caller has the turn.
+        """Copy the WAL back to the database if much has been written. The caller has the write lock.
 
-        This waits for nobody: what somebody still reads is copied the next time.
+        This waits for no reader: pages that are still read are copied the next time.
         """
         if self.mode != "wal" or self.writer is None:
             return
         if self._commits < _COMMITS and self._commits % _LOOK:
             return
-        size = self._wal.stat().st_size  # of all processes' commits, since it is cut when it begins anew
+        # Of all processes' commits, because the WAL is cut when it begins anew.
+        size = self._wal.stat().st_size
         if self._commits < _COMMITS and size <= self._long:
             return
         self._commits, self._long = _COMMITS - _AGAIN, size + _LONG
         self.writer.execute("pragma busy_timeout = 0")
         try:
-            # Not truncated: to write where the file has been before takes half the time of letting it grow.
+            # Not truncated: writing over an existing part of the file takes half the time of letting it grow.
             (busy, *_) = self.writer.execute("pragma wal_checkpoint(restart)").fetchone()
         finally:
             self.writer.execute(f"pragma busy_timeout = {1000 * _BUSY:.0f}")
@@ -172,7 +178,7 @@ class Database:
             self._commits, self._long = 0, _LONG
 
     def close(self) -> None:
-        """Close both connections; the caller has the turn, for the last one to close makes a checkpoint."""
+        """Close both connections. The caller has the write lock: the last close makes a checkpoint."""
         for connection in (self.reader, self.writer):
             if connection is not None:
                 connection.close()
@@ -185,7 +191,7 @@ class Database:
 
 
 def sync_folder(path: Path) -> None:
-    """Let the names in a folder survive a power cut."""
+    """Sync a folder, so that the names in it survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

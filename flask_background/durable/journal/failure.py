@@ -1,4 +1,4 @@
-"""What a failed use of the journal says: the cause by its error number, and what to do about it."""
+"""The errors of a failed use of the journal: the cause by its error number, and the cure."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _DENIED = "this process's user may not write there: give that user the folder an
 _BROKEN = "the disk or the file system reports an I/O error: see the kernel's log"
 _DESCRIPTORS = "the process has no file descriptors left: raise its limit (ulimit -n)"
 _GONE = "the folder or a file in it is gone: restore it, or restart the processes of the app"
-_NO_FOLDER = "a part of the path is no folder: set BACKGROUND_JOURNAL to a folder"
+_NO_FOLDER = "a part of the path is not a folder: set BACKGROUND_JOURNAL to a folder"
 
 _LOCKED = "another program holds a lock on the file (an sqlite3 shell, a backup): end that program"
 _SCHEMA = "its tables are not those of its version, so another program has changed them: undo that"
 _DAMAGED = "the file is damaged: move it away, and save what it still holds with sqlite3's .recover"
-_FOREIGN = "the file is not an SQLite database: set BACKGROUND_JOURNAL to a folder of its own"
+_FOREIGN = "the file is not an SQLite database: set BACKGROUND_JOURNAL to an empty folder"
 
 _BY_ERRNO = {
     errno.ENOSPC: _FULL,
@@ -60,8 +60,8 @@ class RemovedError(OSError):
 
 
 def explain_failure(error: Exception, path: Path) -> JournalError:
-    """The error for a caller whose use of the journal, with its file at this path, failed with this error."""
-    if isinstance(error, JournalError):  # for each of several callers an instance of its own
+    """Return the error for a caller whose use of the journal file at this path failed with this error."""
+    if isinstance(error, JournalError):  # each of several callers gets its own instance
         return JournalError(str(error))
     return JournalError(f"the journal in {path.parent} cannot be used: {_cause(error, path)} ({error})")
 
@@ -78,7 +78,7 @@ def _cause(error: Exception, path: Path) -> str:
     if isinstance(error, OSError):
         return _BY_ERRNO.get(error.errno or 0, "the system refused it")
     if isinstance(error, sqlite3.Error):
-        code = getattr(error, "sqlite_errorcode", 0)  # an error of the module itself has none
+        code = getattr(error, "sqlite_errorcode", 0)  # errors of the sqlite3 module itself have none
         if code == sqlite3.SQLITE_READONLY_DBMOVED:
             return _GONE
         code &= 0xFF
@@ -93,7 +93,7 @@ def _cause(error: Exception, path: Path) -> str:
 
 
 def _read_only(path: Path) -> str:
-    """Why SQLite cannot write: it does not say whether that is the file's mode or the file system."""
+    """Return why SQLite cannot write: the file's mode or the file system, which SQLite does not say."""
     try:
         if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
             return _READ_ONLY
@@ -103,7 +103,7 @@ def _read_only(path: Path) -> str:
 
 
 def _cannot_open(path: Path) -> str:
-    """Why SQLite cannot open a file: it keeps the error number to itself, so the system is asked again."""
+    """Return why SQLite cannot open a file; SQLite hides the error number, so the system is asked again."""
     try:
         os.close(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as error:

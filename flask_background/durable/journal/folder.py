@@ -12,7 +12,7 @@ class UnsafeError(OSError):
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder, and those above it that are missing, for this user alone. Raises OSError."""
+    """Make the folder, and its missing parents, for this user alone. Raises OSError."""
     for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         path.mkdir(mode=0o700, exist_ok=True)
     check_folder(folder)
@@ -27,7 +27,7 @@ def check_folder(folder: Path) -> None:
             " processes of the app as one user, or give the folder and its files to that user"
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UnsafeError(f"other users may write in {folder}: take that from them, with chmod go-w")
+        raise UnsafeError(f"other users may write in {folder}: take away their permission, with chmod go-w")
 
 
 def check_file(path: Path) -> None:
@@ -40,5 +40,5 @@ def check_file(path: Path) -> None:
             f"{path} belongs to user {found.st_uid}, and this process runs as user {os.geteuid()}: run all"
             " processes of the app as one user, or give the file to that user"
         )
-    if found.st_mode & 0o077 and stat.S_ISREG(found.st_mode):  # a backup that was put back, say
+    if found.st_mode & 0o077 and stat.S_ISREG(found.st_mode):  # for example a restored backup
         os.chmod(path, found.st_mode & 0o700)

@@ -1,4 +1,4 @@
-"""Group commit: all steps that wait are written in one transaction with one sync; a bad step fails alone."""
+"""Group commit: all waiting steps are written in one transaction with one sync; a bad step fails alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flask_background.errors import JournalError
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], T]
 
-# After these errors the connection is as good as before.
+# Errors after which the connection is as good as before.
 _HARMLESS = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -27,13 +27,13 @@ _HARMLESS = (
     # A transaction that could not be synced may be in the WAL: opening the file anew would bring it back.
     sqlite3.SQLITE_IOERR,
 )
-# These are the fault of the step that raised them.
+# Errors caused by the step that raised them.
 _OWN_FAULT = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError, sqlite3.DataError)
 
 
 @dataclass(slots=True)
 class Insert:
-    """The step that enters an item without a key. All of one transaction are written together."""
+    """The step that enters an item without a key. All such steps of one transaction are written together."""
 
     row: ItemRow
 
@@ -43,14 +43,14 @@ class Insert:
 
 
 class Write:
-    """A step that waits to be written, and what became of it."""
+    """A step that waits to be written, and its outcome."""
 
     __slots__ = ("error", "latch", "step", "sync", "then", "value")
 
     def __init__(self, step: Step[Any], sync: bool) -> None:
         self.step = step
         self.sync = sync
-        #: Opened when the step is written or has failed, for a caller that waits for that.
+        #: Opened when the step is written or has failed, for a caller that waits.
         self.latch: native.Latch | None = None
         #: Called with the step's value when the step is written, if no caller waits.
         self.then: Callable[[Any], object] | None = None
@@ -66,14 +66,14 @@ class GroupCommit:
         self._power = power
         self._mode = mode
         self._database: Database | None = None
-        # Held while the files are written, checkpointed or closed; and while one is read.
+        # Held while the files are written, checkpointed, read or closed.
         self._using = native.new_lock()
         self._reading = native.new_lock()
-        #: What has gone wrong that no step is told of: the checkpoint failed, the files had been removed.
+        #: An error of which no step is told: the checkpoint failed, or the files had been removed.
         self.trouble: Exception | None = None
 
     def open(self) -> Database:
-        """The database; the caller takes its write lock before anything else."""
+        """Return the database; the caller takes its write lock before anything else."""
         if self._database is not None and not self._is_in_place(self._database):
             self.trouble = _removed(self._database)
             self.close()
@@ -102,7 +102,8 @@ class GroupCommit:
     def checkpoint(self, database: Database) -> None:
         """Copy the WAL back, if it is time. The caller has the write lock.
 
-        An error here is not that of any step: the steps are written. A later call tries again.
+        An error is stored in ``trouble`` and fails no step, because the steps are written. A later call tries
+        again.
         """
         try:
             with self._using:
@@ -111,9 +112,9 @@ class GroupCommit:
             self.trouble = error
 
     def read(self, query: Step[T]) -> tuple[T] | None:
-        """What query returns; None if the database is not open, or was migrated: the next write sees to that.
+        """Return the query's result in a tuple; None if the database is not open, or was migrated.
 
-        Raises JournalError.
+        The next write opens the database. Raises JournalError.
         """
         with self._reading:
             database = self._database
@@ -130,12 +131,12 @@ class GroupCommit:
         """Close the files. The next write opens them again."""
         if self._database is not None:
             with self._database.write_lock, self._using, self._reading:
-                self._database.close()  # SQLite leaves files alone that are not those of this name any more
+                self._database.close()  # SQLite leaves alone files that have replaced its own
             self._database.write_lock.close()
             self._database = None
 
     def pause(self, timeout: float) -> bool:
-        """Keep the files from being used until ``go_on``; False if they still are after timeout seconds."""
+        """Keep the files unused until ``go_on``; return False if they are in use after timeout seconds."""
         if not self._using.acquire(timeout=timeout):
             return False
         if not self._reading.acquire(timeout=timeout):
@@ -144,12 +145,12 @@ class GroupCommit:
         return True
 
     def go_on(self) -> None:
-        """The counterpart of ``pause``."""
+        """Let the files be used again after ``pause``."""
         self._reading.release()
         self._using.release()
 
     def failure(self, error: Exception) -> JournalError:
-        """The error for a caller whose use of the journal failed with this error."""
+        """Return the error for a caller whose use of the journal failed with this error."""
         return explain_failure(error, self.folder / FILE_NAME)
 
     def _is_in_place(self, database: Database) -> bool:
@@ -170,7 +171,7 @@ class GroupCommit:
             try:
                 _take_steps(rows, others, connection)
                 database.commit()
-                if not self._is_in_place(database):  # what was committed is where nobody finds it
+                if not self._is_in_place(database):  # the commit went to a file that no process will find
                     self.trouble = _removed(database)
                     raise _removed(database)
             except BaseException as error:

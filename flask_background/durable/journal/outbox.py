@@ -1,8 +1,8 @@
 """The table of items that wait to be forwarded to another backend, as functions on a connection.
 
-As in statements.py, each function works within a transaction that its caller opens. A row that is cancelled
-stays until the backend knows that as well, for a message of the item may have arrived there. A row that was
-forwarded is deleted.
+As in statements.py, each function works within a transaction that its caller opens. A cancelled row stays
+until the backend knows of the cancellation, because a message of the item may have arrived there. A forwarded
+row is deleted.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ class OutboxRow(NamedTuple):
     payload: str
     options: str
     state: str | None
-    #: When the item is to start, if not at once.
+    #: The time before which the item must not start; None: at once.
     due: float | None
     enqueued: float
     status: Status = Status.QUEUED
-    #: The process that is forwarding it, and how many processes have claimed it so far.
+    #: The process that is forwarding the item, and how many processes have claimed it so far.
     owner: str | None = None
     fence: int = 0
-    #: How often the backend has refused it.
+    #: How often the backend has refused the item.
     attempts: int = 0
-    #: Whether somebody wants it to end, though it is being forwarded.
+    #: Whether the item's end was requested while it is being forwarded.
     cancel: bool = False
     finished: float | None = None
-    #: Why it has failed.
+    #: Why the item has failed.
     reason: str | None = None
 
     def as_item(self) -> ItemRow:
-        """The same for what lists items."""
+        """Return the row as an ItemRow, for lists of items."""
         return ItemRow(
             id=self.id,
             task=self.task,
@@ -57,24 +57,24 @@ class OutboxRow(NamedTuple):
 
 
 _ALL = ", ".join(OutboxRow._fields)
-# As the index has it.
+# The condition of the index.
 _WAITS = "status in ('queued', 'cancelled') and owner is null"
 
 
 def insert(db: sqlite3.Connection, row: OutboxRow) -> None:
-    """Let an item wait."""
+    """Add a waiting item."""
     db.execute(f"insert into outbox ({_ALL}) values ({', '.join('?' * len(row))})", row)
 
 
 def get(db: sqlite3.Connection, item_id: str) -> OutboxRow | None:
-    """The item with this id, if it waits or has ended here."""
+    """Return the item with this id, if it waits or has ended here."""
     return next(iter(_select(db, "where id = ?", (item_id,))), None)
 
 
 def rows(
     db: sqlite3.Connection, status: Status | None = None, task: str | None = None, limit: int = 1_000
 ) -> list[OutboxRow]:
-    """The items that were enqueued last, oldest first."""
+    """Return the items enqueued last, oldest first."""
     found = _select(
         db,
         "where (:status is null or status = :status) and (:task is null or task = :task)"
@@ -85,18 +85,18 @@ def rows(
 
 
 def stats(db: sqlite3.Connection) -> dict[Status, int]:
-    """How many items there are, by status."""
+    """Return the numbers of items, by status."""
     found = db.execute("select status, count(*) from outbox group by 1")
     return {Status(status): count for status, count in found}
 
 
 def is_waiting(db: sqlite3.Connection) -> bool:
-    """Whether there is something to forward that no process has claimed."""
+    """Return whether there is a row to forward that no process has claimed."""
     return db.execute(f"select 1 from outbox where {_WAITS} limit 1").fetchone() is not None
 
 
 def claim(db: sqlite3.Connection, owner: str, limit: int) -> list[OutboxRow]:
-    """Take some rows, due or not: first those that were never refused, in the order in which they came."""
+    """Claim some rows, due or not: first those that were never refused, in the order of their arrival."""
     found = db.execute(
         "update outbox set owner = ?, fence = fence + 1 where number in"
         f" (select number from outbox where {_WAITS} order by attempts, number limit ?) returning {_ALL}",
@@ -108,10 +108,10 @@ def claim(db: sqlite3.Connection, owner: str, limit: int) -> list[OutboxRow]:
 def settle(
     db: sqlite3.Connection, owner: str, claimed: Sequence[OutboxRow], forwarded: Collection[str], now: float
 ) -> list[OutboxRow]:
-    """Delete the rows that the backend has now, by their ids, and let any process claim the others.
+    """Delete the forwarded rows, given by id, and let any process claim the others.
 
-    A row that somebody has wanted to end meanwhile is cancelled, and returned. If the backend has its item,
-    the row stays, for the backend has yet to be told.
+    A row whose end was requested meanwhile is cancelled, and returned. If the backend has its item, the row
+    stays, because the backend still has to learn of the cancellation.
     """
     ended = []
     for row in claimed:
@@ -130,7 +130,7 @@ def settle(
 
 
 def refuse(db: sqlite3.Connection, row: OutboxRow, reason: str, attempts: int, now: float) -> bool:
-    """The backend has refused an item for a reason of its own; says whether that was the last attempt."""
+    """Count a refusal of an item by the backend; return whether that was the last attempt."""
     values = {"id": row.id, "fence": row.fence, "reason": reason, "now": now}
     if row.attempts + 1 < attempts:
         db.execute("update outbox set attempts = attempts + 1 where id = :id and fence = :fence", values)
@@ -144,7 +144,7 @@ def refuse(db: sqlite3.Connection, row: OutboxRow, reason: str, attempts: int, n
 
 
 def request_cancel(db: sqlite3.Connection, item_id: str, now: float) -> Literal["cancelled", "asked"] | None:
-    """Cancel a row that waits; let the process that is forwarding one know; None if it is not queued here."""
+    """Cancel a waiting row, or mark one that is being forwarded; return None if none is queued."""
     done = db.execute(
         "update outbox set status = 'cancelled', finished = ?"
         " where id = ? and status = 'queued' and owner is null",
@@ -157,7 +157,7 @@ def request_cancel(db: sqlite3.Connection, item_id: str, now: float) -> Literal[
 
 
 def recover(db: sqlite3.Connection, owner: str) -> int:
-    """Free the rows that a process had claimed, as they are: none of them has run. Returns how many."""
+    """Free the rows that a process had claimed, unchanged, for none has run. Return their number."""
     return db.execute("update outbox set owner = null where owner = ?", (owner,)).rowcount
 
 
@@ -172,7 +172,7 @@ def retry(db: sqlite3.Connection, item_id: str) -> bool:
 
 
 def prune(db: sqlite3.Connection, before: float, limit: int) -> int:
-    """Delete rows that ended before then; returns how many."""
+    """Delete rows that ended before this time; return their number."""
     return db.execute(
         "delete from outbox where number in (select number from outbox where finished < ? limit ?)",
         (before, limit),
@@ -180,7 +180,7 @@ def prune(db: sqlite3.Connection, before: float, limit: int) -> int:
 
 
 def purge(db: sqlite3.Connection, statuses: Collection[Status]) -> int:
-    """Delete all rows that have ended so; returns how many."""
+    """Delete all rows that ended with these statuses; return their number."""
     marks = ", ".join("?" * len(statuses))
     return db.execute(
         f"delete from outbox where status in ({marks}) and finished is not null", tuple(map(str, statuses))

@@ -1,4 +1,4 @@
-"""A process that may own items: a record lock says whether it is alive, and its file says what it runs.
+"""The file of a process that may own items: a lock on it shows that the process lives, its text what it runs.
 
 ``owners/<pid>-<random>`` is locked as long as its process lives. The kernel releases the lock at once when
 the process dies, however it dies, and not while it is merely stopped or starved: no clock takes part. The
@@ -28,18 +28,18 @@ from typing import Self
 from flask_background.concurrency import native
 from flask_background.durable.journal.wakeups import wake_all
 
-# The file is replaced when it has become so long, in bytes, or twice as long as what it has to say.
+# The file is replaced when it is this long, in bytes, or twice as long as its necessary content.
 _LONG = 100_000
 
-# So long nobody removes a file that is not renamed into place yet, in seconds.
+# How long a file that is not yet renamed into place is left alone, in seconds.
 _NEW = 60.0
 
-# The names of this process's own files: to open and close one of them would release its lock.
+# The names of this process's own files: opening and closing one of them would release its lock.
 _own: set[str] = set()
 
 
 class ProcessLock:
-    """This process and app, as the other processes see it."""
+    """This process and app, as other processes see them."""
 
     def __init__(self, folder: Path, tasks: Collection[str], executors: Collection[str]) -> None:
         self.folder = folder
@@ -51,7 +51,8 @@ class ProcessLock:
         self._expects_kill = False
         self._closed = False
         self._path = folder / self.id
-        # A file has another name until it is locked, or it would look like that of a dead process.
+        # A file has another name until it is locked, because an unlocked file looks like that of a dead
+        # process.
         self._new_path = self._path.with_suffix(".new")
         _own.update((self._path.name, self._new_path.name))
         self.fifo_path = self._path.with_suffix(".bell")
@@ -69,7 +70,7 @@ class ProcessLock:
             _own.difference_update((self._path.name, self._new_path.name))
             self.fifo_path.unlink(missing_ok=True)
             raise
-        wake_all(folder)  # the others are to watch this process
+        wake_all(folder)  # the other processes then watch this process
 
     def begin_run(self, item_id: str) -> None:
         """Note that a run of an item is about to begin. Raises OSError if that cannot be written."""
@@ -79,12 +80,12 @@ class ProcessLock:
                 self._size += os.write(self._file, f"+{item_id}\n".encode())
 
     def end_run(self, item_id: str) -> None:
-        """Note that the item's run has ended, and the journal knows how."""
+        """Note that the item's run has ended, and that its end is in the journal."""
         with self._lock:
             if self._closed or item_id not in self._running:
                 return
             self._running.discard(item_id)
-            with suppress(OSError):  # the item is charged one crash too many, should the process die now
+            with suppress(OSError):  # if the process dies now, the item is charged one crash too many
                 self._size += os.write(self._file, f"-{item_id}\n".encode())
                 if self._size > self._longest:
                     self._replace_file()
@@ -97,7 +98,7 @@ class ProcessLock:
                 os.write(self._file, b"!\n")
 
     def restore(self) -> None:
-        """Make the files anew if somebody has removed them: other processes would take this one for dead.
+        """Make the files again if they were removed: other processes would take this one for dead.
 
         Raises OSError.
         """
@@ -110,7 +111,7 @@ class ProcessLock:
             self.fifo_path.unlink(missing_ok=True)
             os.mkfifo(self.fifo_path, 0o600)
             fifo = os.open(self.fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.dup2(fifo, self.fifo, inheritable=False)  # the maintenance waits on this descriptor
+            os.dup2(fifo, self.fifo, inheritable=False)  # the maintenance thread waits on this descriptor
             os.close(fifo)
 
     def _is_in_place(self) -> bool:
@@ -121,11 +122,11 @@ class ProcessLock:
             return False
 
     def close(self) -> None:
-        """Remove the files. The process may own no item any more."""
+        """Remove the files. The process must not own any item."""
         with self._lock:
             if self._closed:
                 return
-            self._closed = True  # the descriptors are soon those of other files
+            self._closed = True  # the descriptors may soon belong to other files
             for suffix in ("", ".bell"):
                 self._path.with_suffix(suffix).unlink(missing_ok=True)
             _own.difference_update((self._path.name, self._new_path.name))
@@ -133,7 +134,7 @@ class ProcessLock:
             os.close(self.fifo)
 
     def _make_file(self) -> tuple[int, int]:
-        """Make a new file that says how things are now, locked, not renamed into place; and its length."""
+        """Make a new file with the present state, locked, not yet renamed; return it and its length."""
         lines = [self._header, *(f"+{item_id}\n".encode() for item_id in self._running)]
         content = b"".join(lines) + b"!\n" * self._expects_kill
         file = os.open(self._new_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -147,7 +148,8 @@ class ProcessLock:
         return file, len(content)
 
     def _replace_file(self) -> None:
-        self._longest = self._size + _LONG  # if it fails, which does no harm, it is tried again then
+        # If the replacement fails, which does no harm, this is the next length to try it.
+        self._longest = self._size + _LONG
         new, size = self._make_file()
         try:
             self._new_path.rename(self._path)
@@ -156,7 +158,7 @@ class ProcessLock:
             raise
         old, self._file = self._file, new
         self._size, self._longest = size, max(_LONG, 2 * size)
-        os.close(old)  # which releases its lock, and no name leads to it any more
+        os.close(old)  # this releases the lock of the old file, to which no name leads now
 
     def _drop(self, file: int) -> None:
         os.close(file)
@@ -169,8 +171,8 @@ class Takeover:
     def __init__(self, path: Path, file: int) -> None:
         self._path = path
         self._file = file
-        lines = _lines(file)[1:]  # none after a power cut
-        #: Whether the death is charged to the items that were running.
+        lines = _lines(file)[1:]  # empty after a power cut
+        #: Whether the death counts as a crash of the items that were running.
         self.charged = b"!" not in lines
         running: set[str] = set()
         for line in lines:
@@ -182,7 +184,7 @@ class Takeover:
         self.running = frozenset(running)
 
     def remove_files(self) -> None:
-        """Remove the files of the dead process, which owns no item any more."""
+        """Remove the files of the dead process, which owns no item now."""
         self._path.with_suffix(".bell").unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
 
@@ -196,7 +198,7 @@ class Takeover:
 
 
 def take_over(folder: Path, process_id: str) -> Takeover | None:
-    """Take over from a dead process; None if it is alive, or another process is taking over."""
+    """Take over from a dead process; return None if it is alive, or another process is taking over."""
     if process_id in _own:
         return None
     path = folder / process_id
@@ -206,7 +208,8 @@ def take_over(folder: Path, process_id: str) -> Takeover | None:
         return None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(file), path.stat()):  # else it was removed or replaced meanwhile
+        # Otherwise the file was removed or replaced meanwhile.
+        if os.path.samestat(os.fstat(file), path.stat()):
             return Takeover(path, file)
     except OSError:
         pass
@@ -215,7 +218,7 @@ def take_over(folder: Path, process_id: str) -> Takeover | None:
 
 
 def is_dead(folder: Path, process_id: str) -> bool:
-    """Whether a process is dead, and its items are still to be recovered."""
+    """Return whether a process is dead, and its items still have to be recovered."""
     takeover = take_over(folder, process_id)
     if takeover is None:
         return False
@@ -224,12 +227,12 @@ def is_dead(folder: Path, process_id: str) -> bool:
 
 
 def others(folder: Path) -> list[str]:
-    """The ids of all other processes."""
+    """Return the ids of all other processes."""
     return [name for name in os.listdir(folder) if "." not in name and name not in _own]
 
 
 def exists(folder: Path, process_id: str) -> bool:
-    """Whether a process has a file, dead or alive."""
+    """Return whether a process has a file, dead or alive."""
     return process_id in _own or (folder / process_id).exists()
 
 
@@ -241,12 +244,13 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
         elif path.suffix == ".bell":
             new, renamed = path.with_suffix(".new"), path.with_suffix("")
-            if not new.exists() and not renamed.exists():  # in this order: the one becomes the other
+            # In this order, because the file is renamed from the one to the other.
+            if not new.exists() and not renamed.exists():
                 path.unlink(missing_ok=True)
 
 
 def _is_old(path: Path) -> bool:
-    # A file is not locked in the very moment in which it is made, and its process is not dead then.
+    # For a moment a new file is not locked, though its process is not dead.
     try:
         return abs(time.time() - path.stat().st_mtime) > _NEW
     except FileNotFoundError:
@@ -254,7 +258,7 @@ def _is_old(path: Path) -> bool:
 
 
 def knows(folder: Path, process_id: str, task: str, executor: str | None = None) -> bool:
-    """Whether a process has a task of this name, and the executor."""
+    """Return whether a process has a task of this name, and the executor."""
     try:
         with open(folder / process_id, "rb") as file:
             tasks, executors = json.loads(file.readline())
@@ -264,7 +268,7 @@ def knows(folder: Path, process_id: str, task: str, executor: str | None = None)
 
 
 def _lines(file: int) -> list[bytes]:
-    # Read through this descriptor: to close another one would release the lock.
+    # The file is read through this descriptor, because closing another one would release the lock.
     content = b""
     while more := os.pread(file, 1 << 20, len(content)):
         content += more

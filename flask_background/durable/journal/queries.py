@@ -1,4 +1,4 @@
-"""What can be asked of the journal, as functions on a connection."""
+"""The queries of the journal, as functions on a connection."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ALL = ", ".join(COLUMNS)
 
 
 def get(db: sqlite3.Connection, item_id: str) -> ItemRow | None:
-    """The item with this id."""
+    """Return the item with this id, or None."""
     return next(iter(select(db, "where id = ?", (item_id,))), None)
 
 
 def rows(
     db: sqlite3.Connection, status: Status | None = None, task: str | None = None, limit: int = 1_000
 ) -> list[ItemRow]:
-    """The items that were enqueued last, oldest first."""
+    """Return the items enqueued last, oldest first."""
     found = select(
         db,
         "where (:status is null or status = :status) and (:task is null or task = :task)"
@@ -31,25 +31,25 @@ def rows(
 
 
 def stats(db: sqlite3.Connection) -> dict[Status, int]:
-    """How many items there are, by status."""
+    """Return the numbers of items, by status."""
     return {
         Status(status): count for status, count in db.execute("select status, count(*) from item group by 1")
     }
 
 
 def cancels(db: sqlite3.Connection, owner: str) -> list[str]:
-    """The ids of the owner's items that somebody wants to end."""
+    """Return the ids of the owner's items whose end was requested."""
     return [item_id for (item_id,) in db.execute("select id from item where owner = ? and cancel", (owner,))]
 
 
 def next_due(
     db: sqlite3.Connection, now: float, executors: Collection[str], periodic: Collection[str]
 ) -> float | None:
-    """When the next free item for these executors, or one of these periodic tasks, is due, if after now."""
+    """Return when the next free item of these executors, or periodic task of these, is due after now."""
     free = "select min(due) from item where executor = ? and status = 'queued' and owner is null and due > ?"
     names = ", ".join("?" * len(periodic))
     found = db.execute(
-        f"{f'{free} union all ' * len(executors)}"  # one look into the index for each
+        f"{f'{free} union all ' * len(executors)}"  # one index look-up for each
         f"select min(next) from schedule where next > ? and name in ({names})",
         (*(value for name in executors for value in (name, now)), now, *periodic),
     )
@@ -57,7 +57,7 @@ def next_due(
 
 
 def owners(db: sqlite3.Connection) -> list[str]:
-    """All processes that have claimed items or rows of the outbox."""
+    """Return all processes that have claimed items or rows of the outbox."""
     found = db.execute(
         "select owner from item where owner is not null"
         " union select owner from outbox where owner is not null"
@@ -66,7 +66,7 @@ def owners(db: sqlite3.Connection) -> list[str]:
 
 
 def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float, executors: Collection[str]) -> bool:
-    """Whether there is an item to claim, of one of these tasks, for one of these executors."""
+    """Return whether there is an item to claim, of one of these tasks, for one of these executors."""
     known, named = ", ".join("?" * len(tasks)), ", ".join("?" * len(executors))
     found = db.execute(
         f"select 1 from item where status = 'queued' and owner is null and due <= ? and task in ({known})"
@@ -79,7 +79,7 @@ def is_free(db: sqlite3.Connection, tasks: Collection[str], now: float, executor
 def unknown(
     db: sqlite3.Connection, tasks: Collection[str], executors: Collection[str], now: float
 ) -> list[ItemRow]:
-    """Free items that are due, of tasks other than these, or for executors other than these."""
+    """Return free items that are due, of tasks other than these, or for executors other than these."""
     known, named = ", ".join("?" * len(tasks)), ", ".join("?" * len(executors))
     return select(
         db,
@@ -90,16 +90,16 @@ def unknown(
 
 
 def planned(db: sqlite3.Connection, now: float) -> dict[str, float]:
-    """The periodic tasks that are due, and when they were planned."""
+    """Return the periodic tasks that are due, with their planned times."""
     return dict(db.execute("select name, next from schedule where next <= ?", (now,)).fetchall())
 
 
 def select(db: sqlite3.Connection, where: str, values: Any) -> list[ItemRow]:
-    """The items for which this is so."""
+    """Return the items that fulfil this SQL clause."""
     return [to_row(row) for row in db.execute(f"select {ALL} from item {where}", values).fetchall()]
 
 
 def to_row(row: Sequence[Any]) -> ItemRow:
-    """A row with all columns, in their order."""
+    """Return an ItemRow from the values of all columns, in their order."""
     row = ItemRow._make(row)
     return row._replace(status=Status(row.status))

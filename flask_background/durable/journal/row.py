@@ -1,4 +1,4 @@
-"""A durable item as the journal has it, and how a row is made of an item, and read again."""
+"""A durable item as a row of the journal, and the conversions between items and rows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 class ItemRow(NamedTuple):
-    """One row. Times are ``time.time()``. The journal does not read ``options``, ``payload``, ``state``,
-    ``progress``, ``result`` and ``error``.
+    """One row. Times are ``time.time()``.
+
+    The journal does not read ``options``, ``payload``, ``state``, ``progress``, ``result`` and ``error``.
     """
 
     id: str
@@ -33,10 +34,10 @@ class ItemRow(NamedTuple):
     uploads: bool = False
     state: str | None = None
     key: str | None = None
-    #: The process that has claimed the item, and how often it was claimed.
+    #: The process that has claimed the item, and how often the item was claimed.
     owner: str | None = None
     fence: int = 0
-    #: How many runs of the item have begun, and how many processes have died in one.
+    #: How many runs of the item have begun, and how many processes have died during one.
     attempt: int = 0
     crashes: int = 0
     cancel: bool = False
@@ -55,7 +56,7 @@ COLUMNS = ItemRow._fields
 def make_row(
     item: WorkItem[Any], task: Any, *, payload: str, uploads: bool, due: float, owner: str | None
 ) -> ItemRow:
-    """The row of a new item. ``owner``: the process that has claimed it by that."""
+    """Return the row of a new item. ``owner``: the process that claims the item by entering it."""
     options = task.options
     return ItemRow(
         id=item.id,
@@ -79,18 +80,18 @@ def make_row(
 
 @lru_cache(maxsize=256)
 def _options_text(timeout: float | None, max_attempts: int, backoff: tuple[float | None] | None) -> str:
-    """The options that an item keeps of its task. A function for the backoff is no data."""
+    """Return the options of a task that its item stores. A backoff function cannot be stored."""
     options = {"timeout": timeout, "max_attempts": max_attempts}
     return json.dumps(options if backoff is None else {**options, "backoff": backoff[0]})
 
 
 def state_of(row: ItemRow) -> RequestState | None:
-    """The state of the request that enqueued the item."""
+    """Return the state of the request that enqueued the item."""
     return None if row.state is None else data.load_state(row.state)
 
 
 def attempt_of(row: ItemRow) -> Attempt:
-    """The last attempt, as far as the journal knows it."""
+    """Return the last attempt, as far as the journal knows it."""
     attempt = Attempt(row.started)
     attempt.number = row.attempt
     attempt.finished = row.finished

@@ -1,4 +1,4 @@
-"""What changes the times of periodic tasks, as in store.py; each is fired by one process of all."""
+"""The schedules of periodic tasks, as functions on a connection; one process of all fires each."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import sqlite3
 from flask_background.durable.journal.row import ItemRow
 from flask_background.durable.journal.statements import insert
 
+#: How the keys of periodic items begin: one of a task waits at most.
+PERIODIC = "flask_background.periodic"
+
 
 def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> float:
-    """Know a periodic task; returns its next time, which stays as it is unless its spec has changed."""
+    """Add a periodic task; return its next time, which is kept unless the spec has changed."""
     db.execute(
         "insert into schedule (name, spec, next) values (?, ?, ?) on conflict (name)"
         " do update set spec = excluded.spec, next = excluded.next where spec != excluded.spec",
@@ -19,14 +22,21 @@ def schedule(db: sqlite3.Connection, name: str, spec: str, first: float) -> floa
 
 
 def fire(db: sqlite3.Connection, name: str, planned: float, following: float, row: ItemRow) -> bool:
-    """Enqueue a periodic task that was planned then, unless another process has."""
+    """Enqueue a periodic task planned for this time, unless another process has.
+
+    The time is left out if an item in flight has the row's key, or another periodic item of the task waits.
+    """
     done = db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))
     if not done.rowcount:
         return False
-    insert(db, row)
-    return True
+    waiting = db.execute(
+        "select 1 from item where task = ? and key between ? and ? and status = 'queued'"
+        " and (attempt = 0 or key = ?)",
+        (row.task, PERIODIC, PERIODIC + "~", row.key),
+    )
+    return waiting.fetchone() is None and insert(db, row) is None
 
 
 def reschedule(db: sqlite3.Connection, name: str, planned: float, following: float) -> None:
-    """Let a periodic task that was planned for planned run at another time instead."""
+    """Change the planned time of a periodic task, if it is still ``planned``."""
     db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))

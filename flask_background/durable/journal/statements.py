@@ -1,7 +1,7 @@
-"""What changes the journal, as functions on a connection: each within a transaction that its caller opens.
+"""The statements that change the journal, as functions on a connection, in the caller's transaction.
 
-A claim gives an item to one process and raises its fence. Whoever writes later names the fence of his own
-claim, so one who comes too late, after another claim, changes nothing, and learns it from the answer.
+A claim gives an item to one process and raises its fence. Every later write names the fence of its claim. A
+write that comes too late, after another claim, changes nothing, and its result says so.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _MINE = f"where id = :id and fence = :fence and owner is not null and {_LIVE}"
 
 
 class Recovered(NamedTuple):
-    """What became of a dead process's items: how many are free again, and which have ended."""
+    """The fate of a dead process's items: the number of free ones, and the items that have ended."""
 
     released: int
     ended: list[ItemRow]
 
 
 def insert(db: sqlite3.Connection, row: ItemRow) -> ItemRow | None:
-    """Enter an item; or return the one in flight that has its key, and enter nothing."""
+    """Enter an item; or return the item in flight with the same key, and enter nothing."""
     if row.key is not None:
         for other in select(db, f"where task = ? and key = ? and {_LIVE}", (row.task, row.key)):
             return other
@@ -43,8 +43,8 @@ def insert(db: sqlite3.Connection, row: ItemRow) -> ItemRow | None:
 def insert_all(db: sqlite3.Connection, rows: Sequence[ItemRow]) -> None:
     """Enter items that have no keys.
 
-    Each statement gives up the GIL, and gets it back late where other threads compute; so few statements, and
-    of few sizes, so that SQLite knows them already.
+    Each statement gives up the GIL, and regains it late while other threads compute. So there are few
+    statements, and of few sizes, so that SQLite has them in its cache.
     """
     start = 0
     while start < len(rows):
@@ -61,7 +61,7 @@ def _insert_of(count: int) -> str:
 def claim(
     db: sqlite3.Connection, owner: str, room: Mapping[str, int], tasks: Collection[str], now: float
 ) -> list[ItemRow]:
-    """Take free items that are due, the oldest first, as many as each executor has room for."""
+    """Claim free items that are due, the oldest first, as many as each executor has room for."""
     claimed = []
     known = ", ".join("?" * len(tasks))
     for executor, count in room.items():
@@ -77,7 +77,7 @@ def claim(
 
 
 def start(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
-    """Its run begins, and counts as an attempt."""
+    """Record that the item's run begins, and count it as an attempt."""
     return _change(
         db,
         f"update item set status = 'running', attempt = attempt + 1, started = :now, progress = null {_MINE}",
@@ -88,7 +88,7 @@ def start(db: sqlite3.Connection, item_id: str, fence: int, now: float) -> bool:
 
 
 def report(db: sqlite3.Connection, item_id: str, fence: int, progress: str) -> bool:
-    """How far its run is."""
+    """Record the progress of the item's run."""
     return _change(db, f"update item set progress = :progress {_MINE}", item_id, fence, progress=progress)
 
 
@@ -101,7 +101,7 @@ def finish(
     result: str | None = None,
     error: str | None = None,
 ) -> bool:
-    """It has ended."""
+    """Record the item's end."""
     return _change(
         db,
         "update item set status = :status, finished = :now, result = :result, error = :error, owner = null,"
@@ -124,9 +124,9 @@ def release(
     charged: bool = True,
     error: str | None = None,
 ) -> ItemRow | None:
-    """Let any process claim it, at once or when it is due. Not charged: its last run does not count.
+    """Let any process claim the item, at once or when it is due. Not charged: its last run does not count.
 
-    Where somebody wants it to end it has been cancelled instead, and is returned.
+    An item whose end was requested is cancelled instead, and returned.
     """
     ended = "update item set status = 'cancelled', finished = :now, owner = null, cancel = 0"
     if _change(db, f"{ended} {_MINE} and cancel", item_id, fence, now=now):
@@ -146,7 +146,7 @@ def release(
 
 
 def park(db: sqlite3.Connection, item_id: str, fence: int, reason: str, now: float) -> bool:
-    """It cannot be run: it has failed, until somebody has it retried."""
+    """Record that the item cannot be run: it has failed, until an operator retries it."""
     return _change(
         db,
         "update item set status = 'failed', reason = :reason, finished = :now, owner = null where id = :id"
@@ -161,9 +161,9 @@ def park(db: sqlite3.Connection, item_id: str, fence: int, reason: str, now: flo
 def recover(
     db: sqlite3.Connection, owner: str, running: Collection[str], now: float, charged: bool = True
 ) -> Recovered:
-    """Free the items of a dead process. Those that were running have crashed, unless that is not charged.
+    """Free the items of a dead process. Running items have crashed, unless the death is not charged.
 
-    What has crashed as often as it may is parked. What somebody wanted to end has been cancelled.
+    An item that has crashed too often is parked. An item whose end was requested is cancelled.
     """
     ended = []
     released = outbox.recover(db, owner)
@@ -180,7 +180,7 @@ def recover(
         else:
             attempt = row.attempt
             if ran and charged and row.status is Status.QUEUED:
-                attempt += 1  # it was too fast for the journal
+                attempt += 1  # the process died before the journal had the run
             elif not charged and row.status is Status.RUNNING:
                 attempt -= 1
             db.execute(
@@ -192,7 +192,7 @@ def recover(
 
 
 def follow_clock(db: sqlite3.Connection, now: float) -> int:
-    """Make items due that were enqueued without a delay while the clock was ahead; returns how many."""
+    """Make items due that were enqueued without a delay while the clock was ahead; return their number."""
     return db.execute(
         "update item set due = ? where status = 'queued' and owner is null and due > ? and due <= enqueued",
         (now, now),
@@ -200,7 +200,7 @@ def follow_clock(db: sqlite3.Connection, now: float) -> int:
 
 
 def request_cancel(db: sqlite3.Connection, item_id: str, now: float) -> Literal["cancelled", "asked"] | None:
-    """Cancel a free item; ask the owner of another one to; None if it has ended."""
+    """Cancel a free item, or request a claimed item's end; return None if the item has ended."""
     done = db.execute(
         "update item set status = 'cancelled', finished = ?"
         " where id = ? and status = 'queued' and owner is null",
@@ -213,7 +213,7 @@ def request_cancel(db: sqlite3.Connection, item_id: str, now: float) -> Literal[
 
 
 def abandon(db: sqlite3.Connection, item_id: str, now: float) -> None:
-    """Cancel an item whose caller was broken off before he heard that it had been entered."""
+    """Cancel an item whose caller was interrupted before it learned that the item was entered."""
     db.execute(
         "update item set status = 'cancelled', finished = ?, owner = null where id = ? and status = 'queued'",
         (now, item_id),
@@ -232,7 +232,7 @@ def retry(db: sqlite3.Connection, item_id: str, now: float) -> bool:
 
 
 def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:
-    """Let go of items that ended before then; returns their ids."""
+    """Delete items that ended before this time; return their ids."""
     rows = db.execute(
         "delete from item where id in (select id from item where finished < ? limit ?) returning id",
         (before, limit),
@@ -241,7 +241,7 @@ def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:
 
 
 def purge(db: sqlite3.Connection, statuses: Collection[Status]) -> list[str]:
-    """Let go of all items that have ended so; returns their ids."""
+    """Delete all items that ended with these statuses; return their ids."""
     marks = ", ".join("?" * len(statuses))
     rows = db.execute(
         f"delete from item where status in ({marks}) and finished is not null returning id",

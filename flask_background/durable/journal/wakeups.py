@@ -1,4 +1,4 @@
-"""Wake-ups: each process of the app has a FIFO, through which the others wake it when there is work for it.
+"""Wake-ups: each process of the app has a FIFO, through which other processes wake it for work.
 
 A process that cannot be woken looks for work every few seconds.
 """
@@ -10,25 +10,26 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# The time of a folder is no finer than the kernel's clock ticks: while it is so young, in nanoseconds, the
-# next change may leave it as it is.
+# A folder's time is no finer than the kernel's clock ticks: while the time is this young, in nanoseconds, the
+# next change may not alter it.
 _YOUNG = 100_000_000
 
-# The FIFOs in a folder, and the folder's time when they were listed: it seldom changes, and views are quick.
+# The FIFOs in a folder, and the folder's time when they were listed. The folder seldom changes, and views
+# must not wait.
 _known: dict[Path, tuple[int, list[Path]]] = {}
 
 
 def wake_all(folder: Path, but: str | None = None) -> None:
-    """Wake every process of the app, but the one with this id."""
+    """Wake every process of the app, except the one with this id."""
     silent = f"{but}.bell"
-    with suppress(OSError):  # such as when no descriptors are left: those processes look by themselves
+    with suppress(OSError):  # for example no descriptors are left: those processes look for work themselves
         for fifo in _fifos(folder):
             if fifo.name != silent:
                 wake(fifo)
 
 
 def wake(fifo: Path) -> None:
-    """Wake the process of this FIFO. Nothing happens if it is dead, or its FIFO is full of wake-ups."""
+    """Wake the process of this FIFO. Nothing happens if the process is dead, or its FIFO is full."""
     with suppress(OSError):
         descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

@@ -9,7 +9,7 @@ from types import TracebackType
 
 
 class WriteLock:
-    """A record lock on a file of its own, which the kernel releases when its holder dies. For one thread.
+    """A record lock on its own file, which the kernel releases when the holder dies. For one thread.
 
     SQLite's own wait for a lock sleeps up to 0.1 s between its tries, and has no order. ``with`` waits for
     this lock without limit: a caller that cannot wait so long waits for the thread that does.
@@ -20,7 +20,7 @@ class WriteLock:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def try_acquire(self) -> bool:
-        """Take the lock if no other process has it; says whether it is taken."""
+        """Take the lock if no other process has it; return whether the lock is taken."""
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -28,18 +28,18 @@ class WriteLock:
         return True
 
     def release(self) -> None:
-        """Let another process take the lock."""
+        """Release the lock for other processes."""
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def is_in_place(self) -> bool:
-        """Whether the path still leads to the file: otherwise other processes lock another one."""
+        """Return whether the path still leads to the file; otherwise other processes lock another one."""
         try:
             return os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
         except OSError:
             return False
 
     def close(self) -> None:
-        """Close the file; the lock cannot be taken any more."""
+        """Close the file; the lock can no longer be taken."""
         os.close(self._descriptor)
 
     def __enter__(self) -> None:

@@ -1,4 +1,4 @@
-"""The one writer of a process: all steps that wait are written in one transaction, with one sync.
+"""The one writer of a process: all waiting steps are written in one transaction, with one sync.
 
 A step is a function of the connection. The step of a view has to be on disk before the view goes on, or fail.
 The outcome of a run must not be lost, so such a step is tried again until it is written.
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 # How many steps one transaction carries at most.
 _MOST = 2_000
-# How long the thread waits for callers that are expected to come again, in seconds.
+# How long the thread waits for callers that are expected to return, in seconds.
 _LINGER = 0.001
-# How long the thread keeps steps back that no caller waits for, so that one sync serves many, in seconds.
+# How long the thread holds back steps that no caller waits for, so that one sync serves many, in seconds.
 _COMPANY = 0.003
 # How long a caller waits until the transaction of its step begins, in seconds. SQLite may take 2 s more.
 _PATIENCE = 3.0
@@ -38,19 +38,19 @@ _open: set[Writer] = set()
 
 
 class Writer:
-    """Writes to one journal for one process. ``power``: what is acknowledged survives a power cut."""
+    """Writes to one journal for one process. ``power``: acknowledged steps survive a power cut."""
 
     def __init__(self, folder: Path, *, power: bool, mode: Mode = "wal") -> None:
         self.folder = folder
-        #: How many transactions there have been.
+        #: The number of transactions so far.
         self.transactions = 0
         self._group_commit = GroupCommit(folder, power=power, mode=mode)
         self.failure = self._group_commit.failure
         self.pause = self._group_commit.pause
         self.go_on = self._group_commit.go_on
         self._lock = native.new_lock()
-        # Steps wait here. The thread is woken when as many wait as it wants: once for each transaction, for
-        # waking a thread costs more than what the thread does then.
+        # The waiting steps. The thread is woken when as many wait as it wants: once for each transaction,
+        # because waking a thread costs more than the thread's work.
         self._writes: deque[Write] = deque()
         self._wanted: float = 1
         self._lingers = False
@@ -61,14 +61,15 @@ class Writer:
         self._users = 0
         self._callbacks = Callbacks()
         self._running = False
-        # How many callers waited for the last transaction: they may come again, and are worth a moment.
+        # How many callers waited for the last transaction: they may return at once, so the thread waits a
+        # moment for them.
         self._expected = 0
 
     def write(self, step: Step[T], *, sync: bool = True, undo: Step[None] | None = None) -> T:
-        """Take a step, and return what it returned once it is written. Raises JournalError if it cannot be.
+        """Write a step, and return its return value. Raises JournalError if the step cannot be written.
 
-        ``sync``: whether the step has to survive a power cut, at durability "power". ``undo``: a step to take
-        if a signal or gevent's Timeout breaks off the wait when it is too late to withdraw the first one.
+        ``sync``: whether the step has to survive a power cut, at durability "power". ``undo``: a step to
+        write if a signal or gevent's Timeout interrupts the wait too late to withdraw the first one.
         """
         write = Write(step, sync)
         try:
@@ -88,9 +89,9 @@ class Writer:
     def write_later(
         self, step: Step[T], then: Callable[[T], object] | None = None, *, sync: bool = True
     ) -> None:
-        """Take a step as soon as possible, however long the disk fails; then call ``then`` with its value.
+        """Write a step as soon as possible, however long the disk fails; then call ``then`` with its value.
 
-        A thread for that calls one ``then`` after the other; ``then`` must not raise.
+        A special thread calls one ``then`` after the other; ``then`` must not raise.
         """
         write = Write(step, sync)
         write.then = then
@@ -100,31 +101,31 @@ class Writer:
     def resume(self) -> None:
         """Write the steps for which no thread could be started before. To be called now and then."""
         if self._writes:
-            with suppress(RuntimeError):  # they wait for the next call
+            with suppress(RuntimeError):  # the steps wait for the next call
                 self._have_thread()
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until all steps so far are written, and their callbacks have run; False after the timeout."""
+        """Wait until all steps so far and their callbacks are done; return False after timeout seconds."""
         latch = native.Latch()
         self.write_later(lambda _: None, lambda _: latch.open(), sync=False)
         return latch.wait(timeout)
 
     def read(self, query: Step[T]) -> T:
-        """Return what query returns. Never waits for a writer, in WAL mode. Raises JournalError."""
+        """Return the query's return value. In WAL mode, never waits for a writer. Raises JournalError."""
         if not self._users:  # no file may stay open
             return self.write(query, sync=False)
         for _ in range(2):
             found = self._group_commit.read(query)
             if found is not None:
                 return found[0]
-            self.write(lambda _: None, sync=False)  # which opens the file
+            self.write(lambda _: None, sync=False)  # this opens the file
         raise self.failure(TimeoutError("the file was closed again and again"))
 
     def take_trouble(self) -> Exception | None:
-        """What went wrong that no step is told of; told once.
+        """Return an error that no step was told of, or None; each error is returned once.
 
-        RemovedError: the journal was opened anew, for its files had been removed or replaced. Any other
-        error: the WAL could not be copied back, which hurts no step, and is tried again.
+        RemovedError: the journal was opened anew, because its files had been removed or replaced. Any other
+        error: the WAL could not be copied back, which harms no step, and is tried again.
         """
         error, self._group_commit.trouble = self._group_commit.trouble, None
         return error
@@ -144,7 +145,7 @@ class Writer:
     def close(self) -> None:
         """Undo one ``open``: the last call ends the threads, and closes the file when all is written.
 
-        A step that comes later is written too, and opens the file for that moment.
+        A later step is also written, and opens the file for that moment.
         """
         with self._lock:
             self._users -= 1
@@ -155,7 +156,7 @@ class Writer:
                 self._have_thread()
 
     def _write_alone(self, write: Write) -> bool:
-        """Write a step here and now, without waking a thread, if nobody else writes or waits to."""
+        """Write a step here and now, without waking a thread, if no other step waits or is being written."""
         if self._expected > 1 or self._writes or not self._users or not self._writing.acquire(blocking=False):
             return False
         try:
@@ -187,7 +188,7 @@ class Writer:
         if not written:
             if self._withdraw(write):
                 raise self.failure(why)
-            latch.wait()  # its transaction has just begun
+            latch.wait()  # the transaction of the step has just begun
 
     def _withdraw(self, write: Write) -> bool:
         try:
@@ -202,7 +203,7 @@ class Writer:
             self._wake_thread()
 
     def _have_thread(self) -> None:
-        """Raises RuntimeError if the process can have no more threads now."""
+        """Start the thread if none runs. Raises RuntimeError if the process cannot start one now."""
         with self._lock:
             if self._running:
                 return
@@ -214,7 +215,7 @@ class Writer:
             raise
 
     def _run(self) -> None:
-        """The thread: one transaction after the other, until the file is to be closed and no step is left."""
+        """Write one transaction after the other, until the file has to be closed and no step is left."""
         left: list[Write] = []
         can_call_back = True
         try:
@@ -239,7 +240,7 @@ class Writer:
             raise
 
     def _gather(self) -> None:
-        """Wait until there is something to write, and a moment for callers that are expected again."""
+        """Wait until there is a step to write, and a moment longer for callers expected to return."""
         self._wanted = 1
         if not self._writes and not self._closing:
             self._wait(-1)
@@ -263,12 +264,12 @@ class Writer:
             pass  # the thread is awake already
 
     def _write_group(self, left: list[Write]) -> list[Write]:
-        """Write all steps that wait in one transaction. Returns those that have to be tried again."""
+        """Write all waiting steps in one transaction. Return the steps that have to be tried again."""
         writes = left
         try:
             with self._writing:
                 database = self._group_commit.open()
-                with database.write_lock:  # it may take a while: steps that come meanwhile are taken along
+                with database.write_lock:  # this may take a while: steps that come meanwhile are included
                     writes += self._take_waiting()
                     if writes:
                         self._group_commit.write(database, writes)
@@ -291,11 +292,11 @@ class Writer:
         return left
 
     def _take_waiting(self) -> list[Write]:
-        """The steps that wait by now, for this transaction."""
+        """Return the steps that wait by now, for this transaction."""
         found: list[Write] = []
         while self._writes and len(found) < _MOST:
             try:
                 found.append(self._writes.popleft())
-            except IndexError:  # a caller has just withdrawn it
+            except IndexError:  # a caller has just withdrawn its step
                 break
         return found

@@ -1,4 +1,4 @@
-"""The writers of this process: one for each journal, for the write lock is held by a process as a whole."""
+"""The writers of this process: one per journal, because a process as a whole holds the write lock."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from weakref import WeakValueDictionary
 from flask_background.concurrency import native
 from flask_background.durable.journal.writer import Writer
 
-# As long as anybody uses them. A second writer for the same journal would not wait for the first one.
+# Kept while code refers to them. A second writer for the same journal would not wait for the first one.
 _writers: WeakValueDictionary[Path, Writer] = WeakValueDictionary()
 _inherited: list[list[Writer]] = []
 _lock = native.new_lock()
 
 
 def writer_at(folder: Path, *, power: bool) -> Writer:
-    """The writer of this process for the journal in this folder."""
+    """Return the writer of this process for the journal in this folder."""
     folder = folder.resolve()
     with _lock:
         writer = _writers.get(folder)
@@ -32,7 +32,7 @@ _paused: list[Writer] = []
 
 def _before_fork() -> None:
     # SQLite keeps its locks on a file in the process's memory. A child forked in a transaction would believe
-    # that it holds them too, and would write while everybody else waits.
+    # that it holds them, too, and would write while all other processes wait.
     _paused.extend(writer for writer in list(_writers.values()) if writer.pause(_FORK_PATIENCE))
 
 
@@ -45,7 +45,8 @@ def _after_fork() -> None:
     global _lock, _writers
     _paused.clear()
     _lock = native.new_lock()
-    # Neither used nor closed, which would touch the parent's files: kept for ever.
+    # The inherited writers are neither used nor closed, which would touch the parent's files, but kept for
+    # ever.
     _inherited.append(list(_writers.values()))
     _writers = WeakValueDictionary()
 

@@ -1,4 +1,4 @@
-"""Where a child process finds the app: worked out where that is certain, else as BACKGROUND_APP says."""
+"""The place from which a child process loads the app: found where it is certain, else BACKGROUND_APP."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from flask_background.errors import ConfigurationError
 if TYPE_CHECKING:
     from flask import Flask
 
-# The names that Flask's own command looks for.
+# The names of factories that Flask's own command looks for.
 _FACTORIES = ("create_app", "make_app")
 
 
 def locate(app: Flask, setting: str | None) -> str:
-    """The app as ``flask --app`` takes it: "shop:app" or "shop:create_app()". Raises ConfigurationError."""
+    """Return the app as ``flask --app`` takes it: "shop:app" or "shop:create_app()".
+
+    Raises ConfigurationError.
+    """
     if setting is not None:
         return setting
     module = sys.modules.get(app.import_name)
@@ -30,7 +33,7 @@ def locate(app: Flask, setting: str | None) -> str:
             return f"{app.import_name}:{found}"
         why = (
             f"module {app.import_name!r} has neither a variable with this very app, nor a create_app() that"
-            " takes no arguments"
+            " needs no arguments"
         )
     raise ConfigurationError(
         f"child processes would not find the app {app.name!r}: {why}. Say where it is, as in"
@@ -43,26 +46,29 @@ def _variable(module: ModuleType, app: Flask) -> str | None:
 
 
 def _example(app: Flask, module: ModuleType | None) -> str:
-    """What the setting could be; of a script, or a factory with arguments, this is only likely."""
+    """Return an example for the setting; for a script, or a factory with arguments, it is only a guess."""
     name = name_elsewhere(app.import_name)
     if module is not None and name != "__main__":
         if (variable := _variable(module, app)) is not None:
             return f'"{name}:{variable}"'
         for factory in _FACTORIES:
             if inspect.isfunction(function := vars(module).get(factory)):
-                given = ", with the arguments that it is to have" if _parameters(function) else ""
+                given = ", with the arguments that it is to have" if _required(function) else ""
                 return f'"{name}:{factory}()"{given}'
     return '"shop:app" or "shop:create_app()"'
 
 
 def _factory(module: ModuleType) -> str | None:
-    """A factory that can have been called in one way only."""
+    """Return a call of a factory that needs no arguments: ``flask --app`` calls it without, too."""
     for name in _FACTORIES:
         factory = vars(module).get(name)
-        if inspect.isfunction(factory) and not _parameters(factory):
+        if inspect.isfunction(factory) and not _required(factory):
             return f"{name}()"
     return None
 
 
-def _parameters(function: Any) -> Any:
-    return inspect.signature(function).parameters
+def _required(function: Any) -> list[str]:
+    """Return the parameters of a function that have no default."""
+    parameters = inspect.signature(function).parameters.values()
+    optional = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return [one.name for one in parameters if one.default is one.empty and one.kind not in optional]

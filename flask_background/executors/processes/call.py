@@ -1,4 +1,4 @@
-"""One call of one item in a child process, as its parent sees it: asked, listened to, and ended in time."""
+"""One call of one item in a child process, seen from the parent: sent, followed, and ended in time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class NotBegun(Exception):
-    """The child had died before the item was sent to it."""
+    """The child died before the item was sent to it."""
 
 
 class Killed(Exception):
-    """The child did not heed the item's token in time."""
+    """The child was killed, because its item did not heed the token in time."""
 
 
 class Call:
@@ -32,12 +32,15 @@ class Call:
         self._item = item
         self._kill_after = kill_after
         self._kill_at = math.inf
-        # What the child knows: that the token has fired; that it is to end at once, though that was a stop.
+        # The news that the child has: that the token has fired, and that a coroutine has to end although the
+        # reason was a stop.
         self._announced = self._told_again = False
         self._asked = False  # whether anything was sent after the call
+        #: Whether the child has no memory left for another item.
+        self.has_spent_child = False
 
     def message(self) -> parcels.Call:
-        """What the child is asked."""
+        """Return the message that asks the child for the call."""
         item, token = self._item, self._item.token
         attempt = item._attempt
         assert attempt is not None
@@ -57,14 +60,14 @@ class Call:
         )
 
     def run(self, message: parcels.Call) -> Outcome:
-        """Begin, tell the child what it has to know, and take down what it says, until the end."""
+        """Send the call, pass on cancellation, and receive reports until the outcome arrives."""
         child, token, attempt = self._child, self._item.token, self._item._attempt
         assert attempt is not None
         forget = token._call_when_fired(child.ring)
         attempt.abort = self._end_soon
         try:
             if token.reason in (CancelReason.REQUESTED, CancelReason.TIMEOUT):
-                self._end_soon()  # it was asked for before there was something to end
+                self._end_soon()  # requested before the call could be ended
             self._announced = message.reason is not None
             try:
                 child.send(message)
@@ -86,6 +89,7 @@ class Call:
             left = None if self._kill_at == math.inf else self._kill_at - time.monotonic()
             message = child.receive(left)
             if isinstance(message, parcels.RunEnded):
+                self.has_spent_child = message.is_spent
                 return parcels.outcome_of(message, f"item {item.id} ({item.task_name})")
             if isinstance(message, parcels.ProgressReported):
                 item.report_progress(*message)
@@ -96,25 +100,25 @@ class Call:
                 raise Killed(f"its child process was killed {self._kill_after} s after it was asked to end")
 
     def _tell(self) -> None:
-        """Tell the child what it does not know yet of the item's token."""
+        """Tell the child the news of the item's token."""
         token = self._item.token
-        with suppress(OSError):  # it has just died, as it is about to tell
+        with suppress(OSError):  # the child has just died, as the next receive will report
             if token.reason is not None and not self._announced:
                 self._announced = self._asked = True
                 self._child.send(parcels.TokenFired(token.reason.value, token.remaining))
             if token.reason is CancelReason.SHUTDOWN and self._kill_at != math.inf and not self._told_again:
-                # The token has fired for good, but a coroutine is still to be cancelled.
+                # The token has fired for good, but a coroutine still has to be cancelled.
                 self._told_again = self._asked = True
                 self._child.send(parcels.TokenFired(CancelReason.REQUESTED.value, token.remaining))
 
     def _end_soon(self) -> None:
-        """Its time is up, or somebody wants it to end: the token has told it so. On any thread."""
+        """End the call soon, by killing the child if it does not heed the token. Works on any thread."""
         self._kill_at = min(self._kill_at, time.monotonic() + self._kill_after)
         self._child.ring()
 
 
 def parcel_of(item: WorkItem[Any]) -> parcels.PackedArguments:
-    """The item's arguments, packed."""
+    """Return the item's arguments, packed."""
     if len(item._args) == 1 and type(item._args[0]) is parcels.PackedArguments:
-        return item._args[0]  # an item in memory: see ``ProcessExecutor.prepare``
+        return item._args[0]  # packed by ``ProcessExecutor.prepare``, as for every in-memory item
     return parcels.pack(item._task.func, item._args, item._kwargs or {}, bool(item._uploads))

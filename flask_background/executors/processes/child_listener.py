@@ -1,4 +1,4 @@
-"""The inside of a child's channel: calls come in, and what happens to the token of the one that runs."""
+"""The child's end of its pipes: receives calls, and the news of the running item's token."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Job:
             self.source.fire(CancelReason(call.reason))
 
     def take_call(self) -> parcels.Call:
-        """The call, which is not kept for longer than it takes."""
+        """Return the call, and keep no reference to it."""
         call, self.call = self.call, None
         assert call is not None
         return call
 
     def ask_to_end(self, reason: CancelReason, remaining: float | None = None) -> None:
-        """Fire the token, and cancel what is awaited."""
+        """Fire the token, and cancel what the run awaits."""
         if self.over:
             return
         self._limit(remaining)
@@ -48,14 +48,14 @@ class Job:
 
 
 class Listener:
-    """Hears the parent. One item runs at a time, so what is said about a token is about the last job's."""
+    """Receives the parent's messages. One item runs at a time, so news of a token is about the last job."""
 
     def __init__(self, pipes: Pipes) -> None:
         self._pipes = pipes
         self.jobs: native.SimpleQueue[Job] = native.SimpleQueue()
 
     def run(self) -> None:
-        """Listen until the parent ends; then so does this process, whatever it does."""
+        """Listen until the parent ends; then end this process, whatever its item does."""
         job = None
         try:
             while True:
@@ -65,19 +65,19 @@ class Listener:
                     self.jobs.put(job)
                 elif isinstance(message, parcels.TokenFired) and job is not None:
                     job.ask_to_end(CancelReason(message.reason), message.remaining)
-                del message  # or an idle child would keep the arguments of its last item
+                del message  # otherwise an idle child would keep the arguments of its last item
         except (EOFError, OSError):
             if job is None or job.over:
                 flush()
             os._exit(0)
         except BaseException:
-            # Such as no memory for what was said: then the next is not understood either.
+            # For example, there is no memory for the message. Then the next message cannot be read either.
             traceback.print_exc()
             os._exit(os.EX_OSERR)
 
 
 def flush() -> None:
-    """Print what was printed."""
+    """Flush standard output and standard error."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,4 +1,4 @@
-"""A child process from the outside: started, asked, listened to, killed."""
+"""A child process, seen from the parent: started, sent to, received from, killed."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from contextlib import suppress
 from flask_background.concurrency import native
 from flask_background.errors import ItemCrashedError
 from flask_background.executors.processes.messages import Message, Setup, Started
-from flask_background.executors.processes.pipes import Pipes
+from flask_background.executors.processes.pipes import NoMessage, Pipes
 
 # How long a child may take to load the app, and to end when it is told to, in seconds.
 _STARTED_WITHIN = 60.0
 _ENDED_WITHIN = 1.0
-# What poll can wait at once, which is not for ever, in seconds.
+# The longest wait of poll, which takes no infinity, in seconds.
 _LONG = 1e6
-# How often it is looked whether it has, where that has to be asked.
+# How often a child is checked for its end on systems without pidfd_open, in seconds.
 _LOOK = 0.005
-# The exit status that somebody else has been told.
+# The exit status of a child that other code has reaped.
 _UNKNOWN = 256
-#: What ends a process politely, or comes from the terminal: the parent alone decides when its children end.
+#: Signals that end a process politely, or come from the terminal: the parent alone decides when its children
+#: end.
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 
 class Dead(Exception):
-    """The child has ended; ``status`` is its exit code, or minus the number of the signal that ended it."""
+    """The child has ended; ``status`` is its exit code, or minus the number of its signal."""
 
     def __init__(self, pid: int, status: int) -> None:
         super().__init__(pid, status)
@@ -37,37 +38,54 @@ class Dead(Exception):
 
     def __str__(self) -> str:
         if self.status == _UNKNOWN:
-            return f"child process {self.pid} ended, nobody knows how"
+            return f"child process {self.pid} ended with an unknown status"
         if self.status >= 0:
             return f"child process {self.pid} ended with exit status {self.status}"
         try:
             name = signal.Signals(-self.status).name
         except ValueError:
             name = f"signal {-self.status}"
-        hint = " (by the system for want of memory, perhaps)" if name == "SIGKILL" else ""
+        hint = " (perhaps by the system, for lack of memory)" if name == "SIGKILL" else ""
         return f"child process {self.pid} was ended by {name}{hint}"
 
 
-class ChildProcess:
-    """One child process and its channel: two pipes, and nothing that it shares with another child.
+class Garbled(Dead):
+    """The child has written into its pipe what is no message, and was killed for that."""
 
-    Belongs to the thread that starts it, and ends with that at the latest. Others may ``ring`` and ``kill``.
+    def __init__(self, pid: int, status: int, what: str) -> None:
+        super().__init__(pid, status)
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"child process {self.pid} has written {self.what} into the pipe to its parent, and was killed:"
+            " does something write to a file descriptor that is not its own?"
+        )
+
+
+class ChildProcess:
+    """One child process and its two pipes, which it shares with no other child.
+
+    A child belongs to the thread that starts it, and ends with that thread at the latest. Other threads may
+    ``ring`` and ``kill``.
     """
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._lock = native.new_lock()  # others must not ring or kill what has been closed or reaped
+        self._lock = native.new_lock()  # other threads must not ring or kill a child that is closed or reaped
         self._status: int | None = None
-        #: Whether it has died before it had read all that it was told.
+        #: Whether the child died before it had read all messages.
         self.died_unread = False
         self._poll = native.new_poll()
         theirs_in, ours_out, ours_in, theirs_out, self._heard, self._bell = _open_pipes(3)
-        # It may be stuck in whatever an item has left, and must not hold up who wants to kill it.
+        # Not blocking: a child may be stuck in any code of an item, and must not hold up the thread that
+        # wants to kill it.
         self._pipes = Pipes(ours_in, ours_out, blocking=False)
         self._death = -1
         for end in (self._heard, self._bell):
             os.set_blocking(end, False)
-        # It inherits the mask: what is meant for its parent does not end it before it has its own handlers.
+        # The child inherits the mask, so that a signal for the parent does not end the child before it has
+        # its own handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from flask_background.child_main import main;"
@@ -82,14 +100,15 @@ class ChildProcess:
             os.close(theirs_in)
             os.close(theirs_out)
         with suppress(OSError, AttributeError):
-            # What an item has started may hold the pipe open when the child has died.
+            # The pipe's end is no sign of death, because a program that an item started may hold the pipe
+            # open.
             self._death = os.pidfd_open(self.pid)
         for end in (ours_in, self._heard, self._death):
             if end != -1:
                 self._poll.register(end, select.POLLIN)
 
     def make_ready(self) -> None:
-        """Wait until it has loaded the app. Raises ItemCrashedError if it does not."""
+        """Wait until the child has loaded the app. Raises ItemCrashedError if it cannot."""
         end = time.monotonic() + _STARTED_WITHIN
         try:
             started = None
@@ -111,7 +130,7 @@ class ChildProcess:
         if started.trouble is not None:
             raise ItemCrashedError(
                 f"a child process could not load the app {self._setup.location!r}. BACKGROUND_APP says where"
-                f" it is, and each process has to be able to load it{self._memory_hint()}:"
+                f" it is, and every process must be able to load it{self._memory_hint()}:"
                 f"\n\n{started.trouble}"
             )
 
@@ -120,13 +139,14 @@ class ChildProcess:
         return "" if memory is None else f" within its max_memory of {memory} MiB"
 
     def send(self, message: Message) -> None:
-        """Tell it something. Raises OSError if it has ended."""
+        """Send a message to the child. Raises OSError if the child has ended."""
         self._pipes.send(message)
 
     def receive(self, seconds: float | None) -> Message | None:
-        """What it says next; None after so many seconds, when the bell rings, or if there is more to come.
+        """Return the child's next message, or None.
 
-        Raises Dead.
+        None means that the seconds are over, that the bell rang, or that a message is incomplete. Raises
+        Dead.
         """
         pipes = self._pipes
         if (message := pipes.take()) is not None:
@@ -146,6 +166,9 @@ class ChildProcess:
                 return pipes.take()
         except (EOFError, OSError):
             raise self._dead() from None
+        except NoMessage as error:
+            self.kill()
+            raise Garbled(self.pid, self.end(), str(error)) from None
         if self._death in ready:
             raise self._dead()
         return None
@@ -155,30 +178,30 @@ class ChildProcess:
         return Dead(self.pid, self.end())
 
     def is_alive(self) -> bool:
-        """Whether it runs, as far as is known."""
+        """Return whether the child runs, as far as is known."""
         with self._lock:
             return self._look() is None
 
     def ring(self) -> None:
-        """Have ``receive`` return. On any thread."""
+        """Make ``receive`` return. Works on any thread."""
         with self._lock:
             if self._bell != -1:
                 try:
                     os.write(self._bell, b"!")
-                except BlockingIOError:  # it has rung very often
+                except BlockingIOError:  # the bell has rung often enough to fill the pipe
                     pass
 
     def kill(self) -> None:
-        """End it and what it has started, however busy it is. On any thread."""
+        """Kill the child and what it has started, however busy it is. Works on any thread."""
         with self._lock:
             if self._look() is None:
                 try:
                     os.killpg(self.pid, signal.SIGKILL)
-                except ProcessLookupError:  # it has no group of its own yet
+                except ProcessLookupError:  # the child has no process group yet
                     os.kill(self.pid, signal.SIGKILL)
 
     def end(self) -> int:
-        """Let it end: it does when its channel is closed. Returns its exit status."""
+        """Close the pipes, at which the child ends, and return its exit status."""
         self._close()
         for last in (False, True):
             end = time.monotonic() + _ENDED_WITHIN
@@ -192,7 +215,7 @@ class ChildProcess:
         if self._status is None:
             try:
                 if native.has_ended(self.pid):
-                    with suppress(OSError):  # there is hardly ever something left of its group
+                    with suppress(OSError):  # the group is nearly always empty by now
                         os.killpg(self.pid, signal.SIGTERM)
                     self._status = native.exit_code_of(self.pid)
             except ChildProcessError:
@@ -211,7 +234,7 @@ class ChildProcess:
 
 
 def _open_pipes(count: int) -> list[int]:
-    """The ends of so many pipes, or none at all."""
+    """Return the ends of count pipes, or open none at all."""
     ends: list[int] = []
     try:
         for _ in range(count):

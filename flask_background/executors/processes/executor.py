@@ -1,16 +1,16 @@
 """Items in child processes: they slow no request down, and can be stopped whatever they do.
 
-Each thread of this executor attends to one child, and waits for it while an item runs there. So whatever an
-item has is where it is for items on threads: its claim, status, token and alarms, its attempts, the journal.
-Only the call of the function is made in the child, by the same ``runner.perform``.
+Each thread of this executor attends to one child, and waits for it while an item runs there. So everything
+about an item stays in the parent, as for items on threads: its claim, status, token and timers, its attempts,
+the journal. Only the function is called in the child, by the same ``runner.perform``.
 
 Children are started by spawn, as ``multiprocessing`` calls it: a new interpreter, never a fork of a process
-that has threads. They are reached through two pipes each, and share nothing with one another.
+that has threads. Each child has two pipes to its parent, and shares nothing with other children.
 
-Two kept libraries would do more of this, and both let one child hurt the others. loky's executor breaks as
-a whole when a child dies. Pebble's pool replaces the child, but all children share two pipes and their locks:
-one that is killed as it sends its result (which is when it needs the most memory) keeps a lock, and no item
-of that pool ever runs again. Nor can it be asked from a real thread under gevent.
+Two maintained libraries offer more of this, and in both one child can harm the others. loky's executor breaks
+as a whole when a child dies. Pebble's pool replaces the child, but all children share two pipes and their
+locks: a child that is killed while it sends its result (which is when it needs the most memory) keeps a lock,
+and no item of that pool ever runs again. Nor can Pebble's pool be used from a native thread under gevent.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flask_background.core.runner import Perform, Run
-from flask_background.core.status import Outcome
+from flask_background.core.status import Outcome, Status
 from flask_background.errors import BackgroundError, ConfigurationError, ItemCancelledError, ItemCrashedError
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.app_location import locate
 from flask_background.executors.processes.call import Call, Killed, NotBegun, parcel_of
 from flask_background.executors.processes.child_process import ChildProcess, Dead
+from flask_background.executors.processes.starts import Starts
 from flask_background.executors.threads import ThreadExecutor
 
 if TYPE_CHECKING:
@@ -34,15 +35,17 @@ if TYPE_CHECKING:
 
     from flask_background.core.callee import Callee
     from flask_background.core.item import WorkItem
+    from flask_background.core.run_host import RunHost
     from flask_background.core.settings import Settings
 
 
-# How long after an item its child is taken to be alive, in seconds: to ask costs a switch of threads.
+# How long after an item its child is assumed to be alive, in seconds, because a check costs a switch of
+# threads.
 _FRESH = 0.5
 
 
 class ProcessExecutor(ThreadExecutor):
-    """Runs functions in at most ``capacity`` child processes, which are started as the load asks for them."""
+    """Runs functions in at most ``capacity`` child processes, which are started as the load requires."""
 
     def __init__(
         self, name: str, app: Flask, settings: Settings, perform: Perform, tasks: Mapping[str, Callee]
@@ -56,25 +59,27 @@ class ProcessExecutor(ThreadExecutor):
         self._settings = settings
         self._pid = os.getpid()
         self.kill_after = settings.kill_after
+        self.max_items = options.max_items
         self.is_over = False
         self.children: set[ChildProcess] = set()
+        self.starts = Starts(self)
 
     def check(self, task: Callee) -> None:
         known = self._tasks.get(task.name)
         if known is None or known.func is not task.func:
             raise ConfigurationError(
-                f"task {task.name} wants the executor {self.name!r}, whose child processes find a task by its"
-                " name, and there is another one of this name: give it one, @background.task(name=...)"
+                f"task {task.name} names the executor {self.name!r}, whose child processes find a task by its"
+                " name, and there is another task of this name: give it a name, @background.task(name=...)"
             )
         self.setup()
 
     def prepare(self, item: WorkItem[Any]) -> None:
         self.check(item._task)
-        # Now, because the view is to get the refusal, and may change an argument after this.
+        # Packed in the view, because the view has to get the refusal, and may change an argument later.
         item._take_arguments((parcel_of(item),))
 
     def setup(self) -> parcels.Setup:
-        """What the children are told first. Raises ConfigurationError if they would not find the app."""
+        """Return the first message to a child; raise ConfigurationError if no child could find the app."""
         if self._location is None:
             self._location = locate(self._app, self._settings.app)
         return parcels.Setup(self._location, self._options.nice, self._options.max_memory)
@@ -82,8 +87,11 @@ class ProcessExecutor(ThreadExecutor):
     def run_here(self, item: WorkItem[Any]) -> None:
         self.put(item)
 
+    def start_beside(self, item: WorkItem[Any]) -> bool:
+        return False  # nobody waits in a child for an item in memory
+
     def abort(self) -> None:
-        """Kill the children that are busy; what they run is interrupted."""
+        """Kill the busy children; their items are interrupted."""
         self.is_over = True
         if self._pid == os.getpid():
             for child in tuple(self.children):
@@ -94,9 +102,11 @@ class ProcessExecutor(ThreadExecutor):
         attendant = Attendant(self)
         try:
             while (item := get()) is not None:
-                if item.id in self.queued:  # else it was withdrawn, and is not worth a child
-                    attendant.prepare()
-                perform(item, self._adopt, attendant.call)
+                self._waiting.pop(item.id, None)
+                # An item that was withdrawn is not worth a child.
+                if item.id not in self.queued or attendant.prepare(item):
+                    perform(item, self._adopt, attendant.call)
+                    attendant.look_after_child()
                 item = None
         finally:
             attendant.let_child_go()
@@ -109,41 +119,72 @@ class Attendant:
         self._executor = executor
         self._child: ChildProcess | None = None
         self._used = 0.0
+        self._calls = 0  # of this child
+        self._is_spent = False
         self._trouble: Exception | None = None
 
-    def prepare(self) -> None:
-        """See to it that there is a child, before the item begins: the time that takes is not the item's."""
+    def prepare(self, item: WorkItem[Any]) -> bool:
+        """See to it that there is a child, before the item begins: the time that takes is not the item's.
+
+        False if the item is not to begin: there is no child, and the item was left in the journal.
+        """
+        starts, host = self._executor.starts, _host_of(item)
+        if self._child is None and host.keeps_items and (seconds := starts.seconds_left()) > 0:
+            host.put_off(item, seconds)
+            return False
+        self._have_child()
+        if self._trouble is None or self._executor.is_over:
+            return True
+        seconds = starts.failed(host, self._trouble)
+        if not host.keeps_items:
+            return True
+        host.put_off(item, seconds)
+        return False
+
+    def _have_child(self) -> None:
+        """Start a child if there is none that is alive; the trouble with that is kept for the item."""
         self._trouble = None
         child = self._child
         if child is not None:
             if time.monotonic() - self._used < _FRESH or child.is_alive():
                 return
             self.let_child_go()
+        self._calls, self._is_spent = 0, False
         try:
             child = self._child = ChildProcess(self._executor.setup())
             self._executor.children.add(child)
-            if self._executor.is_over:  # whoever set that may have missed this child
+            if self._executor.is_over:  # the thread that set this flag may have missed this child
                 child.kill()
             child.make_ready()
+            self._executor.starts.succeeded()
         except Exception as error:
             self._trouble = error
             self.let_child_go()
 
+    def look_after_child(self) -> None:
+        """Part with a child that has no memory left, or has run as many items as it may."""
+        if self._is_spent:
+            self.let_child_go()
+
     def let_child_go(self) -> None:
-        """Have no child any more."""
+        """End the child, and have none."""
         child, self._child = self._child, None
         if child is not None:
             child.end()
             self._executor.children.discard(child)
 
     def call(self, item: WorkItem[Any]) -> Outcome:
-        """Have the child call the item's function, and wait for what comes of it."""
+        """Have the child call the item's function, and wait for the outcome."""
         try:
             try:
                 return self._call(item)
-            except NotBegun:  # it had died since the last item, as that one's doing perhaps
+            except NotBegun:  # the child died after its last item, perhaps because of that item
                 self.let_child_go()
-                self.prepare()
+                self._have_child()
+                host = _host_of(item)
+                if self._trouble is not None and host.keeps_items and not self._executor.is_over:
+                    self._executor.starts.failed(host, self._trouble)
+                    return Status.INTERRUPTED, None, None  # the item was not begun: that is no attempt
                 return self._call(item)
         except (Dead, NotBegun) as dead:
             self.let_child_go()
@@ -166,15 +207,22 @@ class Attendant:
         except (Dead, NotBegun, Killed):
             raise
         except BaseException:
-            self._child.kill()  # it may go on with this item, and must not answer for the next one
+            self._child.kill()  # the child may go on with this item, and must not answer for the next one
             self.let_child_go()
             raise
         self._used = time.monotonic()
+        self._calls += 1
+        self._is_spent = call.has_spent_child or self._calls == self._executor.max_items
         return outcome
 
 
+def _host_of(item: WorkItem[Any]) -> RunHost:
+    host: RunHost = item._host  # type: ignore[assignment]  # only a host that runs items has an executor
+    return host
+
+
 def _cut_short(item: WorkItem[Any]) -> BackgroundError:
-    return ItemCancelledError("its child process was killed when the time to stop was up", item.token)
+    return ItemCancelledError("its child process was killed when the grace period was over", item.token)
 
 
 def _adopt_nothing(run: Run, awaitable: Awaitable[Any]) -> None:

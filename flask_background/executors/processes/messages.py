@@ -1,4 +1,7 @@
-"""What goes between a process and its children: calls with their arguments there, outcomes back. Pickled."""
+"""The messages between a process and its children: calls with arguments, and outcomes.
+
+Arguments are pickled: a child trusts its parent. Outcomes are pickled as data, and read as such.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,24 @@ from typing import Any, NamedTuple
 from werkzeug.datastructures import FileStorage, Headers
 
 from flask_background.core.request_state import RequestState
-from flask_background.core.status import Outcome, Status
+from flask_background.core.status import Outcome, Progress, Status
 from flask_background.errors import ArgumentError, ItemCancelledError, ItemFailedError, ResultLostError
+from flask_background.executors.processes import safe_pickle
 from flask_background.payload.arguments import positional
 
-#: An upload: its name in the form, its filename, its headers, and its content or the path of that.
+#: An upload: its name in the form, its filename, its headers, and its content or the content's path.
 Sent = tuple[str | None, str | None, list[tuple[str, str]], bytes | str]
 
 
 class PackedArguments(NamedTuple):
-    """The arguments of one call. The uploads among them stay files of this process's until it is sent."""
+    """The arguments of one call. Uploads among them stay files of this process until the call is sent."""
 
     pickled: bytes
     uploads: Sequence[FileStorage]
 
 
 class Setup(NamedTuple):
-    """What a child is told first. ``max_memory`` is in MiB."""
+    """The first message to a child. ``max_memory`` is in MiB."""
 
     location: str
     nice: int
@@ -37,9 +41,9 @@ class Setup(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a child is asked to do. Times are in seconds from now, or ``time.time()``.
+    """A request to call a function. Times are in seconds from now, or ``time.time()``.
 
-    ``reason``: why the item's token has fired already, if it has.
+    ``reason``: why the item's token has already fired, or None.
     """
 
     task: str
@@ -56,14 +60,14 @@ class Call(NamedTuple):
 
 
 class TokenFired(NamedTuple):
-    """The item's token has fired, for this reason."""
+    """The news that the item's token has fired, for this reason."""
 
     reason: str
     remaining: float | None
 
 
 class ProgressReported(NamedTuple):
-    """The item has reported its progress."""
+    """A report of the item's progress."""
 
     done: float
     total: float | None
@@ -71,29 +75,33 @@ class ProgressReported(NamedTuple):
 
 
 class CancelledSelf(NamedTuple):
-    """The item has cancelled itself."""
+    """The news that the item has cancelled itself."""
 
 
 class Started(NamedTuple):
-    """The child is ready for calls, or it is not, with the reason."""
+    """The child's first message: it is ready for calls, or the reason why it is not."""
 
     trouble: str | None
 
 
 class RunEnded(NamedTuple):
-    """What a run has come to: the value or the error, pickled; of an error its text, too."""
+    """The outcome of a run: the value or the error, pickled as data; for an error also its text.
+
+    ``is_spent``: whether the child has no memory left for another item.
+    """
 
     status: str
     pickled: bytes | None
     text: str
     trace: str
+    is_spent: bool = False
 
 
 Message = Setup | Call | TokenFired | ProgressReported | CancelledSelf | Started | RunEnded
 
 
 class ChildTraceback(Exception):
-    """The cause of an error that comes from a child process: the traceback that it had there."""
+    """The cause of an error from a child process: the traceback in the child."""
 
     def __str__(self) -> str:
         return f"in the child process\n\n{self.args[0]}"
@@ -102,9 +110,9 @@ class ChildTraceback(Exception):
 def pack(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], uploads: bool = True
 ) -> PackedArguments:
-    """The arguments, ready to be sent. Raises ArgumentError, which names the one that is not picklable.
+    """Return the arguments, ready to be sent. Raises ArgumentError, which names the unpicklable one.
 
-    ``uploads``: whether there may be some among them, which takes longer.
+    ``uploads``: whether there may be uploads among them, which takes longer.
     """
     try:
         if not uploads:
@@ -124,7 +132,7 @@ def pack(
 
 
 def unpack(pickled: bytes, uploads: Sequence[FileStorage]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of such a parcel, with these uploads."""
+    """Return the arguments from their packed form, with these uploads."""
     _arriving[:] = uploads
     try:
         args, kwargs = pickle.loads(pickled)
@@ -140,12 +148,13 @@ def unpack(pickled: bytes, uploads: Sequence[FileStorage]) -> tuple[tuple[Any, .
 
 
 def send(upload: FileStorage) -> Sent:
-    """An upload as a child can open it: by the path of its open file, if it has one, else its content."""
+    """Return an upload as a child can open it: the path of its open file, or else its content."""
     stream = upload.stream
     content: bytes | str
     try:
         content = f"/proc/{os.getpid()}/fd/{stream.fileno()}"
-        # A process whose user was changed after its start, as gunicorn's --user does, lets nobody in.
+        # A process whose user was changed after its start, as by gunicorn's --user, gives no access to its
+        # files.
         if os.lstat(content).st_uid != os.getuid():
             raise OSError
         stream.flush()
@@ -157,50 +166,61 @@ def send(upload: FileStorage) -> Sent:
 
 
 def receive(sent: Sent) -> FileStorage:
-    """Such an upload in the child."""
+    """Return an upload in the child."""
     name, filename, headers, content = sent
     stream = io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")  # noqa: SIM115
     upload = FileStorage(stream, name=name, headers=Headers(headers))
-    upload.filename = filename  # if None, it would be made the path of the file
+    upload.filename = filename  # None would be replaced by the path of the file
     return upload
 
 
 def state_as_tuple(state: RequestState) -> tuple[Any, ...] | None:
-    """The state without the proxy that freezes its values, which no pickle takes; None outside a request."""
+    """Return the state without the unpicklable proxy around its values; None outside a request."""
     return (*state[:-1], dict(state.values)) if state else None
 
 
 def state_of(values: tuple[Any, ...] | None) -> RequestState | None:
-    """The state that such a tuple was made of."""
+    """Return the state from its tuple."""
     return None if values is None else RequestState._make((*values[:-1], MappingProxyType(values[-1])))
 
 
+def progress_as_data(progress: Progress) -> Progress:
+    """Return a progress whose numbers are Python's own, and whose message is a plain string."""
+    done, total, message = progress
+    return Progress(
+        done if type(done) is int else float(done),
+        total if total is None or type(total) is int else float(total),
+        None if message is None else str(message),
+    )
+
+
 def end(outcome: Outcome) -> RunEnded:
-    """An outcome, ready to be sent."""
+    """Return an outcome, ready to be sent."""
     status, value, error = outcome
     if error is None:
         try:
-            return RunEnded(status, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), "", "")
-        except BaseException as wrong:  # whatever it raises, the item has succeeded
+            return RunEnded(status, safe_pickle.dumps(value), "", "")
+        except BaseException as wrong:  # whatever pickling raises, the item has succeeded
             return RunEnded(status, None, f"the result cannot be sent from its child process: {wrong!r}", "")
     trace = "".join(traceback.format_exception(error))
     return RunEnded(status, _pickled_error(error), _text_of(error), trace)
 
 
 def outcome_of(ended: RunEnded, name: str) -> Outcome:
-    """The outcome that such a message stands for; name is the item's."""
+    """Return the outcome from its message; name is the item's."""
     status = Status(ended.status)
     if status is Status.SUCCEEDED:
         lost = ResultLostError(f"{name}: {ended.text}")
         if ended.pickled is not None:
             try:
-                return status, pickle.loads(ended.pickled), None
+                return status, safe_pickle.loads(ended.pickled), None
             except Exception as wrong:
                 lost = ResultLostError(f"{name}: the result cannot be read in this process: {wrong}")
         return status, lost, lost
     try:
         assert ended.pickled is not None
-        error: BaseException = pickle.loads(ended.pickled)
+        error = safe_pickle.loads(ended.pickled)
+        assert isinstance(error, BaseException)
     except Exception:
         error = ItemFailedError(f"{name} failed with {ended.text}")
     if status is Status.FAILED:
@@ -209,14 +229,15 @@ def outcome_of(ended: RunEnded, name: str) -> Outcome:
 
 
 def _pickled_error(error: BaseException) -> bytes | None:
-    """None if it would not come back as it is: not every exception can be made anew from its arguments."""
+    """Return an error, pickled; None if it cannot be restored, as some errors cannot."""
     if isinstance(error, ItemCancelledError):
-        error.token = None  # another item's, which means nothing elsewhere
+        error.token = None  # another item's token, which means nothing in another process
     try:
-        pickled = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
-        return pickled if type(pickle.loads(pickled)) is type(error) else None
+        pickled = safe_pickle.dumps(error)
+        safe_pickle.loads(pickled)
     except BaseException:
         return None
+    return pickled
 
 
 def _text_of(error: BaseException) -> str:
@@ -228,7 +249,7 @@ def _text_of(error: BaseException) -> str:
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves the uploads out: the n-th of them is the n-th that comes along."""
+    """A pickler that replaces each upload by its number among the uploads sent along."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
@@ -248,7 +269,7 @@ def _pack(value: Any) -> PackedArguments:
     return PackedArguments(file.getvalue(), pickler.uploads)
 
 
-# What _arrived finds: a child reads one parcel at a time.
+# The uploads that _arrived finds: a child reads one call at a time.
 _arriving: list[FileStorage] = []
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pickle
 import struct
 import termios
+import zlib
 
 from flask_background.concurrency import native
+from flask_background.executors.processes import safe_pickle
 from flask_background.executors.processes.messages import (
     Call,
     CancelledSelf,
@@ -20,7 +21,8 @@ from flask_background.executors.processes.messages import (
     TokenFired,
 )
 
-# A message is sent as a plain tuple after its kind's number: a class of one's own costs ten times as much.
+# A message is sent as a plain tuple with the number of its kind: pickling its class would cost ten times as
+# much.
 _KINDS: tuple[type[Message], ...] = (
     Setup,
     Started,
@@ -31,12 +33,24 @@ _KINDS: tuple[type[Message], ...] = (
     RunEnded,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
-_LENGTH = struct.Struct("!Q")
+# Before each message: a mark, its length and its checksum. What an item writes into the pipe by mistake has
+# neither, and must not be taken for the length of a message that never comes to its end.
+_MARK = b"\xf5FB1"
+_HEAD = struct.Struct("!4sQI")
 _CHUNK = 1 << 16
+# The largest message, in bytes: what a child is made to say must not take all memory of its parent.
+_LARGEST = 1 << 30
+
+
+class NoMessage(Exception):
+    """The other side has written what is no message, or one that is too large."""
 
 
 class Pipes:
-    """One end of both. Any thread may send, and one receives; if it is not to block, one does both."""
+    """One end of two pipes.
+
+    Any thread may send, and one receives; if it is non-blocking, one thread does both.
+    """
 
     def __init__(self, inbound: int, outbound: int, blocking: bool = True) -> None:
         self.inbound = inbound
@@ -49,37 +63,38 @@ class Pipes:
 
     @property
     def is_sending(self) -> bool:
-        """Whether there is something that the pipe has not taken yet."""
+        """Whether part of a message has not been written yet."""
         return bool(self._unsent)
 
     @property
     def is_unread(self) -> bool:
-        """Whether the other side has not read all that it was told."""
+        """Whether the other side has unread messages."""
         if self._unsent:
             return True
         left = bytearray(struct.calcsize("i"))
         try:
             fcntl.ioctl(self.outbound, termios.FIONREAD, left)
-        except OSError:  # not every system tells this end
+        except OSError:  # some systems cannot tell
             return False
         return any(left)
 
     def send(self, message: Message) -> None:
-        """Tell the other side. Raises OSError if that has ended.
+        """Send a message to the other side. Raises OSError if that side has ended.
 
-        If this end does not block, what finds no room is left for ``send_more``.
+        On a non-blocking end, bytes that find no room are left for ``send_more``.
         """
-        body = pickle.dumps((_NUMBERS[type(message)], *message), pickle.HIGHEST_PROTOCOL)
+        body = safe_pickle.dumps((_NUMBERS[type(message)], *message))
+        if len(body) > _LARGEST:
+            raise MemoryError(f"a message of {len(body)} bytes; allowed are {_LARGEST}")
+        head = _HEAD.pack(_MARK, len(body), zlib.crc32(body))
         with self._lock:
-            # A small one goes in one write; a large one is not copied for that.
-            parts = (
-                [_LENGTH.pack(len(body)), body] if len(body) > _CHUNK else [_LENGTH.pack(len(body)) + body]
-            )
+            # A small message is written at once; a large one is not copied for that.
+            parts = [head, body] if len(body) > _CHUNK else [head + body]
             self._unsent += map(memoryview, parts)
             self.send_more()
 
     def send_more(self) -> None:
-        """Send what was left, as far as it goes now."""
+        """Write the rest of a message, as far as possible."""
         unsent = self._unsent
         try:
             while unsent:
@@ -90,37 +105,53 @@ class Pipes:
             pass
 
     def receive(self) -> Message:
-        """What the other side says next. Raises EOFError when that has ended."""
+        """Return the next message of the other side. Raises EOFError at its end, or NoMessage."""
         while (message := self.take()) is None:
             self.read()
         return message
 
     def read(self) -> None:
-        """Read some of what there is. Raises EOFError when the other side has ended."""
+        """Read some bytes. Raises EOFError when the other side has ended."""
         data = os.read(self.inbound, _CHUNK)
         if not data:
             raise EOFError
         self._buffer += data
 
     def take(self) -> Message | None:
-        """The next of the messages that have been read, if one is complete."""
+        """Return the next message that has been read completely, or None. Raises NoMessage."""
         buffer = self._buffer
-        if len(buffer) < _LENGTH.size:
+        if not _MARK.startswith(buffer[: len(_MARK)]):
+            raise NoMessage(f"{len(buffer)} bytes that are no message")
+        if len(buffer) < _HEAD.size:
             return None
-        end = _LENGTH.size + _LENGTH.unpack_from(buffer)[0]
+        _, length, checksum = _HEAD.unpack_from(buffer)
+        if length > _LARGEST:
+            raise NoMessage(f"a message of {length} bytes; allowed are {_LARGEST}")
+        end = _HEAD.size + length
         if len(buffer) < end:
             return None
         try:
-            with memoryview(buffer) as view, view[_LENGTH.size : end] as body:
-                number, *values = pickle.loads(body)
+            with memoryview(buffer) as view, view[_HEAD.size : end] as body:
+                if zlib.crc32(body) != checksum:
+                    raise NoMessage("a message with other bytes in between")
+                return _read(body)
         finally:
-            del buffer[:end]  # what cannot be read is not read again
-        message: Message = _KINDS[number]._make(values)
-        return message
+            del buffer[:end]  # a message that cannot be read is not tried again
 
     def close(self) -> None:
-        """Close both; the other side then comes to the end."""
+        """Close both pipes; the other side then reads the end."""
         for end in (self.inbound, self.outbound):
             if end != -1:
                 os.close(end)
         self.inbound = self.outbound = -1
+
+
+def _read(body: memoryview) -> Message:
+    try:
+        number, *values = safe_pickle.loads(body)
+        message: Message = _KINDS[number]._make(values)
+    except (MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise NoMessage(f"a message that cannot be read: {error}") from error
+    return message

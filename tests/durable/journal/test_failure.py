@@ -122,7 +122,7 @@ def test_file_in_the_folders_place(tmp_path: Path) -> None:
     """BACKGROUND_JOURNAL names a file."""
     (tmp_path / "journal").touch()
     for folder in (tmp_path / "journal", tmp_path / "journal" / "deeper"):
-        assert "is no folder" in refusal(lambda folder=folder: write(Writer(folder, power=True)))  # type: ignore[misc]
+        assert "is not a folder" in refusal(lambda folder=folder: write(Writer(folder, power=True)))  # type: ignore[misc]
 
 
 WRITE = """

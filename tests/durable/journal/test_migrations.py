@@ -159,7 +159,7 @@ def test_foreign_file(
     before = digest(path)
     for _ in range(2):
         said = refusal(make_writer)
-        assert f"{path} is no journal of Flask-Background" in said
+        assert f"{path} is not a journal of Flask-Background" in said
         assert why in said
         assert "BACKGROUND_JOURNAL" in said
     assert digest(path) == before

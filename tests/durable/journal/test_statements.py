@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from flask_background.core.status import Status
@@ -300,4 +301,5 @@ class Journal(RuleBasedStateMachine):
         assert sum(counts.values()) == len(self.model)
 
 
-TestJournal = Journal.TestCase
+# On a busy machine the many examples take longer than other tests do.
+TestJournal = pytest.mark.timeout(600)(Journal.TestCase)

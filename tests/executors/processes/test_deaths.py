@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from flask_background import Status, current_item
-from flask_background.errors import ItemCrashedError, ItemFailedError
+from flask_background.errors import ItemCrashedError, ItemFailedError, ResultLostError
 from flask_background.executors.processes.child_process import ChildProcess
 from flask_background.executors.processes.messages import Setup
 
@@ -33,7 +34,7 @@ from .conftest import CPU, ONE, Shop
         ("segfault", (), "was ended by SIGSEGV"),
         ("leave", (3,), "ended with exit status 3"),
         ("leave", (0,), "ended with exit status 0"),
-        ("die_by", (signal.SIGKILL,), "was ended by SIGKILL (by the system for want of memory, perhaps)"),
+        ("die_by", (signal.SIGKILL,), "was ended by SIGKILL (perhaps by the system, for lack of memory)"),
         ("die_by", (signal.SIGABRT,), "was ended by SIGABRT"),
     ],
 )
@@ -73,6 +74,43 @@ def test_child_dies_with_what_it_has_started(shop: Shop) -> None:
 
     assert isinstance(shop.call(work).exception(BOUND), ItemCrashedError)
     until(lambda: not alive(int(path.read_text())))
+
+
+@pytest.mark.parametrize("garbage", [b"\n", b"a line that was printed by mistake\n", bytes(100_000)])
+def test_child_that_writes_into_its_pipe(make_shop: Callable[..., Shop], garbage: bytes) -> None:
+    """The item fails at once with what has happened, and the next one has another child."""
+    shop = make_shop(cpu=CPU | {"workers": 1})
+    pid = shop.pid()
+
+    def work() -> None:
+        for number in range(3, 20):
+            try:
+                if stat.S_ISFIFO(os.fstat(number).st_mode):
+                    os.write(number, garbage)
+            except OSError:
+                pass  # the end that is read from
+
+    error = shop.call(work).exception(BOUND)
+    assert isinstance(error, ItemCrashedError)
+    assert f"child process {pid} has written " in str(error)
+    assert shop.pid() != pid
+
+
+def test_result_that_would_run_code(shop: Shop) -> None:
+    """Reading a result calls nothing that the child names."""
+    path = shop.folder / "ran"
+
+    def work() -> object:
+        class Evil:
+            def __reduce__(self) -> object:
+                return Path.touch, (path,)
+
+        return Evil()
+
+    item = shop.call(work)
+    assert isinstance(item.exception(BOUND), ResultLostError)
+    assert item.status is Status.SUCCEEDED
+    assert not path.exists()
 
 
 def test_no_descriptors_for_a_child(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -125,6 +126,38 @@ def test_all_memory_is_used(make_shop: Callable[..., Shop]) -> None:
     pid = shop.pid()
     assert isinstance(shop.call(work).exception(BOUND), MemoryError)
     assert shop.pid() == pid
+
+
+def leak(mebibytes: int) -> None:
+    """Keep memory beyond the item."""
+    _leaked.append(bytearray(mebibytes << 20))
+
+
+_leaked: list[bytearray] = []
+
+
+@pytest.mark.parametrize("mebibytes", [20, 50, 70])
+def test_child_that_leaks_is_replaced(make_shop: Callable[..., Shop], mebibytes: int) -> None:
+    """A child whose items have left it no memory fails one more item at most."""
+    shop = make_shop(cpu={"kind": "process", "workers": 1, "max_memory": 300})
+    children = set()
+    failed = []
+    for _ in range(12):
+        item = shop.call(leak, mebibytes)
+        failed.append(item.exception(BOUND) is not None)
+        children.add(shop.pid())
+    assert len(children) >= 2
+    assert not any(one and other for one, other in pairwise(failed))
+
+
+def test_child_is_replaced_after_max_items(make_shop: Callable[..., Shop]) -> None:
+    """A child runs ``max_items`` items, whatever becomes of them."""
+    shop = make_shop(cpu={"kind": "process", "workers": 1, "max_items": 3})
+    first = shop.pid()
+    assert isinstance(shop.call(int, "x").exception(BOUND), ValueError)
+    assert shop.pid() == first
+    assert shop.pid() != first
+    until(lambda: not alive(first))
 
 
 def test_no_memory_for_the_result(make_shop: Callable[..., Shop]) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from flask import Flask
 
-from flask_background import Background, current_item
+from flask_background import Background, Status, current_item
 from flask_background.errors import ConfigurationError, ItemCrashedError, ItemTimeoutError
 
-from ...helpers import BOUND, Script, Site, our_threads
+from ...helpers import BOUND, Script, Site, our_threads, until
+from ...integration.servers import alive
 from .conftest import CPU, Shop, children
+
+LINE = "No child process of the executor 'cpu' starts"
 
 
 def test_starts_nothing_early(shop: Shop) -> None:
@@ -80,6 +84,61 @@ def test_child_dies_as_it_starts(make_shop: Callable[..., Shop], tmp_path: Path)
     assert "ended with exit status 7 before it had loaded the app 'deadly:app'" in str(error)
 
 
+@pytest.mark.parametrize(
+    "how", ["raise ConnectionError('the database is down')", "__import__('os')._exit(7)"]
+)
+def test_durable_items_wait_for_children_that_start(
+    make_shop: Callable[..., Shop],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    """While no child starts, durable items are put off, with one line in the log: that is no attempt."""
+    down = tmp_path / "down"
+    (tmp_path / "ill.py").write_text(
+        f"import os\nif os.path.exists({str(down)!r}): {how}\nfrom tests.children import create_app\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    shop = make_shop(
+        durable=True, BACKGROUND_APP="ill:create_app", BACKGROUND_JOURNAL=str(tmp_path / "journal")
+    )
+    down.touch()
+    items = [shop.call(os.getpid) for _ in range(6)]
+    until(lambda: [record for record in caplog.records if LINE in record.message])
+    assert not items[0].wait(1.5)  # another start has failed meanwhile
+    until(lambda: {(item.status, item.attempt) for item in items} == {(Status.QUEUED, 0)})
+    assert len([record for record in caplog.records if LINE in record.message]) == 1
+    down.unlink()
+    assert all(item.result(BOUND) for item in items)
+    assert {item.attempt for item in items} == {1}
+
+
+def test_durable_item_whose_child_dies_before_it_begins(
+    make_shop: Callable[..., Shop],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The child was taken to be alive, and the next one does not start: the item waits all the same."""
+    down = tmp_path / "down"
+    (tmp_path / "frail.py").write_text(
+        f"import os\nif os.path.exists({str(down)!r}): os._exit(7)\nfrom tests.children import create_app\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    shop = make_shop(True, CPU | {"workers": 1}, BACKGROUND_APP="frail:create_app")
+    pid = shop.pid()
+    down.touch()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid))
+    item = shop.call(os.getpid)
+    until(lambda: any(LINE in record.message for record in caplog.records))
+    until(lambda: (item.status, item.attempt) == (Status.QUEUED, 0))
+    down.unlink()
+    assert item.result(BOUND) not in (pid, os.getpid())
+    assert item.attempt == 1
+
+
 def test_app_that_gevent_patches(
     make_shop: Callable[..., Shop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +185,7 @@ def test_task_that_children_would_not_find(shop: Shop) -> None:
     """Another task of the same name is refused where it is enqueued."""
     other = shop.background.task(name="shop.other", executor="cpu")(lambda: 1)
     shop.background.task(name="shop.other", executor="cpu")(lambda: 2)
-    with pytest.raises(ConfigurationError, match=r"shop\.other wants the executor 'cpu'.*of this name"):
+    with pytest.raises(ConfigurationError, match=r"shop\.other names the executor 'cpu'.*of this name"):
         other.enqueue()
 
 

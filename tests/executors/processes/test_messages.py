@@ -94,10 +94,10 @@ class Exiting(Exception):
 
 def test_what_exits_when_it_is_sent() -> None:
     """It does not take its process along."""
-    status, _, error = come_back((Status.SUCCEEDED, Exiting(), None))
-    assert (status, type(error)) == (Status.SUCCEEDED, ResultLostError)
+    status, value, error = come_back((Status.SUCCEEDED, Exiting("closed"), None))
+    assert (status, type(value), error) == (Status.SUCCEEDED, Exiting, None)
     status, _, error = come_back((Status.FAILED, None, Exiting("closed")))
-    assert (status, type(error)) == (Status.FAILED, ItemFailedError)
+    assert (status, type(error), str(error)) == (Status.FAILED, Exiting, "closed")
 
 
 def test_error() -> None:
@@ -117,8 +117,9 @@ def test_error() -> None:
 class Stubborn(Exception):
     """An error that is worse than it looks."""
 
-    def __reduce__(self) -> Any:
-        return str, ("not an error",)
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        raise ValueError
 
     def __str__(self) -> str:
         raise ValueError

@@ -15,7 +15,7 @@ from flask_background.executors.processes.messages import (
     Started,
     TokenFired,
 )
-from flask_background.executors.processes.pipes import Pipes
+from flask_background.executors.processes.pipes import NoMessage, Pipes
 
 from ...helpers import BOUND
 
@@ -53,6 +53,36 @@ def test_large_message(ends: tuple[Pipes, Pipes]) -> None:
     assert [there.receive() for _ in threads] == [large] * 3
     for thread in threads:
         thread.join(BOUND)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"printed by mistake\n",
+        b"\n",
+        bytes(3),
+        bytes(4000),
+        b"\xf5FB1" + b"\xff" * 12,
+        b"\xf5FB1" + bytes(12),
+    ],
+)
+def test_bytes_that_are_no_message(ends: tuple[Pipes, Pipes], garbage: bytes) -> None:
+    """They are noticed at once, or with the next message: nobody waits for what they seem to announce."""
+    here, there = ends
+    os.write(here.outbound, garbage)
+    here.send(CancelledSelf())
+    with pytest.raises(NoMessage):
+        there.receive()
+
+
+def test_bytes_inside_a_message(ends: tuple[Pipes, Pipes]) -> None:
+    """A message that other bytes have come into is no message."""
+    here, there = ends
+    here.send(ProgressReported(1, 2, "half"))
+    whole = os.read(there.inbound, 1000)
+    os.write(here.outbound, whole[:-5] + b"oops" + whole[-5:])
+    with pytest.raises(NoMessage):
+        there.receive()
 
 
 def test_end(ends: tuple[Pipes, Pipes]) -> None:

@@ -1,4 +1,4 @@
-"""The journal's version: what a file says of itself, and the steps from one version to the next.
+"""The journal's version: its place in the file, and the steps from one version to the next.
 
 The file carries SQLite's ``application_id``, and its version in ``user_version``. Each migration also writes
 ``compatible_from`` into the table ``meta``: the oldest version whose code may still work with the file, so
@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from flask_background.errors import JournalError
 
-#: What tells a journal from other SQLite files ("FlBg").
+#: The number that distinguishes a journal from other SQLite files ("FlBg").
 APPLICATION_ID = 0x466C4267
 
-_CURE = "Set BACKGROUND_JOURNAL to a folder of its own."
+_CURE = "Set BACKGROUND_JOURNAL to an empty folder."
 _META = "create table if not exists meta (name text primary key, value) without rowid"
 
 
@@ -41,19 +41,19 @@ def _read_script(name: str) -> str:
 #: The step to version 1 comes first. A migration that was released never changes.
 MIGRATIONS = (
     Migration(_read_script("0001_items.sql"), compatible_from=1),
-    # Code of version 1 would let items wait where nobody looks any more.
+    # Code of version 1 would not forward the items of the outbox.
     Migration(_read_script("0002_outbox.sql"), compatible_from=2),
 )
 
 
 def read_version(connection: sqlite3.Connection) -> int:
-    """The version that the file has now."""
+    """Return the version that the file has now."""
     (version,) = connection.execute("pragma user_version").fetchone()
     return int(version)
 
 
 def check_journal(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of a file that this code can use or migrate; 0 if the file has none yet.
+    """Return the version of a file that this code can use or migrate; 0 if the file has none yet.
 
     Changes nothing. Raises JournalError for any other file.
     """
@@ -62,7 +62,7 @@ def check_journal(connection: sqlite3.Connection, path: Path) -> int:
         return check_version(connection, path)
     if application_id:
         raise JournalError(
-            f"{path} is no journal of Flask-Background: its application id is"
+            f"{path} is not a journal of Flask-Background: its application id is"
             f" {application_id & 0xFFFFFFFF:#010x}, and a journal's is {APPLICATION_ID:#010x}. {_CURE}"
         )
     tables = _columns(connection)
@@ -70,13 +70,13 @@ def check_journal(connection: sqlite3.Connection, path: Path) -> int:
         return 0
     if "fence" not in tables.get("item", {}):
         raise JournalError(
-            f"{path} is no journal of Flask-Background: it has no application id, and the tables"
+            f"{path} is not a journal of Flask-Background: it has no application id, and the tables"
             f" {', '.join(sorted(tables))}. {_CURE}"
         )
     expected = _columns_of_version_1()
     if any(tables.get(name) != columns for name, columns in expected.items()):
         raise JournalError(
-            f"{path} has no version, and cannot be brought to version {len(MIGRATIONS)}, for its tables are"
+            f"{path} has no version, and cannot be brought to version {len(MIGRATIONS)}: its tables are"
             f" not those of version 1: {_difference(expected, tables)}. Let the code that made it finish its"
             f" items, then move the folder {path.parent} away."
         )
@@ -84,7 +84,7 @@ def check_journal(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of a journal that this code may work with. Raises JournalError if it is too new."""
+    """Return the version of a journal that this code may work with. Raises JournalError if it is too new."""
     version, known = read_version(connection), len(MIGRATIONS)
     if version > known:
         found = connection.execute("select value from meta where name = 'compatible_from'").fetchone()
@@ -100,7 +100,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> int:
-    """Bring a journal of this version to the newest one, each step in its own transaction; returns that."""
+    """Migrate a journal of this version to the newest one, each step in its own transaction; return that."""
     for number, migration in enumerate(MIGRATIONS[version:], version + 1):
         connection.executescript(
             f"begin immediate; {_META};\n{migration.script}\n;"
@@ -128,7 +128,7 @@ def _columns_of_version_1() -> _Columns:
 
 
 def _difference(expected: _Columns, found: _Columns) -> str:
-    """Which tables and columns are missing, and which columns are too many."""
+    """Return the tables and columns that are missing, and the columns that should not be there."""
     parts = []
     for name, columns in expected.items():
         has = found.get(name)
