@@ -18,14 +18,14 @@
     │   ├── BrokerError            Celery's broker or result backend cannot be reached
     │   └── UploadError            an upload cannot be stored where BACKGROUND_UPLOADS says
     ├── EnqueuedInChildError       an item in a child process enqueued an in-memory item    (RuntimeError)
-    ├── WaitError              an item would wait where its own wait holds up what it waits for (RuntimeError)
+    ├── WaitError                  a wait for an item would block that very item            (RuntimeError)
     ├── NotFinishedError           the item had not ended when the wait's time was up       (TimeoutError)
     ├── ItemCancelledError         the item was cancelled
     ├── ItemInterruptedError       the host stopped before the item had ended
     ├── ItemTimeoutError           the item's own time was up                               (TimeoutError)
     ├── ItemFailedError            the item failed in another process, or was parked
     ├── ItemCrashedError           the child process that ran the item died, or could not start
-    ├── RecordGoneError        the journal has no record of the item any more               (LookupError)
+    ├── RecordGoneError            the journal no longer has a record of the item           (LookupError)
     └── ResultLostError            the result of a durable item is not data, so it was not kept
 """
 
@@ -139,7 +139,7 @@ class EnqueuedInChildError(BackgroundError, RuntimeError):
 
 
 class WaitError(BackgroundError, RuntimeError):
-    """A wait for an item would hold up that very item; the message says how to wait instead."""
+    """A wait for an item would block that very item; the message says how to wait instead."""
 
 
 class NotFinishedError(BackgroundError, TimeoutError):
@@ -174,7 +174,7 @@ class ItemCrashedError(BackgroundError):
 
 
 class RecordGoneError(BackgroundError, LookupError):
-    """How a durable item stands cannot be told: the journal has no record of it any more."""
+    """The status of a durable item is unknown: the journal no longer has a record of the item."""
 
 
 class ResultLostError(BackgroundError):

@@ -24,7 +24,7 @@ TASK_NAME = "flask_background.item"
 
 
 class ThisProcess(Protocol):
-    """What else there is in this process for an app's items."""
+    """The other parts of this process that serve an app's items."""
 
     #: Whether items may live in this process's memory.
     holds_items: bool
@@ -41,7 +41,7 @@ class ThisProcess(Protocol):
 
 
 class CeleryContext(NamedTuple):
-    """What the rooms of the bridge to Celery get to know of an app."""
+    """An app, as the rooms of the bridge to Celery know it."""
 
     settings: Settings
     registry: Registry
@@ -78,7 +78,7 @@ def celery_of(app: Flask, settings: Settings) -> Celery:
 
 
 def explicit_settings(celery: Celery) -> dict[str, Any]:
-    """What the user has set, by its name in lower case."""
+    """The user's own settings, by their names in lower case."""
     given: dict[str, Any] = celery.conf.table(with_defaults=False, censored=False)
     return given
 

@@ -1,4 +1,4 @@
-"""Looks for what is unsafe in a Celery app's settings, and asks its servers and workers."""
+"""Finds unsafe settings of a Celery app, and asks its servers and workers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _settings(celery: Celery) -> Iterator[Finding]:
 
 
 def _records(celery: Celery) -> Finding:
-    """What the kind of result backend allows."""
+    """Say what the kind of result backend allows."""
     if is_redis(celery):
         return Finding("ok", "records", "lie in Redis: items survive their workers, and may have keys")
     return Finding(

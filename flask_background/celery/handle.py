@@ -29,7 +29,7 @@ _PATIENCE = 30.0
 
 
 class RecordKeeper(ItemHost, Protocol):
-    """What the handle needs of the backend that keeps the records."""
+    """The backend that keeps the records, as handles need it."""
 
     def look(self, item: CeleryItem[Any]) -> Record | None: ...
     def wait_for_end(self, item: CeleryItem[Any], seconds: float) -> bool: ...

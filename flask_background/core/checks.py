@@ -22,17 +22,17 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def is_duration(value: object) -> TypeGuard[float]:
-    """Whether value is a number of seconds from 0, of any size but without infinity."""
+    """Return whether value is a finite number of seconds from 0, of any size."""
     return is_number(value) and 0 <= value < math.inf
 
 
 def at_most(seconds: float) -> float:
-    """A number of seconds, as a float, that clocks and dates can take: a hundred years at most."""
+    """Return seconds as a float that clocks and dates can take: a hundred years at most."""
     return float(min(seconds, LONGEST))
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether value is a string that is not empty and can be written anywhere."""
+    """Return whether value is a string that is not empty and can be written anywhere."""
     if not isinstance(value, str) or not value:
         return False
     try:
@@ -43,7 +43,7 @@ def is_text(value: object) -> TypeGuard[str]:
 
 
 def shown(value: object) -> str:
-    """A value for an error, whatever it is: one line of bounded length, which can be written anywhere."""
+    """Return any value as text for an error: one line of bounded length, which can be written anywhere."""
     try:
         text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     except Exception:  # of a number with too many digits, or a class of the app's

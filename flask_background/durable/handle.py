@@ -42,7 +42,7 @@ class JournalHost(ItemHost, Protocol):
 class DurableItem(RemoteItem[R]):
     """A durable work item. Its properties are up to date, whichever process of the app runs it.
 
-    Once the journal has no record of the item any more, properties and waits raise RecordGoneError, unless
+    Once the journal has no record of the item, properties and waits raise RecordGoneError, unless
     this handle has seen the end.
     """
 

@@ -26,7 +26,7 @@ class ThreadExecutor(Executor):
         self._perform = perform
         self._adopt = adopt
         self._queue: native.SimpleQueue[WorkItem[Any] | None] = native.SimpleQueue()
-        #: The items that were put, until somebody starts them: what the queue has is only for one to be had.
+        #: The items that no thread has taken yet. An entry of the queue only tells that there is one to take.
         self._waiting: dict[str, WorkItem[Any]] = {}
         self._lock = native.new_lock()
         self._threads = 0

@@ -79,7 +79,7 @@ class Lending:
                     look = _LOOK
 
     def give_back(self, item: WorkItem[Any]) -> None:
-        """A run has ended, perhaps one in a lent place."""
+        """Take back the place of a run that has ended, if the place was lent."""
         if self._lent:
             self._lent.pop(item.id, None)
 
@@ -120,7 +120,7 @@ class Lending:
             self._lent[awaited.id] = executor.name
         try:
             started = executor.start_beside(awaited)
-        except RuntimeError:  # the system has no thread to give: the next look tries again
+        except RuntimeError:  # the system cannot start a thread; the next look tries again
             started = False
         if not started:
             self.give_back(awaited)

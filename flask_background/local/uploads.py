@@ -1,6 +1,6 @@
-"""The uploads of items in memory: a share of the process's descriptors is theirs, and no more.
+"""The uploads of items in memory, and their share of the process's descriptors.
 
-An upload above 500 kB is an open file without a name. The first ones are left as they are. When they have
+An upload above 500 kB is an open file without a name. The first uploads are left as they are. When they have
 used up their share, each further one is copied to a file with a name, which needs no descriptor while it
 waits.
 """
@@ -23,7 +23,7 @@ from flask_background.errors import QueueFull
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
 
-# Of the descriptors that the process may have, the share of uploads.
+# The share of the process's descriptors that uploads may use.
 _SHARE = 0.25
 _CHUNK = 1 << 20
 
@@ -38,19 +38,19 @@ class UploadRoom:
     def __init__(self) -> None:
         self._lock = native.new_lock()
         self._held = 0
-        self._of: dict[str, int] = {}  # by item
+        self._of: dict[str, int] = {}  # the number of descriptors, by item
 
     def enter(self, item: WorkItem[Any]) -> Copies:
         """Count the uploads of an item, or return copies of them for ``put_aside``.
 
-        Raises QueueFull if they cannot be copied; the uploads are as they were then.
+        Raises QueueFull if the uploads cannot be copied, and then leaves them unchanged.
         """
         uploads = [upload for upload in item._uploads or () if _has_descriptor(upload.stream)]
         if not uploads:
             return []
         share = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _SHARE
         with self._lock:
-            fits = self._held + len(uploads) <= share or share < 0  # there is no limit
+            fits = self._held + len(uploads) <= share or share < 0  # the process has no limit
             if fits:
                 self._held += len(uploads)
                 self._of[item.id] = len(uploads)
@@ -70,27 +70,27 @@ class UploadRoom:
         return copies
 
     def discard(self, item: WorkItem[Any], copies: Copies | None) -> None:
-        """The item was not accepted: forget it and its copies."""
+        """Forget an item that was not accepted, and its copies."""
         self.leave(item)
         for _, copy in copies or ():
             copy.close()
 
     def leave(self, item: WorkItem[Any]) -> None:
-        """The item needs its uploads no more."""
+        """Forget an item that no longer needs its uploads."""
         if self._of and (count := self._of.pop(item.id, 0)):
             with self._lock:
                 self._held -= count
 
 
 def put_aside(copies: Copies) -> None:
-    """Give uploads their copies, and close what they had."""
+    """Give uploads their copies, and close the files that they had."""
     for upload, copy in copies:
         upload.stream.close()
         upload.stream = copy  # type: ignore[assignment]
 
 
 class FileAside:
-    """A temporary file that is open only while somebody uses it. It is removed when it is closed."""
+    """A temporary file that is open only while it is used, and is removed when it is closed."""
 
     def __init__(self, source: Any) -> None:
         descriptor, self._path = tempfile.mkstemp(prefix="flask-background-")
@@ -140,13 +140,13 @@ class FileAside:
 
 
 def _remove(path: str, pid: int) -> None:
-    if os.getpid() == pid:  # a forked process has no part in it
+    if os.getpid() == pid:  # a forked process does not own the file
         with suppress(OSError):
             os.unlink(path)
 
 
 def _has_descriptor(stream: Any) -> bool:
-    """Whether a stream is an open file. To ask a spooled file for its descriptor would give it one."""
+    """Return whether a stream is an open file; asking a spooled file for its descriptor would give it one."""
     if isinstance(stream, tempfile.SpooledTemporaryFile):
         return stream.name is not None
     try:

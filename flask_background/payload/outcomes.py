@@ -47,7 +47,7 @@ def progress_as_data(progress: Progress, max_bytes: int) -> str:
 
 
 def _cut(text: str, max_bytes: int) -> str:
-    """As much of a text as takes max_bytes in JSON, and a note that says so if that is not all."""
+    """Return as much of a text as fits max_bytes in JSON, with a note if the text was cut."""
     each = 1 if text.isascii() else 6  # a character in JSON, at most; a pair of surrogates takes twice that
     if len(text) * each <= max_bytes:
         return text

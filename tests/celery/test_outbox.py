@@ -466,3 +466,42 @@ def test_celery_is_taken_away(
         state_of(site.app).look_for_work()
         until(lambda: [line for line in lines(caplog) if "to be forwarded to another backend" in line])
     assert rows(journal) == {"queued": 1}
+
+
+def test_under_gevent(script: Callable[..., Script], redis: Redis, journal: Path) -> None:
+    """Native threads hand over the items of greenlets, again and again, by connections of their own."""
+    gone = journal.parent / "gone"
+    urls = {"broker_url": f"{redis.url}/0", "result_backend": f"{redis.url}/1"}
+    program = script(
+        f"""
+        from gevent import monkey, sleep
+        monkey.patch_all()
+        from pathlib import Path
+        from tests.celery import shop
+        gone = Path({str(gone)!r})
+        app = shop.create_app(
+            BACKGROUND_CELERY={urls}, BACKGROUND_JOURNAL={str(journal)!r}, BACKGROUND_RUN_IN_WEB=False
+        )
+        with app.app_context():
+            for number in range(2):
+                shop.echo.enqueue(number)
+                print("there", number, flush=True)
+                while not gone.exists():
+                    sleep(0.02)
+                item = shop.book.enqueue(number)
+                print("waits", number, flush=True)
+                while item.in_outbox:
+                    item.status
+                    sleep(0.05)
+                print("handed over", number, flush=True)
+        """
+    )
+    for number in range(2):
+        until(lambda number=number: f"there {number}" in program.said, 30)  # type: ignore[misc]
+        redis.stop()
+        gone.touch()
+        until(lambda number=number: f"waits {number}" in program.said, 30)  # type: ignore[misc]
+        gone.unlink()
+        redis.start()
+        until(lambda number=number: f"handed over {number}" in program.said, 30)  # type: ignore[misc]
+    assert program.ends() == 0, program.said

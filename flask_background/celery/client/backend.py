@@ -125,7 +125,7 @@ class CeleryBackend(Backend):
         return handle
 
     def look(self, item: CeleryItem[Any]) -> Record | None:
-        """What is known of an item."""
+        """The row or record of an item, if there is one."""
         if item.in_outbox:
             row = self.fallback.look(item.id)
             if row is not None:

@@ -15,7 +15,7 @@ _REST = 5.0
 
 
 class Breaker:
-    """What one process knows of it. One line in the log says that it is lost, one that it is found."""
+    """Whether Celery can be reached, as one process knows it. The log gets one line for each change."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
@@ -51,7 +51,7 @@ class Breaker:
             self._events.backend_lost("Celery", error)
 
     def mended(self) -> None:
-        """A try has not."""
+        """A try has succeeded."""
         if self._lost_at is None:
             return
         with self._lock:

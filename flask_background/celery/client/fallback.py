@@ -1,4 +1,4 @@
-"""What becomes of items that cannot be sent: durable ones wait in the journal, others may run here."""
+"""Ways out for items that cannot be sent: durable ones wait in the journal, others may run here."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Packed(NamedTuple):
-    """What an item's arguments have become that is to be sent."""
+    """The arguments of an item that is to be sent, as data."""
 
     payload: str
     #: The uploads, to which the payload refers by their number.
     uploads: Sequence[FileStorage]
-    #: What stands for the key elsewhere, as what the user has made it of is nobody's business.
+    #: The key's hash: the key itself may hold private data.
     key: str | None
 
 
@@ -57,7 +57,7 @@ class Fallback:
         item._take_arguments(())
 
     def look(self, item_id: str) -> OutboxRow | None:
-        """What the journal knows of an item that waits there, or has ended there. Raises JournalError."""
+        """The journal's row of an item that waits there, or has ended there. Raises JournalError."""
         return self._process.durable.outbox.get(item_id) if self._process.has_journal() else None
 
     def cancel(self, item_id: str) -> str | None:
@@ -73,7 +73,7 @@ class Fallback:
         return item
 
     def go_on_here(self, item: CeleryItem[Any], due: float | None) -> None:
-        """The same, of one that was accepted when it was held: however many wait here. Raises Stopping."""
+        """Enter an item that was held, and so accepted, however many wait here. Raises Stopping."""
         self._bring_here(item)
         local = self._process.backend
         executor = local.executors[item._task.executor]

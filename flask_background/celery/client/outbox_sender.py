@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flask_background.celery.client.publisher import UnsendableError
@@ -22,18 +22,20 @@ HandleOf = Callable[[str, Record], "CeleryItem[Any]"]
 
 
 class OutboxSender:
-    """What the outbox of the journal knows of Celery."""
+    """Celery, as the outbox of the journal knows it."""
 
     name = "Celery"
 
     def __init__(self, session: CelerySession, handle_of: HandleOf) -> None:
-        self._shared = session
+        self._shared, self._own = session, threading.local()
         self._handle_of = handle_of
 
-    @cached_property
+    @property
     def _session(self) -> CelerySession:
-        """The session of the native thread that looks after the journal."""
-        return self._shared.apart()
+        """The session of this thread, which is a native one under gevent too."""
+        if not hasattr(self._own, "session"):
+            self._own.session = self._shared.apart()
+        return self._own.session  # type: ignore[no-any-return]
 
     def is_worth_a_try(self) -> bool:
         """Whether items may be sent. Where the last try has failed, Celery is asked without an item."""

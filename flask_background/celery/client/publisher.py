@@ -34,7 +34,7 @@ class UnsendableError(BrokerError):
 
 
 class Publisher:
-    """What one process sends to the broker of an app's Celery. Waits up to ``timeout`` seconds."""
+    """Sends messages of one process to the broker of an app's Celery. Waits up to ``timeout`` seconds."""
 
     def __init__(self, celery: Celery, timeout: float, kill_after: float) -> None:
         self._celery = celery

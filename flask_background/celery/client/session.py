@@ -1,4 +1,4 @@
-"""What one process has to send items to Celery with, and to learn of them: records, publisher, uploads."""
+"""The means of one process to send items to Celery and to read them: records, publisher, uploads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HOP = 600.0
 
 
 class CelerySession:
-    """Of one app, in one process."""
+    """The means of one app in one process."""
 
     def __init__(self, context: CeleryContext) -> None:
         """Find the app's Celery. Raises ConfigurationError."""
@@ -30,9 +30,9 @@ class CelerySession:
         self.breaker = Breaker(context.events)
 
     def apart(self) -> Self:
-        """The same session with connections of its own.
+        """Copy the session, with connections of its own.
 
-        Under gevent a native thread cannot use connections that greenlets have made.
+        Under gevent a native thread cannot use the connections of greenlets, or of another native thread.
         """
         other = copy(self)
         other._connect()

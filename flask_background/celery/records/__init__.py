@@ -1,4 +1,4 @@
-"""What is known of items everywhere: their records, in Redis or in another result backend of Celery's."""
+"""The records of items, which every process can read: in Redis, or in another result backend of Celery."""
 
 from __future__ import annotations
 

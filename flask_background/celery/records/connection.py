@@ -38,7 +38,7 @@ def client_of(celery: Celery, wait: float, read: float | None = None, most: int 
 
 
 def key_prefix(celery: Celery) -> str:
-    """What the names of Celery's own keys begin with, where the user has said so."""
+    """The prefix of Celery's own keys, where the user has set one."""
     return str((celery.conf.result_backend_transport_options or {}).get("global_keyprefix", ""))
 
 
@@ -57,7 +57,7 @@ def _plain(url: str) -> str:
 
 
 def _tls(celery: Celery, url: str) -> dict[str, Any]:
-    """What the setting redis_backend_use_ssl says, where the URL does not."""
+    """The options for TLS in the setting redis_backend_use_ssl."""
     given = celery.conf.redis_backend_use_ssl
     return dict(given) if isinstance(given, dict) and url.startswith("rediss://") else {}
 

@@ -35,7 +35,7 @@ _FIELDS = tuple(name for name in Record._fields if name != "payload")
 
 
 class Findings(NamedTuple):
-    """What the reconciler finds to do."""
+    """The work that the reconciler has found."""
 
     #: The time in Redis, in seconds.
     now: float
@@ -125,7 +125,7 @@ class RedisRecords(Records):
     # For the reconciler.
 
     def look(self, home: str, who: str, *, lock: float, most: int, age: float) -> Findings:
-        """What there is to do for the items of an app; nothing if another process does it.
+        """Find the work that the items of an app need; none if another process does it.
 
         ``who`` keeps others away for ``lock`` seconds. ``age``: after how many seconds a message that was
         passed over counts as lost.

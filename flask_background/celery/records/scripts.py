@@ -1,4 +1,4 @@
-"""What Redis does to records in one step, in Lua.
+"""The changes that Redis makes to records in one step, in Lua.
 
 Under the prefix P lie ``item:ID``, the record of an item, a hash; ``key:NAME``, the id of the item that has
 the key; ``end:ID``, for a minute after an item's end, a list that its waiters read; and for each HOME, the
@@ -11,8 +11,8 @@ name of an app:
 - ``HOME:runs``, the running items, by the time from when on a run without a sign of life counts as dead;
 - ``HOME:queues``, the names of the queues; ``HOME:progress``, by queue when the latest of the items that have
   started was sent; ``HOME:passed``, the same as it was a while ago;
-- ``HOME:reconciler``, who looks after all that, for a moment; ``HOME:looks``, since when workers look without
-  a gap, and when the last look was.
+- ``HOME:reconciler``, the worker that looks after all that, for a moment; ``HOME:looks``, since when workers
+  look without a gap, and when the last look was.
 
 An item that has not ended is in one of the first four sets. Times are those of Redis' own clock, so no
 machine's clock is compared with another's. A script may be asked twice, as its first answer may be lost: then

@@ -64,7 +64,7 @@ class Folder:
 
 
 class Remote:
-    """What fsspec can reach."""
+    """A place that fsspec can reach."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -103,7 +103,7 @@ class Remote:
 
 
 def store_at(place: str) -> Store:
-    """What ``BACKGROUND_UPLOADS`` names. Raises ConfigurationError."""
+    """The store that ``BACKGROUND_UPLOADS`` names. Raises ConfigurationError."""
     return _store_at(place, os.getpid())  # connections are not a forked process's
 
 

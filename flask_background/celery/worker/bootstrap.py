@@ -38,7 +38,7 @@ _LAST_LOOK = 2.0
 
 
 class WorkerApp(ThisProcess, Protocol):
-    """What a worker needs of an app whose items it runs."""
+    """An app whose items a worker runs, as the worker needs it."""
 
     settings: Settings
 
@@ -99,7 +99,7 @@ class ItemStep(StartStopStep):  # type: ignore[misc]
 
 
 class Worker:
-    """What a worker with items of ours has besides Celery's."""
+    """The parts that a worker with items of ours has besides Celery's."""
 
     def __init__(self, celery: Celery, states: Mapping[str, WorkerApp]) -> None:
         self.table = RunTable()
@@ -145,7 +145,7 @@ def _states_of(celery: Celery) -> dict[str, WorkerApp]:
 
 
 def _worker_starts(sender: Any, **_: Any) -> None:
-    """Make the worker ready. What is wrong ends it, for it would take messages that it cannot run."""
+    """Make the worker ready. An error ends the worker, which would take messages that it cannot run."""
     global _worker
     states = _states_of(sender.app)
     if not states:
@@ -188,7 +188,7 @@ def register(celery: Celery, task: ItemTask) -> None:
 
 
 def _worker_is_ready(sender: Any, **_: Any) -> None:
-    # What items of a worker before this one have left in the journal here may have no other process.
+    # Items of an earlier worker may have left durable items in the journal, which no other process may run.
     for state in _states_of(sender.app).values():
         state.look_for_work()
 

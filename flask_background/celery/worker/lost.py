@@ -1,4 +1,4 @@
-"""What becomes of an item whose run's process has died."""
+"""The end of a run whose process has died: its item runs again, or has ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEARLY = 1.0
 def settle_lost(
     backend: CeleryBackend, records: Records, run: RunId, now: float, *, is_certain: bool
 ) -> None:
-    """Put on record what becomes of the item, and tell it. Raises BrokerError.
+    """Requeue or end the item, and log that. Raises BrokerError.
 
     ``now``: the time by the clock that the records have. ``is_certain``: the kernel says that the process is
     dead. Otherwise nothing happens if the run has shown a sign of life meanwhile.

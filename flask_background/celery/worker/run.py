@@ -1,4 +1,4 @@
-"""One message in a Celery worker: claim its item, run it, put on record what the run came to.
+"""One message in a Celery worker: claim its item, run it, put the outcome on record.
 
 A message may come twice: after a worker's death, because an acknowledgement was lost, or because the
 reconciler has sent it again. The record decides: only a queued item is claimed, so an item that runs or has
@@ -53,7 +53,7 @@ _unknown: set[str] = set()
 
 
 class Failure(Exception):
-    """What Celery is told of a failed item. The item's error is in its record, and in the app's log."""
+    """The error that Celery gets for a failed item; the record and the app's log have the item's own."""
 
 
 class _UnreadableError(Exception):
@@ -184,7 +184,7 @@ class ItemRun:
     # After the run.
 
     def _settle(self, record: Record, item: WorkItem[Any], keeper: RunningItem) -> None:
-        """Put on record what the run has come to; then tell it."""
+        """Put the outcome on record; then announce it."""
         run = item._attempt
         assert run is not None
         assert keeper.outcome is not None
@@ -216,7 +216,7 @@ class ItemRun:
             raise Failure(str(error_of(failed, f"item {item.id} ({record.task})"))) from error
 
     def _meaning(self, record: Record, outcome: Outcome) -> Outcome:
-        """What it means that the run was cut: its time is up, or the worker stops."""
+        """The outcome of a run, also of one that was cut because its time was up or the worker stops."""
         name, error = f"item {self._run.item_id} ({record.task})", outcome[2]
         is_ended = isinstance(error, SystemExit) and error.code == _TERMINATED
         if not (is_ended or isinstance(error, StopReachedError)):
@@ -262,7 +262,7 @@ class ItemRun:
         self._events.finished(item, outcome)
 
     def _surely(self, step: Callable[[], bool]) -> bool:
-        """The item has run, so this is not given up at once."""
+        """Try a step for half a minute: the item has run, and its outcome should not be lost."""
         for attempt in range(_PATIENCE, -1, -1):
             try:
                 return step()

@@ -1,4 +1,4 @@
-"""A table of what runs in all processes of a worker, in memory that they share.
+"""A table of the runs in all processes of a worker, in memory that they share.
 
 The worker's main process looks after the runs of its children by it: a run lives as long as its process does,
 also where that computes in C and lets none of its threads run. Each row belongs to one process, which holds a
@@ -106,7 +106,7 @@ class RunTable:
     # For the main process.
 
     def rows(self) -> Iterator[Row]:
-        """What runs, or ran in a process that has died."""
+        """The runs of all processes, also of those that have died."""
         unused = 0
         for number in range(1, _ROWS + 1):
             is_used, _, pid = struct.unpack_from("BBI", self._memory, number * _SIZE)
@@ -117,7 +117,7 @@ class RunTable:
                 yield row
 
     def row(self, number: int) -> Row | None:
-        """What is in a row, if something is."""
+        """The run in a row, if there is one."""
         is_used, _, pid, limit, item_id, token, home = _ROW.unpack_from(self._memory, number * _SIZE)
         run = RunId(item_id.decode(), token.decode())
         return Row(number, run, home.rstrip(b"\0").decode(), pid, limit or None) if is_used else None

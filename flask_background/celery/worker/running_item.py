@@ -1,4 +1,4 @@
-"""What a run in a Celery worker, and its item, need of whoever holds the item: there, the item's record."""
+"""The host of one item while a Celery worker runs it: the item's record takes the place of memory."""
 
 from __future__ import annotations
 

@@ -66,6 +66,7 @@ class GroupCommit:
         self._power = power
         self._mode = mode
         self._database: Database | None = None
+        self._is_removed = False
         # Held while the files are written, checkpointed, read or closed.
         self._using = native.new_lock()
         self._reading = native.new_lock()
@@ -74,9 +75,9 @@ class GroupCommit:
 
     def open(self) -> Database:
         """Return the database; the caller takes its write lock before anything else."""
-        if self._database is not None and not self._is_in_place(self._database):
-            self.trouble = _removed(self._database)
+        if self._is_removed:
             self.close()
+            self._is_removed = False
         if self._database is None:
             make_folder(self.folder)
             self._database = Database(self.folder, self._mode)
@@ -153,9 +154,6 @@ class GroupCommit:
         """Return the error for a caller whose use of the journal failed with this error."""
         return explain_failure(error, self.folder / FILE_NAME)
 
-    def _is_in_place(self, database: Database) -> bool:
-        return database.is_in_place() and database.write_lock.is_in_place()
-
     def _transact(self, database: Database, writes: list[Write]) -> None:
         rows = []
         others = []
@@ -171,9 +169,12 @@ class GroupCommit:
             try:
                 _take_steps(rows, others, connection)
                 database.commit()
-                if not self._is_in_place(database):  # the commit went to a file that no process will find
-                    self.trouble = _removed(database)
-                    raise _removed(database)
+                if not database.is_in_place():
+                    self._is_removed = True
+                    raise RemovedError(f"{database.path} was removed or replaced")
+                if not database.write_lock.is_in_place():  # no process shares this lock any more
+                    self._is_removed = True
+                    self.trouble = RemovedError(f"the write lock of {database.path} was removed or replaced")
             except BaseException as error:
                 if connection.in_transaction:
                     connection.execute("rollback")
@@ -181,10 +182,6 @@ class GroupCommit:
                     with self._reading:
                         database.close()  # the next group opens it anew
                 raise
-
-
-def _removed(database: Database) -> RemovedError:
-    return RemovedError(f"{database.path}, or the file of its lock, was removed or replaced")
 
 
 def _take_steps(rows: list[ItemRow], writes: list[Write], connection: sqlite3.Connection) -> None:

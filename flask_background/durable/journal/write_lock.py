@@ -18,6 +18,7 @@ class WriteLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = os.fstat(self._descriptor)
 
     def try_acquire(self) -> bool:
         """Take the lock if no other process has it; return whether the lock is taken."""
@@ -34,7 +35,7 @@ class WriteLock:
     def is_in_place(self) -> bool:
         """Return whether the path still leads to the file; otherwise other processes lock another one."""
         try:
-            return os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
+            return os.path.samestat(os.stat(self._path), self._file)
         except OSError:
             return False
 

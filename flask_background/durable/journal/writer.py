@@ -17,6 +17,7 @@ from typing import TypeVar
 from flask_background.concurrency import native
 from flask_background.durable.journal.callbacks import Callbacks
 from flask_background.durable.journal.database import Mode
+from flask_background.durable.journal.failure import RemovedError
 from flask_background.durable.journal.group_commit import GroupCommit, Step, Write
 from flask_background.errors import JournalError
 
@@ -168,6 +169,9 @@ class Writer:
                 self._group_commit.checkpoint(database)
             finally:
                 database.write_lock.release()
+        except RemovedError as error:  # the thread opens the files anew
+            self._group_commit.trouble = error
+            return False
         except (sqlite3.Error, OSError) as error:
             write.error = self.failure(error)
         finally:
@@ -267,13 +271,11 @@ class Writer:
         """Write all waiting steps in one transaction. Return the steps that have to be tried again."""
         writes = left
         try:
-            with self._writing:
-                database = self._group_commit.open()
-                with database.write_lock:  # this may take a while: steps that come meanwhile are included
-                    writes += self._take_waiting()
-                    if writes:
-                        self._group_commit.write(database, writes)
-                        self._group_commit.checkpoint(database)
+            try:
+                self._write_waiting(writes)
+            except RemovedError as error:
+                self._group_commit.trouble = error
+                self._write_waiting(writes)  # into files that are opened anew
         except Exception as error:
             writes += self._take_waiting()
             for write in writes:
@@ -290,6 +292,15 @@ class Writer:
                 write.error = None
                 left.append(write)
         return left
+
+    def _write_waiting(self, writes: list[Write]) -> None:
+        with self._writing:
+            database = self._group_commit.open()
+            with database.write_lock:  # this may take a while: steps that come meanwhile are included
+                writes += self._take_waiting()
+                if writes:
+                    self._group_commit.write(database, writes)
+                    self._group_commit.checkpoint(database)
 
     def _take_waiting(self) -> list[Write]:
         """Return the steps that wait by now, for this transaction."""

@@ -29,7 +29,7 @@ def test_enqueue_in_a_child(shop: Shop) -> None:
 
     error = shop.call(work).exception(BOUND)
     assert isinstance(error, EnqueuedInChildError)
-    assert "make it durable=True" in str(error)
+    assert "durable=True" in str(error)
 
 
 def test_enqueue_durable_in_a_child(make_shop: Callable[..., Shop], monkeypatch: pytest.MonkeyPatch) -> None:
