@@ -136,9 +136,7 @@ class JournalMaintenance:
         if (error := self._writer.take_trouble()) is not None:
             what = "The journal's WAL cannot be copied back, and grows until it can be"
             if isinstance(error, RemovedError):
-                what = (
-                    "The journal was removed or replaced; items that only the old one had are lost"
-                )
+                what = "The journal was removed or replaced; items that only the old one had are lost"
             self._local.log_error(what, error)
         for name in dead:
             self._recover(name)
