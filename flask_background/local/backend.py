@@ -362,8 +362,9 @@ class LocalBackend(InProcessBackend, RunHost):
             if not corrects or outcome[0] is not Status.INTERRUPTED:
                 self.events.finished(item, outcome, corrects)
         finally:
+            if item._uploads is not None:
+                self._uploads.leave(item)
             item._release_arguments()
-            self._uploads.leave(item)
             self.keys.give_back(item)
             self._lending.give_back(item)
 
