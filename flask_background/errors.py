@@ -26,7 +26,7 @@
     ├── ItemFailedError            the item failed in another process, or was parked
     ├── ItemCrashedError           the child process that ran the item died, or could not start
     ├── RecordGoneError            the journal no longer has a record of the item           (LookupError)
-    └── ResultLostError            the result of a durable item is not data, so it was not kept
+    └── ResultLostError            the result of a durable item, or from a child process, is not data
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class ItemInterruptedError(BackgroundError):
 
 
 class ItemTimeoutError(BackgroundError, TimeoutError):
-    """The item failed because its run took longer than its ``timeout``."""
+    """The run was cut short, or ended itself by its token, because the item's ``timeout`` had passed."""
 
 
 class ItemFailedError(BackgroundError):
@@ -180,7 +180,7 @@ class RecordGoneError(BackgroundError, LookupError):
 class ResultLostError(BackgroundError):
     """The item succeeded, but its result could not be stored or sent; raised by ``result()``.
 
-    The journal stores plain data, and a child process can only return a picklable result.
+    The journal and child processes keep results that are data only: see "Executors" in the documentation.
     """
 
 

@@ -46,8 +46,9 @@ _current_app: Callable[[], Flask] = current_app._get_current_object  # type: ign
 class Background:
     """Background work for one Flask app, or for several apps that share their tasks.
 
-    Use ``Background(app)``, or ``Background()`` and later ``init_app(app)``. No thread is started and no file
-    is written before the first item.
+    Use ``Background(app)``, or ``Background()`` and later ``init_app(app)``. Neither starts a thread, and
+    neither writes a file. An app with durable tasks opens its journal when its gunicorn worker starts, or
+    else at the first request.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -205,8 +206,8 @@ class Background:
 
         Every process of the app finds durable items, and items in a Celery cluster, until ``BACKGROUND_KEEP``
         after their end. Other items are found only in the process that enqueued them, while in flight or
-        among the 1,000 that ended last. Raises JournalError or BrokerError if the journal or Celery cannot be
-        asked.
+        among those that ended last: at most 2,000 items, 32 MB of results and two hours. Raises JournalError
+        or BrokerError if the journal or Celery cannot be asked.
         """
         part = self._part()
         if not is_text(item_id):
