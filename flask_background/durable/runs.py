@@ -66,6 +66,8 @@ class Runs(RunHost):
         assert isinstance(item, DurableItem)
         assert item.row is not None
         row, task = item.row, cast(Any, item._task)
+        if item.id not in self._local.executors[task.executor].queued:
+            return False  # a stale entry of the executor's queue: the item left, or runs already
         try:
             args, kwargs, uploads = self._uploads.unpack(row)
             item._take_arguments(args, kwargs)

@@ -117,12 +117,18 @@ def _enter(items: list[_Pending]) -> None:
     for pending in items:
         try:
             pending.backend.enter(pending.item, pending.due)
-        except Exception as error:
+        except BaseException as error:  # a Timeout of gevent, too: the other items are committed as well
             first = first or error
     if first is not None:
         raise first
 
 
 def _drop(items: list[_Pending]) -> None:
+    first: BaseException | None = None
     for pending in items:
-        pending.backend.drop(pending.item, "its transaction was not committed")
+        try:
+            pending.backend.drop(pending.item, "its transaction was not committed")
+        except BaseException as error:
+            first = first or error
+    if first is not None:
+        raise first

@@ -75,7 +75,21 @@ class ResponseGate:
                 environ[_KEY] = None  # items that are enqueued after this start at once
             _release(held)
 
-        return ClosingIterator(body, sent)
+        return _Gated(body, sent)
+
+
+class _Gated(ClosingIterator):
+    """A response's body that reports its end, even if code that closes the response raises."""
+
+    def __init__(self, body: Iterable[bytes], sent: Callable[[], None]) -> None:
+        super().__init__(body)
+        self._sent = sent
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._sent()
 
 
 def guard(app: Flask, at_first: Callable[[], object]) -> None:
@@ -114,12 +128,22 @@ def _view_failed(app: Flask, exception: BaseException, **_: Any) -> None:
 
 
 def _release(held: Held) -> None:
-    while held:
-        backend, item = held.pop(0)
-        backend.release(item)
+    _take_each(held, lambda backend, item: backend.release(item))
 
 
 def _drop(held: Held, error: BaseException) -> None:
+    why = f"its view ended with {type(error).__name__}"
+    _take_each(held, lambda backend, item: backend.drop(item, why))
+
+
+def _take_each(held: Held, take: Callable[[InProcessBackend, WorkItem[Any]], None]) -> None:
+    """Take every item that waits, even if one cannot be taken; the first error is raised at the end."""
+    first: BaseException | None = None
     while held:
         backend, item = held.pop(0)
-        backend.drop(item, f"its view ended with {type(error).__name__}")
+        try:
+            take(backend, item)
+        except BaseException as error:
+            first = first or error
+    if first is not None:
+        raise first

@@ -62,7 +62,9 @@ class Ledger:
         ):
             return True
         # If the item is gone already, the stop has found and ended it here: it was accepted after all.
-        return executor.queued.pop(item.id, None) is None
+        accepted = executor.queued.pop(item.id, None) is None
+        self._wake_if_idle()
+        return accepted
 
     def claim(self, item: WorkItem[Any], executor: Executor, attempt: Attempt) -> bool:
         """Move a queued item to the running ones; return False if it was withdrawn, or after the stop."""
@@ -72,6 +74,7 @@ class Ledger:
         executor.running[item.id] = item
         if executor.queued.pop(item.id, None) is None:
             executor.running.pop(item.id, None)
+            self._wake_if_idle()
             return False
         item._begin(attempt)
         return True
@@ -86,9 +89,13 @@ class Ledger:
     def withdraw(self, item: WorkItem[Any], executor: Executor, outcome: Outcome) -> bool:
         """Give a queued item its outcome, so that it never runs; return False if it runs or has run."""
         with self.lock:
-            if executor.queued.pop(item.id, None) is None:
+            if item.id not in executor.queued:
                 return False
+            # Set before the item leaves the queued ones, so that it is counted all the time.
             self.leaving[item.id] = item
+            if executor.queued.pop(item.id, None) is None:
+                del self.leaving[item.id]
+                return False
             item._end(outcome)
             return True
 
@@ -103,14 +110,17 @@ class Ledger:
             del executor.running[item.id]
             return True
 
+    def _wake_if_idle(self) -> None:
+        if self._idle_latches and self.is_idle():
+            _open(self._idle_latches)
+
     def let_go(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> bool:
         """Remove an item that goes on elsewhere; return False if it is no longer in this book."""
         with self.lock:
             if book.pop(item.id, None) is None:
                 return False
         _open(self._room_latches)
-        if self.is_idle():
-            _open(self._idle_latches)
+        self._wake_if_idle()
         return True
 
     def remove(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> None:
@@ -121,8 +131,7 @@ class Ledger:
         item._announce_end()
         if self._room_latches:
             _open(self._room_latches)
-        if self._idle_latches and self.is_idle():
-            _open(self._idle_latches)
+        self._wake_if_idle()
         attempt = item._attempt
         if attempt is not None and type(attempt.value) not in SMALL:
             self._bytes += size_of(attempt.value)

@@ -25,6 +25,7 @@ from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
 from werkzeug.wsgi import FileWrapper
 
 from flask_background import Background, Status, Task, WorkItem, signals
+from flask_background.app_state import state_of
 from flask_background.errors import ItemCancelledError, QueueFull, Stopping
 
 from ..helpers import BOUND, Site, lines, receiving
@@ -92,6 +93,52 @@ def test_after_the_response(app: Flask, items: list[WorkItem[int]], enqueue: Enq
         return "body"
 
     expect_held_until_closed(app, items)
+
+
+def test_error_at_the_close(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue) -> None:
+    """Items start even if code that closes the response raises."""
+
+    @app.get("/")
+    def view() -> Response:
+        enqueue()
+        enqueue()
+        response = Response("body")
+        response.call_on_close(lambda: 1 / 0)
+        return response
+
+    with pytest.raises(ZeroDivisionError):
+        list(serve(app))
+    assert [item.result(BOUND) for item in items] == [42, 42]
+
+
+def test_item_that_cannot_start(
+    app: Flask,
+    background: Background,
+    items: list[WorkItem[int]],
+    enqueue: Enqueue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One item that cannot be started holds up no other item of the response."""
+    backend = state_of(app).backend
+    release = backend.release
+
+    def refuse_first(item: WorkItem[int]) -> None:
+        if item is items[0]:
+            backend.drop(item, "the test refuses it")
+            raise RuntimeError("can't start new thread")
+        release(item)
+
+    monkeypatch.setattr(backend, "release", refuse_first)
+
+    @app.get("/")
+    def view() -> str:
+        enqueue()
+        enqueue()
+        return "body"
+
+    with pytest.raises(RuntimeError, match="new thread"):
+        list(serve(app))
+    assert items[1].result(BOUND) == 42
 
 
 def test_after_a_file(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, tmp_path: Path) -> None:

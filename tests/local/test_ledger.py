@@ -91,6 +91,24 @@ def test_admit(books: Books) -> None:
     assert books.ledger.get("nobody") is None
 
 
+def test_withdrawn_while_claimed(books: Books) -> None:
+    """A wait for idleness ends, if an item is withdrawn in the moment in which a thread claims it."""
+    item = make_item()
+    assert books.admit(item)
+
+    class Meddler(dict[str, WorkItem[Any]]):
+        def __setitem__(self, key: str, value: WorkItem[Any]) -> None:
+            super().__setitem__(key, value)
+            assert books.withdraw(item, CANCELLED)
+            books.ledger.remove(item, books.ledger.leaving)
+
+    books.executor.running = Meddler()
+    with books.ledger.idle_latch() as latch:
+        assert not books.claim(item)
+        assert books.ledger.is_idle()
+        assert latch.wait(0)
+
+
 def test_running_items_count(books: Books) -> None:
     """The limit counts items that run as well as those that wait."""
     items = [make_item() for _ in range(3)]

@@ -5,9 +5,8 @@ The writer's own thread runs none of them, because a callback may write a step, 
 
 from __future__ import annotations
 
-import traceback
-
 from flask_background.concurrency import native
+from flask_background.concurrency.callbacks import report
 from flask_background.durable.journal.group_commit import Write
 
 
@@ -59,5 +58,5 @@ def _call_back(write: Write) -> None:
             raise write.error
         if write.then is not None:
             write.then(write.value)
-    except BaseException:  # the callbacks that follow have to run, whatever this one raised
-        traceback.print_exc()
+    except BaseException as error:  # the callbacks that follow have to run, whatever this one raised
+        report(error)

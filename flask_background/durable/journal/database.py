@@ -84,12 +84,16 @@ class Database:
                 connection.execute("pragma wal_autocheckpoint = 0")
                 connection.execute(f"pragma journal_size_limit = {_LONG}")
                 self._version = migrations.migrate(connection, version)
+                reader = self._connect()
+                try:
+                    reader.execute("pragma query_only = 1")
+                except BaseException:
+                    reader.close()
+                    raise
             except BaseException:
                 connection.close()
                 raise
-            self.writer, self._full = connection, None
-            self.reader = self._connect()
-            self.reader.execute("pragma query_only = 1")
+            self.writer, self.reader, self._full = connection, reader, None
         return self.writer
 
     def begin(self, *, full: bool) -> sqlite3.Connection:

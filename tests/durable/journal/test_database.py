@@ -85,6 +85,28 @@ def test_open(database: Database, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "journal.sqlite3").stat().st_mode) == 0o600
 
 
+def test_reader_that_cannot_be_opened(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open that fails half-way, for lack of descriptors, say, leaves nothing: the next one opens both."""
+    connect = sqlite3.connect
+    made: list[sqlite3.Connection] = []
+
+    def fail_second(*args: Any, **options: Any) -> sqlite3.Connection:
+        if len(made) == 1:
+            made.append(made[0])
+            raise sqlite3.OperationalError("unable to open database file")
+        made.append(connect(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", fail_second)
+    with database.write_lock, pytest.raises(sqlite3.OperationalError):
+        database.open()
+    assert database.writer is database.reader is None
+    with database.write_lock:
+        database.open()
+    assert database.writer is not None
+    assert database.reader is not None
+
+
 def test_reader_cannot_write(database: Database) -> None:
     """What reads only reads, and sees what is committed, at once."""
     write(database)
