@@ -174,8 +174,9 @@ class Host(ABC):
             except (KeyboardInterrupt, SystemExit):
                 self.interrupted()
         try:
-            if not self._cut:
-                callbacks.threads.wait(end - time.monotonic())  # those of tokens, for example
+            # Callbacks of tokens, for example. An item that is left behind may block its callbacks as well.
+            if not self._cut and self.is_idle():
+                callbacks.threads.wait(end - time.monotonic())
         except (KeyboardInterrupt, SystemExit):
             self.interrupted()
 

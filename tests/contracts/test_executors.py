@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -841,8 +842,9 @@ def test_stop_of_durable_without_grace(
 # Letting go.
 
 
+@dataclass(eq=False)
 class Thing:
-    """Something that is noticed when it is gone."""
+    """Something that is noticed when it is gone, and that child processes may return."""
 
 
 def is_gone(reference: weakref.ref[Any]) -> bool:

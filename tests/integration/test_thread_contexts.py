@@ -114,7 +114,7 @@ def test_immediate_coroutine(make_site: Callable[..., Site], started: dict[str, 
 
 
 SENTRY = """
-    import threading, time
+    import os, threading, time
     import sentry_sdk
     from sentry_sdk.transport import Transport
     from flask import Flask
@@ -126,7 +126,7 @@ SENTRY = """
                 events.append(event)
     sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", transport=Keep, send_default_pii=True)
     app = Flask("shop")
-    app.config.update(BACKGROUND_WORKERS=1, BACKGROUND_JOURNAL="journal")
+    app.config.update(BACKGROUND_WORKERS=1, BACKGROUND_JOURNAL=os.path.abspath("journal"))
     background = Background(app)
 
     def fails(who):
