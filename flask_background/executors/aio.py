@@ -71,9 +71,13 @@ class AsyncioExecutor(Executor):
             loop.call_soon_threadsafe(self._stop_when_done, loop)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop, begun if need be. Raises RuntimeError if no loop or no thread can be had."""
         with self._lock:
             if self._loop is None:
-                loop = native.new_event_loop()
+                try:
+                    loop = native.new_event_loop()
+                except OSError as error:  # too many open files
+                    raise RuntimeError(f"no event loop can be made: {error}") from error
                 try:
                     self._start_loop(loop)
                 except RuntimeError:
