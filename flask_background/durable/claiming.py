@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # How soon an item is claimed again if receivers have not heard of its last end yet, in seconds.
 _STILL_TOLD = 0.5
+# How soon an item is claimed again that this process could not take, in seconds.
+_NOT_TAKEN = 0.5
 
 
 class Claimer:
@@ -100,7 +102,10 @@ class Claimer:
         """Take the items that the journal has given to this process."""
         try:
             for row in rows:
-                self._take(row)
+                try:
+                    self._take(row)
+                except Exception as error:  # no row keeps the others from being taken
+                    self._put_off(row, error)
         finally:
             # Last, because until these items are taken nothing else counts them.
             self._backlog.is_claiming = False
@@ -114,15 +119,29 @@ class Claimer:
             self._park_unread(row, error)
             return
         if self._local.is_in_flight(item):  # the item was retried while receivers hear of its last end
-            now = time.time()
-            step = partial(
-                statements.release, item_id=row.id, fence=row.fence, now=now, due=now + _STILL_TOLD
-            )
-            self._writer.write_later(step)
+            self._release(row, _STILL_TOLD)
             return
         item.arrive(row)
-        if self._local.ledger.phase is not Phase.RUNNING or not self._local.take(item):
+        if self._local.ledger.phase is not Phase.RUNNING:
             self._runs.give_back(item)
+        elif not self._local.take(item):  # no thread can be had, unless the process stops
+            self._runs.give_back(item, due=time.time() + _NOT_TAKEN)
+
+    def _put_off(self, row: ItemRow, error: Exception) -> None:
+        """Leave an item to all processes, a little later, that could not be taken because of an error."""
+        self._local.log_error(
+            f"Item {row.id} ({row.task}) could not be taken; it is tried again in {_NOT_TAKEN:g} s", error
+        )
+        item = self._handles.known(row.id)
+        if item is None or item.row is not row:
+            self._release(row, _NOT_TAKEN)
+        elif self._local.let_go(item) or not self._local.is_in_flight(item):
+            self._runs.give_back(item, due=time.time() + _NOT_TAKEN)
+
+    def _release(self, row: ItemRow, seconds: float) -> None:
+        now = time.time()
+        step = partial(statements.release, item_id=row.id, fence=row.fence, now=now, due=now + seconds)
+        self._writer.write_later(step)
 
     def _park_unread(self, row: ItemRow, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"

@@ -186,9 +186,9 @@ class Runs(RunHost):
 
     # Ways for items to leave this process without a run.
 
-    def give_back(self, item: DurableItem[Any]) -> None:
-        """Leave an item that has not started to other processes, also to later ones."""
-        self._release_unrun(item, due=None)
+    def give_back(self, item: DurableItem[Any], due: float | None = None) -> None:
+        """Leave an item that has not started to all processes, also to later ones; at once, or when due."""
+        self._release_unrun(item, due)
 
     def end_unrun(self, item: WorkItem[Any]) -> None:
         """Record that an item was cancelled before it ran."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable
 from contextlib import suppress
 from functools import partial
@@ -33,14 +32,17 @@ class AsyncioExecutor(Executor):
         self._closed = False
         # The loops that have to end. The flag is needed because an item may stop a loop, too.
         self._finished: set[asyncio.AbstractEventLoop] = set()
+        # The items that wait for a place, by id. Changed only on the loop's thread.
+        self._waiting: dict[str, WorkItem[Any]] = {}
         # Used only on the loop's thread.
-        self._waiting: deque[WorkItem[Any]] = deque()
         self._tasks: dict[asyncio.Task[None], Run] = {}
 
     def put(self, item: WorkItem[Any]) -> None:
         self._running_loop().call_soon_threadsafe(self._arrive, item)
 
     def start_beside(self, item: WorkItem[Any]) -> bool:
+        if item.id not in self._waiting:
+            return False
         self._running_loop().call_soon_threadsafe(self._start_beside, item)
         return True
 
@@ -69,9 +71,13 @@ class AsyncioExecutor(Executor):
             loop.call_soon_threadsafe(self._stop_when_done, loop)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop, begun if need be. Raises RuntimeError if no loop or no thread can be had."""
         with self._lock:
             if self._loop is None:
-                loop = native.new_event_loop()
+                try:
+                    loop = native.new_event_loop()
+                except OSError as error:  # too many open files
+                    raise RuntimeError(f"no event loop can be made: {error}") from error
                 try:
                     self._start_loop(loop)
                 except RuntimeError:
@@ -101,14 +107,11 @@ class AsyncioExecutor(Executor):
         if len(self._tasks) < self.capacity:
             self._perform(item, self._start)
         else:
-            self._waiting.append(item)
+            self._waiting[item.id] = item
 
     def _start_beside(self, item: WorkItem[Any]) -> None:
-        try:
-            self._waiting.remove(item)
-        except ValueError:  # it has started
-            return
-        self._perform(item, self._start)
+        if self._waiting.pop(item.id, None) is not None:  # else it has started
+            self._perform(item, self._start)
 
     def _start(self, run: Run, awaitable: Awaitable[Any]) -> None:
         loop = asyncio.get_running_loop()
@@ -130,7 +133,7 @@ class AsyncioExecutor(Executor):
                 awaitable.close()
             run.context.run(run.fail, asyncio.CancelledError())
         while self._waiting and len(self._tasks) < self.capacity:
-            item = self._waiting.popleft()
+            item = self._waiting.pop(next(iter(self._waiting)))
             self._perform(item, self._start)
 
     def _cancel_all(self) -> None:

@@ -8,7 +8,6 @@ request.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
@@ -33,17 +32,19 @@ class GreenletExecutor(Executor):
         super().__init__(name, capacity)
         self._perform = perform
         self._adopt = adopt
-        self._waiting: deque[WorkItem[Any]] = deque()
-        self._greenlets = 0  # counted only in the hub's thread
+        # The items that wait for a place, by id, and the number of greenlets: changed only by the hub.
+        self._waiting: dict[str, WorkItem[Any]] = {}
+        self._greenlets = 0
 
     def put(self, item: WorkItem[Any]) -> None:
-        self._waiting.append(item)
-        hub.call_soon(self._start)
+        hub.call_soon(self._arrive, item)
 
     def run_here(self, item: WorkItem[Any]) -> None:
         self._perform(item, self._adopt)
 
     def start_beside(self, item: WorkItem[Any]) -> bool:
+        if item.id not in self._waiting:
+            return False
         hub.call_soon(self._start_beside, item)
         return True
 
@@ -53,19 +54,21 @@ class GreenletExecutor(Executor):
     def close(self) -> None:
         """Do nothing: a greenlet ends with its item."""
 
+    def _arrive(self, item: WorkItem[Any]) -> None:
+        self._waiting[item.id] = item
+        self._start()
+
     def _start(self) -> None:
         while self._waiting and self._greenlets < self.capacity:
             self._greenlets += 1
             # Otherwise it would run in the context of a request.
-            gevent.spawn(Context().run, self._run, self._waiting.popleft())
+            item = self._waiting.pop(next(iter(self._waiting)))
+            gevent.spawn(Context().run, self._run, item)
 
     def _start_beside(self, item: WorkItem[Any]) -> None:
-        try:
-            self._waiting.remove(item)
-        except ValueError:  # it has started
-            return
-        self._greenlets += 1
-        Context().run(gevent.spawn, self._run, item)
+        if self._waiting.pop(item.id, None) is not None:  # else it has started
+            self._greenlets += 1
+            Context().run(gevent.spawn, self._run, item)
 
     @uninterruptible
     def _run(self, item: WorkItem[Any]) -> None:
@@ -85,6 +88,8 @@ class HubAsyncioExecutor(AsyncioExecutor):
         hub.call_soon(super().put, item)
 
     def start_beside(self, item: WorkItem[Any]) -> bool:
+        if item.id not in self._waiting:
+            return False
         hub.call_soon(super().start_beside, item)
         return True
 

@@ -227,6 +227,30 @@ def test_items_wait_for_their_own_executor(
     assert [item.result(BOUND) for item in [wholes.enqueue(number) for number in range(5)]] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_items_wait_for_a_delayed_item(make_site: Callable[..., Site], kind: str) -> None:
+    """An item at the limit of its executor that waits for one that is not due yet ends once that is due."""
+    site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_EXECUTORS={"asyncio": {"kind": "asyncio", "limit": 1}})
+    task = site.background.task
+
+    def part() -> int:
+        return 42
+
+    async def part_later() -> int:
+        return 42
+
+    late: Any = task(part if kind == "function" else part_later).using(delay=0.6)
+
+    def whole() -> int:
+        return int(late.enqueue().result())
+
+    async def whole_later() -> int:
+        return int(await late.enqueue())
+
+    wholes: Any = task(whole if kind == "function" else whole_later)
+    assert wholes.enqueue().result(BOUND) == 42
+
+
 def test_event_from_an_item(background: Background) -> None:
     """What gevent's own events wake is woken at once, as Flask-SocketIO's emit needs it."""
     event = Event()

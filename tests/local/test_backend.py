@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import math
 import threading
@@ -90,6 +91,32 @@ def test_thread_cannot_start(make_site: Make, what: str, monkeypatch: pytest.Mon
     assert task.enqueue().result(2.0) == 42
     assert site.background.wait_idle(2.0)
     assert refused
+
+
+def test_event_loop_cannot_be_made(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no file for an event loop, no item is left behind; once there is, delayed ones run."""
+    site = make_site()
+    background = site.background
+    make = native.new_event_loop
+    full = [True]
+
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        if full:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return make()
+
+    @background.task
+    async def work() -> int:
+        return 42
+
+    monkeypatch.setattr(native, "new_event_loop", new_event_loop)
+    with pytest.raises(RuntimeError, match=r"no event loop can be made: .*Too many open files"):
+        work.enqueue()
+    assert background.wait_idle(2.0)
+    delayed = work.using(delay=0.1).enqueue()
+    assert not delayed.wait(0.3)
+    full.clear()
+    assert delayed.result(BOUND) == 42
 
 
 @pytest.mark.parametrize("kind", ["thread", "asyncio"])

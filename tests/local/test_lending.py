@@ -186,6 +186,30 @@ def test_waiting_brings_nothing_forward(make_site: Make, how: str) -> None:
     assert len(begun) == (1 if how == "delay" else 2)
 
 
+@pytest.mark.parametrize("how", ["delay", "retry"])
+def test_event_loop_brings_nothing_forward(make_site: Make, how: str) -> None:
+    """A coroutine that awaits an item that is not due yet lends its place once it is due, and not before."""
+    site = one_place(make_site)
+    background = site.background
+    begun: list[float] = []
+
+    @background.task(max_attempts=2, backoff=0.6)
+    async def part() -> float:
+        begun.append(time.monotonic())
+        if how == "retry" and current_item.attempt == 1:
+            raise OSError
+        return time.monotonic()
+
+    @background.task
+    async def whole() -> float:
+        before = time.monotonic()
+        task = part.using(delay=0.6) if how == "delay" else part
+        return await task.enqueue() - before
+
+    assert whole.enqueue().result(BOUND) > (0.59 if how == "delay" else 0.29)
+    assert len(begun) == (1 if how == "delay" else 2)
+
+
 def test_cancelled_while_it_waits(make_site: Make, gate: threading.Event) -> None:
     """An item that is withdrawn wakes the item that waits for it."""
     site = one_place(make_site)

@@ -1,0 +1,80 @@
+"""Claimed items that the process cannot take: they stay nobody's, and no other item waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_background import WorkItem
+from flask_background.concurrency import native
+from flask_background.durable.handle import DurableItem
+from flask_background.local.backend import LocalBackend
+
+from ..helpers import BOUND, Site, lines
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site], tmp_path: Path) -> Site:
+    """An app with a journal of its own."""
+    return make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
+
+
+@pytest.mark.parametrize("when", ["before it arrives", "before it is taken", "after it is taken"])
+def test_row_that_raises(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    """An error with one claimed item keeps none of the others, and that item is claimed again."""
+    task = site.background.task(durable=True, name="work")(lambda number: number)
+    failed: list[str] = []
+    take, arrive = LocalBackend.take, DurableItem.arrive
+
+    def fail_once(item_id: str) -> None:
+        if not failed:
+            failed.append(item_id)
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    def take_later(self: LocalBackend, item: WorkItem[Any], held: bool = False) -> bool:
+        if when == "before it is taken":
+            fail_once(item.id)
+        elif when == "after it is taken" and not failed:
+            take(self, item, held=True)
+            fail_once(item.id)
+        return take(self, item, held)
+
+    def arrive_later(self: DurableItem[Any], row: Any) -> None:
+        if when == "before it arrives":
+            fail_once(self.id)
+        arrive(self, row)
+
+    items = [task.using(delay=0.3).enqueue(number) for number in range(3)]
+    monkeypatch.setattr(LocalBackend, "take", take_later)
+    monkeypatch.setattr(DurableItem, "arrive", arrive_later)
+    assert [item.result(BOUND) for item in items] == [0, 1, 2]
+    assert [line for line in lines(caplog) if failed[0] in line and "could not be taken" in line]
+
+
+def test_no_file_for_the_event_loop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claimed coroutine is given back while no event loop can be made, and is not claimed without pause."""
+    refused: list[str] = []
+    make = native.new_event_loop
+
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        if len(refused) < 3:
+            refused.append("loop")
+            raise OSError(errno.EMFILE, "Too many open files")
+        return make()
+
+    @site.background.task(durable=True, name="work")
+    async def work() -> int:
+        return 42
+
+    monkeypatch.setattr(native, "new_event_loop", new_event_loop)
+    item = work.using(delay=0.1).enqueue()
+    assert not item.wait(1.0)
+    assert item.result(BOUND) == 42
+    assert len(refused) == 3
