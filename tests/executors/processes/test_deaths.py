@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from flask_background import Status, current_item
-from flask_background.errors import ItemCrashedError, ItemFailedError, ResultLostError
+from flask_background.errors import ItemCancelledError, ItemCrashedError, ItemFailedError, ResultLostError
+from flask_background.executors.processes import messages
 from flask_background.executors.processes.child_process import ChildProcess
 from flask_background.executors.processes.messages import Setup
 
@@ -111,6 +112,36 @@ def test_result_that_would_run_code(shop: Shop) -> None:
     assert isinstance(item.exception(BOUND), ResultLostError)
     assert item.status is Status.SUCCEEDED
     assert not path.exists()
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "interrupted", "odd"])
+def test_impossible_status(any_shop: Shop, status: str) -> None:
+    """An item whose child reports a status that is no end has crashed, and the child is replaced."""
+
+    def work() -> None:
+        messages.end = lambda outcome: messages.RunEnded(status, None, "", "")
+
+    item = any_shop.call(work)
+    error = item.exception(BOUND)
+    assert isinstance(error, ItemCrashedError)
+    assert str(error) == f"its child process reported an impossible status for item {item.id}"
+    assert item.status is Status.FAILED
+    assert item.attempt == 1
+    any_shop.pid()
+
+
+def test_child_that_reports_for_ever(shop: Shop) -> None:
+    """A flood of progress does not keep an item from being killed in time."""
+
+    def work() -> None:
+        while True:
+            current_item._host._pipes.send(messages.ProgressReported(1, None, "x" * 9000))  # type: ignore[attr-defined]
+
+    item = shop.call(work)
+    until(lambda: item.progress)
+    item.cancel()
+    assert isinstance(item.exception(BOUND), ItemCancelledError)
+    assert item.status is Status.CANCELLED
 
 
 def test_no_descriptors_for_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
