@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from flask_background import Status, current_item
-from flask_background.errors import ItemCancelledError, ItemCrashedError, ItemFailedError, ResultLostError
+from flask_background.core.token import CancellationSource
+from flask_background.errors import ItemCrashedError, ItemFailedError, ResultLostError
 from flask_background.executors.processes import messages
+from flask_background.executors.processes.call import Call, Killed
 from flask_background.executors.processes.child_process import ChildProcess
 from flask_background.executors.processes.messages import Setup
 
@@ -130,18 +133,15 @@ def test_impossible_status(any_shop: Shop, status: str) -> None:
     any_shop.pid()
 
 
-def test_child_that_reports_for_ever(shop: Shop) -> None:
+def test_child_that_reports_for_ever() -> None:
     """A flood of progress does not keep an item from being killed in time."""
-
-    def work() -> None:
-        while True:
-            current_item._host._pipes.send(messages.ProgressReported(1, None, "x" * 9000))  # type: ignore[attr-defined]
-
-    item = shop.call(work)
-    until(lambda: item.progress)
-    item.cancel()
-    assert isinstance(item.exception(BOUND), ItemCancelledError)
-    assert item.status is Status.CANCELLED
+    item, child = mock.Mock(token=CancellationSource().token), mock.Mock()
+    child.receive.side_effect = [messages.ProgressReported(1, None, None)] * 9
+    call = Call(child, item, 0)
+    call._end_soon()
+    with pytest.raises(Killed, match="was killed 0 s after it was asked to end"):
+        call._listen()
+    child.kill.assert_called_once()
 
 
 def test_no_descriptors_for_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
