@@ -7,13 +7,17 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from flask_background.core.status import Outcome
+from flask_background.core.status import Outcome, Status
 from flask_background.core.token import CancelReason
+from flask_background.errors import ItemCrashedError
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.child_process import ChildProcess, Dead
 
 if TYPE_CHECKING:
     from flask_background.core.item import WorkItem
+
+
+_ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
 class NotBegun(Exception):
@@ -90,14 +94,24 @@ class Call:
             message = child.receive(left)
             if isinstance(message, parcels.RunEnded):
                 self.has_spent_child = message.is_spent
+                if message.status not in self._possible_ends():
+                    raise ItemCrashedError(
+                        f"its child process reported an impossible status for item {item.id}"
+                    )
                 return parcels.outcome_of(message, f"item {item.id} ({item.task_name})")
             if isinstance(message, parcels.ProgressReported):
                 item.report_progress(*message)
             elif isinstance(message, parcels.CancelledSelf):
                 item.cancel()
-            elif left is not None and left <= 0:
+            if left is not None and left <= 0:  # also if the child never stops reporting
                 child.kill()
                 raise Killed(f"its child process was killed {self._kill_after} s after it was asked to end")
+
+    def _possible_ends(self) -> tuple[Status, ...]:
+        """Return the statuses that the child may report: only a stop interrupts an item."""
+        if self._item.token.reason is CancelReason.SHUTDOWN:
+            return *_ENDS, Status.INTERRUPTED
+        return _ENDS
 
     def _tell(self) -> None:
         """Tell the child the news of the item's token."""

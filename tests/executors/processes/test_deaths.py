@@ -14,11 +14,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from flask_background import Status, current_item
+from flask_background.core.token import CancellationSource
 from flask_background.errors import ItemCrashedError, ItemFailedError, ResultLostError
+from flask_background.executors.processes import messages
+from flask_background.executors.processes.call import Call, Killed
 from flask_background.executors.processes.child_process import ChildProcess
 from flask_background.executors.processes.messages import Setup
 
@@ -111,6 +115,33 @@ def test_result_that_would_run_code(shop: Shop) -> None:
     assert isinstance(item.exception(BOUND), ResultLostError)
     assert item.status is Status.SUCCEEDED
     assert not path.exists()
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "interrupted", "odd"])
+def test_impossible_status(any_shop: Shop, status: str) -> None:
+    """An item whose child reports a status that is no end has crashed, and the child is replaced."""
+
+    def work() -> None:
+        messages.end = lambda outcome: messages.RunEnded(status, None, "", "")
+
+    item = any_shop.call(work)
+    error = item.exception(BOUND)
+    assert isinstance(error, ItemCrashedError)
+    assert str(error) == f"its child process reported an impossible status for item {item.id}"
+    assert item.status is Status.FAILED
+    assert item.attempt == 1
+    any_shop.pid()
+
+
+def test_child_that_reports_for_ever() -> None:
+    """A flood of progress does not keep an item from being killed in time."""
+    item, child = mock.Mock(token=CancellationSource().token), mock.Mock()
+    child.receive.side_effect = [messages.ProgressReported(1, None, None)] * 9
+    call = Call(child, item, 0)
+    call._end_soon()
+    with pytest.raises(Killed, match="was killed 0 s after it was asked to end"):
+        call._listen()
+    child.kill.assert_called_once()
 
 
 def test_no_descriptors_for_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
