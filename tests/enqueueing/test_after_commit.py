@@ -25,6 +25,9 @@ from flask_background.errors import ConfigurationError, ItemCancelledError, Jour
 
 from ..helpers import BOUND, Site, lines, until
 
+# A database and a journal for each test.
+pytestmark = pytest.mark.process
+
 
 class Base(DeclarativeBase):
     """The tables of the shop."""

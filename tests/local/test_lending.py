@@ -16,6 +16,9 @@ from flask_background.errors import WaitError
 
 from ..helpers import BOUND, Site
 
+# These tests wait more than others.
+pytestmark = pytest.mark.process
+
 Make = Callable[..., Site]
 
 
