@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def test_unwanted_is_not_released(site: Site) -> None:
 
     def give_back(db: Any) -> Any:
         db.execute("update item set owner = 'x', fence = 1, cancel = 1")
-        return statements.release(db, item.id, 1, now=1.0)
+        return statements.release(db, item.id, 1, now=time.time())
 
     ended = journal.session.writer.write(give_back)
     assert ended is not None
