@@ -13,6 +13,7 @@ exclude_patterns = ["_ext"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -20,7 +21,10 @@ python_use_unqualified_type_names = True
 # Names of other libraries, and the type variables of this one, have no page here.
 nitpick_ignore_regex = [
     ("py:(class|exc|meth|obj|data)", r"(?!flask_background\.).*"),
-    ("py:class", r"flask_background\..*\.(P|Q|R|T|StateProcessor|Options|Using|When|Callee|TaskOptions|Submitter)"),
+    (
+        "py:class",
+        r"flask_background\..*\.(P|Q|R|T|StateProcessor|Options|Using|When|Callee|TaskOptions|Submitter)",
+    ),
 ]
 
 html_theme = "furo"

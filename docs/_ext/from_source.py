@@ -1,4 +1,4 @@
-"""Sphinx directives for what the pages take from the source: ``settings``, ``error-messages``, ``log-lines``."""
+"""Sphinx directives for the parts of the pages that are made from the source, and for drawings."""
 
 from itertools import groupby
 from pathlib import Path

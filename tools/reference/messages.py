@@ -1,4 +1,4 @@
-"""The messages of the package's errors and log lines, read from the source, with ``{...}`` for what varies."""
+"""The messages of the package's errors and log lines, from the source; ``{name}`` stands for a value."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ def error_messages() -> list[Message]:
             continue
         if _says_something(text):
             found.add(Message(kind, text.strip(), room))
+    for cause in _journal_causes():
+        found.add(Message("JournalError", f"the journal in {{folder}} cannot be used: {cause}", "durable"))
+    for what, cure in _refused_arguments():
+        found.add(
+            Message("ArgumentError", f"{{where}} is {what}, and cannot be handed over: {cure}", "payload")
+        )
     return sorted(found)
 
 
@@ -66,6 +72,39 @@ def log_messages() -> list[Message]:
         if _says_something(text):
             found.add(Message(kind, text.strip(), room))
     return sorted(found)
+
+
+def _journal_causes() -> set[str]:
+    """Return the causes that a failed use of the journal may have, with their cures."""
+    tree = ast.parse((PACKAGE / "durable" / "journal" / "failure.py").read_text())
+    assigned = (node.value for node in tree.body if isinstance(node, ast.Assign))
+    flat = (part for value in assigned for part in ast.walk(value))
+    returned = (node.value for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value)
+    texts = map(_text, (part for part in (*flat, *returned) if isinstance(part, ast.Constant)))
+    return {text for text in texts if ":" in text and _says_something(text)}
+
+
+def _refused_arguments() -> set[tuple[str, str]]:
+    """Return the kinds of arguments that live only in the request, each with its cure."""
+    tree = ast.parse((PACKAGE / "payload" / "live.py").read_text())
+    _put_in_variables(tree)
+    strings = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        pair: list[ast.expr] = []
+        if isinstance(node, ast.Tuple) and len(node.elts) == 2:
+            pair = node.elts
+        elif isinstance(node, ast.Call) and _name(node.func) == "_refuse" and len(node.args) == 3:
+            pair = node.args[1:]
+        pair = [strings.get(part.id, part) if isinstance(part, ast.Name) else part for part in pair]
+        texts = [_text(part) for part in pair if isinstance(part, (ast.Constant, ast.JoinedStr))]
+        if len(texts) == 2 and " " in texts[1]:
+            found.add((texts[0], texts[1]))
+    return found
 
 
 def _calls() -> Iterator[tuple[str, ast.Call]]:
@@ -117,15 +156,16 @@ def _text(node: ast.expr) -> str:
     if isinstance(node, ast.FormattedValue):
         return _text(node.value)
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Constant):
-        return f"({node.value.value})"  # the s of a plural
+        return f"({node.value.value!s})"  # the s of a plural
     return f"{{{_words(node)}}}"
 
 
 def _words(node: ast.expr) -> str:
     """Name a value by the last word of its expression: ``self.task.name`` is a ``name``."""
+    while isinstance(node, ast.Call) and node.args and _name(node.func) in ("str", "repr", "shown", "type"):
+        node = node.args[0]
     words: list[str] = re.findall(r"[A-Za-z_]\w*", ast.unparse(node))
-    plain = [word.strip("_") for word in words if word not in ("self", "str", "repr", "shown", "type")]
-    return plain[-1].lower() if plain else "..."
+    return words[-1].strip("_").lower() if words else "value"
 
 
 def _log_text(nodes: list[ast.expr]) -> str:
@@ -134,8 +174,7 @@ def _log_text(nodes: list[ast.expr]) -> str:
     if text.startswith("{") or "%" not in text:
         return text
     names = iter(map(_text, values))
-    filled = re.sub(r"%(?:\.\d)?[sdf]", lambda _: next(names, "{...}"), text)
-    return filled
+    return re.sub(r"%(?:\.\d)?[sdf]", lambda _: next(names, "{value}"), text)
 
 
 def _says_something(text: str) -> bool:
