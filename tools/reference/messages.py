@@ -63,8 +63,8 @@ def log_messages() -> list[Message]:
         name = _name(node.func)
         if name == "_say" and len(node.args) > 1 and room == "core":
             kind, text = _name(node.args[0]).lower(), _log_text(node.args[1:])
-        elif name == "log_error" and node.args:
-            kind, text = "error", _text(node.args[0])
+        elif name in ("log_error", "log_warning") and node.args:
+            kind, text = name.removeprefix("log_"), _text(node.args[0])
         elif name in ("warning", "error", "info") and _is_logger(node.func) and node.args:
             kind, text = name, _log_text(node.args)
         else:
