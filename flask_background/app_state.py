@@ -9,7 +9,7 @@ import os
 import sys
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask_background import hosts
 from flask_background.concurrency import native
@@ -126,7 +126,7 @@ class BackgroundState:
                 _with_parts.add(self)
         return self._celery
 
-    def backend_for(self, callee: Callee) -> Backend:
+    def backend_for(self, callee: Callee) -> Backend[Any]:
         """Return the backend for the items of a task. Raises JournalError."""
         name = callee.backend or self.settings.backend
         # BACKGROUND_BACKEND = "immediate" is for tests, so it overrides the backend that a task names.

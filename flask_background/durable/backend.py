@@ -46,7 +46,7 @@ _LAST_WRITES = 2.0
 _LOOK = 0.02
 
 
-class DurableBackend(Backend):
+class DurableBackend(Backend[DurableItem[Any]]):
     """The durable items of one app, as one process sees them.
 
     ``executors``: the executors whose items this process runs. ``sender`` returns the object that forwards
@@ -96,20 +96,20 @@ class DurableBackend(Backend):
     ) -> DurableItem[Any]:
         return DurableItem(callee, args, kwargs, state, self.runs)
 
-    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
+    def accept(self, item: DurableItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         return self._intake.accept(item, held, due)
 
-    def release(self, item: WorkItem[Any]) -> None:
-        self._intake.release(item)
+    def start_held(self, item: DurableItem[Any]) -> None:
+        self._intake.start_held(item)
 
-    def drop(self, item: WorkItem[Any], why: str) -> None:
-        self._intake.drop(item, why)
+    def cancel_held(self, item: DurableItem[Any], why: str) -> None:
+        self._intake.cancel_held(item, why)
 
-    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
-        return self._intake.hold(item)
+    def reserve(self, item: DurableItem[Any]) -> WorkItem[Any]:
+        return self._intake.reserve(item)
 
-    def enter(self, item: WorkItem[Any], due: float | None) -> None:
-        self._intake.enter(item, due)
+    def submit_reserved(self, item: DurableItem[Any], due: float | None) -> None:
+        self._intake.submit_reserved(item, due)
 
     # Queries about items.
 

@@ -120,15 +120,15 @@ def test_item_that_cannot_start(
 ) -> None:
     """One item that cannot be started holds up no other item of the response."""
     backend = state_of(app).backend
-    release = backend.release
+    start_held = backend.start_held
 
     def refuse_first(item: WorkItem[int]) -> None:
         if item is items[0]:
-            backend.drop(item, "the test refuses it")
+            backend.cancel_held(item, "the test refuses it")
             raise RuntimeError("can't start new thread")
-        release(item)
+        start_held(item)
 
-    monkeypatch.setattr(backend, "release", refuse_first)
+    monkeypatch.setattr(backend, "start_held", refuse_first)
 
     @app.get("/")
     def view() -> str:
