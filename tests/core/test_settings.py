@@ -13,7 +13,8 @@ from flask import Flask
 
 from flask_background import Background
 from flask_background.app_state import state_of
-from flask_background.core.settings import ExecutorSettings, Settings
+from flask_background.core.executor_settings import ExecutorSettings
+from flask_background.core.settings import Settings
 from flask_background.errors import ConfigurationError
 
 
