@@ -36,15 +36,15 @@ _PR_GET_CHILD_SUBREAPER = 37
 
 
 def run_worker(
-    part: BackgroundState, *, executors: Collection[str] = (), count: int = 1, burst: bool = False
+    state: BackgroundState, *, executors: Collection[str] = (), count: int = 1, burst: bool = False
 ) -> None:
     """Run items until TERM or INT, or, in a burst, until none is left. Raises JournalError."""
-    part.runs_durable = True
-    part.executors = frozenset(executors) or None
+    state.runs_durable = True
+    state.executors = frozenset(executors) or None
     if count == 1 and not _inherits_orphans():
-        _work(part, burst)
+        _work(state, burst)
     else:
-        _Parent(part, count, burst).run()
+        _Parent(state, count, burst).run()
 
 
 def _inherits_orphans() -> bool:
@@ -63,7 +63,7 @@ def _inherits_orphans() -> bool:
     )
 
 
-def _work(part: BackgroundState, burst: bool, parent: int | None = None) -> None:
+def _work(state: BackgroundState, burst: bool, parent: int | None = None) -> None:
     """Run items in this process. Once it is told to stop, the host waits for them as in every process.
 
     ``parent``: the process that has forked this one; when that dies, this one stops, too.
@@ -80,8 +80,8 @@ def _work(part: BackgroundState, burst: bool, parent: int | None = None) -> None
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    durable = part.durable
-    _say(f"started: runs items of {', '.join(durable.session.executors)} from {part.folder}")
+    durable = state.durable
+    _say(f"started: runs items of {', '.join(durable.session.executors)} from {state.folder}")
     maintenance = durable.maintenance
     if burst:
         maintenance.has_looked.wait()  # the items of a dead process have to be run, too
@@ -92,7 +92,7 @@ def _work(part: BackgroundState, burst: bool, parent: int | None = None) -> None
             raise SystemExit(0)
         native.Latch().wait(_LOOK if burst else _DOZE)  # gevent's hub goes on meanwhile
     _say("stops: nothing is left to run")
-    part.backend.stop(None)
+    state.backend.stop(None)
 
 
 def _say(what: str) -> None:
@@ -121,8 +121,8 @@ class _Presses:
 class _Parent:
     """Keeps a number of children working. Opens nothing, and starts no thread."""
 
-    def __init__(self, part: BackgroundState, count: int, burst: bool) -> None:
-        self._part = part
+    def __init__(self, state: BackgroundState, count: int, burst: bool) -> None:
+        self._state = state
         self._count = count
         self._burst = burst
         self._children: set[int] = set()
@@ -164,7 +164,7 @@ class _Parent:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         self._children.clear()
-        _work(self._part, self._burst, parent)
+        _work(self._state, self._burst, parent)
         raise SystemExit(0)
 
     def _pass_on(self, signum: int, frame: FrameType | None) -> None:

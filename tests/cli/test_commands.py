@@ -62,7 +62,8 @@ app = Flask("shop")
 plain = Flask("plain")
 @app.cli.command("loaded")
 def loaded():
-    print(sorted({"sqlite3", "flask_background.cli.commands"} & set(sys.modules)))
+    late = {"sqlite3", "flask_background.cli.commands", "flask_background.cli.items"}
+    print(sorted(late & set(sys.modules)))
 from flask_background import Background
 background = Background(app)
 """
@@ -97,7 +98,7 @@ def test_command_of_the_apps_own() -> None:
 def test_examine(site: Site) -> None:
     """What the doctor does is there for programs: it examines the Background of the current app."""
     with site.app.app_context():
-        findings = list(examine(site.app.extensions["background"]))
+        findings = list(examine(state_of(site.app)))
     assert {finding.level for finding in findings} == {"ok"}
     assert {finding.subject for finding in findings} >= {"grace period", "journal"}
 
@@ -109,7 +110,7 @@ def test_doctor_looks_for_the_app_of_children(
     """Whether child processes would find the app is known before the first item."""
     site = make_site(BACKGROUND_EXECUTORS={"cpu": {"kind": "process"}}, BACKGROUND_APP=location)
     with site.app.app_context():
-        findings = {finding.subject: finding for finding in examine(site.app.extensions["background"])}
+        findings = {finding.subject: finding for finding in examine(state_of(site.app))}
     assert findings["child processes"].level == level
     assert "BACKGROUND_APP" in findings["child processes"].text or location is not None
 
