@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from flask_background.concurrency import native
 from flask_background.concurrency.durations import bounded
 from flask_background.concurrency.stop_signals import interruptible_wait
+from flask_background.core.ids import make_ids, unused_ids
 from flask_background.core.odd_errors import best_effort
 from flask_background.core.request_state import NO_REQUEST, RequestState
 from flask_background.core.status import QUEUED, RUNNING, TRANSITIONS, Attempt, Outcome, Progress, Status
@@ -95,9 +96,9 @@ class WorkItem(Generic[R]):
         host: ItemHost,
     ) -> None:
         try:
-            self.id = _ids.pop()
+            self.id = unused_ids.pop()
         except IndexError:
-            self.id = _make_ids()
+            self.id = make_ids()
         self.state = NO_REQUEST if state is None else state
         self._status = QUEUED
         self._task = task
@@ -370,19 +371,3 @@ class WorkItem(Generic[R]):
 
 def _moment(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
-
-
-# A call for random bytes gives up the GIL, so one call serves many items.
-_ids: list[str] = []
-
-
-def _make_ids() -> str:
-    """Fill the list of ids, and return one more id. Several threads may do this at the same time."""
-    random = os.urandom(12 * 256).hex()
-    first, *others = [random[start : start + 24] for start in range(0, len(random), 24)]
-    _ids.extend(others)
-    return first
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_ids.clear)  # otherwise parent and child would use the same ids
