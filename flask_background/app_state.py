@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background import hosts
 from flask_background.concurrency import native
+from flask_background.concurrency.once import Once
 from flask_background.core.hub_events import make_events
 from flask_background.core.settings import Settings
 from flask_background.errors import JournalError
@@ -77,11 +78,9 @@ class BackgroundState:
 
     def _forget_parts(self) -> None:
         self._local: LocalBackend | None = None
-        self._durable: DurableBackend | None = None
+        self._journal: Once[DurableBackend] = Once()
         self._immediate: ImmediateBackend | None = None
         self._celery: CeleryBackend | None = None
-        #: Opened when the thread that opens the journal is done.
-        self._opening: native.Latch | None = None
         #: Whether this process has looked for items that other processes left in the journal.
         self.looked = False
 
@@ -100,7 +99,7 @@ class BackgroundState:
     @property
     def durable(self) -> DurableBackend:
         """The journal's backend in this process, opened when it is first asked for; raises JournalError."""
-        return self._open_journal() if self._durable is None else self._durable
+        return self._journal.made or self._open_journal()
 
     @property
     def immediate(self) -> ImmediateBackend:
@@ -177,7 +176,7 @@ class BackgroundState:
 
     def has_journal(self) -> bool:
         """Return whether the app has durable items, or may have."""
-        if self._durable is not None:
+        if self._journal.made is not None:
             return True
         may_have = (
             self.registry.has_durable(self.settings.backend) or (self.folder / "journal.sqlite3").exists()
@@ -201,7 +200,7 @@ class BackgroundState:
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until no item is in flight in this process or waits in the journal for this process."""
-        return (self._durable or self.backend).wait_idle(timeout)
+        return (self._journal.made or self.backend).wait_idle(timeout)
 
     def _make_local(self) -> LocalBackend:
         from flask_background.local.backend import (
@@ -225,38 +224,29 @@ class BackgroundState:
         return made
 
     def _open_journal(self) -> DurableBackend:
+        opened = self._journal.get(self._make_durable, _OPENED_WITHIN)
+        if opened is None:
+            raise JournalError(
+                f"the journal in {self.folder} could not be opened: nothing was enqueued. Another thread"
+                f" of this process failed, or took longer than {_OPENED_WITHIN:g} s; the log says why,"
+                " and the next durable item tries again"
+            )
+        return opened
+
+    def _make_durable(self) -> DurableBackend:
         from flask_background.durable.backend import (
             DurableBackend,  # imports sqlite3, for apps that have durable tasks
         )
 
-        opening = native.Latch()
-        with _building:  # released before the journal is opened, which may switch to another greenlet
-            if self._durable is not None:
-                return self._durable
-            other, self._opening = self._opening, self._opening or opening
-        if other is not None:
-            other.wait(_OPENED_WITHIN)
-            if self._durable is None:
-                raise JournalError(
-                    f"the journal in {self.folder} could not be opened: nothing was enqueued. Another thread"
-                    f" of this process failed, or took longer than {_OPENED_WITHIN:g} s; the log says why,"
-                    " and the next durable item tries again"
-                )
-            return self._durable
-        try:
-            self._durable = DurableBackend(
-                self.backend,
-                self.settings,
-                self.folder,
-                self.registry,
-                executors=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
-                sender=(lambda: self.celery.sender) if self._has_cluster() else None,
-                in_this_process=lambda: self.durable,
-            )
-        finally:
-            self._opening = None
-            opening.open()
-        return self._durable
+        return DurableBackend(
+            self.backend,
+            self.settings,
+            self.folder,
+            self.registry,
+            executors=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
+            sender=(lambda: self.celery.sender) if self._has_cluster() else None,
+            in_this_process=lambda: self.durable,
+        )
 
 
 # Held only for a few lines that call no foreign code. Under gevent, code that logs may switch to another
