@@ -26,7 +26,8 @@ from werkzeug.datastructures import FileStorage, Headers, ImmutableMultiDict
 
 from flask_background import RequestState
 from flask_background.errors import PayloadTooLargeError, SerializationError
-from flask_background.payload.data import DEEPEST, dump, dump_call, dump_state, load, load_call, load_state
+from flask_background.payload.data import dump, dump_call, dump_state, load, load_call, load_state
+from flask_background.payload.data_check import DEEPEST
 from flask_background.payload.tagged_json import Serializer
 
 
