@@ -1,6 +1,7 @@
 """The composition root: builds the parts of one app in one process, and hands them to each other.
 
-Rooms above this one use ``state_of(app)``. Rooms below are given the parts they need, never the state.
+Modules that import this one use ``state_of(app)``. All others are given the parts that they need, not the
+state.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The extension object, ``Background``: wiring only; the parts are in the other rooms."""
+"""The extension object, ``Background``: wiring only, the work is done in the packages below."""
 
 from __future__ import annotations
 

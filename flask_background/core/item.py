@@ -1,7 +1,7 @@
 """The work item: one enqueued call of a task, its status, and its outcome.
 
-Only this file changes an item. Every other room uses the verbs below (``_begin``, ``_end``, ``_announce_end``
-and so on), so that an accepted item ends in exactly one final status, whichever room runs it.
+Only this module changes an item. All others call the methods below (``_begin``, ``_end``, ``_announce_end``
+and so on), so that an accepted item ends in exactly one final status, whichever backend runs it.
 """
 
 from __future__ import annotations
@@ -235,8 +235,8 @@ class WorkItem(Generic[R]):
     def __repr__(self) -> str:
         return f"<WorkItem {self.id} {self.task_name} {self.status}>"
 
-    # These verbs are for the rooms that accept and run items. If two threads could meet in a verb, the caller
-    # holds the host's lock, or has claimed the item.
+    # These methods are for the code that accepts and runs items. If two threads could call one of them at the
+    # same time, the caller holds the host's lock, or has claimed the item.
 
     @property
     def _age(self) -> float:

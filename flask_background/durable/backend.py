@@ -1,8 +1,8 @@
 """The durable backend: an item is on disk when ``enqueue`` returns, and any process of the app may run it.
 
 An item that this process has claimed is, until it ends or leaves, an item of the process's LocalBackend like
-any other: counted, given a token and the grace period. This room adds the journal, which records every step.
-An end is announced only when it is on disk.
+any other: counted, given a token and the grace period. This module adds the journal, which records every
+step. An end is announced only when it is on disk.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ whatever ended the worker, and before the interpreter shuts down. A second signa
 before that call; then the interpreter's shutdown waits for the items. By that time gunicorn has closed the
 worker's heartbeat file, so the host opens a second descriptor of that file at the beginning.
 
-gunicorn documents its server hooks, and calls them in public. Everything else that this room relies on is in
-the table below. If a version lacks an entry, the log says so once, and the host works without it.
+gunicorn documents its server hooks, and calls them in public. Everything else that this module relies on is
+in the table below. If a version lacks an entry, the log says so once, and the host works without it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The check of the walls finds what is planted, by file and line, and nothing in the package itself."""
+"""The check of the rules finds each planted breach, by file and line, and none in the package itself."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from textwrap import dedent
 
 import pytest
 
-from tools.check_walls import ALLOWED, PACKAGE, check
-from tools.walls.prose import VAGUE
+from tools.check_rules import ALLOWED, PACKAGE, check
+from tools.rules.prose import VAGUE
 
 ITEM = """\
 class WorkItem(Generic[R]):
@@ -37,7 +37,7 @@ def found(package: Path, path: str, source: str) -> list[str]:
 
 
 def test_package() -> None:
-    """The walls of the package hold."""
+    """The package keeps the rules."""
     assert check(PACKAGE, ALLOWED) == []
 
 

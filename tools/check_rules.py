@@ -1,4 +1,4 @@
-"""Checks the walls of the house by reading the source: ``python -m tools.check_walls`` in ``make lint``.
+"""Checks the project's own rules by reading the source: ``python -m tools.check_rules`` in ``make lint``.
 
 Five rules, each with the file and line where it is broken:
 
@@ -17,13 +17,13 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.walls.below import find_flask_imports, find_look_ups
-from tools.walls.foreign import find_foreign, private_name, private_names_of
-from tools.walls.items import find_writes, slots_of_items
-from tools.walls.prose import find_vague
+from tools.rules.below import find_flask_imports, find_look_ups
+from tools.rules.foreign import find_foreign, private_name, private_names_of
+from tools.rules.items import find_writes, slots_of_items
+from tools.rules.prose import find_vague
 
 PACKAGE = Path(__file__).parents[1] / "flask_background"
-#: The rooms below ``app_state``.
+#: The packages and modules below ``app_state``.
 BELOW = {
     "celery",
     "durable",
