@@ -139,7 +139,7 @@ def hold_stubbornly(gate: threading.Event, func: Callable[[], Any]) -> Any:
 
 
 def pid() -> int:
-    """Where it runs."""
+    """Return the id of the process that runs this."""
     return os.getpid()
 
 
@@ -187,7 +187,7 @@ TASKS: tuple[Callable[..., Any], ...] = (pid, segfault, hog, eat, die_by, spin, 
 
 
 def add_tasks(background: Background, **options: Any) -> dict[str, Task[..., Any]]:
-    """These tasks, on the executor "cpu", by name; and ``shop.work``, to which functions are shipped."""
+    """The named tasks on the executor "cpu", and ``shop.work``, which calls the functions it is given."""
     options = {"executor": "cpu", **options}
     tasks = {func.__name__: background.task(name=f"shop.{func.__name__}", **options)(func) for func in TASKS}
     tasks["work"] = background.task(name="shop.work", **options)(call)

@@ -77,7 +77,7 @@ def _in_flight() -> list[WorkItem[Any]]:
 
 
 def _remains(before: set[object]) -> list[str]:
-    """What is still alive that should not be."""
+    """The items in flight, and the threads, that the test has left behind."""
     threads = [thread.name for thread in our_threads() if thread not in before]
     # One watcher serves the whole process, and stays for 5 s.
     if sum(thread.name == "background-watcher" for thread in our_threads()) < 2:

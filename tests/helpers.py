@@ -1,4 +1,4 @@
-"""What the tests share: bounded waits, an app with its Background, and scripts in processes of their own."""
+"""Shared helpers: bounded waits, an app with its Background, and scripts in processes of their own."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class ItemHost:
         self.cancelled: list[WorkItem[Any]] = []
 
     def cancel(self, item: WorkItem[Any]) -> bool:
-        """Remember who was cancelled."""
+        """Remember the items that were cancelled."""
         self.cancelled.append(item)
         return True
 
@@ -114,17 +114,17 @@ class ItemHost:
 
 
 def make_callee(func: Callable[..., Any] = lambda *args: None, **options: Any) -> Callee:
-    """What an item knows of a task."""
+    """A callee, as items have it."""
     return Callee.of_task(func, {"name": "shop.send_mail", **options})
 
 
 def make_item(*args: Any, host: Any = None, **callee: Any) -> WorkItem[Any]:
-    """An item that nobody runs."""
+    """An item that no host runs."""
     return WorkItem(make_callee(**callee), args, {}, None, host or ItemHost())
 
 
 def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What the package has logged."""
+    """The lines that the package has logged."""
     return [record for record in caplog.records if record.name.endswith(".background")]
 
 
@@ -164,7 +164,7 @@ class Script:
 
     @property
     def said(self) -> str:
-        """What it wrote so far."""
+        """The output of the script so far."""
         return self._log.read_text()
 
     def wait_for(self, words: str) -> None:

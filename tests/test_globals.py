@@ -36,7 +36,7 @@ def test_in_a_view(app: Flask) -> None:
 
 
 def test_at_any_depth(background: Background) -> None:
-    """It stands for the item in whatever the item calls."""
+    """current_item stands for the item in all functions that the item calls."""
 
     def deep(levels: int) -> Any:
         return deep(levels - 1) if levels else current_item._get_current_object()  # type: ignore[attr-defined]

@@ -39,7 +39,7 @@ MADE = (
 
 
 def run(*command: Path | str, cwd: Path) -> str:
-    """What a command printed; the test fails with that if the command does."""
+    """The output of a command; if the command fails, the test fails with the output."""
     outside = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYTEST"))}
     ended = subprocess.run(
         command,
@@ -76,7 +76,7 @@ def only(folder: Path, pattern: str) -> Path:
 
 
 def metadata(wheel: Path) -> Message:
-    """What a wheel says of itself."""
+    """The metadata of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         return message_from_bytes(archive.read(name))

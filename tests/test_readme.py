@@ -19,7 +19,7 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """Where the page's app answers."""
+    """The URL of the page's app."""
     with serve_readme(sys.executable, tmp_path, PYTHONPATH=str(ROOT)) as address:
         yield address
 

@@ -44,7 +44,7 @@ def flask(site: Site) -> Callable[..., Result]:
 
 
 def said(result: Result) -> Any:
-    """What a command printed as JSON."""
+    """The JSON that a command printed."""
     assert result.exit_code == 0, result.output
     return json.loads(result.output)
 
@@ -96,7 +96,7 @@ def test_command_of_the_apps_own() -> None:
 
 
 def test_examine(site: Site) -> None:
-    """What the doctor does is there for programs: it examines the Background of the current app."""
+    """Programs can call the doctor's examination of an app."""
     with site.app.app_context():
         findings = list(examine(state_of(site.app)))
     assert {finding.level for finding in findings} == {"ok"}
@@ -107,7 +107,7 @@ def test_examine(site: Site) -> None:
 def test_doctor_looks_for_the_app_of_children(
     make_site: Callable[..., Site], location: str | None, level: str
 ) -> None:
-    """Whether child processes would find the app is known before the first item."""
+    """The doctor finds out, before the first item, whether child processes would find the app."""
     site = make_site(BACKGROUND_EXECUTORS={"cpu": {"kind": "process"}}, BACKGROUND_APP=location)
     with site.app.app_context():
         findings = {finding.subject: finding for finding in examine(state_of(site.app))}
@@ -164,7 +164,7 @@ def test_journal_that_cannot_be_opened(site: Site, flask: Callable[..., Result])
 
 
 def test_a_day_of_an_item(site: Site, flask: Callable[..., Result]) -> None:
-    """It is listed, shown, cancelled, retried, run, counted and forgotten; its arguments are not shown."""
+    """An item is listed, shown, cancelled, retried, run, counted and deleted; its arguments are not shown."""
     item_id = said(flask("run", "double", "21", "s3cret", "--json"))["id"]
     said(flask("run", "fail", "--json"))
     assert [entry["task"] for entry in said(flask("list", "--json"))] == ["shop.double", "shop.fail"]
@@ -200,7 +200,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e\ud800 \u2713\nforged line"
 def test_hostile_texts(
     site: Site, flask: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
-    """What an item says reaches no terminal as control characters, and every terminal in its encoding."""
+    """An item's texts reach no terminal as control characters, and every terminal in its encoding."""
 
     def fail() -> None:
         current_item.report_progress(1, 2, HOSTILE)

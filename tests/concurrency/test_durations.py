@@ -41,7 +41,7 @@ def test_bounded(seconds: float, number: float) -> None:
 
 @pytest.mark.parametrize("seconds", ["soon", None, [], object()])
 def test_no_number(seconds: object) -> None:
-    """What is no number is refused."""
+    """A value that is not a number is refused."""
     with pytest.raises((TypeError, ValueError)):
         bounded(seconds)  # type: ignore[arg-type]
 

@@ -58,7 +58,7 @@ def test_gate_opens_more_than_once() -> None:
 
 @pytest.mark.parametrize("timeout", [None, BOUND, *FOREVER])
 def test_gate_lets_all_pass(timeout: float | None) -> None:
-    """Everybody who waits passes."""
+    """All waiting threads pass."""
     gate = native.Latch()
     passed: list[bool] = []
     waiting = threading.Semaphore(0)
@@ -167,7 +167,7 @@ def test_is_service_thread() -> None:
 
 
 def test_thread_that_cannot_start_leaves_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no thread can be had, the caller is told, and blocks no more than before."""
+    """If no thread can be started, the caller gets the error, and blocks the same signals as before."""
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

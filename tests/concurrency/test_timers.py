@@ -17,7 +17,7 @@ from ..helpers import BOUND, FOREVER, our_threads, until
 
 
 def timer_threads() -> int:
-    """How many threads of timers there are."""
+    """The number of timer threads."""
     return sum(thread.name == "background-timers" for thread in our_threads())
 
 
@@ -77,7 +77,7 @@ def test_cancelled_lets_go() -> None:
 
 
 def test_cancelled_among_many() -> None:
-    """Those that are kept among many cancelled ones ring, each once."""
+    """Timers among many cancelled ones fire, each once."""
     timers = Timers()
     rung: list[int] = []
     for number in range(1_000):
@@ -180,7 +180,7 @@ def test_long_sleep_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_callback_raises(error: type[BaseException]) -> None:
-    """What a callback raises is told, and the timers after it ring."""
+    """The error of a callback is reported, and the timers after it fire."""
     failed: list[BaseException] = []
     timers = Timers(failed.append)
     rung = threading.Event()
@@ -213,7 +213,7 @@ def test_moment_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_have_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timer that was set when no thread could be had rings once somebody looks after the threads."""
+    """A timer that was set when no thread could be started fires after the next look at the threads."""
     timers = Timers()
     rung = threading.Event()
     with monkeypatch.context() as patch:
@@ -227,7 +227,7 @@ def test_have_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_thread_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should the thread die, another one takes its place when somebody looks after the threads."""
+    """The next look at the threads replaces a thread that has died."""
     timers = Timers()
     rung = threading.Event()
     died = threading.Event()

@@ -1,4 +1,4 @@
-"""What every backend promises of an item: one suite, run over all of them."""
+"""The contract of every backend about items: one suite, run over all of them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def heard(shop: Shop) -> Iterator[list[tuple[str, str]]]:
 
 
 def told(heard: list[tuple[str, str]], item: WorkItem[Any]) -> list[str]:
-    """What was heard of one item."""
+    """The signals that were sent for one item."""
     return [name for name, item_id in heard if item_id == item.id]
 
 
@@ -84,7 +84,7 @@ def test_way_of_an_item(shop: Shop, heard: list[tuple[str, str]], gate: threadin
 
 
 def test_get(shop: Shop, gate: threading.Event) -> None:
-    """An item is found by its id while it is in flight, and when it has ended; nobody else is."""
+    """An item is found by its id while it is in flight and after its end; another id finds nothing."""
     item = shop.holding(gate).enqueue(42)
     assert shop.background.get(item.id) is item
     gate.set()
@@ -162,7 +162,7 @@ def test_awaited(shop: Shop, gate: threading.Event) -> None:
 
 
 def test_progress(shop: Shop, gate: threading.Event) -> None:
-    """What an item reports can be seen at once, and at the end the last of it."""
+    """The progress of an item can be seen at once, and its last report after the end."""
     reported = threading.Event()
 
     def work() -> None:
@@ -202,7 +202,7 @@ def fail_mutely() -> None:
 @everywhere
 @pytest.mark.parametrize("func", [report_oddly, fail_mutely])
 def test_odd_ends(shop: Shop, func: Callable[[], Any]) -> None:
-    """Whatever an item reports and raises, it ends, and its executor runs the next ones."""
+    """An item with odd reports and errors ends, and its executor runs the next ones."""
     task = shop.task(func)
     items = [task.enqueue() for _ in range(4)]
     for item in items:
@@ -216,7 +216,7 @@ def test_odd_ends(shop: Shop, func: Callable[[], Any]) -> None:
 
 @everywhere
 def test_refused_arguments(shop: Shop, heard: list[tuple[str, str]]) -> None:
-    """What the function does not take, and what lives only as long as the request, never becomes an item."""
+    """A call that does not fit the function, or has an argument that ends with the request, is no item."""
     task = shop.task(lambda a, b=1: None)
     with pytest.raises(TypeError, match="missing"):
         task.enqueue()
@@ -296,7 +296,7 @@ def test_upload_of_what_is_refused(shop: Shop) -> None:
 def test_cancel_queued(
     shop: Shop, heard: list[tuple[str, str]], gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What has not started never does; the log and a signal tell, once."""
+    """A queued item that is cancelled never starts; the log and a signal report it once."""
     caplog.set_level(logging.INFO)
     task = shop.holding(gate)
     items = [task.enqueue() for _ in range(8)]
@@ -315,7 +315,7 @@ def test_cancel_queued(
 
 
 def test_cancel_delayed(shop: Shop, heard: list[tuple[str, str]], caplog: pytest.LogCaptureFixture) -> None:
-    """What waits for its time is taken back as well."""
+    """An item that waits for its time can be cancelled as well."""
     caplog.set_level(logging.INFO)
     item = shop.task(lambda: None).using(delay=60).enqueue()
     assert item.cancel()
@@ -328,7 +328,7 @@ def test_cancel_delayed(shop: Shop, heard: list[tuple[str, str]], caplog: pytest
 
 @but_immediate
 def test_cancel_running(shop: Shop, heard: list[tuple[str, str]], gate: threading.Event) -> None:
-    """What runs is asked to end, and is cancelled when it does for that."""
+    """A running item is asked to end, and is cancelled if it ends for that reason."""
     item = shop.holding(gate).enqueue()
     until(lambda: "item-started" in told(heard, item))
     assert item.cancel()
@@ -480,7 +480,7 @@ def test_key_of_a_waiting_one(shop: Shop) -> None:
 
 
 def test_key_among_threads(shop: Shop, gate: threading.Event) -> None:
-    """Of those who enqueue with one key at the same time, one enters an item, and all get it."""
+    """Of several calls with one key at the same time, one enters an item, and all return it."""
     task = shop.holding(gate).using(key="k")
     barrier = threading.Barrier(8)
     items: list[WorkItem[Any]] = []

@@ -62,7 +62,7 @@ def test_end_of_a_stop(
 
 
 def test_end_of_a_stop_without_items(events: Events, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is said of a stop that has waited for nobody."""
+    """The log has no line about a stop that did not wait for items."""
     events.stopping(0, 90.0, "")
     events.stopped([])
     assert lines(caplog) == []
@@ -120,7 +120,7 @@ def test_way_of_an_item(background: Background, events: Events, caplog: pytest.L
 
 
 def test_quiet_by_default(background: Background, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the app's log is as Flask leaves it, items that succeed or are cancelled say nothing."""
+    """With Flask's default logging, items that succeed or are cancelled write nothing."""
     assert background.enqueue(lambda: None).wait(BOUND)
     assert lines(caplog) == []
 

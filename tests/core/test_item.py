@@ -192,7 +192,7 @@ def test_not_finished(item: WorkItem[int], timeout: float) -> None:
 
 
 def test_wait_wakes_all(item: WorkItem[int], gate: threading.Event) -> None:
-    """Everybody who waits is woken by the end, with or without a limit."""
+    """The end of an item wakes all waiters, with or without a limit."""
     woken: list[bool] = []
     waiting = threading.Semaphore(0)
 
@@ -212,7 +212,7 @@ def test_wait_wakes_all(item: WorkItem[int], gate: threading.Event) -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_no_waiter_misses_the_end(background: Background) -> None:
-    """Whoever begins to wait just as the item ends is woken too."""
+    """A thread that begins to wait just as the item ends is woken too."""
     for _ in range(300):
         item = background.enqueue(lambda: 42)
         other = threading.Thread(target=item.wait, args=(BOUND,))
@@ -225,7 +225,7 @@ def test_no_waiter_misses_the_end(background: Background) -> None:
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("ask", ["wait", "result", "await"])
 def test_told_last(background: Background, caplog: pytest.LogCaptureFixture, ask: str) -> None:
-    """Who has seen the end finds it in the log, its signal sent, and what the item owned put away."""
+    """When a waiter sees the end, the log has it, its signal was sent, and the item's uploads are closed."""
     for _ in range(100):
         upload = FileStorage(io.BytesIO(b"picture"))
         stream = upload.stream
@@ -338,6 +338,6 @@ def test_in_another_process() -> None:
 
 
 def test_repr_shows_no_arguments() -> None:
-    """What an item was given may be secret: its repr shows the id, the task and the status."""
+    """The repr of an item shows its id, task and status, not its arguments, which may be secret."""
     item = make_item("s3cret")
     assert repr(item) == f"<WorkItem {item.id} shop.send_mail queued>"

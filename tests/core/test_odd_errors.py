@@ -50,7 +50,7 @@ class NoText(RuntimeError):
 
 
 class TextExits(Exception):
-    """Whoever asks for its text is to leave."""
+    """The text of this error raises SystemExit."""
 
     def __str__(self) -> str:
         raise SystemExit(3)
@@ -59,14 +59,14 @@ class TextExits(Exception):
 
 
 class TextIsNone(Exception):
-    """Its text is none."""
+    """The text of this error is not a string."""
 
     def __str__(self) -> str:
         return None  # type: ignore[return-value]
 
 
 class NoNotes(Exception):
-    """Says that it has no notes, and means it."""
+    """An error that has no notes and takes none."""
 
     __notes__ = None  # type: ignore[assignment]
 
@@ -192,7 +192,7 @@ def test_item_ends(
     kind: str,
     attempts: int,
 ) -> None:
-    """Whatever an item raises, in whatever way: it ends once, and the executor runs the next one."""
+    """An item that raises an odd error, in any way, ends once, and the executor runs the next one."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_JOURNAL=tmp_path / "journal")
     import concurrent.futures
 
@@ -302,7 +302,7 @@ def test_log_raises(
     durable: bool,
     attempts: int,
 ) -> None:
-    """Where the outcome cannot even be logged, the item ends, and its thread runs the next one."""
+    """An item whose outcome cannot be logged ends, and its thread runs the next one."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_JOURNAL=tmp_path / "journal")
     site.backend  # noqa: B018  - opened while the log still works
     handler = Wild(error)
@@ -324,7 +324,7 @@ def test_log_raises(
 
 
 def test_stderr_is_closed(make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is nothing left to tell it to, the item ends all the same."""
+    """An item ends even if neither the log nor stderr can take its error."""
     site = make_site(BACKGROUND_WORKERS=1)
     handler = Wild(OSError)
     site.backend.events.log.addHandler(handler)

@@ -49,7 +49,7 @@ def test_huge_numbers_are_bounded(background: Background, value: float) -> None:
 @pytest.mark.parametrize("value", WRONG, ids=ascii_id)
 @pytest.mark.parametrize("option", ["timeout", "backoff", "delay"])
 def test_wrong_numbers_are_refused(background: Background, option: str, value: Any) -> None:
-    """What is no number of seconds from 0 is refused by name, however it would be printed."""
+    """A value that is not a number of seconds from 0 is refused by name, whatever its text is."""
     task = background.task(lambda: None)
     with pytest.raises(ConfigurationError, match=f"option {option} is "):
         task.using(**{option: value})  # type: ignore[misc]
@@ -114,7 +114,7 @@ def test_backoff_that_cannot_be_used(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where a backoff function returns no usable number the default is used, and the error says so."""
+    """The default backoff replaces a function that returns no usable number, and the error says so."""
     monkeypatch.setattr("flask_background.core.retry._default", lambda attempt: 0.0)
 
     def fail() -> None:

@@ -50,7 +50,7 @@ def background() -> Background:
 
 @pytest.fixture
 def registry(background: Background) -> Registry:
-    """Its registry."""
+    """The registry of the Background."""
     return background._registry
 
 
@@ -159,14 +159,14 @@ def test_unknown_task(registry: Registry) -> None:
     ],
 )
 def test_malformed_options(background: Background, registry: Registry, options: str) -> None:
-    """Options that nobody has written raise: whoever asked parks the item."""
+    """Options in a row that no version wrote raise an error, for which the item is parked."""
     make(background, durable=True)
     with pytest.raises((ConfigurationError, TypeError, ValueError)):
         task_of(registry, ENTRY._replace(options=options))
 
 
 def test_portable(background: Background, registry: Registry) -> None:
-    """What another process can make again may be changed; functions and classes may not."""
+    """Options that another process can make again may be changed; functions and classes may not."""
     task = make(background, durable=True, backoff=backoff, retry_on=(OSError,))
     registry.check_portable(task)
     registry.check_portable(task.using(timeout=1, max_attempts=9, backoff=2.0, delay=3, key="k"))

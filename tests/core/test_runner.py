@@ -101,7 +101,7 @@ def no_adoption(run: Run, awaitable: Awaitable[Any]) -> None:
 
 
 def outcome_of(host: Host, func: Any, reason: CancelReason | None = None, **callee: Any) -> Outcome:
-    """How the run of func ends, after its token fired for that reason."""
+    """The outcome of a run of func whose token fired for this reason."""
     host.source = CancellationSource()
     item = make_item(func=func, host=host, **callee)
     item._set_source(host.source)
@@ -112,7 +112,7 @@ def outcome_of(host: Host, func: Any, reason: CancelReason | None = None, **call
 
 
 def test_succeeds(host: Host) -> None:
-    """What the function returns is the outcome, and is handed to the host once all is torn down."""
+    """The function's return value is the outcome, which the host gets after the teardown."""
     assert outcome_of(host, lambda: 42) == (Status.SUCCEEDED, 42, None)
     assert not has_app_context()
     assert not current_item
@@ -220,7 +220,7 @@ def test_no_run_follows(host: Host) -> None:
 
 
 def test_others_decide(app: Flask) -> None:
-    """Where another process decides about retries, a failed run ends as a failure."""
+    """A failed run ends as a failure if another process decides about retries."""
 
     class Child(Host):
         decides_retries = False
@@ -232,7 +232,7 @@ def test_others_decide(app: Flask) -> None:
 
 @pytest.mark.parametrize("touch", [lambda: request.path, lambda: session.get("user"), lambda: request.form])
 def test_touching_the_request(background: Background, app: Flask, touch: Any) -> None:
-    """Who touches the request in an item is told how to pass values instead."""
+    """The error of an item that touches the request says how to pass values instead."""
     with app.test_request_context():
         item = background.enqueue(touch)
     error = item.exception(BOUND)
@@ -262,7 +262,7 @@ def test_teardown_trouble(host: Host) -> None:
 
 
 def test_app_context_that_cannot_be_entered(host: Host) -> None:
-    """Where the app context cannot be pushed, the item has failed, and nothing is left behind."""
+    """An item whose app context cannot be pushed fails, and leaves nothing behind."""
 
     class Broken(Flask):
         def app_context(self) -> Any:

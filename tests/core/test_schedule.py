@@ -53,7 +53,7 @@ def test_every() -> None:
     ],
 )
 def test_every_catches_up_once(now: float, due: float) -> None:
-    """What was missed is run once, and then the schedule is in step again."""
+    """One run stands for all missed ones, and then the schedule is in step again."""
     assert Every(60).catch_up(1000.0, now) == due
 
 
@@ -108,13 +108,13 @@ def test_cron_in_a_time_zone() -> None:
 
 
 def test_cron_in_spring() -> None:
-    """What is planned for the skipped hour runs right after the gap, once."""
+    """A run planned for the skipped hour starts once, right after the gap."""
     due = runs(Cron("30 2 * * *", BERLIN), berlin(2024, 3, 30, 12, 0), 2)
     assert due == [berlin(2024, 3, 31, 3, 0), berlin(2024, 4, 1, 2, 30)]
 
 
 def test_cron_in_autumn() -> None:
-    """What is planned for the hour that comes twice runs in the first."""
+    """A run planned for the hour that comes twice starts in the first one."""
     due = runs(Cron("30 2 * * *", BERLIN), berlin(2024, 10, 26, 12, 0), 2)
     assert due == [berlin(2024, 10, 27, 2, 30, fold=0), berlin(2024, 10, 28, 2, 30)]
 
@@ -167,7 +167,7 @@ def test_cron_catches_up_once() -> None:
     ],
 )
 def test_cron_validates_the_expression(expression: object) -> None:
-    """What is no expression, or names no day that there is, is refused at once and named."""
+    """A text that is no expression, or names no day that exists, is refused at once and named."""
     with pytest.raises(ConfigurationError) as caught:
         Cron(expression)  # type: ignore[arg-type]
     assert f"{expression!r}" in str(caught.value)
@@ -178,7 +178,7 @@ def test_cron_validates_the_expression(expression: object) -> None:
     "name", ["Europe/Atlantis", "Europe", "", "../passwd", "/etc/passwd", "a\0b", 2, None, UTC]
 )
 def test_cron_validates_the_time_zone(name: object) -> None:
-    """What is no name of a time zone is refused at once and named."""
+    """A text that names no time zone is refused at once and named."""
     with pytest.raises(ConfigurationError) as caught:
         Cron("0 4 * * *", name)  # type: ignore[arg-type]
     assert f"{name!r}" in str(caught.value)
@@ -255,6 +255,6 @@ def test_run_at_is_validated(run_at: object) -> None:
 
 
 def test_delay_or_run_at() -> None:
-    """Both at once contradict each other."""
+    """A delay and a run_at together are refused."""
     with pytest.raises(ConfigurationError, match="not both"):
         to_timestamp(1, datetime(2024, 1, 1, tzinfo=UTC), 1000.0)

@@ -156,7 +156,7 @@ def test_app(location: str) -> None:
 
 
 def test_frozen() -> None:
-    """What was read cannot be changed."""
+    """Settings cannot be changed after they were read."""
     settings = Settings.from_config({})
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.max_queued = 1  # type: ignore[misc]
@@ -184,7 +184,7 @@ def test_refused_at_init() -> None:
 
 
 def test_journal_settings() -> None:
-    """Those of the journal, by default and given."""
+    """The settings of the journal, by default and given."""
     settings = Settings.from_config({})
     assert (settings.journal, settings.durability, settings.run_in_web) == (None, "power", True)
     assert (settings.keep, settings.max_payload, settings.strict) == (86_400.0, 1_000_000, False)
@@ -238,13 +238,13 @@ def test_wrong_journal_settings(key: str, value: object, allowed: str) -> None:
     ],
 )
 def test_uploads(given: Any, read: str | None) -> None:
-    """Where uploads lie that other machines need: a folder by its full path, or a URL."""
+    """The place of uploads that other machines need is a folder by its full path, or a URL."""
     assert Settings.from_config({"BACKGROUND_UPLOADS": given}).uploads == read
 
 
 @pytest.mark.parametrize("wrong", ["uploads", "file://uploads", "secret:/x", "", b"/srv", 7, "a::s3://b"])
 def test_wrong_uploads(wrong: Any) -> None:
-    """What is neither is refused, and not shown: there may be a password in it."""
+    """Any other value is refused and not shown, because it may contain a password."""
     with pytest.raises(ConfigurationError, match=r"BACKGROUND_UPLOADS is not usable; .* or None") as raised:
         Settings.from_config({"BACKGROUND_UPLOADS": wrong})
     assert "secret" not in str(raised.value)

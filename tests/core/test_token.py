@@ -45,7 +45,7 @@ def test_fires(source: CancellationSource, reason: CancelReason) -> None:
 
 
 def test_first_reason_stays(source: CancellationSource) -> None:
-    """It fires once: later reasons change nothing and call nobody."""
+    """A token fires once: later reasons change nothing and call no callback."""
     called: list[int] = []
     source.token.on_cancel(lambda: called.append(1))
     assert source.fire(CancelReason.TIMEOUT)
@@ -57,7 +57,7 @@ def test_first_reason_stays(source: CancellationSource) -> None:
 
 
 def test_fires_once_among_threads(source: CancellationSource) -> None:
-    """Of many who fire at once, one does."""
+    """Of many threads that fire a token at once, one does."""
     barrier = threading.Barrier(8)
     got = []
 
@@ -98,7 +98,7 @@ def test_on_cancel(source: CancellationSource) -> None:
 
 
 def test_on_cancel_holds_nobody_up(source: CancellationSource, gate: threading.Event) -> None:
-    """A callback that blocks holds up neither who fires the token, nor others, nor those who wait."""
+    """A callback that blocks holds up neither the firing thread, nor other callbacks, nor waiters."""
     called = [threading.Event() for _ in range(3)]
     woken = threading.Event()
     threading.Thread(target=lambda: source.token.wait(BOUND) and woken.set(), daemon=True).start()
@@ -115,7 +115,7 @@ def test_on_cancel_holds_nobody_up(source: CancellationSource, gate: threading.E
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_on_cancel_raises(error: type[BaseException]) -> None:
-    """What a callback raises goes to whoever made the source, and keeps no other one from being called."""
+    """The error of a callback goes to the source's ``failed``, and the other callbacks are called."""
     failed: list[BaseException] = []
     source = CancellationSource(failed.append)
     called = threading.Event()
@@ -184,7 +184,7 @@ def test_wait_ends(source: CancellationSource, timeout: float) -> None:
 
 
 def test_wait_wakes_all(source: CancellationSource) -> None:
-    """All who wait are woken, also those who wait without limit; a fired token lets everybody pass."""
+    """All waiters are woken, also those without a limit; a fired token makes no thread wait."""
     woken = []
     waiters = [
         threading.Thread(target=lambda t=timeout: woken.append(source.token.wait(t)), daemon=True)
@@ -223,7 +223,7 @@ def test_wait_async_ends(source: CancellationSource, timeout: float) -> None:
 
 
 def test_wait_async_is_cancelled(source: CancellationSource) -> None:
-    """Whoever cancels a waiting coroutine, or limits it from outside, sees that happen."""
+    """A waiting coroutine can be cancelled, and limited, from outside."""
 
     async def main() -> None:
         waiting = asyncio.create_task(source.token.wait_async(BOUND))
@@ -260,7 +260,7 @@ def test_wait_takes_no_time(source: CancellationSource, timeout: float) -> None:
 
 
 def test_wait_of_a_closed_loop(source: CancellationSource) -> None:
-    """A coroutine that waited on a loop which was closed under it keeps nobody else from being woken."""
+    """A coroutine on a loop that was closed meanwhile does not keep other waiters from being woken."""
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(source.token.wait_async())
     loop.run_until_complete(asyncio.sleep(0))

@@ -35,7 +35,7 @@ Enqueue = Callable[[], WorkItem[int]]
 
 @pytest.fixture
 def items() -> list[WorkItem[int]]:
-    """What the views have enqueued."""
+    """The items that the views have enqueued."""
     return []
 
 
@@ -52,7 +52,7 @@ def enqueue(background: Background, items: list[WorkItem[int]]) -> Enqueue:
 
 
 def started(item: WorkItem[Any]) -> bool:
-    """Whether an item that runs at once, if it may, does not wait."""
+    """Whether an item that could run at once does not wait."""
     return item.wait(0.05)
 
 
@@ -196,7 +196,7 @@ def test_after_a_stream(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue
 def test_enqueued_in_a_stream(
     app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, early: bool, passthrough: bool
 ) -> None:
-    """What a stream enqueues waits for the stream's end, whether the view itself has enqueued or not."""
+    """Items that a stream enqueues wait for its end, whether the view itself has enqueued or not."""
 
     @app.get("/")
     def view() -> Response:
@@ -235,7 +235,7 @@ def test_enqueued_in_a_stream_that_breaks(app: Flask, items: list[WorkItem[int]]
 
 
 def test_enqueued_when_all_was_sent(app: Flask, enqueue: Enqueue) -> None:
-    """What is enqueued in the request's context when the response has been sent starts at once."""
+    """An item that is enqueued in the request's context after the response was sent starts at once."""
     app.add_url_rule("/", view_func=lambda: "body")
     with app.test_client() as client:  # it keeps the request's context
         client.get("/").close()
@@ -245,7 +245,7 @@ def test_enqueued_when_all_was_sent(app: Flask, enqueue: Enqueue) -> None:
 
 @pytest.mark.parametrize("wrapper", [FileWrapper, lambda file, size=0: FileWrapper(file, size)])
 def test_files_reach_the_server_as_they_are(app: Flask, tmp_path: Path, wrapper: Any) -> None:
-    """Where nothing is held the server gets its own file wrapper back, to send the file by the system."""
+    """If no item waits, the server gets its own file wrapper, and can have the system send the file."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     app.add_url_rule("/", view_func=lambda: send_file(path))
@@ -257,7 +257,7 @@ def test_files_reach_the_server_as_they_are(app: Flask, tmp_path: Path, wrapper:
 
 @pytest.mark.parametrize("hook", ["before_request", "after_request", "teardown_request", "after_this"])
 def test_enqueued_in_hooks(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, hook: str) -> None:
-    """What is enqueued before or after the view waits for the response as well."""
+    """Items that are enqueued before or after the view wait for the response as well."""
 
     @app.get("/")
     def view() -> str:
@@ -328,7 +328,7 @@ def test_requests_are_apart(app: Flask, background: Background) -> None:
 
 @pytest.mark.parametrize("context", ["none", "app", "test request"])
 def test_outside_of_a_request(app: Flask, background: Background, context: str) -> None:
-    """Where no response will be sent, the item starts at once."""
+    """An item starts at once if no response will be sent."""
     task = background.task(lambda: 42).using(when="response")
     if context == "none":
         assert task.enqueue().result(BOUND) == 42
@@ -612,7 +612,7 @@ def two_apps(make_site: Callable[..., Site]) -> tuple[Site, Site, Task[[], int],
 
 
 def test_app_that_passes_a_request_on(make_site: Callable[..., Site]) -> None:
-    """Where a view of one app answers with another app's response, each app's items wait for its own."""
+    """Of a view that answers with another app's response, each app's items wait for its own response."""
     outer, inner, outer_task, inner_task = two_apps(make_site)
     items: list[WorkItem[int]] = []
 
@@ -633,7 +633,7 @@ def test_app_that_passes_a_request_on(make_site: Callable[..., Site]) -> None:
 
 
 def test_app_that_calls_another(make_site: Callable[..., Site]) -> None:
-    """Where an app calls another one with its very own environ, what it enqueues then is still its own."""
+    """An app that calls another one with its own environ keeps the items that it enqueues afterwards."""
     outer, inner, outer_task, _ = two_apps(make_site)
     items: list[WorkItem[int]] = []
     inner.app.add_url_rule("/", view_func=lambda: "inner")
@@ -650,7 +650,7 @@ def test_app_that_calls_another(make_site: Callable[..., Site]) -> None:
 
 
 def test_inner_app_fails(make_site: Callable[..., Site]) -> None:
-    """Where the other app's view fails, its items are dropped, and not those of the app that asked."""
+    """A failing view of the other app drops its own items, and not those of the app that called it."""
     outer, inner, outer_task, inner_task = two_apps(make_site)
     items: list[WorkItem[int]] = []
 

@@ -56,7 +56,7 @@ def test_full_counts_each_executor(make_site: Make, gate: threading.Event) -> No
 
 @pytest.mark.usefixtures("hasty")
 def test_room_when_the_handle_tells(make_site: Make) -> None:
-    """Who has seen an item's end finds its room free and the counts right, at once."""
+    """As soon as an item's end is seen, its place is free and the counts are right."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1)
     task = site.background.task(lambda: None)
     for number in range(1, 501):
@@ -102,7 +102,7 @@ def test_full_blocks(make_site: Make, gate: threading.Event, coroutine: bool) ->
 
 
 def test_full_blocks_until_the_stop(make_site: Make, gate: threading.Event) -> None:
-    """Who waits for room when the process stops gets Stopping: the wait has an end."""
+    """A call that waits for room when the process stops gets Stopping: the wait has an end."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1, BACKGROUND_OVERFLOW="block")
     fill(site, gate, 2)
     raised: list[BaseException] = []

@@ -69,7 +69,7 @@ def test_threads_start_one_by_one(make_site: Make) -> None:
 
 @pytest.mark.parametrize("what", ["thread-1", "asyncio", "timers"])
 def test_thread_cannot_start(make_site: Make, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system has no thread to give, nothing hangs; once it has, everything works again."""
+    """Nothing hangs while no thread can be started; once one can be, everything works again."""
     site = make_site(BACKGROUND_WORKERS=1)
     start = native.start_thread
     refused: list[str] = []
@@ -94,7 +94,7 @@ def test_thread_cannot_start(make_site: Make, what: str, monkeypatch: pytest.Mon
 
 
 def test_event_loop_cannot_be_made(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no file for an event loop, no item is left behind; once there is, delayed ones run."""
+    """No item is left behind while no event loop can be opened; once one can be, delayed items run."""
     site = make_site()
     background = site.background
     make = native.new_event_loop
@@ -212,7 +212,7 @@ def test_stats(make_site: Make, gate: threading.Event) -> None:
 
 
 def test_wait_idle(background: Background, gate: threading.Event) -> None:
-    """It waits for all, says whether they have ended, and takes no longer than it may."""
+    """wait_idle waits for all items, says whether they have ended, and keeps to its timeout."""
     assert background.wait_idle()
     assert background.wait_idle(0)
     item = background.enqueue(gate.wait, BOUND)

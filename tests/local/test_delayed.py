@@ -55,7 +55,7 @@ def test_last_attempt_fails(background: Background) -> None:
 
 
 def test_waiting_counts(site: Site) -> None:
-    """What waits for its next attempt is queued, so nobody takes the app for idle."""
+    """An item that waits for its next attempt is queued, so the app is not idle."""
 
     @site.background.task(max_attempts=2, backoff=0.2)
     def work() -> None:
@@ -99,7 +99,7 @@ def test_delay(background: Background) -> None:
 
 
 def test_cancel_while_waiting(background: Background) -> None:
-    """It never runs."""
+    """The item never runs."""
     runs: list[int] = []
     item = background.task(lambda: runs.append(1)).using(delay=0.05).enqueue()
     assert item.cancel()
@@ -109,7 +109,7 @@ def test_cancel_while_waiting(background: Background) -> None:
 
 
 def test_stop_names_those_that_wait(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """Their time does not come any more: they are interrupted at once, and named."""
+    """Waiting items are interrupted and named at once, because their time cannot come."""
     task = site.background.task(max_attempts=2, backoff=60)(lambda: [][0])
     failed = task.enqueue()
     delayed = task.using(delay=60).enqueue()

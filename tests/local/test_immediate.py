@@ -72,7 +72,7 @@ def test_nothing_is_waited_for(app: Flask, background: Background, caplog: pytes
 
 
 def test_failure_stays_with_the_item(background: Background) -> None:
-    """What the function raises is the item's, not the caller's, whatever it is."""
+    """The function's exception, of any kind, is the item's outcome, and is not raised in the caller."""
 
     @background.task
     def work() -> None:
@@ -102,7 +102,7 @@ def test_coroutines(background: Background) -> None:
 
 
 def test_arguments_make_the_way(make_site: Callable[..., Site]) -> None:
-    """Where arguments have to be data, the item gets equal ones, made anew for each attempt."""
+    """If arguments have to be data, the item gets equal ones, made anew for each attempt."""
     site = make_site(BACKGROUND_BACKEND="immediate", BACKGROUND_STRICT=True)
     seen: list[Any] = []
 

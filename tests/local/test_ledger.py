@@ -127,7 +127,7 @@ def waits() -> Iterator[ExitStack]:
 
 @pytest.mark.parametrize("how", ["withdraw", "run"])
 def test_room_latch(books: Books, waits: ExitStack, how: str) -> None:
-    """Who found no room waits for a latch, which opens when an item has gone, or at the end of all."""
+    """A latch for a caller without room opens when an item has gone, or at the end of the stop."""
     first, second = make_item(), make_item()
     assert books.admit(first, 1)
     gates = [waits.enter_context(books.ledger.room_latch()) for _ in range(2)]
@@ -203,7 +203,7 @@ def test_withdraw(books: Books) -> None:
 
 
 def test_record_and_correct(books: Books) -> None:
-    """What is on record as interrupted goes on; its true end corrects the record and the counts."""
+    """An item that is on record as interrupted goes on; its own end corrects the record and the counts."""
     running, waiting, withdrawn = (make_item() for _ in range(3))
     for item in (running, waiting, withdrawn):
         books.admit(item)
@@ -344,7 +344,7 @@ def end_with(books: Books, value: Any, error: BaseException | None = None) -> Wo
 
 @pytest.mark.parametrize("kind", ["text", "list", "error"])
 def test_results_are_bounded(books: Books, kind: str) -> None:
-    """Large results are kept up to a number of bytes; a handle that somebody has keeps its own."""
+    """Large results are kept up to a number of bytes; a handle in use keeps its own."""
     size, count = module.KEPT_BYTES // 8, 64
 
     def end(number: int) -> WorkItem[Any]:
@@ -368,7 +368,7 @@ def test_results_are_bounded(books: Books, kind: str) -> None:
 
 
 def test_results_are_let_go_by_age(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ended long ago is let go when the items are looked at, or when others end."""
+    """Items that ended long ago are forgotten when the items are looked at, or when others end."""
     now = 0.0
     monkeypatch.setattr(module, "monotonic", lambda: now)
     books.ledger = module.Ledger([books.executor])
@@ -415,7 +415,7 @@ def together(*acts: Callable[[], object]) -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_one_of_many_gets_it(books: Books) -> None:
-    """Of many who withdraw an item, while one claims it, one gets it."""
+    """Of many threads that withdraw an item, and one that claims it, one succeeds."""
     items = [make_item() for _ in range(300)]
     for item in items:
         books.admit(item)
@@ -442,7 +442,7 @@ def test_one_of_many_gets_it(books: Books) -> None:
 
 
 def test_claimed_while_a_close_gives_up() -> None:
-    """A close that finds items in flight changes nothing, also for who claims one at that moment."""
+    """A close that finds items in flight changes nothing, also for a thread that claims one just then."""
     claimed: list[bool] = []
 
     class Closing(Ledger):
@@ -493,7 +493,7 @@ def test_recorded_while_it_ends(books: Books) -> None:
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("overflow", ["raise", "block"])
 def test_few_places(make_site: Callable[..., Site], overflow: str) -> None:
-    """Where many enqueue at once and few may wait, all that are accepted run, and nobody waits for ever."""
+    """If many threads enqueue at once and few items may wait, all calls return and all accepted items run."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1, BACKGROUND_OVERFLOW=overflow)
     ran: list[int] = []
     accepted: list[int] = []
@@ -516,7 +516,7 @@ def test_few_places(make_site: Callable[..., Site], overflow: str) -> None:
 
 
 def test_nobody_waits_at_an_empty_queue(make_site: Callable[..., Site]) -> None:
-    """Several who come to an empty queue at once do not send one another away: there is room for some."""
+    """Several calls that reach an empty queue at once do not all refuse one another: some have room."""
     written, looked = threading.Barrier(3), threading.Barrier(3)
 
     def meet(barrier: threading.Barrier) -> None:
@@ -624,7 +624,7 @@ ACTS: dict[str, Callable[[Books, WorkItem[Any]], object]] = {
 
 @pytest.mark.parametrize("first", ACTS)
 def test_every_order(first: str) -> None:
-    """Whatever happens to an item in which order, the counts agree with it, and it runs once at most."""
+    """After any sequence of events the counts agree with the item, and it has run once at most."""
     for rest in itertools.product(ACTS, repeat=4 if CI else 3):
         history = (first, *rest)
         books, item = Books(), make_item()

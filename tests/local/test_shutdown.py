@@ -70,7 +70,7 @@ def test_grace_from_the_settings(make_site: Callable[..., Site], gate: threading
 
 
 def test_host_allows_less(site: Site, gate: threading.Event) -> None:
-    """Where the host may kill earlier, tokens speak of that, and the log too."""
+    """Tokens and the log name the earlier time at which the host may kill."""
     item = running(site.background, gate)
     site.backend.clock.begin(time.monotonic(), grace=90, allowance=5)
     assert item.token.remaining is not None
@@ -208,7 +208,7 @@ def test_time_is_up(one: Site, gate: threading.Event, caplog: pytest.LogCaptureF
 
 
 def test_recorded_then_up(one: Site, gate: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
-    """What is on record already is not named again when the time is up, but what came since is."""
+    """Items that are on record are not named again when the time is up, but later ones are."""
     first = running(one.background, gate)
     clock = one.backend.clock
     clock.begin(time.monotonic(), grace=60, allowance=0)
@@ -233,7 +233,7 @@ def test_callbacks_do_not_hold_the_stop_up(site: Site, gate: threading.Event) ->
 def test_callbacks_without_a_thread(
     site: Site, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no thread can be started any more, as in some Pythons' shutdown, callbacks are still called."""
+    """Callbacks are called even if no thread can be started, as in the shutdown of some Pythons."""
     item = running(site.background, gate)
     called = threading.Event()
     item.token.on_cancel(called.set)
@@ -336,7 +336,7 @@ def test_stop_again_with_less_time(site: Site, gate: threading.Event) -> None:
 
 
 def test_stops_at_once(site: Site, gate: threading.Event) -> None:
-    """Several who stop at once all return when it is over."""
+    """Several threads that stop the app at once all return when the stop is over."""
     running(site.background, gate)
     returned: list[Any] = []
     stoppers = [

@@ -35,13 +35,13 @@ MB = 1 << 20
     ],
 )
 def test_about_a_megabyte(make: Callable[[], Any]) -> None:
-    """What takes a megabyte is found to take about that."""
+    """A value of a megabyte is estimated at about that."""
     assert 0.5 * MB < size_of(make()) < 3 * MB
 
 
 @pytest.mark.parametrize("value", [None, 1, "text", b"", [], {}, (1, 2), object(), ValueError("x"), MB, int])
 def test_small(value: Any) -> None:
-    """What is small is small."""
+    """Small values have small estimates."""
     assert size_of(value) < 2_000
 
 

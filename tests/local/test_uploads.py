@@ -40,7 +40,7 @@ def large(content: bytes = CONTENT) -> FileStorage:
 
 
 def descriptors() -> int:
-    """How many this process has open."""
+    """The number of descriptors that this process has open."""
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -154,7 +154,7 @@ def test_nothing_is_left(make_site: Make, gate: threading.Event, folder: Path, h
 
 
 def test_no_space(make_site: Make, gate: threading.Event, folder: Path, monkeypatch: Any) -> None:
-    """Where an upload cannot be put aside either, the item is refused, and the view keeps its upload."""
+    """An item whose upload cannot be put aside is refused, and the view keeps the upload."""
     site = make_site(BACKGROUND_WORKERS=1)
     fill(site, gate, 1)
     task = site.background.task(lambda photo: photo.read())

@@ -114,7 +114,7 @@ LIVE |= {
 
 @dataclass
 class Letter:
-    """A dataclass that somebody puts anything into."""
+    """A dataclass with one field for any value."""
 
     to: Any
     next: Any = None
@@ -164,7 +164,7 @@ def in_request(app: Flask) -> Any:
 
 
 def refusal(background: Background, *args: Any, **kwargs: Any) -> str:
-    """What is said when this is enqueued, which must leave nothing enqueued."""
+    """The error when this is enqueued, which must leave nothing enqueued."""
 
     @background.task
     def send(photo: Any, *others: Any, mode: Any = None) -> None: ...
@@ -178,7 +178,7 @@ def refusal(background: Background, *args: Any, **kwargs: Any) -> str:
 @pytest.mark.usefixtures("in_request")
 @pytest.mark.parametrize(("make", "what", "cure"), LIVE.values(), ids=LIVE)
 def test_refused(background: Background, make: Callable[[], Any], what: str, cure: str) -> None:
-    """What lives with the request is refused; the error names the argument, what it is, and the cure."""
+    """A live object is refused; the error names the argument, its kind, and the cure."""
     message = refusal(background, make())
     assert message.startswith("photo")
     assert what in message
@@ -189,7 +189,7 @@ def test_refused(background: Background, make: Callable[[], Any], what: str, cur
 @pytest.mark.parametrize("wrap", CONTAINERS.values(), ids=CONTAINERS)
 @pytest.mark.parametrize("kind", ["request", "the request", "attached object"])
 def test_refused_inside(background: Background, kind: str, wrap: Callable[[Any], Any]) -> None:
-    """It is refused inside of containers too, at any depth; the error says where it is."""
+    """A live object is refused at any depth of containers too; the error says where it is."""
     make, what, _ = LIVE[kind]
     message = refusal(background, wrap(make()))
     assert message.startswith(("photo[", "photo.", "photo is"))
@@ -451,7 +451,7 @@ Visit = Callable[..., TestResponse]
 
 
 def visits(site: Site) -> Visit:
-    """What posts pictures to a view of site."""
+    """A function that posts pictures to a view of site."""
 
     def visit(view: Callable[[], str], *pictures: bytes) -> TestResponse:
         site.app.add_url_rule("/photos", view_func=view, methods=["POST"])
@@ -513,7 +513,7 @@ def test_upload(
 
 
 def test_upload_is_gone_from_the_view(background: Background, visit: Visit, tmp_path: Path) -> None:
-    """What the view does with an upload that it gave away is an error that says so."""
+    """Every use that the view makes of an upload that it gave away raises an error that says so."""
 
     def view() -> str:
         upload = request.files["photo"]
@@ -630,7 +630,7 @@ def test_same_upload_twice(background: Background, visit: Visit) -> None:
     ids=["deque", "OrderedDict", "namedtuple", "key", "deep"],
 )
 def test_upload_in_other_containers(background: Background, visit: Visit, wrap: Callable[[Any], Any]) -> None:
-    """Where an upload cannot be replaced, it is refused with the cure, and stays the view's."""
+    """An upload that cannot be replaced is refused with the cure, and stays the view's."""
 
     def view() -> str:
         upload = request.files["photo"]

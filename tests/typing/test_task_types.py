@@ -1,4 +1,4 @@
-"""What type checkers see. mypy reads this file in strict mode; a test below runs it."""
+"""The public interface as type checkers see it. mypy reads this file in strict mode; a test below runs it."""
 
 from __future__ import annotations
 
