@@ -28,7 +28,7 @@ from .helpers import BOUND, until
 
 
 class SharedEvent(threading.Event):
-    """An event that other processes see."""
+    """An event that processes share."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def call(shipped: bytes, *args: Any, **kwargs: Any) -> Any:
 
 
 class Shipping:
-    """A task that does in a child what a function of the test does."""
+    """A task that calls a function of the test in a child process."""
 
     def __init__(self, task: Task[..., Any], func: Callable[..., Any]) -> None:
         self._task = task
@@ -160,7 +160,7 @@ def eat(mebibytes: int) -> int:
 
 
 def die_by(number: int) -> None:
-    """End by a signal."""
+    """End this process by a signal."""
     os.kill(os.getpid(), number)
 
 
@@ -179,7 +179,7 @@ def start_another(path: str) -> None:
 
 
 def leave(status: int) -> None:
-    """End without a word."""
+    """End this process at once."""
     os._exit(status)
 
 

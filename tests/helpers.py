@@ -54,7 +54,7 @@ def callbacks_are_over() -> None:
 
 
 def until(look: Callable[[], T], seconds: float = BOUND) -> T:
-    """Look again until there is something to see, and return that."""
+    """Call a function until it returns a true value, and return that."""
     end = time.monotonic() + seconds
     while not (seen := look()):
         assert time.monotonic() < end, f"nothing was seen in {seconds} s"
@@ -109,7 +109,7 @@ class ItemHost:
         return True
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
-        """One source for all of them."""
+        """One source for all items."""
         return self.source
 
 
@@ -168,7 +168,7 @@ class Script:
         return self._log.read_text()
 
     def wait_for(self, words: str) -> None:
-        """Wait until it writes that."""
+        """Wait until the script writes this text."""
 
         def look() -> bool:
             running = self.process.poll() is None
@@ -180,18 +180,18 @@ class Script:
         until(look)
 
     def send(self, number: int) -> None:
-        """Send it a signal."""
+        """Send the script a signal."""
         self.process.send_signal(number)
 
     def ends(self, seconds: float = BOUND) -> int:
-        """Wait for its end, and return its exit code."""
+        """Wait for the script's end, and return its exit code."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             pytest.fail(f"it did not end in {seconds} s:\n{self.said}")
 
     def kill(self) -> None:
-        """Leave nothing of it."""
+        """End the process, and close its files."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait(BOUND)

@@ -46,7 +46,7 @@ def test_at_any_depth(background: Background) -> None:
 
 
 def test_not_in_other_threads(background: Background) -> None:
-    """A thread that an item starts by itself is not the item's: pass it what it needs."""
+    """current_item is not bound in a thread that an item starts."""
 
     def work() -> list[bool]:
         seen: list[bool] = []

@@ -51,7 +51,7 @@ def test_looks_like_its_function(background: Background) -> None:
 
 
 def in_main() -> Callable[..., Any]:
-    """A function of the script that was started."""
+    """A function of the script that this process runs."""
 
     def work() -> None: ...
 
@@ -231,7 +231,7 @@ def test_enqueue_needs_arguments_that_fit(background: Background) -> None:
 
 
 def wrapped(func: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator as they are written: with wraps."""
+    """A decorator that uses ``functools.wraps``."""
 
     @functools.wraps(func)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

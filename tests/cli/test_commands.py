@@ -148,7 +148,7 @@ def test_run_in_memory(flask: Callable[..., Result]) -> None:
     ],
 )
 def test_errors(flask: Callable[..., Result], args: tuple[str, ...], code: int, words: str) -> None:
-    """One line, and 1 for what did not work, 2 for what makes no sense."""
+    """An error is one line; the exit status is 1 for a failure and 2 for a wrong command line."""
     result = flask(*args)
     assert result.exit_code == code
     assert words in one_line(result)
@@ -156,7 +156,7 @@ def test_errors(flask: Callable[..., Result], args: tuple[str, ...], code: int, 
 
 
 def test_journal_that_cannot_be_opened(site: Site, flask: Callable[..., Result]) -> None:
-    """A file in the folder's place is one line, too."""
+    """A file in the place of the journal's folder is an error of one line, too."""
     site.app.config["BACKGROUND_JOURNAL"].write_text("")
     result = flask("list")
     assert result.exit_code == 1
@@ -183,7 +183,7 @@ def test_a_day_of_an_item(site: Site, flask: Callable[..., Result]) -> None:
 
 
 def test_purge(site: Site, flask: Callable[..., Result]) -> None:
-    """Ended items are forgotten, after a question, or only those of a status."""
+    """``purge`` deletes ended items after a question, or only those of one status."""
     item_id = said(flask("run", "double", "1", "--json"))["id"]
     said(flask("run", "double", "2", "--json"))
     flask("cancel", item_id)
@@ -223,7 +223,7 @@ def test_hostile_texts(
 
 
 def test_text_that_cannot_be_encoded(flask: Callable[..., Result]) -> None:
-    """An option or a name with half of a character is refused by name."""
+    """An option or a name with half of a surrogate pair is refused by name."""
     for args in (["list", "--task", "\udcff"], ["show", "\udcff"], ["retry", "\udcff"], ["run", "\udcff"]):
         result = flask(*args)
         assert result.exit_code == 2
@@ -231,12 +231,12 @@ def test_text_that_cannot_be_encoded(flask: Callable[..., Result]) -> None:
 
 
 def test_deeply_nested_argument(site: Site, flask: Callable[..., Result]) -> None:
-    """Text that no JSON reader takes is a string."""
+    """An argument that is not JSON is a string."""
     assert "hello" in flask("run", "greet", "[" * 100_000).output
 
 
 def test_run_that_fails(site: Site, flask: Callable[..., Result], caplog: pytest.LogCaptureFixture) -> None:
-    """The log has the traceback, once, and the command says what it was."""
+    """The log has the traceback of a failed item, and the command's error is one line."""
 
     def fail(text: str) -> None:
         raise ValueError(text)

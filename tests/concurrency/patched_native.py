@@ -21,13 +21,13 @@ HERE = threading.get_native_id()
 
 @pytest.fixture(autouse=True)
 def known_hub() -> None:
-    """As ``init_app`` does."""
+    """Remember the main hub, as ``init_app`` does."""
     hub.remember_main_hub()
 
 
 @pytest.fixture
 def beats() -> Any:
-    """Grows as long as the hub serves other greenlets."""
+    """A list that grows as long as the hub serves other greenlets."""
     beats: list[float] = []
 
     def beat() -> None:
@@ -118,7 +118,7 @@ def test_call_soon() -> None:
 
 
 def test_run() -> None:
-    """A native thread has a greenlet run what may take patched locks, in the thread's own context."""
+    """A native thread has a greenlet run a function that may take patched locks, in the thread's context."""
     visitor: ContextVar[str] = ContextVar("visitor")
     lock, seen = threading.Lock(), []
 
@@ -183,7 +183,7 @@ def test_run_while_the_main_thread_computes() -> None:
 
 
 def test_callbacks_run_in_the_main_thread() -> None:
-    """A callback that our threads call may take patched locks."""
+    """A callback on a callback thread may take patched locks."""
     seen: list[int] = []
     callbacks.threads.call(lambda: seen.append(threading.get_native_id()), callbacks.report)
     until(lambda: seen)

@@ -62,7 +62,7 @@ def test_wait(failed: list[BaseException], gate: threading.Event) -> None:
 def test_threads_are_bounded(
     failed: list[BaseException], gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many callbacks block, there are so many threads; the others are called when those are done."""
+    """The number of callback threads is bounded; further callbacks are called when one of them is done."""
     monkeypatch.setattr(callbacks, "_MOST", 3)
     threads = CallbackThreads()
     called: list[int] = []
@@ -226,7 +226,7 @@ def test_in_order_waits(failed: list[BaseException], gate: threading.Event) -> N
 
 
 def test_in_order_among_others(failed: list[BaseException], gate: threading.Event) -> None:
-    """One sequence of calls that is held up holds up no other."""
+    """A blocked sequence of calls does not hold up another sequence."""
     slow, quick = CallsInOrder(), CallsInOrder()
     slow.call(partial(gate.wait, BOUND), failed.append)
     quick.call(lambda: None, failed.append)

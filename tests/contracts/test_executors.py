@@ -216,7 +216,7 @@ def hold_one(lane: Lane, gate: threading.Event) -> WorkItem[Any]:
 
 
 def test_runs(lane: Lane) -> None:
-    """An item runs with its arguments, and its handle gives what the function returned."""
+    """An item runs with its arguments, and its handle has the function's return value."""
     item = lane.task(lambda a, *, b: (a, b)).enqueue(1, b=[2])
     assert item.result(BOUND) == (1, [2])
     assert item.status is Status.SUCCEEDED
@@ -475,7 +475,7 @@ def test_cancel_running(lane: Lane, gate: threading.Event, caplog: pytest.LogCap
 
 
 def test_cancel_ignored(lane: Lane, gate: threading.Event) -> None:
-    """An item that does not care has succeeded when it returns."""
+    """An item that ignores its token has succeeded when it returns."""
     item = lane.stubborn(gate, lambda: current_item.token.reason).enqueue()
     until(lambda: item.status is Status.RUNNING)
     assert item.cancel()
@@ -487,7 +487,7 @@ def test_cancel_ignored(lane: Lane, gate: threading.Event) -> None:
 
 
 def test_cancel_and_another_failure(lane: Lane, gate: threading.Event) -> None:
-    """An item that fails on another account, while it was asked to end, has failed."""
+    """An item that fails for another reason after it was asked to end has failed."""
     item = lane.stubborn(gate, lambda: 1 // 0).enqueue()
     until(lambda: item.status is Status.RUNNING)
     assert item.cancel()
@@ -522,7 +522,7 @@ def test_cancel_by_itself(lane: Lane) -> None:
 def test_foreign_cancellation(
     lane: Lane, foreign: Callable[[], BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody else's cancellation or timeout is a failure of the item, and is logged."""
+    """A cancellation or timeout that is not the item's own is a failure, and is logged."""
 
     def work() -> None:
         raise foreign()
@@ -568,7 +568,7 @@ def test_timeout(lane: Lane, gate: threading.Event, caplog: pytest.LogCaptureFix
 
 
 def test_timeout_not_reached(lane: Lane) -> None:
-    """An item in time sees how long it has, and is not asked to end."""
+    """An item that ends in time sees its remaining time, and is not asked to end."""
 
     def work() -> Any:
         return current_item.token.remaining, current_item.token.cancelled
@@ -640,7 +640,7 @@ def test_app_context(lane: Lane) -> None:
 
 @here
 def test_teardown(lane: Lane) -> None:
-    """The app context is torn down when the item ends, with its error, before the handle tells."""
+    """The app context is torn down, with the item's error, before the handle shows the end."""
     seen: list[Any] = []
 
     @lane.site.app.teardown_appcontext
@@ -844,7 +844,7 @@ def test_stop_of_durable_without_grace(
 
 @dataclass(eq=False)
 class Thing:
-    """Something that is noticed when it is gone, and that child processes may return."""
+    """An object whose deletion can be noticed, and that child processes may return."""
 
 
 def is_gone(reference: weakref.ref[Any]) -> bool:
@@ -1131,7 +1131,7 @@ class Custom:
 
 
 async def identify() -> int:
-    """The thread that this is awaited on."""
+    """The thread on which this object is awaited."""
     await asyncio.sleep(0.001)
     return threading.get_ident()
 
@@ -1152,7 +1152,7 @@ def test_function_returns_an_awaitable(site: Site, func: Callable[[], Any]) -> N
 
 
 def test_function_returns_an_item(site: Site, gate: threading.Event) -> None:
-    """An item is awaitable: a function that returns one ends when that does, with its result."""
+    """A function that returns an item ends when that item ends, with its result."""
     inner = site.background.task(lambda: gate.wait(BOUND) and 42)
     item = site.background.task(lambda: inner.enqueue()).enqueue()
     assert not item.wait(0.05)
@@ -1162,14 +1162,14 @@ def test_function_returns_an_item(site: Site, gate: threading.Event) -> None:
 
 @pytest.mark.parametrize("proxy", [current_app, current_item], ids=["current_app", "current_item"])
 def test_function_returns_a_proxy(site: Site, proxy: Any) -> None:
-    """A proxy looks awaitable by its class, but what it stands for is not meant to be awaited."""
+    """A proxy that a function returns is not awaited, even if its object is awaitable."""
     item = site.background.task(lambda: proxy).enqueue()
     assert item.wait(2.0)
     assert item.status is Status.SUCCEEDED
 
 
 def test_function_returns_a_future(site: Site, gate: threading.Event) -> None:
-    """A function that returns a Future has ended when that has, however that ends."""
+    """A function that returns a Future ends when the Future ends, with its outcome."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
 
         @site.background.task
@@ -1288,7 +1288,7 @@ def test_cancelled_before_it_returns_an_awaitable(site: Site, gate: threading.Ev
 
 @pytest.mark.parametrize("how", ["coroutine", "future"])
 def test_context_lives_until_the_end(site: Site, how: str, gate: threading.Event) -> None:
-    """The app context and the item are there until what was returned has ended, and torn down then."""
+    """The app context and current_item last until a returned awaitable has ended."""
     torn_down = []
 
     @site.app.teardown_appcontext
@@ -1318,7 +1318,7 @@ def test_context_lives_until_the_end(site: Site, how: str, gate: threading.Event
 
 
 def test_awaitable_after_the_stop(site: Site, gate: threading.Event) -> None:
-    """A function that outlives the stop and then returns something to be awaited leaves no thread behind."""
+    """A function that outlives the stop and then returns an awaitable leaves no thread behind."""
 
     @site.background.task
     def work() -> Any:

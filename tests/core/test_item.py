@@ -1,4 +1,4 @@
-"""The item: where it stands, what came of it, and waiting for that."""
+"""The item: its status, its outcome, and waiting for its end."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_ids_taken_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_statuses() -> None:
-    """The final statuses are final; all read as words."""
+    """The final statuses are final, and each status is a word."""
     assert {status for status in Status if status.is_final} == FINAL
     assert [str(status) for status in Status] == [
         "queued",
@@ -134,7 +134,7 @@ def test_transitions(old: Status, new: Status) -> None:
 
 
 def test_progress(background: Background) -> None:
-    """An item shows what it last reported."""
+    """``progress`` is the last progress that the item reported."""
     seen: list[Progress | None] = []
 
     def work() -> None:
@@ -150,7 +150,7 @@ def test_progress(background: Background) -> None:
 
 
 def test_cancel_asks_the_host() -> None:
-    """The host cancels the item, and has its token."""
+    """``cancel`` and ``token`` come from the item's host."""
     host = ItemHost()
     item = make_item(host=host)
     assert item.cancel()
@@ -159,7 +159,7 @@ def test_cancel_asks_the_host() -> None:
 
 
 def test_result(item: WorkItem[int], gate: threading.Event) -> None:
-    """A handle gives what the function returned, as often as it is asked."""
+    """``result`` returns the function's return value, each time."""
     gate.set()
     assert item.wait()
     assert item.result() == item.result(0) == 42
@@ -170,7 +170,7 @@ def test_result(item: WorkItem[int], gate: threading.Event) -> None:
 
 
 def test_error(failing: WorkItem[int], gate: threading.Event) -> None:
-    """A handle raises what the function raised, the same each time."""
+    """``result`` raises the function's exception, the same object each time."""
     gate.set()
     error = failing.exception()
     for _ in range(2):
@@ -181,7 +181,7 @@ def test_error(failing: WorkItem[int], gate: threading.Event) -> None:
 
 @pytest.mark.parametrize("timeout", [0.02, 0, -1])
 def test_not_finished(item: WorkItem[int], timeout: float) -> None:
-    """A wait that ends too early says so, and names the item; it leaves nothing behind, however often."""
+    """The error of a wait that ends too early names the item; such waits leave nothing behind."""
     until(lambda: item.status is Status.RUNNING)
     assert not item.wait(timeout)
     with pytest.raises(NotFinishedError, match=rf"^item {item.id} .* has not ended, after .* running"):
@@ -266,7 +266,7 @@ def test_await_raises(failing: WorkItem[int], gate: threading.Event) -> None:
 
 
 def test_await_can_be_given_up(item: WorkItem[int]) -> None:
-    """Giving up an await leaves the item as it is, and nothing behind in it."""
+    """A cancelled await leaves the item as it is, and no waiter behind."""
 
     async def main() -> None:
         await asyncio.wait_for(item, 0.01)
@@ -298,7 +298,7 @@ def test_await_on_a_loop_that_is_gone(
 def test_await_on_a_loop_that_is_just_going(
     background: Background, item: WorkItem[int], gate: threading.Event
 ) -> None:
-    """Nor does one that is closed at the very moment of the end."""
+    """A loop that is closed just as the item ends does not disturb the end either."""
 
     class Late(asyncio.SelectorEventLoop):
         seems_open = True
@@ -327,7 +327,7 @@ def test_await_on_a_loop_that_is_just_going(
 
 
 def test_in_another_process() -> None:
-    """Waiting for another process's item would never end, so it is an error that says where to wait."""
+    """Waiting for an item of another process raises an error that says where to wait."""
     host = ItemHost()
     host.pid += 1
     item = make_item(host=host)

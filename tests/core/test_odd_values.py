@@ -1,4 +1,4 @@
-"""Numbers and texts of any kind as options: refused where they enter, or bounded. None breaks an item."""
+"""Odd numbers and texts as options are refused where they enter, or bounded. None breaks an item."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_backoff_that_cannot_be_used(
 
 @pytest.mark.parametrize("timeout", [math.nan, -1, -(10**400), 0])
 def test_waits_of_odd_lengths(background: Background, gate: Any, timeout: float) -> None:
-    """A wait of an odd length says in its error how long it has waited."""
+    """The error of a wait with an odd timeout says how long it has waited."""
     item = background.enqueue(gate.wait, BOUND)
     with pytest.raises(NotFinishedError, match="has not ended, after 0 s"):
         item.result(timeout)
@@ -141,7 +141,7 @@ def test_waits_of_odd_lengths(background: Background, gate: Any, timeout: float)
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("option", ["key", "name", "executor"])
 def test_texts_that_cannot_be_written(background: Background, option: str, text: Any) -> None:
-    """Names and keys that cannot be encoded are refused by name, in a message that can be."""
+    """Names and keys that cannot be encoded are refused by name, in a message that can be encoded."""
 
     def make() -> None:
         if option == "key":
@@ -155,7 +155,7 @@ def test_texts_that_cannot_be_written(background: Background, option: str, text:
 
 
 def test_no_item_has_such_an_id(background: Background) -> None:
-    """To ask for an item or a task by what cannot be a name finds nothing."""
+    """A look-up of an item or a task by something that cannot be a name finds nothing."""
     for text in TEXTS:
         assert background.get(text) is None  # type: ignore[arg-type]
         assert background.items(task=text) == []  # type: ignore[arg-type]

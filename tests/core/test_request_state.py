@@ -1,4 +1,4 @@
-"""The state: what an item sees of the request that enqueued it, and what it must not see."""
+"""The state: the values of the request that an item may see, and none that it must not see."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PROXY = {
 
 
 def behind_proxy(app: Flask) -> None:
-    """Let the app believe what its proxy says."""
+    """Let the app trust its proxy."""
     app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
         app.wsgi_app, x_for=1, x_proto=1, x_host=1, x_prefix=1
     )
@@ -82,7 +82,7 @@ def test_values(app: Flask, background: Background, client: FlaskClient) -> None
 
 
 def test_values_behind_a_proxy(site: Site) -> None:
-    """Behind a proxy the state is that of the address that the visitor sees."""
+    """Behind a proxy the state has the address that the visitor sees."""
     behind_proxy(site.app)
     items = []
 
@@ -122,7 +122,7 @@ def test_url_root(app: Flask, environ: dict[str, str | None]) -> None:
 
 
 def test_without_a_route(app: Flask, background: Background, client: FlaskClient) -> None:
-    """A request that matches no route has a state too, with no endpoint."""
+    """A request that matches no route has a state without an endpoint."""
     items = []
 
     @app.errorhandler(404)
@@ -290,7 +290,7 @@ def test_processor_fails(app: Flask, background: Background) -> None:
 
 
 def test_handed_on(app: Flask, background: Background) -> None:
-    """An item that enqueues another hands its own state on, from functions and from coroutines."""
+    """An item, function or coroutine, passes its own state to the items that it enqueues."""
     background.state_processor(lambda: {"user": 7})
 
     def outer() -> list[WorkItem[Any]]:
@@ -328,7 +328,7 @@ def test_outside_of_a_request(app: Flask, background: Background) -> None:
 
 
 def test_request_inside_an_item_wins(app: Flask, background: Background) -> None:
-    """An item that makes a request of its own, as a test client does, enqueues with that one's state."""
+    """An item that makes a request of its own, with a test client, enqueues with that request's state."""
 
     def outer() -> list[WorkItem[Any]]:
         with current_app.test_request_context("/inner"):
@@ -427,7 +427,7 @@ def test_url_trusted_hosts(site: Site) -> None:
 
 
 def test_url_without_a_request(app: Flask, background: Background) -> None:
-    """Without a request and SERVER_NAME there is nothing to build URLs of: Flask's own error says so."""
+    """Without a request and SERVER_NAME url_for raises Flask's own error."""
 
     @app.get("/")
     def index() -> str:

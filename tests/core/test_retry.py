@@ -1,4 +1,4 @@
-"""Retries: after which errors, how often, and how long they wait."""
+"""Retries: after which errors, how often, and after how many seconds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_retry_on() -> None:
 
 
 def test_system_exit_is_not_retried_unless_asked() -> None:
-    """By default what is no Exception is not tried again."""
+    """By default an error that is no Exception is not retried."""
     assert RetryPolicy(max_attempts=2).delay_after(1, SystemExit()) is None
     assert RetryPolicy(max_attempts=2, retry_on=(BaseException,)).delay_after(1, SystemExit()) is not None
 
@@ -54,7 +54,7 @@ def test_default_backoff(attempt: int, most: float) -> None:
 
 
 def test_backoff_function() -> None:
-    """A function is asked with the attempt and its error, and is believed."""
+    """A backoff function gets the attempt and its error, and its answer is used."""
     asked = []
 
     def backoff(attempt: int, error: BaseException) -> float:

@@ -19,7 +19,7 @@ from flask_background.errors import ConfigurationError
 
 
 def test_defaults() -> None:
-    """Without a setting everything is as documented."""
+    """The defaults are as documented."""
     settings = Settings.from_config({})
     assert settings.grace_period == 90.0
     assert settings.max_queued == 10_000
@@ -34,7 +34,7 @@ def test_defaults() -> None:
 
 
 def test_given() -> None:
-    """Settings are what the app says, whole seconds too; keys of others do not matter."""
+    """Settings are read from the app's config, whole seconds too; other keys do not matter."""
     settings = Settings.from_config(
         {
             "BACKGROUND_GRACE_PERIOD": 5,
@@ -151,7 +151,7 @@ def test_wrong_executor(name: Any, options: Any, where: str, allowed: str) -> No
 
 @pytest.mark.parametrize("location", ["shop", "shop:app", "shop.web:create_app('eu')"])
 def test_app(location: str) -> None:
-    """The app's place is taken as it is."""
+    """BACKGROUND_APP is taken as it is."""
     assert Settings.from_config({"BACKGROUND_APP": location}).app == location
 
 
@@ -165,7 +165,7 @@ def test_frozen() -> None:
 
 
 def test_read_once(app: Flask, background: Background) -> None:
-    """The config is read at init_app: what is changed later counts for nothing."""
+    """The config is read at init_app; later changes have no effect."""
     app.config["BACKGROUND_MAX_QUEUED"] = "nonsense"
     assert state_of(app).settings.max_queued == 10_000
     assert background.enqueue(lambda: 42).result(5) == 42

@@ -1,4 +1,4 @@
-"""The token tells that, why and by when; the source fires it, once."""
+"""The token tells that an item should end, why and by when; the source fires it once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def source() -> CancellationSource:
 
 
 def test_before_it_fires(source: CancellationSource) -> None:
-    """A new token asks for nothing and limits nothing."""
+    """A new token has not fired, and limits nothing."""
     token = source.token
     assert not token.cancelled
     assert token.reason is None
@@ -74,7 +74,7 @@ def test_fires_once_among_threads(source: CancellationSource) -> None:
 
 
 def test_remaining(source: CancellationSource) -> None:
-    """The earliest deadline stays, it comes nearer, and is never below zero."""
+    """The earliest deadline stays; the remaining time decreases, and is never below zero."""
     now = time.monotonic()
     source.limit(now + 100)
     source.limit(now + 50)
@@ -88,7 +88,7 @@ def test_remaining(source: CancellationSource) -> None:
 
 
 def test_on_cancel(source: CancellationSource) -> None:
-    """A callback is called when the token fires; one that comes too late is called at once."""
+    """A callback is called when the token fires; one that is added later is called at once."""
     called: list[str] = []
     source.token.on_cancel(lambda: called.append("before"))
     source.fire(CancelReason.REQUESTED)
@@ -132,7 +132,7 @@ def test_on_cancel_raises(error: type[BaseException]) -> None:
 
 
 def test_on_cancel_taken_back(source: CancellationSource) -> None:
-    """A callback that was taken back is not called; taking back again, or too late, does no harm."""
+    """A withdrawn callback is not called; withdrawing it again, or too late, does no harm."""
     called: list[str] = []
     forget = source.token.on_cancel(lambda: called.append("forgotten"))
     keep = source.token.on_cancel(lambda: called.append("kept"))
@@ -152,7 +152,7 @@ class Odd:
         self._called = called
 
     def __call__(self) -> None:
-        """Say that it was called."""
+        """Note the call."""
         self._called.append(self)
 
     def __eq__(self, other: object) -> bool:
@@ -162,7 +162,7 @@ class Odd:
 
 
 def test_on_cancel_taken_back_among_odd_ones(source: CancellationSource) -> None:
-    """A callback is taken back itself, whatever it says that it is equal to."""
+    """A callback is withdrawn by identity, whatever its ``__eq__`` says."""
     called: list[Odd] = []
     first, second = Odd(called), Odd(called)
     source.token.on_cancel(first)
@@ -240,21 +240,21 @@ def test_wait_async_is_cancelled(source: CancellationSource) -> None:
 
 @pytest.mark.parametrize("timeout", FOREVER)
 def test_wait_takes_any_number(source: CancellationSource, timeout: float) -> None:
-    """However long a wait may take, the token ends it; NaN and what is negative do not wait."""
+    """The token ends a wait of any timeout; NaN and negative timeouts do not wait."""
     threading.Timer(0.05, source.fire, [CancelReason.REQUESTED]).start()
     assert source.token.wait(timeout)
 
 
 @pytest.mark.parametrize("timeout", FOREVER)
 def test_wait_async_takes_any_number(source: CancellationSource, timeout: float) -> None:
-    """However long a coroutine's wait may take, the token ends it."""
+    """The token ends a coroutine's wait of any timeout."""
     threading.Timer(0.05, source.fire, [CancelReason.REQUESTED]).start()
     assert asyncio.run(source.token.wait_async(timeout))
 
 
 @pytest.mark.parametrize("timeout", [math.nan, -math.inf, -(10**400)])
 def test_wait_takes_no_time(source: CancellationSource, timeout: float) -> None:
-    """NaN and what is negative do not wait."""
+    """NaN and negative timeouts do not wait."""
     assert not source.token.wait(timeout)
     assert not asyncio.run(source.token.wait_async(timeout))
 

@@ -32,7 +32,7 @@ Upload = tuple[str, bytes]
 
 
 def until(look: Callable[[], T | Literal[False] | None], seconds: float = 15.0) -> T:
-    """Look again until there is something to see, and return that."""
+    """Call a function until it returns a true value, and return that."""
     end = time.monotonic() + seconds
     while True:
         if seen := look():

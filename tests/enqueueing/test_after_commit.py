@@ -374,7 +374,7 @@ def test_outside_of_a_context(shop: Shop) -> None:
 
 
 def test_wrong_option(site: Site) -> None:
-    """The error for another word names all three."""
+    """The error for an unknown ``when`` names the three known ones."""
     with pytest.raises(ConfigurationError, match='"now", "response" or "commit"'):
         site.background.task(when="committed")(lambda: None)  # type: ignore[call-overload]
 
@@ -383,7 +383,7 @@ def test_wrong_option(site: Site) -> None:
 def test_commit_where_nothing_is_run(
     shop: Shop, make_site: Callable[..., Site], db: Any, tmp_path: Path
 ) -> None:
-    """A process that leaves durable items to others leaves these to them, too, once committed."""
+    """A process that leaves durable items to others leaves committed ones to them, too."""
     url = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
     other = make_site(
         BACKGROUND_JOURNAL=tmp_path / "journal",

@@ -142,7 +142,7 @@ def test_item_that_cannot_start(
 
 
 def test_after_a_file(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, tmp_path: Path) -> None:
-    """The same with a file, also where the server sends it by itself."""
+    """The item of a view that sends a file waits too, also if the server sends the file itself."""
     (tmp_path / "file").write_bytes(b"x" * 100_000)
 
     class Wrapper:
@@ -165,7 +165,7 @@ def test_after_a_file(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, 
 
 
 def test_after_a_replaced_response(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue) -> None:
-    """The same where after_request puts another response in the place of the view's."""
+    """The item waits too if after_request replaces the view's response."""
 
     @app.after_request
     def replace(response: Response) -> Response:
@@ -181,7 +181,7 @@ def test_after_a_replaced_response(app: Flask, items: list[WorkItem[int]], enque
 
 
 def test_after_a_stream(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue) -> None:
-    """The same with a response that is generated piece by piece."""
+    """The item waits too if the response is generated piece by piece."""
 
     @app.get("/")
     def view() -> Response:
@@ -290,7 +290,7 @@ def test_when_the_client_has_gone(app: Flask, items: list[WorkItem[int]], enqueu
 
 
 def test_several(make_site: Callable[..., Site]) -> None:
-    """Several start in their order; those that are to start now do not wait for them."""
+    """Waiting items start in their order; items with when="now" do not wait for them."""
     site = make_site(BACKGROUND_WORKERS=1)
     order: list[str] = []
     now = site.background.task(order.append)
@@ -309,7 +309,7 @@ def test_several(make_site: Callable[..., Site]) -> None:
 
 
 def test_requests_are_apart(app: Flask, background: Background) -> None:
-    """The end of one response starts nothing of another request's."""
+    """The end of one response starts no item of another request."""
     task = background.task(lambda: 42).using(when="response")
     held: dict[str, WorkItem[int]] = {}
 
@@ -338,7 +338,7 @@ def test_outside_of_a_request(app: Flask, background: Background, context: str) 
 
 
 def test_in_an_item(background: Background) -> None:
-    """An item has no response to wait for."""
+    """An item that enqueues with when="response" has no response to wait for, so its item starts at once."""
     task = background.task(lambda: 42).using(when="response")
     (inner,) = background.enqueue(lambda: [task.enqueue()]).result(BOUND)
     assert inner.result(BOUND) == 42
@@ -415,7 +415,7 @@ def test_dropped_by_a_broken_hook(
 def test_dropped_by_a_broken_teardown(
     app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """So does an error in a teardown function, which Flask passes on."""
+    """An error in a teardown function, which Flask raises, drops the items as well."""
 
     @app.get("/")
     def view() -> str:
@@ -463,7 +463,7 @@ def test_not_dropped_by_abort(app: Flask, items: list[WorkItem[int]], enqueue: E
 
 
 def test_not_dropped_when_handled(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue) -> None:
-    """An error that the app handles is none."""
+    """An error that the app handles drops no item."""
 
     @app.errorhandler(KeyError)
     def handle(error: KeyError) -> tuple[str, int]:
@@ -478,7 +478,7 @@ def test_not_dropped_when_handled(app: Flask, items: list[WorkItem[int]], enqueu
 def test_enqueued_by_the_error_page(
     app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The page for unhandled errors may enqueue, say a mail to the admins: that is not dropped."""
+    """An item that the page for unhandled errors enqueues, such as a mail to the admins, is not dropped."""
 
     @app.errorhandler(500)
     def sorry(error: Exception) -> tuple[str, int]:
@@ -495,7 +495,7 @@ def test_enqueued_by_the_error_page(
 
 
 def test_started_now_is_not_dropped(app: Flask, background: Background) -> None:
-    """Only what waits for the response is dropped."""
+    """Only items that wait for the response are dropped."""
     task = background.task(lambda: 42)
     begun = []
 
@@ -673,7 +673,7 @@ def test_inner_app_fails(make_site: Callable[..., Site]) -> None:
 
 
 def test_mounted_apps(make_site: Callable[..., Site]) -> None:
-    """Apps that are mounted side by side each hold their own."""
+    """Apps that are mounted side by side each hold their own items."""
     outer, inner, outer_task, inner_task = two_apps(make_site)
     items: list[WorkItem[int]] = []
 
@@ -716,7 +716,7 @@ def test_middleware_around_and_inside(app: Flask, items: list[WorkItem[int]], en
 
 
 def test_too_much_to_hold(make_site: Callable[..., Site], gate: threading.Event) -> None:
-    """Under "run", an item that is one too many is run by the caller, but not before the response either."""
+    """Under "run" the caller runs an item that finds no room, but not before the response either."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1, BACKGROUND_OVERFLOW="run")
     for _ in range(2):
         site.background.enqueue(gate.wait, BOUND)

@@ -1,4 +1,4 @@
-"""The way of every item: what is checked in the view, and in which order."""
+"""The path of every item: the checks in the view, and their order."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class Storm:
         return all(each.who in ready for each in self._processes)
 
     def end(self) -> None:
-        """Leave nothing of it."""
+        """End the process, and close its files."""
         for each in self._processes:
             each.process.kill()
             each.process.wait()

@@ -28,7 +28,7 @@ def make(key: str | None, name: str = "shop.send_mail") -> WorkItem[Any]:
 
 
 def yes() -> bool:
-    """Let an item in."""
+    """Admit an item."""
     return True
 
 
@@ -41,7 +41,7 @@ def test_first_has_it() -> None:
 
 
 def test_keys_are_exact() -> None:
-    """A key is its task's, and as it is written; no pair of name and key is taken for another."""
+    """A key belongs to its task; no two pairs of task name and key are taken for the same."""
     keys = Keys()
     items = [make("k"), make("K"), make("k "), make("k", "other"), make("b.c", "a"), make("c", "a.b")]
     for item in items:
@@ -73,7 +73,7 @@ def test_only_its_holder_gives_back() -> None:
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
 def test_refused_item_has_no_key(error: type[BaseException] | None) -> None:
-    """An item that is not let in, or whose admission is broken off, leaves its key to the next one."""
+    """An item that is not admitted, or whose admission raises, leaves its key to the next one."""
     keys, refused, accepted = Keys(), make("k"), make("k")
 
     def no() -> bool:
@@ -97,7 +97,7 @@ def test_holder_needs_no_room() -> None:
 
 
 def test_threads(hasty: None) -> None:
-    """Of threads that take a key at once, one has it, and all others are given that one."""
+    """Of threads that take a key at once, one gets it, and all others get that one's item."""
     for _ in range(50):
         keys, barrier = Keys(), threading.Barrier(8)
         got: list[tuple[WorkItem[Any], WorkItem[Any]]] = []

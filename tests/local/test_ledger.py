@@ -1,4 +1,4 @@
-"""The books: what is in flight, what has ended, and how far the stop is. No step may lose an item."""
+"""The ledger: items in flight, items that have ended, and the phase of the stop. No step loses an item."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ class Books:
         return self.ledger.admit(item, self.executor, limit)
 
     def claim(self, item: WorkItem[Any]) -> bool:
-        """Start it."""
+        """Start the item."""
         return self.ledger.claim(item, self.executor, Attempt(1.0))
 
     def settle(self, item: WorkItem[Any], outcome: Outcome) -> None:
-        """End its run."""
+        """End the item's run."""
         assert item._attempt is not None
         self.ledger.settle(item, item._attempt, outcome)
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
-        """Take it back."""
+        """Withdraw the item."""
         return self.ledger.withdraw(item, self.executor, outcome)
 
     def record(self, item: WorkItem[Any], text: str = "time is up") -> bool:
-        """Put it on record."""
+        """Put the item on record as interrupted."""
         return self.ledger.record(item, ItemInterruptedError(text))
 
     def remove(self, item: WorkItem[Any]) -> None:
-        """Take it out, from wherever it is."""
+        """Remove the item from the book that has it."""
         self.ledger.remove(
             item, self.executor.running if item.id in self.executor.running else self.ledger.leaving
         )
@@ -75,7 +75,7 @@ class Books:
 
 @pytest.fixture
 def books() -> Books:
-    """New books."""
+    """A new ledger with one executor."""
     return Books()
 
 
@@ -252,13 +252,13 @@ def test_phases(books: Books) -> None:
 
 
 def test_close_if_idle(books: Books) -> None:
-    """Without items in flight it can be closed at once, also without having been stopping."""
+    """A ledger without items in flight can be closed at once, without stopping first."""
     assert books.ledger.close(if_idle=True)
     assert books.ledger.phase is Phase.STOPPED
 
 
 def test_idle_latch(books: Books, waits: ExitStack) -> None:
-    """The latch is open while nothing is in flight, and opens for all when the last item has gone."""
+    """The idle latch is open while no item is in flight, and opens for all when the last item has gone."""
     assert waits.enter_context(books.ledger.idle_latch()).wait(0)
     items = [make_item() for _ in range(2)]
     for item in items:
@@ -273,7 +273,7 @@ def test_idle_latch(books: Books, waits: ExitStack) -> None:
 
 
 def test_waits_leave_nothing_behind(books: Books) -> None:
-    """Waits that end by themselves, in whatever way and order, leave nothing in memory."""
+    """Waits that end by themselves, in any way and order, leave nothing in memory."""
     books.admit(make_item())
     ledger = books.ledger
     for _ in range(100):
@@ -287,7 +287,7 @@ def test_waits_leave_nothing_behind(books: Books) -> None:
 
 
 def test_keeps_the_last(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The items that ended last can be found, a bounded number; all are counted."""
+    """A bounded number of items that ended last can be found; all are counted."""
     assert module.KEPT == 1_000
     monkeypatch.setattr(module, "KEPT", 10)
     items = [make_item() for _ in range(55)]
@@ -310,7 +310,7 @@ def test_keeps_the_last(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_record_of_what_has_ended(books: Books) -> None:
-    """An item that has ended is not on record as interrupted, so its own end is the only one to be told."""
+    """An item that has ended is not put on record as interrupted, so only its own end is reported."""
     ended, going_on = make_item(), make_item()
     for item in (ended, going_on):
         books.admit(item)
@@ -323,7 +323,7 @@ def test_record_of_what_has_ended(books: Books) -> None:
 
 
 def test_record_is_made_once(books: Books) -> None:
-    """An item that starts after it was put on record is not put there a second time."""
+    """An item that starts after it was put on record is not put on record again."""
     item = make_item()
     books.admit(item)
     assert books.record(item)
@@ -333,7 +333,7 @@ def test_record_is_made_once(books: Books) -> None:
 
 
 def end_with(books: Books, value: Any, error: BaseException | None = None) -> WorkItem[Any]:
-    """Run an item that ends with this."""
+    """Run an item that ends with this value."""
     item = make_item()
     books.admit(item)
     books.claim(item)

@@ -1,4 +1,4 @@
-"""Items that wait for items of their own executor: they end, or an error says what to do instead."""
+"""Items that wait for items of their own executor end, or an error says how to wait instead."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_timeout_is_kept(make_site: Make, gate: threading.Event) -> None:
 
 
 def test_no_more_at_work_than_places(make_site: Make) -> None:
-    """Items in lent places are at work while others wait: never are more at work than there are places."""
+    """Items in lent places work while others wait: no more items work than there are places."""
     site = one_place(make_site)
     background = site.background
     at_work, most = [0], [0]

@@ -1,4 +1,4 @@
-"""The sizes of results: about right, and quick whatever a result is."""
+"""Estimates of the sizes of results: about right, and quick for any result."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_small(value: Any) -> None:
 
 
 class Odd:
-    """Raises whatever is done to it."""
+    """An object whose every method raises."""
 
     def __sizeof__(self) -> int:
         raise RuntimeError
@@ -56,7 +56,7 @@ class Odd:
 
 
 def test_odd_and_endless() -> None:
-    """Objects that raise, hold themselves, or are huge cost no time and raise nothing."""
+    """Objects that raise, contain themselves, or are huge are estimated quickly, without an error."""
     endless: list[Any] = [Odd()]
     endless.append(endless)
     many = [[number] for number in range(300_000)]

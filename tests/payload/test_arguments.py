@@ -1,4 +1,4 @@
-"""The arguments: plain values pass, what lives with the request is refused, uploads move to the item."""
+"""Arguments: plain values pass, live objects are refused, and uploads move to the item."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_endless(background: Background) -> None:
 
 
 def test_same_container_twice(background: Background) -> None:
-    """A container that is there twice, but not inside of itself, is fine."""
+    """A container that occurs twice, but not inside itself, passes."""
     inner = [1, 2]
     assert background.enqueue(lambda value: value, [inner, inner]).result(BOUND) == [inner, inner]
 
@@ -373,7 +373,7 @@ def test_refused_in_closures(background: Background, make: Callable[[], Any], wh
 @pytest.mark.usefixtures("in_request")
 @pytest.mark.parametrize("kind", ["request", "the request", "attached object"])
 def test_refused_in_defaults(background: Background, kind: str) -> None:
-    """``lambda photo=photo: …``, as written in loops, brings live objects along too."""
+    """A live object as a lambda's default, ``lambda photo=photo: …``, is refused too."""
     make, what, cure = LIVE[kind]
     live = make()
     with pytest.raises(ArgumentError, match=r"^photo\b") as caught:
@@ -405,7 +405,7 @@ def test_refused_in_partials(background: Background) -> None:
 
 @pytest.mark.usefixtures("in_request")
 def test_refused_methods(background: Background) -> None:
-    """A method of a live object brings it along."""
+    """A method of a live object is refused."""
     with pytest.raises(ArgumentError, match="the method's object is the request"):
         background.enqueue(request.get_data)
     with pytest.raises(ArgumentError, match="the method's object is the session"):
@@ -606,7 +606,7 @@ def test_all_files_of_a_request(background: Background, visit: Visit) -> None:
 
 
 def test_same_upload_twice(background: Background, visit: Visit) -> None:
-    """An upload that is there twice arrives as one object, twice."""
+    """An upload that occurs twice arrives as one object, twice."""
     items = []
 
     def view() -> str:
@@ -643,7 +643,7 @@ def test_upload_in_other_containers(background: Background, visit: Visit, wrap: 
 
 
 def test_upload_in_a_callable(background: Background, visit: Visit) -> None:
-    """An upload that a callable brings along cannot be replaced there: refused, with the cure."""
+    """An upload inside a callable cannot be replaced there, and is refused with the cure."""
 
     def view() -> str:
         upload = request.files["photo"]
@@ -659,7 +659,7 @@ def test_upload_in_a_callable(background: Background, visit: Visit) -> None:
 
 
 def give_up(site: Site, visit: Visit, error: type[Exception], enqueue: Callable[..., Any]) -> None:
-    """Hand two uploads over in vain, and look that the view has them back."""
+    """Enqueue two uploads in vain, and check that the view has them back."""
 
     def view() -> str:
         small, large = request.files.getlist("photo")

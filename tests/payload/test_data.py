@@ -1,4 +1,4 @@
-"""Data: what a durable item gets and gives comes back equal and of the same types, or is refused by name."""
+"""Data: a durable item's values come back equal and of the same types, or are refused by name."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_call_round_trip(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     ids=repr,
 )
 def test_values(value: Any) -> None:
-    """The values of which one would doubt it come back as they were, alone and as arguments."""
+    """Doubtful values come back as they were, alone and as arguments."""
     assert same(load(dump(value, "value")), value)
     args, kwargs = load_call(dump_call(photo_task, (value,), {"size": value}))
     assert same([args, kwargs], [(value,), {"size": value}])
@@ -229,7 +229,7 @@ def test_values(value: Any) -> None:
 
 @pytest.mark.parametrize("name", TAGS)
 def test_names_that_look_like_tags(name: str) -> None:
-    """Somebody's keyword may be one of our tags, however simple the call is."""
+    """A keyword may look like a tag, however simple the call is."""
     assert same(load_call(dump_call(photo_task, (), {name: 1})), ((), {name: 1}))
 
 
@@ -341,14 +341,14 @@ def test_zones_from_files_are_refused(made: dict[str, str]) -> None:
     ],
 )
 def test_refusals_name_the_place(args: Any, kwargs: Any, place: str) -> None:
-    """The argument is named as the function names it, with the way to what is wrong in it."""
+    """The error names the argument as the function does, with the path to the wrong part."""
     with pytest.raises(SerializationError) as caught:
         dump_call(photo_task, args, kwargs)
     assert str(caught.value).startswith(place)
 
 
 def test_deepest_comes_back() -> None:
-    """As deep as allowed can be written and read, also deep in the calls of a view."""
+    """The deepest allowed value can be written and read, also deep in the call stack of a view."""
     value = _deep(DEEPEST)
 
     def deeper(calls: int) -> Any:

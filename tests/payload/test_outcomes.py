@@ -78,7 +78,7 @@ def test_short_ones_stay() -> None:
 
 
 def test_why_a_result_is_lost() -> None:
-    """The reason for which a result is not kept is bounded, too: it may quote the result."""
+    """The message of a lost result is bounded, too, because it may quote the result."""
 
     class Odd:
         """Has a long name."""

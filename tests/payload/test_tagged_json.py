@@ -1,4 +1,4 @@
-"""The tagged JSON: one text everywhere, and nothing but data in it."""
+"""The tagged JSON: one text everywhere, with nothing but data in it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_independent_of_the_app(app: Flask) -> None:
 
 
 def test_damaged_text() -> None:
-    """A text that is none is a ValueError, not something else that it could be."""
+    """A text that is not tagged JSON raises ValueError."""
     for text in ("", "[", '{" dt":["x",0,null]}', '{" u":"x"}'):
         with pytest.raises(ValueError):  # noqa: PT011
             Serializer().loads(text)
