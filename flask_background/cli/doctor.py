@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from flask_background.core.finding import Finding
-from flask_background.core.settings import Settings
+from flask_background.core.settings import unknown_keys
 from flask_background.durable.journal.folder import make_folder
 from flask_background.errors import ConfigurationError
 from flask_background.executors.processes.app_location import locate
@@ -39,16 +37,13 @@ def examine(state: BackgroundState) -> Iterator[Finding]:
 
 
 def _names(state: BackgroundState) -> Iterator[Finding]:
-    known = ["BACKGROUND_" + name.upper() for name in ("workers", *(one.name for one in fields(Settings)))]
-    for key in state.app.config:
-        if key.startswith("BACKGROUND_") and key not in known:
-            close = get_close_matches(key, known, 1)
-            yield Finding(
-                "warning",
-                key,
-                "there is no such setting, so it has no effect",
-                f"{close[0]} may be meant" if close else "leave it out",
-            )
+    for key, close in unknown_keys(state.app.config):
+        yield Finding(
+            "warning",
+            key,
+            "there is no such setting, so it has no effect",
+            f"{close} may be meant" if close else "leave it out",
+        )
 
 
 def _children(state: BackgroundState) -> Finding:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -86,3 +87,13 @@ class Settings:
             max_payload=count(config, "BACKGROUND_MAX_PAYLOAD", 1_000_000),
             strict=flag(config, "BACKGROUND_STRICT", False),
         )
+
+
+def unknown_keys(config: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Find the keys that look like settings and are none, each with the nearest known key, or None."""
+    known = ["WORKERS", *(one.name.upper() for one in fields(Settings))]
+    for key in config:
+        name = str(key).removeprefix("BACKGROUND_")
+        if name != key and name not in known:
+            close = get_close_matches(name, known, 1)
+            yield key, f"BACKGROUND_{close[0]}" if close else None

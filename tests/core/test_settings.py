@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 from pathlib import Path
@@ -16,6 +17,8 @@ from flask_background.app_state import state_of
 from flask_background.core.executor_settings import ExecutorSettings
 from flask_background.core.settings import Settings
 from flask_background.errors import ConfigurationError
+
+from ..helpers import lines
 
 
 def test_defaults() -> None:
@@ -181,6 +184,22 @@ def test_refused_at_init() -> None:
     app.config["BACKGROUND_WORKERS"] = 1
     background.init_app(app)
     assert state_of(app).settings.executors["thread"].capacity == 1
+
+
+def test_unknown_key(caplog: pytest.LogCaptureFixture) -> None:
+    """The log warns at init_app of an unknown key, and names the nearest setting, if one is near."""
+    app = Flask("shop")
+    app.config.update(
+        BACKGROUND_GRACE_PERIODS=1, BACKGROUND_COLOUR="red", GRACE_PERIOD=1, BACKGROUND_WORKERS=1
+    )
+    Background(app)
+    assert lines(caplog, logging.WARNING) == [
+        "BACKGROUND_GRACE_PERIODS is no setting of Flask-Background, and has no effect:"
+        " BACKGROUND_GRACE_PERIOD may be meant",
+        "BACKGROUND_COLOUR is no setting of Flask-Background, and has no effect: give it another name, if it"
+        " is the app's own",
+    ]
+    assert not app.logger.handlers
 
 
 def test_journal_settings() -> None:
