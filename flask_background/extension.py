@@ -122,9 +122,9 @@ class Background:
         """Enqueue a durable task again and again: ``@background.periodic("*/5 * * * *")`` or ``seconds=30``.
 
         ``cron``: a cron expression of five fields, in ``timezone`` (a name such as "Europe/Berlin"); needs
-        ``flask-background[cron]``. One item is enqueued per machine, however many processes the app has; of
-        the runs that were missed, one is caught up on. One item waits at most, and none starts while an
-        earlier one runs, unless ``overlap=True``: else that time is left out. Makes the function a task with
+        ``flask-background[cron]``. One item is enqueued per machine, however many processes the app has. One
+        run stands for all missed ones. A time is left out while an earlier item waits or, unless
+        ``overlap=True``, runs. Makes the function a task with
         these ``options`` (see ``task``), or stands above ``@background.task(durable=True, ...)``. Raises
         ConfigurationError.
         """

@@ -35,7 +35,7 @@ R = TypeVar("R", covariant=True)
 
 
 class PlaceLender(Protocol):
-    """Lends the place of an item that waits for another item to an item of the same executor."""
+    """Lets another item of the same executor run in the place of an item that waits."""
 
     def check_wait(self, waiting: WorkItem[Any], awaited: WorkItem[Any], timeout: float | None) -> None: ...
     def wait(
@@ -355,7 +355,7 @@ class WorkItem(Generic[R]):
         self._status = status
 
     def _come_here(self) -> None:
-        """Have this process take the item, if another process could have it: a place is lent to it here."""
+        """Ask this process to claim the item, for which a place is lent here; only remote items need that."""
 
     def _add_waiter(self, callback: Callable[[], object]) -> None:
         """Call callback when the item's end is announced, or at once if it has been."""
