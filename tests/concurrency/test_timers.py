@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from flask_background.concurrency import native
-from flask_background.concurrency import timers as timers_room
+from flask_background.concurrency import timers as module
 from flask_background.concurrency.timers import Timers
 
 from ..helpers import BOUND, FOREVER, our_threads, until
@@ -170,7 +170,7 @@ def test_rings_now(seconds: float) -> None:
 
 def test_long_sleep_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A timer that is longer than the thread's longest sleep fires once, at its time."""
-    monkeypatch.setattr(timers_room, "_LONGEST_SLEEP", 0.01)
+    monkeypatch.setattr(module, "_LONGEST_SLEEP", 0.01)
     rung: list[float] = []
     began = time.monotonic()
     Timers().set(0.1, lambda: rung.append(time.monotonic()))

@@ -6,7 +6,6 @@ import asyncio
 import io
 import itertools
 import threading
-from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +13,6 @@ import pytest
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Background, Status, WorkItem, current_item
-from flask_background.core import item as module
 from flask_background.core.status import Progress
 from flask_background.errors import BackgroundError, NotFinishedError
 
@@ -92,18 +90,6 @@ def test_id() -> None:
     ids = {item.id for item in items}
     assert len(ids) == 2_400
     assert all(len(name) == 24 and set(name) <= set("0123456789abcdef") for name in ids)
-
-
-def test_ids_taken_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that makes new ids has one of them, also when other threads take all of them at once."""
-
-    class Coveted(list[str]):
-        def extend(self, ids: Iterable[str]) -> None:
-            super().extend(ids)
-            self.clear()
-
-    monkeypatch.setattr(module, "_ids", Coveted())
-    assert len({make_item().id for _ in range(3)}) == 3
 
 
 def test_statuses() -> None:
