@@ -1,4 +1,4 @@
-"""``flask background``: the commands that look at durable items, and change them."""
+"""The commands of ``flask background``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from flask import Flask
 from flask_background import Background, Status, current_item
 from flask_background.app_state import state_of
 from flask_background.cli.commands import background as group
-from flask_background.cli.doctor import examine
 
 from ..helpers import BOUND, Site
 
@@ -93,26 +92,6 @@ def test_command_of_the_apps_own() -> None:
     own = app.cli.commands["background"]
     Background(app)
     assert app.cli.commands["background"] is own
-
-
-def test_examine(site: Site) -> None:
-    """Programs can call the doctor's examination of an app."""
-    with site.app.app_context():
-        findings = list(examine(state_of(site.app)))
-    assert {finding.level for finding in findings} == {"ok"}
-    assert {finding.subject for finding in findings} >= {"grace period", "journal"}
-
-
-@pytest.mark.parametrize(("location", "level"), [(None, "error"), ("tests.children:create_app", "ok")])
-def test_doctor_looks_for_the_app_of_children(
-    make_site: Callable[..., Site], location: str | None, level: str
-) -> None:
-    """The doctor finds out, before the first item, whether child processes would find the app."""
-    site = make_site(BACKGROUND_EXECUTORS={"cpu": {"kind": "process"}}, BACKGROUND_APP=location)
-    with site.app.app_context():
-        findings = {finding.subject: finding for finding in examine(state_of(site.app))}
-    assert findings["child processes"].level == level
-    assert "BACKGROUND_APP" in findings["child processes"].text or location is not None
 
 
 def test_run_durable(site: Site, flask: Callable[..., Result]) -> None:
