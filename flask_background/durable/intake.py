@@ -115,7 +115,7 @@ class Intake:
         return row._replace(key=f"{PERIODIC} {planned!r}" if overlap else PERIODIC)
 
     def _pack(self, item: DurableItem[Any], due: float | None, here: bool) -> ItemRow:
-        task: Any = item._task
+        task = item._task
         self._session.registry.check_portable(task)
         check_here(task, self._local.executors)
         payload, uploads = self._uploads.pack(item.id, task.func, item._args, item._kwargs or {})

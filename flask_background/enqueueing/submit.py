@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flask import Request
 
     from flask_background.app_state import BackgroundState
+    from flask_background.core.backend import Backend
     from flask_background.core.options import When
 
 _current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
@@ -37,7 +38,7 @@ def submit(
     """Copy the request's state, take the arguments over, and let the backend accept the item."""
     try:
         if part.elsewhere or callee.backend is not None:
-            backend: Any = part.backend_for(callee)
+            backend: Backend[Any] = part.backend_for(callee)
         else:
             backend = part.durable if callee.durable else part.backend
     except EnqueueError as error:  # the journal cannot be opened
