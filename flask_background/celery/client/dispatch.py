@@ -34,7 +34,7 @@ class Dispatch:
 
     def pack(self, item: CeleryItem[Any], due: float | None) -> CeleryItem[Any] | None:
         """Make the arguments data, and refuse what Celery cannot do. Returns the item that has its key."""
-        task = item._task
+        task: Any = item._task
         context = self._session.context
         settings, registry = context.settings, context.registry
         if settings.celery is None and settings.backend != "celery" and not registry.names_backend("celery"):
@@ -60,7 +60,7 @@ class Dispatch:
         Returns the item, or the one in flight that has its key, or None: then it is to run here. Raises
         BrokerError if there is no way out.
         """
-        task = item._task
+        task: Any = item._task
         packed = item._args
         assert isinstance(packed, Packed)
         # Where Celery cannot be reached, nobody knows which item has a key.

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from flask_background.celery.client.session import CelerySession
     from flask_background.celery.handle import CeleryItem
-    from flask_background.core.callee import Callee
 
 
 class Packed(NamedTuple):
@@ -35,7 +34,7 @@ class Fallback:
         self._session = session
         self._process = session.context.process
 
-    def is_there_for(self, task: Callee) -> bool:
+    def is_there_for(self, task: Any) -> bool:
         """Whether the items of a task have a way out. A worker's process runs nothing for itself."""
         return task.durable or (task.options.fallback is not None and self._process.holds_items)
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from flask_background.celery.client.session import CelerySession
     from flask_background.celery.worker.run_table import RunTable
-    from flask_background.core.callee import Callee
     from flask_background.core.item import WorkItem
 
 # How often the outcome of a run is tried to be put on record, a second apart.
@@ -141,7 +140,7 @@ class ItemRun:
             self._leave_alone(sent)
         raise Ignore
 
-    def _run_claimed(self, record: Record, task: Callee, row: int, limit: float | None) -> None:
+    def _run_claimed(self, record: Record, task: Any, row: int, limit: float | None) -> None:
         keeper = RunningItem(self._session, self._table, row, self._run, limit)
         task = record.task_of(task)
         if record.crashes >= task.options.max_crashes:
@@ -242,7 +241,7 @@ class ItemRun:
         self._session.publish(self._run.item_id, record._replace(due=due))
         raise Ignore
 
-    def _park(self, record: Record, task: Callee, keeper: RunningItem, reason: str) -> NoReturn:
+    def _park(self, record: Record, task: Any, keeper: RunningItem, reason: str) -> NoReturn:
         """End an item that cannot run. Raises Failure, or Ignore."""
         number = record.attempt - 1
         fields: dict[str, Any] = {"reason": reason, "attempt": number}
