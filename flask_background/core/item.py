@@ -21,7 +21,7 @@ from flask_background.core.odd_errors import best_effort
 from flask_background.core.request_state import NO_REQUEST, RequestState
 from flask_background.core.status import QUEUED, RUNNING, TRANSITIONS, Attempt, Outcome, Progress, Status
 from flask_background.core.token import CancelReason
-from flask_background.errors import BackgroundError, NotFinishedError
+from flask_background.errors import BackgroundError, NotFinishedError, WaitError
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -166,7 +166,10 @@ class WorkItem(Generic[R]):
 
     @interruptible_wait
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait up to timeout seconds (None: no limit) for the end; return whether the item has ended."""
+        """Wait up to timeout seconds (None: no limit) for the end; return whether the item has ended.
+
+        Raises WaitError if the wait would block the very item that it waits for.
+        """
         if self._announced or ending_item_var.get(None) is self:
             return True
         if self._host.pid != os.getpid():
@@ -174,9 +177,11 @@ class WorkItem(Generic[R]):
                 f"item {self.id} belongs to process {self._host.pid}, which enqueued it before this process"
                 " was forked: wait for it there"
             )
+        waiting = current_item_var.get(None)
+        if waiting is not None and timeout is None:
+            self._check_waiter(waiting)
         latch = native.Latch()
         self._add_waiter(latch.open)
-        waiting = current_item_var.get(None)
         try:
             if waiting is not None and (lending := waiting._host.lending) is not None:
                 return lending.wait(waiting, self, latch, timeout)
@@ -356,6 +361,17 @@ class WorkItem(Generic[R]):
 
     def _come_here(self) -> None:
         """Ask this process to claim the item, for which a place is lent here; only remote items need that."""
+
+    def _check_waiter(self, waiting: WorkItem[Any]) -> None:
+        """Raise WaitError if an item is about to wait, without a timeout, for its own end.
+
+        Only a call that blocks its thread is checked: a task that a coroutine item has made may await it.
+        """
+        if waiting.id == self.id:
+            raise WaitError(
+                f"item {self.id} ({self.task_name}) waits for its own end, and so would never end: leave out"
+                " that wait, or give it a timeout"
+            )
 
     def _add_waiter(self, callback: Callable[[], object]) -> None:
         """Call callback when the item's end is announced, or at once if it has been."""

@@ -97,6 +97,21 @@ def test_event_loop(make_site: Make, gathered: bool) -> None:
     assert [item.result(BOUND) for item in items] == [3 * number for number in range(6)]
 
 
+@pytest.mark.parametrize("options", [{}, {"durable": True}, {"backend": "immediate"}], ids=str)
+def test_item_that_waits_for_itself(make_site: Make, tmp_path: Path, options: dict[str, Any]) -> None:
+    """An item that waits for its own end gets an error; with a timeout the wait has an end."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
+
+    @site.background.task(**options)
+    def wait() -> bool:
+        with pytest.raises(WaitError, match="waits for its own end"):
+            current_item.result()
+        return current_item.wait(0.01)
+
+    assert wait.enqueue().result(BOUND) is False
+    assert wait() is False
+
+
 def test_event_loop_that_would_stand_still(make_site: Make) -> None:
     """A wait that would hold up its own event loop for good is an error; with a timeout it has an end."""
     site = one_place(make_site)
