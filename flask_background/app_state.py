@@ -17,7 +17,7 @@ from flask_background import hosts
 from flask_background.concurrency import native
 from flask_background.concurrency.once import Once
 from flask_background.core.hub_events import make_events
-from flask_background.core.settings import Settings, unknown_keys
+from flask_background.core.settings import Settings, warn_of_unknown_keys
 from flask_background.errors import JournalError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class BackgroundState:
         self.processors = processors
         self.settings = Settings.from_config(app.config)
         if not _is_child_process:
-            _warn_of_unknown_keys(app)
+            # Not app.logger, whose first use gives it a handler, perhaps before the app configures logging
+            warn_of_unknown_keys(app.config, logging.getLogger(app.name).getChild("background"))
         #: Whether items may go to another backend even if their task names none.
         self.elsewhere = self.settings.backend != "local"
         #: Whether this process holds items in memory. A child process or a Celery worker does not: no item
@@ -251,14 +252,6 @@ class BackgroundState:
             sender=(lambda: self.celery.sender) if self._has_cluster() else None,
             in_this_process=lambda: self.durable,
         )
-
-
-def _warn_of_unknown_keys(app: Flask) -> None:
-    # Not app.logger, which gets a handler when it is first used: the app may not have set up its log yet.
-    log = logging.getLogger(app.name).getChild("background")
-    for key, close in unknown_keys(app.config):
-        cure = f"{close} may be meant" if close else "give it another name, if it is the app's own"
-        log.warning("%s is no setting of Flask-Background, and has no effect: %s", key, cure)
 
 
 # Held only for a few lines that call no foreign code. Under gevent, code that logs may switch to another

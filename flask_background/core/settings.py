@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from logging import Logger
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -97,3 +98,10 @@ def unknown_keys(config: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
         if name != key and name not in known:
             close = get_close_matches(name, known, 1)
             yield key, f"BACKGROUND_{close[0]}" if close else None
+
+
+def warn_of_unknown_keys(config: Mapping[str, Any], log: Logger) -> None:
+    """Log a warning for each key that looks like a setting and is none."""
+    for key, close in unknown_keys(config):
+        cure = f"{close} may be meant" if close else "give it another name, if it is the app's own"
+        log.warning("%s is no setting of Flask-Background, and has no effect: %s", key, cure)
