@@ -77,8 +77,8 @@ class BackgroundState:
         self.runs_durable = self.settings.run_in_web and self.holds_items
         #: The executors whose durable items this process runs; None: all.
         self.executors: frozenset[str] | None = None
-        #: Whether in-memory items are checked as strictly as durable ones; decided at the first item.
-        self.strict = False
+        #: Whether the arguments of in-memory items are checked like those of durable ones.
+        self.strict = self.settings.strict
         self._forget_parts()
 
     def _forget_parts(self) -> None:
@@ -215,7 +215,6 @@ class BackgroundState:
 
         host = hosts.current()
         app, settings = self.app, self.settings
-        self.strict = settings.strict
         kind = LocalBackend if self.holds_items else ChildBackend
         made = kind(app, settings, host, self.registry.tasks)
         with _building:
