@@ -13,6 +13,7 @@ from flask_background.executors.processes import safe_pickle
 from flask_background.executors.processes.messages import (
     Call,
     CancelledSelf,
+    Logged,
     Message,
     ProgressReported,
     RunEnded,
@@ -29,6 +30,7 @@ _KINDS: tuple[type[Message], ...] = (
     Call,
     TokenFired,
     ProgressReported,
+    Logged,
     CancelledSelf,
     RunEnded,
 )
