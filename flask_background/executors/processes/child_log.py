@@ -144,11 +144,10 @@ def _as_message(record: logging.LogRecord) -> Logged:
 
 def _cut(text: str) -> str:
     """Return a text without its middle, with a note, if it is too long."""
-    left_out = len(text) - _LONGEST_TEXT
-    if left_out <= 0:
+    if len(text) <= _LONGEST_TEXT:
         return text
-    half = _LONGEST_TEXT // 2
-    return f"{text[:half]}... (cut: {left_out:,} characters) ...{text[-half:]}"
+    half = _LONGEST_TEXT // 2 - 50  # with the note, the text is not too long
+    return f"{text[:half]}... (cut: {len(text) - 2 * half:,} characters) ...{text[-half:]}"
 
 
 class LogReceiver:

@@ -63,12 +63,21 @@ def _readable(answer: str) -> str:
             blocks.append([])
         elif _LINE.fullmatch(line):
             blocks[-1].append(line)
-    main = [block for block in blocks if "child_main.py" in "".join(block)]
-    others = [block for block in blocks if block not in main and not _is_ours(block)]
+    main = [_without_our_callers(block) for block in blocks if "child_main.py" in "".join(block)]
+    blocks = [block for block in blocks if "child_main.py" not in "".join(block)]
+    others = [block for block in blocks if not _is_ours(block)]
     lines = [line for block in (*main, *others) for line in block]
     if len(lines) > _MOST_LINES:
         lines[_MOST_LINES:] = ["  ..."]
     return "\n".join(lines)
+
+
+def _without_our_callers(block: list[str]) -> list[str]:
+    """Return the main thread's stack without the frames of this package that have called the item."""
+    end = len(block)
+    while end > 2 and block[end - 1].startswith((f'  File "{_OUR_FOLDER}', '  File "<string>"')):
+        end -= 1
+    return block[:end]
 
 
 def _is_ours(block: list[str]) -> bool:
