@@ -63,7 +63,7 @@ def test_threads_are_bounded(
     failed: list[BaseException], gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many callbacks block, there are so many threads; the others are called when those are done."""
-    monkeypatch.setattr(callbacks, "_MOST", 3)
+    monkeypatch.setattr(callbacks, "MOST", 3)
     threads = CallbackThreads()
     called: list[int] = []
     for number in range(50):

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Undocumented names of CPython that this room uses: see ``private_names``.
 PRIVATE_NAMES = ("logging.Logger.manager",)
 
+# How long a record waits for a message that is being sent, in seconds: a signal handler may log in the midst
+# of that, on the same thread.
+_PATIENCE = 1.0
 # How many records of one child the worker handles in a second, and how long their texts may be.
 _MOST = 1_000
 _LONGEST_TEXT = 20_000
@@ -92,13 +95,14 @@ class LogForwarder(logging.Handler):
         """Forward a record, which no handler of the child takes."""
         if _is_handled_by_others(record, self):
             return
-        # A signal handler may log while this thread sends.
         if not self._forwards or self._is_sending or os.getpid() != self._pid:
             self._default.handle(record)
             return
         self._is_sending = True
         try:
-            self._pipes.send(_as_message(record))
+            self._pipes.send(_as_message(record), _PATIENCE)
+        except TimeoutError:
+            self._default.handle(record)
         except Exception:
             self.handleError(record)
         finally:
