@@ -62,6 +62,7 @@ class Call:
         parcel = parcel_of(item)
         return parcels.Call(
             task=item.task_name,
+            executor=item._task.executor,
             item_id=item.id,
             attempt=attempt.number,
             enqueued=item._enqueued,

@@ -121,8 +121,8 @@ class ChildHost(RunHost):
                 " task at the top of a module that the app imports, or in its factory, not in a view or under"
                 " a condition"
             )
-        if task.timeout != call.timeout:
-            task = task.using(timeout=call.timeout)
+        if (task.timeout, task.executor) != (call.timeout, call.executor):
+            task = task.using(timeout=call.timeout, executor=call.executor)
         self._uploads += map(receive_upload, call.uploads)
         args, kwargs = unpack(call.pickled, self._uploads)
         item = ChildItem(task, args, kwargs, parcels.state_of(call.state), self)

@@ -29,6 +29,7 @@ class Call(NamedTuple):
     """
 
     task: str
+    executor: str
     item_id: str
     attempt: int
     enqueued: float
