@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,7 +13,6 @@ import types
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -206,42 +203,6 @@ def test_signal_while_a_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
     finally:
         signal.signal(signal.SIGTERM, handler)
-
-
-def test_program_without_the_private_spawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where CPython lacks what starts programs, they are started all the same, with their pipes."""
-    monkeypatch.setattr(native, "find_private", lambda name: None)
-    read, write = os.pipe()
-    code = f"import os; os.write({write}, b'here')"
-    pid = native.start_program([sys.executable, "-c", code], (write,))
-    os.close(write)
-    assert os.read(read, 10) == b"here"
-    os.close(read)
-    assert until(lambda: native.has_ended(pid))
-    assert native.exit_code_of(pid) == 0
-
-
-def test_interpreter_is_this_one() -> None:
-    """In an ordinary process the interpreter is the one that runs."""
-    assert native.interpreter() == sys.executable
-
-
-@pytest.mark.parametrize("executable", ["/usr/bin/uwsgi", "/usr/sbin/apache2", "", "/opt/granian"])
-def test_interpreter_inside_a_server(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
-    """Where the server's program has Python built in, the interpreter is that of the same environment."""
-    monkeypatch.setattr(sys, "executable", executable)
-    code = "import sys; print(sys.prefix, sys.version)"
-    program = subprocess.run([native.interpreter(), "-c", code], capture_output=True, text=True, check=True)
-    assert program.stdout.strip() == f"{sys.prefix} {sys.version}"
-
-
-def test_no_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where there is none, the error says where it was looked for."""
-    monkeypatch.setattr(sys, "executable", "/usr/bin/uwsgi")
-    for name in ("prefix", "exec_prefix", "base_prefix"):
-        monkeypatch.setattr(sys, name, str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))):
-        native.interpreter()
 
 
 def test_event_loop() -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import suppress
 
-from flask_background.concurrency import native
+from flask_background.concurrency import native, programs
 from flask_background.errors import ItemCrashedError
 from flask_background.executors.processes import where
 from flask_background.executors.processes.messages import Message, Setup, Started
@@ -98,8 +98,8 @@ class ChildProcess:
             f" main({theirs_in}, {theirs_out}, {theirs_where}, {os.getpid()})"
         )
         try:
-            self.pid = native.start_program(
-                [native.interpreter(), "-c", code], (theirs_in, theirs_out, theirs_where)
+            self.pid = programs.start_program(
+                [programs.interpreter(), "-c", code], (theirs_in, theirs_out, theirs_where)
             )
         except BaseException:
             self._close()
@@ -240,10 +240,10 @@ class ChildProcess:
     def _look(self) -> int | None:
         if self._status is None:
             try:
-                if native.has_ended(self.pid):
+                if programs.has_ended(self.pid):
                     with suppress(OSError):  # the group is nearly always empty by now
                         os.killpg(self.pid, signal.SIGTERM)
-                    self._status = native.exit_code_of(self.pid)
+                    self._status = programs.exit_code_of(self.pid)
             except ChildProcessError:
                 self._status = _UNKNOWN
         return self._status
