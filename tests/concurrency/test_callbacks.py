@@ -63,7 +63,7 @@ def test_threads_are_bounded(
     failed: list[BaseException], gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number of callback threads is bounded; further callbacks are called when one of them is done."""
-    monkeypatch.setattr(callbacks, "_MOST", 3)
+    monkeypatch.setattr(callbacks, "MOST", 3)
     threads = CallbackThreads()
     called: list[int] = []
     for number in range(50):
