@@ -220,7 +220,7 @@ class Events:
 
     def child_killed(self, item: WorkItem[Any], pid: int, why: str, where: str) -> None:
         """Report that an item's child process is killed, and where the child was, if that is known."""
-        self._say(
+        self._reporter.say(
             logging.WARNING,
             "Item %s (%s): its child process %d is killed, %s. %s",
             item.id,
@@ -232,16 +232,11 @@ class Events:
 
     def logged_elsewhere(self, logger: logging.Logger, record: logging.LogRecord) -> None:
         """Handle a log record of a child process."""
-        try:
-            logger.handle(record)
-        except BaseException as error:  # of a filter or handler of the app
-            report(error)
-            if is_from_signal(error):
-                raise
+        self._reporter.handle(logger, record)
 
     def left_out(self, count: int, pid: int, most: int) -> None:
         """Report that log records of a child process were left out, because there were too many."""
-        self._say(
+        self._reporter.say(
             logging.WARNING,
             "%d log records of child process %d were left out: %d a second are handled",
             count,
