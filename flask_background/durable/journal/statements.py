@@ -174,15 +174,20 @@ def park(db: sqlite3.Connection, item_id: str, fence: int, reason: str, now: flo
 
 
 def recover(
-    db: sqlite3.Connection, owner: str, running: Collection[str], now: float, charged: bool = True
+    db: sqlite3.Connection,
+    owner: str,
+    running: Collection[str],
+    now: float,
+    charged: bool = True,
+    limit: int = 200,
 ) -> Recovered:
-    """Free the items of a dead process. Running items have crashed, unless the death is not charged.
+    """Free some items of a dead process. Running items have crashed, unless the death is not charged.
 
     An item that has crashed too often is parked. An item whose end was requested is cancelled.
     """
     ended = []
     released = outbox.recover(db, owner)
-    for row in select(db, "where owner = ?", (owner,)):
+    for row in select(db, "where owner = ? limit ?", (owner, limit)):
         ran = row.id in running
         crashes = row.crashes + (ran and charged)
         if row.cancel:
