@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
 from flask_background.core.status import Status
-from flask_background.durable.journal import outbox, queries, statements, takeover
+from flask_background.durable.journal import queries, statements, takeover
 from flask_background.durable.journal.failure import RemovedError
+from flask_background.durable.journal.row import first_id_after
 from flask_background.durable.journal.watch import ProcessWatch
 from flask_background.durable.periodic import PeriodicTasks
 from flask_background.durable.recovery import Recovery
+from flask_background.durable.removal import BREATH, Removal
 
 if TYPE_CHECKING:
     from flask_background.durable.claiming import Claimer
@@ -36,12 +38,8 @@ _TROUBLE = 1.0
 _SOON = 0.5
 # How often the thread does work that is not urgent, in seconds.
 _LOOK_OVER_EVERY = 60.0
-# How many items are pruned at a time, and how long other threads may write between two prunings, in seconds.
-_PRUNED = 500
-_BREATH = 0.05
-# How long uploads are kept for an item that the journal does not know, in seconds: the item may be about to
-# be entered.
-_ORPHANED = 3_600.0
+# How many items are looked at together that may have been enqueued while the clock was ahead.
+_LATER = 1_000
 
 
 class JournalMaintenance:
@@ -74,7 +72,7 @@ class JournalMaintenance:
         self._periodic = PeriodicTasks(session, intake)
         self.recovery = Recovery(session, handles)
         self._outbox = outbox
-        self._keep = keep
+        self.removal = Removal(session, keep)
         self._park_after = park_after
         self._warned: set[str] = set()
         # Whether items wait for a task that may be imported a moment later.
@@ -150,12 +148,12 @@ class JournalMaintenance:
             self._look_over(now)
             self._prunes = True
         if self._prunes:
-            self._prunes = self._prune(now)
+            self._prunes = self.removal.prune(now)
         periodic = list(self._registry.periodic) if session.executors and self.fires else []
         next_due = partial(queries.next_due, now=now, executors=session.executors, periodic=periodic)
         due = self._writer.read(next_due)
         looks_soon = self._waits_for_tasks or self._claimer.has_waiting()
-        most = _BREATH if self._prunes else _SOON if looks_soon else _NET
+        most = BREATH if self._prunes else _SOON if looks_soon else _NET
         return most if due is None else min(most, max(0.0, due - time.time()))
 
     def _cancel_here(self, item_id: str) -> None:
@@ -164,26 +162,24 @@ class JournalMaintenance:
         if item is not None and item.here and not item._is_unwanted():
             self._runs.cancel_here(item)
 
-    def _prune(self, now: float) -> bool:
-        """Delete some items that ended long ago; return whether there may be more."""
-        before = now - self._keep
-        gone = self._writer.write(partial(statements.prune, before=before, limit=_PRUNED), sync=False)
-        for item_id in gone:
-            self._session.uploads.forget(item_id)
-        count = self._writer.write(partial(outbox.prune, before=before, limit=_PRUNED), sync=False)
-        return _PRUNED in (len(gone), count)
+    def _follow_clock(self, now: float) -> None:
+        """Make items due that were enqueued without a delay while the clock was ahead."""
+        after: str | None = first_id_after(now)
+        while after is not None:
+            later = partial(queries.enqueued_later, now=now, after=after, limit=_LATER)
+            ids, after = self._writer.read(later)
+            if ids:
+                self._writer.write(partial(statements.make_due, item_ids=ids, now=now), sync=False)
+                self._session.wake_all()
 
     def _look_over(self, now: float) -> None:
         """Recover items whose owner has no file left, and park items that no process could run for long."""
-        if self._writer.write(partial(statements.follow_clock, now=now), sync=False):
-            self._session.wake_all()
+        self._follow_clock(now)
         self._periodic.follow_clock(now)
         takeover.sweep(self._folder)
         self.recovery.warn_of_strangers()
         self.recovery.recover_absent()
-        for item_id in self._session.uploads.orphans(now - _ORPHANED):
-            if self._session.read_row(item_id) is None:
-                self._session.uploads.forget(item_id)
+        self.removal.remove_orphans(now)
         self._outbox.warn_if_stuck()
         tasks, executors = list(self._registry.tasks), list(self._local.executors)
         if not self._session.executors:

@@ -12,6 +12,7 @@ import pytest
 
 from flask_background.app_state import state_of
 from flask_background.durable import maintenance as keeper
+from flask_background.durable import removal
 from flask_background.durable.journal import statements
 from flask_background.durable.journal.watch import ProcessWatch
 
@@ -56,7 +57,7 @@ def test_all_that_ended_long_ago(
         parts.append(len(gone))
         return gone
 
-    monkeypatch.setattr(keeper, "_PRUNED", 10)
+    monkeypatch.setattr(removal, "_MOST", 10)
     monkeypatch.setattr(statements, "prune", prune)
     site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
     task = site.background.task(durable=True)(lambda: None)

@@ -27,6 +27,7 @@ from flask_background.durable.journal.writers import writer_at
 from flask_background.errors import JournalError
 
 from ...helpers import BOUND, our_threads, until
+from ..rows import ROW
 
 
 @pytest.fixture(params=["wal", "truncate"])
@@ -42,18 +43,7 @@ def writer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writer]:
 def row(number: int, **values: Any) -> ItemRow:
     """A new item."""
     now = time.time()
-    return ItemRow(
-        id=f"{number:024x}",
-        task="t",
-        executor="thread",
-        options="{}",
-        payload="[[],{}]",
-        status=Status.QUEUED,
-        max_crashes=3,
-        due=now,
-        enqueued=now,
-        **values,
-    )
+    return ROW._replace(id=f"{number:024x}", due=now, enqueued=now, **values)
 
 
 def test_a_round_for_many(writer: Writer) -> None:
