@@ -46,7 +46,8 @@ def rows(
             " ) order by number desc limit :limit",
             {**values, "limit": limit},
         )
-    return sorted(reversed(found), key=lambda row: row.enqueued)
+    found.reverse()
+    return sorted(found, key=lambda row: row.enqueued)
 
 
 def listed(statuses: Collection[Status], task: str | None = None) -> tuple[str, dict[str, Any]]:

@@ -15,6 +15,8 @@ from flask_background.durable.journal.wakeups import YOUNG
 
 # How often the deaths of processes are checked if the kernel does not report them, in seconds.
 _LOOK = 0.5
+# How often they are checked otherwise, however often the process is woken, in seconds.
+_NET = 5.0
 
 
 class ProcessWatch:
@@ -50,7 +52,7 @@ class ProcessWatch:
             self._close_descriptor(name)
         if len(died) < len(ready):
             self._drain_fifo()
-        if died or not ready or (in_the_dark and monotonic() - self._looked_at >= _LOOK):
+        if died or not ready or monotonic() - self._looked_at >= (_LOOK if in_the_dark else _NET):
             self._looked_at = monotonic()
             return self.dead()
         return []
