@@ -82,8 +82,8 @@ class DurableBackend(Backend):
         )
         self._local = local
         self._over = False
+        local.companion = self  # before the thread runs items, because the process may begin to stop
         self.maintenance.start()
-        local.companion = self
         if local.ledger.phase is Phase.STOPPED:  # the journal was opened to be read, after the stop
             self.stopped()
 
