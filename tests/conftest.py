@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,10 +163,10 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
     """Starts Python programs; what is still running when the test is over is killed."""
     started: list[Script] = []
 
-    def start(*sources: str) -> Script:
+    def start(*sources: str, within: Sequence[str] = ()) -> Script:
         folder = tmp_path / str(len(started))
         folder.mkdir()
-        started.append(Script(folder, *sources))
+        started.append(Script(folder, *sources, within=within))
         return started[-1]
 
     yield start
