@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,19 +20,26 @@ README = ROOT / "README.md"
 PAGE = README.read_text()
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Iterator[Program]:
-    """The page's app, started by the page's command."""
+@contextmanager
+def serve_readme(folder: Path, **options: Any) -> Iterator[Program]:
+    """The page's app, saved in a folder and started there by the page's command."""
     (app,) = blocks(README, "python")
     assert app.file_name == "shop.py"
-    save(tmp_path, app)
+    save(folder, app)
     (command,) = re.findall(r"^    (gunicorn .+)$", PAGE, flags=re.M)
-    program = Program(tmp_path, command)
+    program = Program(folder, command, **options)
     try:
         yield program
         program.end()
     finally:
         program.kill()
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    """The page's app, with this checkout."""
+    with serve_readme(tmp_path) as program:
+        yield program
 
 
 def test_readme(program: Program) -> None:

@@ -25,11 +25,12 @@ from flask_background.cli.commands import background
 cli.add_command(background)
 cli()
 """
+# What a program is for Python.
 PROGRAMS = {
-    "flask": [sys.executable, "-c", FLASK],
-    "gunicorn": [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0"],
-    "celery": [sys.executable, "-m", "celery"],
-    "python": [sys.executable],
+    "flask": ["-c", FLASK],
+    "gunicorn": ["-m", "gunicorn", "--bind", "127.0.0.1:0"],
+    "celery": ["-m", "celery"],
+    "python": [],
 }
 
 
@@ -67,12 +68,15 @@ def save(folder: Path, block: Block) -> None:
 class Program:
     """A command of a page, running in a folder with the page's files."""
 
-    def __init__(self, folder: Path, command: str, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, command: str, python: Path | str = sys.executable, **settings: str
+    ) -> None:
         program, *options = shlex.split(command)
+        words = [python, *PROGRAMS[program]] if program in PROGRAMS else [program]
         self._log = folder / f"{program}-{os.urandom(3).hex()}.log"
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*PROGRAMS.get(program, [program]), *options],
+                [*words, *options],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", **settings},
                 stdin=subprocess.DEVNULL,

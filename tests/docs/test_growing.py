@@ -74,7 +74,7 @@ class Step:
         return str(json.loads(answer)["id"])
 
     def result(self, item_id: str) -> dict[str, Any]:
-        """What the item returned, once it has."""
+        """The result of an item, which this waits for."""
 
         def look() -> dict[str, Any] | None:
             with urllib.request.urlopen(f"{self.url}/texts/{item_id}", timeout=30) as response:

@@ -1,4 +1,4 @@
-"""The check of the walls finds what is planted, by file and line, and nothing in the package itself."""
+"""The check of the rules finds each planted breach, by file and line, and none in the package itself."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from textwrap import dedent
 
 import pytest
 
-from tools.check_walls import ALLOWED, PACKAGE, check
-from tools.walls.prose import VAGUE
+from tools.check_rules import ALLOWED, PACKAGE, check
+from tools.rules.prose import VAGUE
 
 ITEM = """\
 class WorkItem(Generic[R]):
@@ -29,7 +29,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def found(package: Path, path: str, source: str) -> list[str]:
-    """What the check says of one more file, without its folder."""
+    """The findings in one more file, without its folder."""
     file = package / path
     file.parent.mkdir(exist_ok=True)
     file.write_text(dedent(source))
@@ -37,12 +37,12 @@ def found(package: Path, path: str, source: str) -> list[str]:
 
 
 def test_package() -> None:
-    """The walls of the package hold."""
+    """The package keeps the rules."""
     assert check(PACKAGE, ALLOWED) == []
 
 
 def test_clean(package: Path) -> None:
-    """Where there is nothing to find, nothing is found."""
+    """The check finds nothing in a package that keeps the rules."""
     assert check(package, {}) == []
 
 
@@ -119,7 +119,7 @@ def test_slot_of_a_subclass(package: Path) -> None:
     ],
 )
 def test_foreign(package: Path, source: str, number: int) -> None:
-    """What is private to another library, and a change to a library, is found."""
+    """The check finds a private name of another library, and a change to a library."""
     mine = "class Mine:\n    def __init__(self):\n        self._mine = self._foo = 1\n"
     assert found(package, "core/mine.py", mine) == []
     lines = found(package, "hosts/theirs.py", source)
@@ -128,7 +128,7 @@ def test_foreign(package: Path, source: str, number: int) -> None:
 
 
 def test_own_private_names(package: Path) -> None:
-    """Private names of our own, and those that a library documents, are nobody else's."""
+    """Private names of the package, and those that a library documents, are allowed."""
     source = """\
         from celery import Celery
 
@@ -153,7 +153,7 @@ def test_own_private_names(package: Path) -> None:
     ],
 )
 def test_look_up(package: Path, look: str) -> None:
-    """Who looks for the Background below app_state is found; above that, it is the way."""
+    """The check finds a look-up of the Background below app_state; above that, it is allowed."""
     (line,) = found(package, "durable/backend.py", f"state = {look}\n")
     assert line.startswith("durable/backend.py:1: ")
     (package / "durable" / "backend.py").unlink()
@@ -161,7 +161,7 @@ def test_look_up(package: Path, look: str) -> None:
 
 
 def test_flask(package: Path) -> None:
-    """Who imports Flask below app_state is found, but for types."""
+    """The check finds an import of Flask below app_state, but not one for types."""
     source = """\
         from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The wall around the item: its slots are written in one file."""
+"""The rule about the item: its slots are written in one file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.walls.reading import last_name, line_of, with_scopes, writes
+from tools.rules.reading import last_name, line_of, with_scopes, writes
 
 
 class Slots(NamedTuple):

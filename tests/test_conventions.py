@@ -1,4 +1,4 @@
-"""What holds for the whole package: one room starts threads, and private names are there."""
+"""Conventions of the whole package: one module starts threads, and private names of others exist."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import flask_background
 from flask_background.concurrency.private_names import find_private
 
 PACKAGE = Path(flask_background.__file__).parent
-#: The one room that starts threads.
+#: The one module that starts threads.
 STARTER = "concurrency/native.py"
-#: This room names a class that starts threads, to know its code in a frame; it makes no object of it.
+#: This module names a class that starts threads, to know its code in a frame, and makes no object of it.
 COMPARES = "hosts/gunicorn_signals.py"
-#: What starts threads, or would: whatever it is an attribute of, and by whatever name it was imported.
+#: Names that start threads, of whatever object and by whatever name they were imported.
 STARTS = {
     "Thread",
-    "Timer",  # threading's; a room of ours has one, too
+    "Timer",  # threading's; a module of the package has one, too
     "start_new_thread",
     "start_new",
     "start_joinable_thread",
@@ -32,14 +32,14 @@ STARTS = {
 THREADING = {"threading", "_thread", "concurrent.futures", "multiprocessing.pool", "multiprocessing.dummy"}
 
 
-def rooms() -> Iterator[str]:
+def modules() -> Iterator[str]:
     """The names of all modules of the package."""
     for path in sorted(PACKAGE.rglob("*.py")):
         yield ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
 def starts_of(source: str) -> list[str]:
-    """Where a module makes threads itself: the lines, with what stands there."""
+    """The lines in which a module makes threads itself, each with the name that it uses."""
     tree = ast.parse(source)
     threading = {"threading", "_thread"}
     found = []
@@ -57,8 +57,8 @@ def starts_of(source: str) -> list[str]:
     return found
 
 
-def test_one_room_starts_threads() -> None:
-    """Nothing but that room starts a thread, so all are daemons and begin in an empty context."""
+def test_one_module_starts_threads() -> None:
+    """Only that module starts threads, so all are daemons and begin in an empty context."""
     found = {
         str(path.relative_to(PACKAGE)): starts
         for path in PACKAGE.rglob("*.py")
@@ -83,23 +83,23 @@ def test_one_room_starts_threads() -> None:
     ],
 )
 def test_starts_are_found(source: str) -> None:
-    """Each way in which a thread can be started is seen."""
+    """The search finds each way in which a thread can be started."""
     assert starts_of(source)
 
 
 def private_names() -> list[tuple[str, str]]:
-    """What the rooms say that they use of others though it is private."""
+    """The private names of others that the modules list, each with its module."""
     return [
-        (room, name)
-        for room in rooms()
-        if not room.startswith("flask_background.celery")  # which needs Celery
-        for name in getattr(importlib.import_module(room), "PRIVATE_NAMES", ())
+        (module, name)
+        for module in modules()
+        if not module.startswith("flask_background.celery")  # which needs Celery
+        for name in getattr(importlib.import_module(module), "PRIVATE_NAMES", ())
     ]
 
 
-@pytest.mark.parametrize(("room", "name"), private_names())
-def test_private_name_is_there(room: str, name: str) -> None:
-    """This version has the private name that a room uses; if not, the room does with less grace."""
+@pytest.mark.parametrize(("module", "name"), private_names())
+def test_private_name_is_there(module: str, name: str) -> None:
+    """The installed version has the private name. Without it, the module works with less grace."""
     assert find_private(name) is not None
 
 

@@ -1,11 +1,11 @@
-"""The wall around the composition root: rooms below it look nothing up, and import Flask for types alone."""
+"""The rule below the composition root: modules there look nothing up, and import Flask for types alone."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
 
-from tools.walls.reading import last_name, line_of
+from tools.rules.reading import last_name, line_of
 
 #: The keys of an app's extensions that are ours.
 KEYS = ("background", "background.state")
@@ -36,6 +36,9 @@ def find_flask_imports(node: ast.AST) -> Iterator[tuple[int, str]]:
     elif isinstance(node, ast.ImportFrom):
         modules = [node.module or ""]
     if any(module.split(".")[0] == "flask" for module in modules):
-        yield line_of(node), f"{ast.unparse(node)}: only rooms from app_state on import Flask, but for types"
+        yield (
+            line_of(node),
+            f"{ast.unparse(node)}: only app_state and the packages above it import Flask, but for types",
+        )
     for child in ast.iter_child_nodes(node):
         yield from find_flask_imports(child)

@@ -1,11 +1,11 @@
-"""The wall around other libraries: their private names are not used, and nothing of theirs is changed."""
+"""The rule about other libraries: their private names are not used, and nothing of theirs is changed."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
 
-from tools.walls.reading import (
+from tools.rules.reading import (
     Scope,
     is_private,
     line_of,
