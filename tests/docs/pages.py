@@ -17,7 +17,7 @@ from ..helpers import ROOT, until
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md"))
 #: A first line that names the file that a block is to be saved as.
-FILE_NAME = re.compile(r"(?:#|//|<!--|;) (?P<name>[\w./-]+\.\w+|Dockerfile)(?: -->)?\n")
+FILE_NAME = re.compile(r"(?:#|//|<!--|;) (?P<name>[\w./-]+\.\w+|Dockerfile|Procfile)(?: -->)?\n")
 # ``flask``, also where the package is not installed, and its command so not found.
 FLASK = """
 from flask.cli import cli

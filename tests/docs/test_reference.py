@@ -79,7 +79,7 @@ class TestApi:
         """The page of commands is made of a group that has them all."""
         assert isinstance(commands, AppGroup)
         page = (REFERENCE / "cli.md").read_text()
-        assert "```{click} flask_background.cli:background" in page
+        assert ".. click:: flask_background.cli:background" in page
 
     def test_every_signal(self) -> None:
         """Each signal has a comment, from which its line on the page is made."""
@@ -261,3 +261,7 @@ def test_build(tmp_path: Path) -> None:
     assert "BACKGROUND_GRACE_PERIOD" in settings
     assert "was not enqueued" in (tmp_path / "html" / "help" / "messages.html").read_text()
     assert "celery-worker" in (tmp_path / "html" / "reference" / "cli.html").read_text()
+    for page in (tmp_path / "html").rglob("*.html"):
+        text = re.sub(r"<(pre|code).*?</\1>", "", page.read_text(), flags=re.S)
+        raw = re.search(r"^\.\. \w+::|<p>\.\. |```|\]\(", text, flags=re.M)
+        assert raw is None, f"{page}: {raw}"  # markup that was not understood
