@@ -199,9 +199,11 @@ class Background:
 
         Each list is in order, oldest first. If the app has a journal, the 1,000 durable items enqueued last
         precede them, whichever process they are in. Items in a Celery cluster are left out. ``status`` and
-        ``task`` (a name) select items.
+        ``task`` (a name) select items; raises ValueError if there is no such status.
         """
         part = self._part()
+        if status is not None:
+            status = Status(status)  # its text will do
         if task is not None and not is_text(task):
             return []  # no task has such a name
         durable: list[WorkItem[Any]] = [*part.durable.items(status, task)] if part.has_journal() else []

@@ -223,7 +223,10 @@ def make_task(submitter: Submitter, func: Callable[..., Any], options: dict[str,
             f" it, or enqueue a call of it by background.enqueue({func.__name__}, ...)"
         )
     if not callable(func):
-        raise ConfigurationError(f"{func!r} is not a function: decorate one, @background.task above def")
+        raise ConfigurationError(
+            f"{func!r} is not a function: decorate one, @background.task above def, and give options their"
+            " names, as in @background.task(name=...)"
+        )
     refuse_generator(func)
     return Task(submitter, Callee.of_task(func, options), binding)
 

@@ -30,6 +30,8 @@ from flask_background.payload.data import dump, dump_call, dump_state, load, loa
 from flask_background.payload.data_check import DEEPEST
 from flask_background.payload.tagged_json import Serializer
 
+from ..helpers import make_item
+
 
 def same(one: Any, other: Any) -> bool:
     """Whether two values are equal in every respect: types, order, signs of zero, zones, folds."""
@@ -303,6 +305,7 @@ def _deep(levels: int) -> Any:
             "zone datetime.timezone(",
             "zoneinfo.ZoneInfo",
         ),
+        (make_item(), "is of the type flask_background.core.item.WorkItem,", "pass its id"),
         (_deep(DEEPEST + 1), "is nested deeper than 64 levels, or contains itself,", "flatter"),
         (_self_containing(), "is nested deeper than 64 levels, or contains itself,", "flatter"),
     ],
