@@ -30,7 +30,7 @@ quick: $(VENV)/.quick
 	$(BIN)/python -m pytest -m unit --numprocesses auto
 
 test: $(VENV)/.test
-	@sh tests/system.sh browser strace redis rabbitmq
+	@sh tests/system.sh browser strace redis rabbitmq nginx supervisor systemd
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 faults: $(VENV)/.test

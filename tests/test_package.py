@@ -19,7 +19,7 @@ import flask_background
 
 from .browser import DESKTOP, Browser
 from .helpers import ROOT
-from .readme import serve_readme
+from .test_readme import serve_readme
 
 pytestmark = pytest.mark.server
 
@@ -139,10 +139,10 @@ def test_wheel_runs_the_readme(dist: Path, tmp_path: Path, browser: Browser) -> 
     folder, photo = tmp_path / "empty", tmp_path / "photo.txt"
     folder.mkdir()
     photo.write_text("one two three")
-    with serve_readme(python, folder, PYTHONPATH="") as address:
+    with serve_readme(folder, python=python, PYTHONPATH="") as program:
         browser.look(DESKTOP)
-        browser.open(address)
+        browser.open(program.url)
         browser.one("input[type=file]").send_keys(str(photo))
         browser.one("button").click()
-        browser.sees(" is running: ")
+        browser.sees("Your photo: running")
         browser.sees(hashlib.sha256(photo.read_bytes()).hexdigest())

@@ -12,8 +12,10 @@ from typing import Any
 
 def find_private(name: str) -> Any:
     """Return the object of a dotted name such as "threading._register_atexit"; None if it does not exist."""
-    module, _, attribute = name.rpartition(".")
+    owner, _, attribute = name.rpartition(".")
+    found: Any
     try:
-        return getattr(importlib.import_module(module), attribute, None)
-    except ImportError:
-        return None
+        found = importlib.import_module(owner)
+    except ImportError:  # perhaps a class in a module
+        found = find_private(owner) if "." in owner else None
+    return getattr(found, attribute, None)

@@ -218,6 +218,32 @@ class Events:
         if signals.item_refused.receivers:
             self._reporter.send(signals.item_refused, task_name=task_name, error=error)
 
+    def child_killed(self, item: WorkItem[Any], pid: int, why: str, where: str) -> None:
+        """Report that an item's child process is killed, and where the child was, if that is known."""
+        self._reporter.say(
+            logging.WARNING,
+            "Item %s (%s): its child process %d is killed, %s. %s",
+            item.id,
+            item.task_name,
+            pid,
+            why,
+            f"It was here:\n{where}" if where else "It did not say where it was",
+        )
+
+    def logged_elsewhere(self, logger: logging.Logger, record: logging.LogRecord) -> None:
+        """Handle a log record of a child process."""
+        self._reporter.handle(logger, record)
+
+    def left_out(self, count: int, pid: int, most: int) -> None:
+        """Report that log records of a child process were left out, because there were too many."""
+        self._reporter.say(
+            logging.WARNING,
+            "%d log records of child process %d were left out: %d a second are handled",
+            count,
+            pid,
+            most,
+        )
+
     def stopping(self, count: int, grace: float, how_to_cut: str) -> None:
         """Report that the stop begins, with count items in flight."""
         if count:

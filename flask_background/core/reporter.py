@@ -39,6 +39,15 @@ class Reporter:
             if is_from_signal(error):
                 raise
 
+    def handle(self, logger: logging.Logger, record: logging.LogRecord) -> None:
+        """Hand a record to a logger, even if a filter or handler of the app raises."""
+        try:
+            logger.handle(record)
+        except BaseException as error:
+            report(error)
+            if is_from_signal(error):
+                raise
+
     def log_error(self, what: str, error: BaseException) -> None:
         """Log an error that affects no item."""
         self.say(logging.ERROR, "%s", what, exc_info=error)

@@ -33,34 +33,58 @@ Durability = Literal["power", "process"]
 class Settings:
     """The settings of an app. Times are in seconds."""
 
-    #: The backend of items whose task names none.
+    #: The backend of items: ``"local"``, ``"celery"``, or ``"immediate"`` to run an item inside ``enqueue``.
+    #: ``@background.task(backend=...)`` sets the backend of one task.
     backend: BackendName = "local"
-    #: The configuration of Celery, for an app without a Celery app.
+    #: The configuration of a Celery app, if ``app.extensions["celery"]`` is missing: at least
+    #: ``"broker_url"`` and ``"result_backend"``.
     celery: Mapping[str, Any] | None = None
+    #: The seconds after which ``enqueue`` gives up on a broker that does not answer.
     publish_timeout: float = 2.0
-    #: Where uploads are stored for items that run on other machines: an absolute path or a URL; None:
-    #: nowhere.
+    #: Where uploads for Celery are stored: the absolute path of a shared folder, or a URL of fsspec's.
     uploads: str | None = None
+    #: The seconds that items have once the process stops.
     grace_period: float = 90.0
-    #: How long the host lets the process live once it stops, in seconds; None: what the host itself says.
+    #: The seconds after which the host kills a stopping process (``TimeoutStopSec``, ``docker stop -t``).
+    #: ``token.remaining`` counts down to one second before that moment, when unfinished items are put on
+    #: record. ``None``: gunicorn's own setting; on other hosts no limit.
     host_limit: float | None = None
+    #: The number of items that may wait for one executor, besides those that it runs. Durable items wait on
+    #: disk, however many.
     max_queued: int = 10_000
+    #: When that many items wait: ``"raise"`` QueueFull (a 503 with Retry-After, if the view lets it pass),
+    #: ``"block"`` the view, or ``"run"`` the item in the view.
     overflow: Overflow = "raise"
+    #: More executors, by name: ``{"mail": {"kind": "thread", "workers": 2}}``. The kinds are ``"thread"`` and
+    #: ``"native-thread"`` (with ``"workers"``), ``"asyncio"`` (with ``"limit"``) and ``"process"`` (with
+    #: ``"workers"``, ``"nice"``, ``"max_memory"`` in MiB, ``"max_items"``).
     executors: Mapping[str, ExecutorSettings] = field(default_factory=dict)
-    #: How long an item in a child process may go on after its token has fired, before its child is killed.
+    #: The seconds that an item in a child process has, after its time is up or the item was cancelled, until
+    #: the child is killed.
     kill_after: float = 5.0
-    #: How long a computing thread may keep the GIL, in seconds; None: Python's default.
+    #: The seconds, for example ``0.0005``, after which a computing thread lets another thread of the process
+    #: run. ``None`` keeps Python's ``0.005``, or the app's own setting.
     switch_interval: float | None = None
-    #: Where child processes find the app, as in "shop:create_app()"; None: found automatically.
+    #: Where child processes find the app: ``"shop:app"``, ``"shop.web:create_app('eu')"``. ``None``: found
+    #: automatically.
     app: str | None = None
-    #: The journal's folder; None: ``background-NAME`` in the app's instance folder.
+    #: The absolute path of the journal's folder, for the app's user alone. ``None``: ``background-NAME`` in
+    #: the instance folder, with the app's name.
     journal: Path | None = None
+    #: The losses that durable items survive: ``"power"`` cuts, or only the death of the ``"process"``.
     durability: Durability = "power"
+    #: Whether this process runs durable items, or leaves them to other processes of the app.
     run_in_web: bool = True
+    #: The seconds for which durable items that have ended can be found.
     keep: float = 86_400.0
-    #: How long a durable item waits that no process of the app can run, before it fails, in seconds.
+    #: The seconds that a durable item waits whose task or executor no process of the app has. Then the item
+    #: fails.
     park_after: float = 86_400.0
+    #: The bytes that the arguments, and the result, of a durable item may have as JSON. Errors and progress
+    #: messages are cut to this size.
     max_payload: int = 1_000_000
+    #: Whether the arguments of every task have to be data, like those of durable tasks. Set it, for example
+    #: in tests, if ``durable=True`` or Celery may come later.
     strict: bool = False
 
     @classmethod

@@ -63,7 +63,7 @@ def test_threads_are_bounded(
     failed: list[BaseException], gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number of callback threads is bounded; further callbacks are called when one of them is done."""
-    monkeypatch.setattr(callbacks, "_MOST", 3)
+    monkeypatch.setattr(callbacks, "MOST", 3)
     threads = CallbackThreads()
     called: list[int] = []
     for number in range(50):
@@ -76,10 +76,12 @@ def test_threads_are_bounded(
 
 def test_threads_are_used_again(failed: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     """Callbacks that come one after the other are called on one thread."""
-    monkeypatch.setattr(callbacks, "_LINGER", 1.0)
+    monkeypatch.setattr(callbacks, "_LINGER", BOUND)
     threads = CallbackThreads()
     idents = set()
-    for _ in range(20):
+    for number in range(20):
+        if number == 19:
+            monkeypatch.setattr(callbacks, "_LINGER", 0.0)  # the thread ends after this one
         called: list[int] = []
         threads.call(lambda called=called: called.append(threading.get_ident()), failed.append)
         assert threads.wait(BOUND)

@@ -229,6 +229,8 @@ def test_real_queries_and_rows(make_site: Callable[..., Site]) -> None:
                 background.enqueue(lambda value: None, value)
         row = session.execute(database.select(Book.id)).first()
         assert task.enqueue(row).wait(BOUND)
+        session.remove()
+        database.engine.dispose()  # it keeps its connection open
     assert taken == [(1,)]
 
 

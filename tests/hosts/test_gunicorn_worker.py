@@ -15,7 +15,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from gunicorn.workers.gthread import ThreadWorker
 from gunicorn.workers.sync import SyncWorker
 
-from flask_background.hosts import gunicorn
+from flask_background.hosts import gunicorn_worker
 
 pytestmark = pytest.mark.process
 
@@ -33,7 +33,7 @@ def worker() -> Iterator[Worker]:
     worker.tmp.close()
 
 
-@pytest.mark.parametrize("entry", gunicorn.RELIED_ON)
+@pytest.mark.parametrize("entry", gunicorn_worker.RELIED_ON)
 def test_is_there(entry: str, worker: Worker) -> None:
     """This version has what the table names."""
     owner, name = entry.split(".")
@@ -44,14 +44,14 @@ def test_is_there(entry: str, worker: Worker) -> None:
 def test_nothing_is_missing(kind: type[Worker]) -> None:
     """No kind of worker lacks an entry."""
     worker = make_worker(kind)
-    assert gunicorn.missing(worker) == []
+    assert gunicorn_worker.missing(worker) == []
     worker.tmp.close()
 
 
 def test_missing_by_name(worker: Worker) -> None:
     """An entry that a version lacks is named."""
     del worker.alive
-    assert gunicorn.missing(worker) == ["worker.alive"]
+    assert gunicorn_worker.missing(worker) == ["worker.alive"]
 
 
 def test_worker_is_a_variable() -> None:
@@ -61,17 +61,17 @@ def test_worker_is_a_variable() -> None:
 
 def test_gthread_keeps_connections(worker: Any) -> None:
     """gthread keeps idle connections, and finished requests, where they are looked for."""
-    assert any(hasattr(worker, name) for name in gunicorn.GTHREAD_IDLE)
-    finished = getattr(worker, gunicorn.GTHREAD_FINISHED)
+    assert any(hasattr(worker, name) for name in gunicorn_worker.GTHREAD_IDLE)
+    finished = getattr(worker, gunicorn_worker.GTHREAD_FINISHED)
     finished.init()
-    assert gunicorn._file_of(finished) is not None
+    assert gunicorn_worker.file_of(finished) is not None
     finished.run_callbacks(None)
     finished.close()
 
 
 def test_heartbeat(worker: Worker) -> None:
     """The master sees a beat, also of a file that the worker has closed."""
-    heart = gunicorn.Heartbeat(worker)
+    heart = gunicorn_worker.Heartbeat(worker)
     seen = os.dup(worker.tmp.fileno())
     os.utime(seen, (0, 0))
     heart.beat()
@@ -86,4 +86,4 @@ def test_heartbeat(worker: Worker) -> None:
 def test_heartbeat_of_a_closed_file(worker: Worker) -> None:
     """A worker that is about to exit is let go."""
     worker.tmp.close()
-    gunicorn.Heartbeat(worker).beat()
+    gunicorn_worker.Heartbeat(worker).beat()

@@ -1,4 +1,4 @@
-"""``docs/growing.md``: its app, settings and commands, taken from the page and run step by step."""
+"""``docs/guides/growing.md``: its app, settings and commands, taken from the page and run step by step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,24 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .helpers import ROOT, until
+from ..helpers import ROOT, until
+from .pages import DOCS, PROGRAMS, upload
 
 if TYPE_CHECKING:
-    from .redis_server import Redis
+    from ..redis_server import Redis
 
-PAGE = (ROOT / "docs" / "growing.md").read_text()
-# ``flask``, also where the package is not installed, and its command so not found.
-FLASK = """
-from flask.cli import cli
-from flask_background.cli.commands import background
-cli.add_command(background)
-cli()
-"""
-PROGRAMS = {
-    "flask": [sys.executable, "-c", FLASK],
-    "gunicorn": [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0"],
-    "celery": [sys.executable, "-m", "celery"],
-}
+PAGE = (DOCS / "guides" / "growing.md").read_text()
 
 
 def section(number: int) -> str:
@@ -82,14 +70,8 @@ class Step:
 
     def add(self) -> str:
         """Upload a text; returns the item's id."""
-        disposition = b'Content-Disposition: form-data; name="text"; filename="a.txt"'
-        body = b"--x\r\n" + disposition + b"\r\n\r\none two three\r\n--x--\r\n"
-        request = urllib.request.Request(
-            f"{self.url}/texts", body, {"Content-Type": "multipart/form-data; boundary=x"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            assert response.status == 202
-            return str(json.load(response)["id"])
+        _, answer = upload(f"{self.url}/texts", "text", b"one two three")
+        return str(json.loads(answer)["id"])
 
     def result(self, item_id: str) -> dict[str, Any]:
         """The result of an item, which this waits for."""
