@@ -41,7 +41,7 @@ def test_exports() -> None:
 def test_every_room_can_be_imported() -> None:
     """Every module can be imported, also where gunicorn, gevent or another framework is missing.
 
-    The rooms of Celery and of greenlets cannot; they are imported where those are used.
+    The modules of Celery and of greenlets cannot; they are imported where those are used.
     """
     package = ROOT / "flask_background"
     names = [
