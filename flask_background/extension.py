@@ -16,7 +16,7 @@ from flask_background.core.backend import Stats
 from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.checks import is_text
 from flask_background.core.item import WorkItem
-from flask_background.core.options import Options, When, check_names
+from flask_background.core.options import Options, check_names
 from flask_background.core.registry import Registry
 from flask_background.core.request_state import StateProcessor
 from flask_background.core.schedule import Cron, Every
@@ -262,11 +262,6 @@ class Background:
         gunicorn and an ordinary Python process are stopped automatically.
         """
         return self._part().backend.stop(grace)
-
-    def _submit(
-        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When, /
-    ) -> WorkItem[Any]:
-        return submit(self._part(), callee, args, kwargs, when)
 
     @property
     def backend(self) -> LocalBackend:

@@ -187,15 +187,15 @@ class Events:
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
         """Report the outcome of an item. ``corrects``: the item was on record as interrupted."""
         status, _, error = outcome
-        if status is Status.INTERRUPTED:
-            (self._run_again if _is_kept(item) else self._lost).add(item.id)
-        elif corrects:
-            self._run_again.discard(item.id)
-            self._lost.discard(item.id)
         if status is SUCCEEDED and not corrects:
             if self.log.isEnabledFor(logging.INFO):
                 self._say(logging.INFO, "Item %s (%s) succeeded", item.id, item.task_name)
         else:
+            if status is Status.INTERRUPTED:
+                (self._run_again if _is_kept(item) else self._lost).add(item.id)
+            elif corrects:
+                self._run_again.discard(item.id)
+                self._lost.discard(item.id)
             suffix = " after all; it was reported as interrupted" if corrects else ""
             self._log_end(item, status, error, suffix)
         if signals.item_finished.receivers:
