@@ -131,13 +131,12 @@ class Ledger:
         item._announce_end()
         if self._room_latches:
             _open(self._room_latches)
-        self._wake_if_idle()
+        if self._idle_latches:
+            self._wake_if_idle()
         attempt = item._attempt
-        if attempt is not None and type(attempt.value) not in SMALL:
-            self._bytes += size_of(attempt.value)
-        if attempt is not None and attempt.error is not None:
-            self._bytes += size_of(attempt.error)
-        if len(ended) >= KEPT or self._bytes >= KEPT_BYTES or monotonic() - self._page_began >= KEPT_SECONDS:
+        if attempt is not None and (attempt.value is not None or attempt.error is not None):
+            self._bytes += _size_of_outcome(attempt)
+        if len(ended) >= KEPT or self._bytes >= KEPT_BYTES:
             self._turn_page(ended)
 
     def record(self, item: WorkItem[Any], error: BaseException) -> bool:
@@ -205,7 +204,7 @@ class Ledger:
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
         """Return the item with this id if it is in flight or among the last ones that ended."""
-        self._let_old_go()
+        self.let_old_go()
         for executor in self._executors:
             item = executor.queued.get(item_id) or executor.running.get(item_id)
             if item is not None:
@@ -214,7 +213,7 @@ class Ledger:
 
     def all(self) -> list[WorkItem[Any]]:
         """Return the last items that ended, and the items in flight."""
-        self._let_old_go()
+        self.let_old_go()
         unfinished = {item.id: item for item in self.unfinished()}
         with self.lock:
             return [*(self._ended_before | self._ended | unfinished).values()]
@@ -236,8 +235,8 @@ class Ledger:
         with self.lock:  # the thread that closes the books has decided
             return self.phase is Phase.STOPPED
 
-    def _let_old_go(self) -> None:
-        """Forget items that ended long ago, even if few have ended after them."""
+    def let_old_go(self) -> None:
+        """Forget items that ended long ago, even if few have ended after them. Called now and then."""
         pages = (monotonic() - self._page_began) // KEPT_SECONDS
         for _ in range(min(2, int(pages))):
             self._turn_page(self._ended)
@@ -253,6 +252,11 @@ class Ledger:
                 self._ended_before, self._ended = full, {}
                 self._bytes = 0
                 self._page_began = monotonic()
+
+
+def _size_of_outcome(attempt: Attempt) -> int:
+    value = 0 if type(attempt.value) in SMALL else size_of(attempt.value)
+    return value if attempt.error is None else value + size_of(attempt.error)
 
 
 def _statuses(page: dict[str, WorkItem[Any]]) -> list[Status]:

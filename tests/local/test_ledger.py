@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -368,7 +369,7 @@ def test_results_are_bounded(books: Books, kind: str) -> None:
 
 
 def test_results_are_let_go_by_age(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Items that ended long ago are forgotten when the items are looked at, or when others end."""
+    """An item that ended long ago is forgotten when items are looked at."""
     now = 0.0
     monkeypatch.setattr(module, "monotonic", lambda: now)
     books.ledger = module.Ledger([books.executor])
@@ -376,6 +377,7 @@ def test_results_are_let_go_by_age(books: Books, monkeypatch: pytest.MonkeyPatch
     now = module.KEPT_SECONDS - 1
     assert books.ledger.get(old.id) is old
     now += 2
+    books.ledger.let_old_go()
     young = end_with(books, "young")
     now += module.KEPT_SECONDS - 1
     assert books.ledger.get(young.id) is young
@@ -386,6 +388,22 @@ def test_results_are_let_go_by_age(books: Books, monkeypatch: pytest.MonkeyPatch
     assert books.ledger.all() == []
     assert books.ledger.get(last.id) is None
     assert books.ledger.stats() == Stats(0, 0, 3, 0, 0, 0)
+
+
+def test_memory_of_results_is_let_go_by_age(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No result of an item that ended long ago takes up memory, though nobody looks at items."""
+    now = 0.0
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    books.ledger = module.Ledger([books.executor])
+    result = {"old"}
+    old = weakref.ref(result)
+    end_with(books, result)
+    del result
+    for _ in range(2):
+        assert old() is not None
+        now += module.KEPT_SECONDS + 1
+        books.ledger.let_old_go()
+    assert old() is None
 
 
 # Several threads.
