@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,10 +163,10 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
     """Starts Python programs; what is still running when the test is over is killed."""
     started: list[Script] = []
 
-    def start(*sources: str) -> Script:
+    def start(*sources: str, within: Sequence[str] = ()) -> Script:
         folder = tmp_path / str(len(started))
         folder.mkdir()
-        started.append(Script(folder, *sources))
+        started.append(Script(folder, *sources, within=within))
         return started[-1]
 
     yield start
@@ -230,9 +230,17 @@ def _kind_of(item: pytest.Item) -> str:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium."""
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium, for all tests of this process."""
     from .browser import start_browser  # selenium is not there for the quick tests
 
     with start_browser(tmp_path_factory.mktemp("profile"), tmp_path_factory.mktemp("shots")) as browser:
         yield browser
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """A browser for one test: its last page asks for nothing more when the test's server is gone."""
+    yield chromium
+    chromium.open("about:blank")
+    chromium.complaints()

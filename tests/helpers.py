@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -146,15 +146,15 @@ def receiving(signal: NamedSignal, sender: Any) -> Iterator[list[dict[str, Any]]
 
 
 class Script:
-    """A Python program in a process of its own."""
+    """A Python program in a process of its own; ``within``: a command that runs it, such as ``unshare``."""
 
-    def __init__(self, folder: Path, *sources: str) -> None:
+    def __init__(self, folder: Path, *sources: str, within: Sequence[str] = ()) -> None:
         path = folder / "script.py"
         path.write_text("".join(textwrap.dedent(source) for source in sources))
         self._log = folder / "script.log"
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(path)],
+                [*within, sys.executable, str(path)],
                 cwd=folder,
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,

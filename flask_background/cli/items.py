@@ -104,11 +104,7 @@ def retry(state: BackgroundState, item_id: str, as_json: bool) -> None:
 def purge(state: BackgroundState, statuses: tuple[str, ...], as_json: bool) -> None:
     """Delete items that have ended."""
     wanted = [Status(status) for status in statuses] or list(Status)
-    session = state.durable.session
-    ids = session.writer.write(partial(statements.purge, statuses=wanted))
-    for item_id in ids:
-        session.uploads.forget(item_id)
-    count = len(ids) + session.writer.write(partial(outbox.purge, statuses=wanted))
+    count = state.durable.maintenance.removal.purge(wanted)
     click.echo(json.dumps({"purged": count}) if as_json else f"{count} forgotten")
 
 

@@ -65,6 +65,19 @@ class Events:
             "stopped before they had ended" if stopped else "died",
         )
 
+    def other_user(self, process: str, user: str, this_user: str, folder: object) -> None:
+        """Report that another process of the app runs as another user, so that its items may be stuck."""
+        self._reporter.say(
+            logging.WARNING,
+            "Process %s of the app runs as user %s, and this process as user %s: if one of them dies, the"
+            " other one may be unable to run its durable items. Run all processes of the app as one user,"
+            " and give %s and all that is in it to that user (chown -R)",
+            process,
+            user,
+            this_user,
+            folder,
+        )
+
     def handed_back(self, count: int) -> None:
         """Report that durable items which had not started are left to other processes."""
         if count:

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.concurrency import native
@@ -23,7 +22,6 @@ from flask_background.durable.claiming import Claimer
 from flask_background.durable.handle import DurableItem
 from flask_background.durable.handles import Handles
 from flask_background.durable.intake import Intake
-from flask_background.durable.journal import statements
 from flask_background.durable.maintenance import JournalMaintenance
 from flask_background.durable.outbox import Outbox, Sender
 from flask_background.durable.runs import Runs
@@ -84,8 +82,8 @@ class DurableBackend(Backend[DurableItem[Any]]):
         )
         self._local = local
         self._over = False
+        local.companion = self  # before the thread runs items, because the process may begin to stop
         self.maintenance.start()
-        local.companion = self
         if local.ledger.phase is Phase.STOPPED:  # the journal was opened to be read, after the stop
             self.stopped()
 
@@ -173,15 +171,5 @@ class DurableBackend(Backend[DurableItem[Any]]):
 
     def _give_all_back(self) -> None:
         """Free the items that were claimed at the very last."""
-        step = partial(
-            statements.recover,
-            owner=self.session.process_lock.id,
-            running=(),
-            now=time.time(),
-            charged=False,
-        )
-        released, ended = self.session.writer.write(step)
-        for row in ended:
-            self.handles.announce_end(row)
-        if released:
+        if self.maintenance.recovery.free(self.session.process_lock.id, (), charged=False):
             self.session.wake_all()

@@ -12,21 +12,12 @@ from flask_background.core.callee import Callee
 from flask_background.core.registry import Registry
 from flask_background.core.retry import ONCE
 from flask_background.core.schedule import Every
-from flask_background.core.status import Status
 from flask_background.durable.journal.row import ItemRow
 from flask_background.errors import ConfigurationError
 
-ENTRY = ItemRow(
-    id="0" * 24,
-    task="mail",
-    executor="thread",
-    options='{"timeout": null, "max_attempts": 1, "backoff": null}',
-    payload="[[],{}]",
-    status=Status.QUEUED,
-    max_crashes=3,
-    due=0.0,
-    enqueued=0.0,
-)
+from ..durable.rows import ROW
+
+ENTRY = ROW._replace(options='{"timeout": null, "max_attempts": 1, "backoff": null}')
 
 
 def send() -> None:
