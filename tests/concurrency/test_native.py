@@ -208,6 +208,7 @@ def test_signal_while_a_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.mark.process
 def test_program_without_the_private_spawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where CPython lacks what starts programs, they are started all the same, with their pipes."""
     monkeypatch.setattr(native, "find_private", lambda name: None)
@@ -226,6 +227,7 @@ def test_interpreter_is_this_one() -> None:
     assert native.interpreter() == sys.executable
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("executable", ["/usr/bin/uwsgi", "/usr/sbin/apache2", "", "/opt/granian"])
 def test_interpreter_inside_a_server(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
     """Where the server's program has Python built in, the interpreter is that of the same environment."""

@@ -198,6 +198,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.process
 def test_cron_without_cronsim() -> None:
     """The room can be used without the extra; what needs it says how to get it."""
     done = subprocess.run(

@@ -19,8 +19,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from flask import Flask
-from hypothesis import given
-from hypothesis import strategies as st
 from markupsafe import Markup
 from werkzeug.datastructures import FileStorage, Headers, ImmutableMultiDict
 
@@ -28,6 +26,8 @@ from flask_background import RequestState
 from flask_background.errors import PayloadTooLargeError, SerializationError
 from flask_background.payload.data import DEEPEST, dump, dump_call, dump_state, load, load_call, load_state
 from flask_background.payload.tagged_json import Serializer
+
+from ..properties import given, st
 
 
 def same(one: Any, other: Any) -> bool:

@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
@@ -16,6 +15,8 @@ from flask_background.core.status import Status
 from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal.database import Database
 from flask_background.durable.journal.row import ItemRow
+
+from ...properties import st
 
 OWNERS = ("1-a", "2-b", "3-c")
 LIVE = (Status.QUEUED, Status.RUNNING)
