@@ -375,7 +375,8 @@ class LocalBackend(InProcessBackend, RunHost):
             item._release_arguments()
             if item._task.key is not None:
                 self.keys.give_back(item)
-            self._lending.give_back(item)
+            if self._lending.lent:
+                self._lending.give_back(item)
 
     def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]
