@@ -1,8 +1,8 @@
 """The durable backend: an item is on disk when ``enqueue`` returns, and any process of the app may run it.
 
 An item that this process has claimed is, until it ends or leaves, an item of the process's LocalBackend like
-any other: counted, given a token and the grace period. This room adds the journal, which records every step.
-An end is announced only when it is on disk.
+any other: counted, given a token and the grace period. This module adds the journal, which records every
+step. An end is announced only when it is on disk.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LAST_WRITES = 2.0
 _LOOK = 0.02
 
 
-class DurableBackend(Backend):
+class DurableBackend(Backend[DurableItem[Any]]):
     """The durable items of one app, as one process sees them.
 
     ``executors``: the executors whose items this process runs. ``sender`` returns the object that forwards
@@ -94,20 +94,20 @@ class DurableBackend(Backend):
     ) -> DurableItem[Any]:
         return DurableItem(callee, args, kwargs, state, self.runs)
 
-    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
+    def accept(self, item: DurableItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         return self._intake.accept(item, held, due)
 
-    def release(self, item: WorkItem[Any]) -> None:
-        self._intake.release(item)
+    def start_held(self, item: DurableItem[Any]) -> None:
+        self._intake.start_held(item)
 
-    def drop(self, item: WorkItem[Any], why: str) -> None:
-        self._intake.drop(item, why)
+    def cancel_held(self, item: DurableItem[Any], why: str) -> None:
+        self._intake.cancel_held(item, why)
 
-    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
-        return self._intake.hold(item)
+    def reserve(self, item: DurableItem[Any]) -> WorkItem[Any]:
+        return self._intake.reserve(item)
 
-    def enter(self, item: WorkItem[Any], due: float | None) -> None:
-        self._intake.enter(item, due)
+    def submit_reserved(self, item: DurableItem[Any], due: float | None) -> None:
+        self._intake.submit_reserved(item, due)
 
     # Queries about items.
 

@@ -88,6 +88,8 @@ class DurableItem(RemoteItem[R]):
         self._follow_fork()
         waiting = current_item_var.get(None)
         lending = None if waiting is None else waiting._host.lending
+        if waiting is not None and timeout is None:
+            self._check_waiter(waiting)
         if waiting is not None and lending is not None:
             lending.check_wait(waiting, self, timeout)
         end = deadline(timeout)
