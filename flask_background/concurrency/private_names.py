@@ -1,7 +1,7 @@
-"""Private names of other libraries: each room that needs some lists them in ``PRIVATE_NAMES``.
+"""Private names of other libraries: each module that needs some lists them in ``PRIVATE_NAMES``.
 
-A test looks each of them up, and fails by name when a version lacks it. The room then works without it, with
-less grace.
+A test looks each of them up, and fails by name when a version lacks it. The module then works without it,
+with less grace.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Programs that this process starts and waits for, on any thread, under gevent too."""
+"""Programs that this process starts: the interpreter, their start and their end, under gevent too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from flask_background.concurrency import native
 from flask_background.concurrency.private_names import find_private
 
-# Undocumented names of CPython that this room uses: see ``private_names``.
+# Undocumented names of CPython that this module uses: see ``private_names``.
 PRIVATE_NAMES = ("multiprocessing.util.spawnv_passfds",)
 
 

@@ -1,4 +1,4 @@
-"""Programs: started without what CPython does not document, and with the right interpreter."""
+"""Programs that this process starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..helpers import until
 
 
 def test_program_without_the_private_spawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where CPython lacks what starts programs, they are started all the same, with their pipes."""
+    """Programs start, with their pipes, even if CPython lacks its private function for that."""
     monkeypatch.setattr(programs, "find_private", lambda name: None)
     read, write = os.pipe()
     code = f"import os; os.write({write}, b'here')"
@@ -35,7 +35,7 @@ def test_interpreter_is_this_one() -> None:
 
 @pytest.mark.parametrize("executable", ["/usr/bin/uwsgi", "/usr/sbin/apache2", "", "/opt/granian"])
 def test_interpreter_inside_a_server(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
-    """Where the server's program has Python built in, the interpreter is that of the same environment."""
+    """In a server with a built-in Python, the interpreter is that of the same environment."""
     monkeypatch.setattr(sys, "executable", executable)
     code = "import sys; print(sys.prefix, sys.version)"
     program = subprocess.run([programs.interpreter(), "-c", code], capture_output=True, text=True, check=True)
@@ -55,7 +55,7 @@ def test_interpreter_outside_of_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where there is none, the error says where it was looked for."""
+    """The error for a missing interpreter says where it was looked for."""
     monkeypatch.setattr(sys, "executable", "/usr/bin/uwsgi")
     for name in ("prefix", "exec_prefix", "base_prefix"):
         monkeypatch.setattr(sys, name, str(tmp_path))
