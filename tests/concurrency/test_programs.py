@@ -44,6 +44,18 @@ def test_interpreter_inside_a_server(monkeypatch: pytest.MonkeyPatch, executable
     assert program.stdout.strip() == f"{sys.prefix} {sys.version}"
 
 
+def test_interpreter_outside_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's own interpreter is taken where the server names the one that it was made from."""
+    outside = os.path.realpath(sys.executable)
+    assert sys.prefix != sys.base_prefix, "the tests run in a virtual environment"
+    monkeypatch.setattr(sys, "executable", outside)
+    assert programs.interpreter().startswith(sys.prefix)
+    monkeypatch.setattr(sys, "prefix", "/nowhere")
+    monkeypatch.setattr(sys, "exec_prefix", "/nowhere")
+    monkeypatch.setattr(sys, "base_prefix", "/nowhere/else")
+    assert programs.interpreter() == outside
+
+
 def test_no_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The error for a missing interpreter says where it was looked for."""
     monkeypatch.setattr(sys, "executable", "/usr/bin/uwsgi")
