@@ -7,7 +7,6 @@ import os
 from collections.abc import Awaitable, Callable
 from copy import copy
 from functools import update_wrapper
-from time import time
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -24,6 +23,7 @@ from typing import (
 )
 
 from flask_background.concurrency import native
+from flask_background.concurrency.clock import CLOCK
 from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.item import PlaceLender, WorkItem, current_item_var
 from flask_background.core.options import TaskOptions, Using, When, check_names
@@ -98,7 +98,7 @@ class Task(Generic[P, R]):
         if current_item_var.get(None) is not None:
             return cast(R, callee.func(*args, **kwargs))
         item: WorkItem[Any] = WorkItem(callee, (), {}, None, _Direct())
-        item._begin(Attempt(time()))
+        item._begin(Attempt(CLOCK.time()))
         if callee.is_coroutine:
             return cast(R, _await_bound(item, callee.func, args, kwargs))
         token = current_item_var.set(item)
@@ -197,6 +197,7 @@ class _Direct:
     """The host of an item in a direct call: no other code knows the item or cancels it."""
 
     lending: PlaceLender | None = None
+    clock = CLOCK
 
     def __init__(self) -> None:
         self.pid = os.getpid()

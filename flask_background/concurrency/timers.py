@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import time
 from collections.abc import Callable
 
 from flask_background.concurrency import native
 from flask_background.concurrency.callbacks import Failed, report
+from flask_background.concurrency.clock import CLOCK, Clock
 from flask_background.concurrency.durations import bounded
 
 # How long the thread stays when no timer is set (seconds), so that frequent timers do not start a thread
@@ -21,7 +21,7 @@ _LONGEST_SLEEP = 3_600.0
 
 
 class Timer:
-    """One callback at one time (``time.monotonic()``)."""
+    """One callback at one time (``monotonic()`` of the timers' clock)."""
 
     __slots__ = ("callback", "number", "when")
 
@@ -37,8 +37,9 @@ class Timer:
 class Timers:
     """A set of timers. Their callbacks have to be quick; an exception that one raises goes to ``failed``."""
 
-    def __init__(self, failed: Failed = report) -> None:
+    def __init__(self, failed: Failed = report, clock: Clock = CLOCK) -> None:
         self._failed = failed
+        self.clock = clock
         self._lock = native.new_lock()
         self._heap: list[Timer] = []
         self._numbers = itertools.count()
@@ -51,7 +52,7 @@ class Timers:
 
         If no thread can be started now, the next timer or ``have_thread`` tries again.
         """
-        timer = Timer(time.monotonic() + bounded(seconds), next(self._numbers), callback)
+        timer = Timer(self.clock.monotonic() + bounded(seconds), next(self._numbers), callback)
         with self._lock:
             heapq.heappush(self._heap, timer)
             is_first = self._heap[0] is timer
@@ -100,10 +101,10 @@ class Timers:
                 self._running = False  # the next call of ``have_thread`` starts another one
 
     def _ring(self) -> None:
-        last = time.monotonic()
+        last = self.clock.monotonic()
         while True:
             with self._lock:
-                now = time.monotonic()
+                now = self.clock.monotonic()
                 callback = None
                 while self._heap and self._heap[0].callback is None:
                     heapq.heappop(self._heap)

@@ -68,7 +68,7 @@ class LocalBackend(InProcessBackend, RunHost):
         self._uploads = UploadRoom()
         self.companion: Companion | None = None
         self._border = Admission(self.ledger, self.keys, self.executors, settings)
-        self.clock = ShutdownSequence(
+        self.shutdown = ShutdownSequence(
             self.ledger,
             self.events,
             min(settings.grace_period, host.longest_grace),
@@ -253,10 +253,10 @@ class LocalBackend(InProcessBackend, RunHost):
             with self.lock:
                 source = item._source
                 if source is None:
-                    source = CancellationSource(self.callback_failed)
+                    source = CancellationSource(self.callback_failed, item._host.clock)
                     item._set_source(source)
                     if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
-                        source.limit(self.clock.on_record_at)
+                        source.limit(self.shutdown.on_record_at)
                         source.fire(CancelReason.SHUTDOWN)
         return source
 
@@ -290,12 +290,12 @@ class LocalBackend(InProcessBackend, RunHost):
     @property
     def grace(self) -> float:
         """The app's grace period in seconds."""
-        return self.clock.grace
+        return self.shutdown.grace
 
     @property
     def up_at(self) -> float:
         """The time at which the grace period is over (``time.monotonic()``)."""
-        return self.clock.up_at
+        return self.shutdown.up_at
 
     def is_idle(self) -> bool:
         """Return whether no item is queued or running. Safe in a signal handler."""
@@ -304,16 +304,16 @@ class LocalBackend(InProcessBackend, RunHost):
     def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None:
         """Begin the stop if it has not begun, and take its next step."""
         allowance = min(allowance, self._host_allowance)
-        self.clock.begin(began, allowance=allowance, how_to_cut=how_to_cut)
-        self.clock.tick()
+        self.shutdown.begin(began, allowance=allowance, how_to_cut=how_to_cut)
+        self.shutdown.tick()
 
     def close_if_idle(self) -> bool:
         """Refuse items from now on, if nothing is in flight; return whether the stop is complete."""
-        return self.clock.close_if_idle()
+        return self.shutdown.close_if_idle()
 
     def time_is_up(self) -> list[WorkItem[Any]]:
         """End the grace period: refuse items, and log and return those that have not ended."""
-        return self.clock.time_is_up()
+        return self.shutdown.time_is_up()
 
     def log_warning(self, what: str) -> None:
         """Log a warning on which an operator should act."""
@@ -323,11 +323,11 @@ class LocalBackend(InProcessBackend, RunHost):
         began = time.monotonic()
         if grace is not None:
             grace = bounded(grace)
-        self.clock.begin(began, grace=grace)
-        up_at = self.clock.up_at if grace is None else min(self.clock.up_at, began + grace)
+        self.shutdown.begin(began, grace=grace)
+        up_at = self.shutdown.up_at if grace is None else min(self.shutdown.up_at, began + grace)
         self.wait_idle(up_at - time.monotonic())
-        self.clock.close_if_idle()
-        return self.clock.time_is_up()
+        self.shutdown.close_if_idle()
+        return self.shutdown.time_is_up()
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
         """End a queued item, so that it never runs; return False if it runs or has run."""
