@@ -140,6 +140,10 @@ class Task(Generic[P, R]):
         task._callee = self._callee.using(**options)
         return task
 
+    def _all_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the function's arguments in a call with these: a method has its object before them."""
+        return args
+
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Task[P, R]: ...
     @overload
@@ -185,9 +189,12 @@ class _MethodTask(Task[P, R]):
                 " cannot be stored: make it a function or a static method, and pass it plain values, such as"
                 " the object's id"
             )
-        callee = self._callee
-        callee.check_call(self._instance, *args, **kwargs)
-        return self._submitter._submit(callee, (self._instance, *args), kwargs, callee.options.when)
+        callee, all_args = self._callee, self._all_args(args)
+        callee.check_call(*all_args, **kwargs)
+        return self._submitter._submit(callee, all_args, kwargs, callee.options.when)
+
+    def _all_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._instance, *args)
 
     def __get__(self, instance: object, owner: type | None = None) -> Task[Any, Any]:
         return self

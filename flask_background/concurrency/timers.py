@@ -45,6 +45,7 @@ class Timers:
         self._numbers = itertools.count()
         self._cancelled = 0
         self._running = False
+        self._closed = False
         self._bell: native.SimpleQueue[None] = native.SimpleQueue()
 
     def set(self, seconds: float, callback: Callable[[], None]) -> Timer:
@@ -77,6 +78,16 @@ class Timers:
                 heapq.heapify(self._heap)
                 self._cancelled = 0
 
+    def fire_due(self) -> None:
+        """Call the callbacks that are due on this thread, because the clock was moved."""
+        while (callback := self._take_due()) is not None:
+            self._call(callback)
+
+    def close(self) -> None:
+        """Let the thread end as soon as no timer is set."""
+        self._closed = True
+        self._bell.put(None)
+
     def have_thread(self) -> None:
         """Start the thread if a timer is set and no thread runs. Raises nothing; called now and then."""
         if self._running or not self._heap:
@@ -103,27 +114,37 @@ class Timers:
     def _ring(self) -> None:
         last = self.clock.monotonic()
         while True:
+            callback = self._take_due()
+            now = self.clock.monotonic()
+            if callback is not None:
+                last = now
+                self._call(callback)
+                continue
             with self._lock:
-                now = self.clock.monotonic()
-                callback = None
-                while self._heap and self._heap[0].callback is None:
-                    heapq.heappop(self._heap)
-                    self._cancelled -= 1
-                if self._heap and self._heap[0].when <= now:
-                    timer = heapq.heappop(self._heap)
-                    callback, timer.callback = timer.callback, None
-                    last = now
-                elif not self._heap and now - last >= _LINGER:
+                if not self._heap and (self._closed or now - last >= _LINGER):
                     self._running = False
                     return
                 wait = max(0.0, self._heap[0].when - now) if self._heap else _LINGER
-            if callback is not None:
-                try:
-                    callback()
-                except BaseException as error:
-                    self._failed(error)
-            elif wait:
+            if wait:
                 try:
                     self._bell.get(timeout=min(wait, _LONGEST_SLEEP))
                 except native.Empty:
                     pass
+
+    def _take_due(self) -> Callable[[], None] | None:
+        """Remove a timer that is due, and return its callback; None if no timer is due."""
+        with self._lock:
+            while self._heap and self._heap[0].callback is None:
+                heapq.heappop(self._heap)
+                self._cancelled -= 1
+            if not self._heap or self._heap[0].when > self.clock.monotonic():
+                return None
+            timer = heapq.heappop(self._heap)
+            callback, timer.callback = timer.callback, None
+            return callback
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except BaseException as error:
+            self._failed(error)

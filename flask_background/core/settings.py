@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from flask_background.core.checks import at_most, is_duration, is_number, is_whole, shown
-from flask_background.core.options import BackendName
+from flask_background.core.options import DefaultBackend
 from flask_background.errors import ConfigurationError
 
 Kind = Literal["thread", "native-thread", "asyncio", "process"]
@@ -48,7 +48,7 @@ class Settings:
     """The settings of an app. Times are in seconds."""
 
     #: The backend of items whose task names none.
-    backend: BackendName = "local"
+    backend: DefaultBackend = "local"
     #: The configuration of Celery, for an app without a Celery app.
     celery: Mapping[str, Any] | None = None
     publish_timeout: float = 2.0
@@ -82,7 +82,7 @@ class Settings:
         """Read the settings; raises ConfigurationError with the key, the value and the allowed values."""
         workers = _count(config, "BACKGROUND_WORKERS", _THREADS)
         return cls(
-            backend=_one_of(config, "BACKGROUND_BACKEND", *get_args(BackendName)),
+            backend=_one_of(config, "BACKGROUND_BACKEND", *get_args(DefaultBackend)),
             celery=_celery(config, "BACKGROUND_CELERY"),
             publish_timeout=_some_seconds(config, "BACKGROUND_PUBLISH_TIMEOUT", 2.0),
             uploads=_shared(config, "BACKGROUND_UPLOADS"),
