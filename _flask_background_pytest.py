@@ -2,6 +2,8 @@
 
 This module stands beside the package: pytest imports it in every suite on the machine, and a module of the
 package would import Flask.
+
+PYTEST_DONT_REWRITE: this module has no assertion.
 """
 
 from __future__ import annotations

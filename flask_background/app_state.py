@@ -312,8 +312,8 @@ class BackgroundState:
 
 
 def states_in_use() -> set[BackgroundState]:
-    """Return the states of the apps that have had items in this process."""
-    return {state for state in _with_parts if state._local is not None}
+    """Return the states of the apps that have had items in this process and have not been stopped."""
+    return {state for state in _with_parts if state._local is not None and not state._local.is_stopped()}
 
 
 # Held only for a few lines that call no foreign code. Under gevent, code that logs may switch to another

@@ -303,6 +303,10 @@ class LocalBackend(InProcessBackend, RunHost):
         """The time at which the grace period is over (``time.monotonic()``)."""
         return self.shutdown.up_at
 
+    def is_stopped(self) -> bool:
+        """Return whether items are refused because the app was stopped."""
+        return self.ledger.phase is Phase.STOPPED
+
     def is_idle(self) -> bool:
         """Return whether no item is queued or running. Safe in a signal handler."""
         return self.ledger.is_idle()
