@@ -54,9 +54,9 @@ def failure(status: Status, step: str | None) -> str | None:
 
 
 def end_if_asked(needed: float) -> None:
-    """End the current item if somebody asked for it, or if a stop leaves it less time than it needs.
+    """End the current item if its end was requested, or if a stop leaves it less time than it needs.
 
-    A stop alone is no reason: what takes another second is better finished in the grace period.
+    A stop alone is no reason: an item that takes another second is better finished in the grace period.
     """
     token = current_item.token
     enough = token.remaining is None or token.remaining >= needed

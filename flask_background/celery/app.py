@@ -41,7 +41,7 @@ class ThisProcess(Protocol):
 
 
 class CeleryContext(NamedTuple):
-    """An app, as the rooms of the bridge to Celery know it."""
+    """An app, as the modules of this package see it."""
 
     settings: Settings
     registry: Registry

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flask_background.local.backend import LocalBackend
 
 
-class InlineBackend(Backend, RunHost):
+class InlineBackend(Backend[WorkItem[Any]], RunHost):
     """Accepts items, and converts their arguments as another backend would."""
 
     def __init__(self, local: LocalBackend, timers: Timers, max_bytes: int, *, strict: bool) -> None:
@@ -83,18 +83,18 @@ class InlineBackend(Backend, RunHost):
                 self.may_start(item, due)
         return item
 
-    def release(self, item: WorkItem[Any]) -> None:
+    def start_held(self, item: WorkItem[Any]) -> None:
         if self._local.is_in_flight(item):
             self.may_start(item, None)
 
-    def drop(self, item: WorkItem[Any], why: str) -> None:
-        self._local.drop(item, why)
+    def cancel_held(self, item: WorkItem[Any], why: str) -> None:
+        self._local.cancel_held(item, why)
         self.forget(item)
 
-    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+    def reserve(self, item: WorkItem[Any]) -> WorkItem[Any]:
         return self.accept(item, held=True)
 
-    def enter(self, item: WorkItem[Any], due: float | None) -> None:
+    def submit_reserved(self, item: WorkItem[Any], due: float | None) -> None:
         if self._local.is_in_flight(item):
             self.may_start(item, due)
 

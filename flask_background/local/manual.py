@@ -118,13 +118,13 @@ class ManualBackend(InlineBackend):
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         # Items that wait for a response may run at once: a test goes on when its view has ended. Those that
-        # wait for a commit come by ``hold``.
+        # wait for a commit come by ``reserve``.
         return super().accept(item, due=due)
 
-    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+    def reserve(self, item: WorkItem[Any]) -> WorkItem[Any]:
         return super().accept(item, held=True)
 
-    def release(self, item: WorkItem[Any]) -> None:
+    def start_held(self, item: WorkItem[Any]) -> None:
         """Do nothing: the item waits for the test, or has run."""
 
     def forget(self, item: WorkItem[Any]) -> None:

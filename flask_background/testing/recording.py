@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background.core.backend import Backend
 from flask_background.core.checks import shown
+from flask_background.core.item import WorkItem
 from flask_background.core.options import TaskOptions
 from flask_background.core.status import Status
 from flask_background.enqueueing import after_commit
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from flask_background.app_state import BackgroundState
     from flask_background.core.callee import Callee
-    from flask_background.core.item import WorkItem
     from flask_background.core.request_state import RequestState
 
 
@@ -94,7 +94,7 @@ def record_items(app: Flask) -> Iterator[RecordedItems]:
         records.append(items)
         before = state.change_route(
             lambda callee, find: RecordingBackend(
-                items, find(callee) if before is None else before(callee, find), callee
+                items, find(callee) if before is None else before(callee, find)
             )
         )
         try:
@@ -122,19 +122,18 @@ def _check(failures: Failures, state: BackgroundState) -> None:
         failures.check()
 
 
-class RecordingBackend(Backend):
+class RecordingBackend(Backend[WorkItem[Any]]):
     """Hands the items of one call on to a backend, and records those that it takes."""
 
-    def __init__(self, items: RecordedItems, backend: Backend, callee: Callee) -> None:
+    def __init__(self, items: RecordedItems, backend: Backend[Any]) -> None:
         self._items = items
         self._backend = backend
-        self._callee = callee
         self._recorded: RecordedItem | None = None
 
     def make_item(
         self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
     ) -> WorkItem[Any]:
-        item = self._backend.make_item(callee, args, kwargs, state)
+        item: WorkItem[Any] = self._backend.make_item(callee, args, kwargs, state)
         self._recorded = RecordedItem(item, callee.name, args, kwargs, callee.options, callee.func)
         return item
 
@@ -143,19 +142,19 @@ class RecordingBackend(Backend):
             taken.append(self._backend.accept(item, held, due))
         return taken[0]
 
-    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+    def reserve(self, item: WorkItem[Any]) -> WorkItem[Any]:
         with self._recording(item) as taken:
-            taken.append(self._backend.hold(item))
+            taken.append(self._backend.reserve(item))
         return taken[0]
 
-    def release(self, item: WorkItem[Any]) -> None:
-        self._backend.release(item)
+    def start_held(self, item: WorkItem[Any]) -> None:
+        self._backend.start_held(item)
 
-    def drop(self, item: WorkItem[Any], why: str) -> None:
-        self._backend.drop(item, why)
+    def cancel_held(self, item: WorkItem[Any], why: str) -> None:
+        self._backend.cancel_held(item, why)
 
-    def enter(self, item: WorkItem[Any], due: float | None) -> None:
-        self._backend.enter(item, due)
+    def submit_reserved(self, item: WorkItem[Any], due: float | None) -> None:
+        self._backend.submit_reserved(item, due)
 
     @contextmanager
     def _recording(self, item: WorkItem[Any]) -> Iterator[list[WorkItem[Any]]]:

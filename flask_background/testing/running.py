@@ -92,10 +92,10 @@ def perform(task: Task[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     manual = state.manual
     once = task.using(max_attempts=1, when="now", delay=None, run_at=None, key=None)
 
-    def route(callee: Callee, find: Any) -> Backend:
+    def route(callee: Callee, find: Any) -> Backend[Any]:
         if callee is once._callee:
             return manual
-        backend: Backend = find(callee) if before is None else before(callee, find)
+        backend: Backend[Any] = find(callee) if before is None else before(callee, find)
         return backend
 
     before = state.change_route(route)

@@ -120,7 +120,7 @@ def test_source_tree_stays_clean(demo: Demo) -> None:
 
 
 def test_no_picture(demo: Demo) -> None:
-    """What is no picture, or one of a rarely met format, is refused by its content, and not in the log."""
+    """A file that is no picture, or has a rare format, is refused by its content, and not in the log."""
     tiff = picture("TIFF")
     logged = len(demo.log())
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
@@ -241,7 +241,7 @@ def test_pages_are_strict(demo: Demo) -> None:
 
 
 def test_unknown_items(demo: Demo) -> None:
-    """Whoever asks for an item that is not known, or for nonsense, is told so."""
+    """The page of an unknown item, or of nonsense, says so."""
     unknown = "0" * 24
     hostile = "../../pictures/x"
     assert [item["status"] for item in demo.items(unknown, hostile)] == ["unknown", "unknown"]

@@ -30,7 +30,7 @@ def started(demo: Demo, seconds: int, kind: str) -> str:
 
 
 def on_record(demo: Demo, item_id: str) -> dict[str, Any]:
-    """What the item last wrote down of itself."""
+    """The item's last note about itself."""
     record: dict[str, Any] = json.loads((demo.instance / "records" / f"{item_id}.json").read_text())
     return record
 
@@ -46,7 +46,7 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 def card(demo: Demo, item_id: str) -> str:
-    """What the page says of an item."""
+    """The page's text about an item."""
     (found,) = re.findall(f'<article [^>]*data-item="{item_id}".*?</article>', demo.get("/grace").page, re.S)
     return " ".join(re.sub("<[^>]+>", " ", found).split())
 
@@ -126,7 +126,7 @@ def test_kind_that_is_none(demo: Demo) -> None:
 
 
 def test_cancelling_what_is_not_there(demo: Demo) -> None:
-    """Cancelling an item that nobody knows is told on a page."""
+    """Cancelling an unknown item gets a page that says so."""
     answer = demo.post(f"/grace/{'0' * 24}/cancel")
     assert answer.status == 404
     assert "There is no such item" in answer.text
@@ -240,7 +240,7 @@ def test_item_that_is_too_long_ends_early(start_demo: Start) -> None:
 
 
 def test_durable_item_goes_on_after_a_restart(start_demo: Start) -> None:
-    """What was stopped, or killed with all of the server, runs again when the demo is started again."""
+    """An item that was stopped, or killed with the whole server, runs again when the demo starts again."""
     demo = start_demo()
     item_id = started(demo, 120, "durable")
     demo.signal(signal.SIGTERM)

@@ -76,7 +76,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., OnCelery]]:
 
 
 def test_letter_and_long_item(start: Callable[..., OnCelery]) -> None:
-    """A Celery worker mails a letter over SMTP; pages show its end; Ctrl-C leaves nobody behind."""
+    """A Celery worker mails a letter over SMTP; pages show its end; Ctrl-C leaves no process behind."""
     demo = start()
     (item_id,) = item_ids(demo.post("/signup", name="Ada", address="ada@example.com"))
     item = demo.ended(item_id)
@@ -119,7 +119,7 @@ def test_pictures(start: Callable[..., OnCelery]) -> None:
 
 
 def test_letters_outlive_the_demo(start: Callable[..., OnCelery]) -> None:
-    """What waits in the demo's own Redis when all is stopped is sent by the next one."""
+    """A letter that waits in the demo's own Redis when all is stopped is sent by the next worker."""
     demo = start()
     for pid in demo.programs("celery"):
         os.kill(pid, signal.SIGSTOP)  # takes nothing any more

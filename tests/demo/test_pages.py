@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .browser import DESKTOP, PHONE, Browser
+from ..browser import DESKTOP, PHONE, Browser
 from .conftest import Start
 from .driver import Demo, item_ids, picture, png_that_claims, until
 
@@ -115,7 +115,7 @@ def test_too_much_is_said_before_it_is_sent(demo: Demo, browser: Browser, tmp_pa
 
 @LOOKS
 def test_signup(start_demo: Start, browser: Browser, size: tuple[int, int]) -> None:
-    """Whoever signs up sees the letter arrive in the outbox, with its picture."""
+    """A visitor who signs up sees the letter arrive in the outbox, with its picture."""
     demo = start_demo()
     browser.look(size)
     browser.open(demo.url + "/signup")
@@ -129,7 +129,7 @@ def test_signup(start_demo: Start, browser: Browser, size: tuple[int, int]) -> N
 
 
 def test_signup_with_errors(demo: Demo, browser: Browser) -> None:
-    """What the server refuses is said beside its field, and what was typed stays."""
+    """The server's refusal stands beside its field, and the typed text stays."""
     browser.look(PHONE)
     browser.open(demo.url + "/signup")
     browser.script("document.querySelector('main form').noValidate = true")
@@ -267,7 +267,7 @@ def test_too_large_upload_without_javascript(demo: Demo, browser: Browser, tmp_p
 
 @pytest.mark.parametrize("path", ["/", "/signup", "/grace"])
 def test_keyboard_reaches_everything(demo: Demo, browser: Browser, path: str) -> None:
-    """Whoever has no mouse comes to the content first, and sees where the focus is."""
+    """The keyboard leads to the content first, and shows where the focus is."""
     browser.look(DESKTOP)
     browser.open(demo.url + path)
     assert browser.script("return document.querySelector('.skip').offsetWidth") == 1

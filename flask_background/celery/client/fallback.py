@@ -80,7 +80,7 @@ class Fallback:
         executor.prepare(item)
         if not local.take(item, held=True):
             raise Stopping(f"{item.task_name} cannot run here instead: this process has stopped taking items")
-        local.enter(item, due)
+        local.submit_reserved(item, due)
 
     def _bring_here(self, item: CeleryItem[Any]) -> None:
         packed = item._args
