@@ -230,9 +230,17 @@ def _kind_of(item: pytest.Item) -> str:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium."""
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium, for all tests of this process."""
     from .browser import start_browser  # selenium is not there for the quick tests
 
     with start_browser(tmp_path_factory.mktemp("profile"), tmp_path_factory.mktemp("shots")) as browser:
         yield browser
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """A browser for one test: its last page asks for nothing more when the test's server is gone."""
+    yield chromium
+    chromium.open("about:blank")
+    chromium.complaints()

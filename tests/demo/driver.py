@@ -104,7 +104,7 @@ class Demo:
     def upload(self, *uploads: Upload, headers: Mapping[str, str] | None = None) -> Answer:
         """Send pictures."""
         data, kind = multipart(uploads)
-        return self.request("/", data, {"Content-Type": kind} | dict(headers or {}))
+        return self.request("/gallery", data, {"Content-Type": kind} | dict(headers or {}))
 
     def items(self, *ids: str) -> list[dict[str, Any]]:
         """The items' rows on the page of items."""

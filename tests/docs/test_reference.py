@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -199,8 +200,9 @@ class TestMessages:
     """The list of error messages."""
 
     @pytest.mark.parametrize("cause", CAUSES)
-    def test_listed(self, site: Site, cause: Any) -> None:
+    def test_listed(self, make_site: Callable[..., Site], tmp_path: Path, cause: Any) -> None:
         """What a user reads is on the page."""
+        site = make_site(BACKGROUND_JOURNAL=str(tmp_path / "journal"))
         with pytest.raises((BackgroundError, RuntimeError, TypeError)) as raised:
             cause(site)
         assert is_listed(raised.value), raised.value

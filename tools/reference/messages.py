@@ -61,7 +61,7 @@ def log_messages() -> list[Message]:
     found = set()
     for room, node in _calls():
         name = _name(node.func)
-        if name == "_say" and len(node.args) > 1 and room == "core":
+        if name == "say" and len(node.args) > 1 and room == "core":
             kind, text = _name(node.args[0]).lower(), _log_text(node.args[1:])
         elif name == "log_error" and node.args:
             kind, text = "error", _text(node.args[0])
