@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from flask_background.celery.client.dispatch import Dispatch
-from flask_background.celery.client.fallback import Fallback
 from flask_background.celery.client.outbox_sender import OutboxSender
 from flask_background.celery.client.session import CelerySession
 from flask_background.celery.handle import CeleryItem
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from flask_background.celery.app import CeleryContext
     from flask_background.core.item import PlaceLender, WorkItem
     from flask_background.core.request_state import RequestState
+    from flask_background.durable.journal.outbox import OutboxRow
+    from flask_background.durable.outbox import Outbox
 
 _ID = re.compile("[0-9a-f]{24}")
 
@@ -40,8 +41,7 @@ class CeleryBackend(Backend):
         self.takes_keys = session.records.is_full
         self.lending: PlaceLender | None = None  # no item runs here
         self.takes_uploads = session.uploads is not None
-        self.fallback = Fallback(session)
-        self.dispatch = Dispatch(session, self.fallback, self.get)
+        self.dispatch = Dispatch(session, self.get)
         self.sender = OutboxSender(session, self.handle_of)
         self._handles: WeakValueDictionary[str, CeleryItem[Any]] = WeakValueDictionary()
 
@@ -63,7 +63,7 @@ class CeleryBackend(Backend):
                 self.context.events.refused(item.task_name, error)
             raise
         if stands_for_it is None:
-            return self.fallback.run_here(item, due)
+            return self.dispatch.run_here(item, due)
         if stands_for_it is not item:
             self.dispatch.discard(item)
             item._release_arguments()
@@ -97,7 +97,7 @@ class CeleryBackend(Backend):
         try:
             stands_for_it = self.dispatch.send(item, due)
             if stands_for_it is None:
-                self.fallback.go_on_here(item, due)
+                self.dispatch.go_on_here(item, due)
         except EnqueueError as error:
             self.context.events.refused(item.task_name, error)
             self._end_held(item, ItemCancelledError(f"item {item.id} could not be handed over: {error}"))
@@ -114,7 +114,7 @@ class CeleryBackend(Backend):
         handle = self._handles.get(item_id)
         if (handle is not None and (handle.here or handle._announced)) or not _ID.fullmatch(item_id):
             return handle
-        row = self.fallback.look(item_id) if handle is None or handle.in_outbox else None
+        row = self._row_of(item_id) if handle is None or handle.in_outbox else None
         record = self.session.records.read(item_id) if row is None else Record.of_row(row)
         if record is None:
             return handle
@@ -127,7 +127,7 @@ class CeleryBackend(Backend):
     def look(self, item: CeleryItem[Any]) -> Record | None:
         """The row or record of an item, if there is one."""
         if item.in_outbox:
-            row = self.fallback.look(item.id)
+            row = self._row_of(item.id)
             if row is not None:
                 return Record.of_row(row)
             item.place(here=item.here)  # there is a record now
@@ -148,7 +148,7 @@ class CeleryBackend(Backend):
         why = ItemCancelledError(f"item {item.id} ({item.task_name}) was cancelled")
         if item.here:
             return self._end_held(item, why)
-        answer = self.fallback.cancel(item.id) if item.in_outbox else None
+        answer = self._outbox.cancel(item.id) if item.in_outbox else None
         if answer is None:  # whoever has just sent it knows nothing of that
             answer = self.session.records.cancel(item.id)
             if answer == "cancelled" and (record := self.session.records.read(item.id)) is not None:
@@ -172,6 +172,14 @@ class CeleryBackend(Backend):
         """A new handle of the item that a record is about."""
         task = self.context.registry.tasks.get(record.task) or Callee.unknown(record.task, "thread")
         return CeleryItem.of(item_id, record, task, self)
+
+    @property
+    def _outbox(self) -> Outbox:
+        return self.context.process.durable.outbox
+
+    def _row_of(self, item_id: str) -> OutboxRow | None:
+        """The journal's row of an item that waits there, or has ended there. Raises JournalError."""
+        return self._outbox.get(item_id) if self.context.process.has_journal() else None
 
     def _end_held(self, item: WorkItem[Any], error: ItemCancelledError) -> bool:
         """End an item that was never sent."""

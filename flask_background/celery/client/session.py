@@ -60,7 +60,7 @@ class CelerySession:
         record = self.records.read(item_id)
         return record is not None and record.status.is_final
 
-    def discard_uploads(self, item_id: str, count: int | None) -> None:
+    def discard_uploads(self, item_id: str, count: int) -> None:
         """Remove the uploads of an item that has ended, or is not sent. Raises nothing."""
         if self.uploads is not None:
             self.uploads.discard(item_id, count)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from flask_background.celery.records import scripts
@@ -39,13 +40,14 @@ class Findings(NamedTuple):
 
     #: The time in Redis, in seconds.
     now: float
-    #: Items whose message is to be sent before others, and those that are due.
-    again: Sequence[str] = ()
+    #: Items for which a message is to be sent.
     due: Sequence[str] = ()
     #: Runs without a sign of life.
     lost: Sequence[RunId] = ()
-    #: By queue with old messages, when the latest of the items was sent that had started a while ago.
-    old: Sequence[tuple[str, float]] = ()
+    #: The queues with old messages.
+    old: Sequence[str] = ()
+    #: By queue, when the latest of the items was sent that have started.
+    progress: Mapping[str, float] = MappingProxyType({})
 
 
 class RedisRecords(Records):
@@ -69,11 +71,10 @@ class RedisRecords(Records):
         self._beat, self._look, self._send = map(script, (scripts.BEAT, scripts.LOOK, scripts.SEND))
 
     def put(self, item_id: str, record: Record, *, message_follows: bool) -> str | None:
+        where = record.home, record.queue, record.key or "", int(message_follows), record.due or 0
         fields = [text for pair in record.as_fields().items() for text in pair]
         for _ in range(2):
-            holder: str | None = self._ask(
-                self._put, item_id, int(message_follows), self._now() + self._wait, *fields
-            )
+            holder: str | None = self._ask(self._put, item_id, *where, self._now() + self._wait, *fields)
             if holder != "late":
                 return holder
             self._clock = None  # Redis' clock was set, or this process could not go on
@@ -90,7 +91,7 @@ class RedisRecords(Records):
 
     def claim(self, run: RunId, limit: float | None, sent: Record | None) -> Record | None:
         found = self._ask(self._claim, *run, LOST_AFTER, "" if limit is None else limit)
-        return Record.of_fields(dict(zip(found[::2], found[1::2], strict=True))) if found else None
+        return Record.of_fields(dict(_pairs(found))) if found else None
 
     def defer(self, item_id: str) -> None:
         self._ask(self._defer, item_id)
@@ -133,10 +134,9 @@ class RedisRecords(Records):
         now, *found = self._ask(self._look, home, who, int(lock * 1000), most, age, _GAP, _STEADY)
         if not found:
             return Findings(float(now))
-        again, due, lost, old = found
-        runs = [RunId(*pair) for pair in zip(lost[::2], lost[1::2], strict=True)]
-        queues = list(zip(old[::2], map(float, old[1::2]), strict=True))
-        return Findings(float(now), again, due, runs, queues)
+        due, lost, old, progress = found
+        runs = [RunId(*pair) for pair in _pairs(lost)]
+        return Findings(float(now), due, runs, old, {queue: float(sent) for queue, sent in _pairs(progress)})
 
     def sent_before(self, home: str, queue: str, at: float, most: int) -> list[str]:
         """The queued items whose message went through a queue before then, oldest first."""
@@ -187,3 +187,7 @@ class RedisRecords(Records):
     def _ask(self, script: Any, *values: Any) -> Any:
         with reaching():
             return script(args=(self._prefix, *values))
+
+
+def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return zip(flat[::2], flat[1::2], strict=True)

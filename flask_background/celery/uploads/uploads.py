@@ -66,7 +66,7 @@ class Uploads:
         """Remove as many as there still are. Raises what the store does."""
         _remove(self.store, [_name(item_id, number) for number in range(count)])
 
-    def discard(self, item_id: str, count: int | None) -> None:
+    def discard(self, item_id: str, count: int) -> None:
         """Remove the files of an item that has ended. Raises nothing: what stays is swept away later."""
         if not count:
             return

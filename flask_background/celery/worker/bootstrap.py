@@ -17,8 +17,7 @@ from celery.concurrency import get_implementation
 from celery.signals import task_revoked, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from flask_background.celery.app import TASK_NAME, ThisProcess, celery_of, check_settings
-from flask_background.celery.client.publisher import Publisher
-from flask_background.celery.records import is_redis, records_of
+from flask_background.celery.records import is_redis
 from flask_background.celery.records.record import Record
 from flask_background.celery.uploads.stores import store_at
 from flask_background.celery.worker.run import Failure, ItemRun
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from flask_background.celery.client.backend import CeleryBackend
-    from flask_background.celery.worker.reconciler import Reconciler
+    from flask_background.celery.worker.periodic import Periodic
     from flask_background.core.settings import Settings
 
 # How long the end of the worker waits for each of our threads, in seconds.
@@ -106,26 +105,18 @@ class Worker:
         self._celery = celery
         self._states = states
         self._grace = max(state.settings.grace_period for state in states.values())
-        self._supervisor: Supervisor | None = None
-        self._reconcilers: list[Reconciler] = []
+        self._threads: list[Periodic] = []
 
     def start(self) -> None:
         """Begin to look after items, once the children are forked."""
         backends = [state.celery for state in self._states.values()]
-        settings = backends[0].context.settings
-        self._supervisor = Supervisor(self.table, backends, records_of(self._celery, settings))
-        self._supervisor.start()
-        if not is_redis(self._celery):
-            return
-        from flask_background.celery.records.redis import RedisRecords
-        from flask_background.celery.worker.reconciler import Reconciler  # with redis-py
+        self._threads.append(Supervisor(self.table, backends))
+        if is_redis(self._celery):
+            from flask_background.celery.worker.reconciler import Reconciler  # with redis-py
 
-        for backend in backends:
-            settings = backend.context.settings
-            publisher = Publisher(self._celery, settings.publish_timeout, settings.kill_after)
-            reconciler = Reconciler(backend, RedisRecords(self._celery, settings), publisher)
-            self._reconcilers.append(reconciler)
-            reconciler.start()
+            self._threads += map(Reconciler, backends)
+        for thread in self._threads:
+            thread.start()
 
     def begin_stop(self, *, again: bool, is_cold: bool = False) -> None:
         """Items have the grace period from now on, or none if somebody asks ``again``. For handlers, too."""
@@ -134,9 +125,7 @@ class Worker:
 
     def close(self) -> None:
         """Everything has ended."""
-        for reconciler in self._reconcilers:
-            reconciler.close(_LAST_LOOK)
-        if self._supervisor is None or self._supervisor.close(_LAST_LOOK):
+        if all([thread.close(_LAST_LOOK) for thread in self._threads]):
             self.table.close()
 
 

@@ -15,54 +15,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flask_background.celery.worker.lost import settle_lost
+from flask_background.celery.worker.periodic import Periodic
 from flask_background.concurrency import native
 from flask_background.core.status import Status
 from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend
-    from flask_background.celery.records.base import Records
     from flask_background.celery.worker.run_table import Row, RunTable
 
-_EVERY = 0.5
 # How long after the grace period a child that has not ended its item is killed, in seconds.
 _LAST = 2.0
 # How long a signal takes that stops a child, at most, in seconds.
 _STOPPED = 1.0
 
 
-class Supervisor:
-    """Looks after the runs of a worker's processes."""
+class Supervisor(Periodic):
+    """Looks after the runs of a worker's processes, by connections of its own."""
 
-    def __init__(self, table: RunTable, backends: Sequence[CeleryBackend], records: Records) -> None:
+    name, trouble = "supervisor", "Running items"
+
+    def __init__(self, table: RunTable, backends: Sequence[CeleryBackend]) -> None:
+        super().__init__(backends[0].context.events)
         self._table = table
         self._backends = {backend.context.home: backend for backend in backends}
-        self._records = records
-        self._closed, self._ended = native.Latch(), native.Latch()
-        self._in_trouble = self._has_warned = False
+        self._records = backends[0].session.apart().records
+        self._has_warned = False
 
-    def start(self) -> None:
-        """Begin, on a thread of its own."""
-        native.start_thread(self._run, "background-supervisor")
-
-    def close(self, timeout: float) -> bool:
-        """End; says whether it has, after timeout seconds at most."""
-        self._closed.open()
-        return self._ended.wait(timeout)
-
-    def _run(self) -> None:
-        while not self._closed.wait(_EVERY):
-            try:
-                self._look_at_all()
-                self._in_trouble = False
-            except Exception as error:
-                if not self._in_trouble:  # one line for each time of trouble
-                    events = next(iter(self._backends.values())).context.events
-                    events.log_error("Running items could not be looked after; this is tried again", error)
-                self._in_trouble = True
-        self._ended.open()
-
-    def _look_at_all(self) -> None:
+    def look(self) -> bool:
         alive: list[Row] = []
         for row in list(self._table.rows()):
             if not self._table.is_dead(row):
@@ -72,12 +52,12 @@ class Supervisor:
         stops_at = self._table.stops_at()
         if stops_at is not None and time.monotonic() >= stops_at + _LAST:
             self._end(alive)
-        if not alive:
-            return
-        wanted = self._records.beat([row.run for row in alive], is_stopping=stops_at is not None)
-        for row, is_wanted in zip(alive, wanted, strict=True):
-            if is_wanted:
-                self._table.want(row.number)
+        if alive:
+            wanted = self._records.beat([row.run for row in alive], is_stopping=stops_at is not None)
+            for row, is_wanted in zip(alive, wanted, strict=True):
+                if is_wanted:
+                    self._table.want(row.number)
+        return False
 
     def _end(self, rows: Sequence[Row]) -> None:
         """End what is left in children; a thread cannot be ended from outside."""
