@@ -96,6 +96,15 @@ def test_message_is_lost(app: Flask, make_worker: MakeWorker, redis: Redis) -> N
     assert [item.result(BOUND) for item in busy] == ["go"] * 3
 
 
+def test_queue_of_the_site(make_app: MakeApp, make_worker: MakeWorker, redis: Redis) -> None:
+    """A worker that sends the message of an item sends it through the queue that the site has named."""
+    make_worker().wait_until_ready()
+    with make_app(celery={"task_default_queue": "other"}).app_context():
+        item = shop.echo.using(delay=0.1).enqueue(1)
+        until(lambda: redis.length("other") == 1)
+        assert item.status is Status.QUEUED
+
+
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 def test_worker_is_killed_on_rabbitmq(app: Flask, make_worker: MakeWorker) -> None:
     """RabbitMQ sees that the connection is gone, so what the worker ran is another one's in seconds."""

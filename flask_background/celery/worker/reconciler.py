@@ -71,4 +71,7 @@ class Reconciler(Periodic):
         message = self._records.next_message(item_id, self._home, where)
         if message is not None:
             record, is_first = message
-            self._publisher.send(item_id, record, with_record=False, is_first=is_first)
+            # A site may have other routes than this worker.
+            is_known = self._publisher.queue_of(record.task) == record.queue
+            queue = None if is_known else record.queue
+            self._publisher.send(item_id, record, with_record=False, queue=queue, is_first=is_first)
