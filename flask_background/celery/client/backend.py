@@ -42,7 +42,7 @@ class CeleryBackend(Backend):
         self.lending: PlaceLender | None = None  # no item runs here
         self.takes_uploads = session.uploads is not None
         self.dispatch = Dispatch(session, self.get)
-        self.sender = OutboxSender(session, self.handle_of)
+        self.sender = OutboxSender(session, self.tell_end)
         self._handles: WeakValueDictionary[str, CeleryItem[Any]] = WeakValueDictionary()
 
     # For views.
@@ -150,9 +150,7 @@ class CeleryBackend(Backend):
             return self._end_held(item, why)
         answer = self._outbox.cancel(item.id) if item.in_outbox else None
         if answer is None:  # whoever has just sent it knows nothing of that
-            answer = self.session.records.cancel(item.id)
-            if answer == "cancelled" and (record := self.session.records.read(item.id)) is not None:
-                self.session.discard_uploads(item.id, record.uploads)
+            answer = self.session.cancel(item.id)
         if answer == "cancelled" and item.status is Status.CANCELLED:
             self.context.events.finished(item, (Status.CANCELLED, None, why))
         if answer is not None:
@@ -172,6 +170,12 @@ class CeleryBackend(Backend):
         """A new handle of the item that a record is about."""
         task = self.context.registry.tasks.get(record.task) or Callee.unknown(record.task, "thread")
         return CeleryItem.of(item_id, record, task, self)
+
+    def tell_end(self, item_id: str, record: Record) -> None:
+        """Announce an end that no run has told of, which the record has; its uploads go."""
+        self.session.discard_uploads(item_id, record.uploads)
+        outcome = record.status, None, record.attempt_of(item_id).error
+        self.context.events.finished(self.handle_of(item_id, record), outcome)
 
     @property
     def _outbox(self) -> Outbox:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from copy import copy
-from typing import Self
+from typing import Literal, Self
 
 from flask_background.celery.app import CeleryContext, celery_of, check_settings
 from flask_background.celery.client.circuit_breaker import Breaker
@@ -59,6 +59,15 @@ class CelerySession:
         """Whether it is known that an item has ended. Raises BrokerError."""
         record = self.records.read(item_id)
         return record is not None and record.status.is_final
+
+    def cancel(self, item_id: str, *, force: bool = False) -> Literal["cancelled", "asked"] | None:
+        """Cancel an item; see ``Records.cancel``. Its uploads go if it will not run. Raises BrokerError."""
+        answer = self.records.cancel(item_id, force=force)
+        if answer == "cancelled" and self.uploads is not None:
+            record = self.records.read(item_id)
+            if record is not None:
+                self.uploads.discard(item_id, record.uploads)
+        return answer
 
     def discard_uploads(self, item_id: str, count: int) -> None:
         """Remove the uploads of an item that has ended, or is not sent. Raises nothing."""

@@ -77,7 +77,7 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
         sent = None if fields is None else Record.of_fields(fields)
         limit = (self.request.timelimit or (None,))[0]
         is_second = bool((self.request.delivery_info or {}).get("redelivered"))
-        run = ItemRun(state.celery.session, self.table, self.request.id, limit, is_second=is_second)
+        run = ItemRun(state.celery, self.table, self.request.id, limit, is_second=is_second)
         run.run(task_name, sent)
 
 
@@ -201,9 +201,7 @@ def _task_is_revoked(sender: Any, request: Any, **_: Any) -> None:
     for state in sender.states.values():
         session = state.celery.session
         try:
-            is_news = session.records.cancel(request.id, force=True)
-            if is_news and (record := session.records.read(request.id)) is not None:
-                session.discard_uploads(request.id, record.uploads)
+            session.cancel(request.id, force=True)
         except BackgroundError as error:
             what = f"That item {request.id} was revoked could not be put on record"
             session.context.events.log_error(what, error)

@@ -31,7 +31,7 @@ from flask_background.payload.outcomes import error_as_data, error_of, result_as
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
 
-    from flask_background.celery.client.session import CelerySession
+    from flask_background.celery.client.backend import CeleryBackend
     from flask_background.celery.worker.run_table import RunTable
     from flask_background.core.item import WorkItem
 
@@ -68,15 +68,16 @@ class ItemRun:
     """The way of one message through a worker."""
 
     def __init__(
-        self, session: CelerySession, table: RunTable, item_id: str, limit: float | None, *, is_second: bool
+        self, backend: CeleryBackend, table: RunTable, item_id: str, limit: float | None, *, is_second: bool
     ) -> None:
         """``limit``: after how many seconds Celery kills the run's process.
 
         ``is_second``: the broker has given the message out before, to a worker that may be dead.
         """
-        self._session = session
-        self._events = session.context.events
-        self._records = session.records
+        self._backend = backend
+        self._session = backend.session
+        self._events = backend.context.events
+        self._records = backend.session.records
         self._table = table
         self._run = RunId(item_id, secrets.token_hex(8))
         self._limit = limit
@@ -96,7 +97,7 @@ class ItemRun:
             self._put_off_unknown(task_name, sent)
         began = time.monotonic()
         limit = None if self._limit is None else began + self._limit - _NEARLY
-        row = self._table.begin(self._run, self._session.context.home, limit)
+        row = self._table.begin(self._run, self._session.context.home)
         try:
             record = self._claim(sent)
             if record is None:
@@ -144,7 +145,7 @@ class ItemRun:
         keeper = RunningItem(self._session, self._table, row, self._run, limit)
         task = record.task_of(task)
         if record.crashes >= task.options.max_crashes:
-            self._park(record, task, keeper, f"its process died under it {record.crashes} times")
+            self._park(record, f"its process died under it {record.crashes} times")
         try:
             args, kwargs, self._opened = unpack_call(record.payload or "", self._open_upload)
             task.check_call(*args, **kwargs)
@@ -153,9 +154,9 @@ class ItemRun:
             self._events.log_error(what, error)
             self._again(record, time.time() + _PUT_OFF, None, attempt=record.attempt - 1)
         except _UnreadableError as error:
-            self._park(record, task, keeper, str(error))
+            self._park(record, str(error))
         except Exception as error:
-            self._park(record, task, keeper, f"its arguments do not fit any more: {error}")
+            self._park(record, f"its arguments do not fit any more: {error}")
         keeper.number = record.attempt
         item = ClusterItem.of(self._run.item_id, record, task, args, kwargs, keeper)
         try:
@@ -209,7 +210,11 @@ class ItemRun:
             self._events.late(item, outcome)
             raise Ignore
         item._end(outcome, run)
-        self._tell(record, item, outcome)
+        item._announce_end()
+        if self._session.uploads is not None and record.uploads:
+            self._session.uploads.discard(item.id, record.uploads)
+            self._session.uploads.sweep(self._session.is_over)
+        self._events.finished(item, outcome)
         if error is not None:
             let_frames_go(error)
         if status is Status.FAILED and failed is not None:
@@ -241,25 +246,14 @@ class ItemRun:
         self._session.publish(self._run.item_id, record._replace(due=due))
         raise Ignore
 
-    def _park(self, record: Record, task: Any, keeper: RunningItem, reason: str) -> NoReturn:
+    def _park(self, record: Record, reason: str) -> NoReturn:
         """End an item that cannot run. Raises Failure, or Ignore."""
-        number = record.attempt - 1
-        fields: dict[str, Any] = {"reason": reason, "attempt": number}
+        ended = record._replace(status=Status.FAILED, reason=reason, attempt=record.attempt - 1)
+        fields: dict[str, Any] = {"reason": reason, "attempt": ended.attempt}
         if not self._surely(partial(self._records.finish, self._run, Status.FAILED, **fields)):
             raise Ignore
-        item = ClusterItem.of(self._run.item_id, record, task, (), {}, keeper)
-        ended = record._replace(status=Status.FAILED, finished=time.time(), reason=reason, attempt=number)
-        attempt = ended.attempt_of(item.id)
-        item._learn(Status.FAILED, attempt)
-        self._tell(record, item, (Status.FAILED, None, attempt.error))
-        raise Failure(str(attempt.error))
-
-    def _tell(self, record: Record, item: WorkItem[Any], outcome: Outcome) -> None:
-        item._announce_end()
-        if self._session.uploads is not None and record.uploads:
-            self._session.uploads.discard(item.id, record.uploads)
-            self._session.uploads.sweep(self._session.is_over)
-        self._events.finished(item, outcome)
+        self._backend.tell_end(self._run.item_id, ended._replace(finished=time.time()))
+        raise Failure(str(ended.attempt_of(self._run.item_id).error))
 
     def _surely(self, step: Callable[[], bool]) -> bool:
         """Try a step for half a minute: the item has run, and its outcome should not be lost."""
