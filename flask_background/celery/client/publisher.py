@@ -58,6 +58,7 @@ class Publisher:
         self._connections = connection.Pool(limit)
         self._producers = ProducerPool(self._connections, limit)
         weakref.finalize(self, _close, self._connections, os.getpid()).atexit = False
+        self._queues: dict[str, str] = {}
         # The tasks whose queue has been declared. With Redis, once is enough.
         self._declared: set[str] | None = set() if driver == "redis" else None
 
@@ -66,11 +67,14 @@ class Publisher:
 
         Raises UnsendableError.
         """
-        try:
-            route = self._celery.amqp.router.route({}, task_name)
-        except Exception as error:
-            raise UnsendableError(error) from error
-        return str(getattr(route.get("queue"), "name", route.get("routing_key", "?")))
+        if task_name not in self._queues:  # asked once: each item of the task needs it
+            try:
+                route = self._celery.amqp.router.route({}, task_name)
+            except Exception as error:
+                raise UnsendableError(error) from error
+            name = getattr(route.get("queue"), "name", route.get("routing_key", "?"))
+            self._queues[task_name] = str(name)
+        return self._queues[task_name]
 
     def send(
         self,
