@@ -23,6 +23,7 @@ from flask_background.concurrency import callbacks, timers
 from .helpers import CI, Script, Site, our_threads
 
 if TYPE_CHECKING:
+    from .browser import Browser
     from .rabbitmq_server import RabbitMQ
     from .redis_server import Redis
 
@@ -210,3 +211,12 @@ def _kind_of(item: pytest.Item) -> str:
         ):
             return kind
     return "unit"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium."""
+    from .browser import start_browser  # selenium is not there for the quick tests
+
+    with start_browser(tmp_path_factory.mktemp("profile"), tmp_path_factory.mktemp("shots")) as browser:
+        yield browser

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shlex
-import signal
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -16,38 +12,16 @@ from pathlib import Path
 import pytest
 
 from .helpers import ROOT, until
+from .readme import PAGE, serve_readme
 
 pytestmark = pytest.mark.server
-
-PAGE = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """Where the page's app answers, started by the page's command."""
-    (app,) = re.findall(r"^```python\n(# shop\.py\n.*?)^```", PAGE, flags=re.M | re.S)
-    (tmp_path / "shop.py").write_text(app)
-    (command,) = re.findall(r"^    gunicorn (.+)$", PAGE, flags=re.M)
-    log = tmp_path / "gunicorn.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", *shlex.split(command)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield until(lambda: re.search(r"Listening at: (http://\S+)", log.read_text()), 60)[1]
-        server.terminate()
-        assert server.wait(30) == 0, log.read_text()
-        assert "Traceback" not in log.read_text()
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait(20)
+    """Where the page's app answers."""
+    with serve_readme(sys.executable, tmp_path, PYTHONPATH=str(ROOT)) as address:
+        yield address
 
 
 def test_readme(address: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .browser import DESKTOP, PHONE, Browser
+from ..browser import DESKTOP, PHONE, Browser
 from .conftest import Start
 from .driver import Demo, item_ids, picture, png_that_claims, until
 

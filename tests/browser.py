@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selenium.webdriver import Chrome
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from .driver import until
+from .helpers import until
 
 PHONE = (390, 844)
 DESKTOP = (1200, 900)
@@ -120,3 +124,32 @@ class Browser:
             *self.script(FAINT),
             *([f"{wider} pixels too wide"] if wider else []),
         ]
+
+
+@contextmanager
+def start_browser(profile: Path, shots: Path) -> Iterator[Browser]:
+    """A headless Chromium with a profile of its own, in these two folders."""
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+    assert driver, "these tests need the package chromium-driver"
+    assert chromium, "these tests need the package chromium"
+    options = ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.add_argument(f"--user-data-dir={profile}")
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ):
+        options.add_argument(flag)
+    # A path of its own keeps selenium from looking for a driver elsewhere.
+    chrome = Chrome(options, Service(driver))
+    try:
+        yield Browser(chrome, shots)
+    finally:
+        chrome.quit()
