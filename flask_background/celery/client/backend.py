@@ -20,7 +20,7 @@ from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.errors import BrokerError, EnqueueError, ItemCancelledError
 
 if TYPE_CHECKING:
-    from flask_background.celery.app import CeleryContext
+    from flask_background.celery.app import ThisProcess
     from flask_background.core.item import PlaceLender, WorkItem
     from flask_background.core.request_state import RequestState
     from flask_background.durable.journal.outbox import OutboxRow
@@ -32,12 +32,11 @@ _ID = re.compile("[0-9a-f]{24}")
 class CeleryBackend(Backend):
     """The items that one process has sent to Celery, or asks it about."""
 
-    def __init__(self, context: CeleryContext) -> None:
+    def __init__(self, process: ThisProcess) -> None:
         """Find the app's Celery. Raises ConfigurationError."""
-        self.context = context
         self.pid = os.getpid()
         self.lock = native.new_lock()
-        self.session = session = CelerySession(context)
+        self.session = session = CelerySession(process)
         self.takes_keys = session.records.is_full
         self.lending: PlaceLender | None = None  # no item runs here
         self.takes_uploads = session.uploads is not None
@@ -60,7 +59,7 @@ class CeleryBackend(Backend):
             if item.here:
                 self.dispatch.discard(item)
             if isinstance(error, EnqueueError):
-                self.context.events.refused(item.task_name, error)
+                self.session.events.refused(item.task_name, error)
             raise
         if stands_for_it is None:
             return self.dispatch.run_here(item, due)
@@ -71,21 +70,21 @@ class CeleryBackend(Backend):
         self._handles[item.id] = item
         if not held:
             item._release_arguments()
-        self.context.events.enqueued(item)
+        self.session.events.enqueued(item)
         return item
 
     def release(self, item: WorkItem[Any]) -> None:
         try:
             self.enter(item, None)
         except BrokerError as error:  # the view that could be told is over
-            self.context.events.log_error(
+            self.session.events.log_error(
                 f"Item {item.id} ({item.task_name}) could not be handed over", error
             )
 
     def drop(self, item: WorkItem[Any], why: str) -> None:
         error = ItemCancelledError(f"item {item.id} ({item.task_name}) was dropped: {why}")
         if self._end_held(item, error):
-            self.context.events.dropped(item, why)
+            self.session.events.dropped(item, why)
 
     def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
         return self.accept(item, held=True)
@@ -99,7 +98,7 @@ class CeleryBackend(Backend):
             if stands_for_it is None:
                 self.dispatch.go_on_here(item, due)
         except EnqueueError as error:
-            self.context.events.refused(item.task_name, error)
+            self.session.events.refused(item.task_name, error)
             self._end_held(item, ItemCancelledError(f"item {item.id} could not be handed over: {error}"))
             raise
         if stands_for_it is item:
@@ -152,7 +151,7 @@ class CeleryBackend(Backend):
         if answer is None:  # whoever has just sent it knows nothing of that
             answer = self.session.cancel(item.id)
         if answer == "cancelled" and item.status is Status.CANCELLED:
-            self.context.events.finished(item, (Status.CANCELLED, None, why))
+            self.session.events.finished(item, (Status.CANCELLED, None, why))
         if answer is not None:
             self.source_of(item).fire(CancelReason.REQUESTED)
         return answer is not None
@@ -168,22 +167,22 @@ class CeleryBackend(Backend):
 
     def handle_of(self, item_id: str, record: Record) -> CeleryItem[Any]:
         """A new handle of the item that a record is about."""
-        task = self.context.registry.tasks.get(record.task) or Callee.unknown(record.task, "thread")
+        task = self.session.registry.tasks.get(record.task) or Callee.unknown(record.task, "thread")
         return CeleryItem.of(item_id, record, task, self)
 
     def tell_end(self, item_id: str, record: Record) -> None:
         """Announce an end that no run has told of, which the record has; its uploads go."""
         self.session.discard_uploads(item_id, record.uploads)
         outcome = record.status, None, record.attempt_of(item_id).error
-        self.context.events.finished(self.handle_of(item_id, record), outcome)
+        self.session.events.finished(self.handle_of(item_id, record), outcome)
 
     @property
     def _outbox(self) -> Outbox:
-        return self.context.process.durable.outbox
+        return self.session.process.durable.outbox
 
     def _row_of(self, item_id: str) -> OutboxRow | None:
         """The journal's row of an item that waits there, or has ended there. Raises JournalError."""
-        return self._outbox.get(item_id) if self.context.process.has_journal() else None
+        return self._outbox.get(item_id) if self.session.process.has_journal() else None
 
     def _end_held(self, item: WorkItem[Any], error: ItemCancelledError) -> bool:
         """End an item that was never sent."""
@@ -195,5 +194,5 @@ class CeleryBackend(Backend):
             item._announce_end()
         self.dispatch.discard(item)
         item._release_arguments()
-        self.context.events.finished(item, outcome)
+        self.session.events.finished(item, outcome)
         return True

@@ -52,14 +52,13 @@ class Dispatch:
 
     def __init__(self, session: CelerySession, find: Find) -> None:
         self._session = session
-        self._process = session.context.process
+        self._process = session.process
         self._find = find
 
     def pack(self, item: CeleryItem[Any], due: float | None) -> CeleryItem[Any] | None:
         """Make the arguments data, and refuse what Celery cannot do. Returns the item that has its key."""
         task: Any = item._task
-        context = self._session.context
-        settings, registry = context.settings, context.registry
+        settings, registry = self._session.settings, self._session.registry
         if settings.celery is None and settings.backend != "celery" and not registry.names_backend("celery"):
             raise ConfigurationError(
                 f"task {task.name} is to go to Celery, and no worker would know that: say it where a task is"

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from flask_background.celery.client.backend import CeleryBackend
     from flask_background.celery.worker.periodic import Periodic
-    from flask_background.core.settings import Settings
 
 # How long the end of the worker waits for each of our threads, in seconds.
 _LAST_LOOK = 2.0
@@ -38,8 +37,6 @@ _LAST_LOOK = 2.0
 
 class WorkerApp(ThisProcess, Protocol):
     """An app whose items a worker runs, as the worker needs it."""
-
-    settings: Settings
 
     @property
     def celery(self) -> CeleryBackend: ...
@@ -204,4 +201,4 @@ def _task_is_revoked(sender: Any, request: Any, **_: Any) -> None:
             session.cancel(request.id, force=True)
         except BackgroundError as error:
             what = f"That item {request.id} was revoked could not be put on record"
-            session.context.events.log_error(what, error)
+            session.events.log_error(what, error)

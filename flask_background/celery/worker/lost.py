@@ -35,10 +35,10 @@ def settle_lost(
             backend.tell_end(run.item_id, ended._replace(finished=time.time()))
     elif record.stopping:
         if records.requeue(run, only_if_silent=not is_certain, attempt=record.attempt - 1):
-            backend.context.events.requeued(run.item_id, record.task, max(0.0, now - record.enqueued))
+            backend.session.events.requeued(run.item_id, record.task, max(0.0, now - record.enqueued))
     # Without full records the broker gives the message out again, and that is counted then.
     elif records.is_full and records.requeue(run, only_if_silent=not is_certain, crashes=record.crashes + 1):
-        backend.context.events.run_lost(run.item_id, record.task)
+        backend.session.events.run_lost(run.item_id, record.task)
 
 
 def _ended(item_id: str, record: Record, now: float) -> Record | None:

@@ -33,10 +33,10 @@ class Reconciler(Periodic):
     name, trouble = "reconciler", "Items in flight"
 
     def __init__(self, backend: CeleryBackend) -> None:
-        super().__init__(backend.context.events)
+        super().__init__(backend.session.events)
         session = backend.session.apart()
         assert isinstance(session.records, RedisRecords)
-        self._backend, self._home = backend, backend.context.home
+        self._backend, self._home = backend, backend.session.home
         self._records, self._publisher = session.records, session.publisher
         self._who = secrets.token_hex(8)
         #: By queue, when the latest of the items was sent that have started: lately, and a while before.

@@ -76,7 +76,7 @@ class ItemRun:
         """
         self._backend = backend
         self._session = backend.session
-        self._events = backend.context.events
+        self._events = backend.session.events
         self._records = backend.session.records
         self._table = table
         self._run = RunId(item_id, secrets.token_hex(8))
@@ -92,12 +92,12 @@ class ItemRun:
         """
         if self._table.stops_at() is not None:
             raise Reject("the worker stops", requeue=True)
-        task = self._session.context.registry.tasks.get(task_name)
+        task = self._session.registry.tasks.get(task_name)
         if task is None:
             self._put_off_unknown(task_name, sent)
         began = time.monotonic()
         limit = None if self._limit is None else began + self._limit - _NEARLY
-        row = self._table.begin(self._run, self._session.context.home)
+        row = self._table.begin(self._run, self._session.home)
         try:
             record = self._claim(sent)
             if record is None:
@@ -198,7 +198,7 @@ class ItemRun:
         if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
             requeued = partial(self._events.requeued, item.id, item.task_name, item._age)
             self._again(record, None, requeued, attempt=record.attempt - 1)
-        max_bytes = self._session.context.settings.max_payload
+        max_bytes = self._session.settings.max_payload
         failed = None if error is None else error_as_data(error, max_bytes)
         if error is not None and delay is not None:
             retried = partial(keeper.tell_retried, item, error, delay)

@@ -61,14 +61,14 @@ class RunningItem(RunHost):
         self, session: CelerySession, table: RunTable, row: int, run: RunId, limit: float | None
     ) -> None:
         """``limit``: when Celery kills this process for the run's time (``time.monotonic()``)."""
-        super().__init__(session.context.app, session.context.events, _timeouts, native.new_lock())
+        super().__init__(session.process.app, session.events, _timeouts, native.new_lock())
         self.ended = native.Latch()
         self.outcome: Outcome | None = None
         #: Seconds until another run follows, if one does.
         self.delay: float | None = None
         self.number = 0
         self._records, self._table, self._row, self._run = session.records, table, row, run
-        self._max_bytes = session.context.settings.max_payload
+        self._max_bytes = session.settings.max_payload
         self._limit = limit
         self._source = CancellationSource(self.callback_failed)
         self._sent: Progress | None = None

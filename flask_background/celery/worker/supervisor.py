@@ -36,9 +36,9 @@ class Supervisor(Periodic):
     name, trouble = "supervisor", "Running items"
 
     def __init__(self, table: RunTable, backends: Sequence[CeleryBackend]) -> None:
-        super().__init__(backends[0].context.events)
+        super().__init__(backends[0].session.events)
         self._table = table
-        self._backends = {backend.context.home: backend for backend in backends}
+        self._backends = {backend.session.home: backend for backend in backends}
         self._records = backends[0].session.apart().records
         self._has_warned = False
 
@@ -66,7 +66,7 @@ class Supervisor(Periodic):
                 self._end_child(row)
             elif not self._has_warned and (backend := self._backends.get(row.home)) is not None:
                 self._has_warned = True
-                backend.context.events.beyond_grace(row.run.item_id)
+                backend.session.events.beyond_grace(row.run.item_id)
 
     def _end_child(self, row: Row) -> None:
         """Kill a child that runs this item, and nothing else: it is stopped first, and looked at then."""
@@ -86,10 +86,10 @@ class Supervisor(Periodic):
                 return
             if self._records.requeue(row.run, attempt=record.attempt - 1):
                 age = max(0.0, time.time() - record.enqueued)
-                backend.context.events.requeued(row.run.item_id, record.task, age)
+                backend.session.events.requeued(row.run.item_id, record.task, age)
         except BrokerError as error:  # then the reconciler does it: it is on record that this worker stops
             what = f"What is known of item {row.run.item_id} could not be put right"
-            backend.context.events.log_error(what, error)
+            backend.session.events.log_error(what, error)
 
 
 def _is_stopped(pid: int) -> bool:
