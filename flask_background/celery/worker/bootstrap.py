@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery import Task as CeleryTask
 from celery.bootsteps import StartStopStep
 from celery.concurrency import get_implementation
-from celery.signals import task_revoked, worker_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import task_revoked, worker_init, worker_shutdown, worker_shutting_down
 
 from flask_background.celery.app import TASK_NAME, ThisProcess, celery_of, check_settings
 from flask_background.celery.records import is_redis
@@ -114,6 +114,9 @@ class Worker:
             self._threads += map(Reconciler, backends)
         for thread in self._threads:
             thread.start()
+        # Items of an earlier worker may have left some in the journal, which no other process may forward.
+        for state in self._states.values():
+            state.look_for_work()
 
     def begin_stop(self, *, again: bool, is_cold: bool = False) -> None:
         """Items have the grace period from now on, or none if somebody asks ``again``. For handlers, too."""
@@ -148,7 +151,6 @@ def _worker_starts(sender: Any, **_: Any) -> None:
     except ConfigurationError as error:
         raise SystemExit(f"flask-background: {error}") from error
     sender.app.steps["worker"].add(ItemStep)
-    worker_ready.connect(_worker_is_ready, dispatch_uid=__name__)
     worker_shutting_down.connect(_worker_stops, dispatch_uid=__name__)
     worker_shutdown.connect(_worker_has_stopped, dispatch_uid=__name__)
     task_revoked.connect(_task_is_revoked, dispatch_uid=__name__)
@@ -171,12 +173,6 @@ def register(celery: Celery, task: ItemTask) -> None:
         raise ConfigurationError(f"Celery has a task {TASK_NAME!r} of its own: give it another name")
     celery.tasks.pop(TASK_NAME, None)
     celery.register_task(task)
-
-
-def _worker_is_ready(sender: Any, **_: Any) -> None:
-    # Items of an earlier worker may have left durable items in the journal, which no other process may run.
-    for state in _states_of(sender.app).values():
-        state.look_for_work()
 
 
 def _worker_stops(how: str = "", **_: Any) -> None:
