@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
 from flask_background.core.status import Status
 from flask_background.errors import ItemTimeoutError
+from flask_background.payload.outcomes import error_as_data
 
 if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend
     from flask_background.celery.records.base import Records, RunId
     from flask_background.celery.records.record import Record
 
-# A process that dies this many seconds before Celery kills it for its time was killed for that.
-_NEARLY = 1.0
+#: A process that dies this many seconds before Celery kills it for its time was killed for that.
+NEARLY = 1.0
+# The text of such an error is short.
+_MAX_BYTES = 10_000
 
 
 def settle_lost(
@@ -41,12 +43,18 @@ def settle_lost(
         backend.session.events.run_lost(run.item_id, record.task)
 
 
+def time_is_up(item_id: str, record: Record, now: float) -> ItemTimeoutError | None:
+    """The error of a run that has just died, or was cut, because its limit was reached."""
+    limit = record.limit
+    if limit is None or now - (record.started or 0.0) < limit - NEARLY:
+        return None
+    return ItemTimeoutError(
+        f"item {item_id} ({record.task}) did not end within {limit:g} s, so its process was killed"
+    )
+
+
 def _ended(item_id: str, record: Record, now: float) -> Record | None:
     """The record of an item that has ended with its run; None if another run follows."""
-    limit = record.limit
-    if limit is not None and now - (record.started or 0.0) >= limit - _NEARLY:
-        message = f"item {item_id} ({record.task}) did not end within {limit:g} s, so its process was killed"
-        kind = f"{ItemTimeoutError.__module__}.{ItemTimeoutError.__name__}"
-        error = json.dumps({"type": kind, "message": message, "trace": ""})
-        return record._replace(status=Status.FAILED, error=error)
+    if (error := time_is_up(item_id, record, now)) is not None:
+        return record._replace(status=Status.FAILED, error=error_as_data(error, _MAX_BYTES))
     return record._replace(status=Status.CANCELLED) if record.cancel else None

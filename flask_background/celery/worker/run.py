@@ -18,13 +18,15 @@ from celery.exceptions import Ignore, Reject
 
 from flask_background.celery.records.base import LOST_AFTER, RunId
 from flask_background.celery.records.record import Record
-from flask_background.celery.worker.running_item import ClusterItem, RunningItem, StopReachedError
+from flask_background.celery.worker.lost import NEARLY, time_is_up
+from flask_background.celery.worker.running_item import RunningItem, StopReachedError
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
+from flask_background.core.item import WorkItem
 from flask_background.core.odd_errors import let_frames_go
 from flask_background.core.runner import delay_until_next, perform
 from flask_background.core.status import Attempt, Outcome, Status
-from flask_background.errors import BrokerError, ItemInterruptedError, ItemTimeoutError
+from flask_background.errors import BrokerError, ItemInterruptedError
 from flask_background.payload.calls import unpack_call
 from flask_background.payload.outcomes import error_as_data, error_of, result_as_data
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
     from flask_background.celery.client.backend import CeleryBackend
     from flask_background.celery.worker.run_table import RunTable
-    from flask_background.core.item import WorkItem
 
 # How often the outcome of a run is tried to be put on record, a second apart.
 _PATIENCE = 30
@@ -43,9 +44,6 @@ _PAUSE = 1.0
 _UNTIL_LOST, _LOOK = LOST_AFTER + 1.5, 0.25
 # When an item is tried again whose uploads cannot be read just now, in seconds.
 _PUT_OFF = 5.0
-# A process that ends by a signal this many seconds before its limit was ended for that.
-_NEARLY = 1.0
-
 # What TERM raises in a child of Celery's: SystemExit with this code.
 _TERMINATED = -(256 - signal.SIGTERM)
 
@@ -96,7 +94,7 @@ class ItemRun:
         if task is None:
             self._put_off_unknown(task_name, sent)
         began = time.monotonic()
-        limit = None if self._limit is None else began + self._limit - _NEARLY
+        limit = None if self._limit is None else began + self._limit - NEARLY
         row = self._table.begin(self._run, self._session.home)
         try:
             record = self._claim(sent)
@@ -142,7 +140,6 @@ class ItemRun:
         raise Ignore
 
     def _run_claimed(self, record: Record, task: Any, row: int, limit: float | None) -> None:
-        keeper = RunningItem(self._session, self._table, row, self._run, limit)
         task = record.task_of(task)
         if record.crashes >= task.options.max_crashes:
             self._park(record, f"its process died under it {record.crashes} times")
@@ -157,8 +154,10 @@ class ItemRun:
             self._park(record, str(error))
         except Exception as error:
             self._park(record, f"its arguments do not fit any more: {error}")
-        keeper.number = record.attempt
-        item = ClusterItem.of(self._run.item_id, record, task, args, kwargs, keeper)
+        keeper = RunningItem(self._session, self._table, row, self._run, record.attempt, limit)
+        item: WorkItem[Any] = WorkItem(task, args, kwargs, record.request_state(), keeper)
+        item._identify(self._run.item_id, record.enqueued)
+        item._set_source(keeper.source_of(item))
         try:
             with keeper.heeding_term():
                 perform(item, await_here)
@@ -222,14 +221,13 @@ class ItemRun:
 
     def _meaning(self, record: Record, outcome: Outcome) -> Outcome:
         """The outcome of a run, also of one that was cut because its time was up or the worker stops."""
-        name, error = f"item {self._run.item_id} ({record.task})", outcome[2]
+        error = outcome[2]
         is_ended = isinstance(error, SystemExit) and error.code == _TERMINATED
         if not (is_ended or isinstance(error, StopReachedError)):
             return outcome
-        limit = self._limit
-        if limit is not None and time.time() - (record.started or 0.0) >= limit - _NEARLY:
-            late = ItemTimeoutError(f"{name} did not end within {limit:g} s, so its process was killed")
+        if (late := time_is_up(self._run.item_id, record, time.time())) is not None:
             return Status.FAILED, None, late
+        name = f"item {self._run.item_id} ({record.task})"
         stopped = ItemInterruptedError(f"{name} ended because its worker's process was ended")
         return Status.INTERRUPTED, None, stopped
 
