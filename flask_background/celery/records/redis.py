@@ -96,13 +96,19 @@ class RedisRecords(Records):
     def defer(self, item_id: str) -> None:
         self._ask(self._defer, item_id)
 
-    def finish(self, run: RunId, status: Status, *, only_if_silent: bool = False, **fields: Any) -> bool:
-        return self._settle_run(run, "", {"status": status, **fields}, only_if_silent)
-
-    def requeue(
-        self, run: RunId, due: float | None = None, *, only_if_silent: bool = False, **fields: Any
+    def settle(
+        self,
+        run: RunId,
+        status: Status,
+        due: float | None = None,
+        *,
+        only_if_silent: bool = False,
+        **fields: Any,
     ) -> bool:
-        return self._settle_run(run, due or 0, fields, only_if_silent)
+        given = {"status": status, **fields}
+        texts = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+        again = "" if status.is_final else due or 0
+        return bool(self._ask(self._settle, *run, int(only_if_silent), self._keep, again, *texts))
 
     def report(self, run: RunId, progress: str) -> None:
         self._ask(self._report, *run, progress)
@@ -168,11 +174,6 @@ class RedisRecords(Records):
         with reaching():
             item_id: Any = self._client.get(f"{self._prefix}key:{key}")
         return None if item_id is None else str(item_id)
-
-    def _settle_run(self, run: RunId, due: float | str, fields: dict[str, Any], only_if_silent: bool) -> bool:
-        given = [text for name, value in fields.items() if value is not None for text in (name, str(value))]
-        given = given or ["reason", ""]  # the script cannot put nothing
-        return bool(self._ask(self._settle, *run, int(only_if_silent), self._keep, due, *given))
 
     def _now(self) -> float:
         """The time by Redis' clock, as far as it is known here."""

@@ -125,7 +125,7 @@ if ARGV[6] == '' then
 else
     local at = math.max(now, ARGV[6])
     leave_sets()
-    put('status', 'queued', 'due', at)
+    put('due', at)
     if not get('error') then put('resent', 0) end
     redis.call('ZADD', due, at, id)
 end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flask_background.core.status import Status
@@ -31,15 +32,16 @@ def settle_lost(
     record = records.read(run.item_id)
     if record is None or record.status is not Status.RUNNING or record.run != run.token:
         return
+    settle = partial(records.settle, run, only_if_silent=not is_certain)
     ended = _ended(run.item_id, record, now)
     if ended is not None:
-        if records.finish(run, ended.status, only_if_silent=not is_certain, error=ended.error):
+        if settle(ended.status, error=ended.error):
             backend.tell_end(run.item_id, ended._replace(finished=time.time()))
     elif record.stopping:
-        if records.requeue(run, only_if_silent=not is_certain, attempt=record.attempt - 1):
+        if settle(Status.QUEUED, attempt=record.attempt - 1):
             backend.session.events.requeued(run.item_id, record.task, max(0.0, now - record.enqueued))
     # Without full records the broker gives the message out again, and that is counted then.
-    elif records.is_full and records.requeue(run, only_if_silent=not is_certain, crashes=record.crashes + 1):
+    elif records.is_full and settle(Status.QUEUED, crashes=record.crashes + 1):
         backend.session.events.run_lost(run.item_id, record.task)
 
 

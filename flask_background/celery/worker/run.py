@@ -205,7 +205,7 @@ class ItemRun:
         fields: dict[str, Any] = {"error": failed, **progress}
         if status is Status.SUCCEEDED:
             fields["result"] = result_as_data(value, max_bytes)
-        if not self._surely(partial(self._records.finish, self._run, status, **fields)):
+        if not self._put_on_record(status, **fields):
             self._events.late(item, outcome)
             raise Ignore
         item._end(outcome, run)
@@ -235,7 +235,7 @@ class ItemRun:
         self, record: Record, due: float | None, tell: Callable[[], None] | None, **fields: Any
     ) -> NoReturn:
         """Another run follows; ``tell`` says so. Raises Ignore, or Reject: the message comes again."""
-        if self._surely(partial(self._records.requeue, self._run, due, **fields)) and tell is not None:
+        if self._put_on_record(Status.QUEUED, due, **fields) and tell is not None:
             tell()
         if self._records.is_full:
             raise Ignore
@@ -248,16 +248,16 @@ class ItemRun:
         """End an item that cannot run. Raises Failure, or Ignore."""
         ended = record._replace(status=Status.FAILED, reason=reason, attempt=record.attempt - 1)
         fields: dict[str, Any] = {"reason": reason, "attempt": ended.attempt}
-        if not self._surely(partial(self._records.finish, self._run, Status.FAILED, **fields)):
+        if not self._put_on_record(Status.FAILED, **fields):
             raise Ignore
         self._backend.tell_end(self._run.item_id, ended._replace(finished=time.time()))
         raise Failure(str(ended.attempt_of(self._run.item_id).error))
 
-    def _surely(self, step: Callable[[], bool]) -> bool:
-        """Try a step for half a minute: the item has run, and its outcome should not be lost."""
+    def _put_on_record(self, status: Status, due: float | None = None, **fields: Any) -> bool:
+        """Settle the run. Tries for half a minute: the item has run, so its outcome should not be lost."""
         for attempt in range(_PATIENCE, -1, -1):
             try:
-                return step()
+                return self._records.settle(self._run, status, due, **fields)
             except BrokerError as error:
                 if not attempt:
                     raise

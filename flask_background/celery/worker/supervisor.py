@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING
 from flask_background.celery.worker.lost import settle_lost
 from flask_background.celery.worker.periodic import Periodic
 from flask_background.concurrency import native
-from flask_background.core.status import Status
-from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend
@@ -45,10 +43,10 @@ class Supervisor(Periodic):
     def look(self) -> bool:
         alive: list[Row] = []
         for row in list(self._table.rows()):
-            if not self._table.is_dead(row):
+            if self._table.is_dead(row):
+                self._settle(row)
+            else:
                 alive.append(row)
-            elif (backend := self._backends.get(row.home)) is not None:
-                settle_lost(backend, self._records, row.run, time.time(), is_certain=True)
         stops_at = self._table.stops_at()
         if stops_at is not None and time.monotonic() >= stops_at + _LAST:
             self._end(alive)
@@ -73,23 +71,15 @@ class Supervisor(Periodic):
         with suppress(ProcessLookupError):
             os.kill(row.pid, signal.SIGSTOP)
             if _is_stopped(row.pid) and self._table.row(row.number) == row:
-                self._requeue(row)
                 os.kill(row.pid, signal.SIGKILL)
+                self._settle(row)
             else:
                 os.kill(row.pid, signal.SIGCONT)
 
-    def _requeue(self, row: Row) -> None:
-        backend = self._backends[row.home]
-        try:
-            record = self._records.read(row.run.item_id)
-            if record is None or record.status is not Status.RUNNING or record.run != row.run.token:
-                return
-            if self._records.requeue(row.run, attempt=record.attempt - 1):
-                age = max(0.0, time.time() - record.enqueued)
-                backend.session.events.requeued(row.run.item_id, record.task, age)
-        except BrokerError as error:  # then the reconciler does it: it is on record that this worker stops
-            what = f"What is known of item {row.run.item_id} could not be put right"
-            backend.session.events.log_error(what, error)
+    def _settle(self, row: Row) -> None:
+        """Put on record that the process of a run is dead. That its worker stops is on record already."""
+        if (backend := self._backends.get(row.home)) is not None:
+            settle_lost(backend, self._records, row.run, time.time(), is_certain=True)
 
 
 def _is_stopped(pid: int) -> bool:
