@@ -17,7 +17,7 @@ JOBS ?= 5
 help:
 	@echo "make quick  run the tests that need no server and no other process: seconds"
 	@echo "make test   run every test, on real servers: about ten minutes; names what it installs from the system"
-	@echo "make lint   ruff, mypy --strict, import-linter, and the walls of the house"
+	@echo "make lint   ruff, mypy --strict, import-linter, and the project's own rules"
 	@echo "make docs   make the pages of docs/, in build/docs"
 	@echo "make package  make the wheel and the source distribution, in dist, and check both"
 	@echo "make demo   start the demo under gunicorn, on http://127.0.0.1:8000"
@@ -30,7 +30,7 @@ quick: $(VENV)/.quick
 	$(BIN)/python -m pytest -m unit --numprocesses auto
 
 test: $(VENV)/.test
-	@sh tests/system.sh browser strace redis rabbitmq
+	@sh tests/system.sh browser strace redis rabbitmq nginx supervisor systemd
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 faults: $(VENV)/.test
@@ -43,7 +43,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m tools.check_walls
+	$(BIN)/python -m tools.check_rules
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --nitpicky --builder html docs build/docs

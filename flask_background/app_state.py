@@ -1,19 +1,22 @@
 """The composition root: builds the parts of one app in one process, and hands them to each other.
 
-Rooms above this one use ``state_of(app)``. Rooms below are given the parts they need, never the state.
+Modules that import this one use ``state_of(app)``. All others are given the parts that they need, not the
+state.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask_background import hosts
 from flask_background.concurrency import native
-from flask_background.core.settings import Settings
+from flask_background.concurrency.once import Once
+from flask_background.core.settings import Settings, warn_of_unknown_keys
 from flask_background.errors import JournalError
 
 if TYPE_CHECKING:
@@ -61,6 +64,9 @@ class BackgroundState:
         self.registry = registry
         self.processors = processors
         self.settings = Settings.from_config(app.config)
+        if not _is_child_process:
+            # Not app.logger, whose first use gives it a handler, perhaps before the app configures logging
+            warn_of_unknown_keys(app.config, logging.getLogger(app.name).getChild("background"))
         #: Whether items may go to another backend even if their task names none.
         self.elsewhere = self.settings.backend != "local"
         #: Whether this process holds items in memory. A child process or a Celery worker does not: no item
@@ -70,17 +76,15 @@ class BackgroundState:
         self.runs_durable = self.settings.run_in_web and self.holds_items
         #: The executors whose durable items this process runs; None: all.
         self.executors: frozenset[str] | None = None
-        #: Whether in-memory items are checked as strictly as durable ones; decided at the first item.
-        self.strict = False
+        #: Whether the arguments of in-memory items are checked like those of durable ones.
+        self.strict = self.settings.strict
         self._forget_parts()
 
     def _forget_parts(self) -> None:
         self._local: LocalBackend | None = None
-        self._durable: DurableBackend | None = None
+        self._journal: Once[DurableBackend] = Once()
         self._immediate: ImmediateBackend | None = None
         self._celery: CeleryBackend | None = None
-        #: Opened when the thread that opens the journal is done.
-        self._opening: native.Latch | None = None
         #: Whether this process has looked for items that other processes left in the journal.
         self.looked = False
 
@@ -99,7 +103,7 @@ class BackgroundState:
     @property
     def durable(self) -> DurableBackend:
         """The journal's backend in this process, opened when it is first asked for; raises JournalError."""
-        return self._open_journal() if self._durable is None else self._durable
+        return self._journal.made or self._open_journal()
 
     @property
     def immediate(self) -> ImmediateBackend:
@@ -123,7 +127,7 @@ class BackgroundState:
                 _with_parts.add(self)
         return self._celery
 
-    def backend_for(self, callee: Callee) -> Backend:
+    def backend_for(self, callee: Callee) -> Backend[Any]:
         """Return the backend for the items of a task. Raises JournalError."""
         name = callee.backend or self.settings.backend
         # BACKGROUND_BACKEND = "immediate" is for tests, so it overrides the backend that a task names.
@@ -174,7 +178,7 @@ class BackgroundState:
 
     def has_journal(self) -> bool:
         """Return whether the app has durable items, or may have."""
-        if self._durable is not None:
+        if self._journal.made is not None:
             return True
         may_have = (
             self.registry.has_durable(self.settings.backend) or (self.folder / "journal.sqlite3").exists()
@@ -198,7 +202,7 @@ class BackgroundState:
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until no item is in flight in this process or waits in the journal for this process."""
-        return (self._durable or self.backend).wait_idle(timeout)
+        return (self._journal.made or self.backend).wait_idle(timeout)
 
     def _make_local(self) -> LocalBackend:
         from flask_background.local.backend import (
@@ -208,7 +212,6 @@ class BackgroundState:
 
         host = hosts.current()
         app, settings = self.app, self.settings
-        self.strict = settings.strict
         kind = LocalBackend if self.holds_items else ChildBackend
         made = kind(app, settings, host, self.registry.tasks)
         with _building:
@@ -222,38 +225,29 @@ class BackgroundState:
         return made
 
     def _open_journal(self) -> DurableBackend:
+        opened = self._journal.get(self._make_durable, _OPENED_WITHIN)
+        if opened is None:
+            raise JournalError(
+                f"the journal in {self.folder} could not be opened: nothing was enqueued. Another thread"
+                f" of this process failed, or took longer than {_OPENED_WITHIN:g} s; the log says why,"
+                " and the next durable item tries again"
+            )
+        return opened
+
+    def _make_durable(self) -> DurableBackend:
         from flask_background.durable.backend import (
             DurableBackend,  # imports sqlite3, for apps that have durable tasks
         )
 
-        opening = native.Latch()
-        with _building:  # released before the journal is opened, which may switch to another greenlet
-            if self._durable is not None:
-                return self._durable
-            other, self._opening = self._opening, self._opening or opening
-        if other is not None:
-            other.wait(_OPENED_WITHIN)
-            if self._durable is None:
-                raise JournalError(
-                    f"the journal in {self.folder} could not be opened: nothing was enqueued. Another thread"
-                    f" of this process failed, or took longer than {_OPENED_WITHIN:g} s; the log says why,"
-                    " and the next durable item tries again"
-                )
-            return self._durable
-        try:
-            self._durable = DurableBackend(
-                self.backend,
-                self.settings,
-                self.folder,
-                self.registry,
-                executors=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
-                sender=(lambda: self.celery.sender) if self._has_cluster() else None,
-                in_this_process=lambda: self.durable,
-            )
-        finally:
-            self._opening = None
-            opening.open()
-        return self._durable
+        return DurableBackend(
+            self.backend,
+            self.settings,
+            self.folder,
+            self.registry,
+            executors=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
+            sender=(lambda: self.celery.sender) if self._has_cluster() else None,
+            in_this_process=lambda: self.durable,
+        )
 
 
 # Held only for a few lines that call no foreign code. Under gevent, code that logs may switch to another

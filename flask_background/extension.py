@@ -1,8 +1,7 @@
-"""The extension object, ``Background``: wiring only; the parts are in the other rooms."""
+"""The extension object, ``Background``: wiring only, the work is done in the packages below."""
 
 from __future__ import annotations
 
-import inspect
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable
@@ -13,7 +12,6 @@ from flask import current_app
 from flask_background import cli, hosts
 from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.core.backend import Stats
-from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.checks import is_text
 from flask_background.core.item import WorkItem
 from flask_background.core.options import Options, When, check_names
@@ -22,10 +20,9 @@ from flask_background.core.request_state import StateProcessor
 from flask_background.core.schedule import Cron, Every
 from flask_background.core.status import Status
 from flask_background.enqueueing import after_response as response
-from flask_background.enqueueing.submit import current_request, submit
-from flask_background.errors import ConfigurationError, NotInitializedError, UnsupportedError
+from flask_background.enqueueing.submit import submit, submit_callable
+from flask_background.errors import ConfigurationError, NotInitializedError
 from flask_background.local.admission import check_executor
-from flask_background.payload import arguments
 from flask_background.task import Task, make_task
 
 if TYPE_CHECKING:
@@ -33,6 +30,7 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
+    from flask_background.core.callee import Callee
     from flask_background.local.backend import LocalBackend
 
 P = ParamSpec("P")
@@ -124,9 +122,9 @@ class Background:
         """Enqueue a durable task again and again: ``@background.periodic("*/5 * * * *")`` or ``seconds=30``.
 
         ``cron``: a cron expression of five fields, in ``timezone`` (a name such as "Europe/Berlin"); needs
-        ``flask-background[cron]``. One item is enqueued per machine, however many processes the app has; of
-        the runs that were missed, one is caught up on. One item waits at most, and none starts while an
-        earlier one runs, unless ``overlap=True``: else that time is left out. Makes the function a task with
+        ``flask-background[cron]``. One item is enqueued per machine, however many processes the app has. One
+        run stands for all missed ones. A time is left out while an earlier item waits or, unless
+        ``overlap=True``, runs. Makes the function a task with
         these ``options`` (see ``task``), or stands above ``@background.task(durable=True, ...)``. Raises
         ConfigurationError.
         """
@@ -145,16 +143,6 @@ class Background:
                 )
             durable: Options = {"durable": True, **options}
             task = func if isinstance(func, Task) else self.task(**durable)(func)
-            if not task.options.durable:
-                raise ConfigurationError(
-                    f"task {task.name} is periodic, so it has to be durable: @background.task(durable=True),"
-                    " or @background.periodic(...) alone"
-                )
-            if task.options.backend not in (None, "local"):
-                raise UnsupportedError(
-                    f"task {task.name} is periodic, and only the journal can enqueue periodic tasks: leave"
-                    " backend out, and let its item enqueue an item of a task with that backend"
-                )
             if (app := self._app) is not None:
                 check_executor(task._callee, state_of(app).settings.executors)
             self._registry.add_periodic(task._callee, schedule, overlap)
@@ -177,20 +165,7 @@ class Background:
         """
         if isinstance(func, Task):
             return func.enqueue(*args, **kwargs)
-        if not callable(func):
-            raise TypeError(
-                f"background.enqueue() takes a function and its arguments, not {type(func).__name__}:"
-                " write enqueue(f, x), not enqueue(f(x))"
-            )
-        refuse_generator(func)
-        arguments.refuse_live_closure(func, current_request())
-        try:
-            signature = inspect.signature(func, follow_wrapped=False)
-        except ValueError:  # some builtins have no signature
-            pass
-        else:
-            signature.bind(*args, **kwargs)
-        return submit(self._part(), Callee.of_callable(func), args, kwargs)
+        return submit_callable(self._part(), func, args, kwargs)
 
     def state_processor(self, processor: StateProcessor) -> StateProcessor:
         """Add a function that is called in the request at every enqueue, and returns a dict of JSON values.

@@ -98,7 +98,7 @@ class Browser:
         until(lambda: text in self.text())
 
     def text(self) -> str:
-        """What the page says."""
+        """The text of the page."""
         return str(self.script("return document.body.innerText"))
 
     def script(self, script: str) -> Any:
@@ -111,11 +111,11 @@ class Browser:
         (self.shots / f"{name}.png").write_bytes(b64decode(shot["data"]))
 
     def complaints(self) -> list[str]:
-        """What the browser noted since it was last asked."""
+        """The browser's log since the last call."""
         return [entry["message"] for entry in self.chrome.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def problems(self) -> list[str]:
-        """What is wrong: errors, foreign resources, unnamed controls, faint text, overflow."""
+        """The faults of the page: errors, foreign resources, unnamed controls, faint text, overflow."""
         wider = self.script(WIDER)
         return [
             *self.complaints(),

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ def _in_flight() -> list[WorkItem[Any]]:
 
 
 def _remains(before: set[object]) -> list[str]:
-    """What is still alive that should not be."""
+    """The items in flight, and the threads, that the test has left behind."""
     threads = [thread.name for thread in our_threads() if thread not in before]
     # One watcher serves the whole process, and stays for 5 s.
     if sum(thread.name == "background-watcher" for thread in our_threads()) < 2:
@@ -163,10 +163,10 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
     """Starts Python programs; what is still running when the test is over is killed."""
     started: list[Script] = []
 
-    def start(*sources: str) -> Script:
+    def start(*sources: str, within: Sequence[str] = ()) -> Script:
         folder = tmp_path / str(len(started))
         folder.mkdir()
-        started.append(Script(folder, *sources))
+        started.append(Script(folder, *sources, within=within))
         return started[-1]
 
     yield start
@@ -189,6 +189,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.option.markexpr == "unit" and collection_path in map(Path(__file__).parent.joinpath, unwanted):
         return True
     return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Escape lone surrogates in reports: pytest-xdist cannot send them, and the whole run would end."""
+    return _encodable((yield))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_encodable, value))
+    return value
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -214,9 +230,17 @@ def _kind_of(item: pytest.Item) -> str:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium."""
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium, for all tests of this process."""
     from .browser import start_browser  # selenium is not there for the quick tests
 
     with start_browser(tmp_path_factory.mktemp("profile"), tmp_path_factory.mktemp("shots")) as browser:
         yield browser
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """A browser for one test: its last page asks for nothing more when the test's server is gone."""
+    yield chromium
+    chromium.open("about:blank")
+    chromium.complaints()

@@ -153,7 +153,7 @@ def test_not_initialised(use: Callable[[Background], Any]) -> None:
 
 
 def test_another_background(app: Flask, background: Background) -> None:
-    """A Background that is not the app's own is an error, not a second world."""
+    """A Background that is not the app's own raises an error."""
     other = Background()
     with app.app_context(), pytest.raises(NotInitializedError, match="not initialised for app 'shop'"):
         other.enqueue(print)

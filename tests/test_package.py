@@ -19,7 +19,7 @@ import flask_background
 
 from .browser import DESKTOP, Browser
 from .helpers import ROOT
-from .readme import serve_readme
+from .test_readme import serve_readme
 
 pytestmark = pytest.mark.server
 
@@ -39,7 +39,7 @@ MADE = (
 
 
 def run(*command: Path | str, cwd: Path) -> str:
-    """What a command printed; the test fails with that if the command does."""
+    """The output of a command; if the command fails, the test fails with the output."""
     outside = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYTEST"))}
     ended = subprocess.run(
         command,
@@ -76,7 +76,7 @@ def only(folder: Path, pattern: str) -> Path:
 
 
 def metadata(wheel: Path) -> Message:
-    """What a wheel says of itself."""
+    """The metadata of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         return message_from_bytes(archive.read(name))
@@ -139,10 +139,10 @@ def test_wheel_runs_the_readme(dist: Path, tmp_path: Path, browser: Browser) -> 
     folder, photo = tmp_path / "empty", tmp_path / "photo.txt"
     folder.mkdir()
     photo.write_text("one two three")
-    with serve_readme(python, folder, PYTHONPATH="") as address:
+    with serve_readme(folder, python=python, PYTHONPATH="") as program:
         browser.look(DESKTOP)
-        browser.open(address)
+        browser.open(program.url)
         browser.one("input[type=file]").send_keys(str(photo))
         browser.one("button").click()
-        browser.sees(" is running: ")
+        browser.sees("Your photo: running")
         browser.sees(hashlib.sha256(photo.read_bytes()).hexdigest())

@@ -35,7 +35,7 @@ class RunHost(ABC):
     decides_retries: ClassVar[bool] = True
     #: Lends the places of items that wait for others; None where items take up no place.
     lending: PlaceLender | None = None
-    #: Whether items outlive this process: an item that cannot be started now can wait for better times.
+    #: Whether items outlive this process; an item that cannot be started now then waits in the journal.
     keeps_items: ClassVar[bool] = False
 
     def __init__(self, app: Flask, events: Events, timers: Timers, lock: LockType) -> None:

@@ -17,12 +17,12 @@ from werkzeug.local import LocalProxy
 
 from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem, current_item_var
-from flask_background.core.odd_errors import best_effort, is_from_signal
+from flask_background.core.odd_errors import is_from_signal
+from flask_background.core.outcome import annotate, outcome_of
 from flask_background.core.request_state import StateUrls
 from flask_background.core.run_host import RunHost
 from flask_background.core.status import SUCCEEDED, Attempt, Outcome, Status
 from flask_background.core.token import CancelReason
-from flask_background.errors import ItemCancelledError, ItemInterruptedError, ItemTimeoutError
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from flask.ctx import AppContext
 
     from flask_background.concurrency.timers import Timer
-
-_OUTSIDE_REQUEST = "Working outside of request context"
-
 
 #: Awaits an awaitable that a run's function returned, and ends the run.
 Adopt = Callable[["Run", Awaitable[Any]], None]
@@ -112,7 +109,7 @@ class Run:
             if value is not None and value is not item and _is_pending(value):
                 return value
         except BaseException as error:
-            self._end(_outcome_of(item, error))
+            self._end(outcome_of(item, error))
         else:
             self._end((SUCCEEDED, value, None))
         return None
@@ -126,7 +123,7 @@ class Run:
                 self._timer = self._host.set_timer(item, item._task.timeout)
             outcome = call(item)
         except BaseException as error:
-            outcome = _outcome_of(item, error)
+            outcome = outcome_of(item, error)
         self._end(outcome)
 
     def _end(self, outcome: Outcome) -> None:
@@ -162,7 +159,7 @@ class Run:
         """Start another run, or let the item fail."""
         host, item, attempt, error = self._host, self._item, self._attempt, outcome[2]
         if error is not None:
-            _annotate(item, error)
+            annotate(item, error)
         if host.decides_retries and error is not None:
             delay = delay_until_next(item, attempt, outcome)
             if delay is not None and host.run_again(item, attempt, error, delay):
@@ -217,7 +214,7 @@ class Run:
         """End the run, because the awaitable raised error, perhaps after the item's own token fired."""
         item = getattr(self, "_item", None)
         if item is not None:
-            self._end_awaited(_outcome_of(item, error, self._aborted))
+            self._end_awaited(outcome_of(item, error, self._aborted))
 
     def _end_awaited(self, outcome: Outcome) -> None:
         try:
@@ -239,51 +236,6 @@ def delay_until_next(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) ->
     if status is not Status.FAILED or error is None or item._is_unwanted():
         return None
     return item._task.retry.delay_after(attempt.number, error)
-
-
-def _outcome_of(item: WorkItem[Any], error: BaseException, aborted: bool = False) -> Outcome:
-    """Return the outcome of an item that raised error. ``aborted``: its token cancelled what it awaited."""
-    with best_effort():  # some errors raise when an attribute is read
-        return _meaning_of(item, error, aborted)
-    return Status.FAILED, None, error
-
-
-def _meaning_of(item: WorkItem[Any], error: BaseException, aborted: bool) -> Outcome:
-    source = item._source
-    reason = source.token.reason if source is not None else None
-    own = (
-        error.token is not None and source is not None and error.token is source.token
-        if isinstance(error, ItemCancelledError)
-        # The class of asyncio or of concurrent.futures
-        else aborted and type(error).__name__ == "CancelledError"
-    )
-    if not own or reason is None:
-        return Status.FAILED, None, error
-    name = f"item {item.id} ({item.task_name})"
-    if reason is CancelReason.REQUESTED:
-        return Status.CANCELLED, None, ItemCancelledError(f"{name} was cancelled")
-    if reason is CancelReason.SHUTDOWN:
-        return Status.INTERRUPTED, None, ItemInterruptedError(f"{name} ended because the host stopped")
-    timeout = ItemTimeoutError(
-        f"{name} did not end within its timeout of {item._task.timeout:g} s, and was cut short: raise the"
-        " timeout of the task if its items may take longer"
-    )
-    timeout.__cause__ = error
-    return Status.FAILED, None, timeout
-
-
-def _annotate(item: WorkItem[Any], error: BaseException) -> None:
-    """Add a note to the error that names its item, if the error takes notes (a frozen one does not)."""
-    note = f"in work item {item.id} ({item.task_name})"
-    with best_effort():
-        if note in getattr(error, "__notes__", ()):
-            return  # the child process that raised the error has added the note
-        error.add_note(note)
-        if isinstance(error, RuntimeError) and _OUTSIDE_REQUEST in str(error):
-            error.add_note(
-                "An item has no request: pass the values that it needs as arguments, or read"
-                " current_item.state; a @background.state_processor can add to that."
-            )
 
 
 def _is_pending(value: Any) -> bool:

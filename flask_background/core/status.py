@@ -47,7 +47,7 @@ class Progress(NamedTuple):
 
 
 Outcome = tuple[Status, Any, BaseException | None]
-"""What a run comes to: the item's status, what the function returned, and what it raised."""
+"""The outcome of a run: the item's status, the function's return value, and the exception that it raised."""
 
 
 class Attempt:

@@ -29,7 +29,7 @@ _KEY = "flask_background.pending"
 class _Pending:
     """An item that waits, and the savepoints that it was enqueued in."""
 
-    backend: Backend
+    backend: Backend[Any]
     item: WorkItem[Any]
     due: float | None
     savepoints: list[SessionTransaction]
@@ -68,7 +68,7 @@ class _Waiting:
             _drop(undone)
 
 
-def hold(app: Flask, backend: Backend, item: WorkItem[Any], due: float | None) -> WorkItem[Any]:
+def hold(app: Flask, backend: Backend[Any], item: WorkItem[Any], due: float | None) -> WorkItem[Any]:
     """Let item wait for the commit of the app's current session. Return it, or the item with the same key.
 
     Raises ConfigurationError if there is no session, and the errors with which the backend refuses items.
@@ -76,7 +76,7 @@ def hold(app: Flask, backend: Backend, item: WorkItem[Any], due: float | None) -
     session = _session_of(app, item.task_name)
     if not session.in_transaction():
         session.begin()  # as Session.add does: a session without a transaction reports no rollback
-    accepted = backend.hold(item)
+    accepted = backend.reserve(item)
     if accepted is item:
         waiting = session.info.get(_KEY)
         if waiting is None:
@@ -116,7 +116,7 @@ def _enter(items: list[_Pending]) -> None:
     first: BaseException | None = None
     for pending in items:
         try:
-            pending.backend.enter(pending.item, pending.due)
+            pending.backend.submit_reserved(pending.item, pending.due)
         except BaseException as error:  # a Timeout of gevent, too: the other items are committed as well
             first = first or error
     if first is not None:
@@ -127,7 +127,7 @@ def _drop(items: list[_Pending]) -> None:
     first: BaseException | None = None
     for pending in items:
         try:
-            pending.backend.drop(pending.item, "its transaction was not committed")
+            pending.backend.cancel_held(pending.item, "its transaction was not committed")
         except BaseException as error:
             first = first or error
     if first is not None:

@@ -20,7 +20,7 @@ from flask_background.concurrency import callbacks, native
 from flask_background.concurrency.private_names import find_private
 from flask_background.errors import Stopping
 
-# Undocumented names of CPython that this room uses: see ``private_names``.
+# Undocumented names of CPython that this module uses: see ``private_names``.
 PRIVATE_NAMES = ("threading._register_atexit",)
 
 # How often the watcher looks for the stop, and how long the watcher stays when no item is in flight

@@ -160,21 +160,21 @@ class LocalBackend(InProcessBackend, RunHost):
         return was_here
 
     @uninterruptible
-    def release(self, item: WorkItem[Any]) -> None:
+    def start_held(self, item: WorkItem[Any]) -> None:
         if self.is_in_flight(item):
             self._put(item, self.executors[item._task.executor])
 
-    def drop(self, item: WorkItem[Any], why: str) -> None:
+    def cancel_held(self, item: WorkItem[Any], why: str) -> None:
         error = ItemCancelledError(f"item {item.id} ({item.task_name}) was dropped: {why}")
         if self.withdraw(item, (Status.CANCELLED, None, error)):
             self.events.dropped(item, why)
 
-    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+    def reserve(self, item: WorkItem[Any]) -> WorkItem[Any]:
         return self.accept(item, held=True)
 
-    def enter(self, item: WorkItem[Any], due: float | None) -> None:
+    def submit_reserved(self, item: WorkItem[Any], due: float | None) -> None:
         if due is None:
-            self.release(item)
+            self.start_held(item)
         elif self.is_in_flight(item):
             self.later.wait_until(item, due)
 

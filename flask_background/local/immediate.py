@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from flask_background.local.backend import LocalBackend
 
 
-class ImmediateBackend(Backend, RunHost):
+class ImmediateBackend(Backend[WorkItem[Any]], RunHost):
     """Runs items on the caller's thread, after converting their arguments as another backend would."""
 
     def __init__(self, local: LocalBackend, max_bytes: int, *, strict: bool) -> None:
@@ -73,19 +73,19 @@ class ImmediateBackend(Backend, RunHost):
                 self._run(item)
         return item
 
-    def release(self, item: WorkItem[Any]) -> None:
+    def start_held(self, item: WorkItem[Any]) -> None:
         if self._local.is_in_flight(item):
             self._run(item)
 
-    def drop(self, item: WorkItem[Any], why: str) -> None:
-        self._local.drop(item, why)
+    def cancel_held(self, item: WorkItem[Any], why: str) -> None:
+        self._local.cancel_held(item, why)
         self._remake.pop(item.id, None)
 
-    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+    def reserve(self, item: WorkItem[Any]) -> WorkItem[Any]:
         return self.accept(item, held=True)
 
-    def enter(self, item: WorkItem[Any], due: float | None) -> None:
-        self.release(item)
+    def submit_reserved(self, item: WorkItem[Any], due: float | None) -> None:
+        self.start_held(item)
 
     def _make_data(self, item: WorkItem[Any]) -> None:
         uploads: list[FileStorage] = []

@@ -52,7 +52,7 @@ def poison():
 
 
 class Run(NamedTuple):
-    """What an item wrote when it began or ended."""
+    """The line that an item wrote when it began or ended."""
 
     what: str
     pid: int
@@ -80,7 +80,7 @@ class Shop:
         }
 
     def start(self) -> None:
-        """Start gunicorn; nobody ever sends it a request."""
+        """Start gunicorn, which never gets a request."""
         options = ["-b", "127.0.0.1:0", "--graceful-timeout", "6", "--timeout", "30", *self._options]
         command = [sys.executable, "-m", "gunicorn", *options, "shop:app"]
         environ = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{self._folder}"}
@@ -95,7 +95,7 @@ class Shop:
         return item
 
     def runs(self, what: str) -> list[Run]:
-        """What items have written so far."""
+        """The lines that items have written so far."""
         if not self._runs.exists():
             return []
         lines = [line.split() for line in self._runs.read_text().splitlines()]
@@ -153,7 +153,7 @@ def test_killed_server(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_reload(shop: Shop) -> None:
-    """What runs is finished, what waits goes to the successors, and nothing is charged or run twice."""
+    """Running items finish, waiting ones go to the successors; none is charged or run twice."""
     items = [shop.enqueue("work", 1.0) for _ in range(20)]
     shop.began(4)
     shop.server.send_signal(signal.SIGHUP)
@@ -162,7 +162,7 @@ def test_reload(shop: Shop) -> None:
 
 
 def test_item_that_outlives_the_grace_period(shop: Shop) -> None:
-    """It is run again when its process is dead, not before, and that is no crash."""
+    """The item runs again when its process is dead, not before, and that counts as no crash."""
     item = shop.enqueue("work", 7.0)
     first = shop.began(1)
     shop.server.send_signal(signal.SIGTERM)
@@ -187,7 +187,7 @@ def test_poison(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_progress_from_another_process(shop: Shop) -> None:
-    """Whoever looks sees how far it is."""
+    """Every process sees the item's progress."""
     item = shop.enqueue("work", 1.5)
     seen: set[float] = set()
 

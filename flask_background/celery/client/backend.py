@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _ID = re.compile("[0-9a-f]{24}")
 
 
-class CeleryBackend(Backend):
+class CeleryBackend(Backend[CeleryItem[Any]]):
     """The items that one process has sent to Celery, or asks it about."""
 
     def __init__(self, process: ThisProcess) -> None:
@@ -51,8 +51,7 @@ class CeleryBackend(Backend):
     ) -> CeleryItem[Any]:
         return CeleryItem(callee, args, kwargs, state, self)
 
-    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
-        assert isinstance(item, CeleryItem)
+    def accept(self, item: CeleryItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         try:
             stands_for_it = self.dispatch.pack(item, due) or (item if held else self.dispatch.send(item, due))
         except BaseException as error:
@@ -73,24 +72,23 @@ class CeleryBackend(Backend):
         self.session.events.enqueued(item)
         return item
 
-    def release(self, item: WorkItem[Any]) -> None:
+    def start_held(self, item: CeleryItem[Any]) -> None:
         try:
-            self.enter(item, None)
+            self.submit_reserved(item, None)
         except BrokerError as error:  # the view that could be told is over
             self.session.events.log_error(
                 f"Item {item.id} ({item.task_name}) could not be handed over", error
             )
 
-    def drop(self, item: WorkItem[Any], why: str) -> None:
+    def cancel_held(self, item: CeleryItem[Any], why: str) -> None:
         error = ItemCancelledError(f"item {item.id} ({item.task_name}) was dropped: {why}")
         if self._end_held(item, error):
             self.session.events.dropped(item, why)
 
-    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
+    def reserve(self, item: CeleryItem[Any]) -> WorkItem[Any]:
         return self.accept(item, held=True)
 
-    def enter(self, item: WorkItem[Any], due: float | None) -> None:
-        assert isinstance(item, CeleryItem)
+    def submit_reserved(self, item: CeleryItem[Any], due: float | None) -> None:
         if item._announced:
             return
         try:
@@ -104,7 +102,7 @@ class CeleryBackend(Backend):
         if stands_for_it is item:
             item._release_arguments()
         elif stands_for_it is not None:
-            self.drop(item, f"item {stands_for_it.id}, which has the same key, is queued or running")
+            self.cancel_held(item, f"item {stands_for_it.id}, which has the same key, is queued or running")
 
     # For handles.
 

@@ -128,7 +128,7 @@ class Dispatch:
         local.executors[item._task.executor].prepare(item)
         if not local.take(item, held=True):
             raise Stopping(f"{item.task_name} cannot run here instead: this process has stopped taking items")
-        local.enter(item, due)
+        local.submit_reserved(item, due)
 
     def _check(self, item: WorkItem[Any], due: float | None) -> None:
         """Raise SerializationError or UnsupportedError for what an item cannot have here."""

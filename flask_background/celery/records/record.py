@@ -68,7 +68,7 @@ class Record(NamedTuple):
         cls, item: WorkItem[Any], due: float | None, payload: str, uploads: int, key: str | None
     ) -> Self:
         """The first record of a new item."""
-        task: Any = item._task
+        task = item._task
         options = {name: getattr(task.options, name) for name in ("timeout", "max_attempts", "max_crashes")}
         if not callable(task.options.backoff):
             options["backoff"] = task.options.backoff

@@ -74,8 +74,8 @@ class Database:
                 sync_folder(self.path.parent.parent)
             check_file(self.path)
             connection = self._connect()
-            self._file = os.stat(self.path)
             try:
+                self._file = os.stat(self.path)
                 version = migrations.check_journal(connection, self.path)
                 (mode,) = connection.execute(f"pragma journal_mode = {self.mode}").fetchone()
                 if mode != "wal":

@@ -13,6 +13,7 @@ from flask_background.executors.processes import safe_pickle
 from flask_background.executors.processes.messages import (
     Call,
     CancelledSelf,
+    Logged,
     Message,
     ProgressReported,
     RunEnded,
@@ -29,6 +30,7 @@ _KINDS: tuple[type[Message], ...] = (
     Call,
     TokenFired,
     ProgressReported,
+    Logged,
     CancelledSelf,
     RunEnded,
 )
@@ -78,8 +80,11 @@ class Pipes:
             return False
         return any(left)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, patience: float = -1) -> None:
         """Send a message to the other side. Raises OSError if that side has ended.
+
+        Another thread may be sending: waits for that up to ``patience`` seconds (-1: no limit), and then
+        raises TimeoutError.
 
         On a non-blocking end, bytes that find no room are left for ``send_more``.
         """
@@ -87,11 +92,15 @@ class Pipes:
         if len(body) > _LARGEST:
             raise MemoryError(f"a message of {len(body)} bytes; allowed are {_LARGEST}")
         head = _HEAD.pack(_MARK, len(body), zlib.crc32(body))
-        with self._lock:
+        if not self._lock.acquire(timeout=patience):
+            raise TimeoutError
+        try:
             # A small message is written at once; a large one is not copied for that.
             parts = [head, body] if len(body) > _CHUNK else [head + body]
             self._unsent += map(memoryview, parts)
             self.send_more()
+        finally:
+            self._lock.release()
 
     def send_more(self) -> None:
         """Write the rest of a message, as far as possible."""
