@@ -43,6 +43,13 @@ def broker(request: pytest.FixtureRequest, redis: Redis) -> Broker:
     return Broker(server, urls)
 
 
+@pytest.fixture
+def nothing_queued(broker: Broker, redis: Redis) -> None:
+    """Empty the servers, so that no worker gets an item of another test."""
+    redis.forget_all()
+    broker.server.forget_all()
+
+
 # The ways to start a worker.
 CELERY = ("celery", "-A", "tests.celery.celery_app", "worker")
 FLASK = ("flask", "--app", "tests.celery.celery_app:flask_app", "background", "celery-worker")

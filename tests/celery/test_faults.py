@@ -24,7 +24,7 @@ from flask_background import WorkItem
 from ..helpers import FULL, until
 from ..redis_server import Redis
 from . import shop
-from .conftest import Broker, Worker, on_both
+from .conftest import Worker, on_both
 
 MakeWorker = Callable[..., Worker]
 
@@ -32,14 +32,7 @@ COUNT = 1_000 if FULL else 120
 # How long the items of a dead worker may wait until they run again, in seconds: on a busy machine too.
 AGAIN = 10.0 if FULL else 20.0
 
-pytestmark = pytest.mark.timeout(1_200 if FULL else 180)
-
-
-@pytest.fixture(autouse=True)
-def nothing_queued(broker: Broker, redis: Redis) -> None:
-    """Empty the servers, so that no worker gets an item of another test."""
-    redis.forget_all()
-    broker.server.forget_all()
+pytestmark = [pytest.mark.timeout(1_200 if FULL else 180), pytest.mark.usefixtures("nothing_queued")]
 
 
 def check(worker: Worker, items: list[WorkItem[Any]], results: list[int]) -> None:

@@ -16,19 +16,14 @@ from flask_background import Status
 from ..helpers import BOUND, until
 from ..redis_server import Redis
 from . import shop
-from .conftest import Broker, Worker, on_both
+from .conftest import Worker, on_both
 
 MakeWorker = Callable[..., Worker]
 
+pytestmark = pytest.mark.usefixtures("nothing_queued")
+
 # The pools where an item runs on a main thread, so that it can be ended.
 on_main_thread = pytest.mark.parametrize("pool", ["prefork", "solo"])
-
-
-@pytest.fixture(autouse=True)
-def nothing_queued(broker: Broker, redis: Redis) -> None:
-    """Empty the servers, so that no worker gets an item of another test."""
-    redis.forget_all()
-    broker.server.forget_all()
 
 
 @on_both

@@ -160,9 +160,11 @@ class Dispatch:
     ) -> CeleryItem[Any]:
         """``may_follow``: should this fail, the outbox sends the item later."""
         records = self._session.records
-        record = Record.of_item(item, due, packed.payload, len(packed.uploads), packed.key)
+        is_due = due is None or due <= time.time()  # then Redis' clock is not asked again
+        record = Record.of_item(
+            item, None if is_due else due, packed.payload, len(packed.uploads), packed.key
+        )
         record = self._session.addressed(record)
-        is_due = due is None or due <= time.time()
         while (holder := records.put(item.id, record, message_follows=is_due)) is not None:
             if (other := self._live(holder)) is not None:  # else it has just ended
                 return other
