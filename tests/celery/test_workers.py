@@ -56,9 +56,7 @@ def test_nothing_is_lost(app: Flask, make_worker: MakeWorker) -> None:
     for number in range(150):
         items.append(shop.echo.enqueue(number))
         if number % 50 == 25:
-            os.kill(
-                min(until(lambda: worker.children)), signal.SIGKILL
-            )  # a list that the kernel may cut short
+            os.kill(min(until(lambda: worker.children)), signal.SIGKILL)  # the kernel may list none
     assert [item.result(60) for item in items] == list(range(150))
 
 
