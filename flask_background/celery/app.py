@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: The name of the one Celery task of ours, whose messages are items.
 TASK_NAME = "flask_background.item"
+#: The share of BACKGROUND_PUBLISH_TIMEOUT that one wait may take: for a connection, or for an answer.
+SHARE_OF_A_WAIT = 0.4
 
 
 class ThisProcess(Protocol):

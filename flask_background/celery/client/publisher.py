@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.exceptions import ChannelError, LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
-from flask_background.celery.app import TASK_NAME
+from flask_background.celery.app import SHARE_OF_A_WAIT, TASK_NAME
 from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from flask_background.celery.records.record import Record
 
-# The share of the timeout that one wait may take: for a connection, for an answer, for a free producer.
-_SHARE_OF_A_WAIT = 0.4
 # A message that fails within this share of the timeout is sent once more: the broker was started anew.
 _AT_ONCE = 0.1
 # By how many others, at most, a message may be overtaken that is to go before those that wait.
@@ -42,7 +40,7 @@ class Publisher:
 
     def __init__(self, celery: Celery, timeout: float, kill_after: float) -> None:
         self._celery = celery
-        self._timeout, self._wait = timeout, timeout * _SHARE_OF_A_WAIT
+        self._timeout, self._wait = timeout, timeout * SHARE_OF_A_WAIT
         self._kill_after = kill_after
         driver = celery.connection_for_write().transport.driver_type
         options: dict[str, Any]

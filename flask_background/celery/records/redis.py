@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from flask_background.celery.app import SHARE_OF_A_WAIT
 from flask_background.celery.records import scripts
 from flask_background.celery.records.base import LOST_AFTER, Records, RunId, reaching
 from flask_background.celery.records.connection import client_of, key_prefix
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from flask_background.core.settings import Settings
 
-#: The share of BACKGROUND_PUBLISH_TIMEOUT that one wait may take: for a connection, or for an answer.
-SHARE_OF_A_WAIT = 0.4
 # How long one blocking read waits for an item's end (seconds), and how many of a process do at the same time.
 _READ = 1.0
 _READERS = 32
