@@ -47,7 +47,7 @@ def test_letter_and_picture_arrive(demo: Demo) -> None:
     body = letter.get_body(("plain",))
     assert body is not None
     assert "Hello Ada Lovelace," in body.get_content()
-    assert f"\n{demo.url}/\n" in body.get_content().replace("\r\n", "\n")
+    assert f"\n{demo.url}/gallery\n" in body.get_content().replace("\r\n", "\n")
     (attached,) = letter.iter_attachments()
     assert attached.get_filename() == "welcome.png"
     with Image.open(io.BytesIO(attached.get_content()), formats=["PNG"]) as card:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -199,8 +200,9 @@ class TestMessages:
     """The list of error messages."""
 
     @pytest.mark.parametrize("cause", CAUSES)
-    def test_listed(self, site: Site, cause: Any) -> None:
+    def test_listed(self, make_site: Callable[..., Site], tmp_path: Path, cause: Any) -> None:
         """What a user reads is on the page."""
+        site = make_site(BACKGROUND_JOURNAL=str(tmp_path / "journal"))
         with pytest.raises((BackgroundError, RuntimeError, TypeError)) as raised:
             cause(site)
         assert is_listed(raised.value), raised.value
@@ -222,7 +224,7 @@ class TestMessages:
     def test_log(self, site: Site, caplog: pytest.LogCaptureFixture) -> None:
         """Lines that an item logs are on the page of log lines."""
         known = [(message.kind.upper(), pattern(message.text)) for message in LINES]
-        site.app.logger.getChild("background").setLevel(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, f"{site.app.name}.background")
 
         @site.background.task
         def fine() -> None:
@@ -242,6 +244,7 @@ class TestMessages:
             assert any(level == kind and one.fullmatch(line) for kind, one in known), line
 
 
+@pytest.mark.process
 def test_build(tmp_path: Path) -> None:
     """Sphinx makes the pages without a warning, and each link between them leads somewhere."""
     import subprocess
