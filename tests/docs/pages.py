@@ -87,7 +87,7 @@ class Program:
 
     @property
     def log(self) -> str:
-        """What the program has written."""
+        """The program's output until now."""
         return self._log.read_text()
 
     def wait_for(self, pattern: str, seconds: float = 60) -> re.Match[str]:
@@ -136,7 +136,7 @@ def upload(url: str, name: str, content: bytes, file_name: str = "a.txt") -> tup
 
 
 def get(url: str) -> str:
-    """What an address answers."""
+    """Return the text that an address answers."""
     with urllib.request.urlopen(url, timeout=30) as response:
         answer: bytes = response.read()
         return answer.decode()
