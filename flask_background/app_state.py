@@ -222,7 +222,7 @@ class BackgroundState:
                 return self._local
             self._local = made
             _with_parts.add(self)
-        host.add(made)
+        host.add(made.shutdown)
         if settings.switch_interval is not None:
             sys.setswitchinterval(settings.switch_interval)
         return made

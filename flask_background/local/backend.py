@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from flask_background.concurrency.durations import bounded
 from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.concurrency.timers import Timers
 from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
     from flask_background.hosts.base import Host
     from flask_background.local.uploads import Copies
 
-# How long before the limit of BACKGROUND_HOST_LIMIT items are put on record, in seconds.
-_RECORD_BEFORE = 1.0
 _RUNNING = Phase.RUNNING  # a local name, because every item passes here
 
 
@@ -51,9 +47,6 @@ class LocalBackend(InProcessBackend, RunHost):
 
     def __init__(self, app: Flask, settings: Settings, host: Host, tasks: Mapping[str, Callee]) -> None:
         self._max_queued = settings.max_queued
-        # What is not done by then is put on record before the host kills.
-        limit = settings.host_limit
-        self._host_allowance = math.inf if limit is None else max(0.0, limit - _RECORD_BEFORE)
         self._watcher = host
         self.keys = Keys()
         self.executors = make_executors(app, settings, perform, tasks)
@@ -67,13 +60,15 @@ class LocalBackend(InProcessBackend, RunHost):
         self.lending = self._lending = Lending(self.executors)
         self._uploads = UploadRoom()
         self.companion: Companion | None = None
-        self._border = Admission(self.ledger, self.keys, self.executors, settings)
-        self.clock = ShutdownSequence(
+        self._admission = Admission(self.ledger, self.keys, self.executors, settings)
+        self.shutdown = ShutdownSequence(
             self.ledger,
             self.events,
             min(settings.grace_period, host.longest_grace),
+            settings.host_limit,
             source_of=self.source_of,
             withdraw=self.withdraw,
+            look_after=self._look_after,
             at_begin=self._stop_begins,
             at_record=self._expect_kill,
             at_end=self._end,
@@ -99,7 +94,7 @@ class LocalBackend(InProcessBackend, RunHost):
             item, executor, executor.capacity + self._max_queued
         ):
             try:
-                accepted, run_here = self._border.wait_and_enter(item, executor)
+                accepted, run_here = self._admission.wait_and_enter(item, executor)
             except BaseException as error:
                 self._uploads.discard(item, copies)
                 if isinstance(error, EnqueueError):
@@ -144,7 +139,7 @@ class LocalBackend(InProcessBackend, RunHost):
     @uninterruptible
     def take_with_key(self, item: WorkItem[Any]) -> WorkItem[Any] | None:
         """Take an item, held, or return the item in flight with the same key; return None after the stop."""
-        accepted = self._border.enter(item, self.executors[item._task.executor], math.inf)
+        accepted = self._admission.enter(item, self.executors[item._task.executor], math.inf)
         if accepted is item and not self._watcher.awake:
             self._wake_watcher()
         return accepted
@@ -235,20 +230,6 @@ class LocalBackend(InProcessBackend, RunHost):
             if self.ledger.phase is not _RUNNING:
                 self._watcher.ring()
 
-    def look_after(self) -> None:
-        """Start threads that have died or could not be started, and forget items that ended long ago.
-
-        Raises nothing. Called now and then while items are in flight.
-        """
-        self.timers.have_thread()
-        for executor in self.executors.values():
-            executor.have_thread()
-        self.ledger.let_old_go()
-
-    def wait_for_receivers(self, timeout: float) -> bool:
-        """Wait up to timeout seconds for receivers of signals that run on other threads."""
-        return self.events.wait_for_receivers(timeout)
-
     def _timer_failed(self, error: BaseException) -> None:
         self.log_error("A timer's callback failed", error)
 
@@ -264,7 +245,7 @@ class LocalBackend(InProcessBackend, RunHost):
                     source = CancellationSource(self.callback_failed)
                     item._set_source(source)
                     if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
-                        source.limit(self.clock.on_record_at)
+                        source.limit(self.shutdown.on_record_at)
                         source.fire(CancelReason.SHUTDOWN)
         return source
 
@@ -293,49 +274,10 @@ class LocalBackend(InProcessBackend, RunHost):
         with self.ledger.idle_latch() as latch:
             return latch.wait(timeout)
 
-    # For the stop: the attributes of an app that hosts use.
-
-    @property
-    def grace(self) -> float:
-        """The app's grace period in seconds."""
-        return self.clock.grace
-
-    @property
-    def up_at(self) -> float:
-        """The time at which the grace period is over (``time.monotonic()``)."""
-        return self.clock.up_at
-
-    def is_idle(self) -> bool:
-        """Return whether no item is queued or running. Safe in a signal handler."""
-        return self.ledger.is_idle()
-
-    def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None:
-        """Begin the stop if it has not begun, and take its next step."""
-        allowance = min(allowance, self._host_allowance)
-        self.clock.begin(began, allowance=allowance, how_to_cut=how_to_cut)
-        self.clock.tick()
-
-    def close_if_idle(self) -> bool:
-        """Refuse items from now on, if nothing is in flight; return whether the stop is complete."""
-        return self.clock.close_if_idle()
-
-    def time_is_up(self) -> list[WorkItem[Any]]:
-        """End the grace period: refuse items, and log and return those that have not ended."""
-        return self.clock.time_is_up()
-
-    def log_warning(self, what: str) -> None:
-        """Log a warning on which an operator should act."""
-        self.events.log.warning("%s", what)
-
     def stop(self, grace: float | None) -> list[WorkItem[Any]]:
-        began = time.monotonic()
-        if grace is not None:
-            grace = bounded(grace)
-        self.clock.begin(began, grace=grace)
-        up_at = self.clock.up_at if grace is None else min(self.clock.up_at, began + grace)
-        self.wait_idle(up_at - time.monotonic())
-        self.clock.close_if_idle()
-        return self.clock.time_is_up()
+        return self.shutdown.stop(grace)
+
+    # For the stop.
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
         """End a queued item, so that it never runs; return False if it runs or has run."""
@@ -344,6 +286,16 @@ class LocalBackend(InProcessBackend, RunHost):
         self._tell_end(item, outcome)
         self.ledger.remove(item, self.ledger.leaving)
         return True
+
+    def _look_after(self) -> None:
+        """Start threads that have died or could not be started, and forget items that ended long ago.
+
+        Raises nothing. Called now and then while items are in flight.
+        """
+        self.timers.have_thread()
+        for executor in self.executors.values():
+            executor.have_thread()
+        self.ledger.let_old_go()
 
     def _stop_begins(self) -> None:
         self.later.dismiss()

@@ -729,7 +729,7 @@ def host(monkeypatch: pytest.MonkeyPatch, site: Site) -> Iterator[Told]:
     monkeypatch.setattr(base, "_LINGER", 0.05)
     before = watchers()
     host = Told()
-    host.add(site.backend)
+    host.add(site.backend.shutdown)
     monkeypatch.setattr(site.backend, "_watcher", host)
     yield host
     site.background.stop(0)
@@ -804,7 +804,7 @@ def test_drain_ends_with_the_grace_period(
     """The wait ends with the grace period, by the watcher or without it."""
     site = make_site(BACKGROUND_GRACE_PERIOD=0.2)
     host = Told()
-    host.add(site.backend)
+    host.add(site.backend.shutdown)
     monkeypatch.setattr(site.backend, "_watcher", host)
     item = site.background.enqueue(gate.wait, BOUND)
     until(lambda: item.status is Status.RUNNING)
