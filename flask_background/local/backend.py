@@ -53,14 +53,14 @@ class LocalBackend(InProcessBackend, RunHost):
         # An item refers to its backend; an idle executor does not, and is closed when the backend is deleted.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
-        super().__init__(app, make_events(app), Timers(self._timer_failed), self.ledger.lock)
+        super().__init__(app, make_events(app), Timers(self.timer_failed), self.ledger.lock)
         self.later = DelayedItems(
             self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
         )
         self.lending = self._lending = Lending(self.executors)
         self._uploads = UploadRoom()
         self.companion: Companion | None = None
-        self._admission = Admission(self.ledger, self.keys, self.executors, settings)
+        self.admission = Admission(self.ledger, self.keys, self.executors, settings)
         self.shutdown = ShutdownSequence(
             self.ledger,
             self.events,
@@ -88,20 +88,20 @@ class LocalBackend(InProcessBackend, RunHost):
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
             raise mismatch(task, self.executors)
         executor.prepare(item)
-        copies = None if item._uploads is None else self._enter_uploads(item)
+        copies = None if item._uploads is None else self.enter_uploads(item)
         run_here = False
         if task.key is not None or not self.ledger.admit(
             item, executor, executor.capacity + self._max_queued
         ):
             try:
-                accepted, run_here = self._admission.wait_and_enter(item, executor)
+                accepted, run_here = self.admission.wait_and_enter(item, executor)
             except BaseException as error:
-                self._uploads.discard(item, copies)
+                self.discard_uploads(item, copies)
                 if isinstance(error, EnqueueError):
                     self.events.refused(item.task_name, error)
                 raise
             if accepted is not item:
-                self._uploads.discard(item, copies)
+                self.discard_uploads(item, copies)
                 return accepted  # the item that has the key
         if copies:
             put_aside(copies)
@@ -139,7 +139,7 @@ class LocalBackend(InProcessBackend, RunHost):
     @uninterruptible
     def take_with_key(self, item: WorkItem[Any]) -> WorkItem[Any] | None:
         """Take an item, held, or return the item in flight with the same key; return None after the stop."""
-        accepted = self._admission.enter(item, self.executors[item._task.executor], math.inf)
+        accepted = self.admission.enter(item, self.executors[item._task.executor], math.inf)
         if accepted is item and not self._watcher.awake:
             self._wake_watcher()
         return accepted
@@ -177,12 +177,17 @@ class LocalBackend(InProcessBackend, RunHost):
         self._watcher.wake()
         self.ledger.let_old_go()  # the watcher has not done so while it slept
 
-    def _enter_uploads(self, item: WorkItem[Any]) -> Copies:
+    def enter_uploads(self, item: WorkItem[Any]) -> Copies:
+        """Count the uploads of an item, or copy them; see ``UploadRoom.enter``. Raises QueueFull."""
         try:
             return self._uploads.enter(item)
         except EnqueueError as error:
             self.events.refused(item.task_name, error)
             raise
+
+    def discard_uploads(self, item: WorkItem[Any], copies: Copies | None) -> None:
+        """Forget the uploads of an item that was not accepted."""
+        self._uploads.discard(item, copies)
 
     def _put(self, item: WorkItem[Any], executor: Executor) -> None:
         try:
@@ -230,7 +235,8 @@ class LocalBackend(InProcessBackend, RunHost):
             if self.ledger.phase is not _RUNNING:
                 self._watcher.ring()
 
-    def _timer_failed(self, error: BaseException) -> None:
+    def timer_failed(self, error: BaseException) -> None:
+        """Log the error of a timer's callback."""
         self.log_error("A timer's callback failed", error)
 
     # For handles.
@@ -242,7 +248,7 @@ class LocalBackend(InProcessBackend, RunHost):
             with self.lock:
                 source = item._source
                 if source is None:
-                    source = CancellationSource(self.callback_failed)
+                    source = CancellationSource(self.callback_failed, item._host.clock)
                     item._set_source(source)
                     if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
                         source.limit(self.shutdown.on_record_at)
@@ -311,6 +317,7 @@ class LocalBackend(InProcessBackend, RunHost):
         for executor in self.executors.values():
             executor.abort()
             executor.close()
+        self.timers.close()
         self.events.stopped(unfinished)
         if self.companion is not None:
             self.companion.stopped()
@@ -327,7 +334,8 @@ class LocalBackend(InProcessBackend, RunHost):
             item._release_arguments()
             if item._task.key is not None:
                 self.keys.give_back(item)
-            self._lending.give_back(item)
+            if self._lending.lent:
+                self._lending.give_back(item)
 
     def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]

@@ -140,6 +140,10 @@ class ShutdownSequence:
         self._at_end(unfinished)
         return unfinished
 
+    def is_stopped(self) -> bool:
+        """Return whether items are refused because the app was stopped."""
+        return self.ledger.phase is Phase.STOPPED
+
     def is_idle(self) -> bool:
         """Return whether no item is queued or running. Safe in a signal handler."""
         return self.ledger.is_idle()

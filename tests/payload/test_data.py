@@ -19,8 +19,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from flask import Flask
-from hypothesis import given
-from hypothesis import strategies as st
 from markupsafe import Markup
 from werkzeug.datastructures import FileStorage, Headers, ImmutableMultiDict
 
@@ -31,6 +29,7 @@ from flask_background.payload.data_check import DEEPEST
 from flask_background.payload.tagged_json import Serializer
 
 from ..helpers import make_item
+from ..properties import given, st
 
 
 def same(one: Any, other: Any) -> bool:
