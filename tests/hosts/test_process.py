@@ -250,7 +250,7 @@ def test_other_threads_enqueue_at_the_end(script: Start) -> None:
                 say("accepted")
         def thread():
             threading.main_thread().join()
-            while not background._part().backend.ledger.phase.value == "stopped":
+            while not background._state().backend.ledger.phase.value == "stopped":
                 time.sleep(0.01)
             late(background)
             late(other)
