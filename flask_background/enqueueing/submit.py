@@ -55,7 +55,7 @@ def submit(
         request, outer = None, current_item_var.get(None)
         state = None if outer is None else outer.state
     else:
-        state = RequestState.capture(request, app_state.processors)
+        state = RequestState._capture(request, app_state.processors)
     args, kwargs, moved = arguments.take_over(callee.func, args, kwargs, request)
     try:
         if app_state.strict and callee.portable:
