@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from flask_background import hosts
 from flask_background.concurrency import native
 from flask_background.concurrency.once import Once
-from flask_background.core.hub_events import make_events
 from flask_background.core.settings import Settings, warn_of_unknown_keys
 from flask_background.errors import JournalError
 
@@ -140,13 +139,11 @@ class BackgroundState:
     def celery(self) -> CeleryBackend:
         """The backend that sends items to Celery. Raises ConfigurationError."""
         if self._celery is None:
-            from flask_background.celery.app import CeleryContext
             from flask_background.celery.client.backend import (
                 CeleryBackend,  # imported with Celery, for apps that name it
             )
 
-            context = CeleryContext(self.settings, self.registry, make_events(self.app), self)
-            self._celery = CeleryBackend(context)
+            self._celery = CeleryBackend(self)
             with _building:
                 _with_parts.add(self)
         return self._celery

@@ -34,7 +34,7 @@ def find_app(task: Task[Any, Any] | None = None) -> Flask:
         return app
     if _entered:
         return _entered[-1]
-    background = None if task is None else task._submitter
+    background = None if task is None else task._finder
     if isinstance(background, Background) and background._app is not None:
         return background._app
     raise RuntimeError(
