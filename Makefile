@@ -12,13 +12,14 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Tests wait more than they compute, so more of them than there are cores run at once.
 JOBS ?= 5
 
-.PHONY: help quick test faults lint docs bench demo demo-celery clean
+.PHONY: help quick test faults lint docs package bench demo demo-celery clean
 
 help:
 	@echo "make quick  run the tests that need no server and no other process: seconds"
 	@echo "make test   run every test, on real servers: about ten minutes; names what it installs from the system"
-	@echo "make lint   ruff, mypy --strict, import-linter, and the walls of the house"
+	@echo "make lint   ruff, mypy --strict, import-linter, and the project's own rules"
 	@echo "make docs   make the pages of docs/, in build/docs"
+	@echo "make package  make the wheel and the source distribution, in dist, and check both"
 	@echo "make demo   start the demo under gunicorn, on http://127.0.0.1:8000"
 	@echo "make demo-celery  the same, its items in a Celery worker, on the Redis that BACKGROUND_CELERY names or one of its own"
 	@echo "make faults kill, starve and cut the power of the journal 10,000 times, and stop gunicorn in every way: an hour"
@@ -29,7 +30,7 @@ quick: $(VENV)/.quick
 	$(BIN)/python -m pytest -m unit --numprocesses auto
 
 test: $(VENV)/.test
-	@sh tests/system.sh browser strace redis rabbitmq
+	@sh tests/system.sh browser strace redis rabbitmq nginx supervisor systemd
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 faults: $(VENV)/.test
@@ -42,11 +43,16 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m tools.check_walls
+	$(BIN)/python -m tools.check_rules
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --nitpicky --builder html docs build/docs
 	@echo "The pages are in build/docs/index.html"
+
+package: $(VENV)/.package
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 demo: $(VENV)/.demo
 	$(BIN)/gunicorn --config demo_app/gunicorn.conf.py "demo_app:create_app()"
@@ -66,7 +72,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp for each extra, renewed when the package's metadata has changed.
-$(VENV)/.quick $(VENV)/.lint $(VENV)/.docs $(VENV)/.demo $(VENV)/.demo-celery $(VENV)/.bench: $(VENV)/.%: setup.cfg pyproject.toml | $(BIN)/python
+$(VENV)/.quick $(VENV)/.lint $(VENV)/.docs $(VENV)/.package $(VENV)/.demo $(VENV)/.demo-celery $(VENV)/.bench: $(VENV)/.%: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) --editable ".[$*]"
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""The demo of Flask-Background: a gallery, a sign-up that mails, an item that takes its time.
+"""The demo of Flask-Background: a page for each thing that it does, with the code beside it.
 
 Start it with ``gunicorn -c demo_app/gunicorn.conf.py`` from the folder above this one.
 """
@@ -12,8 +12,21 @@ from typing import Any
 
 from flask import Flask
 
-from . import config, gallery, grace, mailserver, safety, signup, status
-from .extensions import background, mail
+from . import (
+    config,
+    cpu,
+    gallery,
+    grace,
+    home,
+    journal,
+    mailserver,
+    patterns,
+    safety,
+    signup,
+    status,
+    terminal,
+)
+from .extensions import background, db, mail
 
 
 def create_app() -> Flask:
@@ -32,8 +45,11 @@ def create_app() -> Flask:
 
     background.init_app(app)
     mail.init_app(app)
+    db.init_app(app)
+    patterns.make_table(app)
     safety.init_app(app)
-    for page in (gallery, signup, grace, status):
+    terminal.init_app(app)
+    for page in (home, gallery, signup, grace, cpu, patterns, journal, status):
         app.register_blueprint(page.bp)
 
     @app.template_filter()

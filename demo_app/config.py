@@ -13,12 +13,20 @@ MAX_FORM_PARTS = 24  # pictures in one upload
 
 # Each worker shrinks pictures in a child process, one after the other: that takes all of a CPU, and would
 # make every page slow if it were done in a thread. The largest take almost a gigabyte, as WebP.
-BACKGROUND_EXECUTORS = {"pictures": {"kind": "process", "workers": 1, "nice": 10, "max_memory": 1024}}
+BACKGROUND_EXECUTORS = {
+    "pictures": {"kind": "process", "workers": 1, "nice": 10, "max_memory": 1024},
+    "children": {"kind": "process", "workers": 1, "nice": 10},
+}
 BACKGROUND_WORKERS = 2
+
+SQLALCHEMY_DATABASE_URI = f"sqlite:///{INSTANCE / 'orders.db'}"
 
 # What visitors leave here goes after so many seconds, and somebody looks so often whether it is time.
 DEMO_KEEP = float(os.environ.get("DEMO_KEEP", 24 * 60 * 60))
 DEMO_PRUNE_EVERY = float(os.environ.get("DEMO_PRUNE_EVERY", 10 * 60))
+
+# A task on a schedule shows that it runs: so often, in seconds.
+DEMO_TICK_EVERY = float(os.environ.get("DEMO_TICK_EVERY", 10))
 
 # A letter links to the host that the form was sent to, so a made-up Host header must not pass.
 TRUSTED_HOSTS = os.environ.get("TRUSTED_HOSTS", "127.0.0.1,localhost").split(",")

@@ -6,6 +6,7 @@ import smtplib
 
 import flask_mail
 from flask import current_app
+from flask_sqlalchemy import SQLAlchemy
 
 from flask_background import Background
 
@@ -34,3 +35,4 @@ class Mail(flask_mail.Mail):
 
 background = Background()
 mail = Mail()
+db = SQLAlchemy()

@@ -18,7 +18,7 @@ from .extensions import background
 from .items import Shown, end_if_asked
 from .status import look_up
 
-bp = Blueprint("gallery", __name__)
+bp = Blueprint("gallery", __name__, url_prefix="/gallery")
 
 EDGES = (1600, 800, 400)  # the longest edge of each copy, in pixels
 SECONDS_NEEDED = 5  # to make all of them, on a slow machine
@@ -60,13 +60,13 @@ def make_thumbnails(upload: FileStorage, name: str) -> str | None:
     return None
 
 
-@bp.get("/")
+@bp.get("")
 def index() -> str:
     """Show the gallery."""
     return page()
 
 
-@bp.post("/")
+@bp.post("")
 def add() -> ResponseReturnValue:
     """Take pictures, and answer before any of them is looked at."""
     uploads = [upload for upload in request.files.getlist("pictures") if upload.filename]

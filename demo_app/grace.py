@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import os
+import signal
 import time
 from typing import Any
 
-from flask import Blueprint, Flask, abort, redirect, render_template, request, url_for
+from flask import Blueprint, Flask, abort, after_this_request, redirect, render_template, request, url_for
 from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
+from werkzeug.wrappers import Response
 
 from flask_background import WorkItem, current_item
 from flask_background.signals import item_finished
@@ -107,19 +111,67 @@ def cancel(item_id: str) -> ResponseReturnValue:
     return redirect(url_for(".index"), 303)
 
 
+@bp.post("/kill")
+def kill() -> ResponseReturnValue:
+    """Kill the worker that runs the newest durable item, or else this one."""
+    refuse_strangers()
+    running, _ = long_items()
+    send_after_the_answer(signal.SIGKILL, find_victim(running) or os.getpid())
+    return redirect(url_for(".index"), 303)
+
+
+@bp.post("/reload")
+def reload() -> ResponseReturnValue:
+    """Have gunicorn replace its workers, as a deploy does."""
+    refuse_strangers()
+    send_after_the_answer(signal.SIGHUP, os.getppid())
+    return redirect(url_for(".index"), 303)
+
+
+def send_after_the_answer(number: signal.Signals, pid: int) -> None:
+    """Signal a process once the browser has this answer, which may come from that very process."""
+
+    @after_this_request
+    def send_then(response: Response) -> Response:
+        response.call_on_close(lambda: os.kill(pid, number))
+        return response
+
+
+def refuse_strangers() -> None:
+    """Let nobody stop processes but those who sit at this machine, where gunicorn runs."""
+    if not (is_under_gunicorn() and is_local()):
+        abort(403, "Only a browser on the machine of the demo may stop its workers, and only under gunicorn.")
+
+
+def is_under_gunicorn() -> bool:
+    """Whether this process is a gunicorn worker, so that its parent is gunicorn's master."""
+    return str(request.environ.get("SERVER_SOFTWARE", "")).startswith("gunicorn")
+
+
+def is_local() -> bool:
+    """Whether the visitor is on this machine. A proxy on this machine speaks for somebody else."""
+    proxied = {"X-Forwarded-For", "Forwarded", "X-Real-IP"} & set(request.headers.keys())
+    return not proxied and ipaddress.ip_address(request.remote_addr or "0.0.0.0").is_loopback
+
+
+def find_victim(running: list[Shown]) -> int | None:
+    """The process that runs the newest durable item; None if there is no such item."""
+    return next((item["pid"] for item in running if item["durable"] and item["pid"]), None)
+
+
 def page(error: str | None = None) -> str:
     """Show the form, the items that run, and the latest of the others."""
     running, ended = long_items()
-    durable = [item for item in running if item["durable"]]
     return render_template(
         "grace.html",
         error=error,
         items=running + ended[:ENDED_SHOWN],
-        victim=next((item for item in durable if item["pid"]), None),
+        victim=find_victim(running),
         shortest=SHORTEST,
         longest=LONGEST,
-        gunicorn=request.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"),
-        functions=[start, stay_in_memory, stay_in_the_journal, take_a_while],
+        gunicorn=is_under_gunicorn(),
+        local=is_local(),
+        functions=[start, stay_in_memory, stay_in_the_journal, take_a_while, kill, reload],
     )
 
 

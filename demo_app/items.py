@@ -21,9 +21,10 @@ Shown = dict[str, Any]  # an item as pages and JSON see it
 def describe(item: WorkItem[Any]) -> Shown:
     """Say how an item stands, in JSON values. Who runs it, and its token, are on its record."""
     status, progress = item.status, item.progress
-    # A task of this demo returns nothing, or why a visitor does not get what was asked for. That is no
+    # A task of this demo that returns a text says why a visitor does not get what was asked for. That is no
     # failure of ours, so it is not raised: the log has no traceback of it.
-    refusal = item.result(1) if status is Status.SUCCEEDED else None
+    result = item.result(1) if status is Status.SUCCEEDED else None
+    refusal = result if isinstance(result, str) else None
     return {
         "id": item.id,
         "task": item.task_name,
@@ -31,6 +32,7 @@ def describe(item: WorkItem[Any]) -> Shown:
         "label": "Not taken" if refusal else LABELS[status],
         "final": status.is_final,
         "enqueued": item.enqueued_at.timestamp(),
+        "took": seconds_taken(item),
         "attempt": item.attempt,
         "progress": progress and progress._asdict(),
         "error": refusal or failure(status, progress and progress.message),
@@ -38,6 +40,13 @@ def describe(item: WorkItem[Any]) -> Shown:
         "pids": [],
         "token": {"cancelled": False, "reason": None, "remaining": None},
     }
+
+
+def seconds_taken(item: WorkItem[Any]) -> float | None:
+    """How long an item's last run took, once it has ended."""
+    if item.started_at is None or item.finished_at is None:
+        return None
+    return (item.finished_at - item.started_at).total_seconds()
 
 
 def failure(status: Status, step: str | None) -> str | None:
@@ -54,9 +63,9 @@ def failure(status: Status, step: str | None) -> str | None:
 
 
 def end_if_asked(needed: float) -> None:
-    """End the current item if somebody asked for it, or if a stop leaves it less time than it needs.
+    """End the current item if its end was requested, or if a stop leaves it less time than it needs.
 
-    A stop alone is no reason: what takes another second is better finished in the grace period.
+    A stop alone is no reason: an item that takes another second is better finished in the grace period.
     """
     token = current_item.token
     enough = token.remaining is None or token.remaining >= needed

@@ -1,11 +1,11 @@
 """The demo's own SMTP server: it delivers nothing, and keeps what it receives in a folder.
 
-It runs as a process of its own, so that letters go through a real connection, and ends when its
-standard input does. That is when all are gone who hold the other end: whoever started it, and the
-workers that this one forked, with the last item of their grace period.
+The server runs as a process of its own, so that letters go through a real connection. It ends when its
+standard input ends, which is when all processes that hold the other end are gone: the master that started
+the server, and the workers that the master has forked, after the last item of their grace period.
 
-The configuration of gunicorn runs this file for ``start``, so it imports nothing of the demo: what the
-master has imported, workers would not load anew at a reload.
+The configuration of gunicorn runs this file for ``start``, so it imports nothing of the demo: workers would
+not load a module anew at a reload if the master had imported it.
 """
 
 from __future__ import annotations

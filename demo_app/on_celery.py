@@ -1,9 +1,9 @@
 """Run the demo on Celery: ``python -m demo_app.on_celery`` from the folder above this one.
 
-Nothing of the demo is changed for that: settings in the environment are all. The broker is the Redis that
-BACKGROUND_CELERY names, or one of the demo's own. Redis, a Celery worker and gunicorn are started in
-sessions of their own, so Ctrl-C comes here alone, and they are ended one after the other: first who takes
-requests, then who runs items, then what keeps them. A second Ctrl-C sends what runs back to the queue.
+The demo itself is unchanged: all settings come from the environment. The broker is the Redis that
+BACKGROUND_CELERY names, or one of the demo's own. Redis, a Celery worker and gunicorn are started in sessions
+of their own, so Ctrl-C reaches this process alone, which ends them one after the other: first gunicorn, then
+the worker, then Redis. A second Ctrl-C sends running items back to the queue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REDIS_WITHIN = 15.0
 
 
 class Programs:
-    """What was started, in that order."""
+    """The started programs, in the order of their start."""
 
     def __init__(self) -> None:
         self._running: list[tuple[str, subprocess.Popen[bytes], signal.Signals]] = []

@@ -1,4 +1,4 @@
-"""What the demo does with Pillow: look at an upload that may be hostile, shrink it, draw a card."""
+"""The demo's work with Pillow: check an upload that may be hostile, shrink it, draw a card."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PictureError(Exception):
 
 
 def read(stream: IO[bytes], edge: int) -> Image.Image:
-    """Decode a picture that fits a square, the right way up. Refuse what is none, or too large."""
+    """Decode a picture that fits a square, the right way up; refuse other files and large ones."""
     picture = open_picture(stream)
     try:
         picture.draft("RGB", (edge, edge))  # decode a large JPEG at a fraction of its size
@@ -36,7 +36,7 @@ def read(stream: IO[bytes], edge: int) -> Image.Image:
 
 
 def open_picture(stream: IO[bytes]) -> Image.Image:
-    """Read a picture's header, and refuse what is too large before it is decoded."""
+    """Read a picture's header, and refuse a picture that is too large before it is decoded."""
     try:
         picture = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:

@@ -1,4 +1,4 @@
-"""What a long item writes down of itself a few times a second, for the workers that do not run it.
+"""The records that long items write a few times a second, for the workers that do not run them.
 
 The journal tells all of them how a durable item stands. Which process runs it and what its token says is
 known in that process alone, and so is everything of an item in memory.
@@ -40,7 +40,7 @@ def expect(item: WorkItem[Any]) -> None:
 
 
 def read(item_id: str) -> Shown | None:
-    """What an item last said of itself; None if it never did."""
+    """Return the last record of an item, or None."""
     path = path_of(item_id)
     record: Shown | None = files.read_json(path)
     if record is not None and not record["final"]:
@@ -66,12 +66,12 @@ def ask_to_end(item_id: str) -> None:
 
 
 def is_asked_to_end(item_id: str) -> bool:
-    """Whether somebody left word."""
+    """Return whether a worker has asked the item to end."""
     return path_of(item_id).with_suffix(".end").exists()
 
 
 def path_of(item_id: str) -> Path:
-    """Where an item's record is."""
+    """Return the path of an item's record."""
     return files.folder("records") / f"{item_id}.json"
 
 

@@ -1,4 +1,4 @@
-"""What every page shares: other sites' forms are refused, and errors read well."""
+"""The safety of every page: other sites' forms are refused, and errors are shown as pages."""
 
 from __future__ import annotations
 

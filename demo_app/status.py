@@ -17,7 +17,14 @@ from .items import Shown, describe
 bp = Blueprint("status", __name__, url_prefix="/items")
 
 MAX_ASKED = 100
-UNKNOWN = {"status": "unknown", "label": "Unknown", "final": True, "error": None, "look": "unknown"}
+UNKNOWN = {
+    "status": "unknown",
+    "label": "Unknown",
+    "final": True,
+    "error": None,
+    "look": "unknown",
+    "took": None,
+}
 
 
 @bp.get("")

@@ -1,4 +1,4 @@
-"""What visitors left is pruned: once for all workers, whichever of them is up when it is time."""
+"""The removal of what visitors have left: once for all workers, by whichever is up at the time."""
 
 from __future__ import annotations
 

@@ -16,12 +16,15 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from flask.cli import locate_app
+from flask.logging import default_handler
 
 from flask_background.app_state import become_child_process, state_of
 from flask_background.concurrency import native
 from flask_background.executors.processes import messages as parcels
+from flask_background.executors.processes import where
 from flask_background.executors.processes.child_item import ChildHost
 from flask_background.executors.processes.child_listener import Listener
+from flask_background.executors.processes.child_log import LogForwarder
 from flask_background.executors.processes.child_process import SIGNALS
 from flask_background.executors.processes.memory import limit_memory, note_start
 from flask_background.executors.processes.pipes import Pipes
@@ -34,8 +37,8 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 
 
-def main(inbound: int, outbound: int, parent: int) -> NoReturn:
-    """Serve the parent, through these two pipes, until the parent ends."""
+def main(inbound: int, outbound: int, whereabouts: int, parent: int) -> NoReturn:
+    """Serve the parent, through these pipes, until the parent ends."""
     try:
         _leave_signals_to_parent()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -48,13 +51,13 @@ def main(inbound: int, outbound: int, parent: int) -> NoReturn:
         )
         os.setpgid(0, 0)  # a new group: it is killed together with what its items started
         _end_with(parent)
-        for pipe in (inbound, outbound):
+        for pipe in (inbound, outbound, whereabouts):
             os.set_inheritable(pipe, False)
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         if isinstance(sys.stdout, io.TextIOWrapper):  # an item's output is not lost when the child is killed
             sys.stdout.reconfigure(line_buffering=True)
-        _serve(Pipes(inbound, outbound))
+        _serve(Pipes(inbound, outbound), whereabouts)
     except (EOFError, BrokenPipeError):
         pass  # the parent has ended
     except BaseException:  # perhaps raised by a signal handler that an item left
@@ -63,7 +66,7 @@ def main(inbound: int, outbound: int, parent: int) -> NoReturn:
         os._exit(os.EX_SOFTWARE)  # an orderly exit would wait for every thread that an item left
 
 
-def _serve(pipes: Pipes) -> None:
+def _serve(pipes: Pipes, whereabouts: int) -> None:
     setup = pipes.receive()
     assert isinstance(setup, parcels.Setup)
     os.nice(setup.nice)
@@ -76,14 +79,17 @@ def _serve(pipes: Pipes) -> None:
         os._exit(1)
     note_start()
     _leave_signals_to_parent()  # a module of the app may have installed other handlers
+    where.answer_through(whereabouts)
     listener = Listener(pipes)
     # No thread may start before the app is loaded: gevent cannot patch a process that has threads.
     native.start_thread(listener.run, "background-channel")
     pipes.send(parcels.Started(None))
     registry = state_of(app).registry
+    log = LogForwarder(pipes, default_handler)
+    log.install(app.logger, setup.log_levels)
     while True:
         job = listener.jobs.get()
-        ChildHost(app, pipes, job).run(registry)
+        ChildHost(app, pipes, log, job).run(registry)
         job = None  # type: ignore[assignment]  # or an idle child would keep its last item alive
 
 

@@ -1,8 +1,7 @@
-"""The extension object, ``Background``: wiring only; the parts are in the other rooms."""
+"""The extension object, ``Background``: wiring only, the work is done in the packages below."""
 
 from __future__ import annotations
 
-import inspect
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable
@@ -13,19 +12,17 @@ from flask import current_app
 from flask_background import cli, hosts
 from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.core.backend import Stats
-from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.checks import is_text
 from flask_background.core.item import WorkItem
-from flask_background.core.options import Options, When, check_names
+from flask_background.core.options import Options, check_names
 from flask_background.core.registry import Registry
 from flask_background.core.request_state import StateProcessor
 from flask_background.core.schedule import Cron, Every
 from flask_background.core.status import Status
 from flask_background.enqueueing import after_response as response
-from flask_background.enqueueing.submit import current_request, submit
-from flask_background.errors import ConfigurationError, NotInitializedError, UnsupportedError
+from flask_background.enqueueing.submit import submit_callable
+from flask_background.errors import ConfigurationError, NotInitializedError
 from flask_background.local.admission import check_executor
-from flask_background.payload import arguments
 from flask_background.task import Task, make_task
 
 if TYPE_CHECKING:
@@ -124,9 +121,9 @@ class Background:
         """Enqueue a durable task again and again: ``@background.periodic("*/5 * * * *")`` or ``seconds=30``.
 
         ``cron``: a cron expression of five fields, in ``timezone`` (a name such as "Europe/Berlin"); needs
-        ``flask-background[cron]``. One item is enqueued per machine, however many processes the app has; of
-        the runs that were missed, one is caught up on. One item waits at most, and none starts while an
-        earlier one runs, unless ``overlap=True``: else that time is left out. Makes the function a task with
+        ``flask-background[cron]``. One item is enqueued per machine, however many processes the app has. One
+        run stands for all missed ones. A time is left out while an earlier item waits or, unless
+        ``overlap=True``, runs. Makes the function a task with
         these ``options`` (see ``task``), or stands above ``@background.task(durable=True, ...)``. Raises
         ConfigurationError.
         """
@@ -145,16 +142,6 @@ class Background:
                 )
             durable: Options = {"durable": True, **options}
             task = func if isinstance(func, Task) else self.task(**durable)(func)
-            if not task.options.durable:
-                raise ConfigurationError(
-                    f"task {task.name} is periodic, so it has to be durable: @background.task(durable=True),"
-                    " or @background.periodic(...) alone"
-                )
-            if task.options.backend not in (None, "local"):
-                raise UnsupportedError(
-                    f"task {task.name} is periodic, and only the journal can enqueue periodic tasks: leave"
-                    " backend out, and let its item enqueue an item of a task with that backend"
-                )
             if (app := self._app) is not None:
                 check_executor(task._callee, state_of(app).settings.executors)
             self._registry.add_periodic(task._callee, schedule, overlap)
@@ -177,20 +164,7 @@ class Background:
         """
         if isinstance(func, Task):
             return func.enqueue(*args, **kwargs)
-        if not callable(func):
-            raise TypeError(
-                f"background.enqueue() takes a function and its arguments, not {type(func).__name__}:"
-                " write enqueue(f, x), not enqueue(f(x))"
-            )
-        refuse_generator(func)
-        arguments.refuse_live_closure(func, current_request())
-        try:
-            signature = inspect.signature(func, follow_wrapped=False)
-        except ValueError:  # some builtins have no signature
-            pass
-        else:
-            signature.bind(*args, **kwargs)
-        return submit(self._part(), Callee.of_callable(func), args, kwargs)
+        return submit_callable(self._part(), func, args, kwargs)
 
     def state_processor(self, processor: StateProcessor) -> StateProcessor:
         """Add a function that is called in the request at every enqueue, and returns a dict of JSON values.
@@ -224,9 +198,11 @@ class Background:
 
         Each list is in order, oldest first. If the app has a journal, the 1,000 durable items enqueued last
         precede them, whichever process they are in. Items in a Celery cluster are left out. ``status`` and
-        ``task`` (a name) select items.
+        ``task`` (a name) select items; raises ValueError if there is no such status.
         """
         part = self._part()
+        if status is not None:
+            status = Status(status)  # its text will do
         if task is not None and not is_text(task):
             return []  # no task has such a name
         durable: list[WorkItem[Any]] = [*part.durable.items(status, task)] if part.has_journal() else []
@@ -263,11 +239,6 @@ class Background:
         """
         return self._part().backend.stop(grace)
 
-    def _submit(
-        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When, /
-    ) -> WorkItem[Any]:
-        return submit(self._part(), callee, args, kwargs, when)
-
     @property
     def backend(self) -> LocalBackend:
         """The former ``app.extensions["background"].backend`` of development versions before 0.1."""
@@ -282,6 +253,11 @@ class Background:
     def _app(self) -> Flask | None:
         """The app given to the constructor, while the app is alive."""
         return None if self._app_ref is None else self._app_ref()
+
+    def _change_app(self, app: Flask | None) -> Flask | None:
+        """Use another app where no app is current, in a test; return the one before."""
+        before, self._app_ref = self._app, None if app is None else weakref.ref(app)
+        return before
 
     def _part(self) -> BackgroundState:
         """Return the state of the current app, else of the app given to the constructor."""

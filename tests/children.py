@@ -28,7 +28,7 @@ from .helpers import BOUND, until
 
 
 class SharedEvent(threading.Event):
-    """An event that other processes see."""
+    """An event that processes share."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def call(shipped: bytes, *args: Any, **kwargs: Any) -> Any:
 
 
 class Shipping:
-    """A task that does in a child what a function of the test does."""
+    """A task that calls a function of the test in a child process."""
 
     def __init__(self, task: Task[..., Any], func: Callable[..., Any]) -> None:
         self._task = task
@@ -139,7 +139,7 @@ def hold_stubbornly(gate: threading.Event, func: Callable[[], Any]) -> Any:
 
 
 def pid() -> int:
-    """Where it runs."""
+    """Return the id of the process that runs this."""
     return os.getpid()
 
 
@@ -160,7 +160,7 @@ def eat(mebibytes: int) -> int:
 
 
 def die_by(number: int) -> None:
-    """End by a signal."""
+    """End this process by a signal."""
     os.kill(os.getpid(), number)
 
 
@@ -179,7 +179,7 @@ def start_another(path: str) -> None:
 
 
 def leave(status: int) -> None:
-    """End without a word."""
+    """End this process at once."""
     os._exit(status)
 
 
@@ -187,7 +187,7 @@ TASKS: tuple[Callable[..., Any], ...] = (pid, segfault, hog, eat, die_by, spin, 
 
 
 def add_tasks(background: Background, **options: Any) -> dict[str, Task[..., Any]]:
-    """These tasks, on the executor "cpu", by name; and ``shop.work``, to which functions are shipped."""
+    """The named tasks on the executor "cpu", and ``shop.work``, which calls the functions it is given."""
     options = {"executor": "cpu", **options}
     tasks = {func.__name__: background.task(name=f"shop.{func.__name__}", **options)(func) for func in TASKS}
     tasks["work"] = background.task(name="shop.work", **options)(call)

@@ -1,4 +1,4 @@
-"""What the tests share: bounded waits, an app with its Background, and scripts in processes of their own."""
+"""Shared helpers: bounded waits, an app with its Background, and scripts in processes of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -23,6 +23,7 @@ from flask.testing import FlaskClient
 
 from flask_background import Background, Status, WorkItem
 from flask_background.app_state import state_of
+from flask_background.concurrency.clock import CLOCK
 from flask_background.core.callee import Callee
 from flask_background.core.token import CancellationSource
 from flask_background.local.backend import LocalBackend
@@ -54,7 +55,7 @@ def callbacks_are_over() -> None:
 
 
 def until(look: Callable[[], T], seconds: float = BOUND) -> T:
-    """Look again until there is something to see, and return that."""
+    """Call a function until it returns a true value, and return that."""
     end = time.monotonic() + seconds
     while not (seen := look()):
         assert time.monotonic() < end, f"nothing was seen in {seconds} s"
@@ -96,6 +97,7 @@ class ItemHost:
     """Holds items that no backend has."""
 
     lending = None
+    clock = CLOCK
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -104,27 +106,27 @@ class ItemHost:
         self.cancelled: list[WorkItem[Any]] = []
 
     def cancel(self, item: WorkItem[Any]) -> bool:
-        """Remember who was cancelled."""
+        """Remember the items that were cancelled."""
         self.cancelled.append(item)
         return True
 
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
-        """One source for all of them."""
+        """One source for all items."""
         return self.source
 
 
 def make_callee(func: Callable[..., Any] = lambda *args: None, **options: Any) -> Callee:
-    """What an item knows of a task."""
+    """A callee, as items have it."""
     return Callee.of_task(func, {"name": "shop.send_mail", **options})
 
 
 def make_item(*args: Any, host: Any = None, **callee: Any) -> WorkItem[Any]:
-    """An item that nobody runs."""
+    """An item that no host runs."""
     return WorkItem(make_callee(**callee), args, {}, None, host or ItemHost())
 
 
 def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What the package has logged."""
+    """The lines that the package has logged."""
     return [record for record in caplog.records if record.name.endswith(".background")]
 
 
@@ -146,15 +148,15 @@ def receiving(signal: NamedSignal, sender: Any) -> Iterator[list[dict[str, Any]]
 
 
 class Script:
-    """A Python program in a process of its own."""
+    """A Python program in a process of its own; ``within``: a command that runs it, such as ``unshare``."""
 
-    def __init__(self, folder: Path, *sources: str) -> None:
+    def __init__(self, folder: Path, *sources: str, within: Sequence[str] = ()) -> None:
         path = folder / "script.py"
         path.write_text("".join(textwrap.dedent(source) for source in sources))
         self._log = folder / "script.log"
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(path)],
+                [*within, sys.executable, str(path)],
                 cwd=folder,
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
@@ -164,11 +166,11 @@ class Script:
 
     @property
     def said(self) -> str:
-        """What it wrote so far."""
+        """The output of the script so far."""
         return self._log.read_text()
 
     def wait_for(self, words: str) -> None:
-        """Wait until it writes that."""
+        """Wait until the script writes this text."""
 
         def look() -> bool:
             running = self.process.poll() is None
@@ -180,18 +182,18 @@ class Script:
         until(look)
 
     def send(self, number: int) -> None:
-        """Send it a signal."""
+        """Send the script a signal."""
         self.process.send_signal(number)
 
     def ends(self, seconds: float = BOUND) -> int:
-        """Wait for its end, and return its exit code."""
+        """Wait for the script's end, and return its exit code."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             pytest.fail(f"it did not end in {seconds} s:\n{self.said}")
 
     def kill(self) -> None:
-        """Leave nothing of it."""
+        """End the process, and close its files."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait(BOUND)

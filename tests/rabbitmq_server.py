@@ -90,7 +90,7 @@ class RabbitMQ:
             connection.default_channel.queue_purge("celery")
 
     def _answers(self) -> bool:
-        """Whether it speaks with those who say hello."""
+        """Whether the server answers a client's greeting."""
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
                 connection.sendall(b"AMQP\x00\x00\x09\x01")

@@ -64,7 +64,7 @@ class Redis:
         self._ask(b"CLIENT KILL TYPE normal SKIPME yes")
 
     def length(self, queue: str) -> int:
-        """How many messages wait in a queue."""
+        """The number of messages that wait in a queue."""
         return int(self._ask(b"LLEN " + queue.encode())[1:])
 
     def keys(self, database: int, pattern: str) -> list[str]:

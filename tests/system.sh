@@ -1,5 +1,6 @@
 #!/bin/sh
-# Programs of the system that the tests and benchmarks run, given by name: browser, strace, redis, rabbitmq.
+# Programs of the system that the tests and benchmarks run, given by name: browser, strace, redis, rabbitmq,
+# nginx, supervisor, systemd.
 # What is missing is installed where that is allowed, one line each; else one command that installs all is named.
 set -eu
 
@@ -9,6 +10,9 @@ is_there() {
         strace) command -v strace ;;
         redis) command -v redis-server ;;
         rabbitmq) [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] ;;
+        nginx) [ -x /usr/sbin/nginx ] ;;
+        supervisor) command -v supervisord ;;
+        systemd) command -v systemd-analyze ;;
     esac >/dev/null
 }
 
@@ -18,6 +22,9 @@ packages_of() {
         strace) echo strace ;;
         redis) echo redis-server ;;
         rabbitmq) echo rabbitmq-server ;;
+        nginx) echo nginx-light ;;
+        supervisor) echo supervisor ;;
+        systemd) echo systemd ;;
         *) echo "tests/system.sh does not know $1" >&2; exit 2 ;;
     esac
 }

@@ -1,4 +1,4 @@
-"""What an app holds: its settings, and a backend for each process, made when it is needed."""
+"""The state of an app: its settings, and a backend in each process, made when it is needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .helpers import BOUND, Site, our_threads, until
 
 
 def test_nothing_before_the_first_item(app: Flask, background: Background) -> None:
-    """The state holds the app and the settings; there is no backend before somebody asks."""
+    """The state has the app and the settings; a backend is made when it is first asked for."""
     state = state_of(app)
     assert state.app is app
     assert app.extensions["background"] is background
@@ -36,7 +36,7 @@ def test_nothing_before_the_first_item(app: Flask, background: Background) -> No
 
 @pytest.mark.usefixtures("hasty")
 def test_switch_interval(make_site: Callable[..., Site]) -> None:
-    """It is the process's from the first item on; without the setting it stays what it was."""
+    """The process has the app's switch interval from the first item on; without the setting it stays."""
     before = sys.getswitchinterval()
     first = make_site()
     first.background.enqueue(len, "x").result(BOUND)
@@ -48,7 +48,7 @@ def test_switch_interval(make_site: Callable[..., Site]) -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_one_backend(make_site: Callable[..., Site]) -> None:
-    """Of many who ask first at once, all get the same backend, and their items all run."""
+    """Many threads that ask first at the same time get the same backend, and their items all run."""
     for _ in range(10):
         site = make_site()
         barrier = threading.Barrier(8)
@@ -146,7 +146,7 @@ def test_app_is_freed_at_once(make: Callable[[Flask], Background], serves: bool)
 
 
 def test_wsgi_app_alone() -> None:
-    """Who keeps only the wsgi_app of an app that is gone gets an error that says what to keep."""
+    """The wsgi_app of an app that is gone raises an error that says what to keep."""
     app = Flask("gone")
     Background(app)
     wsgi_app = app.wsgi_app

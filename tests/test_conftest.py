@@ -1,4 +1,4 @@
-"""What the tests themselves rely on."""
+"""The fixtures and checks that all tests rely on."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_refused_speaks_to_developers() -> None:
 
 
 def test_cancelled_carries_its_token() -> None:
-    """Whose cancellation it was can be told from the token; there may be none."""
+    """ItemCancelledError has the token of the cancellation, or None."""
     token = CancellationToken()
     assert ItemCancelledError("ended", token).token is token
     assert ItemCancelledError("ended").token is None

@@ -36,7 +36,7 @@ def test_in_a_view(app: Flask) -> None:
 
 
 def test_at_any_depth(background: Background) -> None:
-    """It stands for the item in whatever the item calls."""
+    """current_item stands for the item in all functions that the item calls."""
 
     def deep(levels: int) -> Any:
         return deep(levels - 1) if levels else current_item._get_current_object()  # type: ignore[attr-defined]
@@ -46,7 +46,7 @@ def test_at_any_depth(background: Background) -> None:
 
 
 def test_not_in_other_threads(background: Background) -> None:
-    """A thread that an item starts by itself is not the item's: pass it what it needs."""
+    """current_item is not bound in a thread that an item starts."""
 
     def work() -> list[bool]:
         seen: list[bool] = []

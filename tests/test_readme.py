@@ -3,71 +3,52 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shlex
-import signal
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from .docs.pages import Program, blocks, get, save, upload
 from .helpers import ROOT, until
 
 pytestmark = pytest.mark.server
 
-PAGE = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGE = README.read_text()
+
+
+@contextmanager
+def serve_readme(folder: Path, **options: Any) -> Iterator[Program]:
+    """The page's app, saved in a folder and started there by the page's command."""
+    (app,) = blocks(README, "python")
+    assert app.file_name == "shop.py"
+    save(folder, app)
+    (command,) = re.findall(r"^    (gunicorn .+)$", PAGE, flags=re.M)
+    program = Program(folder, command, **options)
+    try:
+        yield program
+        program.end()
+    finally:
+        program.kill()
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """Where the page's app answers, started by the page's command."""
-    (app,) = re.findall(r"^```python\n(# shop\.py\n.*?)^```", PAGE, flags=re.M | re.S)
-    (tmp_path / "shop.py").write_text(app)
-    (command,) = re.findall(r"^    gunicorn (.+)$", PAGE, flags=re.M)
-    log = tmp_path / "gunicorn.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", *shlex.split(command)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield until(lambda: re.search(r"Listening at: (http://\S+)", log.read_text()), 60)[1]
-        server.terminate()
-        assert server.wait(30) == 0, log.read_text()
-        assert "Traceback" not in log.read_text()
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait(20)
+def program(tmp_path: Path) -> Iterator[Program]:
+    """The page's app, with this checkout."""
+    with serve_readme(tmp_path) as program:
+        yield program
 
 
-def test_readme(address: str) -> None:
+def test_readme(program: Program) -> None:
     """The upload answers at once, both workers know the item, and the page shows what came of it."""
-    with urllib.request.urlopen(address, timeout=30) as form:
-        assert b'type="file"' in form.read()
-    disposition = b'Content-Disposition: form-data; name="photo"; filename="a.txt"'
-    body = b"--x\r\n" + disposition + b"\r\n\r\none two three\r\n--x--\r\n"
-    request = urllib.request.Request(
-        f"{address}/photos", body, {"Content-Type": "multipart/form-data; boundary=x"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as response:  # follows the redirect
-        shown, page = response.url, response.read()
-    assert re.search(rb"Item \w{24} is (queued|running)", page)
-
-    def result() -> bool:
-        with urllib.request.urlopen(shown, timeout=30) as response:
-            return bool(response.read().decode() == hashlib.sha256(b"one two three").hexdigest())
-
-    until(result, 60)
+    assert 'type="file"' in get(program.url)
+    shown, page = upload(f"{program.url}/photos", "photo", b"one two three")
+    assert re.search(rb"Your photo: (queued|running)", page)
+    digest = hashlib.sha256(b"one two three").hexdigest()
+    until(lambda: digest in get(shown), 60)
 
 
 def test_readme_is_short() -> None:

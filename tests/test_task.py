@@ -51,7 +51,7 @@ def test_looks_like_its_function(background: Background) -> None:
 
 
 def in_main() -> Callable[..., Any]:
-    """A function of the script that was started."""
+    """A function of the script that this process runs."""
 
     def work() -> None: ...
 
@@ -212,7 +212,7 @@ def test_enqueue_coroutine_function(background: Background) -> None:
 
 
 def test_enqueue_needs_arguments_that_fit(background: Background) -> None:
-    """What does not fit the function is a TypeError in the view that reads as Python's own."""
+    """A call that does not fit the function raises, in the view, a TypeError that reads as Python's own."""
 
     @background.task
     def save(photo: Any, /, title: str, *, size: int = 1) -> None: ...
@@ -231,7 +231,7 @@ def test_enqueue_needs_arguments_that_fit(background: Background) -> None:
 
 
 def wrapped(func: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator as they are written: with wraps."""
+    """A decorator that uses ``functools.wraps``."""
 
     @functools.wraps(func)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -289,7 +289,7 @@ def test_any_callable(background: Background, func: Callable[..., Any], name: st
 
 
 def test_builtins_without_signature(background: Background) -> None:
-    """Where Python knows no signature, the call is checked when it runs."""
+    """The call of a function without a signature is checked when it runs."""
     assert background.task(max).enqueue(1, 2).result(BOUND) == 2
     assert background.enqueue(dict, a=1).result(BOUND) == {"a": 1}
     assert background.enqueue(max, 1, 2).result(BOUND) == 2
@@ -421,7 +421,7 @@ def test_unknown_options(background: Background, options: dict[str, Any], cure: 
 
 
 def test_options_in_the_wrong_place(background: Background) -> None:
-    """What one item alone has is given to using(), and a name to the task; the errors say so."""
+    """The options of one item belong to using(), and a name to the task; the errors say so."""
     with pytest.raises(ConfigurationError, match=r"no option 'delay'; give it to using\(\), as in using"):
         background.task(delay=5)  # type: ignore[call-overload]
     with pytest.raises(ConfigurationError, match=r"no option 'key'; give it to using\(\)"):
@@ -458,7 +458,7 @@ def test_options_are_frozen(background: Background) -> None:
 
 @pytest.mark.parametrize("thing", ["shop.add", 3, None])
 def test_not_a_function(background: Background, thing: Any) -> None:
-    """What is not a function cannot be a task; the error says how to write it."""
+    """An object that is not a function cannot be a task; the error says how to write it."""
     if thing is not None:
         with pytest.raises(ConfigurationError, match=r"is not a function: decorate one"):
             background.task(thing)

@@ -94,3 +94,45 @@ function watchUpload(form) {
 
 document.querySelectorAll("form[data-limit]").forEach(watchUpload);
 poll();
+
+// Times a view that does nothing, twenty times a second, and shows the last ten seconds.
+function watchPings(section) {
+  const EVERY_MS = 50;
+  const KEPT = 200;
+  const WIDTH = 300;
+  const HEIGHT = 60;
+  const times = [];
+  const line = section.querySelector("polyline");
+  for (const part of section.querySelectorAll("[hidden]")) part.removeAttribute("hidden");
+
+  function quantile(sorted, part) {
+    return `${sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))].toFixed(0)} ms`;
+  }
+
+  async function ping() {
+    const began = performance.now();
+    try {
+      await fetch(section.dataset.ping, { cache: "no-store" });
+      times.push(performance.now() - began);
+      if (times.length > KEPT) times.shift();
+      const sorted = [...times].sort((a, b) => a - b);
+      document.getElementById("p50").textContent = quantile(sorted, 0.5);
+      document.getElementById("p99").textContent = quantile(sorted, 0.99);
+      const most = Math.max(50, sorted.at(-1));
+      line.setAttribute("points", times.map((time, i) =>
+        `${(i * WIDTH / KEPT).toFixed(1)},${(HEIGHT - time / most * (HEIGHT - 2)).toFixed(1)}`).join(" "));
+    } catch {
+      // The server is gone for a moment; the line at the foot of the page says so.
+    }
+    setTimeout(ping, EVERY_MS);
+  }
+  ping();
+}
+
+const pings = document.getElementById("pings");
+if (pings) watchPings(pings);
+
+// Where there is room, the code stands open beside the page.
+if (matchMedia("(min-width: 72rem)").matches) {
+  for (const code of document.querySelectorAll("details.code")) code.open = true;
+}

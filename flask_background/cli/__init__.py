@@ -15,12 +15,17 @@ class _Group(AppGroup):
     """A group that loads its commands when it is asked for them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        import_module("flask_background.cli.commands")
+        _load()
         return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        import_module("flask_background.cli.commands")
+        _load()
         return super().get_command(ctx, cmd_name)
+
+
+def _load() -> None:
+    for module in ("commands", "items"):
+        import_module(f"flask_background.cli.{module}")
 
 
 background = _Group(

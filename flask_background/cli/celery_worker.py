@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
 
 
-def run_celery_worker(part: BackgroundState, options: Sequence[str]) -> int:
+def run_celery_worker(state: BackgroundState, options: Sequence[str]) -> int:
     """Run a worker until it is told to stop; return its exit status. Raises ConfigurationError.
 
     ``options``: Celery's own, as on its command line. Unless they or the app's settings say otherwise, this
@@ -18,8 +18,8 @@ def run_celery_worker(part: BackgroundState, options: Sequence[str]) -> int:
     from flask_background.celery.app import celery_of, explicit_settings
     from flask_background.celery.worker.bootstrap import join  # imports Celery, where it is installed
 
-    celery = celery_of(part.app, part.settings)
-    join(part)  # also if no setting and no task names Celery
+    celery = celery_of(state.app, state.settings)
+    join(state)  # also if no setting and no task names Celery
     is_told = "worker_prefetch_multiplier" in explicit_settings(celery)
     prefetch = [] if is_told else ["--prefetch-multiplier", "1"]
     return celery.start(argv=["worker", *prefetch, *options]) or 0

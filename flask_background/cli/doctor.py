@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import fields
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from flask_background.core.finding import Finding
-from flask_background.core.settings import Settings
+from flask_background.core.settings import unknown_keys
 from flask_background.durable.journal.folder import make_folder
 from flask_background.errors import ConfigurationError
 from flask_background.executors.processes.app_location import locate
@@ -18,58 +16,48 @@ if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
 
 
-class HasState(Protocol):
-    """A Background, which knows its current app."""
-
-    def _part(self) -> BackgroundState: ...
-
-
-def examine(background: HasState) -> Iterator[Finding]:
-    """Check what the current app uses. Changes nothing; asks servers for a few seconds at most."""
-    part = background._part()
-    yield from _names(part)
-    grace = part.settings.grace_period
+def examine(state: BackgroundState) -> Iterator[Finding]:
+    """Check what an app uses. Changes nothing; asks servers for a few seconds at most."""
+    yield from _names(state)
+    grace = state.settings.grace_period
     yield Finding(
         "ok",
         "grace period",
         f"{grace:g} s: give gunicorn graceful_timeout = {grace + 1:g}, and the process manager a little more",
     )
-    if any(options.kind == "process" for options in part.settings.executors.values()):
-        yield _children(part)
-    if part.has_journal():
-        yield _folder(part)
-        yield _durability(part)
-    if part.has_celery():
+    if any(options.kind == "process" for options in state.settings.executors.values()):
+        yield _children(state)
+    if state.has_journal():
+        yield _folder(state)
+        yield _durability(state)
+    if state.has_celery():
         from flask_background.celery import doctor  # imports Celery, for apps that name it
 
-        yield from doctor.examine(part.app, part.settings)
+        yield from doctor.examine(state.app, state.settings)
 
 
-def _names(part: BackgroundState) -> Iterator[Finding]:
-    known = ["BACKGROUND_" + name.upper() for name in ("workers", *(one.name for one in fields(Settings)))]
-    for key in part.app.config:
-        if key.startswith("BACKGROUND_") and key not in known:
-            close = get_close_matches(key, known, 1)
-            yield Finding(
-                "warning",
-                key,
-                "there is no such setting, so it has no effect",
-                f"{close[0]} may be meant" if close else "leave it out",
-            )
+def _names(state: BackgroundState) -> Iterator[Finding]:
+    for key, close in unknown_keys(state.app.config):
+        yield Finding(
+            "warning",
+            key,
+            "there is no such setting, so it has no effect",
+            f"{close} may be meant" if close else "leave it out",
+        )
 
 
-def _children(part: BackgroundState) -> Finding:
+def _children(state: BackgroundState) -> Finding:
     try:
-        location = locate(part.app, part.settings.app)
+        location = locate(state.app, state.settings.app)
     except ConfigurationError as error:
         return Finding("error", "child processes", str(error))
     return Finding("ok", "child processes", f"they load the app from {location}")
 
 
-def _folder(part: BackgroundState) -> Finding:
+def _folder(state: BackgroundState) -> Finding:
     try:
-        make_folder(part.folder)
-        with tempfile.TemporaryFile(dir=part.folder):
+        make_folder(state.folder)
+        with tempfile.TemporaryFile(dir=state.folder):
             pass
     except OSError as error:
         return Finding(
@@ -78,11 +66,11 @@ def _folder(part: BackgroundState) -> Finding:
             f"its folder cannot be used: {error}",
             "give this user the folder for itself, or set BACKGROUND_JOURNAL to another one",
         )
-    return Finding("ok", "journal", f"{part.folder} can be written")
+    return Finding("ok", "journal", f"{state.folder} can be written")
 
 
-def _durability(part: BackgroundState) -> Finding:
-    if part.settings.durability == "power":
+def _durability(state: BackgroundState) -> Finding:
+    if state.settings.durability == "power":
         return Finding("ok", "durability", "durable items survive power cuts")
     return Finding(
         "warning",

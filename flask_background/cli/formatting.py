@@ -40,7 +40,7 @@ def fields(entry: ItemRow) -> dict[str, Any]:
 
 
 def row(entry: ItemRow) -> tuple[str, ...]:
-    """Return the fields of an item in short."""
+    """Return the cells of an item in a table."""
     age = max(0, int(time.time() - entry.enqueued))
     return entry.id, str(entry.status), str(entry.attempt), f"{age} s", entry.task
 
@@ -57,7 +57,7 @@ def _escaped(character: str) -> str:
 
 
 def say(text: object) -> None:
-    """Print a line, whoever has written its text."""
+    """Print a line, which may contain any text of the app."""
     click.echo(printable(text))
 
 

@@ -1,9 +1,9 @@
 """The command ``flask background worker``: processes that run durable items, and nothing else.
 
-One process runs items itself, unless it is the first one of a container. Others are forked before anything
-is opened; their parent passes TERM and INT on, waits for orphans, and starts another one for one that dies.
-A signal to all of them, as Ctrl-C is and the TERM of systemd, reaches a child twice, for its parent passes it
-on as well: that is to count once.
+A single worker runs items itself, unless it is the first process of a container. Several workers are forked
+from a parent before anything is opened. The parent passes TERM and INT on, waits for orphans, and replaces a
+worker that dies. Ctrl-C, and the TERM of systemd, go to all of these processes, so a worker gets the signal a
+second time from its parent. The two count as one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flask_background.concurrency import native
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
 
-# How often a worker checks whether a burst is over, and how soon a dead one is replaced (seconds).
+# How often a worker checks whether a burst is over, and how soon a dead worker is replaced (seconds).
 _LOOK = 0.05
 _REPLACE_AFTER = 0.5
 # How long the main thread sleeps at a time (seconds): if two signals come at once, the system may deliver
@@ -36,21 +36,21 @@ _PR_GET_CHILD_SUBREAPER = 37
 
 
 def run_worker(
-    part: BackgroundState, *, executors: Collection[str] = (), count: int = 1, burst: bool = False
+    state: BackgroundState, *, executors: Collection[str] = (), count: int = 1, burst: bool = False
 ) -> None:
     """Run items until TERM or INT, or, in a burst, until none is left. Raises JournalError."""
-    part.runs_durable = True
-    part.executors = frozenset(executors) or None
+    state.runs_durable = True
+    state.executors = frozenset(executors) or None
     if count == 1 and not _inherits_orphans():
-        _work(part, burst)
+        _work(state, burst)
     else:
-        _Parent(part, count, burst).run()
+        _Parent(state, count, burst).run()
 
 
 def _inherits_orphans() -> bool:
-    """Whether this process has to wait for processes that are not its own, as the first one of a container.
+    """Return whether this process has to reap orphans, as the first process of a container has to.
 
-    A worker cannot: it would take the ends of programs away from the items that wait for them.
+    A process that runs items must not: it would reap programs that its items wait for.
     """
     if os.getpid() == 1:
         return True
@@ -63,10 +63,10 @@ def _inherits_orphans() -> bool:
     )
 
 
-def _work(part: BackgroundState, burst: bool, parent: int | None = None) -> None:
-    """Run items in this process. Once it is told to stop, the host waits for them as in every process.
+def _work(state: BackgroundState, burst: bool, parent: int | None = None) -> None:
+    """Run items in this process. When a signal stops it, the host waits for its items as in every process.
 
-    ``parent``: the process that has forked this one; when that dies, this one stops, too.
+    ``parent``: the process that has forked this one; when the parent dies, this process stops, too.
     """
     presses = _Presses()
 
@@ -80,8 +80,8 @@ def _work(part: BackgroundState, burst: bool, parent: int | None = None) -> None
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    durable = part.durable
-    _say(f"started: runs items of {', '.join(durable.session.executors)} from {part.folder}")
+    durable = state.durable
+    _say(f"started: runs items of {', '.join(durable.session.executors)} from {state.folder}")
     maintenance = durable.maintenance
     if burst:
         maintenance.has_looked.wait()  # the items of a dead process have to be run, too
@@ -92,12 +92,12 @@ def _work(part: BackgroundState, burst: bool, parent: int | None = None) -> None
             raise SystemExit(0)
         native.Latch().wait(_LOOK if burst else _DOZE)  # gevent's hub goes on meanwhile
     _say("stops: nothing is left to run")
-    part.backend.stop(None)
+    state.backend.stop(None)
 
 
 def _say(what: str) -> None:
-    """Tell an operator what this process does."""
-    with suppress(OSError):  # nobody listens
+    """Print a line for the operator."""
+    with suppress(OSError):  # stderr is closed
         os.write(2, f"Worker {os.getpid()} {what}\n".encode(errors="backslashreplace"))
 
 
@@ -109,11 +109,11 @@ class _Presses:
         self._at = -math.inf
 
     def is_new(self) -> bool:
-        """Return whether a signal that has just come is not the echo of the last one."""
+        """Return whether a signal that has just come is more than the second copy of the last one."""
         now = time.monotonic()
         if now - self._at < _ONE_PRESS:
             return False
-        self._at = now  # first, for another signal may come just here
+        self._at = now  # before the rest, because another signal may come just here
         self.count += 1
         return True
 
@@ -121,8 +121,8 @@ class _Presses:
 class _Parent:
     """Keeps a number of children working. Opens nothing, and starts no thread."""
 
-    def __init__(self, part: BackgroundState, count: int, burst: bool) -> None:
-        self._part = part
+    def __init__(self, state: BackgroundState, count: int, burst: bool) -> None:
+        self._state = state
         self._count = count
         self._burst = burst
         self._children: set[int] = set()
@@ -138,7 +138,7 @@ class _Parent:
         while self._children:
             pid, status = os.wait()
             if pid not in self._children:
-                continue  # an orphan: the first process of a container inherits those
+                continue  # an orphan, which the first process of a container inherits
             self._children.discard(pid)
             if status and not self._stopping:
                 ended = os.waitstatus_to_exitcode(status)
@@ -148,8 +148,8 @@ class _Parent:
                 self._start()
 
     def _start(self) -> None:
-        # The child must not handle a signal that comes between the fork and its own handlers as the parent
-        # would.
+        # Blocked, because a signal that comes between the fork and the child's own handlers would be handled
+        # as in the parent.
         signals = {signal.SIGTERM, signal.SIGINT}
         parent = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -164,7 +164,7 @@ class _Parent:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         self._children.clear()
-        _work(self._part, self._burst, parent)
+        _work(self._state, self._burst, parent)
         raise SystemExit(0)
 
     def _pass_on(self, signum: int, frame: FrameType | None) -> None:

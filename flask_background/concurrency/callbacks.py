@@ -19,8 +19,8 @@ from flask_background.concurrency import hub, native
 
 Failed = Callable[[BaseException], object]
 
-# How many callbacks may run at the same time; further callbacks wait until one of them ends.
-_MOST = 64
+#: How many callbacks may run at the same time; further callbacks wait until one of them ends.
+MOST = 64
 # How long a thread waits for the next callback before it ends, in seconds.
 _LINGER = 1.0
 # How long a busy main thread may delay a callback under gevent, in seconds; the callback may be needed to end
@@ -63,7 +63,7 @@ class CallbackThreads:
                 idle.call = call
                 idle.latch.open()
                 return
-            if self._count >= _MOST:
+            if self._count >= MOST:
                 self._waiting.append(call)
                 return
             self._count += 1
@@ -86,6 +86,12 @@ class CallbackThreads:
                 return True
             self._idle_latches.append(latch)
         return latch.wait(timeout)
+
+    def end_idle(self) -> None:
+        """Let the threads end that have nothing to call."""
+        with self._lock:
+            for idle in self._idle:
+                idle.latch.open()
 
     def _run(self, call: Callable[[], None] | None) -> None:
         while call is not None:

@@ -14,13 +14,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import Context
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency.durations import bounded
-from flask_background.concurrency.private_names import find_private
 from flask_background.concurrency.stop_signals import blocked, blocks_everywhere, current_mask
 
 if TYPE_CHECKING:
@@ -33,10 +32,7 @@ __all__ = [
     "Empty",
     "Latch",
     "SimpleQueue",
-    "exit_code_of",
     "get_ident",
-    "has_ended",
-    "interpreter",
     "is_own_thread",
     "is_patched",
     "is_service_thread",
@@ -45,13 +41,9 @@ __all__ = [
     "new_poll",
     "original",
     "sleep",
-    "start_program",
     "start_thread",
     "start_thread_in_handler",
 ]
-
-# Undocumented names of CPython that this room uses: see ``private_names``.
-PRIVATE_NAMES = ("multiprocessing.util.spawnv_passfds",)
 
 # If gevent has patched one of these modules, the process serves greenlets, even if other modules were left
 # out.
@@ -160,56 +152,6 @@ def get_ident() -> int:
     """Return the number of the calling thread, which all its greenlets share."""
     ident: int = original("_thread", "get_ident")()
     return ident
-
-
-def interpreter() -> str:
-    """Return the path of the Python interpreter of this process.
-
-    In a server with a built-in Python (uWSGI, mod_wsgi) ``sys.executable`` is the server's program, or empty.
-    Raises FileNotFoundError if there is no interpreter.
-    """
-    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    if os.path.basename(sys.executable).startswith(("python", "pypy")):
-        return sys.executable
-    for prefix in dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix)):
-        for candidate in (name, "python3", "python"):
-            path = os.path.join(prefix, "bin", candidate)
-            if os.access(path, os.X_OK):
-                return path
-    raise FileNotFoundError(
-        f"child processes need a Python interpreter, and there is no {name} in {sys.prefix}/bin"
-        f" (sys.executable is {sys.executable!r}): install one there"
-    )
-
-
-def start_program(arguments: Sequence[str], keeps: Sequence[int]) -> int:
-    """Start a program with these file descriptors besides the standard ones; return its pid.
-
-    multiprocessing does the same. gevent's Popen works only on the main thread.
-    """
-    spawn = find_private(PRIVATE_NAMES[0])
-    if spawn is None:  # the program also inherits descriptors that other code has made inheritable
-        actions = [(os.POSIX_SPAWN_DUP2, keep, keep) for keep in keeps]
-        return os.posix_spawn(arguments[0], list(arguments), os.environ, file_actions=actions)
-    pid: int = spawn(os.fsencode(arguments[0]), arguments, keeps)
-    return pid
-
-
-def has_ended(pid: int) -> bool:
-    """Return whether a child process has ended, without reaping it: its pid is not used again.
-
-    Raises ChildProcessError if other code in this process has reaped the child.
-    """
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def exit_code_of(pid: int) -> int | None:
-    """Return a child's exit status, or minus the number of its signal; None if the child has not ended.
-
-    Raises ChildProcessError if other code in this process has reaped the child.
-    """
-    ended, status = original("os", "waitpid")(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def sleep(seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""Private names of other libraries: each room that needs some lists them in ``PRIVATE_NAMES``.
+"""Private names of other libraries: each module that needs some lists them in ``PRIVATE_NAMES``.
 
-A test looks each of them up, and fails by name when a version lacks it. The room then works without it, with
-less grace.
+A test looks each of them up, and fails by name when a version lacks it. The module then works without it,
+with less grace.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any
 
 def find_private(name: str) -> Any:
     """Return the object of a dotted name such as "threading._register_atexit"; None if it does not exist."""
-    module, _, attribute = name.rpartition(".")
+    owner, _, attribute = name.rpartition(".")
+    found: Any
     try:
-        return getattr(importlib.import_module(module), attribute, None)
-    except ImportError:
-        return None
+        found = importlib.import_module(owner)
+    except ImportError:  # perhaps a class in a module
+        found = find_private(owner) if "." in owner else None
+    return getattr(found, attribute, None)

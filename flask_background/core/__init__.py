@@ -1,1 +1,1 @@
-"""The work item, its run, and the contracts that the other rooms share."""
+"""The work item, its run, and the contracts that the other packages share."""

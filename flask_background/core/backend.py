@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from flask_background.core.item import WorkItem
 
 if TYPE_CHECKING:
     from flask_background.core.callee import Callee
     from flask_background.core.request_state import RequestState
+
+Item = TypeVar("Item", bound=WorkItem[Any])
 
 
 class Phase(Enum):
@@ -42,8 +44,12 @@ class Companion(Protocol):
     def stopped(self) -> None: ...
 
 
-class Backend(ABC):
-    """Accepts items."""
+class Backend(ABC, Generic[Item]):
+    """Accepts items; ``Item`` is the class of the items that it makes and accepts.
+
+    A *held* item is accepted, and starts when the response has been sent. A *reserved* item waits for the
+    commit of a transaction, and is not submitted before: no other process may see it.
+    """
 
     #: Whether items may have a key, and uploads among their arguments; False: enqueue refuses both.
     takes_keys: bool = True
@@ -52,35 +58,35 @@ class Backend(ABC):
     @abstractmethod
     def make_item(
         self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
-    ) -> WorkItem[Any]:
-        """Make the item of a call, for ``accept`` or ``hold``."""
+    ) -> Item:
+        """Make the item of a call, for ``accept`` or ``reserve``."""
 
     @abstractmethod
-    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
+    def accept(self, item: Item, held: bool = False, due: float | None = None) -> WorkItem[Any]:
         """Take an item, and return it, or the item in flight with the same key; raise EnqueueError.
 
-        ``due``: when the item may start (``time.time()``), or None for now. A held item waits for ``release``
-        or ``drop``.
+        ``due``: when the item may start (``time.time()``), or None for now. A held item waits for
+        ``start_held`` or ``cancel_held``.
         """
 
     @abstractmethod
-    def release(self, item: WorkItem[Any]) -> None:
+    def start_held(self, item: Item) -> None:
         """Let a held item start, unless it has been cancelled."""
 
     @abstractmethod
-    def drop(self, item: WorkItem[Any], why: str) -> None:
-        """Cancel an item that is held or on hold; why: a clause such as "its view ended with KeyError"."""
+    def cancel_held(self, item: Item, why: str) -> None:
+        """Cancel a held or reserved item; why: a clause such as "its view ended with KeyError"."""
 
     @abstractmethod
-    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
-        """Take an item that no other process may see before ``enter``; raises like ``accept``."""
+    def reserve(self, item: Item) -> WorkItem[Any]:
+        """Take an item that waits for ``submit_reserved`` or ``cancel_held``; raises like ``accept``."""
 
     @abstractmethod
-    def enter(self, item: WorkItem[Any], due: float | None) -> None:
-        """Accept an item on hold as ``accept`` does, unless it has been cancelled."""
+    def submit_reserved(self, item: Item, due: float | None) -> None:
+        """Accept a reserved item as ``accept`` does, unless it has been cancelled."""
 
 
-class InProcessBackend(Backend):
+class InProcessBackend(Backend[WorkItem[Any]]):
     """A backend that holds items in this process, and ends them when the host stops."""
 
     @abstractmethod

@@ -1,62 +1,47 @@
-"""The events of items: each is one log line and one signal.
-
-Receivers are called where the event happens: in the view, or on the thread that runs the item. A receiver
-would hold up a service thread, so that thread hands its receivers to a thread for callbacks, which calls them
-one after the other. Neither a receiver nor the app's logging can break the code that reports an event.
-"""
+"""The events that the log and the signals report: of items, of a stop, and of other backends."""
 
 from __future__ import annotations
 
-import contextvars
 import logging
-import time
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask_background import signals
-from flask_background.concurrency import native
-from flask_background.concurrency.callbacks import CallsInOrder, report
 from flask_background.core.item import WorkItem, ending_item_var
-from flask_background.core.odd_errors import is_from_signal
+from flask_background.core.reporter import Reporter
 from flask_background.core.status import SUCCEEDED, Outcome, Status
+from flask_background.core.stop_tally import StopTally, is_kept
 from flask_background.errors import EnqueueError
 
 if TYPE_CHECKING:
-    from blinker import NamedSignal
     from flask import Flask
 
 
 class Events:
-    """The log and the signals of one app's items. The logger is a child of the app's logger."""
+    """The events of one app's items, with a method for each kind of event."""
 
     def __init__(self, app: Flask) -> None:
-        self._app = app
-        self.log = app.logger.getChild("background")
-        self._elsewhere = CallsInOrder()
-        # When the stop began (``time.monotonic()``), if it waits for items; and the ids of the items that it
-        # has interrupted: those that run again, and those that are lost.
-        self._waits_since: float | None = None
-        self._run_again: set[str] = set()
-        self._lost: set[str] = set()
+        self._reporter = Reporter(app)
+        self.log = self._reporter.log
+        self._tally = StopTally()
 
     def enqueued(self, item: WorkItem[Any]) -> None:
         """Report that the item was accepted."""
         if self.log.isEnabledFor(logging.DEBUG):
-            self._say(logging.DEBUG, "Item %s (%s) enqueued", item.id, item.task_name)
+            self._reporter.say(logging.DEBUG, "Item %s (%s) enqueued", item.id, item.task_name)
         if signals.item_enqueued.receivers:
-            self._send(signals.item_enqueued, item=item)
+            self._reporter.send(signals.item_enqueued, item=item)
 
     def started(self, item: WorkItem[Any]) -> None:
         """Report that the item's run begins."""
         if self.log.isEnabledFor(logging.DEBUG):
-            self._say(logging.DEBUG, "Item %s (%s) started", item.id, item.task_name)
+            self._reporter.say(logging.DEBUG, "Item %s (%s) started", item.id, item.task_name)
         if signals.item_started.receivers:
-            self._send(signals.item_started, item=item)
+            self._reporter.send(signals.item_started, item=item)
 
     def retried(self, item: WorkItem[Any], error: BaseException, delay: float) -> None:
         """Report that a run failed, and that another one follows in delay seconds."""
-        self._say(
+        self._reporter.say(
             logging.WARNING,
             "Item %s (%s) failed in attempt %d of %d; the next one follows in %.1f s",
             item.id,
@@ -67,11 +52,11 @@ class Events:
             exc_info=error,
         )
         if signals.item_retried.receivers:
-            self._send(signals.item_retried, item=item, error=error, delay=delay)
+            self._reporter.send(signals.item_retried, item=item, error=error, delay=delay)
 
     def recovered(self, count: int, owner: str, *, stopped: bool = False) -> None:
         """Report that items of a process that died will be run again. ``stopped``: it had begun to stop."""
-        self._say(
+        self._reporter.say(
             logging.WARNING,
             "%d item%s of process %s, which %s, will be run again",
             count,
@@ -80,10 +65,23 @@ class Events:
             "stopped before they had ended" if stopped else "died",
         )
 
+    def other_user(self, process: str, user: str, this_user: str, folder: object) -> None:
+        """Report that another process of the app runs as another user, so that its items may be stuck."""
+        self._reporter.say(
+            logging.WARNING,
+            "Process %s of the app runs as user %s, and this process as user %s: if one of them dies, the"
+            " other one may be unable to run its durable items. Run all processes of the app as one user,"
+            " and give %s and all that is in it to that user (chown -R)",
+            process,
+            user,
+            this_user,
+            folder,
+        )
+
     def handed_back(self, count: int) -> None:
         """Report that durable items which had not started are left to other processes."""
         if count:
-            self._say(
+            self._reporter.say(
                 logging.INFO,
                 "Stopping: %d item%s that had not started handed back to the journal",
                 count,
@@ -92,14 +90,14 @@ class Events:
 
     def runs_again(self, item: WorkItem[Any]) -> None:
         """Report that a durable item has ended its run because of the stop, and runs again."""
-        self._run_again.add(item.id)
-        self._say(
+        self._tally.runs_again(item)
+        self._reporter.say(
             logging.INFO, "Item %s (%s) interrupted by the stop: it runs again", item.id, item.task_name
         )
 
     def backend_lost(self, name: str, error: Exception) -> None:
         """Report that a backend became unreachable; called once for all items concerned."""
-        self._say(
+        self._reporter.say(
             logging.WARNING,
             "%s cannot be reached: until it can be, durable items wait in this machine's journal, and"
             ' those with fallback="local" run here. %s',
@@ -109,11 +107,11 @@ class Events:
 
     def backend_found(self, name: str, seconds: float) -> None:
         """Report that a backend can be reached again, after this many seconds."""
-        self._say(logging.WARNING, "%s is reached again, after %.1f s", name, seconds)
+        self._reporter.say(logging.WARNING, "%s is reached again, after %.1f s", name, seconds)
 
     def forwarded(self, count: int, name: str) -> None:
         """Report that items that waited in the journal were forwarded to a backend."""
-        self._say(
+        self._reporter.say(
             logging.WARNING,
             "%d item%s that waited in the journal forwarded to %s",
             count,
@@ -123,7 +121,7 @@ class Events:
 
     def nobody_forwards(self, count: int) -> None:
         """Report that items in the journal wait for another backend, and that this app has none."""
-        self._say(
+        self._reporter.say(
             logging.WARNING,
             "%d item%s in the journal wait%s to be forwarded to another backend, and this app has none:"
             " configure that backend again, or cancel them with flask background cancel ID",
@@ -134,7 +132,7 @@ class Events:
 
     def nobody_runs(self, reason: str, seconds: float) -> None:
         """Report that no process of the app can run some items, which fail after this many seconds."""
-        self._say(
+        self._reporter.say(
             logging.WARNING,
             "Durable items wait that no process can run: %s. They fail after waiting for %.0f s"
             " (BACKGROUND_PARK_AFTER)",
@@ -144,7 +142,7 @@ class Events:
 
     def requeued(self, item_id: str, task_name: str, age: float) -> None:
         """Report that an item was queued again because its worker stopped; age is in seconds."""
-        self._say(
+        self._reporter.say(
             logging.WARNING,
             "Item %s (%s) interrupted, %.1f s old: back to its queue",
             item_id,
@@ -154,13 +152,17 @@ class Events:
 
     def run_lost(self, item_id: str, task_name: str) -> None:
         """Report that the process of an item's run died, and that another run follows."""
-        self.log.warning(
-            "Item %s (%s) lost its run because a process died: it runs again", item_id, task_name
+        self._reporter.say(
+            logging.WARNING,
+            "Item %s (%s) lost its run because a process died: it runs again",
+            item_id,
+            task_name,
         )
 
     def unknown_task(self, task_name: str) -> None:
         """Report that this process lacks a task and leaves its items to others; called once per task."""
-        self.log.warning(
+        self._reporter.say(
+            logging.WARNING,
             "This worker has no task %s: its items wait for a worker that has one. Renew the worker if its"
             " code is older than the site's, or import the task's module where the app is loaded",
             task_name,
@@ -168,7 +170,8 @@ class Events:
 
     def beyond_grace(self, item_id: str) -> None:
         """Report that an item runs on after the grace period, because it cannot be ended from outside."""
-        self.log.warning(
+        self._reporter.say(
+            logging.WARNING,
             "Item %s goes on beyond the grace period, and the worker waits for it: in a pool of threads only"
             " the item itself can end its run",
             item_id,
@@ -176,7 +179,7 @@ class Events:
 
     def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
         """Report that an item ended here although, by the journal, another process owns it now."""
-        self._say(
+        self._reporter.say(
             logging.WARNING,
             "Item %s (%s) %s here, but another process owns it now: the outcome there counts",
             item.id,
@@ -187,53 +190,78 @@ class Events:
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
         """Report the outcome of an item. ``corrects``: the item was on record as interrupted."""
         status, _, error = outcome
-        if status is Status.INTERRUPTED:
-            (self._run_again if _is_kept(item) else self._lost).add(item.id)
-        elif corrects:
-            self._run_again.discard(item.id)
-            self._lost.discard(item.id)
         if status is SUCCEEDED and not corrects:
             if self.log.isEnabledFor(logging.INFO):
-                self._say(logging.INFO, "Item %s (%s) succeeded", item.id, item.task_name)
+                self._reporter.say(logging.INFO, "Item %s (%s) succeeded", item.id, item.task_name)
         else:
+            if status is Status.INTERRUPTED:
+                self._tally.interrupted(item)
+            elif corrects:
+                self._tally.ended(item)
             suffix = " after all; it was reported as interrupted" if corrects else ""
             self._log_end(item, status, error, suffix)
         if signals.item_finished.receivers:
             ending = ending_item_var.set(item)
             try:
-                self._send(signals.item_finished, item=item)
+                self._reporter.send(signals.item_finished, item=item)
             finally:
                 ending_item_var.reset(ending)
 
     def _log_end(self, item: WorkItem[Any], status: Status, error: BaseException | None, suffix: str) -> None:
         name = f"{item.id} ({item.task_name})"
         if status is Status.FAILED:
-            self._say(logging.ERROR, "Item %s failed%s", name, suffix, exc_info=error)
-        elif status is Status.INTERRUPTED and _is_kept(item):
+            self._reporter.say(logging.ERROR, "Item %s failed%s", name, suffix, exc_info=error)
+        elif status is Status.INTERRUPTED and is_kept(item):
             what = "Item %s interrupted, %.1f s old: it runs again, in another process. %s"
-            self._say(logging.WARNING, what, name, item._age, error)
+            self._reporter.say(logging.WARNING, what, name, item._age, error)
         elif status is Status.INTERRUPTED:
-            self._say(logging.ERROR, "Item %s interrupted, %.1f s old: %s", name, item._age, error)
+            self._reporter.say(logging.ERROR, "Item %s interrupted, %.1f s old: %s", name, item._age, error)
         elif suffix:
-            self._say(logging.WARNING, "Item %s %s%s", name, status, suffix)
+            self._reporter.say(logging.WARNING, "Item %s %s%s", name, status, suffix)
         else:
-            self._say(logging.INFO, "Item %s %s", name, status)
+            self._reporter.say(logging.INFO, "Item %s %s", name, status)
 
     def dropped(self, item: WorkItem[Any], why: str) -> None:
         """Report why an item was dropped; ``finished`` has been reported before."""
-        self._say(logging.WARNING, "Item %s (%s) dropped: %s", item.id, item.task_name, why)
+        self._reporter.say(logging.WARNING, "Item %s (%s) dropped: %s", item.id, item.task_name, why)
 
     def refused(self, task_name: str, error: EnqueueError) -> None:
         """Report that an item was not accepted."""
-        self._say(logging.WARNING, "An item (%s) was refused: %s", task_name, error)
+        self._reporter.say(logging.WARNING, "An item (%s) was refused: %s", task_name, error)
         if signals.item_refused.receivers:
-            self._send(signals.item_refused, task_name=task_name, error=error)
+            self._reporter.send(signals.item_refused, task_name=task_name, error=error)
+
+    def child_killed(self, item: WorkItem[Any], pid: int, why: str, where: str) -> None:
+        """Report that an item's child process is killed, and where the child was, if that is known."""
+        self._reporter.say(
+            logging.WARNING,
+            "Item %s (%s): its child process %d is killed, %s. %s",
+            item.id,
+            item.task_name,
+            pid,
+            why,
+            f"It was here:\n{where}" if where else "It did not say where it was",
+        )
+
+    def logged_elsewhere(self, logger: logging.Logger, record: logging.LogRecord) -> None:
+        """Handle a log record of a child process."""
+        self._reporter.handle(logger, record)
+
+    def left_out(self, count: int, pid: int, most: int) -> None:
+        """Report that log records of a child process were left out, because there were too many."""
+        self._reporter.say(
+            logging.WARNING,
+            "%d log records of child process %d were left out: %d a second are handled",
+            count,
+            pid,
+            most,
+        )
 
     def stopping(self, count: int, grace: float, how_to_cut: str) -> None:
         """Report that the stop begins, with count items in flight."""
         if count:
-            self._waits_since = time.monotonic()
-            self._say(
+            self._tally.begin()
+            self._reporter.say(
                 logging.WARNING,
                 "Stopping: waiting up to %.0f s for %d item%s%s",
                 grace,
@@ -242,60 +270,31 @@ class Events:
                 how_to_cut,
             )
         if signals.stopping.receivers:
-            self._send(signals.stopping, grace=grace)
+            self._reporter.send(signals.stopping, grace=grace)
 
     def stopped(self, unfinished: Sequence[WorkItem[Any]]) -> None:
         """Report that no more items are accepted, and how the stop has ended if it waited for items."""
-        if self._waits_since is not None:
-            seconds = time.monotonic() - self._waits_since
-            again = self._run_again | {item.id for item in unfinished if _is_kept(item)}
-            lost = (self._lost | {item.id for item in unfinished}) - again
+        if (seconds := self._tally.seconds()) is not None:
+            again, lost = self._tally.count(unfinished)
             if again or lost:
-                what = "Stopped after %.1f s: %d item%s run%s again, %d lost"
-                some = len(again)
-                self._say(logging.WARNING, what, seconds, some, "s"[: some != 1], "s"[: some == 1], len(lost))
+                self._reporter.say(
+                    logging.WARNING,
+                    "Stopped after %.1f s: %d item%s run%s again, %d lost",
+                    seconds,
+                    again,
+                    "s"[: again != 1],
+                    "s"[: again == 1],
+                    lost,
+                )
             else:
-                self._say(logging.WARNING, "Stopped: all items done in %.1f s", seconds)
+                self._reporter.say(logging.WARNING, "Stopped: all items done in %.1f s", seconds)
         if signals.stopped.receivers:
-            self._send(signals.stopped, unfinished=list(unfinished))
+            self._reporter.send(signals.stopped, unfinished=list(unfinished))
 
     def log_error(self, what: str, error: BaseException) -> None:
         """Log an error that affects no item."""
-        self._say(logging.ERROR, "%s", what, exc_info=error)
+        self._reporter.log_error(what, error)
 
     def wait_for_receivers(self, timeout: float) -> bool:
         """Wait until receivers on other threads have been called; return False after timeout seconds."""
-        return self._elsewhere.wait(timeout)
-
-    def _say(self, level: int, message: str, *args: object, exc_info: BaseException | None = None) -> None:
-        """Log a line, even if a filter or handler of the app or the text of an item's error raises."""
-        try:
-            self.log.log(level, message, *args, exc_info=exc_info, stacklevel=2)
-        except BaseException as error:
-            report(error)
-            if is_from_signal(error):
-                raise
-
-    def _send(self, signal: NamedSignal, **values: Any) -> None:
-        # The signal ``stopped`` must not overtake ``stopping``.
-        in_turn = self._elsewhere.is_busy and signal in (signals.stopping, signals.stopped)
-        for receiver in signal.receivers_for(self._app):
-            call = partial(receiver, self._app, **values)
-            if in_turn or native.is_service_thread():
-                in_context = partial(contextvars.copy_context().run, call)
-                self._elsewhere.call(in_context, partial(self._receiver_failed, signal.name))
-                continue
-            try:
-                call()
-            except BaseException as error:
-                self._receiver_failed(signal.name, error)
-                if is_from_signal(error):
-                    raise
-
-    def _receiver_failed(self, name: str, error: BaseException) -> None:
-        self.log_error(f"A receiver of {name} failed", error)
-
-
-def _is_kept(item: WorkItem[Any]) -> bool:
-    """Whether an item outlives this process."""
-    return bool(getattr(item._host, "keeps_items", False))
+        return self._reporter.wait_for_receivers(timeout)

@@ -9,7 +9,8 @@ class Finding(NamedTuple):
     """One finding: whether a subject is ok, and a message about it."""
 
     level: Literal["ok", "warning", "error"]
-    #: The message: what was examined, its condition, and the cure if it is not ok.
+    #: The name of the examined setting, folder or server.
     subject: str
+    #: Its condition, and the cure if it is not ok.
     text: str
     cure: str | None = None

@@ -1,4 +1,4 @@
-"""The events of an app under gevent, told in the main thread, where locks shared with views work."""
+"""The events of an app under gevent, reported in the main thread, where locks that views share work."""
 
 from __future__ import annotations
 

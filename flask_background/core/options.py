@@ -17,6 +17,8 @@ from flask_background.errors import ConfigurationError
 
 When = Literal["now", "response", "commit"]
 BackendName = Literal["local", "immediate", "celery"]
+#: ``BACKGROUND_BACKEND``: "manual" is for tests, and not for one task alone.
+DefaultBackend = Literal["local", "immediate", "celery", "manual"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class TaskOptions:
         return to_timestamp(self.delay, self.run_at, now)
 
 
-class _Run(TypedDict, total=False):
+class _RunOptions(TypedDict, total=False):
     executor: str
     timeout: float | None
     when: When
@@ -107,13 +109,13 @@ class _Run(TypedDict, total=False):
     max_crashes: int
 
 
-class Options(_Run, total=False):
+class Options(_RunOptions, total=False):
     """The options that ``Background.task`` takes."""
 
     name: str
 
 
-class Using(_Run, total=False):
+class Using(_RunOptions, total=False):
     """The options that ``using`` can change."""
 
     delay: float | timedelta | None

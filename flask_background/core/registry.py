@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from flask_background.core.callee import Callee
 from flask_background.core.options import name_of
-from flask_background.errors import ConfigurationError
+from flask_background.errors import ConfigurationError, UnsupportedError
 
 if TYPE_CHECKING:
     from flask_background.core.schedule import Schedule
@@ -64,7 +64,17 @@ class Registry:
                 self._await_celery.pop().celery_is_named()
 
     def add_periodic(self, task: Callee, schedule: Schedule, overlap: bool = False) -> None:
-        """Add a schedule for a durable task."""
+        """Add a schedule for a task. Raises ConfigurationError if the journal cannot enqueue the task."""
+        if not task.options.durable:
+            raise ConfigurationError(
+                f"task {task.name} is periodic, so it has to be durable: @background.task(durable=True),"
+                " or @background.periodic(...) alone"
+            )
+        if task.options.backend not in (None, "local"):
+            raise UnsupportedError(
+                f"task {task.name} is periodic, and only the journal can enqueue periodic tasks: leave"
+                " backend out, and let its item enqueue an item of a task with that backend"
+            )
         self.periodic[task.name] = Periodic(task, schedule, overlap)
 
     def task_of(self, name: str, executor: str, options: str) -> Callee:
@@ -76,8 +86,10 @@ class Registry:
 
     def check_portable(self, task: Callee) -> None:
         """Raise ConfigurationError if another process could not run the task with these options."""
-        why = "is durable" if task.options.durable else "goes to other processes"
         known = self.tasks.get(task.name)
+        if known is task:
+            return
+        why = "is durable" if task.options.durable else "goes to other processes"
         if known is None or known.func is not task.func:
             raise ConfigurationError(
                 f"task {task.name} {why}, and there is another one of this name: other processes could"

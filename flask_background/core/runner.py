@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
@@ -17,12 +16,12 @@ from werkzeug.local import LocalProxy
 
 from flask_background.concurrency import callbacks
 from flask_background.core.item import WorkItem, current_item_var
-from flask_background.core.odd_errors import best_effort, is_from_signal
+from flask_background.core.odd_errors import is_from_signal
+from flask_background.core.outcome import annotate, outcome_of
 from flask_background.core.request_state import StateUrls
 from flask_background.core.run_host import RunHost
-from flask_background.core.status import SUCCEEDED, Attempt, Outcome, Status
+from flask_background.core.status import FAILED, SUCCEEDED, Attempt, Outcome, Status
 from flask_background.core.token import CancelReason
-from flask_background.errors import ItemCancelledError, ItemInterruptedError, ItemTimeoutError
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from flask.ctx import AppContext
 
     from flask_background.concurrency.timers import Timer
-
-_OUTSIDE_REQUEST = "Working outside of request context"
-
 
 #: Awaits an awaitable that a run's function returned, and ends the run.
 Adopt = Callable[["Run", Awaitable[Any]], None]
@@ -51,7 +47,7 @@ class Perform(Protocol):
 def perform(item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | None = None, /) -> None:
     """Run item on this thread. If its function returns an awaitable, adopt awaits it and ends the run."""
     host: RunHost = item._host  # type: ignore[assignment]  # only a host that runs items calls this
-    attempt = Attempt(time.time())
+    attempt = Attempt(host.clock.time())
     if not host.start(item, attempt):
         return
     run = Run(host, item, attempt)
@@ -105,14 +101,20 @@ class Run:
         item = self._item
         task = item._task
         try:
-            self._enter()
+            current_item_var.set(item)
+            app = self._host.app
+            app_context = app.app_context()
+            if app_context.url_adapter is None and item.state.method:
+                app_context.url_adapter = StateUrls(app, item.state)  # type: ignore[assignment]
+            app_context.push()
+            self._app_context = app_context
             if task.timeout is not None:
                 self._timer = self._host.set_timer(item, task.timeout)
             value = task.func(*item._args, **item._kwargs) if item._kwargs else task.func(*item._args)
             if value is not None and value is not item and _is_pending(value):
                 return value
         except BaseException as error:
-            self._end(_outcome_of(item, error))
+            self._end(outcome_of(item, error))
         else:
             self._end((SUCCEEDED, value, None))
         return None
@@ -126,43 +128,34 @@ class Run:
                 self._timer = self._host.set_timer(item, item._task.timeout)
             outcome = call(item)
         except BaseException as error:
-            outcome = _outcome_of(item, error)
+            outcome = outcome_of(item, error)
         self._end(outcome)
 
     def _end(self, outcome: Outcome) -> None:
         if self._timer is not None:
             self._host.cancel_timer(self._timer)
         if self._app_context is not None:
-            outcome = self._leave(self._app_context, outcome)
-        if outcome[0] is Status.FAILED:
+            try:
+                self._app_context.pop(outcome[2])
+            except BaseException as error:
+                outcome = self._teardown_failed(error, outcome)
+        if outcome[0] is FAILED:
             self._settle_failure(outcome)
         else:
             self._host.finish(self._item, self._attempt, outcome)
 
-    def _enter(self) -> None:
-        item, app = self._item, self._host.app
-        current_item_var.set(item)
-        app_context = app.app_context()
-        if app_context.url_adapter is None and item.state:
-            app_context.url_adapter = StateUrls(app, item.state)  # type: ignore[assignment]
-        app_context.push()
-        self._app_context = app_context
-
-    def _leave(self, app_context: AppContext, outcome: Outcome) -> Outcome:
-        """Leave the app context. An error of a teardown function fails an item that had succeeded."""
-        try:
-            app_context.pop(outcome[2])
-        except BaseException as error:
-            if outcome[0] is SUCCEEDED:
-                return Status.FAILED, None, error
-            self._host.log_error(f"The teardown of item {self._item.id} failed", error)
+    def _teardown_failed(self, error: BaseException, outcome: Outcome) -> Outcome:
+        """Return the outcome of a run after whose end a teardown function raised error."""
+        if outcome[0] is SUCCEEDED:
+            return FAILED, None, error
+        self._host.log_error(f"The teardown of item {self._item.id} failed", error)
         return outcome
 
     def _settle_failure(self, outcome: Outcome) -> None:
         """Start another run, or let the item fail."""
         host, item, attempt, error = self._host, self._item, self._attempt, outcome[2]
         if error is not None:
-            _annotate(item, error)
+            annotate(item, error)
         if host.decides_retries and error is not None:
             delay = delay_until_next(item, attempt, outcome)
             if delay is not None and host.run_again(item, attempt, error, delay):
@@ -217,7 +210,7 @@ class Run:
         """End the run, because the awaitable raised error, perhaps after the item's own token fired."""
         item = getattr(self, "_item", None)
         if item is not None:
-            self._end_awaited(_outcome_of(item, error, self._aborted))
+            self._end_awaited(outcome_of(item, error, self._aborted))
 
     def _end_awaited(self, outcome: Outcome) -> None:
         try:
@@ -239,51 +232,6 @@ def delay_until_next(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) ->
     if status is not Status.FAILED or error is None or item._is_unwanted():
         return None
     return item._task.retry.delay_after(attempt.number, error)
-
-
-def _outcome_of(item: WorkItem[Any], error: BaseException, aborted: bool = False) -> Outcome:
-    """Return the outcome of an item that raised error. ``aborted``: its token cancelled what it awaited."""
-    with best_effort():  # some errors raise when an attribute is read
-        return _meaning_of(item, error, aborted)
-    return Status.FAILED, None, error
-
-
-def _meaning_of(item: WorkItem[Any], error: BaseException, aborted: bool) -> Outcome:
-    source = item._source
-    reason = source.token.reason if source is not None else None
-    own = (
-        error.token is not None and source is not None and error.token is source.token
-        if isinstance(error, ItemCancelledError)
-        # The class of asyncio or of concurrent.futures
-        else aborted and type(error).__name__ == "CancelledError"
-    )
-    if not own or reason is None:
-        return Status.FAILED, None, error
-    name = f"item {item.id} ({item.task_name})"
-    if reason is CancelReason.REQUESTED:
-        return Status.CANCELLED, None, ItemCancelledError(f"{name} was cancelled")
-    if reason is CancelReason.SHUTDOWN:
-        return Status.INTERRUPTED, None, ItemInterruptedError(f"{name} ended because the host stopped")
-    timeout = ItemTimeoutError(
-        f"{name} did not end within its timeout of {item._task.timeout:g} s, and was cut short: raise the"
-        " timeout of the task if its items may take longer"
-    )
-    timeout.__cause__ = error
-    return Status.FAILED, None, timeout
-
-
-def _annotate(item: WorkItem[Any], error: BaseException) -> None:
-    """Add a note to the error that names its item, if the error takes notes (a frozen one does not)."""
-    note = f"in work item {item.id} ({item.task_name})"
-    with best_effort():
-        if note in getattr(error, "__notes__", ()):
-            return  # the child process that raised the error has added the note
-        error.add_note(note)
-        if isinstance(error, RuntimeError) and _OUTSIDE_REQUEST in str(error):
-            error.add_note(
-                "An item has no request: pass the values that it needs as arguments, or read"
-                " current_item.state; a @background.state_processor can add to that."
-            )
 
 
 def _is_pending(value: Any) -> bool:

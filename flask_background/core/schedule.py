@@ -119,7 +119,7 @@ def _is_moment(value: object) -> bool:
 def _zone(cron: Cron) -> tzinfo:
     if cron.timezone == "UTC":
         return UTC
-    from zoneinfo import ZoneInfo  # as slow to import as the rest of this room
+    from zoneinfo import ZoneInfo  # as slow to import as the rest of this module
 
     try:
         return ZoneInfo(cron.timezone)  # zoneinfo caches the time zones that it has read

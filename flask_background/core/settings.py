@@ -2,269 +2,131 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from logging import Logger
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from flask_background.core.checks import at_most, is_duration, is_number, is_whole, shown
-from flask_background.core.options import BackendName
-from flask_background.errors import ConfigurationError
+from flask_background.core.executor_settings import THREADS, ExecutorSettings, read_executors
+from flask_background.core.options import DefaultBackend
+from flask_background.core.setting_values import (
+    app_location,
+    celery_config,
+    count,
+    flag,
+    folder,
+    one_of,
+    optional_seconds,
+    positive_seconds,
+    seconds,
+    shared_folder,
+    switch_interval,
+)
 
-Kind = Literal["thread", "native-thread", "asyncio", "process"]
 Overflow = Literal["raise", "block", "run"]
 Durability = Literal["power", "process"]
-
-# The default for each executor's number of simultaneous items, and the option that sets it.
-_THREADS = min(32, (os.cpu_count() or 1) + 4)
-_COROUTINES = 5_000
-_PROCESSES = os.cpu_count() or 1
-_CELERY = ("broker_url", "result_backend")
-_URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutorSettings:
-    """The settings of one executor: its kind, and how many items it runs at the same time."""
-
-    kind: Kind
-    capacity: int
-    #: For a process executor: the niceness of a child, and its memory limit in MiB (None: no limit).
-    nice: int = 0
-    max_memory: int | None = None
-    #: After how many items a child is replaced; None: it is kept.
-    max_items: int | None = None
-
-    @property
-    def coroutines_only(self) -> bool:
-        """Whether the executor runs only coroutines."""
-        return self.kind == "asyncio"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of an app. Times are in seconds."""
 
-    #: The backend of items whose task names none.
-    backend: BackendName = "local"
-    #: The configuration of Celery, for an app without a Celery app.
+    #: The backend of items: ``"local"`` or ``"celery"``; for tests ``"immediate"`` to run an item inside
+    #: ``enqueue``, or ``"manual"`` to let it wait for ``flask_background.testing.run_items()``.
+    #: ``@background.task(backend=...)`` sets the backend of one task.
+    backend: DefaultBackend = "local"
+    #: The configuration of a Celery app, if ``app.extensions["celery"]`` is missing: at least
+    #: ``"broker_url"`` and ``"result_backend"``.
     celery: Mapping[str, Any] | None = None
+    #: The seconds after which ``enqueue`` gives up on a broker that does not answer.
     publish_timeout: float = 2.0
-    #: Where uploads are stored for items that run on other machines: an absolute path or a URL; None:
-    #: nowhere.
+    #: Where uploads for Celery are stored: the absolute path of a shared folder, or a URL of fsspec's.
     uploads: str | None = None
+    #: The seconds that items have once the process stops.
     grace_period: float = 90.0
-    #: How long the host lets the process live once it stops, in seconds; None: what the host itself says.
+    #: The seconds after which the host kills a stopping process (``TimeoutStopSec``, ``docker stop -t``).
+    #: ``token.remaining`` counts down to one second before that moment, when unfinished items are put on
+    #: record. ``None``: gunicorn's own setting; on other hosts no limit.
     host_limit: float | None = None
+    #: The number of items that may wait for one executor, besides those that it runs. Durable items wait on
+    #: disk, however many.
     max_queued: int = 10_000
+    #: When that many items wait: ``"raise"`` QueueFull (a 503 with Retry-After, if the view lets it pass),
+    #: ``"block"`` the view, or ``"run"`` the item in the view.
     overflow: Overflow = "raise"
+    #: More executors, by name: ``{"mail": {"kind": "thread", "workers": 2}}``. The kinds are ``"thread"`` and
+    #: ``"native-thread"`` (with ``"workers"``), ``"asyncio"`` (with ``"limit"``) and ``"process"`` (with
+    #: ``"workers"``, ``"nice"``, ``"max_memory"`` in MiB, ``"max_items"``).
     executors: Mapping[str, ExecutorSettings] = field(default_factory=dict)
-    #: How long an item in a child process may go on after its token has fired, before its child is killed.
+    #: The seconds that an item in a child process has, after its time is up or the item was cancelled, until
+    #: the child is killed.
     kill_after: float = 5.0
-    #: How long a computing thread may keep the GIL, in seconds; None: Python's default.
+    #: The seconds, for example ``0.0005``, after which a computing thread lets another thread of the process
+    #: run. ``None`` keeps Python's ``0.005``, or the app's own setting.
     switch_interval: float | None = None
-    #: Where child processes find the app, as in "shop:create_app()"; None: found automatically.
+    #: Where child processes find the app: ``"shop:app"``, ``"shop.web:create_app('eu')"``. ``None``: found
+    #: automatically.
     app: str | None = None
-    #: The journal's folder; None: ``background-NAME`` in the app's instance folder.
+    #: The absolute path of the journal's folder, for the app's user alone. ``None``: ``background-NAME`` in
+    #: the instance folder, with the app's name.
     journal: Path | None = None
+    #: The losses that durable items survive: ``"power"`` cuts, or only the death of the ``"process"``.
     durability: Durability = "power"
+    #: Whether this process runs durable items, or leaves them to other processes of the app.
     run_in_web: bool = True
+    #: The seconds for which durable items that have ended can be found.
     keep: float = 86_400.0
-    #: How long a durable item waits that no process of the app can run, before it fails, in seconds.
+    #: The seconds that a durable item waits whose task or executor no process of the app has. Then the item
+    #: fails.
     park_after: float = 86_400.0
+    #: The bytes that the arguments, and the result, of a durable item may have as JSON. Errors and progress
+    #: messages are cut to this size.
     max_payload: int = 1_000_000
+    #: Whether the arguments of every task have to be data, like those of durable tasks. Set it, for example
+    #: in tests, if ``durable=True`` or Celery may come later.
     strict: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
         """Read the settings; raises ConfigurationError with the key, the value and the allowed values."""
-        workers = _count(config, "BACKGROUND_WORKERS", _THREADS)
+        workers = count(config, "BACKGROUND_WORKERS", THREADS)
         return cls(
-            backend=_one_of(config, "BACKGROUND_BACKEND", *get_args(BackendName)),
-            celery=_celery(config, "BACKGROUND_CELERY"),
-            publish_timeout=_some_seconds(config, "BACKGROUND_PUBLISH_TIMEOUT", 2.0),
-            uploads=_shared(config, "BACKGROUND_UPLOADS"),
-            grace_period=_seconds(config, "BACKGROUND_GRACE_PERIOD", 90.0),
-            host_limit=_limit(config, "BACKGROUND_HOST_LIMIT"),
-            max_queued=_count(config, "BACKGROUND_MAX_QUEUED", 10_000),
-            overflow=_one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),
-            executors=_executors(config.get("BACKGROUND_EXECUTORS", {}), workers),
-            kill_after=_seconds(config, "BACKGROUND_KILL_AFTER", 5.0),
-            switch_interval=_switch_interval(config, "BACKGROUND_SWITCH_INTERVAL"),
-            app=_location(config, "BACKGROUND_APP"),
-            journal=_folder(config, "BACKGROUND_JOURNAL"),
-            durability=_one_of(config, "BACKGROUND_DURABILITY", "power", "process"),
-            run_in_web=_flag(config, "BACKGROUND_RUN_IN_WEB", True),
-            keep=_seconds(config, "BACKGROUND_KEEP", 86_400.0),
-            park_after=_seconds(config, "BACKGROUND_PARK_AFTER", 86_400.0),
-            max_payload=_count(config, "BACKGROUND_MAX_PAYLOAD", 1_000_000),
-            strict=_flag(config, "BACKGROUND_STRICT", False),
+            backend=one_of(config, "BACKGROUND_BACKEND", *get_args(DefaultBackend)),
+            celery=celery_config(config, "BACKGROUND_CELERY"),
+            publish_timeout=positive_seconds(config, "BACKGROUND_PUBLISH_TIMEOUT", 2.0),
+            uploads=shared_folder(config, "BACKGROUND_UPLOADS"),
+            grace_period=seconds(config, "BACKGROUND_GRACE_PERIOD", 90.0),
+            host_limit=optional_seconds(config, "BACKGROUND_HOST_LIMIT"),
+            max_queued=count(config, "BACKGROUND_MAX_QUEUED", 10_000),
+            overflow=one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),
+            executors=read_executors(config.get("BACKGROUND_EXECUTORS", {}), workers),
+            kill_after=seconds(config, "BACKGROUND_KILL_AFTER", 5.0),
+            switch_interval=switch_interval(config, "BACKGROUND_SWITCH_INTERVAL"),
+            app=app_location(config, "BACKGROUND_APP"),
+            journal=folder(config, "BACKGROUND_JOURNAL"),
+            durability=one_of(config, "BACKGROUND_DURABILITY", "power", "process"),
+            run_in_web=flag(config, "BACKGROUND_RUN_IN_WEB", True),
+            keep=seconds(config, "BACKGROUND_KEEP", 86_400.0),
+            park_after=seconds(config, "BACKGROUND_PARK_AFTER", 86_400.0),
+            max_payload=count(config, "BACKGROUND_MAX_PAYLOAD", 1_000_000),
+            strict=flag(config, "BACKGROUND_STRICT", False),
         )
 
 
-def _executors(named: object, workers: int) -> dict[str, ExecutorSettings]:
-    executors = {
-        "thread": ExecutorSettings("thread", workers),
-        "asyncio": ExecutorSettings("asyncio", _COROUTINES),
-    }
-    if not isinstance(named, Mapping):
-        raise _wrong("BACKGROUND_EXECUTORS", named, "a dict of names to dicts")
-    for name, options in named.items():
-        key = f"BACKGROUND_EXECUTORS[{name!r}]"
-        if not isinstance(name, str) or not isinstance(options, Mapping):
-            raise _wrong(key, options, 'a name and a dict such as {"kind": "thread", "workers": 2}')
-        kind = options.get("kind")
-        if kind in ("thread", "native-thread"):
-            _only(key, options, "workers")
-            executors[name] = ExecutorSettings(kind, _option(key, options, "workers", workers))
-        elif kind == "asyncio":
-            _only(key, options, "limit")
-            executors[name] = ExecutorSettings("asyncio", _option(key, options, "limit", _COROUTINES))
-        elif kind == "process":
-            executors[name] = _processes(key, options)
-        else:
-            raise _wrong(f'{key}["kind"]', kind, '"thread", "native-thread", "asyncio" or "process"')
-    for name, kind in (("thread", "thread"), ("asyncio", "asyncio")):
-        if executors[name].kind != kind:
-            raise _wrong(
-                f'BACKGROUND_EXECUTORS[{name!r}]["kind"]', executors[name].kind, f'"{kind}" for this name'
-            )
-    return executors
+def unknown_keys(config: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Find the keys that look like settings and are none, each with the nearest known key, or None."""
+    known = ["WORKERS", *(one.name.upper() for one in fields(Settings))]
+    for key in config:
+        name = str(key).removeprefix("BACKGROUND_")
+        if name != key and name not in known:
+            close = get_close_matches(name, known, 1)
+            yield key, f"BACKGROUND_{close[0]}" if close else None
 
 
-def _processes(key: str, options: Mapping[str, Any]) -> ExecutorSettings:
-    _only(key, options, "workers", "nice", "max_memory", "max_items")
-    nice = options.get("nice", 0)
-    if not is_whole(nice) or not 0 <= nice <= 19:
-        raise _wrong(f'{key}["nice"]', nice, "a whole number from 0 to 19")
-    memory, items = (
-        None if options.get(name) is None else _option(key, options, name, 0)
-        for name in ("max_memory", "max_items")
-    )
-    return ExecutorSettings("process", _option(key, options, "workers", _PROCESSES), nice, memory, items)
-
-
-def _only(key: str, options: Mapping[str, Any], *names: str) -> None:
-    for other in options:
-        if other not in ("kind", *names):
-            *first, last = (f'"{name}"' for name in ("kind", *names))
-            allowed = f"{', '.join(first)} and {last} only, not {other!r}"
-            raise _wrong(key, dict(options), allowed)
-
-
-def _option(key: str, options: Mapping[str, Any], name: str, default: int) -> int:
-    return _count({f'{key}["{name}"]': options.get(name, default)}, f'{key}["{name}"]', default)
-
-
-def _count(config: Mapping[str, Any], key: str, default: int) -> int:
-    value = config.get(key, default)
-    if not is_whole(value) or value < 1:
-        raise _wrong(key, value, "a whole number from 1")
-    return value
-
-
-def _one_of(config: Mapping[str, Any], key: str, *allowed: str) -> Any:
-    """Return the setting, which has to be one of these strings; the first one is the default."""
-    value = config.get(key, allowed[0])
-    if value not in allowed:
-        *others, last = (f'"{name}"' for name in allowed)
-        raise _wrong(key, value, f"{', '.join(others)} or {last}")
-    return value
-
-
-def _flag(config: Mapping[str, Any], key: str, default: bool | None) -> Any:
-    value = config.get(key, default)
-    if value is not default and not isinstance(value, bool):
-        raise _wrong(key, value, "True or False")
-    return value
-
-
-def _folder(config: Mapping[str, Any], key: str) -> Path | None:
-    value = config.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
-        raise _wrong(key, value, "the path of a folder, or None for the app's instance folder")
-    path = Path(value)
-    # A relative path means another folder in each working directory, and so does a URL.
-    if not path.is_absolute():
-        raise _wrong(key, value, "the absolute path of a folder, or None for the app's instance folder")
-    return path
-
-
-def _celery(config: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
-    value = config.get(key)
-    if value is None:
-        return None
-    # The value is left out, because it may contain a password.
-    if not isinstance(value, Mapping):
-        wrong = f"is not a dict but {type(value).__name__}"
-        if isinstance(value, str):
-            wrong += ' (the environment takes JSON, {"name": "value"})'
-    elif missing := [name for name in _CELERY if not isinstance(value.get(name), str)]:
-        wrong = f"has no usable {' and no usable '.join(missing)}"
-    else:
-        return value
-    raise ConfigurationError(
-        f"{key} {wrong}; allowed is a dict of Celery's settings with at least"
-        ' "broker_url" and "result_backend", or None if the app has a Celery'
-    )
-
-
-def _shared(config: Mapping[str, Any], key: str) -> str | None:
-    value = config.get(key)
-    if value is None:
-        return None
-    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
-    text = text.removeprefix("file://") if isinstance(text, str) else ""
-    if not (text.startswith("/") or _URL.match(text)):
-        # The value is left out, because it may contain a password.
-        raise ConfigurationError(
-            f"{key} is not usable; allowed is the absolute path of a folder that all machines share, a URL"
-            ' such as "s3://bucket/prefix", or None'
-        )
-    return text
-
-
-def _location(config: Mapping[str, Any], key: str) -> str | None:
-    value = config.get(key)
-    if value is None:
-        return None
-    module = value.partition(":")[0] if isinstance(value, str) else ""
-    # Perhaps the path of a file
-    if module.endswith(".py") or not all(map(str.isidentifier, module.split("."))):
-        raise _wrong(key, value, 'module and app, as in "shop:app" or "shop.web:create_app()", or None')
-    return str(value)
-
-
-def _switch_interval(config: Mapping[str, Any], key: str) -> float | None:
-    value = config.get(key)
-    if value is None:
-        return None
-    if not is_number(value) or not 1e-5 <= value <= 1:
-        raise _wrong(key, value, "seconds, from 0.00001 to 1, or None")
-    return float(value)
-
-
-def _seconds(config: Mapping[str, Any], key: str, default: float) -> float:
-    value = config.get(key, default)
-    if not is_duration(value):
-        raise _wrong(key, value, "a number of seconds from 0")
-    return at_most(value)
-
-
-def _limit(config: Mapping[str, Any], key: str) -> float | None:
-    return None if config.get(key) is None else _some_seconds(config, key, 0.0)
-
-
-def _some_seconds(config: Mapping[str, Any], key: str, default: float) -> float:
-    seconds = _seconds(config, key, default)
-    if seconds == 0:
-        raise _wrong(key, config[key], "a number of seconds above 0")
-    return seconds
-
-
-def _wrong(key: str, value: object, allowed: str) -> ConfigurationError:
-    return ConfigurationError(f"{key} is {shown(value)}; allowed is {allowed}")
+def warn_of_unknown_keys(config: Mapping[str, Any], log: Logger) -> None:
+    """Log a warning for each key that looks like a setting and is none."""
+    for key, close in unknown_keys(config):
+        cure = f"{close} may be meant" if close else "give it another name, if it is the app's own"
+        log.warning("%s is no setting of Flask-Background, and has no effect: %s", key, cure)

@@ -1,8 +1,8 @@
 """The durable backend: an item is on disk when ``enqueue`` returns, and any process of the app may run it.
 
 An item that this process has claimed is, until it ends or leaves, an item of the process's LocalBackend like
-any other: counted, given a token and the grace period. This room adds the journal, which records every step.
-An end is announced only when it is on disk.
+any other: counted, given a token and the grace period. This module adds the journal, which records every
+step. An end is announced only when it is on disk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.concurrency import native
@@ -23,7 +22,6 @@ from flask_background.durable.claiming import Claimer
 from flask_background.durable.handle import DurableItem
 from flask_background.durable.handles import Handles
 from flask_background.durable.intake import Intake
-from flask_background.durable.journal import statements
 from flask_background.durable.maintenance import JournalMaintenance
 from flask_background.durable.outbox import Outbox, Sender
 from flask_background.durable.runs import Runs
@@ -46,7 +44,7 @@ _LAST_WRITES = 2.0
 _LOOK = 0.02
 
 
-class DurableBackend(Backend):
+class DurableBackend(Backend[DurableItem[Any]]):
     """The durable items of one app, as one process sees them.
 
     ``executors``: the executors whose items this process runs. ``sender`` returns the object that forwards
@@ -84,8 +82,8 @@ class DurableBackend(Backend):
         )
         self._local = local
         self._over = False
+        local.companion = self  # before the thread runs items, because the process may begin to stop
         self.maintenance.start()
-        local.companion = self
         if local.ledger.phase is Phase.STOPPED:  # the journal was opened to be read, after the stop
             self.stopped()
 
@@ -96,20 +94,20 @@ class DurableBackend(Backend):
     ) -> DurableItem[Any]:
         return DurableItem(callee, args, kwargs, state, self.runs)
 
-    def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
+    def accept(self, item: DurableItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         return self._intake.accept(item, held, due)
 
-    def release(self, item: WorkItem[Any]) -> None:
-        self._intake.release(item)
+    def start_held(self, item: DurableItem[Any]) -> None:
+        self._intake.start_held(item)
 
-    def drop(self, item: WorkItem[Any], why: str) -> None:
-        self._intake.drop(item, why)
+    def cancel_held(self, item: DurableItem[Any], why: str) -> None:
+        self._intake.cancel_held(item, why)
 
-    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
-        return self._intake.hold(item)
+    def reserve(self, item: DurableItem[Any]) -> WorkItem[Any]:
+        return self._intake.reserve(item)
 
-    def enter(self, item: WorkItem[Any], due: float | None) -> None:
-        self._intake.enter(item, due)
+    def submit_reserved(self, item: DurableItem[Any], due: float | None) -> None:
+        self._intake.submit_reserved(item, due)
 
     # Queries about items.
 
@@ -173,15 +171,5 @@ class DurableBackend(Backend):
 
     def _give_all_back(self) -> None:
         """Free the items that were claimed at the very last."""
-        step = partial(
-            statements.recover,
-            owner=self.session.process_lock.id,
-            running=(),
-            now=time.time(),
-            charged=False,
-        )
-        released, ended = self.session.writer.write(step)
-        for row in ended:
-            self.handles.announce_end(row)
-        if released:
+        if self.maintenance.recovery.free(self.session.process_lock.id, (), charged=False):
             self.session.wake_all()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flask_background.core.backend import Phase
 from flask_background.durable.handle import DurableItem
-from flask_background.durable.journal import process_lock, queries, statements
+from flask_background.durable.journal import queries, statements, takeover
 from flask_background.durable.journal.row import ItemRow
 from flask_background.payload.outcomes import parked_error
 
@@ -73,7 +73,7 @@ class Claimer:
         lock = self._session.process_lock
         for name in self._session.executors:
             waiting = list(self._local.executors[name].queued.values())
-            if waiting and self._backlog.is_stuck(name) and process_lock.others(lock.folder):
+            if waiting and self._backlog.is_stuck(name) and takeover.others(lock.folder):
                 for item in waiting:
                     if isinstance(item, DurableItem) and not item.held and self._local.let_go(item):
                         self._runs.give_back(item)

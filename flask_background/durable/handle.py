@@ -13,6 +13,7 @@ from flask_background.core.callee import Callee
 from flask_background.core.item import ItemHost, current_item_var
 from flask_background.core.remote_item import RemoteItem
 from flask_background.core.throttle import Throttle
+from flask_background.durable.journal.row import timed_id
 from flask_background.errors import BackgroundError, RecordGoneError
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ class DurableItem(RemoteItem[R]):
         self.held = False
         self.progress_throttle: Throttle | None = None
         super().__init__(task, args, kwargs, state, host)
-        # Ids are in the order of time: items that are enqueued together lie together in the journal's index.
-        self._identify(f"{int(self._enqueued * 16) & 0xFFFF_FFFF:08x}{self.id[8:]}", self._enqueued)
+        self._identify(timed_id(self.id, self._enqueued), self._enqueued)
 
     @classmethod
     def of(cls, row: ItemRow, task: Callee, state: RequestState | None, host: JournalHost) -> Self:
@@ -88,6 +88,8 @@ class DurableItem(RemoteItem[R]):
         self._follow_fork()
         waiting = current_item_var.get(None)
         lending = None if waiting is None else waiting._host.lending
+        if waiting is not None and timeout is None:
+            self._check_waiter(waiting)
         if waiting is not None and lending is not None:
             lending.check_wait(waiting, self, timeout)
         end = deadline(timeout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -12,8 +12,13 @@ from flask_background.durable.journal.row import ItemRow, state_of
 from flask_background.errors import JournalError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask_background.core.callee import Callee
     from flask_background.core.status import Status
     from flask_background.durable.session import JournalSession
+
+    TaskOf = Callable[[str, str, str], Callee]
 
 
 class Handles:
@@ -51,22 +56,24 @@ class Handles:
     def items(self, status: Status | None, task: str | None) -> list[DurableItem[Any]]:
         """Return the items enqueued last, oldest first. Raises JournalError."""
         rows = self._session.writer.read(partial(queries.rows, status=status, task=task))
-        return [self.of_row(row) for row in rows]
+        task_of = cache(self._session.registry.task_of)  # few tasks differ, and each takes long to make
+        return [self.of_row(row, task_of) for row in rows]
 
-    def of_row(self, row: ItemRow) -> DurableItem[Any]:
+    def of_row(self, row: ItemRow, task_of: TaskOf | None = None) -> DurableItem[Any]:
         """Return the handle of an item; the handle doubts an end that it has seen if the row has news."""
-        handle = self.find_or_make(row)
+        handle = self.find_or_make(row, task_of)
         handle.doubt(row, self._session.process_lock.id)
         return handle
 
-    def find_or_make(self, row: ItemRow) -> DurableItem[Any]:
+    def find_or_make(self, row: ItemRow, task_of: TaskOf | None = None) -> DurableItem[Any]:
         """Return the handle of an item, and leave its state as it is.
 
         Raises an error if the row cannot be read.
         """
         handle = self._handles.get(row.id)
         if handle is None:
-            callee = self._session.registry.task_of(row.task, row.executor, row.options)
+            task_of = task_of or self._session.registry.task_of
+            callee = task_of(row.task, row.executor, row.options)
             handle = DurableItem.of(row, callee, state_of(row), self._host)
             self._handles[row.id] = handle
         return handle

@@ -37,9 +37,8 @@ class Intake:
         self._woken_at = 0
 
     @uninterruptible
-    def accept(self, item: WorkItem[Any], held: bool, due: float | None) -> WorkItem[Any]:
+    def accept(self, item: DurableItem[Any], held: bool, due: float | None) -> WorkItem[Any]:
         """Enter an item; see ``Backend.accept``."""
-        assert isinstance(item, DurableItem)
         here = due is None and (held or self._backlog.lets_pass(item._task.executor))
         try:
             row = self._pack(item, due, here)
@@ -64,20 +63,18 @@ class Intake:
         return item
 
     @uninterruptible
-    def release(self, item: WorkItem[Any]) -> None:
+    def start_held(self, item: DurableItem[Any]) -> None:
         """Let a held item start."""
-        assert isinstance(item, DurableItem)
         item.unhold()
-        self._local.release(item)
+        self._local.start_held(item)
 
-    def drop(self, item: WorkItem[Any], why: str) -> None:
-        """Cancel a held item."""
-        self._local.drop(item, why)
+    def cancel_held(self, item: DurableItem[Any], why: str) -> None:
+        """Cancel a held or reserved item."""
+        self._local.cancel_held(item, why)
         self._runs.end_unrun(item)
 
-    def hold(self, item: WorkItem[Any]) -> WorkItem[Any]:
-        """Take an item that the journal must not have before ``enter``."""
-        assert isinstance(item, DurableItem)
+    def reserve(self, item: DurableItem[Any]) -> WorkItem[Any]:
+        """Take an item that the journal must not have before ``submit_reserved``."""
         row = self._pack(item, None, here=True)
         self._welcome(item, row, held=True)
         if not self._local.take(item, held=True):
@@ -86,9 +83,8 @@ class Intake:
         item._release_arguments()
         return item
 
-    def enter(self, item: WorkItem[Any], due: float | None) -> None:
-        """Enter an item on hold, unless it was cancelled meanwhile."""
-        assert isinstance(item, DurableItem)
+    def submit_reserved(self, item: DurableItem[Any], due: float | None) -> None:
+        """Enter a reserved item, unless it was cancelled meanwhile."""
         assert item.row is not None
         if not self._local.is_in_flight(item):
             return
@@ -106,7 +102,7 @@ class Intake:
         elif not self._local.is_in_flight(item):  # the item was cancelled at this very moment
             self._runs.end_unrun(item)
         elif due is None:
-            self.release(item)
+            self.start_held(item)
         elif self._local.let_go(item):
             item.unhold()
             self._leave_to_all(item)
@@ -119,7 +115,7 @@ class Intake:
         return row._replace(key=f"{PERIODIC} {planned!r}" if overlap else PERIODIC)
 
     def _pack(self, item: DurableItem[Any], due: float | None, here: bool) -> ItemRow:
-        task: Any = item._task
+        task = item._task
         self._session.registry.check_portable(task)
         check_here(task, self._local.executors)
         payload, uploads = self._uploads.pack(item.id, task.func, item._args, item._kwargs or {})
@@ -144,7 +140,7 @@ class Intake:
         self._wake_for_transaction()
 
     def _give_up(self, item: DurableItem[Any], why: str) -> None:
-        self._local.drop(item, why)
+        self._local.cancel_held(item, why)
         self._uploads.forget(item.id)
 
     def _wake_for_transaction(self) -> None:

@@ -7,7 +7,6 @@ also looks every few seconds.
 
 from __future__ import annotations
 
-import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,14 +14,15 @@ from typing import TYPE_CHECKING
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
 from flask_background.core.status import Status
-from flask_background.durable.journal import outbox, process_lock, queries, schedules, statements
+from flask_background.durable.journal import queries, statements, takeover
 from flask_background.durable.journal.failure import RemovedError
+from flask_background.durable.journal.row import first_id_after
 from flask_background.durable.journal.watch import ProcessWatch
-from flask_background.errors import ConfigurationError
-from flask_background.local.admission import check_here
+from flask_background.durable.periodic import PeriodicTasks
+from flask_background.durable.recovery import Recovery
+from flask_background.durable.removal import BREATH, Removal
 
 if TYPE_CHECKING:
-    from flask_background.core.callee import Callee
     from flask_background.durable.claiming import Claimer
     from flask_background.durable.handles import Handles
     from flask_background.durable.intake import Intake
@@ -38,12 +38,8 @@ _TROUBLE = 1.0
 _SOON = 0.5
 # How often the thread does work that is not urgent, in seconds.
 _LOOK_OVER_EVERY = 60.0
-# How many items are pruned at a time, and how long other threads may write between two prunings, in seconds.
-_PRUNED = 500
-_BREATH = 0.05
-# How long uploads are kept for an item that the journal does not know, in seconds: the item may be about to
-# be entered.
-_ORPHANED = 3_600.0
+# How many items are looked at together that may have been enqueued while the clock was ahead.
+_LATER = 1_000
 
 
 class JournalMaintenance:
@@ -72,10 +68,11 @@ class JournalMaintenance:
         self._folder = session.process_lock.folder
         self._handles = handles
         self._runs = runs
-        self._intake = intake
         self._claimer = claimer
+        self._periodic = PeriodicTasks(session, intake)
+        self.recovery = Recovery(session, handles)
         self._outbox = outbox
-        self._keep = keep
+        self.removal = Removal(session, keep)
         self._park_after = park_after
         self._warned: set[str] = set()
         # Whether items wait for a task that may be imported a moment later.
@@ -91,8 +88,6 @@ class JournalMaintenance:
         self._in_trouble = False
         # Whether there may be more to prune than the last look has pruned.
         self._prunes = False
-        self._scheduled: set[str] = set()
-        self._unfit: set[str] = set()
 
     def start(self) -> None:
         """Start the thread."""
@@ -139,12 +134,12 @@ class JournalMaintenance:
                 what = "The journal was removed or replaced; items that only the old one had are lost"
             self._local.log_error(what, error)
         for name in dead:
-            self._recover(name)
+            self.recovery.recover(name)
         for item_id in self._writer.read(partial(queries.cancels, owner=session.process_lock.id)):
             self._cancel_here(item_id)
         if session.executors and self._local.ledger.phase is Phase.RUNNING:
             if self.fires:
-                self._fire(now)
+                self._periodic.fire(now)
             self._claimer.give_back_stuck()
             self._claimer.claim(now)
         self._outbox.look()
@@ -153,12 +148,12 @@ class JournalMaintenance:
             self._look_over(now)
             self._prunes = True
         if self._prunes:
-            self._prunes = self._prune(now)
+            self._prunes = self.removal.prune(now)
         periodic = list(self._registry.periodic) if session.executors and self.fires else []
         next_due = partial(queries.next_due, now=now, executors=session.executors, periodic=periodic)
         due = self._writer.read(next_due)
         looks_soon = self._waits_for_tasks or self._claimer.has_waiting()
-        most = _BREATH if self._prunes else _SOON if looks_soon else _NET
+        most = BREATH if self._prunes else _SOON if looks_soon else _NET
         return most if due is None else min(most, max(0.0, due - time.time()))
 
     def _cancel_here(self, item_id: str) -> None:
@@ -167,95 +162,24 @@ class JournalMaintenance:
         if item is not None and item.here and not item._is_unwanted():
             self._runs.cancel_here(item)
 
-    def _recover(self, name: str) -> None:
-        """Free the items of a dead process."""
-        takeover = process_lock.take_over(self._folder, name)
-        if takeover is None:
-            return  # another process recovers them
-        with takeover:
-            step = partial(
-                statements.recover,
-                owner=name,
-                running=takeover.running,
-                charged=takeover.charged,
-                now=time.time(),
-            )
-            released, ended = self._writer.write(step)
-            takeover.remove_files()
-        for row in ended:
-            self._handles.announce_end(row)
-        if released:
-            self._local.events.recovered(released, name, stopped=not takeover.charged)
-            self._session.wake_all()
-
-    def _fire(self, now: float) -> None:
-        """Enqueue the periodic tasks that are due."""
-        periodic = self._registry.periodic
-        for name, (task, schedule, _) in periodic.items():
-            if name not in self._scheduled and self._is_fit(task):
-                first = schedule.next_after(now)
-                self._writer.write(partial(schedules.schedule, name=name, spec=repr(schedule), first=first))
-                self._scheduled.add(name)
-        for name, planned in self._writer.read(partial(queries.planned, now=now)).items():
-            if name in periodic and name in self._scheduled:
-                task, schedule, overlap = periodic[name]
-                step = partial(
-                    schedules.fire,
-                    name=name,
-                    planned=planned,
-                    following=schedule.catch_up(planned, now),
-                    row=self._intake.make_periodic_row(task, planned, overlap),
-                )
-                self._writer.write(step)
-
-    def _is_fit(self, task: Callee) -> bool:
-        """Return whether a periodic task has an executor; without one its items would only pile up."""
-        if task.name in self._unfit:
-            return False
-        try:
-            check_here(task, self._local.executors)
-        except ConfigurationError as error:
-            self._unfit.add(task.name)  # one log line for each task
-            self._local.log_error(f"The periodic task {task.name} cannot run", error)
-            return False
-        return True
-
     def _follow_clock(self, now: float) -> None:
-        """Shorten the waits of items and periodic tasks if the clock was set back."""
-        if self._writer.write(partial(statements.follow_clock, now=now), sync=False):
-            self._session.wake_all()
-        for name, planned in self._writer.read(partial(queries.planned, now=math.inf)).items():
-            if name in self._registry.periodic:
-                schedule = self._registry.periodic[name].schedule
-                # If the clock was set back by less than a period, the task waits, so that nothing runs twice.
-                if planned > schedule.next_after(schedule.next_after(now)):
-                    following = schedule.catch_up(planned, now)
-                    self._writer.write(
-                        partial(schedules.reschedule, name=name, planned=planned, following=following)
-                    )
-
-    def _prune(self, now: float) -> bool:
-        """Delete some items that ended long ago; return whether there may be more."""
-        before = now - self._keep
-        gone = self._writer.write(partial(statements.prune, before=before, limit=_PRUNED), sync=False)
-        for item_id in gone:
-            self._session.uploads.forget(item_id)
-        count = self._writer.write(partial(outbox.prune, before=before, limit=_PRUNED), sync=False)
-        return _PRUNED in (len(gone), count)
+        """Make items due that were enqueued without a delay while the clock was ahead."""
+        after: str | None = first_id_after(now)
+        while after is not None:
+            later = partial(queries.enqueued_later, now=now, after=after, limit=_LATER)
+            ids, after = self._writer.read(later)
+            if ids:
+                self._writer.write(partial(statements.make_due, item_ids=ids, now=now), sync=False)
+                self._session.wake_all()
 
     def _look_over(self, now: float) -> None:
         """Recover items whose owner has no file left, and park items that no process could run for long."""
         self._follow_clock(now)
-        process_lock.sweep(self._folder)
-        for name in self._writer.read(queries.owners):
-            # A power cut or a person has removed the file of the process.
-            if not process_lock.exists(self._folder, name):
-                recovered = self._writer.write(partial(statements.recover, owner=name, running=(), now=now))
-                self._local.events.recovered(recovered.released, name)
-                self._session.wake_all()
-        for item_id in self._session.uploads.orphans(now - _ORPHANED):
-            if self._session.read_row(item_id) is None:
-                self._session.uploads.forget(item_id)
+        self._periodic.follow_clock(now)
+        takeover.sweep(self._folder)
+        self.recovery.warn_of_strangers()
+        self.recovery.recover_absent()
+        self.removal.remove_orphans(now)
         self._outbox.warn_if_stuck()
         tasks, executors = list(self._registry.tasks), list(self._local.executors)
         if not self._session.executors:
@@ -277,10 +201,10 @@ class JournalMaintenance:
 
     def _why_nobody_runs(self, row: ItemRow) -> str | None:
         """Return why no process can run an item; None if a process can that may be about to."""
-        others = process_lock.others(self._folder)
-        if any(process_lock.knows(self._folder, name, row.task, row.executor) for name in others):
+        others = takeover.others(self._folder)
+        if any(takeover.knows(self._folder, name, row.task, row.executor) for name in others):
             return None
         has_task = row.task in self._registry.tasks
-        if has_task or any(process_lock.knows(self._folder, name, row.task) for name in others):
+        if has_task or any(takeover.knows(self._folder, name, row.task) for name in others):
             return f"no process of the app that has this task has an executor named {row.executor!r}"
         return f"no process of the app has a task named {row.task!r}"

@@ -97,7 +97,7 @@ class Outbox:
     def warn_if_stuck(self) -> None:
         """Log once that items wait for a backend that this app does not have. Raises JournalError."""
         if self._sender is None and not self._has_warned:
-            waiting = self._session.writer.read(outbox.stats).get(Status.QUEUED, 0)
+            waiting = self._session.writer.read(outbox.count_waiting)
             if waiting:
                 self._has_warned = True
                 self._session.local.events.nobody_forwards(waiting)

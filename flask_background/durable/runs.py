@@ -246,6 +246,7 @@ class Runs(RunHost):
         """
         tell = partial(context.run, partial(self._ended, item, attempt, outcome, is_mine))
         if signals.item_finished.receivers:
+            self._backlog.note_end(item._task.executor, item.id, is_told=False)
             callbacks.threads.call(
                 tell, partial(self.log_error, f"The end of item {item.id} could not be announced")
             )
@@ -253,13 +254,18 @@ class Runs(RunHost):
             tell()
 
     def _ended(self, item: DurableItem[Any], attempt: Attempt, outcome: Outcome, is_mine: bool) -> None:
+        try:
+            self._announce(item, attempt, outcome, is_mine)
+        finally:
+            self._backlog.note_end(item._task.executor, item.id, is_told=True)
+
+    def _announce(self, item: DurableItem[Any], attempt: Attempt, outcome: Outcome, is_mine: bool) -> None:
         if is_mine:
             self._session.process_lock.end_run(item.id)
             self._local.finish(item, attempt, outcome)
             if outcome[0] is Status.SUCCEEDED and item.row is not None and item.row.uploads:
                 # An item that has not succeeded may be retried, and needs its uploads.
                 self._uploads.forget(item.id)
-            self._backlog.claim_more(item._task.executor)
         else:
             self.events.late(item, outcome)
             self._left(item, None)

@@ -8,6 +8,7 @@ durable: if the process is killed there, the item is lost.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ _KEY = "flask_background.pending"
 class _Pending:
     """An item that waits, and the savepoints that it was enqueued in."""
 
-    backend: Backend
+    backend: Backend[Any]
     item: WorkItem[Any]
     due: float | None
     savepoints: list[SessionTransaction]
@@ -42,6 +43,7 @@ class _Waiting:
         from sqlalchemy import event
 
         self.items: list[_Pending] = []
+        _all.add(self)
         self._committed: SessionTransaction | None = None
         event.listen(session, "after_commit", self._after_commit)
         event.listen(session, "after_transaction_end", self._after_end)
@@ -68,7 +70,15 @@ class _Waiting:
             _drop(undone)
 
 
-def hold(app: Flask, backend: Backend, item: WorkItem[Any], due: float | None) -> WorkItem[Any]:
+_all: weakref.WeakSet[_Waiting] = weakref.WeakSet()
+
+
+def is_waiting(item: WorkItem[Any]) -> bool:
+    """Return whether an item waits for a commit, without which it is not enqueued."""
+    return any(pending.item is item for waiting in tuple(_all) for pending in waiting.items)
+
+
+def hold(app: Flask, backend: Backend[Any], item: WorkItem[Any], due: float | None) -> WorkItem[Any]:
     """Let item wait for the commit of the app's current session. Return it, or the item with the same key.
 
     Raises ConfigurationError if there is no session, and the errors with which the backend refuses items.
@@ -76,7 +86,7 @@ def hold(app: Flask, backend: Backend, item: WorkItem[Any], due: float | None) -
     session = _session_of(app, item.task_name)
     if not session.in_transaction():
         session.begin()  # as Session.add does: a session without a transaction reports no rollback
-    accepted = backend.hold(item)
+    accepted = backend.reserve(item)
     if accepted is item:
         waiting = session.info.get(_KEY)
         if waiting is None:
@@ -116,7 +126,7 @@ def _enter(items: list[_Pending]) -> None:
     first: BaseException | None = None
     for pending in items:
         try:
-            pending.backend.enter(pending.item, pending.due)
+            pending.backend.submit_reserved(pending.item, pending.due)
         except BaseException as error:  # a Timeout of gevent, too: the other items are committed as well
             first = first or error
     if first is not None:
@@ -127,7 +137,7 @@ def _drop(items: list[_Pending]) -> None:
     first: BaseException | None = None
     for pending in items:
         try:
-            pending.backend.drop(pending.item, "its transaction was not committed")
+            pending.backend.cancel_held(pending.item, "its transaction was not committed")
         except BaseException as error:
             first = first or error
     if first is not None:

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from flask import Flask
 
-    from flask_background.core.backend import InProcessBackend
+    from flask_background.core.backend import Backend
     from flask_background.core.item import WorkItem
 
 # A key in the environ of a request, which an app may pass on to another app: the items that wait for the
 # response.
 _KEY = "flask_background.held"
 
-Held = list[tuple["InProcessBackend", "WorkItem[Any]"]]
+Held = list[tuple["Backend[Any]", "WorkItem[Any]"]]
 
 
 class ResponseGate:
@@ -128,15 +128,15 @@ def _view_failed(app: Flask, exception: BaseException, **_: Any) -> None:
 
 
 def _release(held: Held) -> None:
-    _take_each(held, lambda backend, item: backend.release(item))
+    _take_each(held, lambda backend, item: backend.start_held(item))
 
 
 def _drop(held: Held, error: BaseException) -> None:
     why = f"its view ended with {type(error).__name__}"
-    _take_each(held, lambda backend, item: backend.drop(item, why))
+    _take_each(held, lambda backend, item: backend.cancel_held(item, why))
 
 
-def _take_each(held: Held, take: Callable[[InProcessBackend, WorkItem[Any]], None]) -> None:
+def _take_each(held: Held, take: Callable[[Backend[Any], WorkItem[Any]], None]) -> None:
     """Take every item that waits, even if one cannot be taken; the first error is raised at the end."""
     first: BaseException | None = None
     while held:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from time import time
 from typing import TYPE_CHECKING, Any
 
 import flask
 
+from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.item import WorkItem, current_item_var
 from flask_background.core.request_state import RequestState
 from flask_background.enqueueing import after_commit as commit
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from flask import Request
 
     from flask_background.app_state import BackgroundState
-    from flask_background.core.callee import Callee
+    from flask_background.core.backend import Backend
     from flask_background.core.options import When
 
 _current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
@@ -36,26 +37,28 @@ def submit(
     """Copy the request's state, take the arguments over, and let the backend accept the item."""
     try:
         if part.elsewhere or callee.backend is not None:
-            backend: Any = part.backend_for(callee)
+            backend: Backend[Any] = part.backend_for(callee)
         else:
             backend = part.durable if callee.durable else part.backend
     except EnqueueError as error:  # the journal cannot be opened
         part.backend.events.refused(callee.name, error)
         raise
     state: RequestState | None
-    request = current_request()
-    if request is not None:
-        state = RequestState.capture(request, part.processors)
-    else:
-        outer = current_item_var.get(None)
+    request: Request | None
+    try:
+        request = _current_request()
+    except RuntimeError:  # outside of a request; to ask first would cost each view 0.1 µs
+        request, outer = None, current_item_var.get(None)
         state = None if outer is None else outer.state
+    else:
+        state = RequestState.capture(request, part.processors)
     args, kwargs, moved = arguments.take_over(callee.func, args, kwargs, request)
     try:
         if part.strict and callee.portable:
             check_data(callee, args, kwargs, part.settings.max_payload)
         item: WorkItem[Any] = backend.make_item(callee, args, kwargs, state)
         held = response.hold() if when == "response" else None
-        due = None if callee.due is None else callee.due(time())
+        due = None if callee.due is None else callee.due(item._enqueued)
         if moved is not None:
             item._adopt_uploads(moved.own)
         if when == "commit":
@@ -71,6 +74,26 @@ def submit(
     elif held is not None:
         held.append((backend, item))
     return accepted
+
+
+def submit_callable(
+    part: BackgroundState, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> WorkItem[Any]:
+    """Submit a call of a function that is no task, after checking what the function has captured."""
+    if not callable(func):
+        raise TypeError(
+            f"background.enqueue() takes a function and its arguments, not {type(func).__name__}:"
+            " write enqueue(f, x), not enqueue(f(x))"
+        )
+    refuse_generator(func)
+    arguments.refuse_live_closure(func, current_request())
+    try:
+        signature = inspect.signature(func, follow_wrapped=False)
+    except ValueError:  # some builtins have no signature
+        pass
+    else:
+        signature.bind(*args, **kwargs)
+    return submit(part, Callee.of_callable(func), args, kwargs)
 
 
 def check_data(callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int) -> None:

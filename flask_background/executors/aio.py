@@ -41,9 +41,10 @@ class AsyncioExecutor(Executor):
         self._running_loop().call_soon_threadsafe(self._arrive, item)
 
     def start_beside(self, item: WorkItem[Any]) -> bool:
-        if item.id not in self._waiting:
+        loop = self._loop  # None after the end: no loop is begun for an item that must not start any more
+        if loop is None or item.id not in self._waiting:
             return False
-        self._running_loop().call_soon_threadsafe(self._start_beside, item)
+        loop.call_soon_threadsafe(self._start_beside, item)
         return True
 
     def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:

@@ -85,6 +85,7 @@ class HubAsyncioExecutor(AsyncioExecutor):
     # The loop and its sockets belong to the main thread, so every use of the loop happens there.
 
     def put(self, item: WorkItem[Any]) -> None:
+        self._have_loop()
         hub.call_soon(super().put, item)
 
     def start_beside(self, item: WorkItem[Any]) -> bool:
@@ -94,7 +95,16 @@ class HubAsyncioExecutor(AsyncioExecutor):
         return True
 
     def adopt(self, run: Run, awaitable: Awaitable[Any]) -> None:
+        self._have_loop()
         hub.call_soon(super().adopt, run, awaitable)
+
+    def _have_loop(self) -> None:
+        """Begin the loop, for which a native thread waits: only its caller can act on the RuntimeError."""
+        if self._loop is None:
+            hub.run(self._begin_loop)
+
+    def _begin_loop(self) -> None:
+        self._running_loop()
 
     def _start_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         LoopGreenlet.spawn(Context().run, self._run, loop)

@@ -10,6 +10,7 @@ from flask_background.executors.patches import check_patches
 from flask_background.hosts import gunicorn, process
 from flask_background.hosts import worker_start as starting
 from flask_background.hosts.base import Host
+from flask_background.hosts.gunicorn_worker import find_worker
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
@@ -32,7 +33,7 @@ def current() -> Host:
 
 def detect() -> Host:
     """Return a new host: for gunicorn if this process is its worker, otherwise for an ordinary process."""
-    worker = gunicorn.find_worker()
+    worker = find_worker()
     if worker is not None:
         return gunicorn.GunicornHost(worker)
     return process.ProcessHost()

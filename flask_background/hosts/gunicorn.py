@@ -5,44 +5,30 @@ process alone, gets hooks around the user's. gunicorn calls ``worker_exit`` when
 whatever ended the worker, and before the interpreter shuts down. A second signal may raise SystemExit just
 before that call; then the interpreter's shutdown waits for the items. By that time gunicorn has closed the
 worker's heartbeat file, so the host opens a second descriptor of that file at the beginning.
-
-gunicorn documents its server hooks, and calls them in public. Everything else that this room relies on is in
-the table below. If a version lacks an entry, the log says so once, and the host works without it.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import hub, native
 from flask_background.hosts.base import Drainable, Host
+from flask_background.hosts.gunicorn_worker import (
+    GTHREAD_FINISHED,
+    GTHREAD_IDLE,
+    Heartbeat,
+    code_of,
+    file_of,
+    missing,
+)
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
-
-#: Attributes of gunicorn that are neither documented nor hooks, seen in 22.0 to 27.0.1, and their purpose.
-RELIED_ON = {
-    "worker.alive": "tells that the stop has begun; no signal comes with max_requests",
-    "worker.ppid": "tells that the master has gone",
-    "worker.pid": "distinguishes a worker from its copy in a forked child",
-    "worker.nr": "counts the requests, for a delayed recycle",
-    "worker.max_requests": "delays a recycle",
-    "worker.tmp": "the heartbeat file: the master reads its modification time, a monotonic one",
-    "worker.handle": "serves a connection: distinguishes a hanging request from a computing item",
-    "arbiter.spawn_worker": "has the worker in its variable `worker`, wherever signal handlers were replaced",
-}
-#: Further attributes of gthread: the places where a worker that was told to QUIT leaves idle connections and
-#: finished requests. Without them a client keeps its idle connection until the items are done. gunicorn 22
-#: and 23 called ``keepalived_conns`` ``_keep``, and had no ``pending_conns``.
-GTHREAD_IDLE = ("keepalived_conns", "pending_conns", "_keep")
-GTHREAD_FINISHED = "method_queue"
 
 # gunicorn kills a worker when its graceful_timeout is over. Everything has to be on record this many seconds
 # earlier.
@@ -56,63 +42,6 @@ _EXIT_WITHIN = 0.15
 # An INT and a QUIT less than this apart (seconds) are one Ctrl-C: the worker gets one of them from the
 # terminal and the other from its master.
 _ONE_PRESS = 1.0
-
-
-def find_worker() -> Worker | None:
-    """Return the gunicorn worker of this process, or None. Works on any thread."""
-    base = sys.modules.get("gunicorn.workers.base")
-    if base is None:
-        return None
-    # gunicorn's handlers are methods of the worker; an app may have replaced some of them.
-    handlers = map(signal.getsignal, (signal.SIGTERM, signal.SIGABRT, signal.SIGUSR1, signal.SIGQUIT))
-    owners = (getattr(handler, "__self__", None) for handler in handlers)
-    found = next((owner for owner in owners if isinstance(owner, base.Worker)), None)
-    if found is None:
-        found = worker_on_stack()
-    if not isinstance(found, base.Worker) or found.pid != os.getpid():
-        return None
-    worker: Worker = found
-    return worker
-
-
-def worker_on_stack() -> Any:
-    """Return the worker of the main thread, from the frame of the function that forked the process."""
-    arbiter = sys.modules.get("gunicorn.arbiter")
-    main = threading.main_thread().ident
-    if arbiter is None or main is None:
-        return None
-    spawn_worker = _code_of(arbiter.Arbiter, "spawn_worker")
-    frame = sys._current_frames().get(main)
-    while frame is not None:
-        if frame.f_code is spawn_worker:
-            return frame.f_locals.get("worker")
-        frame = frame.f_back
-    return None
-
-
-def missing(worker: Worker) -> list[str]:
-    """Return the entries of the table that this version of gunicorn lacks."""
-    from gunicorn.arbiter import Arbiter
-
-    owners = {"worker": worker, "arbiter": Arbiter}
-    names = (entry.split(".") for entry in RELIED_ON)
-    return [f"{owner}.{name}" for owner, name in names if not hasattr(owners[owner], name)]
-
-
-class Heartbeat:
-    """The heartbeat file of a worker, which stays usable when gunicorn has closed it."""
-
-    def __init__(self, worker: Worker) -> None:
-        try:
-            self._descriptor = os.dup(worker.tmp.fileno())
-        except (OSError, ValueError, AttributeError):
-            self._descriptor = -1  # gunicorn has closed the file: the worker is about to exit
-
-    def beat(self) -> None:
-        """Touch the file, which shows the master that the worker is alive."""
-        if self._descriptor != -1:
-            now = time.monotonic()
-            os.utime(self._descriptor, (now, now))
 
 
 class GunicornHost(Host):
@@ -134,7 +63,7 @@ class GunicornHost(Host):
         self._hub_asked_at: float | None = None
         # Stored now: at the time of the drain gunicorn may have closed its pipe, and the descriptor may be
         # another file's.
-        self._finished = _file_of(getattr(worker, GTHREAD_FINISHED, None))
+        self._finished = file_of(getattr(worker, GTHREAD_FINISHED, None))
         self._hook_exit()
         if worker.cfg.max_requests > 0:
             self._put_off_recycle()
@@ -197,7 +126,7 @@ class GunicornHost(Host):
             self._hub_asked_at = now
             hub.call_soon(self._hub_answers)
         return now - self._hub_asked_at > _EXIT_WITHIN and (
-            _code_of(type(self._worker), "handle") not in _codes_of_main_thread()
+            code_of(type(self._worker), "handle") not in _codes_of_main_thread()
         )
 
     def _hub_answers(self) -> None:
@@ -211,7 +140,7 @@ class GunicornHost(Host):
         """Close idle connections, which are no longer served: their clients must not wait for our items."""
         worker = self._worker
         queue = getattr(worker, GTHREAD_FINISHED, None)
-        if queue is not None and self._finished is not None and self._finished == _file_of(queue):
+        if queue is not None and self._finished is not None and self._finished == file_of(queue):
             queue.run_callbacks(None)
         for name in GTHREAD_IDLE:
             for connection in tuple(getattr(worker, name, ())):
@@ -271,19 +200,6 @@ class GunicornHost(Host):
                 worker.alive = False
 
         cfg.set("post_request", post_request)
-
-
-def _code_of(owner: type, name: str) -> CodeType | None:
-    return getattr(getattr(owner, name, None), "__code__", None)
-
-
-def _file_of(thing: Any) -> tuple[int, int] | None:
-    """Return the device and inode of an open file, or None."""
-    try:
-        stat = os.fstat(thing.fileno())
-    except (AttributeError, OSError, TypeError, ValueError):
-        return None
-    return stat.st_dev, stat.st_ino
 
 
 def _codes_of_main_thread() -> set[CodeType]:

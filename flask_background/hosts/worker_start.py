@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from flask_background.concurrency import hub
 from flask_background.hosts.base import Host
-from flask_background.hosts.gunicorn import find_worker, worker_on_stack
 from flask_background.hosts.gunicorn_signals import hear_quit
+from flask_background.hosts.gunicorn_worker import find_worker, worker_on_stack
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker

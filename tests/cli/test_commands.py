@@ -1,4 +1,4 @@
-"""``flask background``: the commands that look at durable items, and change them."""
+"""The commands of ``flask background``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from flask import Flask
 from flask_background import Background, Status, current_item
 from flask_background.app_state import state_of
 from flask_background.cli.commands import background as group
-from flask_background.cli.doctor import examine
 
 from ..helpers import BOUND, Site
 
@@ -44,7 +43,7 @@ def flask(site: Site) -> Callable[..., Result]:
 
 
 def said(result: Result) -> Any:
-    """What a command printed as JSON."""
+    """The JSON that a command printed."""
     assert result.exit_code == 0, result.output
     return json.loads(result.output)
 
@@ -62,7 +61,8 @@ app = Flask("shop")
 plain = Flask("plain")
 @app.cli.command("loaded")
 def loaded():
-    print(sorted({"sqlite3", "flask_background.cli.commands"} & set(sys.modules)))
+    late = {"sqlite3", "flask_background.cli.commands", "flask_background.cli.items"}
+    print(sorted(late & set(sys.modules)))
 from flask_background import Background
 background = Background(app)
 """
@@ -92,26 +92,6 @@ def test_command_of_the_apps_own() -> None:
     own = app.cli.commands["background"]
     Background(app)
     assert app.cli.commands["background"] is own
-
-
-def test_examine(site: Site) -> None:
-    """What the doctor does is there for programs: it examines the Background of the current app."""
-    with site.app.app_context():
-        findings = list(examine(site.app.extensions["background"]))
-    assert {finding.level for finding in findings} == {"ok"}
-    assert {finding.subject for finding in findings} >= {"grace period", "journal"}
-
-
-@pytest.mark.parametrize(("location", "level"), [(None, "error"), ("tests.children:create_app", "ok")])
-def test_doctor_looks_for_the_app_of_children(
-    make_site: Callable[..., Site], location: str | None, level: str
-) -> None:
-    """Whether child processes would find the app is known before the first item."""
-    site = make_site(BACKGROUND_EXECUTORS={"cpu": {"kind": "process"}}, BACKGROUND_APP=location)
-    with site.app.app_context():
-        findings = {finding.subject: finding for finding in examine(site.app.extensions["background"])}
-    assert findings["child processes"].level == level
-    assert "BACKGROUND_APP" in findings["child processes"].text or location is not None
 
 
 def test_run_durable(site: Site, flask: Callable[..., Result]) -> None:
@@ -147,7 +127,7 @@ def test_run_in_memory(flask: Callable[..., Result]) -> None:
     ],
 )
 def test_errors(flask: Callable[..., Result], args: tuple[str, ...], code: int, words: str) -> None:
-    """One line, and 1 for what did not work, 2 for what makes no sense."""
+    """An error is one line; the exit status is 1 for a failure and 2 for a wrong command line."""
     result = flask(*args)
     assert result.exit_code == code
     assert words in one_line(result)
@@ -155,7 +135,7 @@ def test_errors(flask: Callable[..., Result], args: tuple[str, ...], code: int, 
 
 
 def test_journal_that_cannot_be_opened(site: Site, flask: Callable[..., Result]) -> None:
-    """A file in the folder's place is one line, too."""
+    """A file in the place of the journal's folder is an error of one line, too."""
     site.app.config["BACKGROUND_JOURNAL"].write_text("")
     result = flask("list")
     assert result.exit_code == 1
@@ -163,7 +143,7 @@ def test_journal_that_cannot_be_opened(site: Site, flask: Callable[..., Result])
 
 
 def test_a_day_of_an_item(site: Site, flask: Callable[..., Result]) -> None:
-    """It is listed, shown, cancelled, retried, run, counted and forgotten; its arguments are not shown."""
+    """An item is listed, shown, cancelled, retried, run, counted and deleted; its arguments are not shown."""
     item_id = said(flask("run", "double", "21", "s3cret", "--json"))["id"]
     said(flask("run", "fail", "--json"))
     assert [entry["task"] for entry in said(flask("list", "--json"))] == ["shop.double", "shop.fail"]
@@ -182,7 +162,7 @@ def test_a_day_of_an_item(site: Site, flask: Callable[..., Result]) -> None:
 
 
 def test_purge(site: Site, flask: Callable[..., Result]) -> None:
-    """Ended items are forgotten, after a question, or only those of a status."""
+    """``purge`` deletes ended items after a question, or only those of one status."""
     item_id = said(flask("run", "double", "1", "--json"))["id"]
     said(flask("run", "double", "2", "--json"))
     flask("cancel", item_id)
@@ -199,7 +179,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e\ud800 \u2713\nforged line"
 def test_hostile_texts(
     site: Site, flask: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
-    """What an item says reaches no terminal as control characters, and every terminal in its encoding."""
+    """An item's texts reach no terminal as control characters, and every terminal in its encoding."""
 
     def fail() -> None:
         current_item.report_progress(1, 2, HOSTILE)
@@ -222,7 +202,7 @@ def test_hostile_texts(
 
 
 def test_text_that_cannot_be_encoded(flask: Callable[..., Result]) -> None:
-    """An option or a name with half of a character is refused by name."""
+    """An option or a name with half of a surrogate pair is refused by name."""
     for args in (["list", "--task", "\udcff"], ["show", "\udcff"], ["retry", "\udcff"], ["run", "\udcff"]):
         result = flask(*args)
         assert result.exit_code == 2
@@ -230,12 +210,12 @@ def test_text_that_cannot_be_encoded(flask: Callable[..., Result]) -> None:
 
 
 def test_deeply_nested_argument(site: Site, flask: Callable[..., Result]) -> None:
-    """Text that no JSON reader takes is a string."""
+    """An argument that is not JSON is a string."""
     assert "hello" in flask("run", "greet", "[" * 100_000).output
 
 
 def test_run_that_fails(site: Site, flask: Callable[..., Result], caplog: pytest.LogCaptureFixture) -> None:
-    """The log has the traceback, once, and the command says what it was."""
+    """The log has the traceback of a failed item, and the command's error is one line."""
 
     def fail(text: str) -> None:
         raise ValueError(text)

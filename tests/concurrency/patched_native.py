@@ -21,13 +21,13 @@ HERE = threading.get_native_id()
 
 @pytest.fixture(autouse=True)
 def known_hub() -> None:
-    """As ``init_app`` does."""
+    """Remember the main hub, as ``init_app`` does."""
     hub.remember_main_hub()
 
 
 @pytest.fixture
 def beats() -> Any:
-    """Grows as long as the hub serves other greenlets."""
+    """A list that grows as long as the hub serves other greenlets."""
     beats: list[float] = []
 
     def beat() -> None:
@@ -48,7 +48,7 @@ def in_thread(func: Callable[[], object]) -> list[Any]:
 
 
 def test_threads_are_real(beats: list[float]) -> None:
-    """A thread is one of the operating system, and its sleep holds up nobody else."""
+    """A thread is one of the operating system, and its sleep holds up no other thread or greenlet."""
     seen = in_thread(lambda: (native.sleep(0.2), native.is_own_thread(), threading.get_native_id()))
     until(lambda: seen)
     assert seen[0][1]
@@ -118,7 +118,7 @@ def test_call_soon() -> None:
 
 
 def test_run() -> None:
-    """A native thread has a greenlet run what may take patched locks, in the thread's own context."""
+    """A native thread has a greenlet run a function that may take patched locks, in the thread's context."""
     visitor: ContextVar[str] = ContextVar("visitor")
     lock, seen = threading.Lock(), []
 
@@ -141,7 +141,7 @@ def test_run() -> None:
 
 
 def test_run_raises() -> None:
-    """What the function raises is raised where it was asked for."""
+    """An exception of the function is raised in the thread that asked for the call."""
 
     def fail() -> None:
         raise LookupError("here")
@@ -159,7 +159,7 @@ def test_run_raises() -> None:
 
 
 def test_run_while_the_main_thread_computes() -> None:
-    """Where time is short, a main thread that computes is waited for once, and not for long."""
+    """A call that is in a hurry waits once, and not for long, for a main thread that computes."""
     seen: list[int] = []
 
     def work() -> float:
@@ -183,7 +183,7 @@ def test_run_while_the_main_thread_computes() -> None:
 
 
 def test_callbacks_run_in_the_main_thread() -> None:
-    """A callback that our threads call may take patched locks."""
+    """A callback on a callback thread may take patched locks."""
     seen: list[int] = []
     callbacks.threads.call(lambda: seen.append(threading.get_native_id()), callbacks.report)
     until(lambda: seen)

@@ -16,13 +16,13 @@ from ..helpers import BOUND, Script, callbacks_are_over, our_threads, until
 
 
 def count() -> int:
-    """How many threads for callbacks there are."""
+    """The number of callback threads."""
     return sum(thread.name == "background-callbacks" for thread in our_threads())
 
 
 @pytest.fixture
 def failed() -> list[BaseException]:
-    """What has been raised."""
+    """The errors of callbacks."""
     return []
 
 
@@ -62,8 +62,8 @@ def test_wait(failed: list[BaseException], gate: threading.Event) -> None:
 def test_threads_are_bounded(
     failed: list[BaseException], gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many callbacks block, there are so many threads; the others are called when those are done."""
-    monkeypatch.setattr(callbacks, "_MOST", 3)
+    """The number of callback threads is bounded; further callbacks are called when one of them is done."""
+    monkeypatch.setattr(callbacks, "MOST", 3)
     threads = CallbackThreads()
     called: list[int] = []
     for number in range(50):
@@ -87,11 +87,13 @@ def test_threads_are_used_again(failed: list[BaseException], monkeypatch: pytest
         assert threads.wait(BOUND)
         idents.update(called)
     assert len(idents) == 1
+    monkeypatch.setattr(callbacks, "_LINGER", 0.0)
+    threads.call(lambda: None, failed.append)  # after this one the thread ends
 
 
 @pytest.mark.usefixtures("hasty")
 def test_from_many_threads(failed: list[BaseException]) -> None:
-    """Whoever calls at the same time: every callback is called once."""
+    """Callbacks that several threads hand over at the same time are called once each."""
     threads = CallbackThreads()
     called: list[int] = []
     barrier = threading.Barrier(8)
@@ -118,7 +120,7 @@ def test_from_many_threads(failed: list[BaseException]) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_raises(error: type[BaseException], failed: list[BaseException]) -> None:
-    """What a callback raises comes out, and its thread calls the next one."""
+    """The error of a callback is reported, and its thread calls the next callback."""
     threads = CallbackThreads()
 
     def fail() -> None:
@@ -132,7 +134,7 @@ def test_raises(error: type[BaseException], failed: list[BaseException]) -> None
 
 
 def test_telling_raises(capfd: pytest.CaptureFixture[str]) -> None:
-    """Where an error cannot even be told it is printed, and the next callback is called."""
+    """An error that cannot be reported is printed, and the next callback is called."""
     threads = CallbackThreads()
 
     def fail() -> None:
@@ -165,7 +167,7 @@ def test_report_of_an_odd_error(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_a_thread(failed: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no thread can be had a callback is called all the same, and later ones get threads again."""
+    """A callback for which no thread can be started is called all the same; later ones get threads again."""
     threads = CallbackThreads()
 
     def refuse(target: Callable[[], None], name: str, **options: bool) -> None:
@@ -228,9 +230,23 @@ def test_in_order_waits(failed: list[BaseException], gate: threading.Event) -> N
 
 
 def test_in_order_among_others(failed: list[BaseException], gate: threading.Event) -> None:
-    """One sequence of calls that is held up holds up no other."""
+    """A blocked sequence of calls does not hold up another sequence."""
     slow, quick = CallsInOrder(), CallsInOrder()
     slow.call(partial(gate.wait, BOUND), failed.append)
     quick.call(lambda: None, failed.append)
     assert quick.wait(2.0)
     assert slow.is_busy
+
+
+def test_idle_threads_can_end(failed: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that have nothing to call end when they are told to, and callbacks are called by new ones."""
+    monkeypatch.setattr(callbacks, "_LINGER", 60.0)
+    threads, called = CallbackThreads(), list[int]()
+    threads.call(lambda: called.append(1), failed.append)
+    until(lambda: called and threads.wait(BOUND))
+    threads.end_idle()
+    callbacks_are_over()
+    threads.call(lambda: called.append(2), failed.append)
+    until(lambda: called == [1, 2] and threads.wait(BOUND))
+    threads.end_idle()
+    callbacks_are_over()

@@ -1,4 +1,4 @@
-"""Any number of seconds is one that clocks and waits take."""
+"""Any number of seconds becomes one that clocks and waits accept."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from flask_background.concurrency.durations import bounded, deadline
     ],
 )
 def test_bounded(seconds: float, number: float) -> None:
-    """NaN and what is negative are now; what no float holds is never."""
+    """NaN and negative numbers mean now; a number too large for a float means never."""
     assert bounded(seconds) == number
     assert math.copysign(1.0, bounded(seconds)) == 1.0
 
 
 @pytest.mark.parametrize("seconds", ["soon", None, [], object()])
 def test_no_number(seconds: object) -> None:
-    """What is no number is refused."""
+    """A value that is not a number is refused."""
     with pytest.raises((TypeError, ValueError)):
         bounded(seconds)  # type: ignore[arg-type]
 
 
 def test_deadline() -> None:
-    """A wait is over its number of seconds from now; one without limit never."""
+    """A deadline is timeout seconds from now, and inf without a timeout."""
     now = time.monotonic()
     assert now + 5 <= deadline(5) < now + 60
     assert now <= deadline(-5) < now + 60

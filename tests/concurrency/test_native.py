@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,7 +13,6 @@ import types
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -26,7 +23,7 @@ from ..under_gevent import pass_under_gevent
 
 
 def test_gate_waits() -> None:
-    """A gate is closed until it is opened; a wait ends in time."""
+    """A latch is closed until it is opened; a wait ends in time."""
     gate = native.Latch()
     began = time.monotonic()
     assert not gate.wait(0.02)
@@ -50,7 +47,7 @@ def test_gate_waits_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gate_opens_more_than_once() -> None:
-    """Opening an open gate does no harm."""
+    """Opening an open latch does no harm."""
     gate = native.Latch()
     gate.open()
     gate.open()
@@ -61,7 +58,7 @@ def test_gate_opens_more_than_once() -> None:
 
 @pytest.mark.parametrize("timeout", [None, BOUND, *FOREVER])
 def test_gate_lets_all_pass(timeout: float | None) -> None:
-    """Everybody who waits passes."""
+    """All waiting threads pass."""
     gate = native.Latch()
     passed: list[bool] = []
     waiting = threading.Semaphore(0)
@@ -91,7 +88,7 @@ def test_start_thread() -> None:
 
 
 def test_thread_is_not_in_the_callers_context() -> None:
-    """A thread sees nothing of the context in which it happens to be started: a visitor's, perhaps."""
+    """A thread sees nothing of the context in which it is started, which may be a visitor's."""
     user = ContextVar[str]("user")
     token = user.set("alice")
     seen: list[str | None] = []
@@ -106,7 +103,7 @@ def test_thread_is_not_in_the_callers_context() -> None:
 
 
 def blocked_in(start: Callable[[Callable[[], None]], None]) -> set[int]:
-    """Which signals a thread blocks that is started so."""
+    """The signals that a thread started by this function blocks."""
     seen: list[set[int]] = []
     start(lambda: seen.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))))
     until(lambda: seen)
@@ -128,7 +125,7 @@ STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 
 @pytest.mark.parametrize("start", [service, native.start_thread_in_handler])
 def test_service_threads_block_signals(start: Callable[[Callable[[], None]], None]) -> None:
-    """A service thread cannot be the one that gets a signal which stops the process; its starter still is."""
+    """A service thread blocks the signals that stop the process; its starter does not."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     assert blocked_in(start) >= STOPS
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
@@ -136,7 +133,7 @@ def test_service_threads_block_signals(start: Callable[[Callable[[], None]], Non
 
 @pytest.mark.parametrize("between", [0, 1, 2])
 def test_threads_of_the_app_block_what_it_blocks(between: int) -> None:
-    """A thread for the app's code has the mask of the app's, whatever service threads are in between."""
+    """A thread for the app's code has the app's signal mask, even if a service thread starts it."""
     own = {signal.SIGUSR1}
     start: Callable[[Callable[[], None]], None] = app_code
     for _ in range(between):
@@ -157,7 +154,7 @@ def test_under_uwsgi(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_is_service_thread() -> None:
-    """A thread is known by what runs there."""
+    """A thread knows whether it is a service thread, and whether the package started it."""
     seen: list[bool] = []
     native.start_thread(lambda: seen.append(native.is_service_thread()), "background-test")
     until(lambda: seen)
@@ -170,7 +167,7 @@ def test_is_service_thread() -> None:
 
 
 def test_thread_that_cannot_start_leaves_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no thread can be had, the caller is told, and blocks no more than before."""
+    """If no thread can be started, the caller gets the error, and blocks the same signals as before."""
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -183,7 +180,7 @@ def test_thread_that_cannot_start_leaves_the_mask(monkeypatch: pytest.MonkeyPatc
 
 
 def test_signal_while_a_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal that raises in the very moment in which a thread is started leaves nothing blocked."""
+    """A signal that raises just as a thread is started leaves no signal blocked."""
 
     class Stopped(BaseException):
         pass
@@ -206,42 +203,6 @@ def test_signal_while_a_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
     finally:
         signal.signal(signal.SIGTERM, handler)
-
-
-def test_program_without_the_private_spawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where CPython lacks what starts programs, they are started all the same, with their pipes."""
-    monkeypatch.setattr(native, "find_private", lambda name: None)
-    read, write = os.pipe()
-    code = f"import os; os.write({write}, b'here')"
-    pid = native.start_program([sys.executable, "-c", code], (write,))
-    os.close(write)
-    assert os.read(read, 10) == b"here"
-    os.close(read)
-    assert until(lambda: native.has_ended(pid))
-    assert native.exit_code_of(pid) == 0
-
-
-def test_interpreter_is_this_one() -> None:
-    """In an ordinary process the interpreter is the one that runs."""
-    assert native.interpreter() == sys.executable
-
-
-@pytest.mark.parametrize("executable", ["/usr/bin/uwsgi", "/usr/sbin/apache2", "", "/opt/granian"])
-def test_interpreter_inside_a_server(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
-    """Where the server's program has Python built in, the interpreter is that of the same environment."""
-    monkeypatch.setattr(sys, "executable", executable)
-    code = "import sys; print(sys.prefix, sys.version)"
-    program = subprocess.run([native.interpreter(), "-c", code], capture_output=True, text=True, check=True)
-    assert program.stdout.strip() == f"{sys.prefix} {sys.version}"
-
-
-def test_no_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where there is none, the error says where it was looked for."""
-    monkeypatch.setattr(sys, "executable", "/usr/bin/uwsgi")
-    for name in ("prefix", "exec_prefix", "base_prefix"):
-        monkeypatch.setattr(sys, name, str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))):
-        native.interpreter()
 
 
 def test_event_loop() -> None:

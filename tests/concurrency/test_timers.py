@@ -1,4 +1,4 @@
-"""The timers: called in time, in order, unless cancelled; no thread when nothing is due."""
+"""Timers fire in time and in order, unless cancelled; no thread runs when none is set."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from collections.abc import Callable
 import pytest
 
 from flask_background.concurrency import native
-from flask_background.concurrency import timers as timers_room
+from flask_background.concurrency import timers as module
+from flask_background.concurrency.clock import MovableClock
 from flask_background.concurrency.timers import Timers
 
 from ..helpers import BOUND, FOREVER, our_threads, until
 
 
 def timer_threads() -> int:
-    """How many threads of timers there are."""
+    """The number of timer threads."""
     return sum(thread.name == "background-timers" for thread in our_threads())
 
 
 def test_rings_in_time() -> None:
-    """A timer rings once its time has come, and not before."""
+    """A timer fires at its time, and not before."""
     rung: list[float] = []
     began = time.monotonic()
     Timers().set(0.05, lambda: rung.append(time.monotonic()))
@@ -33,18 +34,18 @@ def test_rings_in_time() -> None:
 
 
 def test_rings_in_order() -> None:
-    """Timers ring in the order of their times, whatever the order in which they were set."""
+    """Timers fire in the order of their times, not in the order in which they were set."""
     timers = Timers()
     rung: list[float] = []
-    for seconds in (0.9, 0.3, 0.6, 0.0):
+    for seconds in (0.09, 0.03, 0.06, 0.0):
         timers.set(seconds, lambda seconds=seconds: rung.append(seconds))  # type: ignore[misc]
     assert timer_threads() == 1
     until(lambda: len(rung) == 4)
-    assert rung == [0.0, 0.3, 0.6, 0.9]
+    assert rung == [0.0, 0.03, 0.06, 0.09]
 
 
 def test_earlier_alarm_wakes_the_thread() -> None:
-    """A timer that is set while the thread waits for a later one rings in its own time."""
+    """A timer that is set while the thread waits for a later one fires at its own time."""
     timers = Timers()
     rung = threading.Event()
     late = timers.set(5, lambda: None)
@@ -55,7 +56,7 @@ def test_earlier_alarm_wakes_the_thread() -> None:
 
 
 def test_cancelled() -> None:
-    """A cancelled alarm does not ring; cancelling again, or too late, does no harm."""
+    """A cancelled timer does not fire; cancelling it again, or too late, does no harm."""
     timers = Timers()
     rung: list[str] = []
     cancelled = timers.set(0.3, lambda: rung.append("cancelled"))
@@ -68,7 +69,7 @@ def test_cancelled() -> None:
 
 
 def test_cancelled_lets_go() -> None:
-    """A cancelled alarm does not keep what it would have called, nor do many of them stay in memory."""
+    """A cancelled timer does not keep its callback alive, and many of them do not stay in memory."""
     timers = Timers()
     for _ in range(10_000):
         timers.cancel(timers.set(0.2, lambda: None))
@@ -77,7 +78,7 @@ def test_cancelled_lets_go() -> None:
 
 
 def test_cancelled_among_many() -> None:
-    """Those that are kept among many cancelled ones ring, each once."""
+    """Timers among many cancelled ones fire, each once."""
     timers = Timers()
     rung: list[int] = []
     for number in range(1_000):
@@ -120,7 +121,7 @@ def test_from_many_threads() -> None:
     ids=["rung", "cancelled"],
 )
 def test_thread_ends(end: Callable[[Timers], None]) -> None:
-    """The thread ends when nothing is due any more, also if all was cancelled; another timer starts one."""
+    """The thread ends when no timer is set; the next timer starts another one."""
     timers = Timers()
     for _ in range(2):
         end(timers)
@@ -143,7 +144,7 @@ def test_alarm_sets_another() -> None:
 
 @pytest.mark.parametrize("far", [*FOREVER, 9.3e9])
 def test_far_timer_holds_up_nobody(far: float) -> None:
-    """A timer that lies however far ahead does not ring, can be cancelled, and keeps none from ringing."""
+    """A timer far ahead does not fire, can be cancelled, and keeps no other from firing."""
     timers = Timers()
     rung: list[str] = []
     late = timers.set(far, lambda: rung.append("late"))
@@ -159,7 +160,7 @@ def test_far_timer_holds_up_nobody(far: float) -> None:
 
 @pytest.mark.parametrize("seconds", [math.nan, -1, -math.inf, -(10**400)])
 def test_rings_now(seconds: float) -> None:
-    """NaN and what is negative are now, and not before what was set for now earlier."""
+    """NaN and negative numbers mean now, after the timers that were set for now earlier."""
     timers = Timers()
     rung: list[str] = []
     timers.set(0, lambda: rung.append("first"))
@@ -169,8 +170,8 @@ def test_rings_now(seconds: float) -> None:
 
 
 def test_long_sleep_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timer whose time is longer than the thread sleeps in one go rings in its time, once."""
-    monkeypatch.setattr(timers_room, "_LONGEST_SLEEP", 0.01)
+    """A timer that is longer than the thread's longest sleep fires once, at its time."""
+    monkeypatch.setattr(module, "_LONGEST_SLEEP", 0.01)
     rung: list[float] = []
     began = time.monotonic()
     Timers().set(0.1, lambda: rung.append(time.monotonic()))
@@ -180,7 +181,7 @@ def test_long_sleep_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_callback_raises(error: type[BaseException]) -> None:
-    """What a callback raises is told, and the timers after it ring."""
+    """The error of a callback is reported, and the timers after it fire."""
     failed: list[BaseException] = []
     timers = Timers(failed.append)
     rung = threading.Event()
@@ -200,7 +201,7 @@ def refuse(target: Callable[[], None], name: str, **options: bool) -> None:
 
 
 def test_moment_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timer that was set when no thread could be had rings when the next one is set."""
+    """A timer that was set when no thread could be started fires when the next one is set."""
     timers = Timers()
     rung: list[str] = []
     with monkeypatch.context() as patch:
@@ -213,7 +214,7 @@ def test_moment_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_have_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timer that was set when no thread could be had rings once somebody looks after the threads."""
+    """A timer that was set when no thread could be started fires after the next look at the threads."""
     timers = Timers()
     rung = threading.Event()
     with monkeypatch.context() as patch:
@@ -227,7 +228,7 @@ def test_have_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_thread_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should the thread die, another one takes its place when somebody looks after the threads."""
+    """The next look at the threads replaces a thread that has died."""
     timers = Timers()
     rung = threading.Event()
     died = threading.Event()
@@ -242,3 +243,34 @@ def test_thread_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     until(lambda: not timer_threads())
     timers.set(0.02, rung.set)
     assert rung.wait(BOUND)
+
+
+def test_moved_clock() -> None:
+    """A timer follows its clock: when that is moved, what is due is called by who moved it, in order."""
+    clock = MovableClock()
+    timers = Timers(clock=clock)
+    called: list[tuple[str, int]] = []
+    for name, seconds in (("late", 90), ("soon", 30), ("much later", 600)):
+        timers.set(seconds, lambda name=name: called.append((name, threading.get_ident())))  # type: ignore[misc]
+    timers.fire_due()
+    assert called == []
+    clock.move_to(clock.time() + 100)
+    timers.fire_due()
+    assert called == [("soon", threading.get_ident()), ("late", threading.get_ident())]
+    clock.move_to(clock.time() + 600)
+    timers.fire_due()
+    until(lambda: not timer_threads())
+
+
+def test_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of closed timers ends at once when the last timer is done, which still rings."""
+    monkeypatch.setattr(module, "_LINGER", 60.0)
+    timers = Timers()
+    rung = threading.Event()
+    timers.set(0.1, rung.set)
+    timers.close()
+    assert rung.wait(BOUND)
+    until(lambda: not timer_threads())
+    timers.set(0.0, rung.clear)
+    until(lambda: not rung.is_set())
+    until(lambda: not timer_threads())

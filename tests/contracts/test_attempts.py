@@ -1,4 +1,4 @@
-"""What every backend promises of an item's attempts, and of one that somebody wants to end."""
+"""The contract of every backend about an item's attempts, and about an item that is asked to end."""
 
 from __future__ import annotations
 

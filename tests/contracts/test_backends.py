@@ -1,4 +1,4 @@
-"""What every backend promises of an item: one suite, run over all of them."""
+"""The contract of every backend about items: one suite, run over all of them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def heard(shop: Shop) -> Iterator[list[tuple[str, str]]]:
 
 
 def told(heard: list[tuple[str, str]], item: WorkItem[Any]) -> list[str]:
-    """What was heard of one item."""
+    """The signals that were sent for one item."""
     return [name for name, item_id in heard if item_id == item.id]
 
 
@@ -64,7 +64,7 @@ def told(heard: list[tuple[str, str]], item: WorkItem[Any]) -> list[str]:
 
 @but_immediate
 def test_way_of_an_item(shop: Shop, heard: list[tuple[str, str]], gate: threading.Event) -> None:
-    """Queued, running, succeeded; each step is told once, and the times are in order."""
+    """An item is queued, runs and succeeds; each step is reported once, and the times are in order."""
     item = shop.holding(gate).enqueue([1, "two"])
     assert item.status in (Status.QUEUED, Status.RUNNING)
     assert (item.task_name, item.finished_at, item.progress) == ("shop.hold", None, None)
@@ -84,7 +84,7 @@ def test_way_of_an_item(shop: Shop, heard: list[tuple[str, str]], gate: threadin
 
 
 def test_get(shop: Shop, gate: threading.Event) -> None:
-    """An item is found by its id while it is in flight, and when it has ended; nobody else is."""
+    """An item is found by its id while it is in flight and after its end; another id finds nothing."""
     item = shop.holding(gate).enqueue(42)
     assert shop.background.get(item.id) is item
     gate.set()
@@ -108,8 +108,23 @@ def test_items(shop: Shop, gate: threading.Event) -> None:
     assert {item.id for item in shop.background.items()} == {item.id for item in (ended, *items)}
 
 
+def test_some_items(shop: Shop, gate: threading.Event) -> None:
+    """Items are selected by their status, which may be a text, and by the name of their task."""
+    background = shop.background
+    holding = shop.holding(gate).enqueue()
+    failing = shop.task(lambda: 1 / 0, "shop.failing").enqueue()
+    assert isinstance(failing.exception(BOUND), ZeroDivisionError)
+    until(lambda: holding.status is Status.RUNNING)
+    assert [item.id for item in background.items(status=Status.FAILED)] == [failing.id]
+    assert [item.id for item in background.items(status="running")] == [holding.id]  # type: ignore[arg-type]
+    assert [item.id for item in background.items(task="shop.failing")] == [failing.id]
+    assert background.items(status=Status.FAILED, task="shop.hold") == []
+    with pytest.raises(ValueError, match="'done' is not a valid Status"):
+        background.items(status="done")  # type: ignore[arg-type]
+
+
 def test_stats(shop: Shop, gate: threading.Event) -> None:
-    """Items are counted where they stand, and by how they ended."""
+    """Items are counted by their statuses."""
     task = shop.holding(gate)
     failing = shop.task(lambda: 1 / 0)
     # A short run, so that the process claims durable items ahead of those that it runs.
@@ -124,7 +139,7 @@ def test_stats(shop: Shop, gate: threading.Event) -> None:
 
 
 def test_wait_idle(shop: Shop, gate: threading.Event) -> None:
-    """Idle is an app of which nothing runs or waits, however much that is."""
+    """An app is idle when no item runs or waits."""
     assert shop.background.wait_idle(0)
     task = shop.holding(gate)
     items = [task.enqueue() for _ in range(20)]
@@ -137,7 +152,7 @@ def test_wait_idle(shop: Shop, gate: threading.Event) -> None:
 
 @but_celery
 def test_many_are_run_without_a_pause(shop: Shop) -> None:
-    """However many wait, when one has ended the next one starts."""
+    """When an item has ended, the next waiting one starts."""
     ran: list[int] = []
     task = shop.task(ran.append)
     began = time.monotonic()
@@ -162,7 +177,7 @@ def test_awaited(shop: Shop, gate: threading.Event) -> None:
 
 
 def test_progress(shop: Shop, gate: threading.Event) -> None:
-    """What an item reports can be seen at once, and at the end the last of it."""
+    """The progress of an item can be seen at once, and its last report after the end."""
     reported = threading.Event()
 
     def work() -> None:
@@ -181,7 +196,7 @@ def test_progress(shop: Shop, gate: threading.Event) -> None:
 
 
 class Mute(Exception):
-    """An error that cannot even be shown."""
+    """An error without a text."""
 
     def __str__(self) -> str:
         raise RuntimeError("mute")
@@ -195,14 +210,14 @@ def report_oddly() -> str:
 
 
 def fail_mutely() -> None:
-    """Raise what cannot be shown."""
+    """Raise an error without a text."""
     raise Mute
 
 
 @everywhere
 @pytest.mark.parametrize("func", [report_oddly, fail_mutely])
 def test_odd_ends(shop: Shop, func: Callable[[], Any]) -> None:
-    """Whatever an item reports and raises, it ends, and its executor runs the next ones."""
+    """An item with odd reports and errors ends, and its executor runs the next ones."""
     task = shop.task(func)
     items = [task.enqueue() for _ in range(4)]
     for item in items:
@@ -216,7 +231,7 @@ def test_odd_ends(shop: Shop, func: Callable[[], Any]) -> None:
 
 @everywhere
 def test_refused_arguments(shop: Shop, heard: list[tuple[str, str]]) -> None:
-    """What the function does not take, and what lives only as long as the request, never becomes an item."""
+    """A call that does not fit the function, or has an argument that ends with the request, is no item."""
     task = shop.task(lambda a, b=1: None)
     with pytest.raises(TypeError, match="missing"):
         task.enqueue()
@@ -232,7 +247,7 @@ def test_refused_arguments(shop: Shop, heard: list[tuple[str, str]]) -> None:
     "options", [{"executor": "mail"}, {"executor": "asyncio"}, {"delay": -1}, {"delay": "1"}, {"key": ""}]
 )
 def test_refused_options(shop: Shop, options: dict[str, Any], heard: list[tuple[str, str]]) -> None:
-    """An executor that is not there or not for functions, and other nonsense, is refused in the view."""
+    """An unknown executor, one that is not for functions, and other nonsense are refused in the view."""
     task = shop.task(lambda: None)
     with pytest.raises(ConfigurationError):
         task.using(**options).enqueue()
@@ -296,7 +311,7 @@ def test_upload_of_what_is_refused(shop: Shop) -> None:
 def test_cancel_queued(
     shop: Shop, heard: list[tuple[str, str]], gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What has not started never does; the log and a signal tell, once."""
+    """A queued item that is cancelled never starts; the log and a signal report it once."""
     caplog.set_level(logging.INFO)
     task = shop.holding(gate)
     items = [task.enqueue() for _ in range(8)]
@@ -315,7 +330,7 @@ def test_cancel_queued(
 
 
 def test_cancel_delayed(shop: Shop, heard: list[tuple[str, str]], caplog: pytest.LogCaptureFixture) -> None:
-    """What waits for its time is taken back as well."""
+    """An item that waits for its time can be cancelled as well."""
     caplog.set_level(logging.INFO)
     item = shop.task(lambda: None).using(delay=60).enqueue()
     assert item.cancel()
@@ -328,7 +343,7 @@ def test_cancel_delayed(shop: Shop, heard: list[tuple[str, str]], caplog: pytest
 
 @but_immediate
 def test_cancel_running(shop: Shop, heard: list[tuple[str, str]], gate: threading.Event) -> None:
-    """What runs is asked to end, and is cancelled when it does for that."""
+    """A running item is asked to end, and is cancelled if it ends for that reason."""
     item = shop.holding(gate).enqueue()
     until(lambda: "item-started" in told(heard, item))
     assert item.cancel()
@@ -344,7 +359,7 @@ def test_cancel_running(shop: Shop, heard: list[tuple[str, str]], gate: threadin
 
 @but_immediate
 def test_delay(shop: Shop) -> None:
-    """An item does not start before its time, and those that are due earlier start before it."""
+    """An item does not start before its time; items that are due earlier start before it."""
     task = shop.task(time.time)
     began = time.time()
     last = task.using(delay=timedelta(seconds=1)).enqueue()
@@ -397,7 +412,7 @@ def test_attempts(shop: Shop, heard: list[tuple[str, str]]) -> None:
 
 @but_celery
 def test_last_attempt_fails(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    """When there is none left, or the error is not worth one, the item fails with the last error."""
+    """The item fails with the last error when no attempt is left, or when the error is not retried."""
     numbers: list[int] = []
 
     def work(kind: str) -> None:
@@ -418,7 +433,7 @@ def test_last_attempt_fails(shop: Shop, caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_cancel_between_attempts(shop: Shop, heard: list[tuple[str, str]]) -> None:
-    """An item that waits for its next attempt is queued, and can be taken back."""
+    """An item that waits for its next attempt is queued, and can be cancelled."""
     runs: list[int] = []
 
     def work() -> None:
@@ -439,7 +454,7 @@ def test_cancel_between_attempts(shop: Shop, heard: list[tuple[str, str]]) -> No
 
 @but_celery
 def test_timeout_of_an_attempt(shop: Shop) -> None:
-    """A run whose time is up is a failed one, after which another may follow."""
+    """A run whose time is up has failed, and another run may follow."""
 
     def work() -> int:
         if current_item.attempt == 1:
@@ -456,7 +471,7 @@ def test_timeout_of_an_attempt(shop: Shop) -> None:
 
 
 def test_key(shop: Shop, heard: list[tuple[str, str]], gate: threading.Event) -> None:
-    """While an item with a key is in flight, enqueue gives that one; each task has keys of its own."""
+    """While an item with a key is in flight, enqueue returns that item; each task has keys of its own."""
     task, other = shop.holding(gate), shop.task(lambda value: value)
     first = task.using(key="k").enqueue(1)
     assert task.using(key="k").enqueue(2) is first
@@ -480,7 +495,7 @@ def test_key_of_a_waiting_one(shop: Shop) -> None:
 
 
 def test_key_among_threads(shop: Shop, gate: threading.Event) -> None:
-    """Of those who enqueue with one key at the same time, one enters an item, and all get it."""
+    """Of several calls with one key at the same time, one enters an item, and all return it."""
     task = shop.holding(gate).using(key="k")
     barrier = threading.Barrier(8)
     items: list[WorkItem[Any]] = []
@@ -519,7 +534,7 @@ def test_held(shop: Shop, heard: list[tuple[str, str]]) -> None:
 
 @everywhere
 def test_held_and_cancelled(shop: Shop) -> None:
-    """One that is cancelled before does not start."""
+    """An item that is cancelled before the response was sent does not start."""
     ran: list[int] = []
     task = shop.task(lambda: ran.append(1), when="response")
     shop.app.add_url_rule("/", view_func=lambda: task.enqueue().id)
@@ -534,7 +549,7 @@ def test_held_and_cancelled(shop: Shop) -> None:
 
 @everywhere
 def test_dropped(shop: Shop, heard: list[tuple[str, str]], caplog: pytest.LogCaptureFixture) -> None:
-    """One whose view fails is cancelled; handle, log and signal say so."""
+    """An item whose view fails is cancelled; handle, log and signal say so."""
     items: list[WorkItem[Any]] = []
     task = shop.task(lambda: 42, when="response")
 
@@ -587,7 +602,7 @@ def test_receiver_that_fails(
 
 @but_celery
 def test_refusal_is_told(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    """A refusal is told by a signal and the log, beside the error in the view."""
+    """A refusal is an error in the view, a signal and a log line."""
     task = shop.task(lambda: 42)
     if shop.durable:
         Path(shop.app.config["BACKGROUND_JOURNAL"]).write_text("")  # in the folder's place

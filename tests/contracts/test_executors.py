@@ -1,6 +1,6 @@
-"""What every executor promises, through a real app: one suite, over threads, the event loop and processes.
+"""The contract of every executor, through a real app: one suite, over threads, event loop and processes.
 
-It is run twice: over items in memory, and over durable ones.
+The suite is run twice: over items in memory, and over durable ones.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Lane:
         return self._folder / f"shared-{self._shared}"
 
     def entry(self, item: WorkItem[Any]) -> ItemRow:
-        """What the journal knows of a durable item."""
+        """The journal's row of a durable item."""
         entry = state_of(self.site.app).durable.session.read_row(item.id)
         assert isinstance(entry, ItemRow)
         return entry
@@ -184,7 +184,7 @@ def gate(tmp_path: Path) -> Iterator[threading.Event]:
 
 
 def lanes(*names: str) -> pytest.MarkDecorator:
-    """These alone."""
+    """The given executors alone."""
     return pytest.mark.parametrize("make_lane", names, indirect=True)
 
 
@@ -216,7 +216,7 @@ def hold_one(lane: Lane, gate: threading.Event) -> WorkItem[Any]:
 
 
 def test_runs(lane: Lane) -> None:
-    """An item runs with its arguments, and its handle gives what the function returned."""
+    """An item runs with its arguments, and its handle has the function's return value."""
     item = lane.task(lambda a, *, b: (a, b)).enqueue(1, b=[2])
     assert item.result(BOUND) == (1, [2])
     assert item.status is Status.SUCCEEDED
@@ -281,7 +281,7 @@ def test_current_item(lane: Lane) -> None:
 
 @here
 def test_current_item_is_the_item(lane: Lane) -> None:
-    """It is the very item that enqueue has returned."""
+    """current_item is the very item that enqueue returned."""
     item = lane.task(lambda: [current_item._get_current_object()]).enqueue()  # type: ignore[attr-defined]
     assert item.result(BOUND) == [item]
 
@@ -329,7 +329,7 @@ class Worst(BaseException):
 def test_worst_failure(
     make_lane: Callable[..., Lane], error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever an item raises ends that item alone: its executor runs the next ones, on the same thread."""
+    """An exception of any kind ends its item alone: the executor runs the next ones, on the same thread."""
     lane = make_lane(capacity=1)
 
     def work(fails: bool) -> int:
@@ -386,7 +386,7 @@ def test_capacity_is_freed(make_lane: Callable[..., Lane], gate: threading.Event
 
 @in_memory
 def test_queue_full(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
-    """What is more than MAX_QUEUED waiting is refused; there is room again when one has started."""
+    """An item is refused while MAX_QUEUED items wait; there is room again when one of them has started."""
     lane = make_lane(capacity=2, BACKGROUND_MAX_QUEUED=3)
     holding = lane.holding(gate, lambda: None)
     items = [holding.enqueue() for _ in range(5)]
@@ -415,7 +415,7 @@ def test_queue_is_never_full_of_durable(make_lane: Callable[..., Lane], gate: th
 
 @here_durable
 def test_new_durable_ones_do_not_overtake(make_lane: Callable[..., Lane], gate: threading.Event) -> None:
-    """What waits in the journal starts before what is enqueued later, however much that is."""
+    """Items that wait in the journal start before any number of items that are enqueued later."""
     lane = make_lane(capacity=1)
     ran: list[int] = lane.list()
 
@@ -475,7 +475,7 @@ def test_cancel_running(lane: Lane, gate: threading.Event, caplog: pytest.LogCap
 
 
 def test_cancel_ignored(lane: Lane, gate: threading.Event) -> None:
-    """An item that does not care has succeeded when it returns."""
+    """An item that ignores its token has succeeded when it returns."""
     item = lane.stubborn(gate, lambda: current_item.token.reason).enqueue()
     until(lambda: item.status is Status.RUNNING)
     assert item.cancel()
@@ -487,7 +487,7 @@ def test_cancel_ignored(lane: Lane, gate: threading.Event) -> None:
 
 
 def test_cancel_and_another_failure(lane: Lane, gate: threading.Event) -> None:
-    """An item that fails on another account, while it was asked to end, has failed."""
+    """An item that fails for another reason after it was asked to end has failed."""
     item = lane.stubborn(gate, lambda: 1 // 0).enqueue()
     until(lambda: item.status is Status.RUNNING)
     assert item.cancel()
@@ -522,7 +522,7 @@ def test_cancel_by_itself(lane: Lane) -> None:
 def test_foreign_cancellation(
     lane: Lane, foreign: Callable[[], BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody else's cancellation or timeout is a failure of the item, and is logged."""
+    """A cancellation or timeout that is not the item's own is a failure, and is logged."""
 
     def work() -> None:
         raise foreign()
@@ -568,7 +568,7 @@ def test_timeout(lane: Lane, gate: threading.Event, caplog: pytest.LogCaptureFix
 
 
 def test_timeout_not_reached(lane: Lane) -> None:
-    """An item in time sees how long it has, and is not asked to end."""
+    """An item that ends in time sees its remaining time, and is not asked to end."""
 
     def work() -> Any:
         return current_item.token.remaining, current_item.token.cancelled
@@ -640,7 +640,7 @@ def test_app_context(lane: Lane) -> None:
 
 @here
 def test_teardown(lane: Lane) -> None:
-    """The app context is torn down when the item ends, with its error, before the handle tells."""
+    """The app context is torn down, with the item's error, before the handle shows the end."""
     seen: list[Any] = []
 
     @lane.site.app.teardown_appcontext
@@ -682,7 +682,7 @@ def test_teardown_fails(lane: Lane, error: type[BaseException], caplog: pytest.L
 
 @here
 def test_teardown_fails_too(lane: Lane, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the item had failed already, its own error stays, and both are logged."""
+    """The own error of an item that had failed stays, and both errors are logged."""
 
     @lane.site.app.teardown_appcontext
     def teardown(_: BaseException | None) -> None:
@@ -731,7 +731,7 @@ def test_stop_drains_the_queue(make_lane: Callable[..., Lane], gate: threading.E
 def test_stop_without_grace(
     make_lane: Callable[..., Lane], gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What has not ended in time is returned, named in the log, and on record as interrupted."""
+    """An item that has not ended in time is returned, named in the log, and on record as interrupted."""
     lane = make_lane(capacity=1)
     running = lane.stubborn(gate, lambda: 42).enqueue()
     until(lambda: running.status is Status.RUNNING)
@@ -814,7 +814,7 @@ def test_stop_leaves_the_queue_of_durable(make_lane: Callable[..., Lane], gate: 
 def test_stop_of_durable_without_grace(
     make_lane: Callable[..., Lane], gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What runs on is returned, and named in the log as interrupted; when it ends, that counts."""
+    """An item that runs on is returned and logged as interrupted; its own end then counts."""
     lane = make_lane(capacity=1)
     running = lane.stubborn(gate, lambda: 42).enqueue()
     until(lambda: running.status is Status.RUNNING)
@@ -844,11 +844,11 @@ def test_stop_of_durable_without_grace(
 
 @dataclass(eq=False)
 class Thing:
-    """Something that is noticed when it is gone, and that child processes may return."""
+    """An object whose deletion can be noticed, and that child processes may return."""
 
 
 def is_gone(reference: weakref.ref[Any]) -> bool:
-    """Whether nothing but the reference is left; cycles do not count."""
+    """Whether only the weak reference is left; cycles do not count."""
     gc.collect()
     return reference() is None
 
@@ -954,7 +954,7 @@ def test_lets_arguments_of_queued_go(make_lane: Callable[..., Lane], gate: threa
 
 
 def test_lets_results_go(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An item that nobody has a handle of goes when others have ended after it, with its result."""
+    """An item without a handle is forgotten, with its result, when others have ended after it."""
     monkeypatch.setattr(ledger, "KEPT", 2)
     task = lane.task(lambda: Thing())
     references = []
@@ -1131,14 +1131,14 @@ class Custom:
 
 
 async def identify() -> int:
-    """The thread that this is awaited on."""
+    """The thread on which this object is awaited."""
     await asyncio.sleep(0.001)
     return threading.get_ident()
 
 
 @pytest.mark.parametrize("func", [identify, Custom], ids=["coroutine", "awaitable"])
 def test_function_returns_an_awaitable(site: Site, func: Callable[[], Any]) -> None:
-    """What a function returns to be awaited is awaited on the event loop; the item ends when that does."""
+    """An awaitable that a function returns is awaited on the event loop; the item ends with it."""
     started_on = []
 
     @site.background.task
@@ -1152,7 +1152,7 @@ def test_function_returns_an_awaitable(site: Site, func: Callable[[], Any]) -> N
 
 
 def test_function_returns_an_item(site: Site, gate: threading.Event) -> None:
-    """An item is awaitable: a function that returns one ends when that does, with its result."""
+    """A function that returns an item ends when that item ends, with its result."""
     inner = site.background.task(lambda: gate.wait(BOUND) and 42)
     item = site.background.task(lambda: inner.enqueue()).enqueue()
     assert not item.wait(0.05)
@@ -1162,14 +1162,14 @@ def test_function_returns_an_item(site: Site, gate: threading.Event) -> None:
 
 @pytest.mark.parametrize("proxy", [current_app, current_item], ids=["current_app", "current_item"])
 def test_function_returns_a_proxy(site: Site, proxy: Any) -> None:
-    """A proxy looks awaitable by its class, but what it stands for is not meant to be awaited."""
+    """A proxy that a function returns is not awaited, even if its object is awaitable."""
     item = site.background.task(lambda: proxy).enqueue()
     assert item.wait(2.0)
     assert item.status is Status.SUCCEEDED
 
 
 def test_function_returns_a_future(site: Site, gate: threading.Event) -> None:
-    """A function that returns a Future has ended when that has, however that ends."""
+    """A function that returns a Future ends when the Future ends, with its outcome."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
 
         @site.background.task
@@ -1243,7 +1243,7 @@ def test_returned_future_is_cancelled(site: Site) -> None:
 
 
 def test_returned_future_is_cancelled_by_another(site: Site) -> None:
-    """A Future that somebody else cancels fails the item."""
+    """A Future that other code cancels fails the item."""
     future: concurrent.futures.Future[None] = concurrent.futures.Future()
     item = site.background.task(lambda: future).enqueue()
     until(lambda: future._done_callbacks)  # type: ignore[attr-defined]
@@ -1288,7 +1288,7 @@ def test_cancelled_before_it_returns_an_awaitable(site: Site, gate: threading.Ev
 
 @pytest.mark.parametrize("how", ["coroutine", "future"])
 def test_context_lives_until_the_end(site: Site, how: str, gate: threading.Event) -> None:
-    """The app context and the item are there until what was returned has ended, and torn down then."""
+    """The app context and current_item last until a returned awaitable has ended."""
     torn_down = []
 
     @site.app.teardown_appcontext
@@ -1318,7 +1318,7 @@ def test_context_lives_until_the_end(site: Site, how: str, gate: threading.Event
 
 
 def test_awaitable_after_the_stop(site: Site, gate: threading.Event) -> None:
-    """A function that outlives the stop and then returns something to be awaited leaves no thread behind."""
+    """A function that outlives the stop and then returns an awaitable leaves no thread behind."""
 
     @site.background.task
     def work() -> Any:

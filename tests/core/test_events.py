@@ -1,4 +1,4 @@
-"""The events: for each one log line, with item and task, and one signal."""
+"""Events: one log line for each, with item and task, and one signal."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from flask import Flask
 
 from flask_background import Background, Status, signals
 from flask_background.concurrency import native
+from flask_background.concurrency.clock import CLOCK
 from flask_background.core.events import Events
 from flask_background.errors import ItemInterruptedError, QueueFull
 
@@ -25,13 +26,13 @@ from ..helpers import BOUND, Script, Site, lines, make_item, receiving, records,
 
 @pytest.fixture
 def events(app: Flask, caplog: pytest.LogCaptureFixture) -> Events:
-    """The events of an app whose whole log is read."""
+    """The events of an app; the log is captured from level DEBUG."""
     caplog.set_level(logging.DEBUG)
     return Events(app)
 
 
 def test_logger(app: Flask, events: Events) -> None:
-    """The log is a child of the app's, so it goes where that goes, and can be turned down alone."""
+    """The logger is a child of the app's logger: it has the same handlers, and a level of its own."""
     assert events.log.parent is app.logger
     assert events.log.name == f"{app.logger.name}.background"
 
@@ -52,7 +53,7 @@ def test_end_of_a_stop(
     events.stopping(3, 90.0, "")
     unfinished = [make_item() for _ in range(kept + lost)]
     for item in unfinished[:kept]:
-        item._host = Mock(keeps_items=True)
+        item._host = Mock(keeps_items=True, clock=CLOCK)
     for item in unfinished:
         events.finished(item, (Status.INTERRUPTED, None, ItemInterruptedError("time is up")))
     events.stopped(unfinished)
@@ -62,7 +63,7 @@ def test_end_of_a_stop(
 
 
 def test_end_of_a_stop_without_items(events: Events, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is said of a stop that has waited for nobody."""
+    """The log has no line about a stop that did not wait for items."""
     events.stopping(0, 90.0, "")
     events.stopped([])
     assert lines(caplog) == []
@@ -98,7 +99,7 @@ def test_finished(
     level: int,
     line: str,
 ) -> None:
-    """Each end is one line, as loud as it is bad; a failure comes with its traceback."""
+    """Each end is one line, of a level that fits; a failure comes with its traceback."""
     item = make_item()
     error = {Status.FAILED: KeyError("lost"), Status.INTERRUPTED: ItemInterruptedError("time is up")}.get(
         status
@@ -111,7 +112,7 @@ def test_finished(
 
 
 def test_way_of_an_item(background: Background, events: Events, caplog: pytest.LogCaptureFixture) -> None:
-    """An item's whole way can be followed at level DEBUG, each step once."""
+    """At level DEBUG the log has each step of an item once."""
     item = background.task(name="shop.work")(lambda secret: None).enqueue("s3cret")
     assert item.wait(BOUND)
     name = f"Item {item.id} (shop.work)"
@@ -120,7 +121,7 @@ def test_way_of_an_item(background: Background, events: Events, caplog: pytest.L
 
 
 def test_quiet_by_default(background: Background, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the app's log is as Flask leaves it, items that succeed or are cancelled say nothing."""
+    """With Flask's default logging, items that succeed or are cancelled write nothing."""
     assert background.enqueue(lambda: None).wait(BOUND)
     assert lines(caplog) == []
 
@@ -156,7 +157,7 @@ def test_dropped(events: Events, caplog: pytest.LogCaptureFixture) -> None:
 def test_stopping(
     events: Events, app: Flask, caplog: pytest.LogCaptureFixture, count: int, said: list[str]
 ) -> None:
-    """The stop says how many it waits for, and nothing if there is none; the signal is sent in any case."""
+    """A stop logs the number of items that it waits for, if there are any, and always sends its signal."""
     with receiving(signals.stopping, app) as received:
         events.stopping(count, 90.0, "; Ctrl-C ends the wait")
     assert lines(caplog) == said
@@ -164,7 +165,7 @@ def test_stopping(
 
 
 def test_stopped(events: Events, app: Flask) -> None:
-    """The end of the stop is a signal with what had not ended, in a list of the receiver's own."""
+    """The end of a stop sends a signal with a list of the unfinished items, which is the receiver's own."""
     unfinished = [make_item()]
     with receiving(signals.stopped, app) as received:
         events.stopped(unfinished)
@@ -173,7 +174,7 @@ def test_stopped(events: Events, app: Flask) -> None:
 
 
 def test_trouble(events: Events, caplog: pytest.LogCaptureFixture) -> None:
-    """Trouble is logged with its traceback."""
+    """An error that affects no item is logged with its traceback."""
     events.log_error("The watch failed", KeyError("lost"))
     (record,) = records(caplog)
     assert record.getMessage() == "The watch failed"
@@ -183,7 +184,7 @@ def test_trouble(events: Events, caplog: pytest.LogCaptureFixture) -> None:
 def test_broken_log_hurts_no_item(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A handler that raises is Python logging's to report; the item ends all the same."""
+    """Python's logging reports a handler that raises, and the item ends all the same."""
 
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -274,7 +275,7 @@ def test_receiver_fails(
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 def test_enqueue_is_cut_short(app: Flask, background: Background, error: type[BaseException]) -> None:
-    """Ctrl-C, or a worker's exit, in a receiver in the view leaves no item that would never start."""
+    """Ctrl-C, or a worker's exit, in a receiver in the view does not keep the item from starting."""
 
     def fail(sender: Flask, **_: Any) -> None:
         raise error
@@ -334,7 +335,7 @@ def test_receiver_on_another_thread_fails(
 
 
 def test_receiver_waits_for_its_own_item(events: Events, app: Flask) -> None:
-    """A receiver on another thread may ask for the result of the item whose end it hears of."""
+    """A receiver on another thread may ask for the result of the item whose end is reported."""
     item = make_item()
     waited: list[bool] = []
 
@@ -347,11 +348,11 @@ def test_receiver_waits_for_its_own_item(events: Events, app: Flask) -> None:
     assert waited == [True]
 
 
-@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("durable", [False, pytest.param(True, marks=pytest.mark.process)])
 def test_slow_receiver_holds_up_no_other_item(
     make_site: Callable[..., Site], tmp_path: Path, gate: threading.Event, durable: bool
 ) -> None:
-    """While a receiver blocks, other items run, end and are told; its own item has not ended yet."""
+    """While a receiver blocks, other items run, end and are reported; its own item has not ended yet."""
     site = make_site(BACKGROUND_WORKERS=4, BACKGROUND_JOURNAL=tmp_path / "journal")
     work = site.background.task(name="work", durable=durable)(lambda slow: slow)
 
@@ -373,7 +374,7 @@ def test_slow_receiver_holds_up_no_other_item(
 
 @pytest.mark.parametrize("name", ["stopping", "stopped"])
 def test_slow_receiver_does_not_hold_the_stop_up(script: Callable[..., Script], name: str) -> None:
-    """A process whose receiver hangs ends a little later than without it."""
+    """A process with a receiver that hangs ends only a little later."""
     program = script(
         f"""
         import signal, threading, time

@@ -1,4 +1,4 @@
-"""The item: where it stands, what came of it, and waiting for that."""
+"""The item: its status, its outcome, and waiting for its end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import io
 import itertools
 import threading
-from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +13,6 @@ import pytest
 from werkzeug.datastructures import FileStorage
 
 from flask_background import Background, Status, WorkItem, current_item
-from flask_background.core import item as module
 from flask_background.core.status import Progress
 from flask_background.errors import BackgroundError, NotFinishedError
 
@@ -94,20 +92,8 @@ def test_id() -> None:
     assert all(len(name) == 24 and set(name) <= set("0123456789abcdef") for name in ids)
 
 
-def test_ids_taken_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that makes new ids has one of them, also when other threads take all of them at once."""
-
-    class Coveted(list[str]):
-        def extend(self, ids: Iterable[str]) -> None:
-            super().extend(ids)
-            self.clear()
-
-    monkeypatch.setattr(module, "_ids", Coveted())
-    assert len({make_item().id for _ in range(3)}) == 3
-
-
 def test_statuses() -> None:
-    """The final statuses are final; all read as words."""
+    """The final statuses are final, and each status is a word."""
     assert {status for status in Status if status.is_final} == FINAL
     assert [str(status) for status in Status] == [
         "queued",
@@ -134,7 +120,7 @@ def test_transitions(old: Status, new: Status) -> None:
 
 
 def test_progress(background: Background) -> None:
-    """An item shows what it last reported."""
+    """``progress`` is the last progress that the item reported."""
     seen: list[Progress | None] = []
 
     def work() -> None:
@@ -150,7 +136,7 @@ def test_progress(background: Background) -> None:
 
 
 def test_cancel_asks_the_host() -> None:
-    """The host cancels the item, and has its token."""
+    """``cancel`` and ``token`` come from the item's host."""
     host = ItemHost()
     item = make_item(host=host)
     assert item.cancel()
@@ -159,7 +145,7 @@ def test_cancel_asks_the_host() -> None:
 
 
 def test_result(item: WorkItem[int], gate: threading.Event) -> None:
-    """A handle gives what the function returned, as often as it is asked."""
+    """``result`` returns the function's return value, each time."""
     gate.set()
     assert item.wait()
     assert item.result() == item.result(0) == 42
@@ -170,7 +156,7 @@ def test_result(item: WorkItem[int], gate: threading.Event) -> None:
 
 
 def test_error(failing: WorkItem[int], gate: threading.Event) -> None:
-    """A handle raises what the function raised, the same each time."""
+    """``result`` raises the function's exception, the same object each time."""
     gate.set()
     error = failing.exception()
     for _ in range(2):
@@ -181,7 +167,7 @@ def test_error(failing: WorkItem[int], gate: threading.Event) -> None:
 
 @pytest.mark.parametrize("timeout", [0.02, 0, -1])
 def test_not_finished(item: WorkItem[int], timeout: float) -> None:
-    """A wait that ends too early says so, and names the item; it leaves nothing behind, however often."""
+    """The error of a wait that ends too early names the item; such waits leave nothing behind."""
     until(lambda: item.status is Status.RUNNING)
     assert not item.wait(timeout)
     with pytest.raises(NotFinishedError, match=rf"^item {item.id} .* has not ended, after .* running"):
@@ -192,7 +178,7 @@ def test_not_finished(item: WorkItem[int], timeout: float) -> None:
 
 
 def test_wait_wakes_all(item: WorkItem[int], gate: threading.Event) -> None:
-    """Everybody who waits is woken by the end, with or without a limit."""
+    """The end of an item wakes all waiters, with or without a limit."""
     woken: list[bool] = []
     waiting = threading.Semaphore(0)
 
@@ -212,7 +198,7 @@ def test_wait_wakes_all(item: WorkItem[int], gate: threading.Event) -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_no_waiter_misses_the_end(background: Background) -> None:
-    """Whoever begins to wait just as the item ends is woken too."""
+    """A thread that begins to wait just as the item ends is woken too."""
     for _ in range(300):
         item = background.enqueue(lambda: 42)
         other = threading.Thread(target=item.wait, args=(BOUND,))
@@ -225,7 +211,7 @@ def test_no_waiter_misses_the_end(background: Background) -> None:
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("ask", ["wait", "result", "await"])
 def test_told_last(background: Background, caplog: pytest.LogCaptureFixture, ask: str) -> None:
-    """Who has seen the end finds it in the log, its signal sent, and what the item owned put away."""
+    """When a waiter sees the end, the log has it, its signal was sent, and the item's uploads are closed."""
     for _ in range(100):
         upload = FileStorage(io.BytesIO(b"picture"))
         stream = upload.stream
@@ -266,7 +252,7 @@ def test_await_raises(failing: WorkItem[int], gate: threading.Event) -> None:
 
 
 def test_await_can_be_given_up(item: WorkItem[int]) -> None:
-    """Giving up an await leaves the item as it is, and nothing behind in it."""
+    """A cancelled await leaves the item as it is, and no waiter behind."""
 
     async def main() -> None:
         await asyncio.wait_for(item, 0.01)
@@ -298,7 +284,7 @@ def test_await_on_a_loop_that_is_gone(
 def test_await_on_a_loop_that_is_just_going(
     background: Background, item: WorkItem[int], gate: threading.Event
 ) -> None:
-    """Nor does one that is closed at the very moment of the end."""
+    """A loop that is closed just as the item ends does not disturb the end either."""
 
     class Late(asyncio.SelectorEventLoop):
         seems_open = True
@@ -327,7 +313,7 @@ def test_await_on_a_loop_that_is_just_going(
 
 
 def test_in_another_process() -> None:
-    """Waiting for another process's item would never end, so it is an error that says where to wait."""
+    """Waiting for an item of another process raises an error that says where to wait."""
     host = ItemHost()
     host.pid += 1
     item = make_item(host=host)
@@ -338,6 +324,6 @@ def test_in_another_process() -> None:
 
 
 def test_repr_shows_no_arguments() -> None:
-    """What an item was given may be secret: its repr shows the id, the task and the status."""
+    """The repr of an item shows its id, task and status, not its arguments, which may be secret."""
     item = make_item("s3cret")
     assert repr(item) == f"<WorkItem {item.id} shop.send_mail queued>"

@@ -1,4 +1,4 @@
-"""Items that raise the oddest things end, once, and what ran them runs others."""
+"""Items that raise very odd errors end, once, and their executor runs others."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.process  # half of the items are in a journal, on disk
 
 @dataclasses.dataclass(frozen=True)
 class Frozen(Exception):
-    """An ordinary way to write an exception, that takes no notes."""
+    """An exception as a frozen dataclass, which takes no notes."""
 
     code: int = 3
 
 
 class Slotted(Exception):
-    """Takes only what it has slots for, and that not either."""
+    """An error with slots, which can take no attribute."""
 
     __slots__ = ()
 
@@ -50,7 +50,7 @@ class NoText(RuntimeError):
 
 
 class TextExits(Exception):
-    """Whoever asks for its text is to leave."""
+    """The text of this error raises SystemExit."""
 
     def __str__(self) -> str:
         raise SystemExit(3)
@@ -59,14 +59,14 @@ class TextExits(Exception):
 
 
 class TextIsNone(Exception):
-    """Its text is none."""
+    """The text of this error is not a string."""
 
     def __str__(self) -> str:
         return None  # type: ignore[return-value]
 
 
 class NoNotes(Exception):
-    """Says that it has no notes, and means it."""
+    """An error that has no notes and takes none."""
 
     __notes__ = None  # type: ignore[assignment]
 
@@ -85,7 +85,7 @@ class Incomparable(Exception):
 
 
 class NoClass(Exception):
-    """Does not say what it is."""
+    """An error whose ``__class__`` raises."""
 
     @property
     def __class__(self) -> Any:
@@ -93,7 +93,7 @@ class NoClass(Exception):
 
 
 class NoTrace(Exception):
-    """Shows neither its traceback nor its cause, and takes none."""
+    """An error whose traceback and cause can be neither read nor set."""
 
     @property
     def __traceback__(self) -> Any:
@@ -113,7 +113,7 @@ class NoTrace(Exception):
 
 
 class BadGroup(ExceptionGroup[Exception]):
-    """Does not show its members."""
+    """A group whose members cannot be read."""
 
     @property
     def exceptions(self) -> Any:
@@ -122,7 +122,7 @@ class BadGroup(ExceptionGroup[Exception]):
 
 
 class OddGroup(ExceptionGroup[Exception]):
-    """Has members that are no exceptions."""
+    """A group with members that are no exceptions."""
 
     @property
     def exceptions(self) -> Any:
@@ -131,7 +131,7 @@ class OddGroup(ExceptionGroup[Exception]):
 
 
 class Anything(type):
-    """Of classes that do not say what their instances are."""
+    """A metaclass whose instance check raises."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         raise ValueError("instance")
@@ -192,7 +192,7 @@ def test_item_ends(
     kind: str,
     attempts: int,
 ) -> None:
-    """Whatever an item raises, in whatever way: it ends once, and the executor runs the next one."""
+    """An item that raises an odd error, in any way, ends once, and the executor runs the next one."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_JOURNAL=tmp_path / "journal")
     import concurrent.futures
 
@@ -223,7 +223,7 @@ def test_item_ends(
 
 @everything
 def test_as_data(make: Callable[[], BaseException]) -> None:
-    """Every error can be written down, and read again."""
+    """Every error can be stored as text, and read again."""
     try:
         raise make()
     except BaseException as error:
@@ -246,7 +246,7 @@ def test_frames_go(make: Callable[[], BaseException]) -> None:
 
 
 def test_signals_come_through() -> None:
-    """On the main thread SystemExit and KeyboardInterrupt may be a signal's, and are let through."""
+    """SystemExit and KeyboardInterrupt on the main thread may come from a signal, and are raised."""
     for error in (SystemExit, KeyboardInterrupt):
         with pytest.raises(error), odd_errors.best_effort():
             raise error
@@ -255,7 +255,7 @@ def test_signals_come_through() -> None:
 
 
 def test_retry_on_what_cannot_be_told() -> None:
-    """A class of errors that does not say what its instances are is not tried again for."""
+    """An error class in retry_on whose instance check raises causes no retry."""
     kind = Anything("Kind", (Exception,), {})
     policy = RetryPolicy(max_attempts=3, retry_on=(kind,))  # type: ignore[arg-type]
     assert policy.delay_after(1, ValueError()) is None
@@ -263,7 +263,7 @@ def test_retry_on_what_cannot_be_told() -> None:
 
 @pytest.mark.parametrize("trouble", [Frozen, NoText, TextExits, SystemExit])
 def test_backoff_raises(make_site: Callable[..., Site], trouble: type[BaseException]) -> None:
-    """A back-off function that raises the oddest things: the default is waited, whatever it was for."""
+    """The default backoff replaces a backoff function that raises an odd error."""
     site = make_site(BACKGROUND_WORKERS=1)
 
     def backoff(attempt: int, error: BaseException) -> float:
@@ -278,7 +278,7 @@ def test_backoff_raises(make_site: Callable[..., Site], trouble: type[BaseExcept
 
 
 class Wild(logging.Handler):
-    """A handler that does not keep its errors to itself."""
+    """A log handler that raises its errors."""
 
     def __init__(self, error: type[BaseException]) -> None:
         super().__init__()
@@ -302,7 +302,7 @@ def test_log_raises(
     durable: bool,
     attempts: int,
 ) -> None:
-    """Where the outcome cannot even be logged, the item ends, and its thread runs the next one."""
+    """An item whose outcome cannot be logged ends, and its thread runs the next one."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_JOURNAL=tmp_path / "journal")
     site.backend  # noqa: B018  - opened while the log still works
     handler = Wild(error)
@@ -324,7 +324,7 @@ def test_log_raises(
 
 
 def test_stderr_is_closed(make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is nothing left to tell it to, the item ends all the same."""
+    """An item ends even if neither the log nor stderr can take its error."""
     site = make_site(BACKGROUND_WORKERS=1)
     handler = Wild(OSError)
     site.backend.events.log.addHandler(handler)
@@ -346,7 +346,7 @@ def test_stderr_is_closed(make_site: Callable[..., Site], monkeypatch: pytest.Mo
 
 
 def test_trace_of() -> None:
-    """An error's traceback is what Python prints; of one that cannot be printed there is a line."""
+    """The traceback of an error is as Python prints it; one that cannot be printed becomes one line."""
     error = ValueError("plain")
     assert odd_errors.trace_of(error) == "".join(traceback.format_exception(error))
     assert "SyntaxError" in odd_errors.trace_of(odd_syntax())

@@ -1,4 +1,4 @@
-"""Numbers and texts of any kind as options: refused where they enter, or bounded. None breaks an item."""
+"""Odd numbers and texts as options are refused where they enter, or bounded. None breaks an item."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_huge_numbers_are_bounded(background: Background, value: float) -> None:
 @pytest.mark.parametrize("value", WRONG, ids=ascii_id)
 @pytest.mark.parametrize("option", ["timeout", "backoff", "delay"])
 def test_wrong_numbers_are_refused(background: Background, option: str, value: Any) -> None:
-    """What is no number of seconds from 0 is refused by name, however it would be printed."""
+    """A value that is not a number of seconds from 0 is refused by name, whatever its text is."""
     task = background.task(lambda: None)
     with pytest.raises(ConfigurationError, match=f"option {option} is "):
         task.using(**{option: value})  # type: ignore[misc]
@@ -114,7 +114,7 @@ def test_backoff_that_cannot_be_used(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where a backoff function returns no usable number the default is used, and the error says so."""
+    """The default backoff replaces a function that returns no usable number, and the error says so."""
     monkeypatch.setattr("flask_background.core.retry._default", lambda attempt: 0.0)
 
     def fail() -> None:
@@ -131,7 +131,7 @@ def test_backoff_that_cannot_be_used(
 
 @pytest.mark.parametrize("timeout", [math.nan, -1, -(10**400), 0])
 def test_waits_of_odd_lengths(background: Background, gate: Any, timeout: float) -> None:
-    """A wait of an odd length says in its error how long it has waited."""
+    """The error of a wait with an odd timeout says how long it has waited."""
     item = background.enqueue(gate.wait, BOUND)
     with pytest.raises(NotFinishedError, match="has not ended, after 0 s"):
         item.result(timeout)
@@ -141,7 +141,7 @@ def test_waits_of_odd_lengths(background: Background, gate: Any, timeout: float)
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("option", ["key", "name", "executor"])
 def test_texts_that_cannot_be_written(background: Background, option: str, text: Any) -> None:
-    """Names and keys that cannot be encoded are refused by name, in a message that can be."""
+    """Names and keys that cannot be encoded are refused by name, in a message that can be encoded."""
 
     def make() -> None:
         if option == "key":
@@ -155,7 +155,7 @@ def test_texts_that_cannot_be_written(background: Background, option: str, text:
 
 
 def test_no_item_has_such_an_id(background: Background) -> None:
-    """To ask for an item or a task by what cannot be a name finds nothing."""
+    """A look-up of an item or a task by something that cannot be a name finds nothing."""
     for text in TEXTS:
         assert background.get(text) is None  # type: ignore[arg-type]
         assert background.items(task=text) == []  # type: ignore[arg-type]

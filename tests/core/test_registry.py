@@ -1,4 +1,4 @@
-"""The tasks by name, and what is made of those that a journal names."""
+"""The tasks of a Background by name, and the tasks of items in a journal."""
 
 from __future__ import annotations
 
@@ -12,21 +12,12 @@ from flask_background.core.callee import Callee
 from flask_background.core.registry import Registry
 from flask_background.core.retry import ONCE
 from flask_background.core.schedule import Every
-from flask_background.core.status import Status
 from flask_background.durable.journal.row import ItemRow
 from flask_background.errors import ConfigurationError
 
-ENTRY = ItemRow(
-    id="0" * 24,
-    task="mail",
-    executor="thread",
-    options='{"timeout": null, "max_attempts": 1, "backoff": null}',
-    payload="[[],{}]",
-    status=Status.QUEUED,
-    max_crashes=3,
-    due=0.0,
-    enqueued=0.0,
-)
+from ..durable.rows import ROW
+
+ENTRY = ROW._replace(options='{"timeout": null, "max_attempts": 1, "backoff": null}')
 
 
 def send() -> None:
@@ -38,30 +29,30 @@ def other() -> None:
 
 
 def backoff(attempt: int, error: BaseException) -> float:
-    """A function cannot travel."""
+    """A backoff function."""
     return 1.0
 
 
 @pytest.fixture
 def background() -> Background:
-    """Without an app."""
+    """A Background without an app."""
     return Background()
 
 
 @pytest.fixture
 def registry(background: Background) -> Registry:
-    """Its registry."""
+    """The registry of the Background."""
     return background._registry
 
 
 def make(background: Background, func: Any = send, **options: Any) -> Callee:
-    """Make a task; what items know of it."""
+    """Make a task, and return its callee."""
     background.task(**{"name": "mail", **options})(func)  # type: ignore[arg-type]
     return background._registry.tasks[options.get("name", "mail")]
 
 
 def test_known(background: Background, registry: Registry) -> None:
-    """A task is known by its name; whether any is durable is known too."""
+    """The registry knows a task by its name, and whether any task is durable."""
     assert not registry.has_durable()
     task = make(background)
     assert registry.tasks == {"mail": task}
@@ -81,7 +72,7 @@ def test_two_of_one_name(background: Background, registry: Registry, first: bool
 
 
 def test_two_in_memory(background: Background, registry: Registry) -> None:
-    """In memory two may have one name: an item has its function."""
+    """Two tasks that are not durable may have one name, because an item has its function."""
     make(background)
     second = make(background, other)
     assert registry.tasks == {"mail": second}
@@ -108,7 +99,7 @@ def task_of(registry: Registry, entry: ItemRow) -> Any:
 
 
 def test_task_of(background: Background, registry: Registry) -> None:
-    """The task of a journaled item has the options that it was enqueued with; the others are its own."""
+    """The task of a journaled item has the options that the item was enqueued with."""
     task = make(background, durable=True, timeout=5, max_attempts=2, backoff=7, max_crashes=9)
     options = {"timeout": 30.0, "max_attempts": 4, "backoff": 0.5}
     found = task_of(registry, ENTRY._replace(executor="mail", options=json.dumps(options)))
@@ -119,20 +110,20 @@ def test_task_of(background: Background, registry: Registry) -> None:
 
 
 def test_task_of_with_a_function(background: Background, registry: Registry) -> None:
-    """A backoff that is a function is the task's own: it is not in the journal."""
+    """A backoff function is the task's own, and is not in the journal."""
     make(background, durable=True, backoff=backoff)
     found = task_of(registry, ENTRY._replace(options='{"timeout": null, "max_attempts": 2}'))
     assert found.retry.backoff is backoff
 
 
 def test_task_that_became_one_in_memory(background: Background, registry: Registry) -> None:
-    """Items that are in the journal stay durable, also if their task is no longer."""
+    """Items in the journal stay durable, even if their task no longer is."""
     make(background)
     assert task_of(registry, ENTRY).durable
 
 
 def test_unknown_task(registry: Registry) -> None:
-    """Of a task that is not there the name and the executor are known; it is never more than that."""
+    """A stand-in for an unknown task has its name and executor, and cannot run."""
     found = task_of(registry, ENTRY._replace(task="gone", executor="mail", options="no JSON"))
     assert (found.name, found.executor, found.durable, found.portable) == ("gone", "mail", True, True)
     assert (found.key, found.timeout, found.retry, found.due) == (None, None, ONCE, None)
@@ -159,14 +150,14 @@ def test_unknown_task(registry: Registry) -> None:
     ],
 )
 def test_malformed_options(background: Background, registry: Registry, options: str) -> None:
-    """Options that nobody has written raise: whoever asked parks the item."""
+    """Options in a row that no version wrote raise an error, for which the item is parked."""
     make(background, durable=True)
     with pytest.raises((ConfigurationError, TypeError, ValueError)):
         task_of(registry, ENTRY._replace(options=options))
 
 
 def test_portable(background: Background, registry: Registry) -> None:
-    """What another process can make again may be changed; functions and classes may not."""
+    """Options that another process can make again may be changed; functions and classes may not."""
     task = make(background, durable=True, backoff=backoff, retry_on=(OSError,))
     registry.check_portable(task)
     registry.check_portable(task.using(timeout=1, max_attempts=9, backoff=2.0, delay=3, key="k"))
@@ -178,7 +169,7 @@ def test_portable(background: Background, registry: Registry) -> None:
 
 
 def test_foreign_is_not_portable(background: Background, registry: Registry) -> None:
-    """A task of another registry, or one whose name another function has by now, is not the one that runs."""
+    """A task is refused if the registry does not have it, or has another function by its name."""
     task = make(background).using(durable=True)
     with pytest.raises(ConfigurationError, match="another one of this name"):
         Registry().check_portable(task)

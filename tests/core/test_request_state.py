@@ -1,4 +1,4 @@
-"""The state: what an item sees of the request that enqueued it, and what it must not see."""
+"""The state: the values of the request that an item may see, and none that it must not see."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PROXY = {
 
 
 def behind_proxy(app: Flask) -> None:
-    """Let the app believe what its proxy says."""
+    """Let the app trust its proxy."""
     app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
         app.wsgi_app, x_for=1, x_proto=1, x_host=1, x_prefix=1
     )
@@ -82,7 +82,7 @@ def test_values(app: Flask, background: Background, client: FlaskClient) -> None
 
 
 def test_values_behind_a_proxy(site: Site) -> None:
-    """Behind a proxy the state is that of the address that the visitor sees."""
+    """Behind a proxy the state has the address that the visitor sees."""
     behind_proxy(site.app)
     items = []
 
@@ -122,7 +122,7 @@ def test_url_root(app: Flask, environ: dict[str, str | None]) -> None:
 
 
 def test_without_a_route(app: Flask, background: Background, client: FlaskClient) -> None:
-    """A request that matches no route has a state too, with no endpoint."""
+    """A request that matches no route has a state without an endpoint."""
     items = []
 
     @app.errorhandler(404)
@@ -147,7 +147,7 @@ def test_frozen(app: Flask) -> None:
 
 
 def test_no_secrets(site: Site) -> None:
-    """What comes in headers, cookies, form, query, session and body is nowhere in the state."""
+    """The state has no value of headers, cookies, form, query, session and body."""
     app, background = site.app, site.background
     app.secret_key = "s3cret-key"
     items = []
@@ -225,7 +225,7 @@ def test_processor_not_outside_of_a_request(app: Flask, background: Background) 
 
 
 def test_processor_values_are_copies(app: Flask, background: Background) -> None:
-    """What the view changes afterwards, the item does not see."""
+    """The item does not see later changes of the view."""
     roles = ["reader"]
     background.state_processor(lambda: {"roles": roles})
     with app.test_request_context():
@@ -260,7 +260,7 @@ def looped() -> list[Any]:
     ],
 )
 def test_processor_refused(app: Flask, background: Background, returned: Any, said: str) -> None:
-    """What is not a dict of JSON is an error in the view, and nothing is enqueued."""
+    """A processor that does not return a dict of JSON raises an error in the view; nothing is enqueued."""
 
     @background.state_processor
     def who() -> Any:
@@ -290,7 +290,7 @@ def test_processor_fails(app: Flask, background: Background) -> None:
 
 
 def test_handed_on(app: Flask, background: Background) -> None:
-    """An item that enqueues another hands its own state on, from functions and from coroutines."""
+    """An item, function or coroutine, passes its own state to the items that it enqueues."""
     background.state_processor(lambda: {"user": 7})
 
     def outer() -> list[WorkItem[Any]]:
@@ -328,7 +328,7 @@ def test_outside_of_a_request(app: Flask, background: Background) -> None:
 
 
 def test_request_inside_an_item_wins(app: Flask, background: Background) -> None:
-    """An item that makes a request of its own, as a test client does, enqueues with that one's state."""
+    """An item that makes a request of its own, with a test client, enqueues with that request's state."""
 
     def outer() -> list[WorkItem[Any]]:
         with current_app.test_request_context("/inner"):
@@ -387,7 +387,7 @@ def test_url_behind_a_proxy(site: Site, link: Callable[..., str]) -> None:
 
 @pytest.mark.parametrize("early", [True, False])
 def test_url_server_name_wins(make_site: Callable[..., Site], early: bool) -> None:
-    """Where SERVER_NAME is set, it is what an item's URLs are made of, with or without a request."""
+    """SERVER_NAME, if set, is the host of an item's URLs, with or without a request."""
     settings = {"SERVER_NAME": "shop.test", "APPLICATION_ROOT": "/x", "PREFERRED_URL_SCHEME": "https"}
     site = make_site(**(settings if early else {}))
     site.app.config.update(settings)
@@ -427,7 +427,7 @@ def test_url_trusted_hosts(site: Site) -> None:
 
 
 def test_url_without_a_request(app: Flask, background: Background) -> None:
-    """Without a request and SERVER_NAME there is nothing to build URLs of: Flask's own error says so."""
+    """Without a request and SERVER_NAME url_for raises Flask's own error."""
 
     @app.get("/")
     def index() -> str:
@@ -513,7 +513,7 @@ def test_one_state_for_a_request(app: Flask, background: Background, client: Fla
 
 
 def test_processors_are_asked_at_every_enqueue(site: Site) -> None:
-    """What a state processor returns is the item's own, though the rest of the state is the request's."""
+    """The values of state processors are the item's own, though the rest of the state is the request's."""
     numbers = iter(range(10))
     site.background.state_processor(lambda: {"number": next(numbers)})
     with site.app.test_request_context("/orders"):
@@ -548,7 +548,7 @@ def test_state_of_an_inner_request(make_site: Callable[..., Site]) -> None:
 
 
 def test_state_before_the_routing(app: Flask, background: Background) -> None:
-    """What is enqueued before the routing does not leave the others of the request without an endpoint."""
+    """An item that is enqueued before the routing leaves no other item of the request without an endpoint."""
     app.add_url_rule("/orders", "orders", lambda: "")
     with app.test_request_context("/orders"):
         rule, request.url_rule = request.url_rule, None

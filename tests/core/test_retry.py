@@ -1,4 +1,4 @@
-"""Retries: after which errors, how often, and how long they wait."""
+"""Retries: after which errors, how often, and after how many seconds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_default_is_one_attempt() -> None:
 
 
 def test_attempts_are_counted() -> None:
-    """There are max_attempts runs in all, so the last of them is followed by none."""
+    """An item runs max_attempts times in all, so no run follows the last one."""
     policy = RetryPolicy(max_attempts=3, backoff=2)
     assert [policy.delay_after(attempt, OSError()) for attempt in (1, 2, 3, 4)] == [2.0, 2.0, None, None]
 
@@ -37,7 +37,7 @@ def test_retry_on() -> None:
 
 
 def test_system_exit_is_not_retried_unless_asked() -> None:
-    """By default what is no Exception is not tried again."""
+    """By default an error that is no Exception is not retried."""
     assert RetryPolicy(max_attempts=2).delay_after(1, SystemExit()) is None
     assert RetryPolicy(max_attempts=2, retry_on=(BaseException,)).delay_after(1, SystemExit()) is not None
 
@@ -54,7 +54,7 @@ def test_default_backoff(attempt: int, most: float) -> None:
 
 
 def test_backoff_function() -> None:
-    """A function is asked with the attempt and its error, and is believed."""
+    """A backoff function gets the attempt and its error, and its answer is used."""
     asked = []
 
     def backoff(attempt: int, error: BaseException) -> float:
@@ -68,7 +68,7 @@ def test_backoff_function() -> None:
 
 
 def test_backoff_function_is_not_asked_in_vain() -> None:
-    """After the last run, and after other errors, nobody asks."""
+    """The backoff function is not called after the last run, nor after errors that are not retried."""
 
     def backoff(attempt: int, error: BaseException) -> float:
         raise AssertionError
@@ -101,7 +101,7 @@ def _raising(error: BaseException) -> Callable[..., Any]:
     ],
 )
 def test_unusable_backoff_function(backoff: Callable[..., Any], said: str) -> None:
-    """What a backoff function does wrong costs no retry, and is on the log with the item's error."""
+    """A faulty backoff function costs no retry; the log shows its fault with the item's error."""
     error = OSError("no connection")
     delay = RetryPolicy(5, backoff).delay_after(2, error)
     assert delay is not None
@@ -137,7 +137,7 @@ def test_validation(option: str, value: object, allowed: str) -> None:
 
 
 def test_policy_is_frozen() -> None:
-    """Policies are shared between items, so nobody changes one."""
+    """Policies are shared between items, so they cannot be changed."""
     with pytest.raises(AttributeError):
         RetryPolicy().max_attempts = 2  # type: ignore[misc]
 
@@ -148,7 +148,7 @@ def test_policy_is_frozen() -> None:
 def test_items_that_end_themselves(
     background: Background, kind: type[BaseException], coroutine: bool, named: bool
 ) -> None:
-    """What is no Exception fails an item that raises it, and is tried again only if retry_on names it."""
+    """An error that is no Exception fails its item, and is retried only if retry_on names it."""
 
     def leave() -> None:
         raise kind

@@ -27,7 +27,7 @@ from ..helpers import BOUND, make_item
 
 @dataclass(frozen=True)
 class Frozen(Exception):
-    """An error that nothing can be set on, as dataclasses make it."""
+    """An error as a frozen dataclass, whose attributes cannot be set."""
 
     text: str
 
@@ -62,7 +62,7 @@ class Host(RunHost):
         return False
 
     def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
-        """Start it, or not."""
+        """Start the item, or refuse to."""
         return self.starts
 
     def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
@@ -71,21 +71,21 @@ class Host(RunHost):
         return Timer(seconds, 0, lambda: None)
 
     def cancel_timer(self, timer: Timer) -> None:
-        """Remember it."""
+        """Remember the call."""
         self.timers_cancelled.append(timer.when)
 
     def run_again(self, item: WorkItem[Any], attempt: Attempt, error: BaseException, delay: float) -> bool:
-        """Remember when."""
+        """Remember the delay."""
         self.delays.append(delay)
         return self.runs_again
 
     def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
-        """Remember how it ended."""
+        """Remember the outcome."""
         assert not has_app_context()
         self.outcomes.append(outcome)
 
     def log_error(self, what: str, error: BaseException) -> None:
-        """Remember it."""
+        """Remember the call."""
         self.errors.append(error)
 
 
@@ -96,12 +96,12 @@ def host(app: Flask) -> Host:
 
 
 def no_adoption(run: Run, awaitable: Awaitable[Any]) -> None:
-    """Nothing is left to be awaited."""
+    """Fail: no awaitable should be left."""
     raise AssertionError(awaitable)
 
 
 def outcome_of(host: Host, func: Any, reason: CancelReason | None = None, **callee: Any) -> Outcome:
-    """How the run of func ends, after its token fired for that reason."""
+    """The outcome of a run of func whose token fired for this reason."""
     host.source = CancellationSource()
     item = make_item(func=func, host=host, **callee)
     item._set_source(host.source)
@@ -112,7 +112,7 @@ def outcome_of(host: Host, func: Any, reason: CancelReason | None = None, **call
 
 
 def test_succeeds(host: Host) -> None:
-    """What the function returns is the outcome, and is handed to the host once all is torn down."""
+    """The function's return value is the outcome, which the host gets after the teardown."""
     assert outcome_of(host, lambda: 42) == (Status.SUCCEEDED, 42, None)
     assert not has_app_context()
     assert not current_item
@@ -159,7 +159,7 @@ def test_own_cancellation(host: Host, reason: CancelReason, status: Status, kind
     "error", [asyncio.CancelledError(), concurrent.futures.CancelledError(), ItemCancelledError("another's")]
 )
 def test_foreign_cancellation(host: Host, error: BaseException, reason: CancelReason | None) -> None:
-    """A cancellation that is not the item's own is a failure, also when its token has fired as well."""
+    """A cancellation that is not the item's own is a failure, even if the item's token has fired as well."""
 
     def work() -> None:
         raise error
@@ -168,7 +168,7 @@ def test_foreign_cancellation(host: Host, error: BaseException, reason: CancelRe
 
 
 def test_wrapped_cancellation_is_a_failure(host: Host) -> None:
-    """Only the cancellation itself counts: an error that it caused is a failure."""
+    """An error that a cancellation has caused is a failure."""
 
     def work() -> None:
         try:
@@ -201,7 +201,7 @@ def test_error_that_takes_no_note(host: Host, error: Exception) -> None:
 
 
 def test_run_again(host: Host) -> None:
-    """A failed run that another one follows is not the item's end; the delay is the retry policy's."""
+    """A failed run that is followed by another is not the item's end; the retry policy sets the delay."""
     item = make_item(func=lambda: 1 / 0, host=host, max_attempts=3, backoff=0.5)
     perform(item, no_adoption)
     assert (host.delays, host.outcomes) == ([0.5], [])
@@ -211,7 +211,7 @@ def test_run_again(host: Host) -> None:
 
 
 def test_no_run_follows(host: Host) -> None:
-    """No run follows one that succeeded, an error that is not retried, or the wish for the item's end."""
+    """No run follows a success, an error that is not retried, or a request to end the item."""
     policy = {"max_attempts": 3, "backoff": 0.5, "retry_on": (OSError,)}
     outcome_of(host, lambda: 42, **policy)
     outcome_of(host, lambda: 1 / 0, **policy)
@@ -220,7 +220,7 @@ def test_no_run_follows(host: Host) -> None:
 
 
 def test_others_decide(app: Flask) -> None:
-    """Where another process decides about retries, a failed run ends as a failure."""
+    """A failed run ends as a failure if another process decides about retries."""
 
     class Child(Host):
         decides_retries = False
@@ -232,7 +232,7 @@ def test_others_decide(app: Flask) -> None:
 
 @pytest.mark.parametrize("touch", [lambda: request.path, lambda: session.get("user"), lambda: request.form])
 def test_touching_the_request(background: Background, app: Flask, touch: Any) -> None:
-    """Who touches the request in an item is told how to pass values instead."""
+    """The error of an item that touches the request says how to pass values instead."""
     with app.test_request_context():
         item = background.enqueue(touch)
     error = item.exception(BOUND)
@@ -249,7 +249,7 @@ def test_other_runtime_errors_have_no_such_note(background: Background) -> None:
 
 
 def test_teardown_trouble(host: Host) -> None:
-    """A teardown that fails after a failure is the host's to report; the first error stays."""
+    """The host reports a teardown that fails after a failure; the first error stays."""
 
     @host.app.teardown_appcontext
     def teardown(error: BaseException | None) -> None:
@@ -262,7 +262,7 @@ def test_teardown_trouble(host: Host) -> None:
 
 
 def test_app_context_that_cannot_be_entered(host: Host) -> None:
-    """Where the app context cannot be pushed, the item has failed, and nothing is left behind."""
+    """An item whose app context cannot be pushed fails, and leaves nothing behind."""
 
     class Broken(Flask):
         def app_context(self) -> Any:
@@ -276,7 +276,7 @@ def test_app_context_that_cannot_be_entered(host: Host) -> None:
 
 
 def test_left_context_is_popped(background: Background) -> None:
-    """An item that pushes a context and forgets it hurts none of the next ones."""
+    """An item that pushes a context and does not pop it does not affect the next ones."""
 
     def forgetful() -> None:
         g.by = "forgetful"

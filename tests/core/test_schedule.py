@@ -53,12 +53,12 @@ def test_every() -> None:
     ],
 )
 def test_every_catches_up_once(now: float, due: float) -> None:
-    """What was missed is run once, and then the schedule is in step again."""
+    """One run stands for all missed ones, and then the schedule is in step again."""
     assert Every(60).catch_up(1000.0, now) == due
 
 
 def test_every_always_goes_on() -> None:
-    """However floats round, the next time lies ahead, at most one interval away."""
+    """The next time lies ahead, at most one interval away, however floats are rounded."""
     every = Every(0.1)
     planned = 1_700_000_000.7
     for step in range(2_000):
@@ -69,7 +69,7 @@ def test_every_always_goes_on() -> None:
 
 @pytest.mark.parametrize("seconds", [0, -1, 0.001, math.nan, math.inf, True, "60", None])
 def test_every_validates(seconds: object) -> None:
-    """Something else than a number of seconds is refused, and named."""
+    """A value that is not a number of seconds is refused, and named."""
     with pytest.raises(ConfigurationError) as caught:
         Every(seconds)  # type: ignore[arg-type]
     assert f"{seconds!r}" in str(caught.value)
@@ -92,14 +92,14 @@ def test_cron_in_utc_needs_no_time_zones(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_cron_after_means_after() -> None:
-    """Asked at the very time, it names the one after that; just before, the time itself."""
+    """The next time after a planned time is the following one; just before it, the planned time itself."""
     due = datetime(2024, 2, 28, 4, 30, tzinfo=UTC).timestamp()
     assert Cron("30 4 * * *").next_after(due) == due + 86_400
     assert Cron("30 4 * * *").next_after(due - 0.001) == due
 
 
 def test_cron_in_a_time_zone() -> None:
-    """The hour is one of that place, in winter as in summer."""
+    """The hour is local time of the zone, in winter as in summer."""
     cron = Cron("0 9 * * MON-FRI", BERLIN)
     assert cron.next_after(berlin(2024, 3, 29, 9, 0)) == berlin(
         2024, 4, 1, 9, 0
@@ -108,25 +108,25 @@ def test_cron_in_a_time_zone() -> None:
 
 
 def test_cron_in_spring() -> None:
-    """What is planned for the skipped hour runs right after the gap, once."""
+    """A run planned for the skipped hour starts once, right after the gap."""
     due = runs(Cron("30 2 * * *", BERLIN), berlin(2024, 3, 30, 12, 0), 2)
     assert due == [berlin(2024, 3, 31, 3, 0), berlin(2024, 4, 1, 2, 30)]
 
 
 def test_cron_in_autumn() -> None:
-    """What is planned for the hour that comes twice runs in the first."""
+    """A run planned for the hour that comes twice starts in the first one."""
     due = runs(Cron("30 2 * * *", BERLIN), berlin(2024, 10, 26, 12, 0), 2)
     assert due == [berlin(2024, 10, 27, 2, 30, fold=0), berlin(2024, 10, 28, 2, 30)]
 
 
 def test_cron_in_the_second_pass() -> None:
-    """Asked while the hour passes again, it does not go back to what was due in the first pass."""
+    """In the second pass of a repeated hour the times of the first pass are over."""
     cron = Cron("30 2 * * *", BERLIN)
     assert cron.next_after(berlin(2024, 10, 27, 2, 10, fold=1)) == berlin(2024, 10, 28, 2, 30)
 
 
 def test_cron_with_a_star_counts_real_time() -> None:
-    """Half-hourly is half-hourly, whatever the clocks on the wall do."""
+    """A half-hourly schedule stays half-hourly over clock changes."""
     for evening in (berlin(2024, 3, 30, 23, 0), berlin(2024, 10, 26, 23, 0)):
         due = runs(Cron("*/30 * * * *", BERLIN), evening, 20)
         assert {later - earlier for earlier, later in pairwise(due)} == {1800.0}
@@ -143,7 +143,7 @@ def test_cron_never_stands_still() -> None:
 
 
 def test_cron_catches_up_once() -> None:
-    """After days of silence the next time is one ahead."""
+    """After days without a run the next time lies ahead."""
     cron = Cron("0 4 * * *", BERLIN)
     assert cron.catch_up(berlin(2024, 1, 1, 4, 0), berlin(2024, 5, 1, 12, 0)) == berlin(2024, 5, 2, 4, 0)
     # The clock was set back.
@@ -167,7 +167,7 @@ def test_cron_catches_up_once() -> None:
     ],
 )
 def test_cron_validates_the_expression(expression: object) -> None:
-    """What is no expression, or names no day that there is, is refused at once and named."""
+    """A text that is no expression, or names no day that exists, is refused at once and named."""
     with pytest.raises(ConfigurationError) as caught:
         Cron(expression)  # type: ignore[arg-type]
     assert f"{expression!r}" in str(caught.value)
@@ -178,7 +178,7 @@ def test_cron_validates_the_expression(expression: object) -> None:
     "name", ["Europe/Atlantis", "Europe", "", "../passwd", "/etc/passwd", "a\0b", 2, None, UTC]
 )
 def test_cron_validates_the_time_zone(name: object) -> None:
-    """What is no name of a time zone is refused at once and named."""
+    """A text that names no time zone is refused at once and named."""
     with pytest.raises(ConfigurationError) as caught:
         Cron("0 4 * * *", name)  # type: ignore[arg-type]
     assert f"{name!r}" in str(caught.value)
@@ -198,8 +198,9 @@ except Exception as error:
 """
 
 
+@pytest.mark.process
 def test_cron_without_cronsim() -> None:
-    """The room can be used without the extra; what needs it says how to get it."""
+    """Schedules work without the extra ``cron``; an expression then raises an error that names the extra."""
     done = subprocess.run(
         [sys.executable, "-c", _WITHOUT_CRONSIM], capture_output=True, text=True, timeout=60
     )
@@ -210,7 +211,7 @@ def test_cron_without_cronsim() -> None:
 
 
 def test_specs() -> None:
-    """Equal schedules read the same, others do not: the journal tells by that whether one has changed."""
+    """Equal schedules have equal reprs, and others do not: the journal compares them to see a change."""
     assert repr(Cron("0 4 * * *")) == repr(Cron("0 4 * * *", "UTC"))
     assert (
         len({repr(each) for each in (Every(60), Every(61), Cron("0 4 * * *"), Cron("0 4 * * *", BERLIN))})
@@ -231,7 +232,7 @@ def test_specs() -> None:
     ],
 )
 def test_to_timestamp(delay: float | timedelta | None, run_at: datetime | None, due: float) -> None:
-    """A delay counts from now, and a time is a time, though it has passed."""
+    """A delay counts from now, and a run_at is taken as it is, even if it has passed."""
     assert to_timestamp(delay, run_at, 1000.0) == due
 
 
@@ -255,6 +256,6 @@ def test_run_at_is_validated(run_at: object) -> None:
 
 
 def test_delay_or_run_at() -> None:
-    """Both at once contradict each other."""
+    """A delay and a run_at together are refused."""
     with pytest.raises(ConfigurationError, match="not both"):
         to_timestamp(1, datetime(2024, 1, 1, tzinfo=UTC), 1000.0)

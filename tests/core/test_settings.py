@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 from pathlib import Path
@@ -13,12 +14,15 @@ from flask import Flask
 
 from flask_background import Background
 from flask_background.app_state import state_of
-from flask_background.core.settings import ExecutorSettings, Settings
+from flask_background.core.executor_settings import ExecutorSettings
+from flask_background.core.settings import Settings
 from flask_background.errors import ConfigurationError
+
+from ..helpers import lines
 
 
 def test_defaults() -> None:
-    """Without a setting everything is as documented."""
+    """The defaults are as documented."""
     settings = Settings.from_config({})
     assert settings.grace_period == 90.0
     assert settings.max_queued == 10_000
@@ -33,7 +37,7 @@ def test_defaults() -> None:
 
 
 def test_given() -> None:
-    """Settings are what the app says, whole seconds too; keys of others do not matter."""
+    """Settings are read from the app's config, whole seconds too; other keys do not matter."""
     settings = Settings.from_config(
         {
             "BACKGROUND_GRACE_PERIOD": 5,
@@ -95,7 +99,7 @@ def test_executors() -> None:
         ("BACKGROUND_EXECUTORS", ["mails"], "a dict"),
         ("BACKGROUND_PUBLISH_TIMEOUT", 0, "a number of seconds above 0"),
         ("BACKGROUND_PUBLISH_TIMEOUT", "2", "a number of seconds from 0"),
-        ("BACKGROUND_BACKEND", "redis", '"local", "immediate" or "celery"'),
+        ("BACKGROUND_BACKEND", "redis", '"local", "immediate", "celery" or "manual"'),
         ("BACKGROUND_KILL_AFTER", -1, "a number of seconds from 0"),
         ("BACKGROUND_SWITCH_INTERVAL", 0, "seconds, from 0.00001 to 1"),
         ("BACKGROUND_SWITCH_INTERVAL", "5 ms", "seconds, from 0.00001 to 1"),
@@ -150,12 +154,12 @@ def test_wrong_executor(name: Any, options: Any, where: str, allowed: str) -> No
 
 @pytest.mark.parametrize("location", ["shop", "shop:app", "shop.web:create_app('eu')"])
 def test_app(location: str) -> None:
-    """The app's place is taken as it is."""
+    """BACKGROUND_APP is taken as it is."""
     assert Settings.from_config({"BACKGROUND_APP": location}).app == location
 
 
 def test_frozen() -> None:
-    """What was read cannot be changed."""
+    """Settings cannot be changed after they were read."""
     settings = Settings.from_config({})
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.max_queued = 1  # type: ignore[misc]
@@ -164,7 +168,7 @@ def test_frozen() -> None:
 
 
 def test_read_once(app: Flask, background: Background) -> None:
-    """The config is read at init_app: what is changed later counts for nothing."""
+    """The config is read at init_app; later changes have no effect."""
     app.config["BACKGROUND_MAX_QUEUED"] = "nonsense"
     assert state_of(app).settings.max_queued == 10_000
     assert background.enqueue(lambda: 42).result(5) == 42
@@ -182,8 +186,24 @@ def test_refused_at_init() -> None:
     assert state_of(app).settings.executors["thread"].capacity == 1
 
 
+def test_unknown_key(caplog: pytest.LogCaptureFixture) -> None:
+    """The log warns at init_app of an unknown key, and names the nearest setting, if one is near."""
+    app = Flask("shop")
+    app.config.update(
+        BACKGROUND_GRACE_PERIODS=1, BACKGROUND_COLOUR="red", GRACE_PERIOD=1, BACKGROUND_WORKERS=1
+    )
+    Background(app)
+    assert lines(caplog, logging.WARNING) == [
+        "BACKGROUND_GRACE_PERIODS is no setting of Flask-Background, and has no effect:"
+        " BACKGROUND_GRACE_PERIOD may be meant",
+        "BACKGROUND_COLOUR is no setting of Flask-Background, and has no effect: give it another name, if it"
+        " is the app's own",
+    ]
+    assert not app.logger.handlers
+
+
 def test_journal_settings() -> None:
-    """Those of the journal, by default and given."""
+    """The settings of the journal, by default and given."""
     settings = Settings.from_config({})
     assert (settings.journal, settings.durability, settings.run_in_web) == (None, "power", True)
     assert (settings.keep, settings.max_payload, settings.strict) == (86_400.0, 1_000_000, False)
@@ -237,13 +257,13 @@ def test_wrong_journal_settings(key: str, value: object, allowed: str) -> None:
     ],
 )
 def test_uploads(given: Any, read: str | None) -> None:
-    """Where uploads lie that other machines need: a folder by its full path, or a URL."""
+    """The place of uploads that other machines need is a folder by its full path, or a URL."""
     assert Settings.from_config({"BACKGROUND_UPLOADS": given}).uploads == read
 
 
 @pytest.mark.parametrize("wrong", ["uploads", "file://uploads", "secret:/x", "", b"/srv", 7, "a::s3://b"])
 def test_wrong_uploads(wrong: Any) -> None:
-    """What is neither is refused, and not shown: there may be a password in it."""
+    """Any other value is refused and not shown, because it may contain a password."""
     with pytest.raises(ConfigurationError, match=r"BACKGROUND_UPLOADS is not usable; .* or None") as raised:
         Settings.from_config({"BACKGROUND_UPLOADS": wrong})
     assert "secret" not in str(raised.value)

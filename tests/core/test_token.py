@@ -1,4 +1,4 @@
-"""The token tells that, why and by when; the source fires it, once."""
+"""The token tells that an item should end, why and by when; the source fires it once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def source() -> CancellationSource:
 
 
 def test_before_it_fires(source: CancellationSource) -> None:
-    """A new token asks for nothing and limits nothing."""
+    """A new token has not fired, and limits nothing."""
     token = source.token
     assert not token.cancelled
     assert token.reason is None
@@ -45,7 +45,7 @@ def test_fires(source: CancellationSource, reason: CancelReason) -> None:
 
 
 def test_first_reason_stays(source: CancellationSource) -> None:
-    """It fires once: later reasons change nothing and call nobody."""
+    """A token fires once: later reasons change nothing and call no callback."""
     called: list[int] = []
     source.token.on_cancel(lambda: called.append(1))
     assert source.fire(CancelReason.TIMEOUT)
@@ -57,7 +57,7 @@ def test_first_reason_stays(source: CancellationSource) -> None:
 
 
 def test_fires_once_among_threads(source: CancellationSource) -> None:
-    """Of many who fire at once, one does."""
+    """Of many threads that fire a token at once, one does."""
     barrier = threading.Barrier(8)
     got = []
 
@@ -74,7 +74,7 @@ def test_fires_once_among_threads(source: CancellationSource) -> None:
 
 
 def test_remaining(source: CancellationSource) -> None:
-    """The earliest deadline stays, it comes nearer, and is never below zero."""
+    """The earliest deadline stays; the remaining time decreases, and is never below zero."""
     now = time.monotonic()
     source.limit(now + 100)
     source.limit(now + 50)
@@ -88,7 +88,7 @@ def test_remaining(source: CancellationSource) -> None:
 
 
 def test_on_cancel(source: CancellationSource) -> None:
-    """A callback is called when the token fires; one that comes too late is called at once."""
+    """A callback is called when the token fires; one that is added later is called at once."""
     called: list[str] = []
     source.token.on_cancel(lambda: called.append("before"))
     source.fire(CancelReason.REQUESTED)
@@ -98,7 +98,7 @@ def test_on_cancel(source: CancellationSource) -> None:
 
 
 def test_on_cancel_holds_nobody_up(source: CancellationSource, gate: threading.Event) -> None:
-    """A callback that blocks holds up neither who fires the token, nor others, nor those who wait."""
+    """A callback that blocks holds up neither the firing thread, nor other callbacks, nor waiters."""
     called = [threading.Event() for _ in range(3)]
     woken = threading.Event()
     threading.Thread(target=lambda: source.token.wait(BOUND) and woken.set(), daemon=True).start()
@@ -115,7 +115,7 @@ def test_on_cancel_holds_nobody_up(source: CancellationSource, gate: threading.E
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_on_cancel_raises(error: type[BaseException]) -> None:
-    """What a callback raises goes to whoever made the source, and keeps no other one from being called."""
+    """The error of a callback goes to the source's ``failed``, and the other callbacks are called."""
     failed: list[BaseException] = []
     source = CancellationSource(failed.append)
     called = threading.Event()
@@ -132,7 +132,7 @@ def test_on_cancel_raises(error: type[BaseException]) -> None:
 
 
 def test_on_cancel_taken_back(source: CancellationSource) -> None:
-    """A callback that was taken back is not called; taking back again, or too late, does no harm."""
+    """A withdrawn callback is not called; withdrawing it again, or too late, does no harm."""
     called: list[str] = []
     forget = source.token.on_cancel(lambda: called.append("forgotten"))
     keep = source.token.on_cancel(lambda: called.append("kept"))
@@ -152,7 +152,7 @@ class Odd:
         self._called = called
 
     def __call__(self) -> None:
-        """Say that it was called."""
+        """Note the call."""
         self._called.append(self)
 
     def __eq__(self, other: object) -> bool:
@@ -162,7 +162,7 @@ class Odd:
 
 
 def test_on_cancel_taken_back_among_odd_ones(source: CancellationSource) -> None:
-    """A callback is taken back itself, whatever it says that it is equal to."""
+    """A callback is withdrawn by identity, whatever its ``__eq__`` says."""
     called: list[Odd] = []
     first, second = Odd(called), Odd(called)
     source.token.on_cancel(first)
@@ -184,7 +184,7 @@ def test_wait_ends(source: CancellationSource, timeout: float) -> None:
 
 
 def test_wait_wakes_all(source: CancellationSource) -> None:
-    """All who wait are woken, also those who wait without limit; a fired token lets everybody pass."""
+    """All waiters are woken, also those without a limit; a fired token makes no thread wait."""
     woken = []
     waiters = [
         threading.Thread(target=lambda t=timeout: woken.append(source.token.wait(t)), daemon=True)
@@ -223,7 +223,7 @@ def test_wait_async_ends(source: CancellationSource, timeout: float) -> None:
 
 
 def test_wait_async_is_cancelled(source: CancellationSource) -> None:
-    """Whoever cancels a waiting coroutine, or limits it from outside, sees that happen."""
+    """A waiting coroutine can be cancelled, and limited, from outside."""
 
     async def main() -> None:
         waiting = asyncio.create_task(source.token.wait_async(BOUND))
@@ -240,27 +240,27 @@ def test_wait_async_is_cancelled(source: CancellationSource) -> None:
 
 @pytest.mark.parametrize("timeout", FOREVER)
 def test_wait_takes_any_number(source: CancellationSource, timeout: float) -> None:
-    """However long a wait may take, the token ends it; NaN and what is negative do not wait."""
+    """The token ends a wait of any timeout; NaN and negative timeouts do not wait."""
     threading.Timer(0.05, source.fire, [CancelReason.REQUESTED]).start()
     assert source.token.wait(timeout)
 
 
 @pytest.mark.parametrize("timeout", FOREVER)
 def test_wait_async_takes_any_number(source: CancellationSource, timeout: float) -> None:
-    """However long a coroutine's wait may take, the token ends it."""
+    """The token ends a coroutine's wait of any timeout."""
     threading.Timer(0.05, source.fire, [CancelReason.REQUESTED]).start()
     assert asyncio.run(source.token.wait_async(timeout))
 
 
 @pytest.mark.parametrize("timeout", [math.nan, -math.inf, -(10**400)])
 def test_wait_takes_no_time(source: CancellationSource, timeout: float) -> None:
-    """NaN and what is negative do not wait."""
+    """NaN and negative timeouts do not wait."""
     assert not source.token.wait(timeout)
     assert not asyncio.run(source.token.wait_async(timeout))
 
 
 def test_wait_of_a_closed_loop(source: CancellationSource) -> None:
-    """A coroutine that waited on a loop which was closed under it keeps nobody else from being woken."""
+    """A coroutine on a loop that was closed meanwhile does not keep other waiters from being woken."""
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(source.token.wait_async())
     loop.run_until_complete(asyncio.sleep(0))

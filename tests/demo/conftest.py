@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
-from .browser import Browser
 from .driver import Demo
 
 ROOT = Path(__file__).parents[2]
@@ -69,30 +65,3 @@ def launch(
             start_new_session=True,
         )
     return kind(process, instance, log)
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium with a profile of its own."""
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
-    assert driver, "these tests need the package chromium-driver"
-    assert chromium, "these tests need the package chromium"
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    for flag in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-    ):
-        options.add_argument(flag)
-    # A path of its own keeps selenium from looking for a driver elsewhere.
-    chrome = webdriver.Chrome(options, Service(driver))
-    yield Browser(chrome, tmp_path_factory.mktemp("shots"))
-    chrome.quit()

@@ -1,4 +1,4 @@
-"""What the tests hold the demo with: its process, its pages over HTTP, and pictures to upload."""
+"""The demo as the tests drive it: its process, its pages over HTTP, and pictures to upload."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Upload = tuple[str, bytes]
 
 
 def until(look: Callable[[], T | Literal[False] | None], seconds: float = 15.0) -> T:
-    """Look again until there is something to see, and return that."""
+    """Call a function until it returns a true value, and return that."""
     end = time.monotonic() + seconds
     while True:
         if seen := look():
@@ -56,7 +56,7 @@ class Answer(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What a visitor reads: no tags, entities as characters."""
+        """The text of a page as a visitor reads it: without tags, with entities as characters."""
         page = re.sub(r"<details class=\"code\".*?</details>", "", self.page, flags=re.S)
         return unescape(re.sub(r"<[^>]+>", " ", page))
 
@@ -73,7 +73,7 @@ class Demo:
         until(lambda: len(self.workers()) == 2)
 
     def log(self) -> str:
-        """What it wrote to the terminal."""
+        """The demo's output on the terminal."""
         return self._log.read_text()
 
     def _address(self) -> str | None:
@@ -104,16 +104,16 @@ class Demo:
     def upload(self, *uploads: Upload, headers: Mapping[str, str] | None = None) -> Answer:
         """Send pictures."""
         data, kind = multipart(uploads)
-        return self.request("/", data, {"Content-Type": kind} | dict(headers or {}))
+        return self.request("/gallery", data, {"Content-Type": kind} | dict(headers or {}))
 
     def items(self, *ids: str) -> list[dict[str, Any]]:
-        """How items stand."""
+        """The items' rows on the page of items."""
         answer = self.get("/items?" + urlencode([("id", item_id) for item_id in ids]))
         items: list[dict[str, Any]] = json.loads(answer.body)["items"]
         return items
 
     def ended(self, item_id: str) -> dict[str, Any]:
-        """How an item ended, once it has."""
+        """The row of an item, once the item has ended."""
         return until(lambda: next((item for item in self.items(item_id) if item["final"]), None))
 
     def pictures(self) -> list[Path]:
@@ -158,12 +158,12 @@ class Demo:
                 self.kill()
 
     def kill(self) -> None:
-        """End it as a power cut does."""
+        """End it as a power cut does: a worker that saw its master die first would begin to stop."""
         workers = self.workers()
-        self.process.kill()
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in (*workers, self.process.pid):
+                os.kill(pid, number)
         self.process.wait(20)
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
         until(lambda: not any(is_there(pid) for pid in workers))
 
 
@@ -182,7 +182,7 @@ def is_mail_server(pid: int) -> bool:
 
 
 def is_there(pid: int) -> bool:
-    """Whether a process runs; one that nobody has reaped does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -27,13 +27,13 @@ def added(demo: Demo, name: str, content: bytes) -> Path:
 def failure(demo: Demo, name: str, content: bytes) -> str:
     """Upload something that fails, and return what the page says of it."""
     before = demo.pictures()
-    known = item_ids(demo.get("/"))
+    known = item_ids(demo.get("/gallery"))
     answer = demo.upload((name, content))
     assert answer.status == 200, answer.text
     (item_id,) = set(item_ids(answer)) - set(known)
     item = demo.ended(item_id)
     assert item["status"] == "refused"
-    assert item["error"] in demo.get("/").text
+    assert item["error"] in demo.get("/gallery").text
     assert demo.pictures() == before
     assert not list(demo.instance.glob("pictures/tmp*")), "nothing of it is kept"
     return str(item["error"])
@@ -49,13 +49,13 @@ def test_several_pictures_become_files(demo: Demo) -> None:
         ("four.gif", picture("GIF")),
     ]
     answer = demo.upload(*uploads)
-    assert (answer.status, answer.url) == (200, demo.url + "/")
+    assert (answer.status, answer.url) == (200, demo.url + "/gallery")
     folders = until(lambda: len(new := set(demo.pictures()) - before) == 4 and new)
     names = {}
     for folder in folders:
         names[json.loads((folder / "about.json").read_text())["name"]] = folder
         for edge in (400, 800, 1600):
-            sent = demo.get(f"/pictures/{folder.name}/{edge}.webp")
+            sent = demo.get(f"/gallery/pictures/{folder.name}/{edge}.webp")
             assert sent.headers["Content-Type"] == "image/webp"
             assert sent.body == (folder / f"{edge}.webp").read_bytes()
     assert set(names) == {"one.jpg", "two.png", "three.webp", "four.gif"}
@@ -104,7 +104,7 @@ def test_name_is_never_a_path(demo: Demo) -> None:
     folder = added(demo, "../../../<script>alert(1)<'.jpg", picture())
     assert json.loads((folder / "about.json").read_text())["name"] == "<script>alert(1)<'.jpg"
     added(demo, "..\\..\\<img src=x onerror=alert(1)>.jpg", picture())
-    page = demo.get("/").page
+    page = demo.get("/gallery").page
     assert "&lt;img src=x onerror=alert(1)&gt;.jpg" in page
     assert "<img src=x" not in page
     new = set(demo.instance.parent.rglob("*")) - before
@@ -120,7 +120,7 @@ def test_source_tree_stays_clean(demo: Demo) -> None:
 
 
 def test_no_picture(demo: Demo) -> None:
-    """What is no picture, or one of a rarely met format, is refused by its content, and not in the log."""
+    """A file that is no picture, or has a rare format, is refused by its content, and not in the log."""
     tiff = picture("TIFF")
     logged = len(demo.log())
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
@@ -187,7 +187,7 @@ def test_too_large_upload_is_answered(demo: Demo) -> None:
         blocks = (body[start : start + MEGABYTE] for start in range(0, len(body), MEGABYTE))
         connection.request(
             "POST",
-            "/",
+            "/gallery",
             blocks if chunked else body,
             {"Content-Type": kind},
             encode_chunked=chunked,
@@ -232,16 +232,16 @@ def test_made_up_host(demo: Demo) -> None:
 
 def test_pages_are_strict(demo: Demo) -> None:
     """Browsers are told to load nothing from elsewhere; a page that is not there reads well."""
-    answer = demo.get("/pictures/..%2f..%2fetc/1.webp")
+    answer = demo.get("/gallery/pictures/..%2f..%2fetc/1.webp")
     assert answer.status == 404
     assert "Not Found" in answer.text
-    assert "Back to the gallery" in answer.text
+    assert "Back to the start" in answer.text
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    assert "http" not in demo.get("/").page.replace("http-equiv", "")
+    assert "http" not in demo.get("/gallery").page.replace("http-equiv", "")
 
 
 def test_unknown_items(demo: Demo) -> None:
-    """Whoever asks for an item that is not known, or for nonsense, is told so."""
+    """The page of an unknown item, or of nonsense, says so."""
     unknown = "0" * 24
     hostile = "../../pictures/x"
     assert [item["status"] for item in demo.items(unknown, hostile)] == ["unknown", "unknown"]

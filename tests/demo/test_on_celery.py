@@ -76,7 +76,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., OnCelery]]:
 
 
 def test_letter_and_long_item(start: Callable[..., OnCelery]) -> None:
-    """A Celery worker mails a letter over SMTP; pages show its end; Ctrl-C leaves nobody behind."""
+    """A Celery worker mails a letter over SMTP; pages show its end; Ctrl-C leaves no process behind."""
     demo = start()
     (item_id,) = item_ids(demo.post("/signup", name="Ada", address="ada@example.com"))
     item = demo.ended(item_id)
@@ -84,7 +84,7 @@ def test_letter_and_long_item(start: Callable[..., OnCelery]) -> None:
     (path,) = demo.letters()
     letter = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
     assert letter["Subject"] == "Welcome, Ada!"
-    assert f"\n{demo.url}/\n" in letter.get_body(("plain",)).get_content().replace("\r\n", "\n")  # type: ignore[union-attr]
+    assert f"\n{demo.url}/gallery\n" in letter.get_body(("plain",)).get_content().replace("\r\n", "\n")  # type: ignore[union-attr]
     assert "Welcome, Ada!" in demo.get("/signup").text
 
     (long_id,) = item_ids(demo.post("/grace", seconds="60", kind="durable"))
@@ -112,14 +112,14 @@ def test_pictures(start: Callable[..., OnCelery]) -> None:
         ["refused"],
     )  # one may have ended before the page was made
     assert until(lambda: len(demo.pictures()) == 1)
-    page = demo.get("/").text
+    page = demo.get("/gallery").text
     assert "Ünique.png" in page
     assert "This is not a JPEG, PNG, WebP or GIF picture." in page
     until(lambda: not [path for path in (demo.instance / "uploads").rglob("*") if path.is_file()])
 
 
 def test_letters_outlive_the_demo(start: Callable[..., OnCelery]) -> None:
-    """What waits in the demo's own Redis when all is stopped is sent by the next one."""
+    """A letter that waits in the demo's own Redis when all is stopped is sent by the next worker."""
     demo = start()
     for pid in demo.programs("celery"):
         os.kill(pid, signal.SIGSTOP)  # takes nothing any more

@@ -47,7 +47,7 @@ def test_letter_and_picture_arrive(demo: Demo) -> None:
     body = letter.get_body(("plain",))
     assert body is not None
     assert "Hello Ada Lovelace," in body.get_content()
-    assert f"\n{demo.url}/\n" in body.get_content().replace("\r\n", "\n")
+    assert f"\n{demo.url}/gallery\n" in body.get_content().replace("\r\n", "\n")
     (attached,) = letter.iter_attachments()
     assert attached.get_filename() == "welcome.png"
     with Image.open(io.BytesIO(attached.get_content()), formats=["PNG"]) as card:
@@ -92,7 +92,7 @@ def test_name_in_any_script(demo: Demo) -> None:
     ],
 )
 def test_address_that_is_none(demo: Demo, address: str) -> None:
-    """What is not one plain address gets a message, and no letter."""
+    """A text that is not one plain address gets a message, and no letter."""
     before = demo.letters()
     answer = demo.post("/signup", name="Ada", address=address)
     assert answer.status == 400
@@ -234,7 +234,7 @@ def test_mail_server_that_is_down(start_demo: Start) -> None:
 
 
 def test_mail_server_that_says_nothing(start_demo: Start) -> None:
-    """A mail server that takes the connection and never answers holds nobody up for ever."""
+    """A mail server that takes the connection and never answers does not hold an item up for ever."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
         demo = start_demo(MAIL_SERVER="127.0.0.1", MAIL_PORT=port, MAIL_TIMEOUT="0.3")
@@ -244,5 +244,5 @@ def test_mail_server_that_says_nothing(start_demo: Start) -> None:
 
 
 def test_page_says_at_least_once(demo: Demo) -> None:
-    """Whoever signs up can read that a letter may come twice."""
+    """The page says that a letter may come twice."""
     assert "at least once" in demo.get("/signup").text

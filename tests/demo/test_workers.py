@@ -45,7 +45,7 @@ def test_other_worker_knows_them(start_demo: Start) -> None:
         demo.ended(item_id)
     for pid in demo.workers():
         os.kill(pid, signal.SIGSTOP)
-        page = demo.get("/").text
+        page = demo.get("/gallery").text
         os.kill(pid, signal.SIGCONT)
         assert "none.jpg" in page
         assert "This is not a JPEG, PNG, WebP or GIF picture." in page
@@ -63,5 +63,5 @@ def test_old_files_are_pruned(start_demo: Start) -> None:
         os.utime(path, (0, 0))
     until(lambda: not any(path.exists() for path in (*old, leftover)))
     assert demo.pictures() == [young]
-    assert "young.png" in demo.get("/").text
+    assert "young.png" in demo.get("/gallery").text
     assert "Traceback" not in demo.log()

@@ -26,8 +26,8 @@ from flask_background import Background, Status, current_item, signals
 from flask_background.app_state import state_of
 from flask_background.durable import maintenance as keeper
 from flask_background.durable import runs as runs_of_items
-from flask_background.durable.journal import process_lock as process_lock_of
 from flask_background.durable.journal import statements
+from flask_background.durable.journal import takeover as takeovers
 from flask_background.errors import (
     ConfigurationError,
     ItemCancelledError,
@@ -526,7 +526,7 @@ def test_killed_while_it_stops(site: Site, gate: threading.Event, tmp_path: Path
     path = tmp_path / "journal" / "owners" / name
     (tmp_path / "dead").mkdir()
     shutil.copy(path, tmp_path / "dead" / "1-a")  # as it stands when the process is killed
-    takeover = process_lock_of.take_over(tmp_path / "dead", "1-a")
+    takeover = takeovers.take_over(tmp_path / "dead", "1-a")
     assert takeover is not None
     with takeover:
         assert (takeover.running, takeover.charged) == ({item.id}, False)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flask_background import WorkItem
+from flask_background import WorkItem, signals
+from flask_background.app_state import state_of
 from flask_background.concurrency import native
+from flask_background.durable import backlog
 from flask_background.durable.handle import DurableItem
 from flask_background.local.backend import LocalBackend
 
-from ..helpers import BOUND, Site, lines
+from ..helpers import BOUND, Site, lines, until
 
 
 @pytest.fixture
@@ -78,3 +82,50 @@ def test_no_file_for_the_event_loop(site: Site, monkeypatch: pytest.MonkeyPatch)
     assert not item.wait(1.0)
     assert item.result(BOUND) == 42
     assert len(refused) == 3
+
+
+def test_slow_receivers(make_site: Callable[..., Site], tmp_path: Path) -> None:
+    """Items whose ends slow receivers are still hearing of keep no other item from being claimed."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_WORKERS=1)
+    ran: list[int] = []
+    gate = threading.Event()
+    task = site.background.task(durable=True, name="work")(ran.append)
+
+    def slow(app: object, item: WorkItem[Any]) -> None:
+        assert gate.wait(BOUND)
+
+    try:
+        with signals.item_finished.connected_to(slow, site.app):
+            items = [task.enqueue(number) for number in range(20)]
+            until(lambda: len(ran) == 20, 10)
+            assert not any(item.status.is_final and item.wait(0) for item in items)
+    finally:
+        gate.set()
+    assert all(item.wait(BOUND) for item in items)
+
+
+def test_receivers_that_never_return(
+    make_site: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then no more items are claimed than the process has threads for receivers."""
+    monkeypatch.setattr(backlog, "_MOST_TOLD", 4)
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_WORKERS=1)
+    ran: list[int] = []
+    gate = threading.Event()
+    task = site.background.task(durable=True, name="work")(ran.append)
+
+    def stuck(app: object, item: WorkItem[Any]) -> None:
+        assert gate.wait(BOUND)
+
+    try:
+        with signals.item_finished.connected_to(stuck, site.app):
+            items = [task.enqueue(number) for number in range(20)]
+            until(lambda: len(ran) >= 5)
+            for _ in range(2):  # the maintenance has looked again
+                state_of(site.app).durable.session.wake_self()
+                time.sleep(0.3)
+            assert 5 <= len(ran) <= 4 + 3  # as many as are claimed ahead for one thread
+    finally:
+        gate.set()
+    assert all(item.wait(BOUND) for item in items)
+    assert sorted(ran) == list(range(20))

@@ -24,18 +24,7 @@ from flask_background.errors import (
 )
 
 from ..helpers import BOUND, ItemHost, make_callee, until
-
-ENTRY = ItemRow(
-    id="0" * 24,
-    task="mail",
-    executor="thread",
-    options="{}",
-    payload="[[],{}]",
-    status=Status.QUEUED,
-    max_crashes=3,
-    due=5.0,
-    enqueued=4.0,
-)
+from .rows import ROW
 
 
 class Journal(ItemHost):
@@ -43,7 +32,7 @@ class Journal(ItemHost):
 
     def __init__(self) -> None:
         super().__init__()
-        self.row: ItemRow | None = ENTRY
+        self.row: ItemRow | None = ROW
         self.looks = 0
         self.reports: list[Progress] = []
 
@@ -54,7 +43,7 @@ class Journal(ItemHost):
 
     def look(self, item_id: str) -> ItemRow | None:
         """What it knows."""
-        assert item_id == ENTRY.id
+        assert item_id == ROW.id
         self.looks += 1
         return self.row
 
@@ -77,7 +66,7 @@ def journal() -> Journal:
 @pytest.fixture
 def item(journal: Journal) -> DurableItem[Any]:
     """The handle of that, in a process that has nothing to do with it."""
-    return DurableItem.of(ENTRY, Callee.unknown("mail", "thread"), None, journal)
+    return DurableItem.of(ROW, Callee.unknown("mail", "thread"), None, journal)
 
 
 def end(journal: Journal, status: Status = Status.SUCCEEDED, **values: Any) -> None:
@@ -109,9 +98,9 @@ def test_ids_grow_with_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -
 
 def test_of_an_entry(item: DurableItem[Any]) -> None:
     """The handle has the row's id and times, and a name also where the task is unknown."""
-    assert (item.id, item.task_name, item.here) == (ENTRY.id, "mail", False)
+    assert (item.id, item.task_name, item.here) == (ROW.id, "mail", False)
     assert item.enqueued_at == datetime.fromtimestamp(4.0, UTC)
-    assert repr(item) == f"<WorkItem {ENTRY.id} mail queued>"
+    assert repr(item) == f"<WorkItem {ROW.id} mail queued>"
 
 
 def test_every_question_is_asked_anew(journal: Journal, item: DurableItem[Any]) -> None:
@@ -209,7 +198,7 @@ def test_leaves_while_somebody_waits(journal: Journal, monkeypatch: pytest.Monke
     """Who waits for an item here goes on to wait for it when it has left, and learns of its end."""
     monkeypatch.setattr(module, "_STAY", 3 * BOUND)
     item = DurableItem[Any](make_callee(), (), {}, None, journal)
-    item.id = ENTRY.id
+    item.id = ROW.id
     ends: list[bool] = []
     waiter = threading.Thread(target=lambda: ends.append(item.wait(3 * BOUND)))
     waiter.start()
@@ -254,7 +243,7 @@ def test_interrupted_here_is_no_end(journal: Journal, item: DurableItem[Any]) ->
 def test_report(journal: Journal) -> None:
     """The host hears of the progress of a run that is in this process, and of no other one."""
     item = DurableItem[Any](make_callee(), (), {}, None, journal)
-    item.id = ENTRY.id
+    item.id = ROW.id
     item.report_progress(1)
     item._begin(Attempt(1.0))
     item.report_progress(1, 2, "half")
@@ -290,7 +279,7 @@ def test_record_that_is_gone(journal: Journal, item: DurableItem[Any], known: St
     ):
         with pytest.raises(RecordGoneError, match="BACKGROUND_KEEP"):
             ask()  # type: ignore[operator]
-    assert repr(item) == f"<WorkItem {ENTRY.id} mail>"
+    assert repr(item) == f"<WorkItem {ROW.id} mail>"
 
 
 def test_record_goes_while_somebody_waits(journal: Journal, item: DurableItem[Any]) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flask_background import current_item
 from flask_background.app_state import state_of
 from flask_background.durable import maintenance as keeper
+from flask_background.durable import removal
 from flask_background.durable.journal import statements
 from flask_background.durable.journal.watch import ProcessWatch
 
@@ -56,7 +60,7 @@ def test_all_that_ended_long_ago(
         parts.append(len(gone))
         return gone
 
-    monkeypatch.setattr(keeper, "_PRUNED", 10)
+    monkeypatch.setattr(removal, "_MOST", 10)
     monkeypatch.setattr(statements, "prune", prune)
     site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
     task = site.background.task(durable=True)(lambda: None)
@@ -78,3 +82,61 @@ def test_all_that_ended_long_ago(
     until(lambda: len(parts) == 4, keeper._NET / 2)
     assert parts == [10, 10, 10, 5]
     assert [item.id for item in durable.items()] == [items[35].id]
+
+
+def test_thread_that_is_faster_than_the_backend(
+    make_site: Callable[..., Site],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The thread runs left items, which use the journal, before the app knows its backend."""
+    journal = tmp_path / "journal"
+    before = make_site(BACKGROUND_JOURNAL=journal, BACKGROUND_RUN_IN_WEB=False)
+    left = before.background.task(durable=True, name="parent")(print).enqueue()
+    assert before.background.stop(0) == []
+    site = make_site(BACKGROUND_JOURNAL=journal)
+    began = threading.Event()
+    start = keeper.JournalMaintenance.start
+
+    def start_and_wait(maintenance: keeper.JournalMaintenance) -> None:
+        assert state_of(site.app)._durable is None
+        start(maintenance)
+        assert began.wait(BOUND)
+        assert maintenance.has_looked.wait(BOUND)
+
+    monkeypatch.setattr(keeper.JournalMaintenance, "start", start_and_wait)
+    child = site.background.task(durable=True, name="child")(lambda: 42)
+
+    @site.background.task(durable=True, name="parent")
+    def parent() -> tuple[str, int]:
+        began.set()
+        current_item.report_progress(1, 2)
+        return current_item.id, child.enqueue().result(BOUND)
+
+    state_of(site.app).look_for_work()
+    item = site.background.get(left.id)
+    assert item is not None
+    assert item.result(BOUND) == (left.id, 42)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_wake_up_before_the_first_look(
+    make_site: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wake-up that comes before the thread waits is not lost: the thread looks again at once."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
+    monkeypatch.setattr(keeper, "_NET", BOUND)
+    looks: list[float] = []
+    look = keeper.JournalMaintenance._look
+
+    def look_and_wake(maintenance: keeper.JournalMaintenance, dead: list[str]) -> float:
+        timeout = look(maintenance, dead)
+        looks.append(timeout)
+        if len(looks) == 1:
+            maintenance._session.wake_self()
+        return BOUND
+
+    monkeypatch.setattr(keeper.JournalMaintenance, "_look", look_and_wake)
+    state_of(site.app).durable  # noqa: B018
+    until(lambda: len(looks) >= 2, BOUND / 2)

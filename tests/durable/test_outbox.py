@@ -17,6 +17,7 @@ from flask_background.durable.outbox import Outbox
 from flask_background.errors import BrokerError
 
 from ..helpers import BOUND, Site, lines, until
+from .rows import dead_process_id
 
 
 class Backend:
@@ -166,7 +167,7 @@ def test_process_that_is_killed(outbox: Outbox, backend: Backend, site: Site) ->
     backend.is_known_to_be_away = True
     outbox.put(waiting(0))
     writer = state_of(site.app).durable.session.writer
-    writer.write(lambda db: module.outbox.claim(db, "1-dead", 10))
+    writer.write(lambda db: module.outbox.claim(db, dead_process_id(), 10))
     backend.is_known_to_be_away = False
     durable = state_of(site.app).durable
     durable.maintenance._look_over(0.0)

@@ -12,7 +12,7 @@ import pytest
 
 from flask_background import Status, current_item, signals
 from flask_background.app_state import state_of
-from flask_background.durable import runs
+from flask_background.durable import backlog, runs
 from flask_background.durable.backend import DurableBackend
 from flask_background.durable.journal import statements
 from flask_background.errors import ItemFailedError
@@ -115,6 +115,40 @@ def test_a_running_item_is_not_given_back(site: Site, gate: threading.Event) -> 
     item._move(Status.RUNNING)
     gate.set()
     assert item.result(BOUND) is None
+
+
+def test_stale_entry_of_a_queue(site: Site, gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item that left this process and came back is in its executor's queue twice, and runs once."""
+    monkeypatch.setattr(backlog, "_STUCK", 2 * BOUND)
+    runs_of: list[str] = []
+    began = threading.Event()
+
+    @site.background.task(durable=True, name="block")
+    def block() -> None:
+        began.set()
+        gate.wait(BOUND)
+
+    @site.background.task(durable=True, name="work")
+    def work() -> None:
+        runs_of.append(current_item.id)
+
+    assert work.enqueue().wait(BOUND)  # the runs are short, so the process claims items ahead
+    blocked = block.enqueue()
+    assert began.wait(BOUND)
+    item: Any = work.enqueue()
+    journal, backend = durable(site), state_of(site.app).backend
+    assert item.id in backend.executors["thread"].queued
+    for _ in range(3):
+        fence = item.row.fence
+        assert backend.let_go(item)
+        journal.runs.give_back(item)
+        until(lambda: item.row.fence > fence and item.id in backend.executors["thread"].queued)  # noqa: B023
+    gate.set()
+    assert blocked.wait(BOUND)
+    assert item.wait(BOUND)
+    assert work.enqueue().wait(BOUND)  # behind all the entries of the first one
+    assert runs_of.count(item.id) == 1
+    assert (item.status, item.attempt) == (Status.SUCCEEDED, 1)
 
 
 def test_claimed_at_the_last_moment(site: Site) -> None:

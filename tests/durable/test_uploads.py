@@ -33,19 +33,9 @@ from flask_background.errors import (
 from flask_background.payload.outcomes import error_as_data, progress_as_data, result_as_data
 
 from ..helpers import MAX_BYTES, make_callee
+from .rows import ROW
 
 ID = "0" * 24
-ENTRY = ItemRow(
-    id=ID,
-    task="mail",
-    executor="thread",
-    options="{}",
-    payload="[[],{}]",
-    status=Status.QUEUED,
-    max_crashes=3,
-    due=5.0,
-    enqueued=4.0,
-)
 
 
 def send(photo: Any = None, **more: Any) -> None:
@@ -66,7 +56,7 @@ def packing(request: pytest.FixtureRequest, tmp_path: Path) -> UploadFolder:
 def pack(packing: UploadFolder, *args: Any, **kwargs: Any) -> ItemRow:
     """The entry of a call."""
     payload, uploads = packing.pack(ID, send, args, kwargs)
-    return ENTRY._replace(payload=payload, uploads=uploads)
+    return ROW._replace(payload=payload, uploads=uploads)
 
 
 # Arguments and uploads.
@@ -211,7 +201,7 @@ def test_nothing_stays_open(packing: UploadFolder, tmp_path: Path) -> None:
 def test_malformed_payload(packing: UploadFolder, payload: str) -> None:
     """A payload that is no call raises, or gives what does not fit any function."""
     try:
-        args, kwargs, _ = packing.unpack(ENTRY._replace(payload=payload))
+        args, kwargs, _ = packing.unpack(ROW._replace(payload=payload))
     except (TypeError, ValueError):
         return
     assert type(args) is tuple
@@ -258,10 +248,10 @@ def _item(task: Any) -> Any:
 
 def test_state_of() -> None:
     """No state is None; one that nobody wrote raises."""
-    assert state_of(ENTRY) is None
+    assert state_of(ROW) is None
     for text in ("", "{", "{}", "[]", '{"values": 7}', '{"values": {}, "more": 1}'):
         with pytest.raises((TypeError, ValueError, KeyError)):
-            state_of(ENTRY._replace(state=text))
+            state_of(ROW._replace(state=text))
 
 
 # Results, errors and progress.
@@ -269,7 +259,7 @@ def test_state_of() -> None:
 
 def ended(status: Status, **values: Any) -> ItemRow:
     """An entry of an item that has ended."""
-    return ENTRY._replace(status=status, started=6.0, finished=7.0, attempt=2, **values)
+    return ROW._replace(status=status, started=6.0, finished=7.0, attempt=2, **values)
 
 
 @pytest.mark.parametrize(
@@ -348,12 +338,12 @@ def test_parked_and_cancelled() -> None:
 )
 def test_progress(given: Progress, kept: Progress) -> None:
     """Progress comes back; other numbers are made floats, and a message that is no text is made one."""
-    assert attempt_of(ENTRY._replace(progress=progress_as_data(given, MAX_BYTES))).progress == kept
+    assert attempt_of(ROW._replace(progress=progress_as_data(given, MAX_BYTES))).progress == kept
 
 
 def test_attempt_of_a_new_one() -> None:
     """Of an item that has not run, nothing is known."""
-    attempt = attempt_of(ENTRY)
+    attempt = attempt_of(ROW)
     assert (attempt.started, attempt.finished, attempt.number) == (None, None, 0)
     assert (attempt.progress, attempt.value, attempt.error) == (None, None, None)
 

@@ -34,7 +34,7 @@ class Base(DeclarativeBase):
 
 
 class Order(Base):
-    """What items look for."""
+    """The row that items look for."""
 
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -100,7 +100,7 @@ def context(shop: Shop) -> Iterator[ExitStack]:
 
 
 def expect_dropped(item: WorkItem[Any]) -> None:
-    """It never ran, and says why."""
+    """The item never ran, and its error says why."""
     assert item.status is Status.CANCELLED
     assert item.started_at is None
     with pytest.raises(ItemCancelledError, match="was dropped: its transaction was not committed"):
@@ -319,7 +319,7 @@ def test_two_sessions(shop: Shop, context: ExitStack) -> None:
 
 
 def test_refused_before_the_commit(shop: Shop, context: ExitStack) -> None:
-    """What is refused is refused when it is enqueued, not when it is too late to roll back."""
+    """A refusal comes when the item is enqueued, not when it is too late to roll back."""
     shop.site.background.stop(0)
     with pytest.raises(Stopping):
         shop.count.enqueue()
@@ -328,7 +328,7 @@ def test_refused_before_the_commit(shop: Shop, context: ExitStack) -> None:
 
 @pytest.mark.parametrize("shop", ["durable"], indirect=True)
 def test_not_in_the_journal_before_the_commit(shop: Shop, context: ExitStack) -> None:
-    """What is not committed is not in the journal: a crash leaves nothing that would run."""
+    """An item that is not committed is not in the journal: a crash leaves nothing that would run."""
     journal = state_of(shop.site.app).durable
     item = shop.count.enqueue()
     assert journal.session.read_row(item.id) is None
@@ -339,7 +339,7 @@ def test_not_in_the_journal_before_the_commit(shop: Shop, context: ExitStack) ->
 
 @pytest.mark.parametrize("shop", ["durable"], indirect=True)
 def test_journal_fails(shop: Shop, context: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the journal cannot take an item the commit says so; the database has committed, and goes on."""
+    """The commit raises the error of a journal that cannot take an item; the database has committed."""
     journal = state_of(shop.site.app).durable
 
     def fail(*_: Any, **__: Any) -> None:
@@ -367,14 +367,14 @@ def test_no_database(site: Site) -> None:
 
 
 def test_outside_of_a_context(shop: Shop) -> None:
-    """Where there is no session, enqueue says what to do."""
+    """Without a session, the error of enqueue says what to do."""
     with pytest.raises(ConfigurationError, match=r"outside of its app's context.*app\.app_context\(\)"):
         shop.count.enqueue()
     assert shop.site.background.wait_idle(0)
 
 
 def test_wrong_option(site: Site) -> None:
-    """The error for another word names all three."""
+    """The error for an unknown ``when`` names the three known ones."""
     with pytest.raises(ConfigurationError, match='"now", "response" or "commit"'):
         site.background.task(when="committed")(lambda: None)  # type: ignore[call-overload]
 
@@ -383,7 +383,7 @@ def test_wrong_option(site: Site) -> None:
 def test_commit_where_nothing_is_run(
     shop: Shop, make_site: Callable[..., Site], db: Any, tmp_path: Path
 ) -> None:
-    """A process that leaves durable items to others leaves these to them, too, once committed."""
+    """A process that leaves durable items to others leaves committed ones to them, too."""
     url = f"sqlite:///{tmp_path / 'shop.sqlite3'}"
     other = make_site(
         BACKGROUND_JOURNAL=tmp_path / "journal",

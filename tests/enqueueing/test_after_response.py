@@ -35,7 +35,7 @@ Enqueue = Callable[[], WorkItem[int]]
 
 @pytest.fixture
 def items() -> list[WorkItem[int]]:
-    """What the views have enqueued."""
+    """The items that the views have enqueued."""
     return []
 
 
@@ -52,7 +52,7 @@ def enqueue(background: Background, items: list[WorkItem[int]]) -> Enqueue:
 
 
 def started(item: WorkItem[Any]) -> bool:
-    """Whether an item that runs at once, if it may, does not wait."""
+    """Whether an item that could run at once does not wait."""
     return item.wait(0.05)
 
 
@@ -120,15 +120,15 @@ def test_item_that_cannot_start(
 ) -> None:
     """One item that cannot be started holds up no other item of the response."""
     backend = state_of(app).backend
-    release = backend.release
+    start_held = backend.start_held
 
     def refuse_first(item: WorkItem[int]) -> None:
         if item is items[0]:
-            backend.drop(item, "the test refuses it")
+            backend.cancel_held(item, "the test refuses it")
             raise RuntimeError("can't start new thread")
-        release(item)
+        start_held(item)
 
-    monkeypatch.setattr(backend, "release", refuse_first)
+    monkeypatch.setattr(backend, "start_held", refuse_first)
 
     @app.get("/")
     def view() -> str:
@@ -142,7 +142,7 @@ def test_item_that_cannot_start(
 
 
 def test_after_a_file(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, tmp_path: Path) -> None:
-    """The same with a file, also where the server sends it by itself."""
+    """The item of a view that sends a file waits too, also if the server sends the file itself."""
     (tmp_path / "file").write_bytes(b"x" * 100_000)
 
     class Wrapper:
@@ -165,7 +165,7 @@ def test_after_a_file(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, 
 
 
 def test_after_a_replaced_response(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue) -> None:
-    """The same where after_request puts another response in the place of the view's."""
+    """The item waits too if after_request replaces the view's response."""
 
     @app.after_request
     def replace(response: Response) -> Response:
@@ -181,7 +181,7 @@ def test_after_a_replaced_response(app: Flask, items: list[WorkItem[int]], enque
 
 
 def test_after_a_stream(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue) -> None:
-    """The same with a response that is generated piece by piece."""
+    """The item waits too if the response is generated piece by piece."""
 
     @app.get("/")
     def view() -> Response:
@@ -196,7 +196,7 @@ def test_after_a_stream(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue
 def test_enqueued_in_a_stream(
     app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, early: bool, passthrough: bool
 ) -> None:
-    """What a stream enqueues waits for the stream's end, whether the view itself has enqueued or not."""
+    """Items that a stream enqueues wait for its end, whether the view itself has enqueued or not."""
 
     @app.get("/")
     def view() -> Response:
@@ -235,7 +235,7 @@ def test_enqueued_in_a_stream_that_breaks(app: Flask, items: list[WorkItem[int]]
 
 
 def test_enqueued_when_all_was_sent(app: Flask, enqueue: Enqueue) -> None:
-    """What is enqueued in the request's context when the response has been sent starts at once."""
+    """An item that is enqueued in the request's context after the response was sent starts at once."""
     app.add_url_rule("/", view_func=lambda: "body")
     with app.test_client() as client:  # it keeps the request's context
         client.get("/").close()
@@ -245,7 +245,7 @@ def test_enqueued_when_all_was_sent(app: Flask, enqueue: Enqueue) -> None:
 
 @pytest.mark.parametrize("wrapper", [FileWrapper, lambda file, size=0: FileWrapper(file, size)])
 def test_files_reach_the_server_as_they_are(app: Flask, tmp_path: Path, wrapper: Any) -> None:
-    """Where nothing is held the server gets its own file wrapper back, to send the file by the system."""
+    """If no item waits, the server gets its own file wrapper, and can have the system send the file."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     app.add_url_rule("/", view_func=lambda: send_file(path))
@@ -257,7 +257,7 @@ def test_files_reach_the_server_as_they_are(app: Flask, tmp_path: Path, wrapper:
 
 @pytest.mark.parametrize("hook", ["before_request", "after_request", "teardown_request", "after_this"])
 def test_enqueued_in_hooks(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, hook: str) -> None:
-    """What is enqueued before or after the view waits for the response as well."""
+    """Items that are enqueued before or after the view wait for the response as well."""
 
     @app.get("/")
     def view() -> str:
@@ -290,7 +290,7 @@ def test_when_the_client_has_gone(app: Flask, items: list[WorkItem[int]], enqueu
 
 
 def test_several(make_site: Callable[..., Site]) -> None:
-    """Several start in their order; those that are to start now do not wait for them."""
+    """Waiting items start in their order; items with when="now" do not wait for them."""
     site = make_site(BACKGROUND_WORKERS=1)
     order: list[str] = []
     now = site.background.task(order.append)
@@ -309,7 +309,7 @@ def test_several(make_site: Callable[..., Site]) -> None:
 
 
 def test_requests_are_apart(app: Flask, background: Background) -> None:
-    """The end of one response starts nothing of another request's."""
+    """The end of one response starts no item of another request."""
     task = background.task(lambda: 42).using(when="response")
     held: dict[str, WorkItem[int]] = {}
 
@@ -328,7 +328,7 @@ def test_requests_are_apart(app: Flask, background: Background) -> None:
 
 @pytest.mark.parametrize("context", ["none", "app", "test request"])
 def test_outside_of_a_request(app: Flask, background: Background, context: str) -> None:
-    """Where no response will be sent, the item starts at once."""
+    """An item starts at once if no response will be sent."""
     task = background.task(lambda: 42).using(when="response")
     if context == "none":
         assert task.enqueue().result(BOUND) == 42
@@ -338,7 +338,7 @@ def test_outside_of_a_request(app: Flask, background: Background, context: str) 
 
 
 def test_in_an_item(background: Background) -> None:
-    """An item has no response to wait for."""
+    """An item that enqueues with when="response" has no response to wait for, so its item starts at once."""
     task = background.task(lambda: 42).using(when="response")
     (inner,) = background.enqueue(lambda: [task.enqueue()]).result(BOUND)
     assert inner.result(BOUND) == 42
@@ -415,7 +415,7 @@ def test_dropped_by_a_broken_hook(
 def test_dropped_by_a_broken_teardown(
     app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """So does an error in a teardown function, which Flask passes on."""
+    """An error in a teardown function, which Flask raises, drops the items as well."""
 
     @app.get("/")
     def view() -> str:
@@ -463,7 +463,7 @@ def test_not_dropped_by_abort(app: Flask, items: list[WorkItem[int]], enqueue: E
 
 
 def test_not_dropped_when_handled(app: Flask, items: list[WorkItem[int]], enqueue: Enqueue) -> None:
-    """An error that the app handles is none."""
+    """An error that the app handles drops no item."""
 
     @app.errorhandler(KeyError)
     def handle(error: KeyError) -> tuple[str, int]:
@@ -478,7 +478,7 @@ def test_not_dropped_when_handled(app: Flask, items: list[WorkItem[int]], enqueu
 def test_enqueued_by_the_error_page(
     app: Flask, items: list[WorkItem[int]], enqueue: Enqueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The page for unhandled errors may enqueue, say a mail to the admins: that is not dropped."""
+    """An item that the page for unhandled errors enqueues, such as a mail to the admins, is not dropped."""
 
     @app.errorhandler(500)
     def sorry(error: Exception) -> tuple[str, int]:
@@ -495,7 +495,7 @@ def test_enqueued_by_the_error_page(
 
 
 def test_started_now_is_not_dropped(app: Flask, background: Background) -> None:
-    """Only what waits for the response is dropped."""
+    """Only items that wait for the response are dropped."""
     task = background.task(lambda: 42)
     begun = []
 
@@ -612,7 +612,7 @@ def two_apps(make_site: Callable[..., Site]) -> tuple[Site, Site, Task[[], int],
 
 
 def test_app_that_passes_a_request_on(make_site: Callable[..., Site]) -> None:
-    """Where a view of one app answers with another app's response, each app's items wait for its own."""
+    """Of a view that answers with another app's response, each app's items wait for its own response."""
     outer, inner, outer_task, inner_task = two_apps(make_site)
     items: list[WorkItem[int]] = []
 
@@ -633,7 +633,7 @@ def test_app_that_passes_a_request_on(make_site: Callable[..., Site]) -> None:
 
 
 def test_app_that_calls_another(make_site: Callable[..., Site]) -> None:
-    """Where an app calls another one with its very own environ, what it enqueues then is still its own."""
+    """An app that calls another one with its own environ keeps the items that it enqueues afterwards."""
     outer, inner, outer_task, _ = two_apps(make_site)
     items: list[WorkItem[int]] = []
     inner.app.add_url_rule("/", view_func=lambda: "inner")
@@ -650,7 +650,7 @@ def test_app_that_calls_another(make_site: Callable[..., Site]) -> None:
 
 
 def test_inner_app_fails(make_site: Callable[..., Site]) -> None:
-    """Where the other app's view fails, its items are dropped, and not those of the app that asked."""
+    """A failing view of the other app drops its own items, and not those of the app that called it."""
     outer, inner, outer_task, inner_task = two_apps(make_site)
     items: list[WorkItem[int]] = []
 
@@ -673,7 +673,7 @@ def test_inner_app_fails(make_site: Callable[..., Site]) -> None:
 
 
 def test_mounted_apps(make_site: Callable[..., Site]) -> None:
-    """Apps that are mounted side by side each hold their own."""
+    """Apps that are mounted side by side each hold their own items."""
     outer, inner, outer_task, inner_task = two_apps(make_site)
     items: list[WorkItem[int]] = []
 
@@ -716,7 +716,7 @@ def test_middleware_around_and_inside(app: Flask, items: list[WorkItem[int]], en
 
 
 def test_too_much_to_hold(make_site: Callable[..., Site], gate: threading.Event) -> None:
-    """Under "run", an item that is one too many is run by the caller, but not before the response either."""
+    """Under "run" the caller runs an item that finds no room, but not before the response either."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1, BACKGROUND_OVERFLOW="run")
     for _ in range(2):
         site.background.enqueue(gate.wait, BOUND)

@@ -1,4 +1,4 @@
-"""The way of every item: what is checked in the view, and in which order."""
+"""The path of every item: the checks in the view, and their order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..helpers import BOUND, Site
 
 
 def test_strict(make_site: Callable[..., Site]) -> None:
-    """Where BACKGROUND_STRICT says so, all tasks are held to data; a callable that is no task is not."""
+    """BACKGROUND_STRICT requires data of all tasks, but not of a callable that is no task."""
     for settings in ({"BACKGROUND_STRICT": True}, {}, {"TESTING": True}, {"DEBUG": True}):
         site = make_site("debugged", **settings)
         task = site.background.task(lambda value: None)
@@ -37,7 +37,7 @@ def test_strict(make_site: Callable[..., Site]) -> None:
 def test_live_arguments_have_their_own_cure(
     make_site: Callable[..., Site], tmp_path: Path, strict: bool, durable: bool
 ) -> None:
-    """What is alive only in the request is refused with its own cure, however strict the app is."""
+    """An argument that ends with the request is refused with its own cure, however strict the app is."""
     site = make_site(
         "debugged", BACKGROUND_STRICT=strict, DEBUG=True, BACKGROUND_JOURNAL=tmp_path / "journal"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import multiprocessing
 import os
@@ -22,7 +23,9 @@ from gevent.event import Event
 
 from flask_background import Background, Status, current_item
 from flask_background.concurrency import native
+from flask_background.errors import ItemTimeoutError
 
+from ..children import add_tasks, ship
 from ..helpers import BOUND, Site, until
 
 HERE = threading.get_native_id()
@@ -557,3 +560,82 @@ def test_app_without_enqueueing_is_free() -> None:
     """An app of which no item ran leaves nothing behind."""
     Background(Flask("idle"))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("background-")]
+
+
+@pytest.mark.parametrize("where", ["in a view", "in a native thread"])
+def test_no_descriptors_for_the_loop(
+    background: Background, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A coroutine without an event loop is refused, that of a function fails, and later ones run."""
+
+    async def answer() -> int:
+        await asyncio.sleep(0)
+        return 42
+
+    def no_loop() -> asyncio.AbstractEventLoop:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def refused() -> str:
+        with pytest.raises(RuntimeError, match=r"no event loop can be made.*Too many open files") as raised:
+            background.enqueue(answer)
+        return str(raised.value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "new_event_loop", no_loop)
+        assert refused() if where == "in a view" else in_native_thread(refused)
+        error = background.enqueue(lambda: answer()).exception(BOUND)
+        assert "no event loop can be made" in str(error)
+        assert background.wait_idle(BOUND)
+    assert background.enqueue(answer).result(BOUND) == 42
+
+
+def test_durable_coroutine_without_a_loop(background: Background, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits in the journal until a loop can be made."""
+    made: list[int] = []
+    make = native.new_event_loop
+
+    async def answer() -> int:
+        return 42
+
+    def late_loop() -> asyncio.AbstractEventLoop:
+        made.append(1)
+        if len(made) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return make()
+
+    monkeypatch.setattr(native, "new_event_loop", late_loop)
+    item = background.task(durable=True, name="shop.answer")(answer).enqueue()
+    assert item.result(BOUND) == 42
+    assert len(made) == 3
+
+
+def test_child_process(make_site: Callable[..., Site], caplog: pytest.LogCaptureFixture) -> None:
+    """The log of a child, and the line about its kill, pass through the hub."""
+    site = make_site(
+        BACKGROUND_EXECUTORS={"cpu": {"kind": "process", "workers": 1}},
+        BACKGROUND_APP="tests.children:create_app",
+        BACKGROUND_KILL_AFTER=0.1,
+    )
+    threads: list[int] = []
+
+    def note_thread(record: logging.LogRecord) -> bool:
+        threads.append(threading.get_native_id())
+        return True
+
+    def spin() -> None:
+        logging.getLogger("shop.mail").error("sent")
+        while True:
+            pass
+
+    work = add_tasks(site.background)["work"].using(timeout=0.5)
+    logger = logging.getLogger("shop.mail")
+    logger.addFilter(note_thread)
+    try:
+        item = work.enqueue(ship(spin))
+        assert isinstance(item.exception(BOUND), ItemTimeoutError)
+    finally:
+        logger.removeFilter(note_thread)
+    assert threads == [HERE]
+    assert "sent" in caplog.text
+    assert "in spin" in caplog.text
+    site.background.stop(0)

@@ -1,4 +1,4 @@
-"""What is left when a child has been disturbed, and what becomes of it when another one has worked there."""
+"""The journal after a child was disturbed, and after another child has worked there."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Left(NamedTuple):
 
     @property
     def record(self) -> Path:
-        """What the child recorded."""
+        """The lines that the child recorded."""
         return self.root / "record"
 
     def what(self, kind: str) -> list[str]:
-        """What it recorded of that kind."""
+        """The lines of one kind that the child recorded."""
         return [mark.what for mark in self.marks() if mark.kind == kind]
 
     def marks(self) -> Iterator[Mark]:
@@ -42,7 +42,7 @@ class Left(NamedTuple):
 
 
 def missing(child: Left, subject: type[Subject]) -> list[str]:
-    """What is acknowledged but not there, and what was refused but is."""
+    """The items that were acknowledged but are missing, and those that were refused but are there."""
     try:
         found = subject.look(child.journal)
     except Broken as broken:
@@ -53,7 +53,7 @@ def missing(child: Left, subject: type[Subject]) -> list[str]:
 
 
 def unfinished(child: Left, subject: type[Subject]) -> list[str]:
-    """What is wrong once the items were worked off."""
+    """The faults that are found when all items have been run."""
     complaints = missing(child, subject)
     try:
         found = subject.look(child.journal)

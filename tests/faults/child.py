@@ -30,7 +30,7 @@ class EnqueueError(Exception):
 
 
 class Broken(Exception):
-    """What a crash has left of the journal is not sound."""
+    """The journal that a crash left behind is not sound."""
 
 
 class Subject(Protocol):

@@ -1,4 +1,4 @@
-"""How thoroughly to look: a little in every run of the tests, everything in ``make faults``."""
+"""The size of the fault tests: a few cases in every run of the tests, all in ``make faults``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .storm import Storm
 
 
 class Size(NamedTuple):
-    """How much is tried."""
+    """The number of cases."""
 
     #: Items of a recorded run, and mixed states of each of its moments.
     items: int

@@ -76,7 +76,7 @@ class Node:
         self.pending.append(write)
 
     def begin_sync(self) -> int:
-        """Where the writes end that a sync which begins now makes durable."""
+        """The end of the writes that a sync which begins now makes durable."""
         return self.written + len(self.pending)
 
     def sync(self, until: int) -> None:
@@ -143,7 +143,7 @@ class Disk:
         self._namings: list[_Naming] = []
 
     def find(self, path: str) -> Node | None:
-        """What has this path now."""
+        """The file that has this path now."""
         node: Node | None = self.root
         for name in path.split("/") if path else ():
             node = node.entries.get(name) if node else None
@@ -185,7 +185,7 @@ class Disk:
         return done
 
     def states(self, chance: random.Random, mixes: int) -> Iterator[tuple[str, State]]:
-        """What a power cut may leave now, and which case it is: all, nothing, one file less, and mixes."""
+        """The disks that a power cut may leave now, with their cases: all, nothing, one file less, mixes."""
         waiting = [naming for naming in self._namings if not naming.durable]
         every, files = len(waiting), [node for node in self._nodes() if node.pending]
         yield "all", self._state(every, _now)

@@ -39,7 +39,7 @@ class Loss:
 
 @dataclass(slots=True)
 class Outcome:
-    """What all the power cuts came to."""
+    """The sum of all power cuts."""
 
     moments: int = 0
     #: How many states there were, and how many that were not the same as another.
@@ -52,7 +52,7 @@ class Outcome:
 
     @property
     def killed(self) -> list[Loss]:
-        """What was lost though only the process died."""
+        """The items that were lost though only the process died."""
         return [loss for loss in self.losses if loss.case == "all"]
 
     def __str__(self) -> str:

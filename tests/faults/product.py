@@ -146,7 +146,7 @@ class Migrated(Journal):
 
     @classmethod
     def look(cls, folder: Path) -> set[str]:
-        """As above; raises Broken if the old items are not there, whoever was killed before or after."""
+        """As above; raises Broken if the old items are missing, whichever process was killed."""
         found = super().look(folder)
         if found and not found.issuperset(cls.OLD):
             raise Broken("what was there before the migration is gone")

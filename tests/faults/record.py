@@ -1,4 +1,4 @@
-"""What children say happened: one line each, appended to a file in one call, so that no kill can tear it."""
+"""The record of children: one line for each event, appended in one call, so that no kill can tear it."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class Replay:
 
 @dataclass(slots=True)
 class _Opened:
-    """What a descriptor is open on; duplicates share the position."""
+    """The file that a descriptor is open on; duplicates share the position."""
 
     node: Node
     append: bool

@@ -50,7 +50,7 @@ class _Run:
 
 @dataclass(slots=True)
 class Report:
-    """What came of it."""
+    """The result of one storm."""
 
     kills: int = 0
     stops: int = 0
@@ -162,7 +162,7 @@ class Storm:
         return all(each.who in ready for each in self._processes)
 
     def end(self) -> None:
-        """Leave nothing of it."""
+        """End the process, and close its files."""
         for each in self._processes:
             each.process.kill()
             each.process.wait()
@@ -191,7 +191,7 @@ class Storm:
 
 
 def check(recorded: list[Mark], found: set[str], stops: int = 0) -> Report:
-    """What the record says; ``found`` are the facts in the journal at the end."""
+    """The result by the record; ``found`` are the facts in the journal at the end."""
     kills = {mark.who: mark.at for mark in recorded if mark.kind == "kill"}
     acknowledged = {mark.what for mark in recorded if mark.kind == "ack"}
     refused = {mark.what for mark in recorded if mark.kind == "nack"}

@@ -52,7 +52,7 @@ class Call:
 
     @property
     def process_begins(self) -> bool:
-        """Whether it starts a process, not a thread."""
+        """Whether the call starts a process, not a thread."""
         return self.name in ("fork", "vfork") or (
             self.name in ("clone", "clone3") and "CLONE_THREAD" not in self.written
         )
@@ -66,7 +66,7 @@ class Call:
         return os.path.normpath(path)
 
     def touches(self, folder: str) -> bool:
-        """Whether it is about something in the folder."""
+        """Whether the call is about something in the folder."""
         paths = [path for _, path in self.files if path and self.name not in ("openat", "mkdirat")]
         if self.name in ("openat", "open", "creat", "truncate") or self.name[:4] in ("mkdi", "unli", "rena"):
             paths += [self.path(which) for which in range(len(self.strings))]
@@ -115,7 +115,7 @@ def run(
 
 
 def read(log: Path) -> Iterator[Moment]:
-    """What happened, in the order in which strace saw it."""
+    """The calls, in the order in which strace saw them."""
     counts: Counter[tuple[int, str]] = Counter()
     begun: dict[int, Call] = {}
     with log.open(encoding="ascii") as lines:

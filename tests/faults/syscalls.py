@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
 
 def places(folder: Path, subject: type[Subject], options: Options) -> dict[Place, str]:
-    """Where a child can be killed, in the order of an undisturbed run, and what it had recorded last."""
+    """The calls at which a child can be killed, in the order of an undisturbed run, with its last records."""
     tried = attempt(folder, Place("", 0), subject, options, calls=CHANGES)
     assert tried.code == 0, tried.said
     found: dict[Place, str] = {}

@@ -39,7 +39,7 @@ def test_a_power_cut_at_level_process(tmp_path: Path) -> None:
 @pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize("kind", [KINDS[1], KINDS[2]])
 def test_a_kill_at_each_call(tmp_path: Path, size: Size, tell: Tell, kind: dict[str, Any]) -> None:
-    """What is acknowledged is there, runs, and does not run again once it is done."""
+    """An acknowledged item is there, runs, and does not run again after its end."""
     options = {"subject": kind, "mode": {"items": 2}}
     where = some(places(tmp_path, Journal, options), size.places)
     tried, wrong = kill_at(tmp_path, where, Journal, options)
@@ -78,7 +78,7 @@ def test_a_power_cut_in_a_migration(tmp_path: Path, size: Size, tell: Tell) -> N
 def test_a_failing_disk(
     tmp_path: Path, size: Size, kind: dict[str, Any], call: str, error: str, apart: bool
 ) -> None:
-    """What is refused is soon refused, and not there; what is accepted runs, however long the disk fails."""
+    """Refusals come soon and leave no item; accepted items run, however long the disk fails."""
     options = {"subject": kind, "mode": {"items": 4, "apart": apart}}
     where = places(tmp_path, Journal, options)
     begins = [

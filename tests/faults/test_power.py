@@ -1,4 +1,4 @@
-"""What a power cut leaves of a journal."""
+"""The journal after a power cut."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_synced_toys_lose_nothing(tmp_path: Path, mode: str, names: Names) -> No
     ],
 )
 def test_careless_toys_are_caught(tmp_path: Path, options: dict[str, str], names: Names) -> None:
-    """What is not synced gets lost; but only by a power cut, not by a kill."""
+    """Unsynced writes are lost by a power cut, but not by a kill."""
     outcome = cut(tmp_path, Plain, {"subject": options, "mode": {"items": 3}}, names=names)
     assert outcome.losses
     assert not outcome.killed, outcome

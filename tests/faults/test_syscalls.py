@@ -37,7 +37,7 @@ def test_unsound_toys_are_caught(tmp_path: Path, wrong: type[Plain]) -> None:
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("toy", [Plain, Swallowing])
 def test_a_failing_disk(tmp_path: Path, toy: type[Plain], error: str) -> None:
-    """What can't be written is refused; a toy that swallows the error is caught."""
+    """An item that cannot be written is refused; a toy that swallows the error is caught."""
     where = places(tmp_path, toy, SHORT)
     first = next(
         place.number for place in where if place.name == "pwrite64" and where[place].startswith("took")

@@ -23,7 +23,7 @@ _SCHEMA = """
 
 
 def rows(folder: Path, query: str) -> list[tuple[Any, ...]]:
-    """What a query finds in a journal that a crash left behind; raises Broken if it is not sound."""
+    """The result of a query on a journal that a crash left behind; raises Broken if it is not sound."""
     path = folder / "journal.sqlite3"
     if not path.exists():
         return []
@@ -58,7 +58,7 @@ class ProcessLock:
         fcntl.lockf(self._file, fcntl.LOCK_EX)
 
     def is_dead(self, other: str) -> bool:
-        """Whether another one is."""
+        """Whether another process is dead."""
         if other == self.id:
             return False
         with (self._folder / other).open("a") as file:
@@ -69,7 +69,7 @@ class ProcessLock:
             return True
 
     def close(self) -> None:
-        """It is over."""
+        """Give up the lock."""
         self._file.close()
 
 

@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_needed(item: pytest.Item) -> bool:
-    """Whether a test is one of those that are tried: one gunicorn for each other combination, in turn."""
+    """Whether a test is run: each combination of the other parameters gets one gunicorn, in turn."""
     callspec = getattr(item, "callspec", None)
     values = {} if callspec is None else callspec.params
     if "worker_class" not in values or "gunicorn_env" not in values:

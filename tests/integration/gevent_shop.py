@@ -131,7 +131,7 @@ def create_app() -> Flask:
 
     @app.get("/emit")
     def emit() -> dict[str, float]:
-        """How long after an item has set it a greenlet sees an event: as Flask-SocketIO's emit does."""
+        """The seconds until a greenlet sees an event that an item has set, as Flask-SocketIO's emit does."""
         event, at = Event(), []
 
         def work() -> None:

@@ -70,7 +70,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What the server has written so far."""
+        """The server's output so far."""
         return self.log_file.read_text(errors="replace")
 
     def wait_for_log(self, pattern: str, within: float = 15.0) -> re.Match[str]:
@@ -81,7 +81,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where the server answers."""
+        """The server's URL."""
         found = re.search(r"(?:Listening at:|Serving on|Running on) (http://127\.0\.0\.1:\d+)", self.log)
         assert found, self.log
         return found[1]
@@ -114,7 +114,7 @@ class Server:
         return eventually(f"an answer\n{self.log}", ask, 30)
 
     def events(self, event: str | None = None, name: str | None = None) -> list[dict[str, Any]]:
-        """What the items have written down."""
+        """The lines that the items have written."""
         if not self.record.exists():
             return []
         lines = [json.loads(line) for line in self.record.read_text().splitlines()]

@@ -30,7 +30,7 @@ def start(server: Server, kind: str, seconds: float) -> tuple[int, int]:
 def test_item_in_flight(
     worker_class: str, preload: bool, signum: signal.Signals, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """It hears of the stop in its child, ends well within the grace period, and no child is left."""
+    """An item sees the stop in its child process, and ends well within the grace period; no child is left."""
     options = ["-k", worker_class, "--graceful-timeout", "9", *["--preload"][: int(preload)]]
     with gunicorn(tmp_path, *options, **settings) as server:
         worker, child = start(server, "child", 2)
@@ -46,7 +46,7 @@ def test_item_in_flight(
 
 
 def test_item_outlives_the_grace_period(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """What does not end is named in the log, and killed with its worker."""
+    """An item that does not end is named in the log, and killed with its worker."""
     settings["grace_period"] = 1
     with gunicorn(tmp_path, "-k", "gthread", **settings) as server:
         _, child = start(server, "child", 60)

@@ -57,5 +57,5 @@ def run(tests: Path, *options: str) -> set[str]:
 
 
 def test_flask_suite(tests: Path) -> None:
-    """Whatever passes without a Background passes with one on every app."""
+    """Every test that passes without a Background passes with one on every app."""
     assert run(tests, "-p", "everywhere") - run(tests) == set()

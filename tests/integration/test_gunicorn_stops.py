@@ -178,7 +178,7 @@ def test_record_is_corrected(worker_class: str, gunicorn_env: dict[str, str], tm
 
 
 def test_grace_period_ends(worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path) -> None:
-    """What outlives the grace period is named, coroutines clean up, and the process is gone in time."""
+    """Items that outlive the grace period are named, coroutines clean up, and the process ends in time."""
     # Under gevent one that computes lets no other begin: see the next test.
     kinds = ("sync", "coroutine") if worker_class == "gevent" else ("stubborn", "cpu", "coroutine")
     options = ("-k", worker_class, *COMMON, "--graceful-timeout", "10")
@@ -214,7 +214,7 @@ def assert_interrupted(server: Server, worker: int, stopped_at: float, *kinds: s
 def test_kept_alive_connections_are_let_go(
     worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path
 ) -> None:
-    """Who keeps a connection for his next request sees it closed, and does not wait for the items."""
+    """A client's idle connection is closed at once, and does not stay open until the items have ended."""
     options = ("-k", worker_class, "--timeout", "2", "--keep-alive", "2", "--graceful-timeout", "20")
     with gunicorn(tmp_path, *options, env=gunicorn_env) as server, ExitStack() as stack:
         connection = HTTPConnection(server.url.removeprefix("http://"), timeout=10)
@@ -334,7 +334,7 @@ def test_heart_beats_while_items_work(
 
 
 def test_master_keeps_its_own_items(worker_class: str, gunicorn_env: dict[str, str], tmp_path: Path) -> None:
-    """What a preloading master enqueues runs in the master alone; the workers' items run in the workers."""
+    """A preloading master runs the items that it enqueues, and the workers run theirs."""
     env = {**gunicorn_env, "ENQUEUE_AT_IMPORT": "1.5"}
     with gunicorn(tmp_path, "--preload", "-k", worker_class, *COMMON, env=env) as server:
         worker = enqueue(server, "sync", seconds=1)

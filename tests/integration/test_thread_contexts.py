@@ -21,7 +21,7 @@ visitor = ContextVar[str | None]("visitor", default=None)
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str | None]]:
-    """What a library that follows new threads, as Sentry does, sees as they start: by their names."""
+    """The context that a library which follows new threads, as Sentry does, sees in each, by thread name."""
     seen: dict[str, str | None] = {}
     start = threading.Thread.start
 

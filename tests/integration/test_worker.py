@@ -128,7 +128,7 @@ def test_runs_what_the_web_leaves(background: Background, worker: Start) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_grace_period(background: Background, worker: Start, number: signal.Signals) -> None:
-    """What runs is waited for; what has not started is left, and what ends itself is not charged."""
+    """Running items are waited for, queued ones are left, and one that ends itself is not charged."""
     item = background.task(durable=True, name="work")(lambda seconds: None).enqueue(1.5)
     polite = background.task(durable=True, name="polite")(lambda: None).enqueue()
     process = worker()
@@ -173,7 +173,7 @@ def test_burst(background: Background, worker: Start) -> None:
 
 
 def test_burst_after_a_crash(background: Background, worker: Start) -> None:
-    """What a worker that was killed has left is run too."""
+    """Items that a killed worker has left are run too."""
     item = background.task(durable=True, name="work")(lambda seconds: None).enqueue(1)
     first = worker()
     assert pid_of(item) == first.pid
@@ -186,7 +186,7 @@ def test_burst_after_a_crash(background: Background, worker: Start) -> None:
 
 
 def test_one_of_several_dies(background: Background, worker: Start) -> None:
-    """Its items are run again by another one at once, and it is replaced; TERM ends all."""
+    """A killed worker's items are run again by another one at once, and it is replaced; TERM ends all."""
     item = background.task(durable=True, name="work")(lambda seconds: None).enqueue(2)
     parent = worker("--count", "2")
     first = pid_of(item)
@@ -233,7 +233,7 @@ def test_orphans(background: Background, worker: Start, count: int) -> None:
 
 
 def test_parent_is_killed(background: Background, worker: Start) -> None:
-    """Its workers end as after TERM: what runs has the grace period, and nothing runs old code for ever."""
+    """The workers of a killed parent end as after TERM, with the grace period."""
     item = background.task(durable=True, name="work")(lambda seconds: None).enqueue(2)
     parent = worker("--count", "2")
     pid = pid_of(item)
@@ -246,7 +246,7 @@ def test_parent_is_killed(background: Background, worker: Start) -> None:
 
 
 def test_worker_says_what_it_does(background: Background, worker: Start, tmp_path: Path) -> None:
-    """Its start with its executors, the reason of its stop, and what it replaces."""
+    """A worker logs its start with its executors, the reason of its stop, and the worker that it replaces."""
     with (tmp_path / "said").open("w+") as said:
         parent = worker("--count", "2", "--executor", "thread", stderr=said)
         started = eventually("two workers", lambda: re.findall(STARTED, text_of(said))[1:], 20)
@@ -264,7 +264,7 @@ STARTED = r"Worker \d+ started: runs items of thread from /.*\n"
 
 
 def text_of(file: Any) -> str:
-    """What a file has by now."""
+    """The content of a file."""
     return Path(file.name).read_text()
 
 

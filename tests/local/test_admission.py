@@ -1,4 +1,4 @@
-"""The border: what becomes of items that find no room, or no executor."""
+"""Admission: items that find no room, or no executor."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_full_raises(make_site: Make, gate: threading.Event) -> None:
 
 
 def test_full_counts_each_executor(make_site: Make, gate: threading.Event) -> None:
-    """The bound is each executor's own: a full one does not hold the others up."""
+    """Each executor has its own bound: a full one does not hold the others up."""
     site = make_site(
         BACKGROUND_WORKERS=1,
         BACKGROUND_MAX_QUEUED=1,
@@ -56,7 +56,7 @@ def test_full_counts_each_executor(make_site: Make, gate: threading.Event) -> No
 
 @pytest.mark.usefixtures("hasty")
 def test_room_when_the_handle_tells(make_site: Make) -> None:
-    """Who has seen an item's end finds its room free and the counts right, at once."""
+    """As soon as an item's end is seen, its place is free and the counts are right."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1)
     task = site.background.task(lambda: None)
     for number in range(1, 501):
@@ -102,7 +102,7 @@ def test_full_blocks(make_site: Make, gate: threading.Event, coroutine: bool) ->
 
 
 def test_full_blocks_until_the_stop(make_site: Make, gate: threading.Event) -> None:
-    """Who waits for room when the process stops gets Stopping: the wait has an end."""
+    """A call that waits for room when the process stops gets Stopping: the wait has an end."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1, BACKGROUND_OVERFLOW="block")
     fill(site, gate, 2)
     raised: list[BaseException] = []
@@ -123,7 +123,7 @@ def test_full_blocks_until_the_stop(make_site: Make, gate: threading.Event) -> N
 
 
 def test_full_runs_here(make_site: Make, gate: threading.Event) -> None:
-    """Under "run" the caller does the work itself: as an item, and with nothing of the request."""
+    """Under "run" the caller runs the item itself, without the request."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1, BACKGROUND_OVERFLOW="run")
     fill(site, gate, 2)
     torn_down: list[str] = []
@@ -155,7 +155,7 @@ def test_full_runs_here(make_site: Make, gate: threading.Event) -> None:
 
 
 def test_full_waits_for_a_coroutine(make_site: Make, gate: threading.Event) -> None:
-    """Under "run" the caller waits for a coroutine that is too much, which runs on the loop."""
+    """Under "run" the caller waits for a coroutine item that finds no room; it runs on the event loop."""
     site = make_site(
         BACKGROUND_EXECUTORS={"asyncio": {"kind": "asyncio", "limit": 1}},
         BACKGROUND_MAX_QUEUED=1,
@@ -181,7 +181,7 @@ def test_full_waits_for_a_coroutine(make_site: Make, gate: threading.Event) -> N
 
 
 def test_full_runs_an_awaitable(make_site: Make, gate: threading.Event) -> None:
-    """Under "run" the caller also waits for what a function returned to be awaited."""
+    """Under "run" the caller also waits for an awaitable that the function returned."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1, BACKGROUND_OVERFLOW="run")
     fill(site, gate, 2)
     item = site.background.enqueue(lambda: asyncio.sleep(0.01, 42))
@@ -191,7 +191,7 @@ def test_full_runs_an_awaitable(make_site: Make, gate: threading.Event) -> None:
 
 @pytest.mark.parametrize("overflow", ["block", "run"])
 def test_full_in_a_coroutine(make_site: Make, overflow: str) -> None:
-    """A coroutine that enqueues coroutines does not hold up the loop that has to run them."""
+    """A coroutine that enqueues coroutines does not block the event loop that has to run them."""
     site = make_site(
         BACKGROUND_EXECUTORS={"asyncio": {"kind": "asyncio", "limit": 2}},
         BACKGROUND_MAX_QUEUED=1,
@@ -218,7 +218,7 @@ def test_full_in_a_coroutine(make_site: Make, overflow: str) -> None:
 
 
 def test_unknown_executor(background: Background) -> None:
-    """A task that names an executor which does not exist is an error in the view that names those that do."""
+    """Enqueueing a task of an unknown executor raises an error that names the known ones."""
     task = background.task(name="shop.mail", executor="mails")(lambda: None)
     with pytest.raises(ConfigurationError, match=r"shop\.mail names the executor 'mails'.*asyncio, thread"):
         task.enqueue()
@@ -226,7 +226,7 @@ def test_unknown_executor(background: Background) -> None:
 
 
 def test_function_on_an_event_loop(background: Background) -> None:
-    """A plain function cannot go to an executor of coroutines, which it would hold up."""
+    """A plain function cannot go to an executor of coroutines, whose loop it would block."""
     task = background.task(name="shop.mail", executor="asyncio")(lambda: None)
     with pytest.raises(ConfigurationError, match=r"shop\.mail is not a coroutine function"):
         task.enqueue()

@@ -1,4 +1,4 @@
-"""The local backend: accepts, finds, counts and lets go."""
+"""The local backend: it accepts, finds, counts and forgets items."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_threads_start_one_by_one(make_site: Make) -> None:
 
 @pytest.mark.parametrize("what", ["thread-1", "asyncio", "timers"])
 def test_thread_cannot_start(make_site: Make, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system has no thread to give, nothing hangs; once it has, everything works again."""
+    """Nothing hangs while no thread can be started; once one can be, everything works again."""
     site = make_site(BACKGROUND_WORKERS=1)
     start = native.start_thread
     refused: list[str] = []
@@ -94,7 +94,7 @@ def test_thread_cannot_start(make_site: Make, what: str, monkeypatch: pytest.Mon
 
 
 def test_event_loop_cannot_be_made(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no file for an event loop, no item is left behind; once there is, delayed ones run."""
+    """No item is left behind while no event loop can be opened; once one can be, delayed items run."""
     site = make_site()
     background = site.background
     make = native.new_event_loop
@@ -124,7 +124,7 @@ def test_event_loop_cannot_be_made(make_site: Make, monkeypatch: pytest.MonkeyPa
 def test_moment_without_threads(
     make_site: Make, kind: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An item whose time comes when no thread can be had runs when one can; what is due later comes, too."""
+    """An item that is due while no thread can be started runs later, and so do the items after it."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_EXECUTORS={"first": {"kind": "thread", "workers": 1}})
     start = native.start_thread
     gone = threading.Event()
@@ -161,7 +161,7 @@ def test_moment_without_threads(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_thread_that_dies_is_replaced(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should a thread for items die, another one runs what waits."""
+    """Another thread runs the waiting items when a thread for items has died."""
     site = make_site(BACKGROUND_WORKERS=1)
     executor: Any = site.backend.executors["thread"]
     perform, died = executor._perform, threading.Event()
@@ -197,7 +197,7 @@ def test_get_and_items(make_site: Make, gate: threading.Event) -> None:
 
 
 def test_stats(make_site: Make, gate: threading.Event) -> None:
-    """The counts of those in flight and of those that ended, each kind of end on its own."""
+    """Items are counted by status, those in flight and those that have ended."""
     site = make_site(BACKGROUND_WORKERS=1)
     background = site.background
     assert background.stats() == Stats(0, 0, 0, 0, 0, 0)
@@ -212,7 +212,7 @@ def test_stats(make_site: Make, gate: threading.Event) -> None:
 
 
 def test_wait_idle(background: Background, gate: threading.Event) -> None:
-    """It waits for all, says whether they have ended, and takes no longer than it may."""
+    """wait_idle waits for all items, says whether they have ended, and keeps to its timeout."""
     assert background.wait_idle()
     assert background.wait_idle(0)
     item = background.enqueue(gate.wait, BOUND)
@@ -234,7 +234,7 @@ def test_apps_are_apart(make_site: Make) -> None:
 
 
 def test_cancel_when_ended(background: Background) -> None:
-    """An item that has ended cannot be cancelled, and its token does not fire any more."""
+    """An item that has ended cannot be cancelled, and its token no longer fires."""
     item = background.enqueue(lambda: 42)
     assert item.result(BOUND) == 42
     assert background.wait_idle(BOUND)
@@ -264,7 +264,7 @@ def test_queued_items_are_small(make_site: Make, gate: threading.Event) -> None:
 
 @pytest.mark.parametrize("timeout", FOREVER)
 def test_waits_take_any_number(background: Background, gate: threading.Event, timeout: float) -> None:
-    """However many seconds a wait may last, it ends with the item."""
+    """A wait ends with the item, whatever its timeout."""
     item = background.enqueue(gate.wait, BOUND)
     threading.Timer(0.05, gate.set).start()
     assert item.wait(timeout)
@@ -275,7 +275,7 @@ def test_waits_take_any_number(background: Background, gate: threading.Event, ti
 
 @pytest.mark.parametrize("timeout", [math.nan, -1, -math.inf, -(10**400)])
 def test_waits_take_no_time(background: Background, gate: threading.Event, timeout: float) -> None:
-    """NaN and what is negative do not wait, and leave nothing behind."""
+    """A wait of NaN or negative seconds ends at once, and leaves nothing behind."""
     item = background.enqueue(gate.wait, BOUND)
     assert not item.wait(timeout)
     assert not background.wait_idle(timeout)
@@ -285,7 +285,7 @@ def test_waits_take_no_time(background: Background, gate: threading.Event, timeo
 
 @pytest.mark.parametrize("grace", [math.nan, -1, -(10**400)])
 def test_stop_takes_any_number(background: Background, gate: threading.Event, grace: float) -> None:
-    """A grace period that is no time is none."""
+    """A grace period of NaN or negative seconds is none."""
     item = background.enqueue(gate.wait, BOUND)
     until(lambda: item.status is Status.RUNNING)
     assert background.stop(grace) == [item]
@@ -293,7 +293,7 @@ def test_stop_takes_any_number(background: Background, gate: threading.Event, gr
 
 
 def test_stop_may_take_for_ever(background: Background, gate: threading.Event) -> None:
-    """A grace period may be as long as a number is."""
+    """A grace period may be any number of seconds."""
     background.enqueue(gate.wait, BOUND)
     threading.Timer(0.1, gate.set).start()
     assert background.stop(10**400) == []

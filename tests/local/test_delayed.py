@@ -1,4 +1,4 @@
-"""In memory: items that wait for their time or their next attempt, and keys."""
+"""Items in memory that wait for their time or their next attempt, and keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..helpers import BOUND, Site, lines, receiving, until
 
 
 def test_attempts(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """A failed run is followed by another one; handle, signal and log tell each attempt."""
+    """Another run follows a failed one; handle, signal and log show each attempt."""
     seen: list[int] = []
 
     @site.background.task(max_attempts=3, backoff=0.01)
@@ -40,7 +40,7 @@ def test_attempts(site: Site, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_last_attempt_fails(background: Background) -> None:
-    """When there is none left, or the error is not worth one, the item has failed."""
+    """The item fails when no attempt is left, or when its error is not retried."""
     runs: list[int] = []
 
     @background.task(max_attempts=2, backoff=0, retry_on=(OSError,))
@@ -55,7 +55,7 @@ def test_last_attempt_fails(background: Background) -> None:
 
 
 def test_waiting_counts(site: Site) -> None:
-    """What waits for its next attempt is queued, so nobody takes the app for idle."""
+    """An item that waits for its next attempt is queued, so the app is not idle."""
 
     @site.background.task(max_attempts=2, backoff=0.2)
     def work() -> None:
@@ -71,7 +71,7 @@ def test_waiting_counts(site: Site) -> None:
 
 
 def test_upload_is_read_again(background: Background) -> None:
-    """The next attempt finds an upload at its beginning."""
+    """The next attempt reads an upload from its beginning."""
     seen: list[bytes] = []
 
     @background.task(max_attempts=2, backoff=0)
@@ -99,7 +99,7 @@ def test_delay(background: Background) -> None:
 
 
 def test_cancel_while_waiting(background: Background) -> None:
-    """It never runs."""
+    """The item never runs."""
     runs: list[int] = []
     item = background.task(lambda: runs.append(1)).using(delay=0.05).enqueue()
     assert item.cancel()
@@ -109,7 +109,7 @@ def test_cancel_while_waiting(background: Background) -> None:
 
 
 def test_stop_names_those_that_wait(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """Their time does not come any more: they are interrupted at once, and named."""
+    """Waiting items are interrupted and named at once, because their time cannot come."""
     task = site.background.task(max_attempts=2, backoff=60)(lambda: [][0])
     failed = task.enqueue()
     delayed = task.using(delay=60).enqueue()
@@ -127,7 +127,7 @@ def test_stop_names_those_that_wait(site: Site, caplog: pytest.LogCaptureFixture
 
 
 def test_key(background: Background, gate: threading.Event) -> None:
-    """While an item of the task with the key is in flight, enqueue gives that one."""
+    """While an item of the task with the key is in flight, enqueue returns that item."""
     task = background.task(name="receipt")(lambda number: gate.wait(BOUND) and number)
     other = background.task(name="invoice")(lambda: None)
     first = task.using(key="42").enqueue(1)

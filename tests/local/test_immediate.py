@@ -1,4 +1,4 @@
-"""Items that run where they are enqueued."""
+"""The immediate backend: items run where they are enqueued."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_here_and_now(app: Flask, background: Background) -> None:
 
 
 def test_nothing_is_waited_for(app: Flask, background: Background, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither a delay nor a back-off is; the log and the signal tell what they would have been."""
+    """No delay and no backoff is waited for; the log and the signal show the delay."""
     numbers: list[int] = []
 
     @background.task(max_attempts=3, backoff=600)
@@ -72,7 +72,7 @@ def test_nothing_is_waited_for(app: Flask, background: Background, caplog: pytes
 
 
 def test_failure_stays_with_the_item(background: Background) -> None:
-    """What the function raises is the item's, not the caller's, whatever it is."""
+    """The function's exception, of any kind, is the item's outcome, and is not raised in the caller."""
 
     @background.task
     def work() -> None:
@@ -84,7 +84,7 @@ def test_failure_stays_with_the_item(background: Background) -> None:
 
 
 def test_coroutines(background: Background) -> None:
-    """A coroutine has ended as well, also if the caller is one, and so has a Future that was returned."""
+    """Coroutines, also of a caller on an event loop, and returned Futures have ended as well."""
 
     @background.task
     async def work(value: int) -> int:
@@ -102,7 +102,7 @@ def test_coroutines(background: Background) -> None:
 
 
 def test_arguments_make_the_way(make_site: Callable[..., Site]) -> None:
-    """Where arguments have to be data, the item gets equal ones, made anew for each attempt."""
+    """If arguments have to be data, the item gets equal ones, made anew for each attempt."""
     site = make_site(BACKGROUND_BACKEND="immediate", BACKGROUND_STRICT=True)
     seen: list[Any] = []
 
@@ -122,7 +122,7 @@ def test_arguments_make_the_way(make_site: Callable[..., Site]) -> None:
 
 
 def test_stands_for_durable(site: Site, tmp_path: Path) -> None:
-    """A durable task needs no journal, and its arguments and result are held to what one could keep."""
+    """A durable task needs no journal, and its arguments and result must be data all the same."""
     site.app.config["BACKGROUND_JOURNAL"] = str(tmp_path / "journal")
     task = site.background.task(durable=True)(lambda value: (value, object) if value else [value])
     item = task.enqueue(0)
@@ -160,8 +160,8 @@ def test_key_of_an_item_that_enqueues_itself(background: Background) -> None:
 def test_backends_that_do_not_exist(
     make_site: Callable[..., Site], background: Background, name: Any
 ) -> None:
-    """A backend of another name is refused where it is named, with those that there are."""
-    with pytest.raises(ConfigurationError, match=r'BACKGROUND_BACKEND .*"local", "immediate" or "celery"'):
+    """An unknown backend is refused where it is named, with the names of the known ones."""
+    with pytest.raises(ConfigurationError, match=r'BACKGROUND_BACKEND .*"celery" or "manual"'):
         make_site(BACKGROUND_BACKEND=name)
     if name is not None:
         with pytest.raises(ConfigurationError, match=r'option backend .*"local", "immediate" or "celery"'):

@@ -23,17 +23,17 @@ class Keyed(NamedTuple):
 
 
 def make(key: str | None, name: str = "shop.send_mail") -> WorkItem[Any]:
-    """An item that nobody runs."""
+    """An item that no host runs."""
     return WorkItem(Keyed(key, name), (), {}, None, ItemHost())  # type: ignore[arg-type]
 
 
 def yes() -> bool:
-    """Let an item in."""
+    """Admit an item."""
     return True
 
 
 def test_first_has_it() -> None:
-    """Whoever comes first has the key, and those who come later are given that one."""
+    """The first item has the key, and later calls return that item."""
     keys, first, second = Keys(), make("k"), make("k")
     assert keys.enter(first, yes) is first
     assert keys.enter(second, yes) is first
@@ -41,7 +41,7 @@ def test_first_has_it() -> None:
 
 
 def test_keys_are_exact() -> None:
-    """A key is its task's, and as it is written; no pair of name and key is taken for another."""
+    """A key belongs to its task; no two pairs of task name and key are taken for the same."""
     keys = Keys()
     items = [make("k"), make("K"), make("k "), make("k", "other"), make("b.c", "a"), make("c", "a.b")]
     for item in items:
@@ -49,7 +49,7 @@ def test_keys_are_exact() -> None:
 
 
 def test_given_back() -> None:
-    """The key of an item that has ended is free again, and to give it back twice takes it from nobody."""
+    """The key of an ended item is free again; giving it back twice takes it from no other item."""
     keys, first, second = Keys(), make("k"), make("k")
     keys.enter(first, yes)
     keys.give_back(first)
@@ -61,7 +61,7 @@ def test_given_back() -> None:
 
 
 def test_only_its_holder_gives_back() -> None:
-    """Who was given another one instead frees nothing when it is let go; nor does one without a key."""
+    """An item that another one stood in for frees no key, nor does one without a key."""
     keys, first, second = Keys(), make("k"), make("k")
     keys.give_back(first)  # nobody has any
     keys.enter(first, yes)
@@ -73,7 +73,7 @@ def test_only_its_holder_gives_back() -> None:
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
 def test_refused_item_has_no_key(error: type[BaseException] | None) -> None:
-    """An item that is not let in, or whose admission is broken off, leaves its key to the next one."""
+    """An item that is not admitted, or whose admission raises, leaves its key to the next one."""
     keys, refused, accepted = Keys(), make("k"), make("k")
 
     def no() -> bool:
@@ -90,14 +90,14 @@ def test_refused_item_has_no_key(error: type[BaseException] | None) -> None:
 
 
 def test_holder_needs_no_room() -> None:
-    """Where another item has the key nobody is asked for room."""
+    """If another item has the key, admission is not asked."""
     keys, first = Keys(), make("k")
     keys.enter(first, yes)
     assert keys.enter(make("k"), lambda: pytest.fail("it was asked")) is first
 
 
 def test_threads(hasty: None) -> None:
-    """Of threads that take a key at once, one has it, and all others are given that one."""
+    """Of threads that take a key at once, one gets it, and all others get that one's item."""
     for _ in range(50):
         keys, barrier = Keys(), threading.Barrier(8)
         got: list[tuple[WorkItem[Any], WorkItem[Any]]] = []
@@ -120,7 +120,7 @@ def test_threads(hasty: None) -> None:
 def test_handle_of_an_accepted_item_only(
     make_site: Callable[..., Site], gate: threading.Event, backend: str
 ) -> None:
-    """While an item with a key waits for room, others with the key wait too, and nobody gets its handle."""
+    """While an item with a key waits for room, others with the key wait, and no caller gets its handle."""
     site = make_site(
         BACKGROUND_WORKERS=1,
         BACKGROUND_MAX_QUEUED=1,
@@ -173,7 +173,7 @@ def test_waiting_items_share_the_key(make_site: Callable[..., Site], gate: threa
 @pytest.mark.parametrize("overflow", ["raise", "run"])
 @pytest.mark.usefixtures("hasty")
 def test_full_queue_and_one_key(make_site: Callable[..., Site], gate: threading.Event, overflow: str) -> None:
-    """However many enqueue with one key while the queue is full: whoever gets a handle sees its item end."""
+    """Of many calls with one key while the queue is full, each that returns a handle sees its item end."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1, BACKGROUND_OVERFLOW=overflow)
     fill(site, gate, 2)
     task = site.background.task(lambda: None)

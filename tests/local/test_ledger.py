@@ -1,4 +1,4 @@
-"""The books: what is in flight, what has ended, and how far the stop is. No step may lose an item."""
+"""The ledger: items in flight, items that have ended, and the phase of the stop. No step loses an item."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -18,6 +19,7 @@ from flask_background.core.backend import Phase, Stats
 from flask_background.core.status import Attempt, Outcome
 from flask_background.errors import ItemInterruptedError
 from flask_background.executors.base import Executor
+from flask_background.local import ended as ended_module
 from flask_background.local import ledger as module
 from flask_background.local.ledger import Ledger
 
@@ -50,24 +52,24 @@ class Books:
         return self.ledger.admit(item, self.executor, limit)
 
     def claim(self, item: WorkItem[Any]) -> bool:
-        """Start it."""
+        """Start the item."""
         return self.ledger.claim(item, self.executor, Attempt(1.0))
 
     def settle(self, item: WorkItem[Any], outcome: Outcome) -> None:
-        """End its run."""
+        """End the item's run."""
         assert item._attempt is not None
         self.ledger.settle(item, item._attempt, outcome)
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
-        """Take it back."""
+        """Withdraw the item."""
         return self.ledger.withdraw(item, self.executor, outcome)
 
     def record(self, item: WorkItem[Any], text: str = "time is up") -> bool:
-        """Put it on record."""
+        """Put the item on record as interrupted."""
         return self.ledger.record(item, ItemInterruptedError(text))
 
     def remove(self, item: WorkItem[Any]) -> None:
-        """Take it out, from wherever it is."""
+        """Remove the item from the book that has it."""
         self.ledger.remove(
             item, self.executor.running if item.id in self.executor.running else self.ledger.leaving
         )
@@ -75,7 +77,7 @@ class Books:
 
 @pytest.fixture
 def books() -> Books:
-    """New books."""
+    """A new ledger with one executor."""
     return Books()
 
 
@@ -127,7 +129,7 @@ def waits() -> Iterator[ExitStack]:
 
 @pytest.mark.parametrize("how", ["withdraw", "run"])
 def test_room_latch(books: Books, waits: ExitStack, how: str) -> None:
-    """Who found no room waits for a latch, which opens when an item has gone, or at the end of all."""
+    """A latch for a caller without room opens when an item has gone, or at the end of the stop."""
     first, second = make_item(), make_item()
     assert books.admit(first, 1)
     gates = [waits.enter_context(books.ledger.room_latch()) for _ in range(2)]
@@ -203,7 +205,7 @@ def test_withdraw(books: Books) -> None:
 
 
 def test_record_and_correct(books: Books) -> None:
-    """What is on record as interrupted goes on; its true end corrects the record and the counts."""
+    """An item that is on record as interrupted goes on; its own end corrects the record and the counts."""
     running, waiting, withdrawn = (make_item() for _ in range(3))
     for item in (running, waiting, withdrawn):
         books.admit(item)
@@ -252,13 +254,13 @@ def test_phases(books: Books) -> None:
 
 
 def test_close_if_idle(books: Books) -> None:
-    """Without items in flight it can be closed at once, also without having been stopping."""
+    """A ledger without items in flight can be closed at once, without stopping first."""
     assert books.ledger.close(if_idle=True)
     assert books.ledger.phase is Phase.STOPPED
 
 
 def test_idle_latch(books: Books, waits: ExitStack) -> None:
-    """The latch is open while nothing is in flight, and opens for all when the last item has gone."""
+    """The idle latch is open while no item is in flight, and opens for all when the last item has gone."""
     assert waits.enter_context(books.ledger.idle_latch()).wait(0)
     items = [make_item() for _ in range(2)]
     for item in items:
@@ -273,7 +275,7 @@ def test_idle_latch(books: Books, waits: ExitStack) -> None:
 
 
 def test_waits_leave_nothing_behind(books: Books) -> None:
-    """Waits that end by themselves, in whatever way and order, leave nothing in memory."""
+    """Waits that end by themselves, in any way and order, leave nothing in memory."""
     books.admit(make_item())
     ledger = books.ledger
     for _ in range(100):
@@ -287,7 +289,7 @@ def test_waits_leave_nothing_behind(books: Books) -> None:
 
 
 def test_keeps_the_last(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The items that ended last can be found, a bounded number; all are counted."""
+    """A bounded number of items that ended last can be found; all are counted."""
     assert module.KEPT == 1_000
     monkeypatch.setattr(module, "KEPT", 10)
     items = [make_item() for _ in range(55)]
@@ -310,7 +312,7 @@ def test_keeps_the_last(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_record_of_what_has_ended(books: Books) -> None:
-    """An item that has ended is not on record as interrupted, so its own end is the only one to be told."""
+    """An item that has ended is not put on record as interrupted, so only its own end is reported."""
     ended, going_on = make_item(), make_item()
     for item in (ended, going_on):
         books.admit(item)
@@ -323,7 +325,7 @@ def test_record_of_what_has_ended(books: Books) -> None:
 
 
 def test_record_is_made_once(books: Books) -> None:
-    """An item that starts after it was put on record is not put there a second time."""
+    """An item that starts after it was put on record is not put on record again."""
     item = make_item()
     books.admit(item)
     assert books.record(item)
@@ -333,7 +335,7 @@ def test_record_is_made_once(books: Books) -> None:
 
 
 def end_with(books: Books, value: Any, error: BaseException | None = None) -> WorkItem[Any]:
-    """Run an item that ends with this."""
+    """Run an item that ends with this value."""
     item = make_item()
     books.admit(item)
     books.claim(item)
@@ -344,8 +346,8 @@ def end_with(books: Books, value: Any, error: BaseException | None = None) -> Wo
 
 @pytest.mark.parametrize("kind", ["text", "list", "error"])
 def test_results_are_bounded(books: Books, kind: str) -> None:
-    """Large results are kept up to a number of bytes; a handle that somebody has keeps its own."""
-    size, count = module.KEPT_BYTES // 8, 64
+    """Large results are kept up to a number of bytes; a handle in use keeps its own."""
+    size, count = ended_module.KEPT_BYTES // 8, 64
 
     def end(number: int) -> WorkItem[Any]:
         text = chr(65 + number % 26) * size
@@ -368,24 +370,41 @@ def test_results_are_bounded(books: Books, kind: str) -> None:
 
 
 def test_results_are_let_go_by_age(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ended long ago is let go when the items are looked at, or when others end."""
+    """An item that ended long ago is forgotten when items are looked at."""
     now = 0.0
-    monkeypatch.setattr(module, "monotonic", lambda: now)
+    monkeypatch.setattr(ended_module, "monotonic", lambda: now)
     books.ledger = module.Ledger([books.executor])
     old = end_with(books, "old")
-    now = module.KEPT_SECONDS - 1
+    now = ended_module.KEPT_SECONDS - 1
     assert books.ledger.get(old.id) is old
     now += 2
+    books.ledger.let_old_go()
     young = end_with(books, "young")
-    now += module.KEPT_SECONDS - 1
+    now += ended_module.KEPT_SECONDS - 1
     assert books.ledger.get(young.id) is young
     now += 2
     assert books.ledger.get(old.id) is None
     last = end_with(books, "last")
-    now += 2 * module.KEPT_SECONDS
+    now += 2 * ended_module.KEPT_SECONDS
     assert books.ledger.all() == []
     assert books.ledger.get(last.id) is None
     assert books.ledger.stats() == Stats(0, 0, 3, 0, 0, 0)
+
+
+def test_memory_of_results_is_let_go_by_age(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No result of an item that ended long ago takes up memory, though nobody looks at items."""
+    now = 0.0
+    monkeypatch.setattr(ended_module, "monotonic", lambda: now)
+    books.ledger = module.Ledger([books.executor])
+    result = {"old"}
+    old = weakref.ref(result)
+    end_with(books, result)
+    del result
+    for _ in range(2):
+        assert old() is not None
+        now += ended_module.KEPT_SECONDS + 1
+        books.ledger.let_old_go()
+    assert old() is None
 
 
 # Several threads.
@@ -415,7 +434,7 @@ def together(*acts: Callable[[], object]) -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_one_of_many_gets_it(books: Books) -> None:
-    """Of many who withdraw an item, while one claims it, one gets it."""
+    """Of many threads that withdraw an item, and one that claims it, one succeeds."""
     items = [make_item() for _ in range(300)]
     for item in items:
         books.admit(item)
@@ -442,7 +461,7 @@ def test_one_of_many_gets_it(books: Books) -> None:
 
 
 def test_claimed_while_a_close_gives_up() -> None:
-    """A close that finds items in flight changes nothing, also for who claims one at that moment."""
+    """A close that finds items in flight changes nothing, also for a thread that claims one just then."""
     claimed: list[bool] = []
 
     class Closing(Ledger):
@@ -493,7 +512,7 @@ def test_recorded_while_it_ends(books: Books) -> None:
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("overflow", ["raise", "block"])
 def test_few_places(make_site: Callable[..., Site], overflow: str) -> None:
-    """Where many enqueue at once and few may wait, all that are accepted run, and nobody waits for ever."""
+    """If many threads enqueue at once and few items may wait, all calls return and all accepted items run."""
     site = make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1, BACKGROUND_OVERFLOW=overflow)
     ran: list[int] = []
     accepted: list[int] = []
@@ -516,7 +535,7 @@ def test_few_places(make_site: Callable[..., Site], overflow: str) -> None:
 
 
 def test_nobody_waits_at_an_empty_queue(make_site: Callable[..., Site]) -> None:
-    """Several who come to an empty queue at once do not send one another away: there is room for some."""
+    """Several calls that reach an empty queue at once do not all refuse one another: some have room."""
     written, looked = threading.Barrier(3), threading.Barrier(3)
 
     def meet(barrier: threading.Barrier) -> None:
@@ -586,12 +605,12 @@ def test_stop_in_the_thick_of_it(
 
     def stop() -> None:
         assert stop_at.wait(BOUND)
-        site.backend.clock.begin(0.0, grace=chance.choice([0, 1e9]), allowance=0)
+        site.backend.shutdown.begin(0.0, grace=chance.choice([0, 1e9]), allowance=0)
         for _ in range(chance.randrange(4)):
-            site.backend.clock.tick()
-            site.backend.clock.close_if_idle()
+            site.backend.shutdown.tick()
+            site.backend.shutdown.close_if_idle()
         background.stop(0)
-        site.backend.clock.time_is_up()
+        site.backend.shutdown.time_is_up()
 
     together(enqueue, enqueue, cancel, stop)
     assert background.wait_idle(BOUND)
@@ -624,7 +643,7 @@ ACTS: dict[str, Callable[[Books, WorkItem[Any]], object]] = {
 
 @pytest.mark.parametrize("first", ACTS)
 def test_every_order(first: str) -> None:
-    """Whatever happens to an item in which order, the counts agree with it, and it runs once at most."""
+    """After any sequence of events the counts agree with the item, and it has run once at most."""
     for rest in itertools.product(ACTS, repeat=4 if CI else 3):
         history = (first, *rest)
         books, item = Books(), make_item()

@@ -1,4 +1,4 @@
-"""Items that wait for items of their own executor: they end, or an error says what to do instead."""
+"""Items that wait for items of their own executor end, or an error says how to wait instead."""
 
 from __future__ import annotations
 
@@ -97,6 +97,21 @@ def test_event_loop(make_site: Make, gathered: bool) -> None:
     assert [item.result(BOUND) for item in items] == [3 * number for number in range(6)]
 
 
+@pytest.mark.parametrize("options", [{}, {"durable": True}, {"backend": "immediate"}], ids=str)
+def test_item_that_waits_for_itself(make_site: Make, tmp_path: Path, options: dict[str, Any]) -> None:
+    """An item that waits for its own end gets an error; with a timeout the wait has an end."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
+
+    @site.background.task(**options)
+    def wait() -> bool:
+        with pytest.raises(WaitError, match="waits for its own end"):
+            current_item.result()
+        return current_item.wait(0.01)
+
+    assert wait.enqueue().result(BOUND) is False
+    assert wait() is False
+
+
 def test_event_loop_that_would_stand_still(make_site: Make) -> None:
     """A wait that would hold up its own event loop for good is an error; with a timeout it has an end."""
     site = one_place(make_site)
@@ -135,7 +150,7 @@ def test_timeout_is_kept(make_site: Make, gate: threading.Event) -> None:
 
 
 def test_no_more_at_work_than_places(make_site: Make) -> None:
-    """Items in lent places are at work while others wait: never are more at work than there are places."""
+    """Items in lent places work while others wait: no more items work than there are places."""
     site = one_place(make_site)
     background = site.background
     at_work, most = [0], [0]

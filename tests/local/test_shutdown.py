@@ -40,14 +40,14 @@ def running(background: Background, gate: threading.Event, result: Any = None) -
 
 
 def test_tokens_come_first(one: Site, gate: threading.Event) -> None:
-    """As the stop begins, every item's token fires, queued ones too, and says how long there is."""
+    """When the stop begins, every item's token fires, queued ones too, and says how much time is left."""
     first = running(one.background, gate)
     queued = one.background.enqueue(lambda: None)
     asked = one.background.enqueue(lambda: None)
     token = asked.token
     fired = threading.Event()
     token.on_cancel(fired.set)
-    one.backend.clock.begin(time.monotonic(), grace=60)
+    one.backend.shutdown.begin(time.monotonic(), grace=60)
     for item in (first, queued, asked):
         assert item.token.reason is CancelReason.SHUTDOWN
         assert item.token.remaining is not None
@@ -61,18 +61,18 @@ def test_tokens_come_first(one: Site, gate: threading.Event) -> None:
 
 
 def test_grace_from_the_settings(make_site: Callable[..., Site], gate: threading.Event) -> None:
-    """Without another word the app's grace period counts, from the stop's beginning."""
+    """By default the app's grace period counts, from the beginning of the stop."""
     site = make_site(BACKGROUND_GRACE_PERIOD=30)
     item = running(site.background, gate)
-    site.backend.clock.begin(time.monotonic() - 10)
+    site.backend.shutdown.begin(time.monotonic() - 10)
     assert item.token.remaining is not None
     assert 10 < item.token.remaining <= 20
 
 
 def test_host_allows_less(site: Site, gate: threading.Event) -> None:
-    """Where the host may kill earlier, tokens speak of that, and the log too."""
+    """Tokens and the log name the earlier time at which the host may kill."""
     item = running(site.background, gate)
-    site.backend.clock.begin(time.monotonic(), grace=90, allowance=5)
+    site.backend.shutdown.begin(time.monotonic(), grace=90, allowance=5)
     assert item.token.remaining is not None
     assert 4 < item.token.remaining <= 5
 
@@ -81,7 +81,7 @@ def test_begins_once(site: Site, gate: threading.Event, caplog: pytest.LogCaptur
     """The stop begins once: its line is logged once, and a later beginning gives no more time."""
     item = running(site.background, gate)
     for grace in (5, 50):
-        site.backend.clock.begin(time.monotonic(), grace=grace, how_to_cut="; Ctrl-C ends the wait")
+        site.backend.shutdown.begin(time.monotonic(), grace=grace, how_to_cut="; Ctrl-C ends the wait")
     assert lines(caplog) == ["Stopping: waiting up to 5 s for 1 item; Ctrl-C ends the wait"]
     assert item.token.remaining is not None
     assert item.token.remaining <= 5
@@ -97,7 +97,7 @@ def test_token_asked_for_later(site: Site, gate: threading.Event) -> None:
         return token.reason, token.remaining
 
     item = site.background.enqueue(look)
-    site.backend.clock.begin(time.monotonic(), grace=60)
+    site.backend.shutdown.begin(time.monotonic(), grace=60)
     opened.set()
     late = site.background.enqueue(look)
     for each in (item, late):
@@ -108,7 +108,7 @@ def test_token_asked_for_later(site: Site, gate: threading.Event) -> None:
 
 @pytest.mark.parametrize("coroutine", [False, True])
 def test_accepts_while_stopping(background: Background, coroutine: bool) -> None:
-    """Requests that are being finished and items may enqueue until all is drained; the stop waits for it."""
+    """Items, and requests that are being finished, may enqueue until all is drained; the stop waits."""
     follow_ups: list[WorkItem[int]] = []
 
     async def follow_up_async() -> int:
@@ -127,9 +127,9 @@ def test_accepts_while_stopping(background: Background, coroutine: bool) -> None
 
 
 def test_record(site: Site, gate: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
-    """Before the host could kill, what has not ended is named, once; what then ends corrects the record."""
+    """Unfinished items are named once before the host could kill; an item that then ends corrects that."""
     first, second = running(site.background, gate, 42), running(site.background, gate, 43)
-    clock = site.backend.clock
+    clock = site.backend.shutdown
     clock.begin(time.monotonic(), grace=60, allowance=0.02)
     clock.tick()
     until(lambda: clock.tick() or first.status is Status.INTERRUPTED)
@@ -159,7 +159,7 @@ def test_record_of_queued(one: Site, gate: threading.Event, caplog: pytest.LogCa
     """A waiting item that is on record as interrupted still runs if the process lives on, or is cancelled."""
     running(one.background, gate)
     queued, cancelled = (one.background.enqueue(lambda: 42) for _ in range(2))
-    clock = one.backend.clock
+    clock = one.backend.shutdown
     clock.begin(time.monotonic(), grace=60, allowance=0)
     clock.tick()
     assert queued.status is cancelled.status is Status.INTERRUPTED
@@ -175,9 +175,9 @@ def test_record_of_queued(one: Site, gate: threading.Event, caplog: pytest.LogCa
 
 
 def test_tick_before_anything_is_due(site: Site, gate: threading.Event) -> None:
-    """A tick does only what is due."""
+    """A tick takes only the step that is due."""
     item = running(site.background, gate)
-    clock = site.backend.clock
+    clock = site.backend.shutdown
     clock.tick()
     assert site.backend.ledger.phase is Phase.RUNNING
     clock.begin(time.monotonic(), grace=60)
@@ -191,11 +191,11 @@ def test_tick_before_anything_is_due(site: Site, gate: threading.Event) -> None:
 
 
 def test_time_is_up(one: Site, gate: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
-    """At the end of the grace period what has not ended is named, once, and nothing more starts."""
+    """At the end of the grace period the unfinished items are named once, and no item starts any more."""
     first = running(one.background, gate)
     ran: list[int] = []
     queued = one.background.enqueue(ran.append, 1)
-    clock = one.backend.clock
+    clock = one.backend.shutdown
     clock.begin(time.monotonic(), grace=0.02)
     until(lambda: clock.tick() or one.backend.ledger.phase is Phase.STOPPED)
     assert clock.time_is_up() == [first]
@@ -208,9 +208,9 @@ def test_time_is_up(one: Site, gate: threading.Event, caplog: pytest.LogCaptureF
 
 
 def test_recorded_then_up(one: Site, gate: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
-    """What is on record already is not named again when the time is up, but what came since is."""
+    """Items that are on record are not named again when the time is up, but later ones are."""
     first = running(one.background, gate)
-    clock = one.backend.clock
+    clock = one.backend.shutdown
     clock.begin(time.monotonic(), grace=60, allowance=0)
     clock.tick()
     late = one.background.enqueue(lambda: None)
@@ -233,7 +233,7 @@ def test_callbacks_do_not_hold_the_stop_up(site: Site, gate: threading.Event) ->
 def test_callbacks_without_a_thread(
     site: Site, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no thread can be started any more, as in some Pythons' shutdown, callbacks are still called."""
+    """Callbacks are called even if no thread can be started, as in the shutdown of some Pythons."""
     item = running(site.background, gate)
     called = threading.Event()
     item.token.on_cancel(called.set)
@@ -310,7 +310,7 @@ def test_stop_ends_as_soon_as_idle(site: Site, gate: threading.Event) -> None:
 
 
 def test_stop_twice(site: Site, gate: threading.Event) -> None:
-    """A second stop returns what has still not ended, and nothing once that has."""
+    """A second stop returns the items that have still not ended."""
     item = running(site.background, gate)
     assert site.background.stop(0) == [item]
     assert site.background.stop(0) == [item]
@@ -336,7 +336,7 @@ def test_stop_again_with_less_time(site: Site, gate: threading.Event) -> None:
 
 
 def test_stops_at_once(site: Site, gate: threading.Event) -> None:
-    """Several who stop at once all return when it is over."""
+    """Several threads that stop the app at once all return when the stop is over."""
     running(site.background, gate)
     returned: list[Any] = []
     stoppers = [
@@ -351,7 +351,7 @@ def test_stops_at_once(site: Site, gate: threading.Event) -> None:
 
 
 def test_stop_in_an_item(background: Background) -> None:
-    """An item that stops its own app is itself what has not ended, and goes on."""
+    """An item that stops its own app is returned as unfinished, and goes on."""
     item = background.enqueue(lambda: [item.id for item in background.stop(0.02)])
     assert item.wait(BOUND)
     until(lambda: item.status is Status.SUCCEEDED)
@@ -359,7 +359,7 @@ def test_stop_in_an_item(background: Background) -> None:
 
 
 def test_other_apps_go_on(make_site: Callable[..., Site]) -> None:
-    """The stop of one app is that app's alone."""
+    """The stop of one app leaves other apps alone."""
     one, two = make_site(), make_site()
     one.background.stop(0)
     assert two.background.enqueue(lambda: 42).result(BOUND) == 42

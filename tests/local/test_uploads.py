@@ -40,12 +40,12 @@ def large(content: bytes = CONTENT) -> FileStorage:
 
 
 def descriptors() -> int:
-    """How many this process has open."""
+    """The number of descriptors that this process has open."""
     return len(os.listdir("/proc/self/fd"))
 
 
 def test_waiting_uploads_use_a_share(make_site: Make, gate: threading.Event, folder: Path) -> None:
-    """However many uploads wait, their descriptors are bounded; each item reads its own to the end."""
+    """Waiting uploads use a bounded number of descriptors; each item reads its own to the end."""
     site = make_site(BACKGROUND_WORKERS=1)
     fill(site, gate, 1)
     task = site.background.task(lambda photo, number: (number, photo.read(), photo.filename))
@@ -80,7 +80,7 @@ def test_small_ones_stay_in_memory(make_site: Make, gate: threading.Event, folde
 
 @pytest.mark.parametrize("how", ["iterate", "save", "with", "seek", "fileno"])
 def test_uses_of_an_upload(make_site: Make, gate: threading.Event, folder: Path, how: str) -> None:
-    """An upload that was put aside is used as any other one."""
+    """An upload that was put aside can be used like any other one."""
     site = make_site(BACKGROUND_WORKERS=1)
 
     def use(photo: FileStorage) -> bytes:
@@ -154,7 +154,7 @@ def test_nothing_is_left(make_site: Make, gate: threading.Event, folder: Path, h
 
 
 def test_no_space(make_site: Make, gate: threading.Event, folder: Path, monkeypatch: Any) -> None:
-    """Where an upload cannot be put aside either, the item is refused, and the view keeps its upload."""
+    """An item whose upload cannot be put aside is refused, and the view keeps the upload."""
     site = make_site(BACKGROUND_WORKERS=1)
     fill(site, gate, 1)
     task = site.background.task(lambda photo: photo.read())

@@ -1,4 +1,4 @@
-"""The arguments: plain values pass, what lives with the request is refused, uploads move to the item."""
+"""Arguments: plain values pass, live objects are refused, and uploads move to the item."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ LIVE |= {
 
 @dataclass
 class Letter:
-    """A dataclass that somebody puts anything into."""
+    """A dataclass with one field for any value."""
 
     to: Any
     next: Any = None
@@ -164,7 +164,7 @@ def in_request(app: Flask) -> Any:
 
 
 def refusal(background: Background, *args: Any, **kwargs: Any) -> str:
-    """What is said when this is enqueued, which must leave nothing enqueued."""
+    """The error when this is enqueued, which must leave nothing enqueued."""
 
     @background.task
     def send(photo: Any, *others: Any, mode: Any = None) -> None: ...
@@ -178,7 +178,7 @@ def refusal(background: Background, *args: Any, **kwargs: Any) -> str:
 @pytest.mark.usefixtures("in_request")
 @pytest.mark.parametrize(("make", "what", "cure"), LIVE.values(), ids=LIVE)
 def test_refused(background: Background, make: Callable[[], Any], what: str, cure: str) -> None:
-    """What lives with the request is refused; the error names the argument, what it is, and the cure."""
+    """A live object is refused; the error names the argument, its kind, and the cure."""
     message = refusal(background, make())
     assert message.startswith("photo")
     assert what in message
@@ -189,7 +189,7 @@ def test_refused(background: Background, make: Callable[[], Any], what: str, cur
 @pytest.mark.parametrize("wrap", CONTAINERS.values(), ids=CONTAINERS)
 @pytest.mark.parametrize("kind", ["request", "the request", "attached object"])
 def test_refused_inside(background: Background, kind: str, wrap: Callable[[Any], Any]) -> None:
-    """It is refused inside of containers too, at any depth; the error says where it is."""
+    """A live object is refused at any depth of containers too; the error says where it is."""
     make, what, _ = LIVE[kind]
     message = refusal(background, wrap(make()))
     assert message.startswith(("photo[", "photo.", "photo is"))
@@ -303,7 +303,7 @@ def test_endless(background: Background) -> None:
 
 
 def test_same_container_twice(background: Background) -> None:
-    """A container that is there twice, but not inside of itself, is fine."""
+    """A container that occurs twice, but not inside itself, passes."""
     inner = [1, 2]
     assert background.enqueue(lambda value: value, [inner, inner]).result(BOUND) == [inner, inner]
 
@@ -375,7 +375,7 @@ def test_refused_in_closures(background: Background, make: Callable[[], Any], wh
 @pytest.mark.usefixtures("in_request")
 @pytest.mark.parametrize("kind", ["request", "the request", "attached object"])
 def test_refused_in_defaults(background: Background, kind: str) -> None:
-    """``lambda photo=photo: …``, as written in loops, brings live objects along too."""
+    """A live object as a lambda's default, ``lambda photo=photo: …``, is refused too."""
     make, what, cure = LIVE[kind]
     live = make()
     with pytest.raises(ArgumentError, match=r"^photo\b") as caught:
@@ -407,7 +407,7 @@ def test_refused_in_partials(background: Background) -> None:
 
 @pytest.mark.usefixtures("in_request")
 def test_refused_methods(background: Background) -> None:
-    """A method of a live object brings it along."""
+    """A method of a live object is refused."""
     with pytest.raises(ArgumentError, match="the method's object is the request"):
         background.enqueue(request.get_data)
     with pytest.raises(ArgumentError, match="the method's object is the session"):
@@ -453,7 +453,7 @@ Visit = Callable[..., TestResponse]
 
 
 def visits(site: Site) -> Visit:
-    """What posts pictures to a view of site."""
+    """A function that posts pictures to a view of site."""
 
     def visit(view: Callable[[], str], *pictures: bytes) -> TestResponse:
         site.app.add_url_rule("/photos", view_func=view, methods=["POST"])
@@ -515,7 +515,7 @@ def test_upload(
 
 
 def test_upload_is_gone_from_the_view(background: Background, visit: Visit, tmp_path: Path) -> None:
-    """What the view does with an upload that it gave away is an error that says so."""
+    """Every use that the view makes of an upload that it gave away raises an error that says so."""
 
     def view() -> str:
         upload = request.files["photo"]
@@ -608,7 +608,7 @@ def test_all_files_of_a_request(background: Background, visit: Visit) -> None:
 
 
 def test_same_upload_twice(background: Background, visit: Visit) -> None:
-    """An upload that is there twice arrives as one object, twice."""
+    """An upload that occurs twice arrives as one object, twice."""
     items = []
 
     def view() -> str:
@@ -632,7 +632,7 @@ def test_same_upload_twice(background: Background, visit: Visit) -> None:
     ids=["deque", "OrderedDict", "namedtuple", "key", "deep"],
 )
 def test_upload_in_other_containers(background: Background, visit: Visit, wrap: Callable[[Any], Any]) -> None:
-    """Where an upload cannot be replaced, it is refused with the cure, and stays the view's."""
+    """An upload that cannot be replaced is refused with the cure, and stays the view's."""
 
     def view() -> str:
         upload = request.files["photo"]
@@ -645,7 +645,7 @@ def test_upload_in_other_containers(background: Background, visit: Visit, wrap: 
 
 
 def test_upload_in_a_callable(background: Background, visit: Visit) -> None:
-    """An upload that a callable brings along cannot be replaced there: refused, with the cure."""
+    """An upload inside a callable cannot be replaced there, and is refused with the cure."""
 
     def view() -> str:
         upload = request.files["photo"]
@@ -661,7 +661,7 @@ def test_upload_in_a_callable(background: Background, visit: Visit) -> None:
 
 
 def give_up(site: Site, visit: Visit, error: type[Exception], enqueue: Callable[..., Any]) -> None:
-    """Hand two uploads over in vain, and look that the view has them back."""
+    """Enqueue two uploads in vain, and check that the view has them back."""
 
     def view() -> str:
         small, large = request.files.getlist("photo")

@@ -1,4 +1,4 @@
-"""Data: what a durable item gets and gives comes back equal and of the same types, or is refused by name."""
+"""Data: a durable item's values come back equal and of the same types, or are refused by name."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from flask import Flask
-from hypothesis import given
-from hypothesis import strategies as st
 from markupsafe import Markup
 from werkzeug.datastructures import FileStorage, Headers, ImmutableMultiDict
 
 from flask_background import RequestState
 from flask_background.errors import PayloadTooLargeError, SerializationError
-from flask_background.payload.data import DEEPEST, dump, dump_call, dump_state, load, load_call, load_state
+from flask_background.payload.data import dump, dump_call, dump_state, load, load_call, load_state
+from flask_background.payload.data_check import DEEPEST
 from flask_background.payload.tagged_json import Serializer
+
+from ..helpers import make_item
+from ..properties import given, st
 
 
 def same(one: Any, other: Any) -> bool:
@@ -157,7 +159,7 @@ strange_keys = st.one_of(
 
 @given(data)
 def test_round_trip(value: Any) -> None:
-    """Whatever is data comes back as it was."""
+    """Data of any kind comes back as it was."""
     text = dump(value, "value")
     assert text.isascii()
     assert same(load(text), value)
@@ -165,7 +167,7 @@ def test_round_trip(value: Any) -> None:
 
 @given(nested(strange, strange_keys))
 def test_round_trip_or_refusal(value: Any) -> None:
-    """Whatever the value is: it is refused, or comes back as it was."""
+    """A value of any kind is refused, or comes back as it was."""
     try:
         text = dump(value, "value")
     except SerializationError:
@@ -220,7 +222,7 @@ def test_call_round_trip(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     ids=repr,
 )
 def test_values(value: Any) -> None:
-    """The values of which one would doubt it come back as they were, alone and as arguments."""
+    """Doubtful values come back as they were, alone and as arguments."""
     assert same(load(dump(value, "value")), value)
     args, kwargs = load_call(dump_call(photo_task, (value,), {"size": value}))
     assert same([args, kwargs], [(value,), {"size": value}])
@@ -228,7 +230,7 @@ def test_values(value: Any) -> None:
 
 @pytest.mark.parametrize("name", TAGS)
 def test_names_that_look_like_tags(name: str) -> None:
-    """Somebody's keyword may be one of our tags, however simple the call is."""
+    """A keyword may look like a tag, however simple the call is."""
     assert same(load_call(dump_call(photo_task, (), {name: 1})), ((), {name: 1}))
 
 
@@ -302,12 +304,13 @@ def _deep(levels: int) -> Any:
             "zone datetime.timezone(",
             "zoneinfo.ZoneInfo",
         ),
+        (make_item(), "is of the type flask_background.core.item.WorkItem,", "pass its id"),
         (_deep(DEEPEST + 1), "is nested deeper than 64 levels, or contains itself,", "flatter"),
         (_self_containing(), "is nested deeper than 64 levels, or contains itself,", "flatter"),
     ],
 )
 def test_refusals(value: Any, what: str, cure: str) -> None:
-    """What would come back as something else is refused, with what it is and what to do."""
+    """A value that would come back changed is refused, with its type and the cure."""
     with pytest.raises(SerializationError) as caught:
         dump(value, "the result")
     message = str(caught.value)
@@ -319,7 +322,7 @@ def test_refusals(value: Any, what: str, cure: str) -> None:
 
 @pytest.mark.parametrize("made", [{}, {"key": "Europe/Nowhere"}])
 def test_zones_from_files_are_refused(made: dict[str, str]) -> None:
-    """A zone that has no name, or one that nobody else knows, could not be found again."""
+    """A zone without a name, or with one that only this process knows, is refused."""
     with open("/usr/share/zoneinfo/Europe/Berlin", "rb") as file:
         zone = ZoneInfo.from_file(file, **made)
     with pytest.raises(SerializationError, match=r"use datetime\.timezone\.utc"):
@@ -340,14 +343,14 @@ def test_zones_from_files_are_refused(made: dict[str, str]) -> None:
     ],
 )
 def test_refusals_name_the_place(args: Any, kwargs: Any, place: str) -> None:
-    """The argument is named as the function names it, with the way to what is wrong in it."""
+    """The error names the argument as the function does, with the path to the wrong part."""
     with pytest.raises(SerializationError) as caught:
         dump_call(photo_task, args, kwargs)
     assert str(caught.value).startswith(place)
 
 
 def test_deepest_comes_back() -> None:
-    """As deep as allowed can be written and read, also deep in the calls of a view."""
+    """The deepest allowed value can be written and read, also deep in the call stack of a view."""
     value = _deep(DEEPEST)
 
     def deeper(calls: int) -> Any:
@@ -357,7 +360,7 @@ def test_deepest_comes_back() -> None:
 
 
 def test_size() -> None:
-    """What takes more bytes than allowed is refused, with both numbers and the setting's name."""
+    """A value of more bytes than allowed is refused, with both numbers and the setting's name."""
     text = dump_call(photo_task, ("ä" * 100,), {})
     assert dump_call(photo_task, ("ä" * 100,), {}, max_bytes=len(text)) == text
     with pytest.raises(PayloadTooLargeError) as caught:
@@ -410,7 +413,7 @@ def test_uploads() -> None:
 
 
 def test_references_can_be_looked_at() -> None:
-    """Who only wants to see the arguments gets the references, and opens nothing."""
+    """Reading a call without opening its uploads returns the references."""
     upload = FileStorage(io.BytesIO(), "a.png", "f")
     text = dump_call(photo_task, (upload,), {}, replace=_refer([]))
     (reference,), _ = load_call(text)
@@ -418,7 +421,7 @@ def test_references_can_be_looked_at() -> None:
 
 
 def test_an_upload_in_two_places() -> None:
-    """It is replaced once, as its file can be read once, and each place refers to that."""
+    """An upload that is passed twice is replaced once, and both places refer to that."""
     upload = FileStorage(io.BytesIO(), "a.png", "f")
     replaced: list[FileStorage] = []
     text = dump_call(photo_task, (upload,), {"size": [upload]}, replace=_refer(replaced))
@@ -428,7 +431,7 @@ def test_an_upload_in_two_places() -> None:
 
 
 def test_no_upload_is_replaced_in_vain() -> None:
-    """Where another argument is refused nothing has been done for the uploads yet."""
+    """Uploads are untouched if another argument is refused."""
     replaced: list[FileStorage] = []
     with pytest.raises(SerializationError, match="size is of the type set"):
         dump_call(photo_task, (FileStorage(io.BytesIO()), {1}), {}, replace=_refer(replaced))
@@ -436,7 +439,7 @@ def test_no_upload_is_replaced_in_vain() -> None:
 
 
 def test_the_usual_call_is_plain_json() -> None:
-    """Who looks into the journal can read it."""
+    """The text can be read by people who look into the journal."""
     assert dump_call(photo_task, (1, "a"), {"size": None}) == '[[1,"a"],{"size":null}]'
 
 
@@ -458,7 +461,7 @@ def test_state() -> None:
 
 
 def test_captured_state(app: Flask) -> None:
-    """What a request gives is data, also where its path is not UTF-8."""
+    """The values of a request are data, even if its path is not UTF-8."""
     with app.test_request_context("/%FF%F0%9F%98%80?q=%FF", headers={"Host": "example.com:8080"}) as context:
         state = RequestState.capture(context.request, [lambda: {"half": "\ud83d", "n": 1.5, "deep": [{}]}])
     assert load_state(dump_state(state)) == state

@@ -1,4 +1,4 @@
-"""What items reported, returned and raised, as text of bounded size."""
+"""Progress, results and errors of items, as text of bounded size."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_long_messages_are_cut(letter: str) -> None:
 
 
 def test_short_ones_stay() -> None:
-    """What fits is kept as it is."""
+    """A text that fits is kept as it is."""
     assert progress_of(progress_as_data(Progress(1, None, "half"), LIMIT)) == Progress(1, None, "half")
     assert progress_as_data(Progress(1), LIMIT) == "[1, null, null]"
     assert (
@@ -78,7 +78,7 @@ def test_short_ones_stay() -> None:
 
 
 def test_why_a_result_is_lost() -> None:
-    """The reason for which a result is not kept is bounded, too: it may quote the result."""
+    """The message of a lost result is bounded, too, because it may quote the result."""
 
     class Odd:
         """Has a long name."""

@@ -1,4 +1,4 @@
-"""The tagged JSON: one text everywhere, and nothing but data in it."""
+"""The tagged JSON: one text everywhere, with nothing but data in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flask_background.payload.tagged_json import Serializer
 
 
 def test_independent_of_the_app(app: Flask) -> None:
-    """Whatever JSON the app speaks, the text is the same, and can be read without an app."""
+    """The text is the same under any JSON provider of the app, and can be read without an app."""
 
     class Provider(JSONProvider):
         def dumps(self, obj: Any, **kwargs: Any) -> str:
@@ -36,14 +36,14 @@ def test_independent_of_the_app(app: Flask) -> None:
 
 
 def test_damaged_text() -> None:
-    """A text that is none is a ValueError, not something else that it could be."""
+    """A text that is not tagged JSON raises ValueError."""
     for text in ("", "[", '{" dt":["x",0,null]}', '{" u":"x"}'):
         with pytest.raises(ValueError):  # noqa: PT011
             Serializer().loads(text)
 
 
 def test_reads_like_flasks() -> None:
-    """What Flask's own tags can keep is written as in a session cookie."""
+    """Values for which Flask has tags are written as in a session cookie."""
     value = {"a": (1, [None]), "b": b"x", "c": UUID(int=1), "d": {" t": 1}}
     assert Serializer().dumps(value) == TaggedJSONSerializer().dumps(value)
 
@@ -58,7 +58,7 @@ def test_datetimes_are_kept_whole() -> None:
 
 @pytest.mark.parametrize("reference", [{}, {"file": "0", "n": [1, {"a": None}]}, {" t": [1]}, {" up": {}}])
 def test_references(reference: dict[str, Any]) -> None:
-    """What stands for an upload comes to rebuild as replace gave it, whatever it looks like."""
+    """``rebuild`` gets the reference to an upload as ``replace`` gave it, whatever it looks like."""
     seen: list[dict[str, Any]] = []
 
     def rebuild(given: dict[str, Any]) -> str:

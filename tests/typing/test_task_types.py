@@ -1,4 +1,4 @@
-"""What type checkers see. mypy reads this file in strict mode; a test below runs it."""
+"""The public interface as type checkers see it. mypy reads this file in strict mode; a test below runs it."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def using_gives_the_same_task() -> None:
 
 
 def options_are_checked() -> None:
-    """So are the decorator's."""
+    """The options of the decorator are checked, too."""
 
     @background.task(timeout="5")  # type: ignore[call-overload, untyped-decorator]
     def wrong_timeout() -> None: ...
@@ -205,7 +205,7 @@ def background_enqueue_takes_any_callable() -> None:
 
 
 def items_give_results() -> None:
-    """A handle's methods are typed by its item."""
+    """The methods of a handle are typed by its item."""
     item = fetch.enqueue("url")
     assert_type(item.result(), bytes)
     assert_type(item.result(timeout=1.5), bytes)
@@ -239,7 +239,7 @@ def items_are_covariant() -> None:
 
 
 def item_of_the_code() -> None:
-    """current_item is typed as what it stands for."""
+    """current_item is typed as a WorkItem."""
     assert_type(current_item, WorkItem[Any])
     assert_type(current_item.token.reason, CancelReason | None)
     assert_type(current_item.token.remaining, float | None)

@@ -7,14 +7,17 @@ import os
 import sqlite3
 from pathlib import Path
 
-from flask_background.durable.journal.folder import UnsafeError
+from flask_background.durable.journal.folder import UnsafeError, user_name
 from flask_background.errors import JournalError
 
 _FULL = "the disk or the quota is full: free some space"
 _READ_ONLY = (
     "the file system is mounted read-only: mount it writable, or set BACKGROUND_JOURNAL to another folder"
 )
-_DENIED = "this process's user may not write there: give that user the folder and all files in it"
+_DENIED = (
+    "this process runs as user {user}, who may not write there: run all processes of the app as one user, and"
+    " give the folder and all that is in it to that user (chown -R)"
+)
 _BROKEN = "the disk or the file system reports an I/O error: see the kernel's log"
 _DESCRIPTORS = "the process has no file descriptors left: raise its limit (ulimit -n)"
 _GONE = "the folder or a file in it is gone: restore it, or restart the processes of the app"
@@ -63,7 +66,8 @@ def explain_failure(error: Exception, path: Path) -> JournalError:
     """Return the error for a caller whose use of the journal file at this path failed with this error."""
     if isinstance(error, JournalError):  # each of several callers gets its own instance
         return JournalError(str(error))
-    return JournalError(f"the journal in {path.parent} cannot be used: {_cause(error, path)} ({error})")
+    cause = _cause(error, path).format(user=user_name(os.geteuid()))
+    return JournalError(f"the journal in {path.parent} cannot be used: {cause} ({error})")
 
 
 def _cause(error: Exception, path: Path) -> str:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from pathlib import Path
+
+_CURE = (
+    "run all processes of the app, its workers and commands too, as one user, and give the folder and all"
+    " that is in it to that user (chown -R)"
+)
 
 
 class UnsafeError(OSError):
@@ -23,8 +29,8 @@ def check_folder(folder: Path) -> None:
     found = os.stat(folder)
     if found.st_uid != os.geteuid():
         raise UnsafeError(
-            f"{folder} belongs to user {found.st_uid}, and this process runs as user {os.geteuid()}: run all"
-            " processes of the app as one user, or give the folder and its files to that user"
+            f"{folder} belongs to user {user_name(found.st_uid)}, and this process runs as user"
+            f" {user_name(os.geteuid())}: {_CURE}"
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UnsafeError(f"other users may write in {folder}: take away their permission, with chmod go-w")
@@ -37,8 +43,16 @@ def check_file(path: Path) -> None:
         raise UnsafeError(f"{path} is a symbolic link: move the file that it leads to here")
     if found.st_uid != os.geteuid():
         raise UnsafeError(
-            f"{path} belongs to user {found.st_uid}, and this process runs as user {os.geteuid()}: run all"
-            " processes of the app as one user, or give the file to that user"
+            f"{path} belongs to user {user_name(found.st_uid)}, and this process runs as user"
+            f" {user_name(os.geteuid())}: {_CURE}"
         )
     if found.st_mode & 0o077 and stat.S_ISREG(found.st_mode):  # for example a restored backup
         os.chmod(path, found.st_mode & 0o700)
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user for messages, or the number if the system has no name for it."""
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} ({uid})"
+    except KeyError:
+        return str(uid)

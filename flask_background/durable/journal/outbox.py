@@ -95,6 +95,12 @@ def is_waiting(db: sqlite3.Connection) -> bool:
     return db.execute(f"select 1 from outbox where {_WAITS} limit 1").fetchone() is not None
 
 
+def count_waiting(db: sqlite3.Connection) -> int:
+    """Return how many rows wait to be forwarded."""
+    (count,) = db.execute(f"select count(*) from outbox indexed by outbox_waiting where {_WAITS}").fetchone()
+    return int(count)
+
+
 def claim(db: sqlite3.Connection, owner: str, limit: int) -> list[OutboxRow]:
     """Claim some rows, due or not: first those that were never refused, in the order of their arrival."""
     found = db.execute(

@@ -53,6 +53,21 @@ class ItemRow(NamedTuple):
 COLUMNS = ItemRow._fields
 
 
+def timed_id(item_id: str, enqueued: float) -> str:
+    """Return an id in the order of time, so that items enqueued together lie together in the index of ids."""
+    return f"{_time_of_id(enqueued)}{item_id[8:]}"
+
+
+def first_id_after(now: float) -> str:
+    """Return a text that is above the ids of all items enqueued by now (``time.time()``)."""
+    return f"{_time_of_id(now)}~"
+
+
+def _time_of_id(seconds: float) -> str:
+    # In sixteenths of a second; the numbers begin anew every eight years.
+    return f"{int(seconds * 16) & 0xFFFF_FFFF:08x}"
+
+
 def make_row(
     item: WorkItem[Any], task: Any, *, payload: str, uploads: bool, due: float, owner: str | None
 ) -> ItemRow:

@@ -30,8 +30,9 @@ def fire(db: sqlite3.Connection, name: str, planned: float, following: float, ro
     if not done.rowcount:
         return False
     waiting = db.execute(
-        "select 1 from item where task = ? and key between ? and ? and status = 'queued'"
-        " and (attempt = 0 or key = ?)",
+        "select 1 from item indexed by item_key where task = ? and key between ? and ?"
+        " and key is not null and status in ('queued', 'running')"  # the condition of the index
+        " and status = 'queued' and (attempt = 0 or key = ?)",
         (row.task, PERIODIC, PERIODIC + "~", row.key),
     )
     return waiting.fetchone() is None and insert(db, row) is None

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from flask_background.core.status import Status
 from flask_background.durable.journal import outbox
-from flask_background.durable.journal.queries import ALL, select, to_row
+from flask_background.durable.journal.queries import ALL, FREE, kinds, listed, select, to_row
 from flask_background.durable.journal.row import COLUMNS, ItemRow
 
 _ROW = f"({', '.join('?' * len(COLUMNS))})"
@@ -34,7 +34,8 @@ class Recovered(NamedTuple):
 def insert(db: sqlite3.Connection, row: ItemRow) -> ItemRow | None:
     """Enter an item; or return the item in flight with the same key, and enter nothing."""
     if row.key is not None:
-        for other in select(db, f"where task = ? and key = ? and {_LIVE}", (row.task, row.key)):
+        where = f"indexed by item_key where task = ? and key = ? and {_LIVE}"
+        for other in select(db, where, (row.task, row.key)):
             return other
     insert_all(db, [row])
     return None
@@ -80,12 +81,14 @@ def claim(
         ).fetchall()
         claimed += [to_row(row) for row in rows]
     for executor, count in room.items():
+        # The oldest items of each task, and the oldest of those: items of other tasks are not even read.
         rows = db.execute(
-            f"update item set owner = ?, fence = fence + 1 where id in ("
-            f" select id from item indexed by item_free where executor = ? and status = 'queued'"
-            f" and owner is null and due <= ? and task in ({known}) order by due limit ?"
-            f") returning {ALL}",
-            (owner, executor, now, *tasks, count),
+            "update item set owner = ?, fence = fence + 1 where number in ("
+            f"{kinds((executor,))} select item.number from kind cross join item where item.number in ("
+            f" select number from item indexed by item_free where {FREE} and executor = kind.executor"
+            "  and task = kind.task and due <= ? order by due limit ?"
+            f") and kind.task in ({known}) order by item.due limit ?) returning {ALL}",
+            (owner, executor, now, count, *tasks, count),
         ).fetchall()
         claimed += [to_row(row) for row in rows]
     return sorted(claimed, key=lambda row: row.due)
@@ -174,15 +177,20 @@ def park(db: sqlite3.Connection, item_id: str, fence: int, reason: str, now: flo
 
 
 def recover(
-    db: sqlite3.Connection, owner: str, running: Collection[str], now: float, charged: bool = True
+    db: sqlite3.Connection,
+    owner: str,
+    running: Collection[str],
+    now: float,
+    charged: bool = True,
+    limit: int = 200,
 ) -> Recovered:
-    """Free the items of a dead process. Running items have crashed, unless the death is not charged.
+    """Free some items of a dead process. Running items have crashed, unless the death is not charged.
 
     An item that has crashed too often is parked. An item whose end was requested is cancelled.
     """
     ended = []
     released = outbox.recover(db, owner)
-    for row in select(db, "where owner = ?", (owner,)):
+    for row in select(db, "where owner = ? limit ?", (owner, limit)):
         ran = row.id in running
         crashes = row.crashes + (ran and charged)
         if row.cancel:
@@ -206,12 +214,10 @@ def recover(
     return Recovered(released, ended)
 
 
-def follow_clock(db: sqlite3.Connection, now: float) -> int:
-    """Make items due that were enqueued without a delay while the clock was ahead; return their number."""
-    return db.execute(
-        "update item set due = ? where status = 'queued' and owner is null and due > ? and due <= enqueued",
-        (now, now),
-    ).rowcount
+def make_due(db: sqlite3.Connection, item_ids: Collection[str], now: float) -> None:
+    """Make free items due that are not due yet."""
+    marks = ", ".join("?" * len(item_ids))
+    db.execute(f"update item set due = ? where id in ({marks}) and {FREE} and due > ?", (now, *item_ids, now))
 
 
 def request_cancel(db: sqlite3.Connection, item_id: str, now: float) -> Literal["cancelled", "asked"] | None:
@@ -255,12 +261,14 @@ def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:
     return [item_id for (item_id,) in rows]
 
 
-def purge(db: sqlite3.Connection, statuses: Collection[Status]) -> list[str]:
-    """Delete all items that ended with these statuses; return their ids."""
-    marks = ", ".join("?" * len(statuses))
+def purge(db: sqlite3.Connection, statuses: Collection[Status], limit: int) -> list[str]:
+    """Delete some items that ended with these statuses; return their ids."""
+    with_kinds, values = listed([status for status in statuses if status.is_final])
     rows = db.execute(
-        f"delete from item where status in ({marks}) and finished is not null returning id",
-        tuple(map(str, statuses)),
+        f"delete from item where number in ({with_kinds} select item.number from kind cross join item"
+        " where item.number in (select number from item indexed by item_listed"
+        "  where task = kind.task and status = kind.status limit :limit) limit :limit) returning id",
+        {**values, "limit": limit},
     ).fetchall()
     return [item_id for (item_id,) in rows]
 

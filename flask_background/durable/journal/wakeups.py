@@ -5,14 +5,15 @@ A process that cannot be woken looks for work every few seconds.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import suppress
 from pathlib import Path
 
-# A folder's time is no finer than the kernel's clock ticks: while the time is this young, in nanoseconds, the
-# next change may not alter it.
-_YOUNG = 100_000_000
+#: A folder's time is no finer than the kernel's clock ticks: while the time is this young, in nanoseconds,
+#: the next change may not alter it.
+YOUNG = 100_000_000
 
 # The FIFOs in a folder, and the folder's time when they were listed. The folder seldom changes, and views
 # must not wait.
@@ -38,6 +39,15 @@ def wake(fifo: Path) -> None:
             os.close(descriptor)
 
 
+def has_reader(fifo: Path) -> bool | None:
+    """Return whether a process has this FIFO open; None if there is no such FIFO."""
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return False if error.errno == errno.ENXIO else None
+    return True
+
+
 def _fifos(folder: Path) -> list[Path]:
     changed = os.stat(folder).st_mtime_ns
     known = _known.get(folder)
@@ -45,6 +55,6 @@ def _fifos(folder: Path) -> list[Path]:
         return known[1]
     now = time.time_ns()
     fifos = [folder / name for name in os.listdir(folder) if name.endswith(".bell")]
-    if abs(now - changed) > _YOUNG:
+    if abs(now - changed) > YOUNG:
         _known[folder] = changed, fifos
     return fifos

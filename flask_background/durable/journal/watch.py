@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from pathlib import Path
 from time import monotonic
 
 from flask_background.concurrency import native
-from flask_background.durable.journal import process_lock
+from flask_background.durable.journal import process_identity, takeover
 from flask_background.durable.journal.process_lock import ProcessLock
+from flask_background.durable.journal.wakeups import YOUNG
 
 # How often the deaths of processes are checked if the kernel does not report them, in seconds.
 _LOOK = 0.5
+# How often they are checked otherwise, however often the process is woken, in seconds.
+_NET = 5.0
 
 
 class ProcessWatch:
@@ -28,9 +32,7 @@ class ProcessWatch:
 
     def dead(self) -> list[str]:
         """Return the ids of the processes that are dead, and whose items are not yet recovered."""
-        return [
-            name for name in process_lock.others(self._folder) if process_lock.is_dead(self._folder, name)
-        ]
+        return [name for name in takeover.others(self._folder) if takeover.is_dead(self._folder, name)]
 
     def wait(self, timeout: float) -> list[str]:
         """Wait up to timeout seconds until there may be something to do; return the dead processes."""
@@ -50,7 +52,7 @@ class ProcessWatch:
             self._close_descriptor(name)
         if len(died) < len(ready):
             self._drain_fifo()
-        if died or not ready or (in_the_dark and monotonic() - self._looked_at >= _LOOK):
+        if died or not ready or monotonic() - self._looked_at >= (_LOOK if in_the_dark else _NET):
             self._looked_at = monotonic()
             return self.dead()
         return []
@@ -63,19 +65,33 @@ class ProcessWatch:
     def _follow(self) -> None:
         """Open a descriptor for each other process; the kernel makes it readable when the process dies."""
         changed_at = os.stat(self._folder).st_mtime_ns
-        if changed_at == self._changed_at:
-            return
-        present = set(process_lock.others(self._folder))
-        self._changed_at = changed_at
-        for name in [name for name in self._others if name not in present]:
-            self._close_descriptor(name)
-            del self._others[name]
-        for name in present - self._others.keys():
-            try:
-                self._others[name] = os.pidfd_open(int(name.partition("-")[0]))
-            # Not Linux, a process in another container, or one that is already dead.
-            except (AttributeError, OSError, ValueError, OverflowError):
-                self._others[name] = None
+        if changed_at != self._changed_at:
+            now = time.time_ns()
+            present = set(takeover.others(self._folder))
+            # While the folder's time is young, the next change may not alter it.
+            self._changed_at = changed_at if abs(now - changed_at) > YOUNG else 0
+            for name in [name for name in self._others if name not in present]:
+                self._close_descriptor(name)
+                del self._others[name]
+            self._others.update(dict.fromkeys(present - self._others.keys()))
+        for name, descriptor in self._others.items():
+            if descriptor is None:
+                self._others[name] = self._open_descriptor(name)
+
+    def _open_descriptor(self, name: str) -> int | None:
+        """Return a descriptor that reports a process's death; None if it is dead, or there is none."""
+        pid = process_identity.pid_of(name)
+        try:
+            if pid is None:  # in another container, or not on Linux: its end of its FIFO closes with it
+                fifo = (self._folder / name).with_suffix(".bell")
+                return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.pidfd_open(pid)
+        except (AttributeError, OSError, OverflowError):
+            return None
+        if process_identity.is_running(name) is False:  # the pid is another process's by now
+            os.close(descriptor)
+            return None
+        return descriptor
 
     def _close_descriptor(self, name: str) -> None:
         """Close a process's descriptor: its death is checked from time to time while its file exists."""

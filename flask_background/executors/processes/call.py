@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
 import time
 from contextlib import suppress
@@ -11,10 +12,13 @@ from flask_background.core.status import Outcome, Status
 from flask_background.core.token import CancelReason
 from flask_background.errors import ItemCrashedError
 from flask_background.executors.processes import messages as parcels
+from flask_background.executors.processes.child_log import LogReceiver
 from flask_background.executors.processes.child_process import ChildProcess, Dead
+from flask_background.executors.processes.packing import PackedArguments, pack, send_upload
 
 if TYPE_CHECKING:
     from flask_background.core.item import WorkItem
+    from flask_background.core.run_host import RunHost
 
 
 _ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
@@ -28,13 +32,20 @@ class Killed(Exception):
     """The child was killed, because its item did not heed the token in time."""
 
 
+# How long a child that is about to be killed may take to say where it is, in seconds.
+_SAYS_WITHIN = 0.2
+
+
 class Call:
     """One call of one item in its child."""
 
-    def __init__(self, child: ChildProcess, item: WorkItem[Any], kill_after: float) -> None:
-        self._child = child
+    def __init__(self, child: ChildProcess, item: WorkItem[Any], kill_after: float, log: LogReceiver) -> None:
+        self.child = child
         self._item = item
         self._kill_after = kill_after
+        self._log = log
+        # Lines about the item are logged in its context, on whatever thread.
+        self._context = contextvars.copy_context()
         self._kill_at = math.inf
         # The news that the child has: that the token has fired, and that a coroutine has to end although the
         # reason was a stop.
@@ -51,6 +62,7 @@ class Call:
         parcel = parcel_of(item)
         return parcels.Call(
             task=item.task_name,
+            executor=item._task.executor,
             item_id=item.id,
             attempt=attempt.number,
             enqueued=item._enqueued,
@@ -60,12 +72,12 @@ class Call:
             remaining=token.remaining,
             reason=None if token.reason is None else token.reason.value,
             pickled=parcel.pickled,
-            uploads=[parcels.send(upload) for upload in parcel.uploads],
+            uploads=[send_upload(upload) for upload in parcel.uploads],
         )
 
     def run(self, message: parcels.Call) -> Outcome:
         """Send the call, pass on cancellation, and receive reports until the outcome arrives."""
-        child, token, attempt = self._child, self._item.token, self._item._attempt
+        child, token, attempt = self.child, self._item.token, self._item._attempt
         assert attempt is not None
         forget = token._call_when_fired(child.ring)
         attempt.abort = self._end_soon
@@ -83,11 +95,12 @@ class Call:
                 raise NotBegun(str(dead)) from None
             raise
         finally:
+            self._log.report(child.pid, host_of(self._item).events)
             attempt.abort = None
             forget()
 
     def _listen(self) -> Outcome:
-        child, item = self._child, self._item
+        child, item = self.child, self._item
         while True:
             self._tell()
             left = None if self._kill_at == math.inf else self._kill_at - time.monotonic()
@@ -99,13 +112,27 @@ class Call:
                         f"its child process reported an impossible status for item {item.id}"
                     )
                 return parcels.outcome_of(message, f"item {item.id} ({item.task_name})")
-            if isinstance(message, parcels.ProgressReported):
+            if isinstance(message, parcels.Logged):
+                self._log.receive(message, child.pid, host_of(item).events)
+            elif isinstance(message, parcels.ProgressReported):
                 item.report_progress(*message)
             elif isinstance(message, parcels.CancelledSelf):
                 item.cancel()
             if left is not None and left <= 0:  # also if the child never stops reporting
+                why = f"{self._kill_after:g} s after it was asked to end"
+                child.ask_where()
+                self.tell_kill(why)
                 child.kill()
-                raise Killed(f"its child process was killed {self._kill_after} s after it was asked to end")
+                raise Killed(f"its child process was killed {why}")
+
+    def tell_kill(self, why: str, within: float = _SAYS_WITHIN) -> None:
+        """Log that the child is about to be killed, and where it is. ``ask_where`` has been called before.
+
+        Works on any thread.
+        """
+        where = self.child.read_where(time.monotonic() + within)
+        killed = host_of(self._item).events.child_killed
+        self._context.copy().run(killed, self._item, self.child.pid, why, where)
 
     def _possible_ends(self) -> tuple[Status, ...]:
         """Return the statuses that the child may report: only a stop interrupts an item."""
@@ -119,20 +146,26 @@ class Call:
         with suppress(OSError):  # the child has just died, as the next receive will report
             if token.reason is not None and not self._announced:
                 self._announced = self._asked = True
-                self._child.send(parcels.TokenFired(token.reason.value, token.remaining))
+                self.child.send(parcels.TokenFired(token.reason.value, token.remaining))
             if token.reason is CancelReason.SHUTDOWN and self._kill_at != math.inf and not self._told_again:
                 # The token has fired for good, but a coroutine still has to be cancelled.
                 self._told_again = self._asked = True
-                self._child.send(parcels.TokenFired(CancelReason.REQUESTED.value, token.remaining))
+                self.child.send(parcels.TokenFired(CancelReason.REQUESTED.value, token.remaining))
 
     def _end_soon(self) -> None:
         """End the call soon, by killing the child if it does not heed the token. Works on any thread."""
         self._kill_at = min(self._kill_at, time.monotonic() + self._kill_after)
-        self._child.ring()
+        self.child.ring()
 
 
-def parcel_of(item: WorkItem[Any]) -> parcels.PackedArguments:
+def host_of(item: WorkItem[Any]) -> RunHost:
+    """Return the host of an item that an executor runs."""
+    host: RunHost = item._host  # type: ignore[assignment]  # only a host that runs items has an executor
+    return host
+
+
+def parcel_of(item: WorkItem[Any]) -> PackedArguments:
     """Return the item's arguments, packed."""
-    if len(item._args) == 1 and type(item._args[0]) is parcels.PackedArguments:
+    if len(item._args) == 1 and type(item._args[0]) is PackedArguments:
         return item._args[0]  # packed by ``ProcessExecutor.prepare``, as for every in-memory item
-    return parcels.pack(item._task.func, item._args, item._kwargs or {}, bool(item._uploads))
+    return pack(item._task.func, item._args, item._kwargs or {}, bool(item._uploads))

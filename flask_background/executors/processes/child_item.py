@@ -22,6 +22,8 @@ from flask_background.errors import WaitError
 from flask_background.executors.processes import memory
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.child_listener import Job, flush
+from flask_background.executors.processes.child_log import LogForwarder
+from flask_background.executors.processes.packing import receive_upload, unpack
 from flask_background.executors.processes.pipes import Pipes
 
 if TYPE_CHECKING:
@@ -78,9 +80,10 @@ class ChildHost(RunHost):
     decides_retries = False
     lending: PlaceLender | None = _NothingToLend()
 
-    def __init__(self, app: Flask, pipes: Pipes, job: Job) -> None:
+    def __init__(self, app: Flask, pipes: Pipes, log: LogForwarder, job: Job) -> None:
         super().__init__(app, Events(app), _timers, native.new_lock())
         self._pipes = pipes
+        self._log = log
         self._job = job
         self._progress = Throttle(_REPORT_EVERY, _timers)
         self._sent: Progress | None = None
@@ -91,6 +94,7 @@ class ChildHost(RunHost):
     def run(self, registry: Registry) -> None:
         """Run the item to its end, and report its outcome. An error raised by this method ends the child."""
         call = self._job.take_call()
+        self._log.begin()
         memory.set_reserve_aside()
         try:
             perform(self._make_item(registry, call), await_here)
@@ -119,10 +123,10 @@ class ChildHost(RunHost):
                 " task at the top of a module that the app imports, or in its factory, not in a view or under"
                 " a condition"
             )
-        if task.timeout != call.timeout:
-            task = task.using(timeout=call.timeout)
-        self._uploads += map(parcels.receive, call.uploads)
-        args, kwargs = parcels.unpack(call.pickled, self._uploads)
+        if (task.timeout, task.executor) != (call.timeout, call.executor):
+            task = task.using(timeout=call.timeout, executor=call.executor)
+        self._uploads += map(receive_upload, call.uploads)
+        args, kwargs = unpack(call.pickled, self._uploads)
         item = ChildItem(task, args, kwargs, parcels.state_of(call.state), self)
         item._identify(call.item_id, call.enqueued)
         return item
@@ -200,6 +204,7 @@ class ChildHost(RunHost):
             ended = ended._replace(is_spent=memory.is_used_up(error, ended.pickled))
         for upload in self._uploads:
             upload.close()
+        self._log.end()
         flush()  # the child may be killed before it prints more
         with self.lock:
             self._job.over = True

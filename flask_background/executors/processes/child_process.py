@@ -9,8 +9,9 @@ import sys
 import time
 from contextlib import suppress
 
-from flask_background.concurrency import native
+from flask_background.concurrency import native, programs
 from flask_background.errors import ItemCrashedError
+from flask_background.executors.processes import where
 from flask_background.executors.processes.messages import Message, Setup, Started
 from flask_background.executors.processes.pipes import NoMessage, Pipes
 
@@ -29,12 +30,16 @@ SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUI
 
 
 class Dead(Exception):
-    """The child has ended; ``status`` is its exit code, or minus the number of its signal."""
+    """The child has ended; ``status`` is its exit code, or minus the number of its signal.
 
-    def __init__(self, pid: int, status: int) -> None:
+    ``where``: the stacks of its threads, if it has crashed and could write them.
+    """
+
+    def __init__(self, pid: int, status: int, where: str = "") -> None:
         super().__init__(pid, status)
         self.pid = pid
         self.status = status
+        self.where = where
 
     def __str__(self) -> str:
         if self.status == _UNKNOWN:
@@ -64,10 +69,10 @@ class Garbled(Dead):
 
 
 class ChildProcess:
-    """One child process and its two pipes, which it shares with no other child.
+    """One child process and its pipes, which it shares with no other child.
 
     A child belongs to the thread that starts it, and ends with that thread at the latest. Other threads may
-    ``ring`` and ``kill``.
+    ``ring``, ``kill`` and ask where it is.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -77,28 +82,32 @@ class ChildProcess:
         #: Whether the child died before it had read all messages.
         self.died_unread = False
         self._poll = native.new_poll()
-        theirs_in, ours_out, ours_in, theirs_out, self._heard, self._bell = _open_pipes(3)
+        ends = _open_pipes(4)
+        theirs_in, ours_out, ours_in, theirs_out, self._heard, self._bell, self._where, theirs_where = ends
         # Not blocking: a child may be stuck in any code of an item, and must not hold up the thread that
         # wants to kill it.
         self._pipes = Pipes(ours_in, ours_out, blocking=False)
         self._death = -1
-        for end in (self._heard, self._bell):
+        for end in (self._heard, self._bell, theirs_where):
             os.set_blocking(end, False)
         # The child inherits the mask, so that a signal for the parent does not end the child before it has
         # its own handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from flask_background.child_main import main;"
-            f" main({theirs_in}, {theirs_out}, {os.getpid()})"
+            f" main({theirs_in}, {theirs_out}, {theirs_where}, {os.getpid()})"
         )
         try:
-            self.pid = native.start_program([native.interpreter(), "-c", code], (theirs_in, theirs_out))
+            self.pid = programs.start_program(
+                [programs.interpreter(), "-c", code], (theirs_in, theirs_out, theirs_where)
+            )
         except BaseException:
             self._close()
             raise
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
+            os.close(theirs_where)
         with suppress(OSError, AttributeError):
             # The pipe's end is no sign of death, because a program that an item started may hold the pipe
             # open.
@@ -175,7 +184,8 @@ class ChildProcess:
 
     def _dead(self) -> Dead:
         self.died_unread = self._pipes.is_unread
-        return Dead(self.pid, self.end())
+        where = self.read_where(0.0)
+        return Dead(self.pid, self.end(), where)
 
     def is_alive(self) -> bool:
         """Return whether the child runs, as far as is known."""
@@ -190,6 +200,22 @@ class ChildProcess:
                     os.write(self._bell, b"!")
                 except BlockingIOError:  # the bell has rung often enough to fill the pipe
                     pass
+
+    def ask_where(self) -> None:
+        """Ask the child for the stacks of its threads, for ``read_where``. Works on any thread."""
+        with self._lock:
+            if self._where != -1:
+                where.read_answer(self._where, 0.0)  # what is there by mistake
+            if self._look() is None:
+                os.kill(self.pid, where.ASKS)
+
+    def read_where(self, until: float) -> str:
+        """Return the child's answer, or "" if it gives none until then (``time.monotonic()``).
+
+        Works on any thread.
+        """
+        with self._lock:
+            return "" if self._where == -1 else where.read_answer(self._where, until)
 
     def kill(self) -> None:
         """Kill the child and what it has started, however busy it is. Works on any thread."""
@@ -214,10 +240,10 @@ class ChildProcess:
     def _look(self) -> int | None:
         if self._status is None:
             try:
-                if native.has_ended(self.pid):
+                if programs.has_ended(self.pid):
                     with suppress(OSError):  # the group is nearly always empty by now
                         os.killpg(self.pid, signal.SIGTERM)
-                    self._status = native.exit_code_of(self.pid)
+                    self._status = programs.exit_code_of(self.pid)
             except ChildProcessError:
                 self._status = _UNKNOWN
         return self._status
@@ -228,9 +254,10 @@ class ChildProcess:
             if self._bell != -1:
                 os.close(self._bell)
                 os.close(self._heard)
+                os.close(self._where)
             if self._death != -1:
                 os.close(self._death)
-            self._bell = self._death = -1
+            self._bell = self._death = self._where = -1
 
 
 def _open_pipes(count: int) -> list[int]:

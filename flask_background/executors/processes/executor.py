@@ -25,7 +25,8 @@ from flask_background.core.status import Outcome, Status
 from flask_background.errors import BackgroundError, ConfigurationError, ItemCancelledError, ItemCrashedError
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.app_location import locate
-from flask_background.executors.processes.call import Call, Killed, NotBegun, parcel_of
+from flask_background.executors.processes.call import Call, Killed, NotBegun, host_of, parcel_of
+from flask_background.executors.processes.child_log import LogReceiver, log_levels
 from flask_background.executors.processes.child_process import ChildProcess, Dead
 from flask_background.executors.processes.starts import Starts
 from flask_background.executors.threads import ThreadExecutor
@@ -35,13 +36,14 @@ if TYPE_CHECKING:
 
     from flask_background.core.callee import Callee
     from flask_background.core.item import WorkItem
-    from flask_background.core.run_host import RunHost
     from flask_background.core.settings import Settings
 
 
 # How long after an item its child is assumed to be alive, in seconds, because a check costs a switch of
 # threads.
 _FRESH = 0.5
+# How long all children may take to say where they are when the grace period is over, in seconds.
+_SAY_WITHIN = 0.15
 
 
 class ProcessExecutor(ThreadExecutor):
@@ -62,6 +64,7 @@ class ProcessExecutor(ThreadExecutor):
         self.max_items = options.max_items
         self.is_over = False
         self.children: set[ChildProcess] = set()
+        self.calls: set[Call] = set()
         self.starts = Starts(self)
 
     def check(self, task: Callee) -> None:
@@ -82,7 +85,7 @@ class ProcessExecutor(ThreadExecutor):
         """Return the first message to a child; raise ConfigurationError if no child could find the app."""
         if self._location is None:
             self._location = locate(self._app, self._settings.app)
-        return parcels.Setup(self._location, self._options.nice, self._options.max_memory)
+        return parcels.Setup(self._location, self._options.nice, self._options.max_memory, {})
 
     def run_here(self, item: WorkItem[Any]) -> None:
         self.put(item)
@@ -91,11 +94,17 @@ class ProcessExecutor(ThreadExecutor):
         return False  # nobody waits in a child for an item in memory
 
     def abort(self) -> None:
-        """Kill the busy children; their items are interrupted."""
+        """Kill the busy children, and log where they were; their items are interrupted."""
         self.is_over = True
-        if self._pid == os.getpid():
-            for child in tuple(self.children):
-                child.kill()
+        if self._pid != os.getpid():
+            return
+        calls, end = tuple(self.calls), time.monotonic() + _SAY_WITHIN
+        for call in calls:
+            call.child.ask_where()
+        for call in calls:
+            call.tell_kill("the grace period is over", end - time.monotonic())
+        for child in tuple(self.children):
+            child.kill()
 
     def _run_items(self) -> None:
         get, perform = self._queue.get, self._perform
@@ -122,13 +131,14 @@ class Attendant:
         self._calls = 0  # of this child
         self._is_spent = False
         self._trouble: Exception | None = None
+        self._log = LogReceiver()
 
     def prepare(self, item: WorkItem[Any]) -> bool:
         """See to it that there is a child, before the item begins: the time that takes is not the item's.
 
         False if the item is not to begin: there is no child, and the item was left in the journal.
         """
-        starts, host = self._executor.starts, _host_of(item)
+        starts, host = self._executor.starts, host_of(item)
         if self._child is None and host.keeps_items and (seconds := starts.seconds_left()) > 0:
             host.put_off(item, seconds)
             return False
@@ -151,7 +161,8 @@ class Attendant:
             self.let_child_go()
         self._calls, self._is_spent = 0, False
         try:
-            child = self._child = ChildProcess(self._executor.setup())
+            setup = self._executor.setup()._replace(log_levels=log_levels())
+            child = self._child = ChildProcess(setup)
             self._executor.children.add(child)
             if self._executor.is_over:  # the thread that set this flag may have missed this child
                 child.kill()
@@ -181,7 +192,7 @@ class Attendant:
             except NotBegun:  # the child died after its last item, perhaps because of that item
                 self.let_child_go()
                 self._have_child()
-                host = _host_of(item)
+                host = host_of(item)
                 if self._trouble is not None and host.keeps_items and not self._executor.is_over:
                     self._executor.starts.failed(host, self._trouble)
                     return Status.INTERRUPTED, None, None  # the item was not begun: that is no attempt
@@ -190,7 +201,10 @@ class Attendant:
             self.let_child_go()
             if self._executor.is_over:
                 raise _cut_short(item) from None
-            raise ItemCrashedError(f"{dead} while it ran item {item.id} ({item.task_name})") from None
+            error = ItemCrashedError(f"{dead} while it ran item {item.id} ({item.task_name})")
+            if isinstance(dead, Dead) and dead.where:
+                error.add_note(f"it was here:\n{dead.where}")
+            raise error from None
         except Killed as killed:
             self.let_child_go()
             raise ItemCancelledError(str(killed), item.token) from None
@@ -200,8 +214,9 @@ class Attendant:
         if trouble is not None:
             raise _cut_short(item) if self._executor.is_over else trouble
         assert self._child is not None
-        call = Call(self._child, item, self._executor.kill_after)
+        call = Call(self._child, item, self._executor.kill_after, self._log)
         message = call.message()
+        self._executor.calls.add(call)
         try:
             outcome = call.run(message)
         except (Dead, NotBegun, Killed):
@@ -210,15 +225,12 @@ class Attendant:
             self._child.kill()  # the child may go on with this item, and must not answer for the next one
             self.let_child_go()
             raise
+        finally:
+            self._executor.calls.discard(call)
         self._used = time.monotonic()
         self._calls += 1
         self._is_spent = call.has_spent_child or self._calls == self._executor.max_items
         return outcome
-
-
-def _host_of(item: WorkItem[Any]) -> RunHost:
-    host: RunHost = item._host  # type: ignore[assignment]  # only a host that runs items has an executor
-    return host
 
 
 def _cut_short(item: WorkItem[Any]) -> BackgroundError:

@@ -7,12 +7,15 @@ import os
 import struct
 import termios
 import zlib
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from flask_background.concurrency import native
 from flask_background.executors.processes import safe_pickle
 from flask_background.executors.processes.messages import (
     Call,
     CancelledSelf,
+    Logged,
     Message,
     ProgressReported,
     RunEnded,
@@ -29,10 +32,22 @@ _KINDS: tuple[type[Message], ...] = (
     Call,
     TokenFired,
     ProgressReported,
+    Logged,
     CancelledSelf,
     RunEnded,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
+
+
+def _types_of(hint: Any) -> tuple[type, ...]:
+    """Return the types of the values for which this annotation stands."""
+    if isinstance(hint, UnionType):
+        return tuple(each for one in get_args(hint) for each in _types_of(one))
+    return (int, float) if hint is float else (get_origin(hint) or hint,)
+
+
+# The types of each message's fields: a child may be made to send anything.
+_TYPES = [[_types_of(hint) for hint in get_type_hints(kind).values()] for kind in _KINDS]
 # Before each message: a mark, its length and its checksum. What an item writes into the pipe by mistake has
 # neither, and must not be taken for the length of a message that never comes to its end.
 _MARK = b"\xf5FB1"
@@ -78,8 +93,11 @@ class Pipes:
             return False
         return any(left)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, patience: float = -1) -> None:
         """Send a message to the other side. Raises OSError if that side has ended.
+
+        Another thread may be sending: waits for that up to ``patience`` seconds (-1: no limit), and then
+        raises TimeoutError.
 
         On a non-blocking end, bytes that find no room are left for ``send_more``.
         """
@@ -87,11 +105,15 @@ class Pipes:
         if len(body) > _LARGEST:
             raise MemoryError(f"a message of {len(body)} bytes; allowed are {_LARGEST}")
         head = _HEAD.pack(_MARK, len(body), zlib.crc32(body))
-        with self._lock:
+        if not self._lock.acquire(timeout=patience):
+            raise TimeoutError
+        try:
             # A small message is written at once; a large one is not copied for that.
             parts = [head, body] if len(body) > _CHUNK else [head + body]
             self._unsent += map(memoryview, parts)
             self.send_more()
+        finally:
+            self._lock.release()
 
     def send_more(self) -> None:
         """Write the rest of a message, as far as possible."""
@@ -149,6 +171,9 @@ class Pipes:
 def _read(body: memoryview) -> Message:
     try:
         number, *values = safe_pickle.loads(body)
+        for value, types in zip(values, _TYPES[number], strict=True):
+            if type(value) not in types:
+                raise TypeError(f"a field is of the type {type(value).__name__}")
         message: Message = _KINDS[number]._make(values)
     except (MemoryError, KeyboardInterrupt, SystemExit):
         raise

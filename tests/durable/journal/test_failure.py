@@ -154,7 +154,7 @@ def test_no_permission(tmp_path: Path, what: str) -> None:
     words = [sys.executable, "-c", WRITE, folder]
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=BOUND)
     assert ended.stdout.startswith(
-        f"JournalError the journal in {folder} cannot be used: this process's user"
+        f"JournalError the journal in {folder} cannot be used: this process runs as user root (0), who"
     ), ended
 
 

@@ -24,6 +24,7 @@ from flask_background.durable.journal.writer import Writer
 from flask_background.errors import JournalError
 
 from ...helpers import BOUND, ROOT
+from ..rows import ROW
 
 NEWEST = len(MIGRATIONS)
 #: A journal as it was made before there were versions.
@@ -32,17 +33,7 @@ UNVERSIONED = MIGRATIONS[0].script
 
 def row(number: int) -> ItemRow:
     """A new item."""
-    return ItemRow(
-        id=f"{number:024x}",
-        task="mail",
-        executor="thread",
-        options="{}",
-        payload="[[],{}]",
-        status=Status.QUEUED,
-        max_crashes=3,
-        due=5.0,
-        enqueued=4.0 + number,
-    )
+    return ROW._replace(id=f"{number:024x}", enqueued=4.0 + number)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_background.durable.journal import process_lock, wakeups
+from flask_background.durable.journal import process_lock, takeover, wakeups
 from flask_background.durable.journal.process_lock import ProcessLock
 from flask_background.durable.journal.watch import ProcessWatch
 
@@ -63,11 +63,11 @@ def process(script: Callable[..., Script], folder: Path) -> Callable[..., tuple[
 
 def test_own_is_never_dead(owner: ProcessLock, folder: Path) -> None:
     """A process does not take over from itself; that would free its lock."""
-    assert process_lock.take_over(folder, owner.id) is None
-    assert not process_lock.is_dead(folder, owner.id)
-    assert process_lock.others(folder) == []
-    assert process_lock.exists(folder, owner.id)
-    assert not process_lock.exists(folder, "1-gone")
+    assert takeover.take_over(folder, owner.id) is None
+    assert not takeover.is_dead(folder, owner.id)
+    assert takeover.others(folder) == []
+    assert takeover.exists(folder, owner.id)
+    assert not takeover.exists(folder, "1-gone")
 
 
 @pytest.mark.parametrize(
@@ -87,49 +87,49 @@ def test_take_over(
 ) -> None:
     """A live process keeps its own; of a dead one the file says what was running."""
     program, name = process(*lines)
-    assert process_lock.others(folder) == [name]
-    assert process_lock.knows(folder, name, "mail")
-    assert not process_lock.knows(folder, name, "pdf")
-    assert process_lock.knows(folder, name, "mail", "thread")
-    assert not process_lock.knows(folder, name, "mail", "gpu")
-    assert not process_lock.is_dead(folder, name)
+    assert takeover.others(folder) == [name]
+    assert takeover.knows(folder, name, "mail")
+    assert not takeover.knows(folder, name, "pdf")
+    assert takeover.knows(folder, name, "mail", "thread")
+    assert not takeover.knows(folder, name, "mail", "gpu")
+    assert not takeover.is_dead(folder, name)
     program.send(signal.SIGSTOP)
-    assert not process_lock.is_dead(folder, name)
+    assert not takeover.is_dead(folder, name)
     program.kill()
-    takeover = process_lock.take_over(folder, name)
-    assert takeover is not None
-    with takeover:
-        assert (takeover.running, takeover.charged) == (running, charged)
+    taken = takeover.take_over(folder, name)
+    assert taken is not None
+    with taken:
+        assert (taken.running, taken.charged) == (running, charged)
         assert not taken_elsewhere(folder, name)
-        takeover.remove_files()
+        taken.remove_files()
     assert os.listdir(folder) == []
-    assert process_lock.take_over(folder, name) is None
+    assert takeover.take_over(folder, name) is None
 
 
 def taken_elsewhere(folder: Path, name: str) -> bool:
     """Whether another process could take over."""
     pid = os.fork()
     if pid == 0:
-        os._exit(process_lock.is_dead(folder, name))
+        os._exit(takeover.is_dead(folder, name))
     return bool(os.waitpid(pid, 0)[1])
 
 
 def test_what_cannot_be_opened(owner: ProcessLock, folder: Path) -> None:
     """The file of an owner that this process may not open is somebody else's to take over."""
     (folder / "1-a").mkdir()  # refused to root, too
-    assert process_lock.others(folder) == ["1-a"]
-    assert process_lock.take_over(folder, "1-a") is None
-    assert not process_lock.is_dead(folder, "1-a")
+    assert takeover.others(folder) == ["1-a"]
+    assert takeover.take_over(folder, "1-a") is None
+    assert not takeover.is_dead(folder, "1-a")
 
 
 def test_empty_file(folder: Path) -> None:
     """A power cut may leave nothing of a file but its name."""
     folder.mkdir()
     (folder / "1-a").touch()
-    takeover = process_lock.take_over(folder, "1-a")
-    assert takeover is not None
-    with takeover:
-        assert takeover.running == set()
+    taken = takeover.take_over(folder, "1-a")
+    assert taken is not None
+    with taken:
+        assert taken.running == set()
 
 
 def work(owner: ProcessLock, count: int = 100) -> None:
@@ -193,14 +193,14 @@ def test_death_while_it_is_begun_anew(
     lines = ["+long", "!", *(f"{sign}{number:024x}" for number in range(200) for sign in "+-")]
     program = script(RENEWING.format(when=when), OWNER.format(folder=str(folder), lines=lines))
     assert program.ends() == -signal.SIGKILL, program.said
-    (name,) = process_lock.others(folder)
-    takeover = process_lock.take_over(folder, name)
-    assert takeover is not None
-    with takeover:
-        assert (takeover.running, takeover.charged) == ({"long"}, False)
-        takeover.remove_files()
-    monkeypatch.setattr(process_lock, "_NEW", -1.0)
-    process_lock.sweep(folder)
+    (name,) = takeover.others(folder)
+    taken = takeover.take_over(folder, name)
+    assert taken is not None
+    with taken:
+        assert (taken.running, taken.charged) == ({"long"}, False)
+        taken.remove_files()
+    monkeypatch.setattr(takeover, "_NEW", -1.0)
+    takeover.sweep(folder)
     assert os.listdir(folder) == []
 
 
@@ -209,10 +209,10 @@ def test_sweep_while_it_is_begun_anew(
 ) -> None:
     """A look at the new file before it has its name, by this process too, does not free its lock."""
     rename = os.rename
-    monkeypatch.setattr(process_lock, "_NEW", -1.0)
+    monkeypatch.setattr(takeover, "_NEW", -1.0)
 
     def sweep_and_rename(*paths: Path) -> None:
-        process_lock.sweep(folder)
+        takeover.sweep(folder)
         assert not taken_elsewhere(folder, f"{owner.id}.new")
         rename(*paths)
 
@@ -235,7 +235,7 @@ def test_take_over_of_what_was_the_file(owner: ProcessLock, folder: Path) -> Non
             lock(*given)
 
         fcntl.lockf = wait_and_lock  # type: ignore[assignment]
-        os._exit(process_lock.is_dead(folder, owner.id))
+        os._exit(takeover.is_dead(folder, owner.id))
     try:
         os.read(to_parent[0], 1)
         owner._replace_file()
@@ -306,8 +306,8 @@ def test_sweep(owner: ProcessLock, folder: Path) -> None:
     long_ago = time.time() - 100
     os.utime(folder / "1-a.new", (long_ago, long_ago))  # the other one is perhaps just being made
     os.mkfifo(folder / "1-b.bell")
-    process_lock.sweep(folder)
-    process_lock.sweep(folder)
+    takeover.sweep(folder)
+    takeover.sweep(folder)
     assert sorted(os.listdir(folder)) == sorted(["1-c.new", owner.id, f"{owner.id}.bell"])
 
 
@@ -367,6 +367,6 @@ def test_fork_is_nobody(owner: ProcessLock, folder: Path) -> None:
     """A child has not inherited the lock, nor does it free it."""
     pid = os.fork()
     if pid == 0:
-        os._exit(process_lock.others(folder) != [owner.id] or process_lock.is_dead(folder, owner.id))
+        os._exit(takeover.others(folder) != [owner.id] or takeover.is_dead(folder, owner.id))
     assert os.waitpid(pid, 0)[1] == 0
     assert not taken_elsewhere(folder, owner.id)

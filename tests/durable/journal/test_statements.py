@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
@@ -16,6 +15,9 @@ from flask_background.core.status import Status
 from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal.database import Database
 from flask_background.durable.journal.row import ItemRow
+
+from ...properties import st
+from ..rows import ROW
 
 OWNERS = ("1-a", "2-b", "3-c")
 LIVE = (Status.QUEUED, Status.RUNNING)
@@ -75,13 +77,8 @@ class Journal(RuleBasedStateMachine):
     )
     def insert(self, number: int, key: str | None, owner: str | None, delay: float) -> str:
         """Enqueue an item; one with a key gives the one in flight that has it."""
-        row = ItemRow(
+        row = ROW._replace(
             id=f"{number:024x}",
-            task="t",
-            executor="thread",
-            options="{}",
-            payload="[[],{}]",
-            status=Status.QUEUED,
             max_crashes=2,
             due=self.now + delay,
             enqueued=self.now,
@@ -109,7 +106,7 @@ class Journal(RuleBasedStateMachine):
                 if row.status is Status.QUEUED and row.owner is None and row.due <= self.now
             ),
         )[:count]
-        claimed = self.do(statements.claim, owner, {"thread": count, "other": 1}, ["t"], self.now)
+        claimed = self.do(statements.claim, owner, {"thread": count, "other": 1}, ["mail"], self.now)
         assert [row.due for row in claimed] == free
         for row in claimed:
             before = self.model[row.id]
@@ -129,7 +126,7 @@ class Journal(RuleBasedStateMachine):
         if pid == 0:
             try:
                 self.database = Database(self.folder, self.mode)
-                claimed = self.do(statements.claim, owner, {"thread": 1}, ["t"], self.now)
+                claimed = self.do(statements.claim, owner, {"thread": 1}, ["mail"], self.now)
                 os._exit(0 if len(claimed) == min(1, len(free)) else 1)
             finally:
                 os._exit(2)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_background.durable.journal import process_lock, wakeups
+from flask_background.durable.journal import takeover, wakeups
 from flask_background.durable.journal import watch as module
 from flask_background.durable.journal.process_lock import ProcessLock
 from flask_background.durable.journal.watch import ProcessWatch
@@ -125,10 +125,10 @@ def test_was_dead_before(
     program.kill()
     assert watch.dead() == [name]
     assert until(lambda: watch.wait(1.0)) == [name]
-    takeover = process_lock.take_over(folder, name)
-    assert takeover is not None
-    with takeover:
-        takeover.remove_files()
+    taken = takeover.take_over(folder, name)
+    assert taken is not None
+    with taken:
+        taken.remove_files()
     assert watch.dead() == []
     watch.wait(0.0)
     assert took(watch, 0.7) >= 0.6  # nobody is in the dark any more
@@ -166,7 +166,7 @@ def test_strange_owner(watch: ProcessWatch, folder: Path, name: str, monkeypatch
     """One that cannot be followed, because it has no such process, is looked for from time to time."""
     monkeypatch.setattr(module, "_LOOK", 0.02)
     took(watch, 0.0)
-    monkeypatch.setattr(process_lock, "is_dead", lambda folder, name: False)
+    monkeypatch.setattr(takeover, "is_dead", lambda folder, name: False)
     (folder / name).touch()
     assert took(watch, 0.1) < 2
     monkeypatch.undo()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sqlite3
 import stat
+import sys
 import threading
 import time
 import weakref
@@ -27,6 +29,7 @@ from flask_background.durable.journal.writers import writer_at
 from flask_background.errors import JournalError
 
 from ...helpers import BOUND, our_threads, until
+from ..rows import ROW
 
 
 @pytest.fixture(params=["wal", "truncate"])
@@ -42,18 +45,7 @@ def writer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writer]:
 def row(number: int, **values: Any) -> ItemRow:
     """A new item."""
     now = time.time()
-    return ItemRow(
-        id=f"{number:024x}",
-        task="t",
-        executor="thread",
-        options="{}",
-        payload="[[],{}]",
-        status=Status.QUEUED,
-        max_crashes=3,
-        due=now,
-        enqueued=now,
-        **values,
-    )
+    return ROW._replace(id=f"{number:024x}", due=now, enqueued=now, **values)
 
 
 def test_a_round_for_many(writer: Writer) -> None:
@@ -111,6 +103,39 @@ def test_later(writer: Writer) -> None:
         writer.write_later(lambda db, number=number: number, told.append)  # type: ignore[misc]
     assert writer.flush(BOUND)
     assert told == list(range(50))
+
+
+class Unprintable(Exception):
+    """An error without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Broken(io.StringIO):
+    """A standard error that nobody can write to any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError("nobody reads this")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a receiver failed"), Unprintable(), SystemExit(3), KeyboardInterrupt()]
+)
+def test_callback_that_raises(writer: Writer, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a callback raises, and though nobody can be told of it, the callbacks after it run."""
+    told: list[int] = []
+
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    for number in range(3):
+        writer.write_later(lambda db: None, fail)
+        writer.write_later(lambda db, number=number: number, told.append)  # type: ignore[misc]
+    assert writer.flush(BOUND)
+    assert told == [0, 1, 2]
+    assert writer.write(lambda db: 42) == 42
 
 
 @pytest.mark.parametrize("name", ["background-journal", "background-journal-callbacks"])

@@ -23,6 +23,7 @@ from flask_background.core.token import CancellationSource
 from flask_background.errors import ItemCrashedError, ItemFailedError, ResultLostError
 from flask_background.executors.processes import messages
 from flask_background.executors.processes.call import Call, Killed
+from flask_background.executors.processes.child_log import LogReceiver
 from flask_background.executors.processes.child_process import ChildProcess
 from flask_background.executors.processes.messages import Setup
 
@@ -137,7 +138,7 @@ def test_child_that_reports_for_ever() -> None:
     """A flood of progress does not keep an item from being killed in time."""
     item, child = mock.Mock(token=CancellationSource().token), mock.Mock()
     child.receive.side_effect = [messages.ProgressReported(1, None, None)] * 9
-    call = Call(child, item, 0)
+    call = Call(child, item, 0, LogReceiver())
     call._end_soon()
     with pytest.raises(Killed, match="was killed 0 s after it was asked to end"):
         call._listen()
@@ -158,7 +159,7 @@ def test_no_descriptors_for_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "pipe", limited)
         with pytest.raises(OSError, match="too many"):
-            ChildProcess(Setup("shop:app", 0, None))
+            ChildProcess(Setup("shop:app", 0, None, {}))
     for end in made:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(end)

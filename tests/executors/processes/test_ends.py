@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from flask import current_app
 
-from flask_background import Status, Task, current_item
+from flask_background import Status, Task, WorkItem, current_item
 from flask_background.app_state import state_of
-from flask_background.errors import EnqueuedInChildError, ItemInterruptedError
+from flask_background.errors import EnqueuedInChildError, ItemInterruptedError, WaitError
 
 from ...children import SharedList, ship
 from ...helpers import BOUND, Script, our_threads, until
 from ...integration.servers import alive
-from .conftest import Shop, children
+from .conftest import CPU, Shop, children
 
 
 def test_enqueue_in_a_child(shop: Shop) -> None:
@@ -47,6 +47,48 @@ def test_enqueue_durable_in_a_child(make_shop: Callable[..., Shop], monkeypatch:
     item = shop.background.get(item_id)
     assert item is not None
     assert item.result(BOUND) == os.getpid() != pid
+
+
+@pytest.mark.parametrize("waits", ["blocks", "awaits"])
+def test_wait_for_an_item_of_the_same_executor(
+    make_shop: Callable[..., Shop], monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    """A wait that might never end is refused with the cure; one with a timeout, or for others, ends."""
+    shop = make_shop(durable=True, cpu=CPU | {"workers": 1})
+    monkeypatch.setenv("FLASK_BACKGROUND_JOURNAL", str(shop.folder / "journal"))
+    monkeypatch.setenv("FLASK_BACKGROUND_EXECUTORS", '{"cpu": {"kind": "process"}}')
+    monkeypatch.setenv("FLASK_BACKGROUND_APP", "tests.children:create_app")
+
+    def enqueue(shipped: bytes, executor: str) -> WorkItem[Any]:
+        background = current_app.extensions["background"]
+        task: Task[..., Any] = Task(background, background._registry.tasks["shop.work"])
+        return task.using(durable=True, executor=executor).enqueue(shipped)
+
+    def block(shipped: bytes) -> Any:
+        item = enqueue(shipped, "cpu")
+        assert not item.wait(0.1)
+        item.cancel()
+        waiting = enqueue(shipped, "cpu")
+        try:
+            waiting.result()
+        except WaitError as error:
+            waiting.cancel()
+            return str(error), enqueue(shipped, "thread").result(BOUND)
+
+    async def await_it(shipped: bytes) -> Any:
+        waiting = enqueue(shipped, "cpu")
+        try:
+            await waiting
+        except WaitError as error:
+            waiting.cancel()
+            return str(error), await enqueue(shipped, "thread")
+
+    item = shop.call(block if waits == "blocks" else await_it, ship(os.getpid))
+    text, pid = item.result(BOUND)
+    assert f"item {item.id} (shop.work) waits in a child process for item" in text
+    assert "Give the awaited task another executor, or wait with a timeout" in text
+    assert pid == os.getpid()
+    assert shop.background.wait_idle(BOUND)
 
 
 def test_stop_asks_and_then_kills(shop: Shop) -> None:

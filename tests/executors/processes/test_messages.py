@@ -16,13 +16,17 @@ from flask_background.core.status import Outcome, Status
 from flask_background.core.token import CancellationSource
 from flask_background.errors import ArgumentError, ItemCancelledError, ItemFailedError, ResultLostError
 from flask_background.executors.processes import messages as parcels
+from flask_background.executors.processes import packing
 
 
 def travel(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments, on the other side."""
-    parcel = parcels.pack(print, args, kwargs)
-    uploads = [parcels.receive(pickle.loads(pickle.dumps(parcels.send(each)))) for each in parcel.uploads]
-    return parcels.unpack(parcel.pickled, uploads)
+    parcel = packing.pack(print, args, kwargs)
+    uploads = [
+        packing.receive_upload(pickle.loads(pickle.dumps(packing.send_upload(each))))
+        for each in parcel.uploads
+    ]
+    return packing.unpack(parcel.pickled, uploads)
 
 
 def come_back(outcome: Outcome) -> Outcome:
@@ -63,13 +67,13 @@ def test_file_of_a_process_that_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "getuid", lambda: -1)
     with tempfile.TemporaryFile() as stream:
         stream.write(b"meow")
-        assert parcels.send(FileStorage(stream, "cat.png", "photo"))[3] == b"meow"
+        assert packing.send_upload(FileStorage(stream, "cat.png", "photo"))[3] == b"meow"
 
 
 def test_refused_argument() -> None:
     """It is named, in whatever it stands."""
     with pytest.raises(ArgumentError, match=r"^sep cannot be sent to a child process .*pickle"):
-        parcels.pack(print, (1,), {"sep": [lambda: 1]})
+        packing.pack(print, (1,), {"sep": [lambda: 1]})
 
 
 @pytest.mark.parametrize("value", [None, 42, {"a": [1]}])

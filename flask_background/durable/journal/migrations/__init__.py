@@ -43,6 +43,7 @@ MIGRATIONS = (
     Migration(_read_script("0001_items.sql"), compatible_from=1),
     # Code of version 1 would not forward the items of the outbox.
     Migration(_read_script("0002_outbox.sql"), compatible_from=2),
+    Migration(_read_script("0003_large_journals.sql"), compatible_from=2),
 )
 
 

@@ -1,0 +1,1 @@
+"""The pages of ``docs/``: their examples, commands and links."""

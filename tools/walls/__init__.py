@@ -1,1 +1,0 @@
-"""The rules of ``check_walls``, one file for each wall."""
