@@ -119,8 +119,10 @@ def test_items_survive(
 ) -> None:
     """Items that outlive --timeout end well, however the worker is stopped."""
     options = ("-k", worker_class, *COMMON, "--graceful-timeout", "10", *["--preload"][:preload])
+    # A new master or worker has to be up before these stops.
+    seconds = 2 * SECONDS if stop in (ttou, usr2_then_term) else SECONDS
     with gunicorn(tmp_path, *options, env=gunicorn_env) as server:
-        worker = enqueue(server, "sync", "coroutine")
+        worker = enqueue(server, "sync", "coroutine", seconds=seconds)
         stopped_at = stop(server, worker)
         assert_finished(server, worker, stopped_at, "sync", "coroutine")
 
