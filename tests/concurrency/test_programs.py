@@ -15,6 +15,7 @@ from flask_background.concurrency import programs
 from ..helpers import until
 
 
+@pytest.mark.process
 def test_program_without_the_private_spawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs start, with their pipes, even if CPython lacks its private function for that."""
     monkeypatch.setattr(programs, "find_private", lambda name: None)
@@ -33,6 +34,7 @@ def test_interpreter_is_this_one() -> None:
     assert programs.interpreter() == sys.executable
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("executable", ["/usr/bin/uwsgi", "/usr/sbin/apache2", "", "/opt/granian"])
 def test_interpreter_inside_a_server(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
     """In a server with a built-in Python, the interpreter is that of the same environment."""
