@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ from flask_background import Background, Status, current_item, signals
 from flask_background.app_state import state_of
 from flask_background.durable import maintenance as keeper
 from flask_background.durable import runs as runs_of_items
-from flask_background.durable.journal import statements
+from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal import takeover as takeovers
 from flask_background.errors import (
     ConfigurationError,
@@ -603,6 +604,30 @@ def test_periodic(site: Site) -> None:
     until(lambda: len(times) >= 3)
     with pytest.raises(ConfigurationError, match="cron expression"):
         site.background.periodic()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_periodic_that_takes_longer_than_its_period(site: Site, gate: threading.Event, overlap: bool) -> None:
+    """By default times are left out while an item runs; with overlap=True items run beside one another."""
+    begun: list[str] = []
+
+    @site.background.periodic(seconds=0.1, overlap=overlap)
+    def tick() -> None:
+        begun.append(current_item.id)
+        assert gate.wait(BOUND)
+
+    site.client.get("/")
+    if overlap:
+        until(lambda: len({*begun}) >= 3)
+    else:
+        until(lambda: begun)
+        planned = partial(queries.planned, now=math.inf)
+        read = state_of(site.app).durable.session.writer.read
+        first = read(planned)[tick.name]
+        until(lambda: read(planned)[tick.name] > first + 0.3)  # three times have come and gone
+        assert begun == [item.id for item in site.background.items()]
+    gate.set()
+    until(lambda: len(begun) >= 4)
 
 
 def test_periodic_needs_durable(site: Site) -> None:

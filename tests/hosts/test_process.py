@@ -17,57 +17,8 @@ from flask_background.errors import ItemInterruptedError
 from flask_background.hosts import base
 from flask_background.hosts.base import Host
 
-from ..helpers import BOUND, Script, Site, our_threads, slack, until
-
-Start = Callable[..., Script]
-
-# What every script begins with.
-APP = """
-    import asyncio, concurrent.futures, multiprocessing, os, signal, sys, threading, time
-    from flask import Flask
-    from flask_background import Background, current_item
-
-    def say(*words):
-        os.write(1, (" ".join(map(str, words)) + os.linesep).encode())  # whole lines, whoever else writes
-
-    apps = []  # a Background does not keep its app alive
-
-    def make(**settings):
-        app = Flask("shop")
-        apps.append(app)
-        app.config.update({f"BACKGROUND_{name}": value for name, value in settings.items()})
-        return Background(app)
-
-    def work(seconds=0.3, name="item"):
-        say(name, "started")
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            time.sleep(0.01)
-        say(name, "done")
-
-    def idle():
-        while True:
-            time.sleep(0.05)  # Python does not notice a signal that comes just before a sleep until that ends
-
-    def obey():
-        say("item started")
-        assert current_item.token.wait(10)
-        say("item told", current_item.token.reason.value, current_item.token.remaining)
-        time.sleep(0.1)
-        say("item done")
-
-    def stubborn():
-        say("item started")
-        time.sleep(60)
-"""
-
-
-def remaining(said: str) -> float:
-    """How many seconds the token said that there were."""
-    found = re.search(r"item told shutdown ([\d.]+)", said)
-    assert found, said
-    return float(found[1])
-
+from ..helpers import BOUND, Site, our_threads, slack, until
+from .scripts import APP, Start, remaining
 
 # The end of the main thread.
 
@@ -343,27 +294,6 @@ def test_without_the_private_hook(script: Start, last: str) -> None:
 # TERM and INT.
 
 
-def test_term(script: Start) -> None:
-    """TERM with items in flight: the token fires, they are waited for, and the exit code says TERM."""
-    program = script(
-        APP,
-        """
-        background = make(GRACE_PERIOD=30)
-        try:
-            background.enqueue(obey)
-            idle()
-        finally:
-            say("main cleaned up")
-        """,
-    )
-    program.wait_for("item started")
-    program.send(signal.SIGTERM)
-    assert program.ends() == 128 + signal.SIGTERM, program.said
-    assert "main cleaned up" in program.said
-    assert 25 < remaining(program.said) <= 30
-    assert "item done" in program.said
-
-
 def test_term_while_an_item_is_accepted(script: Start) -> None:
     """TERM that comes between an item's acceptance and the start of its thread leaves no item behind."""
     program = script(
@@ -424,10 +354,10 @@ def test_term_when_the_main_thread_takes_long(script: Start) -> None:
     assert program.said.index("item told") < program.said.index("main done")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 @pytest.mark.parametrize("used", [False, True])
 def test_signal_when_idle(script: Start, number: int, used: bool) -> None:
-    """Without items in flight a process dies of TERM and INT as ever, also when it has had some."""
+    """Without items in flight a process dies of TERM, HUP and INT as ever, also when it has had some."""
     program = script(
         APP,
         f"""
