@@ -14,13 +14,13 @@ from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.core.backend import Stats
 from flask_background.core.checks import is_text
 from flask_background.core.item import WorkItem
-from flask_background.core.options import Options, When, check_names
+from flask_background.core.options import Options, check_names
 from flask_background.core.registry import Registry
 from flask_background.core.request_state import StateProcessor
 from flask_background.core.schedule import Cron, Every
 from flask_background.core.status import Status
 from flask_background.enqueueing import after_response as response
-from flask_background.enqueueing.submit import submit, submit_callable
+from flask_background.enqueueing.submit import submit_callable
 from flask_background.errors import ConfigurationError, NotInitializedError
 from flask_background.local.admission import check_executor
 from flask_background.task import Task, make_task
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-    from flask_background.core.callee import Callee
     from flask_background.local.backend import LocalBackend
 
 P = ParamSpec("P")
@@ -199,9 +198,11 @@ class Background:
 
         Each list is in order, oldest first. If the app has a journal, the 1,000 durable items enqueued last
         precede them, whichever process they are in. Items in a Celery cluster are left out. ``status`` and
-        ``task`` (a name) select items.
+        ``task`` (a name) select items; raises ValueError if there is no such status.
         """
         part = self._part()
+        if status is not None:
+            status = Status(status)  # its text will do
         if task is not None and not is_text(task):
             return []  # no task has such a name
         durable: list[WorkItem[Any]] = [*part.durable.items(status, task)] if part.has_journal() else []
@@ -237,11 +238,6 @@ class Background:
         gunicorn and an ordinary Python process are stopped automatically.
         """
         return self._part().backend.stop(grace)
-
-    def _submit(
-        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When, /
-    ) -> WorkItem[Any]:
-        return submit(self._part(), callee, args, kwargs, when)
 
     @property
     def backend(self) -> LocalBackend:

@@ -190,14 +190,14 @@ class Events:
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
         """Report the outcome of an item. ``corrects``: the item was on record as interrupted."""
         status, _, error = outcome
-        if status is Status.INTERRUPTED:
-            self._tally.interrupted(item)
-        elif corrects:
-            self._tally.ended(item)
         if status is SUCCEEDED and not corrects:
             if self.log.isEnabledFor(logging.INFO):
                 self._reporter.say(logging.INFO, "Item %s (%s) succeeded", item.id, item.task_name)
         else:
+            if status is Status.INTERRUPTED:
+                self._tally.interrupted(item)
+            elif corrects:
+                self._tally.ended(item)
             suffix = " after all; it was reported as interrupted" if corrects else ""
             self._log_end(item, status, error, suffix)
         if signals.item_finished.receivers:

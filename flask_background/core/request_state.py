@@ -58,7 +58,7 @@ class RequestState(NamedTuple):
             host = environ.get("HTTP_HOST")
             if host is None or ":" in host:  # otherwise get_host, which costs 1 µs, would return the same
                 host = get_host(environ)  # leaves out the default port of the scheme
-            state = cls(
+            values = (
                 request.method,
                 request.scheme,
                 host,
@@ -69,6 +69,7 @@ class RequestState(NamedTuple):
                 environ.get("HTTP_TRACEPARENT"),
                 _NOTHING,
             )
+            state = tuple.__new__(cls, values)  # cls(*values) takes 0.3 µs more, and most views enqueue once
             setattr(request, _KEPT_AS, state)
         return state._replace(values=_processed(processors)) if processors else state
 

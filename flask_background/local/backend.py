@@ -94,7 +94,7 @@ class LocalBackend(InProcessBackend, RunHost):
             raise mismatch(task, self.executors)
         executor.prepare(item)
         copies = None if item._uploads is None else self._enter_uploads(item)
-        accepted, run_here = item, False
+        run_here = False
         if task.key is not None or not self.ledger.admit(
             item, executor, executor.capacity + self._max_queued
         ):
@@ -105,13 +105,13 @@ class LocalBackend(InProcessBackend, RunHost):
                 if isinstance(error, EnqueueError):
                     self.events.refused(item.task_name, error)
                 raise
-        if accepted is not item:
-            self._uploads.discard(item, copies)
-            return accepted  # the item that has the key
+            if accepted is not item:
+                self._uploads.discard(item, copies)
+                return accepted  # the item that has the key
         if copies:
             put_aside(copies)
         if not self._watcher.awake:
-            self._watcher.wake()
+            self._wake_watcher()
         try:
             self.events.enqueued(item)
         finally:  # a signal may raise here, when the item has been accepted
@@ -133,7 +133,7 @@ class LocalBackend(InProcessBackend, RunHost):
         if not self.ledger.admit(item, executor, math.inf):
             return False
         if not self._watcher.awake:
-            self._watcher.wake()
+            self._wake_watcher()
         if not held:
             try:
                 executor.put(item)
@@ -146,7 +146,7 @@ class LocalBackend(InProcessBackend, RunHost):
         """Take an item, held, or return the item in flight with the same key; return None after the stop."""
         accepted = self._border.enter(item, self.executors[item._task.executor], math.inf)
         if accepted is item and not self._watcher.awake:
-            self._watcher.wake()
+            self._wake_watcher()
         return accepted
 
     def let_go(self, item: WorkItem[Any], *, running: bool = False) -> bool:
@@ -177,6 +177,10 @@ class LocalBackend(InProcessBackend, RunHost):
             self.start_held(item)
         elif self.is_in_flight(item):
             self.later.wait_until(item, due)
+
+    def _wake_watcher(self) -> None:
+        self._watcher.wake()
+        self.ledger.let_old_go()  # the watcher has not done so while it slept
 
     def _enter_uploads(self, item: WorkItem[Any]) -> Copies:
         try:
@@ -231,11 +235,15 @@ class LocalBackend(InProcessBackend, RunHost):
             if self.ledger.phase is not _RUNNING:
                 self._watcher.ring()
 
-    def have_threads(self) -> None:
-        """Start missing threads: some have died, or could not be started. Raises nothing."""
+    def look_after(self) -> None:
+        """Start threads that have died or could not be started, and forget items that ended long ago.
+
+        Raises nothing. Called now and then while items are in flight.
+        """
         self.timers.have_thread()
         for executor in self.executors.values():
             executor.have_thread()
+        self.ledger.let_old_go()
 
     def wait_for_receivers(self, timeout: float) -> bool:
         """Wait up to timeout seconds for receivers of signals that run on other threads."""
@@ -365,8 +373,10 @@ class LocalBackend(InProcessBackend, RunHost):
             if item._uploads is not None:
                 self._uploads.leave(item)
             item._release_arguments()
-            self.keys.give_back(item)
-            self._lending.give_back(item)
+            if item._task.key is not None:
+                self.keys.give_back(item)
+            if self._lending.lent:
+                self._lending.give_back(item)
 
     def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]

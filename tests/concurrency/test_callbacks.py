@@ -87,6 +87,8 @@ def test_threads_are_used_again(failed: list[BaseException], monkeypatch: pytest
         assert threads.wait(BOUND)
         idents.update(called)
     assert len(idents) == 1
+    monkeypatch.setattr(callbacks, "_LINGER", 0.0)
+    threads.call(lambda: None, failed.append)  # after this one the thread ends
 
 
 @pytest.mark.usefixtures("hasty")

@@ -347,7 +347,7 @@ def test_receiver_waits_for_its_own_item(events: Events, app: Flask) -> None:
     assert waited == [True]
 
 
-@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("durable", [False, pytest.param(True, marks=pytest.mark.process)])
 def test_slow_receiver_holds_up_no_other_item(
     make_site: Callable[..., Site], tmp_path: Path, gate: threading.Event, durable: bool
 ) -> None:

@@ -19,8 +19,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from flask import Flask
-from hypothesis import given
-from hypothesis import strategies as st
 from markupsafe import Markup
 from werkzeug.datastructures import FileStorage, Headers, ImmutableMultiDict
 
@@ -29,6 +27,9 @@ from flask_background.errors import PayloadTooLargeError, SerializationError
 from flask_background.payload.data import dump, dump_call, dump_state, load, load_call, load_state
 from flask_background.payload.data_check import DEEPEST
 from flask_background.payload.tagged_json import Serializer
+
+from ..helpers import make_item
+from ..properties import given, st
 
 
 def same(one: Any, other: Any) -> bool:
@@ -303,6 +304,7 @@ def _deep(levels: int) -> Any:
             "zone datetime.timezone(",
             "zoneinfo.ZoneInfo",
         ),
+        (make_item(), "is of the type flask_background.core.item.WorkItem,", "pass its id"),
         (_deep(DEEPEST + 1), "is nested deeper than 64 levels, or contains itself,", "flatter"),
         (_self_containing(), "is nested deeper than 64 levels, or contains itself,", "flatter"),
     ],

@@ -14,7 +14,7 @@ PACKAGE = Path(errors.__file__).parent
 #: Functions that make an error of a sentence, and that error.
 MAKERS: dict[str, tuple[str, Callable[..., str]]] = {
     "wrong_option": ("ConfigurationError", "the task's option {} is {}; allowed is {}".format),
-    "_wrong": ("ConfigurationError", "{} is {}; allowed is {}".format),
+    "wrong_setting": ("ConfigurationError", "{} is {}; allowed is {}".format),
 }
 #: Python's own errors, which a caller may meet as well.
 BUILTIN = ("RuntimeError", "TypeError", "ValueError")
@@ -61,10 +61,10 @@ def log_messages() -> list[Message]:
     found = set()
     for room, node in _calls():
         name = _name(node.func)
-        if name == "say" and len(node.args) > 1 and room == "core":
+        if len(node.args) > 1 and _is_level(node.args[0]):
             kind, text = _name(node.args[0]).lower(), _log_text(node.args[1:])
-        elif name == "log_error" and node.args:
-            kind, text = "error", _text(node.args[0])
+        elif name in ("log_error", "log_warning") and node.args:
+            kind, text = name.removeprefix("log_"), _text(node.args[0])
         elif name in ("warning", "error", "info") and _is_logger(node.func) and node.args:
             kind, text = name, _log_text(node.args)
         else:
@@ -139,6 +139,10 @@ def _name(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
+
+
+def _is_level(node: ast.expr) -> bool:
+    return isinstance(node, ast.Attribute) and _name(node.value) == "logging" and node.attr.isupper()
 
 
 def _is_logger(node: ast.expr) -> bool:
