@@ -254,6 +254,11 @@ class Background:
         """The app given to the constructor, while the app is alive."""
         return None if self._app_ref is None else self._app_ref()
 
+    def _change_app(self, app: Flask | None) -> Flask | None:
+        """Use another app where no app is current, in a test; return the one before."""
+        before, self._app_ref = self._app, None if app is None else weakref.ref(app)
+        return before
+
     def _part(self) -> BackgroundState:
         """Return the state of the current app, else of the app given to the constructor."""
         app: Flask | None

@@ -7,7 +7,6 @@ import os
 from collections.abc import Awaitable, Callable
 from copy import copy
 from functools import update_wrapper
-from time import time
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -24,6 +23,7 @@ from typing import (
 )
 
 from flask_background.concurrency import native
+from flask_background.concurrency.clock import CLOCK
 from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.item import PlaceLender, WorkItem, current_item_var
 from flask_background.core.options import TaskOptions, Using, check_names
@@ -99,7 +99,7 @@ class Task(Generic[P, R]):
         if current_item_var.get(None) is not None:
             return cast(R, callee.func(*args, **kwargs))
         item: WorkItem[Any] = WorkItem(callee, (), {}, None, _Direct())
-        item._begin(Attempt(time()))
+        item._begin(Attempt(CLOCK.time()))
         if callee.is_coroutine:
             return cast(R, _await_bound(item, callee.func, args, kwargs))
         token = current_item_var.set(item)
@@ -140,6 +140,10 @@ class Task(Generic[P, R]):
         task = copy(self)
         task._callee = self._callee.using(**options)
         return task
+
+    def _all_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the function's arguments in a call with these: a method has its object before them."""
+        return args
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Task[P, R]: ...
@@ -186,9 +190,12 @@ class _MethodTask(Task[P, R]):
                 " cannot be stored: make it a function or a static method, and pass it plain values, such as"
                 " the object's id"
             )
-        callee = self._callee
-        callee.check_call(self._instance, *args, **kwargs)
-        return submit(self._finder._part(), callee, (self._instance, *args), kwargs, callee.options.when)
+        callee, all_args = self._callee, self._all_args(args)
+        callee.check_call(*all_args, **kwargs)
+        return submit(self._finder._part(), callee, all_args, kwargs, callee.options.when)
+
+    def _all_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._instance, *args)
 
     def __get__(self, instance: object, owner: type | None = None) -> Task[Any, Any]:
         return self
@@ -198,6 +205,7 @@ class _Direct:
     """The host of an item in a direct call: no other code knows the item or cancels it."""
 
     lending: PlaceLender | None = None
+    clock = CLOCK
 
     def __init__(self) -> None:
         self.pid = os.getpid()

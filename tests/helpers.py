@@ -23,6 +23,7 @@ from flask.testing import FlaskClient
 
 from flask_background import Background, Status, WorkItem
 from flask_background.app_state import state_of
+from flask_background.concurrency.clock import CLOCK
 from flask_background.core.callee import Callee
 from flask_background.core.token import CancellationSource
 from flask_background.local.backend import LocalBackend
@@ -96,6 +97,7 @@ class ItemHost:
     """Holds items that no backend has."""
 
     lending = None
+    clock = CLOCK
 
     def __init__(self) -> None:
         self.pid = os.getpid()

@@ -1,1 +1,1 @@
-"""What an item costs that goes to a Celery cluster, beside Celery as Flask's documentation has it."""
+"""The cost of items for a Celery cluster, beside Celery as Flask's documentation has it."""

@@ -1,4 +1,4 @@
-"""What is measured of items for Celery; as in ``benchmarks.measures``, one sample a round of everybody."""
+"""The measures of items for Celery; as in ``benchmarks.measures``, one sample a round of every peer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUICK = Size(short=3, rounds=2, alone=2, in_a_row=20)
 
 
 def measure(size: Size) -> Iterator[Row]:
-    """All of them, one after the other."""
+    """Take all measures, one after the other."""
     with place() as where, _peers(where) as everyone:  # with no worker beside them
         samples = interleaved(everyone, size.short, lambda peer: enqueue(peer, size.alone))
         yield row("enqueue for Celery, 1 in a request, µs", samples, _COST)
@@ -49,7 +49,7 @@ def measure(size: Size) -> Iterator[Row]:
 
 
 def enqueue(peer: Peer, count: int) -> float:
-    """What a view waits for its only enqueue, in µs: the median of so many requests."""
+    """The time that a view waits for its only enqueue, in µs: the median of so many requests."""
     times = []
     for _ in range(count):
         with peer.app.test_request_context("/photos/1", method="POST"):

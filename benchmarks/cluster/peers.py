@@ -17,7 +17,7 @@ _PATIENCE = 60.0
 
 
 def nothing(_: str) -> None:
-    """What an item does here."""
+    """The function of every item here."""
 
 
 class Peer(ABC):
@@ -37,11 +37,11 @@ class Peer(ABC):
 
     @abstractmethod
     def enqueue(self, argument: str) -> Any:
-        """What a view calls."""
+        """Enqueue an item, as a view does."""
 
     @abstractmethod
     def settle(self, items: Sequence[Any]) -> None:
-        """Wait until these have ended, and read what became of them."""
+        """Wait until these have ended, and read their results."""
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -103,7 +103,7 @@ class Plain(Peer):
 
 
 class Late(Plain):
-    """The same with what makes it run an item again whose worker died, as ours does by default."""
+    """The same with settings that make it run the items of a dead worker again, as ours does by default."""
 
     name = "Celery, acks_late"
     database = 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import Celery
 from celery.app.backends import by_url
@@ -13,7 +13,6 @@ from flask_background.errors import ConfigurationError, UnsupportedError
 if TYPE_CHECKING:
     from flask import Flask
 
-    from flask_background.core.events import Events
     from flask_background.core.registry import Registry
     from flask_background.core.settings import Settings
     from flask_background.durable.backend import DurableBackend
@@ -21,11 +20,15 @@ if TYPE_CHECKING:
 
 #: The name of the one Celery task of ours, whose messages are items.
 TASK_NAME = "flask_background.item"
+#: The share of BACKGROUND_PUBLISH_TIMEOUT that one wait may take: for a connection, or for an answer.
+SHARE_OF_A_WAIT = 0.4
 
 
 class ThisProcess(Protocol):
     """The other parts of this process that serve an app's items."""
 
+    settings: Settings
+    registry: Registry
     #: Whether items may live in this process's memory.
     holds_items: bool
 
@@ -38,25 +41,6 @@ class ThisProcess(Protocol):
     def has_journal(self) -> bool: ...
     def become_worker(self) -> None: ...
     def look_for_work(self) -> None: ...
-
-
-class CeleryContext(NamedTuple):
-    """An app, as the modules of this package see it."""
-
-    settings: Settings
-    registry: Registry
-    events: Events
-    process: ThisProcess
-
-    @property
-    def app(self) -> Flask:
-        """The app, which its Celery bridge does not keep alive."""
-        return self.process.app
-
-    @property
-    def home(self) -> str:
-        """The name under which the items of this app are listed; the same in its site and its workers."""
-        return self.app.name
 
 
 def celery_of(app: Flask, settings: Settings) -> Celery:

@@ -41,141 +41,112 @@ def examine(app: Flask, settings: Settings) -> Iterator[Finding]:
     except ConfigurationError as error:
         yield Finding("error", "celery", str(error), "see the message")
         return
-    for finding in _findings(app, settings, celery):
-        hidden = [
-            None if text is None else _without_passwords(settings, celery, text) for text in finding[2:]
-        ]
-        yield finding._replace(text=hidden[0] or "", cure=hidden[1])
+    secrets = _passwords(celery, settings)
+    for level, subject, text, cure in _findings(app, settings, celery):
+        for secret in secrets:  # somebody's error may have the URL in it
+            text = text.replace(secret, "**")
+            cure = cure and cure.replace(secret, "**")
+        yield Finding(level, subject, text, cure)
 
 
 def _findings(app: Flask, settings: Settings, celery: Celery) -> Iterator[Finding]:
     yield from _settings(celery)
-    yield _records(celery)
-    yield from _urls(celery)
-    yield from _servers(settings, celery)
-    yield from _uploads(app, settings)
+    yield from _broker(celery, settings)
+    yield from _results(celery, settings)
+    if settings.uploads is not None:
+        yield _uploads(app, settings.uploads, settings)
 
 
 def _settings(celery: Celery) -> Iterator[Finding]:
-    given = explicit_settings(celery)
-    if {"pickle", "application/x-python-serialize"} & set(celery.conf.accept_content):
-        yield Finding(
-            "error",
-            "accept_content",
-            f"is {celery.conf.accept_content!r}: whoever can write to the broker can run any code in the"
-            " workers, by a pickle",
-            'set it to ["json"]',
-        )
+    conf = celery.conf
+    if {"pickle", "application/x-python-serialize"} & set(conf.accept_content):
+        what = "whoever can write to the broker can run any code in the workers, by a pickle"
+        yield Finding("error", "accept_content", f"is {conf.accept_content!r}: {what}", 'set it to ["json"]')
     else:
         yield Finding("ok", "accept_content", "has no pickle")
-    for name in given.keys() - SETTING_KEYS:  # others may have settings there, so only what looks like ours
+    # Others may have settings there, so only what looks like Celery's is told.
+    for name in explicit_settings(celery).keys() - SETTING_KEYS:
         if close := get_close_matches(name, SETTING_KEYS, 1, 0.85):
             yield Finding("warning", name, "Celery has no such setting", f"{close[0]} may be meant")
-
-
-def _records(celery: Celery) -> Finding:
-    """Say what the kind of result backend allows."""
-    if is_redis(celery):
-        return Finding("ok", "records", "lie in Redis: items survive their workers, and may have keys")
-    return Finding(
-        "warning",
-        "records",
-        "do not lie in Redis: items have no keys, an item runs again only when the broker gives its message"
-        " out again, and it may run beside itself then",
-        'set result_backend = "redis://..."',
-    )
-
-
-def _urls(celery: Celery) -> Iterator[Finding]:
     for name, what in (("broker_url", "messages"), ("result_backend", "records")):
-        url = str(getattr(celery.conf, name) or "")
-        if url.partition(":")[0] in _LOCAL:
-            yield Finding(
-                "error",
-                name,
-                f"{url.partition(':')[0]}: other machines cannot read its {what}",
-                "set one that all can reach, such as redis://...",
-            )
+        scheme = str(conf.get(name) or "").partition(":")[0]
+        if scheme in _LOCAL:
+            cure = "set one that all can reach, such as redis://..."
+            yield Finding("error", name, f"{scheme}: other machines cannot read its {what}", cure)
 
 
-def _servers(settings: Settings, celery: Celery) -> Iterator[Finding]:
+def _broker(celery: Celery, settings: Settings) -> Iterator[Finding]:
     uri = celery.connection_for_write().as_uri()
     try:
         Publisher(celery, settings.publish_timeout, settings.kill_after).probe()
     except BackgroundError as error:
-        yield Finding("error", "broker", f"{uri} cannot be reached: {error}", "start it, or correct the URL")
+        cure = "start it, or correct the URL"
+        yield Finding("error", "broker", f"{uri} cannot be reached: {error}", cure)
+        return
+    yield Finding("ok", "broker", f"{uri} answers")
+    try:
+        count = len(celery.control.ping(timeout=_ANSWER))
+    except Exception as error:
+        yield Finding("error", "workers", f"they could not be asked: {error}", "look at the broker")
+        return
+    if count:
+        yield Finding("ok", "workers", f"{count} answer{'s'[: count == 1]}")
     else:
-        yield Finding("ok", "broker", f"{uri} answers")
-        yield _workers(celery)
+        what = f"none answered in {_ANSWER:g} s; one of --pool solo does so between items only"
+        yield Finding("warning", "workers", what, "start one: flask background celery-worker")
+
+
+def _results(celery: Celery, settings: Settings) -> Iterator[Finding]:
+    if is_redis(celery):
+        what = "lie in Redis: items survive their workers, and may have keys"
+        yield Finding("ok", "records", what)
+    else:
+        what = (
+            "do not lie in Redis: items have no keys, an item runs again only when the broker gives its"
+            " message out again, and it may run beside itself then"
+        )
+        yield Finding("warning", "records", what, 'set result_backend = "redis://..."')
     try:
         records_of(celery, settings).read("0" * 24)
     except BackgroundError as error:
         yield Finding("error", "result_backend", str(error), "start it, or correct the URL")
-    else:
-        yield Finding("ok", "result_backend", "answers")
-        if is_redis(celery):
-            yield from _redis(settings, celery)
-
-
-def _redis(settings: Settings, celery: Celery) -> Iterator[Finding]:
+        return
+    yield Finding("ok", "result_backend", "answers")
+    if not is_redis(celery):
+        return
     try:
         config: Any = client_of(celery, settings.publish_timeout).config_get("*")
     except Exception:
         return  # who rents one may not look
-    if config.get("maxmemory", "0") != "0" and config.get("maxmemory-policy") != "noeviction":
-        yield Finding(
-            "error",
-            "redis",
-            f"its policy {config.get('maxmemory-policy')} drops what waits when memory is short",
-            "set maxmemory-policy to noeviction",
-        )
+    policy = config.get("maxmemory-policy")
+    if config.get("maxmemory", "0") != "0" and policy != "noeviction":
+        what = f"its policy {policy} drops what waits when memory is short"
+        yield Finding("error", "redis", what, "set maxmemory-policy to noeviction")
     if config.get("appendonly") == "no":
-        yield Finding(
-            "warning",
-            "redis",
-            "it has no appendonly file: what was enqueued last is lost when it dies",
-            "set appendonly to yes",
-        )
+        what = "it has no appendonly file: what was enqueued last is lost when it dies"
+        yield Finding("warning", "redis", what, "set appendonly to yes")
 
 
-def _workers(celery: Celery) -> Finding:
-    try:
-        count = len(celery.control.ping(timeout=_ANSWER))
-    except Exception as error:
-        return Finding("error", "workers", f"they could not be asked: {error}", "look at the broker")
-    if count:
-        return Finding("ok", "workers", f"{count} answer{'s'[: count == 1]}")
-    return Finding(
-        "warning",
-        "workers",
-        f"none answered in {_ANSWER:g} s; one of --pool solo does so between items only",
-        "start one: flask background celery-worker",
-    )
-
-
-def _uploads(app: Flask, settings: Settings) -> Iterator[Finding]:
+def _uploads(app: Flask, place: str, settings: Settings) -> Finding:
     """Whether this user can write, read and remove there."""
-    if settings.uploads is None:
-        return
     name = f"doctor-{token_hex(12)}"
     try:
-        uploads = Uploads(settings.uploads, settings.keep, Events(app))
+        uploads = Uploads(place, settings.keep, Events(app))
         uploads.save(name, [FileStorage(BytesIO(b"?"))])
         uploads.open(name, 0).close()
         uploads.remove(name, 1)
     except Exception as error:
         cure = "make or mount it, for the user that this runs as, or correct BACKGROUND_UPLOADS"
-        yield Finding("error", "uploads", str(error), cure)
-    else:
-        yield Finding("ok", "uploads", f"{uploads.store.shown} can be written and read")
+        return Finding("error", "uploads", str(error), cure)
+    return Finding("ok", "uploads", f"{uploads.store.shown} can be written and read")
 
 
-def _without_passwords(settings: Settings, celery: Celery, text: str) -> str:
-    """The text, should somebody's error have the URL in it."""
+def _passwords(celery: Celery, settings: Settings) -> set[str]:
+    """The passwords in all URLs, as they are and as they are quoted there."""
     conf = celery.conf
+    found: set[str] = set()
     for urls in (conf.broker_url, conf.broker_read_url, conf.result_backend, settings.uploads):
         for url in urls if isinstance(urls, (list, tuple)) else str(urls or "").split(";"):
-            password = urlsplit(url).password
-            for secret in {password, unquote(password)} if password else ():
-                text = text.replace(secret, "**")
-    return text
+            if password := urlsplit(url).password:
+                found |= {password, unquote(password)}
+    return found

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
@@ -48,7 +47,7 @@ class Perform(Protocol):
 def perform(item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | None = None, /) -> None:
     """Run item on this thread. If its function returns an awaitable, adopt awaits it and ends the run."""
     host: RunHost = item._host  # type: ignore[assignment]  # only a host that runs items calls this
-    attempt = Attempt(time.time())
+    attempt = Attempt(host.clock.time())
     if not host.start(item, attempt):
         return
     run = Run(host, item, attempt)

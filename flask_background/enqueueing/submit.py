@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from time import time
 from typing import TYPE_CHECKING, Any
 
 import flask
@@ -59,7 +58,7 @@ def submit(
             check_data(callee, args, kwargs, part.settings.max_payload)
         item: WorkItem[Any] = backend.make_item(callee, args, kwargs, state)
         held = response.hold() if when == "response" else None
-        due = None if callee.due is None else callee.due(time())
+        due = None if callee.due is None else callee.due(item._enqueued)
         if moved is not None:
             item._adopt_uploads(moved.own)
         if when == "commit":

@@ -116,6 +116,12 @@ class Host(ABC):
             backend.go_on_stopping(time.monotonic(), math.inf, "")
             backend.time_is_up()
 
+    def remove(self, backend: Drainable) -> None:
+        """Forget an app that has been stopped by hand. The watcher ends if no app is left."""
+        with self._lock:
+            self._backends = tuple(ref for ref in self._backends if ref() not in (None, backend))
+        self._bell.put(None)
+
     def wake(self) -> None:
         """Start the watcher if it does not run, because an item was accepted."""
         with self._lock:
@@ -201,7 +207,7 @@ class Host(ABC):
             now = time.monotonic()
             if self._began is not None or not self.is_idle():
                 quiet_since = now
-            elif now - quiet_since > _LINGER and self._rests():
+            elif (now - quiet_since > _LINGER or not self._backends) and self._rests():
                 return
             try:
                 self._bell.get(timeout=_TICK)

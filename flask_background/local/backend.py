@@ -60,15 +60,15 @@ class LocalBackend(InProcessBackend, RunHost):
         # An item refers to its backend; an idle executor does not, and is closed when the backend is deleted.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
-        super().__init__(app, make_events(app), Timers(self._timer_failed), self.ledger.lock)
+        super().__init__(app, make_events(app), Timers(self.timer_failed), self.ledger.lock)
         self.later = DelayedItems(
             self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
         )
         self.lending = self._lending = Lending(self.executors)
         self._uploads = UploadRoom()
         self.companion: Companion | None = None
-        self._border = Admission(self.ledger, self.keys, self.executors, settings)
-        self.clock = ShutdownSequence(
+        self.admission = Admission(self.ledger, self.keys, self.executors, settings)
+        self.shutdown = ShutdownSequence(
             self.ledger,
             self.events,
             min(settings.grace_period, host.longest_grace),
@@ -93,20 +93,20 @@ class LocalBackend(InProcessBackend, RunHost):
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
             raise mismatch(task, self.executors)
         executor.prepare(item)
-        copies = None if item._uploads is None else self._enter_uploads(item)
+        copies = None if item._uploads is None else self.enter_uploads(item)
         run_here = False
         if task.key is not None or not self.ledger.admit(
             item, executor, executor.capacity + self._max_queued
         ):
             try:
-                accepted, run_here = self._border.wait_and_enter(item, executor)
+                accepted, run_here = self.admission.wait_and_enter(item, executor)
             except BaseException as error:
-                self._uploads.discard(item, copies)
+                self.discard_uploads(item, copies)
                 if isinstance(error, EnqueueError):
                     self.events.refused(item.task_name, error)
                 raise
             if accepted is not item:
-                self._uploads.discard(item, copies)
+                self.discard_uploads(item, copies)
                 return accepted  # the item that has the key
         if copies:
             put_aside(copies)
@@ -144,7 +144,7 @@ class LocalBackend(InProcessBackend, RunHost):
     @uninterruptible
     def take_with_key(self, item: WorkItem[Any]) -> WorkItem[Any] | None:
         """Take an item, held, or return the item in flight with the same key; return None after the stop."""
-        accepted = self._border.enter(item, self.executors[item._task.executor], math.inf)
+        accepted = self.admission.enter(item, self.executors[item._task.executor], math.inf)
         if accepted is item and not self._watcher.awake:
             self._wake_watcher()
         return accepted
@@ -182,12 +182,17 @@ class LocalBackend(InProcessBackend, RunHost):
         self._watcher.wake()
         self.ledger.let_old_go()  # the watcher has not done so while it slept
 
-    def _enter_uploads(self, item: WorkItem[Any]) -> Copies:
+    def enter_uploads(self, item: WorkItem[Any]) -> Copies:
+        """Count the uploads of an item, or copy them; see ``UploadRoom.enter``. Raises QueueFull."""
         try:
             return self._uploads.enter(item)
         except EnqueueError as error:
             self.events.refused(item.task_name, error)
             raise
+
+    def discard_uploads(self, item: WorkItem[Any], copies: Copies | None) -> None:
+        """Forget the uploads of an item that was not accepted."""
+        self._uploads.discard(item, copies)
 
     def _put(self, item: WorkItem[Any], executor: Executor) -> None:
         try:
@@ -249,7 +254,8 @@ class LocalBackend(InProcessBackend, RunHost):
         """Wait up to timeout seconds for receivers of signals that run on other threads."""
         return self.events.wait_for_receivers(timeout)
 
-    def _timer_failed(self, error: BaseException) -> None:
+    def timer_failed(self, error: BaseException) -> None:
+        """Log the error of a timer's callback."""
         self.log_error("A timer's callback failed", error)
 
     # For handles.
@@ -261,10 +267,10 @@ class LocalBackend(InProcessBackend, RunHost):
             with self.lock:
                 source = item._source
                 if source is None:
-                    source = CancellationSource(self.callback_failed)
+                    source = CancellationSource(self.callback_failed, item._host.clock)
                     item._set_source(source)
                     if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
-                        source.limit(self.clock.on_record_at)
+                        source.limit(self.shutdown.on_record_at)
                         source.fire(CancelReason.SHUTDOWN)
         return source
 
@@ -298,12 +304,16 @@ class LocalBackend(InProcessBackend, RunHost):
     @property
     def grace(self) -> float:
         """The app's grace period in seconds."""
-        return self.clock.grace
+        return self.shutdown.grace
 
     @property
     def up_at(self) -> float:
         """The time at which the grace period is over (``time.monotonic()``)."""
-        return self.clock.up_at
+        return self.shutdown.up_at
+
+    def is_stopped(self) -> bool:
+        """Return whether items are refused because the app was stopped."""
+        return self.ledger.phase is Phase.STOPPED
 
     def is_idle(self) -> bool:
         """Return whether no item is queued or running. Safe in a signal handler."""
@@ -312,16 +322,16 @@ class LocalBackend(InProcessBackend, RunHost):
     def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None:
         """Begin the stop if it has not begun, and take its next step."""
         allowance = min(allowance, self._host_allowance)
-        self.clock.begin(began, allowance=allowance, how_to_cut=how_to_cut)
-        self.clock.tick()
+        self.shutdown.begin(began, allowance=allowance, how_to_cut=how_to_cut)
+        self.shutdown.tick()
 
     def close_if_idle(self) -> bool:
         """Refuse items from now on, if nothing is in flight; return whether the stop is complete."""
-        return self.clock.close_if_idle()
+        return self.shutdown.close_if_idle()
 
     def time_is_up(self) -> list[WorkItem[Any]]:
         """End the grace period: refuse items, and log and return those that have not ended."""
-        return self.clock.time_is_up()
+        return self.shutdown.time_is_up()
 
     def log_warning(self, what: str) -> None:
         """Log a warning on which an operator should act."""
@@ -331,11 +341,11 @@ class LocalBackend(InProcessBackend, RunHost):
         began = time.monotonic()
         if grace is not None:
             grace = bounded(grace)
-        self.clock.begin(began, grace=grace)
-        up_at = self.clock.up_at if grace is None else min(self.clock.up_at, began + grace)
+        self.shutdown.begin(began, grace=grace)
+        up_at = self.shutdown.up_at if grace is None else min(self.shutdown.up_at, began + grace)
         self.wait_idle(up_at - time.monotonic())
-        self.clock.close_if_idle()
-        return self.clock.time_is_up()
+        self.shutdown.close_if_idle()
+        return self.shutdown.time_is_up()
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
         """End a queued item, so that it never runs; return False if it runs or has run."""
@@ -359,6 +369,7 @@ class LocalBackend(InProcessBackend, RunHost):
         for executor in self.executors.values():
             executor.abort()
             executor.close()
+        self.timers.close()
         self.events.stopped(unfinished)
         if self.companion is not None:
             self.companion.stopped()

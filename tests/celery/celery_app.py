@@ -1,4 +1,4 @@
-"""What ``celery -A tests.celery.celery_app worker`` loads, and ``flask --app`` with the same name."""
+"""The module that ``celery -A tests.celery.celery_app worker`` loads, and ``flask --app``, too."""
 
 from flask_background.cli.commands import background
 

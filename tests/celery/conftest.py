@@ -21,7 +21,7 @@ from . import shop
 
 
 class Broker(NamedTuple):
-    """Where the messages go, and where the results."""
+    """A broker, and the URLs of broker and result backend."""
 
     server: Redis | RabbitMQ
     urls: dict[str, str]
@@ -32,7 +32,7 @@ on_both = pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True
 
 @pytest.fixture(scope="module", params=["redis"])
 def broker(request: pytest.FixtureRequest, redis: Redis) -> Broker:
-    """Redis, which always keeps the results, or RabbitMQ. Nothing waits there."""
+    """Redis, which always keeps the results, or RabbitMQ. No message waits there."""
     redis.forget_all()
     server: Redis | RabbitMQ = redis
     urls = {"broker_url": f"{redis.url}/0", "result_backend": f"{redis.url}/1"}
@@ -41,6 +41,13 @@ def broker(request: pytest.FixtureRequest, redis: Redis) -> Broker:
         server.forget_all()
         urls["broker_url"] = server.url
     return Broker(server, urls)
+
+
+@pytest.fixture
+def nothing_queued(broker: Broker, redis: Redis) -> None:
+    """Empty the servers, so that no worker gets an item of another test."""
+    redis.forget_all()
+    broker.server.forget_all()
 
 
 # The ways to start a worker.
@@ -86,12 +93,12 @@ class Worker:
 
     @property
     def log(self) -> str:
-        """What it wrote so far."""
+        """The text of the worker's log so far."""
         return self.log_file.read_text()
 
     @property
     def notes(self) -> list[str]:
-        """What its items have written down."""
+        """The lines that the worker's items have written down."""
         return self.note_file.read_text().splitlines() if self.note_file.exists() else []
 
     @property
@@ -101,7 +108,7 @@ class Worker:
         return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
     def wait_until_ready(self) -> None:
-        """Wait until it takes items."""
+        """Wait until the worker takes items."""
         until(lambda: " ready." in self.log or self.process.poll() is not None, 60)
         assert self.process.poll() is None, self.log
 
@@ -119,7 +126,7 @@ class Worker:
         (self.folder / name).touch()
 
     def kill(self) -> None:
-        """Kill it with its children."""
+        """Kill the worker with its children."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -140,7 +147,7 @@ def worker(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def publish_timeout() -> float:
-    """How long processes wait for Celery, in seconds: what a busy machine needs."""
+    """How long processes wait for Celery, in seconds: long enough for a busy machine."""
     return BOUND
 
 

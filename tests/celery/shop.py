@@ -43,13 +43,13 @@ def note(line: object) -> None:
 
 
 def receive() -> dict[str, str]:
-    """Take uploads, and leave them to an item."""
+    """Take uploads, and enqueue an item with them."""
     return {"id": describe.enqueue(request.files.getlist("photo")).id}
 
 
 @background.state_processor
 def who() -> dict[str, Any]:
-    """Who has enqueued it."""
+    """Copy the user's number into the state."""
     return {"user": 7}
 
 
@@ -61,7 +61,7 @@ def echo(value: Any) -> Any:
 
 @background.task
 def look_around() -> dict[str, Any]:
-    """What an item sees."""
+    """Return what an item sees."""
     state = current_item.state
     g.teardown = lambda: note("teardown")
     return {
@@ -165,7 +165,7 @@ def enqueue_another() -> str:
 
 @background.task
 def enqueue_durable() -> list[str]:
-    """Enqueue for the journal of this machine, and see what else is refused."""
+    """Enqueue for the journal of this machine, and try an item in memory, which is refused."""
     item = echo.using(backend="local", durable=True).enqueue(42)
     try:
         echo.using(backend="local").enqueue(42)
@@ -176,13 +176,13 @@ def enqueue_durable() -> list[str]:
 
 @background.task
 def odd_result() -> Any:
-    """Return what is no data."""
+    """Return an object that is not data."""
     return object()
 
 
 @background.task(durable=True)
 def book(number: int, seconds: float = 0.0) -> int:
-    """Write down that it has run, and whether another run of it was on its way."""
+    """Write down that the item has run, and whether another run of the item was on its way."""
     path = Path(os.environ["SHOP_NOTES"]).parent / f"books-{number}"
     try:
         path.touch(exist_ok=False)
@@ -196,7 +196,7 @@ def book(number: int, seconds: float = 0.0) -> int:
 
 @background.task(max_crashes=50)
 def page(number: int, seconds: float) -> int:
-    """Write down when it runs and ends, and whether another run of it is alive, in whichever process."""
+    """Write down when the item runs and ends, and whether another run of it is alive in any process."""
     with Path(os.environ["SHOP_NOTES"]).parent.joinpath(f"page-{number}").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -210,7 +210,7 @@ def page(number: int, seconds: float) -> int:
 
 @background.task
 def describe(uploads: list[FileStorage]) -> list[Any]:
-    """What an item sees of its uploads."""
+    """Return what an item sees of its uploads."""
     seen = []
     for number, upload in enumerate(uploads):
         head = upload.stream.read(4)
@@ -225,7 +225,7 @@ def describe(uploads: list[FileStorage]) -> list[Any]:
 
 @background.task(max_attempts=3, backoff=0.1)
 def read_and_fail(upload: FileStorage, times: int) -> str:
-    """Read all of it, and fail so many times."""
+    """Read the whole upload, and fail so many times."""
     text = upload.read().decode()
     note(f"read {text} {current_item.attempt}")
     if current_item.attempt <= times:
@@ -235,7 +235,7 @@ def read_and_fail(upload: FileStorage, times: int) -> str:
 
 @background.task
 def hold_upload(upload: FileStorage, name: str) -> str:
-    """Hold, as ``hold`` does, and read it then."""
+    """Hold, as ``hold`` does, and then read the upload."""
     hold(name)
     return upload.read().decode()
 

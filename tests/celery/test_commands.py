@@ -28,7 +28,7 @@ def call(app: Flask, *args: str) -> Result:
 
 
 def findings(app: Flask, code: int) -> dict[str, list[str]]:
-    """What the doctor finds that is not ok: by subject, its level, text and cure."""
+    """The doctor's findings that are not ok: by subject, level, text and cure."""
     result = call(app, "doctor", "--json")
     assert result.exit_code == code, result.output
     return {
@@ -39,7 +39,7 @@ def findings(app: Flask, code: int) -> dict[str, list[str]]:
 
 
 def test_worker_without_celery(script: Callable[..., Any]) -> None:
-    """It is one line that says what to install, there and where an item is to go to Celery."""
+    """Without Celery the command and ``Background(app)`` say in one line what to install."""
     program = script(
         """
         import sys
@@ -114,7 +114,7 @@ def test_nothing_to_find(
 def test_unsafe_settings(
     make_app: Callable[..., Flask], celery: dict[str, Any], subject: str, level: str, words: str
 ) -> None:
-    """Each is named, with what may happen and what to do."""
+    """Each unsafe setting is named, with the danger and the cure."""
     found = findings(make_app(celery=celery), 1)[subject]
     assert found[0] == level
     assert words in found[1]
@@ -122,7 +122,7 @@ def test_unsafe_settings(
 
 
 def test_uploads(make_app: Callable[..., Flask], tmp_path: Path) -> None:
-    """A place for uploads that cannot be written is told, and nothing is left in one that can be."""
+    """The doctor names a place for uploads that cannot be written, and leaves nothing in one that can."""
     app = make_app(uploads=str(tmp_path / "none"))
     level, text, cure = findings(app, 1)["uploads"]
     assert (level, str(tmp_path) in text) == ("error", True)
@@ -136,7 +136,7 @@ def test_uploads(make_app: Callable[..., Flask], tmp_path: Path) -> None:
 
 
 def test_servers_that_are_gone(make_app: Callable[..., Flask]) -> None:
-    """What cannot be reached is named, without its password, and in bounded time."""
+    """A server that cannot be reached is named, without its password, and in bounded time."""
     for scheme in ("redis", "amqp"):
         urls = {
             "broker_url": f"{scheme}://:s3cret@127.0.0.1:1/0",
@@ -152,7 +152,7 @@ def test_servers_that_are_gone(make_app: Callable[..., Flask]) -> None:
 
 
 def test_redis_that_forgets(make_app: Callable[..., Flask], redis: Redis) -> None:
-    """A Redis that drops what waits, or keeps nothing on disk, is no broker."""
+    """The doctor names a Redis that drops waiting messages when memory is short."""
     redis._ask(b"CONFIG SET maxmemory 1gb maxmemory-policy allkeys-lru")
     try:
         assert "allkeys-lru" in findings(make_app(), 1)["redis"][1]
@@ -161,7 +161,7 @@ def test_redis_that_forgets(make_app: Callable[..., Flask], redis: Redis) -> Non
 
 
 def test_local_part(tmp_path: Path) -> None:
-    """Without Celery it looks at the journal: can it be written, and what does it survive."""
+    """Without Celery the doctor says whether the journal can be written, and what the journal survives."""
     app = Flask("shop")
     app.config.update(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_DURABILITY="process")
     background = Background(app)
@@ -174,7 +174,7 @@ def test_local_part(tmp_path: Path) -> None:
 
 
 def test_names_of_settings() -> None:
-    """A setting that there is not is told, with the one that may be meant."""
+    """The doctor names a setting that does not exist, with the one that may be meant."""
     app = Flask("shop")
     app.config.update(BACKGROUND_WORKERS=2, BACKGROUND_CELREY={}, BACKGROUND_X=1, OTHER=1)
     Background(app)

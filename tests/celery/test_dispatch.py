@@ -1,4 +1,4 @@
-"""Items that cannot be sent, and what they have besides: uploads, and a key."""
+"""Items that cannot be sent, with uploads or a key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("redis_returns")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Where uploads go."""
+    """The folder for uploads."""
     folder = tmp_path / "uploads"
     folder.mkdir()
     return folder
@@ -44,7 +44,7 @@ def upload() -> FileStorage:
 def test_uploads_of_an_item_that_waits(
     app: Flask, redis: Redis, store: Path, make_worker: Callable[..., Worker]
 ) -> None:
-    """They stay where they are until it has run, or was cancelled."""
+    """Uploads stay in the store until their item has run, or was cancelled."""
     redis.stop()
     waits = shop.read_and_fail.using(durable=True, backoff=0).enqueue(upload(), 1)
     withdrawn = shop.read_and_fail.using(durable=True).enqueue(upload(), 0)
@@ -61,7 +61,7 @@ def test_uploads_of_an_item_that_waits(
 
 @pytest.mark.parametrize("when", ["now", "response"])
 def test_uploads_of_an_item_that_runs_here(app: Flask, redis: Redis, store: Path, when: str) -> None:
-    """It reads its own; the store has none of them in the end."""
+    """An item that runs here reads the view's uploads, and none is left in the store."""
     redis.stop()
     read: list[bytes] = []
     task = shop.background.task(name=f"shop.read_{when}", fallback="local", backend="celery")(
@@ -81,7 +81,7 @@ def test_uploads_of_an_item_that_runs_here(app: Flask, redis: Redis, store: Path
 
 
 def test_key(app: Flask, redis: Redis) -> None:
-    """Whether another item has its key is not known then, so it is refused, whatever the way out."""
+    """An item with a key is refused, because the process cannot ask whether another item has the key."""
     redis.stop()
     for task in (shop.echo.using(durable=True), shop.echo.using(fallback="local")):
         with pytest.raises(BrokerError):

@@ -50,7 +50,7 @@ def lone(make_lone_site: Callable[..., Site]) -> Iterator[Site]:
 
 
 def test_runs_here(lone: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """It is an item of this process, which sees what it would see there; the log says once why."""
+    """The item runs in this process, and sees what it would see in a worker; the log says once why."""
     seen: list[Any] = []
 
     @lone.background.task(fallback="local", max_attempts=2, backoff=0)
@@ -83,7 +83,7 @@ def test_runs_here(lone: Site, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_coroutine_awaits_it(lone: Site) -> None:
-    """Like any other item of this process."""
+    """A coroutine awaits the item like any other item of this process."""
 
     @lone.background.task(fallback="local")
     async def add(a: int, b: int) -> int:
@@ -97,7 +97,7 @@ def test_a_coroutine_awaits_it(lone: Site) -> None:
 
 
 def test_limits_hold(make_lone_site: Callable[..., Site], gate: threading.Event) -> None:
-    """As many wait as may, and they can be taken back; the stop asks what runs to end, and waits for it."""
+    """The limit of queued items holds, queued ones can be cancelled, and a stop waits for the running one."""
     site = make_lone_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=2)
 
     @site.background.task(fallback="local")
@@ -124,7 +124,7 @@ def test_limits_hold(make_lone_site: Callable[..., Site], gate: threading.Event)
 
 
 def test_later_and_with_the_response(lone: Site) -> None:
-    """What waited for something else runs here, too; its handle is the one that the view got."""
+    """An item that waits for the response or a delay runs here, too, under the handle that the view got."""
     items: list[Any] = []
 
     @lone.background.task(fallback="local")
@@ -153,7 +153,7 @@ def test_broker_returns(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Items go there again before long, and those of tasks without a fallback try it all the time."""
+    """Items go to Celery again when it returns; those of tasks without a fallback try it all the time."""
     monkeypatch.setenv("SHOP_NOTES", str(tmp_path / "notes"))
     task = shop.look_around.using(fallback="local")
     worker = make_worker()
@@ -174,7 +174,7 @@ def test_broker_returns(
 
 
 def test_worker_has_no_fallback(lone: Site) -> None:
-    """What would end with a Celery worker's child is refused there."""
+    """A Celery worker refuses an item that would end with its child process."""
     task = lone.background.task(name="shop.len", fallback="local")(len)
     state_of(lone.app).become_worker()
     with pytest.raises(BrokerError):
@@ -192,7 +192,7 @@ def test_worker_has_no_fallback(lone: Site) -> None:
     ],
 )
 def test_nonsense(options: dict[str, Any], words: str) -> None:
-    """It is refused where the task is made, and where it is changed."""
+    """A fallback that cannot be is refused where the task is made, and where it is changed."""
     background = Background()
     with pytest.raises(ConfigurationError, match=words):
         background.task(**options)(len)
@@ -204,7 +204,7 @@ def test_nonsense(options: dict[str, Any], words: str) -> None:
 
 @pytest.mark.parametrize("backend", ["local", "immediate"])
 def test_without_celery(make_site: Callable[..., Site], backend: str) -> None:
-    """The same task runs where BACKGROUND_BACKEND says so; there it is of no effect."""
+    """With another backend the option has no effect."""
     site = make_site(BACKGROUND_BACKEND=backend)
     task = site.background.task(name="shop.len", fallback="local")(len)
     with site.app.app_context():

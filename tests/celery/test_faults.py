@@ -24,7 +24,7 @@ from flask_background import WorkItem
 from ..helpers import FULL, until
 from ..redis_server import Redis
 from . import shop
-from .conftest import Broker, Worker, on_both
+from .conftest import Worker, on_both
 
 MakeWorker = Callable[..., Worker]
 
@@ -32,14 +32,7 @@ COUNT = 1_000 if FULL else 120
 # How long the items of a dead worker may wait until they run again, in seconds: on a busy machine too.
 AGAIN = 10.0 if FULL else 20.0
 
-pytestmark = pytest.mark.timeout(1_200 if FULL else 180)
-
-
-@pytest.fixture(autouse=True)
-def nothing_queued(broker: Broker, redis: Redis) -> None:
-    """What another test has left is no worker's business."""
-    redis.forget_all()
-    broker.server.forget_all()
+pytestmark = [pytest.mark.timeout(1_200 if FULL else 180), pytest.mark.usefixtures("nothing_queued")]
 
 
 def check(worker: Worker, items: list[WorkItem[Any]], results: list[int]) -> None:
@@ -52,7 +45,7 @@ def check(worker: Worker, items: list[WorkItem[Any]], results: list[int]) -> Non
 
 @on_both
 def test_children_are_killed(app: Flask, make_worker: MakeWorker) -> None:
-    """kill -9 of a worker's processes, at any moment of a run."""
+    """No item is lost when a worker's children are killed at any moment of a run."""
     worker = make_worker("--concurrency", "3")
     worker.wait_until_ready()
     items: list[WorkItem[Any]] = []
@@ -69,7 +62,7 @@ def test_children_are_killed(app: Flask, make_worker: MakeWorker) -> None:
 def test_workers_are_killed(
     app: Flask, make_worker: MakeWorker, record_property: Callable[[str, object], None]
 ) -> None:
-    """kill -9 of whole workers: their items run again within ten seconds."""
+    """Items of workers that are killed whole run again within ten seconds."""
     workers = [make_worker("--hostname", f"w{number}") for number in range(2)]
     items = [shop.page.enqueue(number, 0.4) for number in range(COUNT)]
     killed_at: dict[int, float] = {}
@@ -89,7 +82,7 @@ def test_workers_are_killed(
 
 
 def waits(notes: list[str], killed_at: dict[int, float]) -> list[float]:
-    """How long each run that a killed worker has cut was not followed by another one."""
+    """The seconds between the death of a worker and the next run of each of its items."""
     waited, begun = [], {}
     for line in notes:
         if match := re.fullmatch(r"page (\d+) begins in \d+ of (\d+) at ([\d.]+)", line):
@@ -103,7 +96,7 @@ def waits(notes: list[str], killed_at: dict[int, float]) -> list[float]:
 
 
 def test_redis_is_stopped(app: Flask, make_worker: MakeWorker, redis: Redis) -> None:
-    """Redis is stopped as it hands messages out, and started again."""
+    """No item is lost when Redis is stopped as it hands messages out, and started again."""
     worker = make_worker("--concurrency", "3")
     worker.wait_until_ready()
     items = [shop.page.enqueue(number, 0.01) for number in range(COUNT)]

@@ -18,7 +18,7 @@ from .conftest import Broker, Worker
 
 
 def through_all(server: Server, path: str, count: int = 2) -> dict[int, dict[str, Any]]:
-    """What each of gunicorn's workers answers, by its pid."""
+    """The answer of each of gunicorn's workers, by the worker's pid."""
     seen: dict[int, dict[str, Any]] = {}
 
     def ask() -> bool:
@@ -35,7 +35,7 @@ def through_all(server: Server, path: str, count: int = 2) -> dict[int, dict[str
 def test_views_and_a_worker_elsewhere(
     broker: Broker, tmp_path: Path, make_worker: Callable[..., Worker], worker_class: str
 ) -> None:
-    """Both workers of gunicorn see what runs elsewhere, and so do those that a HUP puts in their place.
+    """Both workers of gunicorn see an item that runs elsewhere, and so do those that follow a HUP.
 
     A view may wait for it, too.
     """
@@ -85,7 +85,7 @@ def test_views_and_a_worker_elsewhere(
 def test_worker_of_gunicorn_is_killed_after_its_answer(
     broker: Broker, tmp_path: Path, make_worker: Callable[..., Worker]
 ) -> None:
-    """What a view has enqueued runs although its process is killed at once."""
+    """An item runs although the process of its view is killed at once."""
     with gunicorn(
         tmp_path,
         *("--workers", "2"),

@@ -71,7 +71,7 @@ def test_what_an_item_sees(app: Flask, worker: Worker) -> None:
 
 
 def test_an_item_enqueues_another(app: Flask) -> None:
-    """Its state goes on to that one."""
+    """An item's state goes on to the item that it enqueues."""
     with app.test_request_context("/cart"):
         item = shop.enqueue_another.enqueue()
     inner = shop.background.get(item.result(BOUND))
@@ -80,7 +80,7 @@ def test_an_item_enqueues_another(app: Flask) -> None:
 
 
 def test_data() -> None:
-    """Arguments and results come back equal, and of the same types; what is no data is refused by name."""
+    """Arguments and results come back equal, and of the same types; other types are refused by name."""
     value = {
         "price": Decimal("1.50"),
         "at": datetime(2026, 1, 2, tzinfo=UTC),
@@ -204,14 +204,14 @@ def test_with_the_commit(make_app: Callable[..., Flask]) -> None:
 
 
 def test_get_what_nobody_knows() -> None:
-    """An id that is no item's is found nowhere, whatever it looks like."""
+    """An id of no item is found nowhere, whatever it looks like."""
     for unknown in ("0" * 24, "", "../..", "\0", "\ud800"):
         assert shop.background.get(unknown) is None
 
 
 @pytest.fixture
 def busy(worker: Worker) -> Iterator[list[str]]:
-    """Both of the worker's processes run something; what is enqueued waits."""
+    """Both of the worker's processes run an item, so others wait."""
     names = [f"busy-{time.monotonic_ns()}-{number}" for number in range(2)]
     items = [shop.hold.enqueue(name) for name in names]
     for name in names:
@@ -224,7 +224,7 @@ def busy(worker: Worker) -> Iterator[list[str]]:
 
 
 def test_cancel_queued(app: Flask, busy: list[str], worker: Worker) -> None:
-    """What has not started never does, and that is told once, where it was asked for."""
+    """A queued item that is cancelled never starts, and one signal says so where it was cancelled."""
     name = f"never-{time.monotonic_ns()}"
     item = shop.hold.enqueue(name)
     assert item.status is Status.QUEUED
@@ -241,7 +241,7 @@ def test_cancel_queued(app: Flask, busy: list[str], worker: Worker) -> None:
 
 
 def test_revoked_by_others(app: Flask, busy: list[str], worker: Worker) -> None:
-    """What somebody revokes with Celery's own means is cancelled."""
+    """An item that is revoked by Celery's own means is cancelled."""
     item = shop.echo.enqueue(1)
     pools.reset()  # all of a process share Celery's own; another test's server may have been stopped since
     control = app.extensions["celery"].control
@@ -295,7 +295,7 @@ def test_with_the_response(app: Flask) -> None:
 
 
 def test_what_celery_cannot_do(app: Flask) -> None:
-    """Uploads are refused that have nowhere to go; callables without a name stay here."""
+    """Uploads that have nowhere to go are refused; callables without a name stay here."""
     with pytest.raises(ConfigurationError, match="nowhere"):
         shop.echo.using(executor="nowhere").enqueue(1)
     upload = FileStorage(io.BytesIO(b"picture"), "a.png")
@@ -308,7 +308,7 @@ def test_what_celery_cannot_do(app: Flask) -> None:
 
 
 def test_task_that_the_worker_does_not_have(app: Flask, worker: Worker) -> None:
-    """Its items wait for a worker with newer code; one line says so, and none has an argument in it."""
+    """Items of an unknown task wait for a worker with newer code; one line says so, without arguments."""
     background = app.extensions["background"]
     task = background.task(name=f"shop.only_here_{time.monotonic_ns()}")(len)
     try:
@@ -324,7 +324,7 @@ def test_task_that_the_worker_does_not_have(app: Flask, worker: Worker) -> None:
 
 
 def test_wait_outlasts_an_outage(app: Flask, worker: Worker, redis: Redis) -> None:
-    """Who waits for an item does so while Redis is away for a moment; who asks is told."""
+    """A wait goes on while Redis is away for a moment; a question for the status raises."""
     item = shop.hold.enqueue("away")
     worker.wait_for_note("away runs")
     waiting = threading.Thread(target=item.wait, args=(60,))

@@ -61,7 +61,7 @@ def test_one_in_flight(app: Flask, make_app: MakeApp, worker: Worker, redis: Red
 
 
 def test_many_at_once(make_app: MakeApp, worker: Worker) -> None:
-    """Of many who come at the same time one is first, and the others are given its item."""
+    """Of many threads that enqueue at the same time one is first, and the others get its item."""
     apps, items = [make_app() for _ in range(4)], []
 
     def enqueue(app: Flask) -> None:
@@ -81,7 +81,7 @@ def test_many_at_once(make_app: MakeApp, worker: Worker) -> None:
 
 
 def test_attempts_keep_it(app: Flask, redis: Redis) -> None:
-    """Between two attempts it is in flight."""
+    """An item keeps its key between two attempts."""
     task = shop.flaky.using(key="flaky", backoff=1.0)
     with receiving(signals.item_enqueued, app) as enqueued:
         item = task.enqueue()
@@ -93,7 +93,7 @@ def test_attempts_keep_it(app: Flask, redis: Redis) -> None:
 
 
 def test_ends_free_it(redis: Redis, worker: Worker) -> None:
-    """However an item ends: failed, cancelled before its time, asked to end, parked, or killed by Celery."""
+    """Every end frees the key: failed, cancelled early, asked to end, parked, or killed by Celery."""
     assert shop.fail.using(key="end").enqueue("pity").exception(BOUND) is not None
     later = shop.echo.using(key="end", delay=86_400).enqueue(1)
     assert shop.echo.using(key="end").enqueue(2) is later

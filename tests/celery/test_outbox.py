@@ -54,7 +54,7 @@ def app(make_app: MakeApp, journal: Path) -> Iterator[Flask]:
 
 
 def rows(journal: Path) -> dict[str, int]:
-    """What is in the journal, by status."""
+    """The number of rows in the journal's outbox, by status."""
     with sqlite3.connect(journal / "journal.sqlite3") as db:
         found = dict(db.execute("select status, count(*) from outbox group by 1").fetchall())
     db.close()
@@ -75,7 +75,7 @@ def test_broker_is_lost_and_found(
     how: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Gone or hung, it costs one view some time; what waits is handed over as it was enqueued."""
+    """A broker that is gone or hangs holds up one view; items that wait are sent as they were enqueued."""
     task = shop.book.using(timeout=20)
     assert task.enqueue(0).status is Status.QUEUED
     assert not journal.exists()
@@ -127,7 +127,7 @@ def test_no_item_is_lost_under_load(
     workers[0].wait_until_ready()
 
     def keep_one() -> None:
-        """As a process manager does: there are Celery workers that do not survive it when Redis goes."""
+        """Start another worker if this one has ended, as a process manager does."""
         if workers[-1].process.poll() is not None:
             workers.append(make_worker(celery=options, kill_after=0.5))
 
@@ -161,7 +161,7 @@ ENQUEUE = """
 
 @pytest.fixture
 def process(redis: Redis, journal: Path, script: Callable[..., Script]) -> Callable[..., Script]:
-    """Starts processes of that machine's app; more of it follows in the app's context."""
+    """Starts processes of that machine's app, which run the given sources."""
     urls = {"broker_url": f"{redis.url}/0", "result_backend": f"{redis.url}/1"}
 
     def start(*sources: str) -> Script:
@@ -234,7 +234,7 @@ def test_killed_at_random(
 def test_restart_of_everything(
     redis: Redis, make_worker: MakeWorker, process: Callable[..., Script], journal: Path
 ) -> None:
-    """What a process has left that was killed is handed over by the next that starts, whoever that is."""
+    """Items that a killed process has left are sent by the next process that starts."""
     redis.stop()
     program = process(
         """
@@ -265,7 +265,7 @@ def test_restart_of_everything(
 
 
 def test_cancel(app: Flask, make_app: MakeApp, redis: Redis, make_worker: MakeWorker, journal: Path) -> None:
-    """What is taken back while it waits never runs, and that is known everywhere afterwards."""
+    """An item that is cancelled while it waits never runs, and every process knows of that afterwards."""
     redis.stop()
     mine, others, last = (shop.book.enqueue(number) for number in range(3))
     with receiving(signals.item_finished, app) as finished:
@@ -296,7 +296,7 @@ def test_cancel(app: Flask, make_app: MakeApp, redis: Redis, make_worker: MakeWo
 def test_cancel_while_it_is_handed_over(
     app: Flask, redis: Redis, monkeypatch: pytest.MonkeyPatch, journal: Path
 ) -> None:
-    """Who is handing it over hears of it after that, and tells of it."""
+    """The process that sends an item hears of its cancellation after that, and announces it."""
     sender = state_of(app).celery.sender
     send = sender._send
     redis.stop()
@@ -317,7 +317,7 @@ def test_cancel_while_it_is_handed_over(
 def test_with_the_response_and_the_commit(
     make_app: MakeApp, redis: Redis, make_worker: MakeWorker, journal: Path
 ) -> None:
-    """What has waited for something else waits for the broker after that."""
+    """An item that has waited for its response or commit waits for the broker after that."""
     from flask_sqlalchemy import SQLAlchemy
 
     app = make_app(journal=journal)
@@ -348,7 +348,7 @@ def test_with_the_response_and_the_commit(
 
 
 def test_neither_broker_nor_journal(make_app: MakeApp, redis: Redis, tmp_path: Path) -> None:
-    """One error names both."""
+    """One error names both the broker and the journal."""
     (tmp_path / "file").write_text("no folder")
     app = make_app(journal=tmp_path / "file" / "journal")
     redis.stop()
@@ -362,7 +362,7 @@ def test_neither_broker_nor_journal(make_app: MakeApp, redis: Redis, tmp_path: P
 
 
 def test_what_cannot_be_sent(make_app: MakeApp, redis: Redis, journal: Path) -> None:
-    """A view is told at once; what waits is parked at last, and does not hold up the others."""
+    """A view gets the error at once; a waiting item is parked at last, and does not hold up the others."""
     wrong: list[str] = []
 
     def route(name: str, *_: Any, **__: Any) -> None:
@@ -384,7 +384,7 @@ def test_what_cannot_be_sent(make_app: MakeApp, redis: Redis, journal: Path) -> 
 
 
 def test_messages_of_one_item(app: Flask, redis: Redis, make_worker: MakeWorker) -> None:
-    """However many arrive, and wherever they are run, one run at a time is made of them."""
+    """Of many messages of one item one run at a time is made."""
     worker = make_worker("--concurrency", "4")
     worker.wait_until_ready()
     celery = state_of(app).celery.session
@@ -415,7 +415,7 @@ def test_messages_of_one_item(app: Flask, redis: Redis, make_worker: MakeWorker)
 
 
 def test_a_workers_own_outbox(app: Flask, redis: Redis, make_worker: MakeWorker, journal: Path) -> None:
-    """What an item has enqueued in a worker that dies is handed over by the next worker there."""
+    """An item that was enqueued in a worker that dies is sent by the next worker on that machine."""
     redis.stop()
     last = shop.book.enqueue(1)
     shop.background.stop(0)
@@ -431,7 +431,7 @@ def test_a_workers_own_outbox(app: Flask, redis: Redis, make_worker: MakeWorker,
 def test_result_backend_is_lost(
     make_app: MakeApp, redis: Redis, tmp_path: Path, journal: Path, make_worker: MakeWorker
 ) -> None:
-    """Where an item could be sent and nobody would know of it, it waits as well."""
+    """An item waits as well if its message could be sent, but not its record."""
     (tmp_path / "results").mkdir()
     results = Redis(tmp_path / "results")
     try:
@@ -456,7 +456,7 @@ def test_celery_is_taken_away(
     journal: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What waits for a Celery that no process has any more goes on waiting, and the log says so."""
+    """Items that wait for a Celery that no process has any more go on waiting, and the log says so."""
     redis.stop()
     item = shop.book.enqueue(1)
     shop.background.stop(0)

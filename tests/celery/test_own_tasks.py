@@ -15,7 +15,7 @@ from ..redis_server import Redis
 
 
 def run_worker(folder: Path, redis: Redis, with_what: str) -> dict[str, Any]:
-    """Send TERM to a worker in the midst of its tasks; returns all that can be seen of it."""
+    """Send TERM to a worker in the midst of its tasks; return what can be seen of the worker."""
     folder.mkdir()
     environment = {"OWN_FOLDER": str(folder), "OWN_WITH": with_what, "OWN_REDIS": redis.url}
     python = {"cwd": ROOT, "env": {**os.environ, **environment}, "stdin": subprocess.DEVNULL}
@@ -49,7 +49,7 @@ def run_worker(folder: Path, redis: Redis, with_what: str) -> dict[str, Any]:
 
 
 def test_own_tasks_at_term(redis: Redis, tmp_path: Path) -> None:
-    """They end, acknowledged early or late, and the worker after them, whoever runs beside them."""
+    """The app's own tasks end, acknowledged early or late, and the worker after them, also beside items."""
     seen = {}
     for with_what in ("nothing", "background", "items"):
         redis.forget_all()

@@ -1,4 +1,4 @@
-"""What is known of an item on other machines, as data and back."""
+"""Records of items, as data and back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_what_a_later_version_adds() -> None:
 
 
 def test_errors() -> None:
-    """A failure has its error's text and traceback; one that was parked or cancelled says why."""
+    """A failure has its error's text and traceback; a parked or cancelled item says why."""
     text = error_as_data(ValueError("no"), MAX_BYTES)
     failed = Record("mail", Status.FAILED, 4.0, error=text).attempt_of("0").error
     assert isinstance(failed, ItemFailedError)

@@ -16,24 +16,19 @@ from flask_background import Status
 from ..helpers import BOUND, until
 from ..redis_server import Redis
 from . import shop
-from .conftest import Broker, Worker, on_both
+from .conftest import Worker, on_both
 
 MakeWorker = Callable[..., Worker]
+
+pytestmark = pytest.mark.usefixtures("nothing_queued")
 
 # The pools where an item runs on a main thread, so that it can be ended.
 on_main_thread = pytest.mark.parametrize("pool", ["prefork", "solo"])
 
 
-@pytest.fixture(autouse=True)
-def nothing_queued(broker: Broker, redis: Redis) -> None:
-    """What another test has left is no worker's business."""
-    redis.forget_all()
-    broker.server.forget_all()
-
-
 @on_both
 def test_worker_stops(app: Flask, make_worker: MakeWorker) -> None:
-    """TERM fires the tokens at once; what runs may end, and what has not started waits for another."""
+    """TERM fires the tokens at once; running items may end, and queued ones wait for another worker."""
     first = make_worker(flask=True)
     items = [shop.hold.enqueue(name) for name in ("one", "two", "three")]
     first.wait_for_note("one runs")
@@ -54,7 +49,7 @@ def test_worker_stops(app: Flask, make_worker: MakeWorker) -> None:
 
 @on_both
 def test_cold_stop(app: Flask, make_worker: MakeWorker) -> None:
-    """QUIT ends what runs; it goes back to the queue, and is no crash."""
+    """QUIT ends a running item, which goes back to the queue without a crash on record."""
     first = make_worker()
     item = shop.hold.using(max_crashes=1).enqueue("cut")
     first.wait_for_note("cut runs")
@@ -71,7 +66,7 @@ def test_cold_stop(app: Flask, make_worker: MakeWorker) -> None:
 @on_main_thread
 @on_both
 def test_grace_period(app: Flask, make_worker: MakeWorker, pool: str) -> None:
-    """What has not ended when the grace period has is named, goes back to the queue, and is not counted."""
+    """An item that outlasts the grace period is named, goes back to the queue, and is not counted."""
     first = make_worker("--pool", pool, grace_period=1)
     item = shop.hold.using(max_crashes=1).enqueue("held")
     first.wait_for_note("held runs")
@@ -90,7 +85,7 @@ def test_grace_period(app: Flask, make_worker: MakeWorker, pool: str) -> None:
 
 
 def test_grace_period_of_threads(app: Flask, make_worker: MakeWorker) -> None:
-    """In a pool of threads the worker names what goes on beyond the grace period, and waits for it."""
+    """In a pool of threads the worker names an item that outlasts the grace period, and waits for it."""
     worker = make_worker("--pool", "threads", grace_period=0.1)
     item = shop.hold.enqueue("held")
     worker.wait_for_note("held runs")
@@ -122,7 +117,7 @@ def test_item_that_cannot_be_stopped(app: Flask, make_worker: MakeWorker) -> Non
 @on_main_thread
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_second_signal(app: Flask, make_worker: MakeWorker, pool: str, number: signal.Signals) -> None:
-    """One more signal ends the wait, if it is not a part of the first one. The exit status is Celery's."""
+    """One more signal, some seconds later, ends the wait. The exit status is Celery's."""
     worker = make_worker("--pool", pool, grace_period=600)
     item = shop.hold.enqueue("held")
     worker.wait_for_note("held runs")
@@ -148,7 +143,7 @@ def test_cold_stop_while_it_starts(app: Flask, make_worker: MakeWorker) -> None:
 
 
 def test_signal_to_all_processes(app: Flask, make_worker: MakeWorker) -> None:
-    """TERM to the children as well, as from systemd, does not cost what runs there its grace period."""
+    """TERM to the children as well, as from systemd, does not cost their items the grace period."""
     worker = make_worker()
     item = shop.hold.enqueue("held")
     worker.wait_for_note("held runs")
@@ -161,7 +156,7 @@ def test_signal_to_all_processes(app: Flask, make_worker: MakeWorker) -> None:
 
 
 def test_stopped_by_remote_control(app: Flask, make_worker: MakeWorker) -> None:
-    """Celery's own command gives the grace period, and no more, as well."""
+    """Celery's remote command gives items the grace period, too, and no more."""
     worker = make_worker(grace_period=1)
     item = shop.hold.enqueue("held")
     worker.wait_for_note("held runs")

@@ -66,13 +66,13 @@ def app(make_app: MakeApp, store: Path) -> Iterator[Flask]:
 
 
 def upload(content: bytes = b"picture", **options: Any) -> FileStorage:
-    """As it comes from a form."""
+    """An upload as it comes from a form."""
     return FileStorage(io.BytesIO(content), **{"filename": "a.png", **options})
 
 
 @pytest.fixture
 def busy(worker: Worker) -> Iterator[Callable[[], None]]:
-    """Both of the worker's processes run something until this is called; what is enqueued waits."""
+    """Both of the worker's processes run an item until this is called, so others wait."""
     names = [f"busy-{time.monotonic_ns()}-{number}" for number in range(2)]
     items = [shop.hold.enqueue(name) for name in names]
     for name in names:
@@ -89,7 +89,7 @@ def busy(worker: Worker) -> Iterator[Callable[[], None]]:
 
 
 def test_from_a_form(app: Flask, worker: Worker) -> None:
-    """What a visitor sends is an upload in the item, as it is in the view: small or large, odd names too."""
+    """A visitor's upload is the same in the item as in the view: small or large, with an odd name too."""
     contents = [b"\x89PNG small", os.urandom(3_000_000)]
     names, kinds = ["../../étc/passwd", "b.bin"], ["image/png", "application/x-b"]
     sent = [
@@ -108,7 +108,7 @@ def test_from_a_form(app: Flask, worker: Worker) -> None:
 
 
 def test_headers_and_twice_the_same(app: Flask, worker: Worker) -> None:
-    """Its headers come along; one that is passed twice is stored once."""
+    """An upload's headers come along; an upload that is passed twice is stored once."""
     with app.app_context():
         given = upload(headers=Headers({"X-Odd": "ä, b"}), content_type="image/png; q=1")
         item = shop.describe.enqueue([given, given])
@@ -133,7 +133,7 @@ def test_files(app: Flask, store: Path, worker: Worker, busy: Callable[[], None]
 
 
 def test_attempts(app: Flask, worker: Worker) -> None:
-    """Each attempt has the upload from its beginning; it goes with the last, whatever that came to."""
+    """Each attempt has the upload from its beginning; the file goes after the last attempt."""
     name = f"a{time.monotonic_ns()}"
     item = shop.read_and_fail.enqueue(upload(name.encode()), 2)
     assert item.result(BOUND) == name
@@ -144,7 +144,7 @@ def test_attempts(app: Flask, worker: Worker) -> None:
 
 
 def test_ends_that_are_no_runs(app: Flask, store: Path, worker: Worker, busy: Callable[[], None]) -> None:
-    """It goes when the item is cancelled before it runs, or its time, and when Celery revokes it."""
+    """The file goes when its item is cancelled before a run, or revoked by Celery."""
     items = [shop.describe.enqueue([upload()]) for _ in range(2)]
     later = shop.describe.using(delay=86_400).enqueue([upload()])
     assert len(list(store.iterdir())) == 3
@@ -159,7 +159,7 @@ def test_ends_that_are_no_runs(app: Flask, store: Path, worker: Worker, busy: Ca
 
 
 def test_processes_that_are_killed(app: Flask, worker: Worker) -> None:
-    """It goes when the item is parked, and when Celery kills a run that takes too long."""
+    """The file goes when its item is parked, and when Celery kills a run that takes too long."""
     poison = shop.die_with.enqueue(upload())
     killed = shop.ignore_everything_with.enqueue(upload())
     assert "was parked" in str(poison.exception(60))
@@ -168,7 +168,7 @@ def test_processes_that_are_killed(app: Flask, worker: Worker) -> None:
 
 
 def test_cancel_a_run(app: Flask, worker: Worker) -> None:
-    """It goes with a run that is asked to end."""
+    """The file goes with a run that is asked to end."""
     item = shop.hold_upload.enqueue(upload(), "asked")
     worker.wait_for_note("asked runs")
     assert item.cancel()
@@ -177,7 +177,7 @@ def test_cancel_a_run(app: Flask, worker: Worker) -> None:
 
 
 def test_with_the_response(app: Flask, store: Path, worker: Worker) -> None:
-    """It is stored in the view, sent with the response, and dropped with the item if the view fails."""
+    """A file is stored in the view, and goes with its item if the view fails."""
     items = []
 
     @app.post("/<what>")
@@ -199,7 +199,7 @@ def test_with_the_response(app: Flask, store: Path, worker: Worker) -> None:
 
 
 def test_with_the_commit(make_app: MakeApp, store: Path, worker: Worker) -> None:
-    """It waits for the commit, and is dropped when that does not come."""
+    """A file waits for the commit with its item, and goes when the commit does not come."""
     from flask_sqlalchemy import SQLAlchemy
 
     app = make_app(uploads=f"file://{store}")
@@ -220,7 +220,7 @@ def test_with_the_commit(make_app: MakeApp, store: Path, worker: Worker) -> None
 
 
 def test_refused(app: Flask, make_app: MakeApp, redis: Redis, store: Path, tmp_path: Path) -> None:
-    """What is not enqueued leaves no file, and the upload is the view's again, from its beginning."""
+    """A refused item leaves no file, and the view can read the upload from its beginning."""
     given = upload()
     with pytest.raises(UnsupportedError, match="kept for 7 days"):
         shop.describe.using(delay=8 * 86_400).enqueue([given])
@@ -283,7 +283,7 @@ def test_worker_without_a_store(make_app: MakeApp, broker: Broker, store: Path, 
 
 
 def test_sweep(app: Flask, store: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once in a while what was left is removed: of items that are over, or have been left for long."""
+    """Once in a while old files are removed: of items that are over, or were left for long."""
     over = shop.echo.enqueue(1)
     assert over.wait(BOUND)
     waiting = shop.describe.using(delay=86_400).enqueue([upload()])
@@ -345,7 +345,7 @@ def test_urls_that_cannot_be(make_app: MakeApp, url: str) -> None:
 
 
 def test_store_hangs(make_app: MakeApp, remote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that takes nothing is given up; what it takes later is removed, and the upload is not read."""
+    """A store that hangs is given up; a file that it writes later is removed, and the upload is kept."""
     monkeypatch.setattr(rooms, "_STALLED", 0.2)
     gate = rooms.native.Latch()
     original = remote._open

@@ -1,4 +1,4 @@
-"""What becomes of items when workers, the broker or settings fail: real processes, killed and stopped."""
+"""Items when workers, the broker or settings fail: real processes, killed and stopped."""
 
 from __future__ import annotations
 
@@ -29,17 +29,12 @@ from .conftest import Broker, Worker, on_both
 MakeWorker = Callable[..., Worker]
 MakeApp = Callable[..., Flask]
 
-
-@pytest.fixture(autouse=True)
-def nothing_queued(broker: Broker, redis: Redis) -> None:
-    """What another test has left is no worker's business."""
-    redis.forget_all()
-    broker.server.forget_all()
+pytestmark = pytest.mark.usefixtures("nothing_queued")
 
 
 @on_both
 def test_child_is_killed(app: Flask, make_worker: MakeWorker) -> None:
-    """A run whose process is killed is followed by another one; who kills it every time is parked."""
+    """A run whose process is killed is followed by another; an item that kills it every time is parked."""
     worker = make_worker()
     once = shop.die.enqueue(1)
     assert once.result(60) == 2
@@ -61,12 +56,12 @@ def test_nothing_is_lost(app: Flask, make_worker: MakeWorker) -> None:
     for number in range(150):
         items.append(shop.echo.enqueue(number))
         if number % 50 == 25:
-            os.kill(min(worker.children), signal.SIGKILL)
+            os.kill(min(until(lambda: worker.children)), signal.SIGKILL)  # the kernel may list none
     assert [item.result(60) for item in items] == list(range(150))
 
 
 def test_worker_is_killed(app: Flask, make_worker: MakeWorker) -> None:
-    """Another worker runs in seconds what a worker had that was killed whole: what ran, and what waited."""
+    """When a worker is killed whole, another one runs its running and waiting items in seconds."""
     first, second = (
         make_worker("--hostname", name, "--concurrency", "1", "--prefetch-multiplier", "4") for name in "ab"
     )
@@ -96,9 +91,18 @@ def test_message_is_lost(app: Flask, make_worker: MakeWorker, redis: Redis) -> N
     assert [item.result(BOUND) for item in busy] == ["go"] * 3
 
 
+def test_queue_of_the_site(make_app: MakeApp, make_worker: MakeWorker, redis: Redis) -> None:
+    """A worker that sends the message of an item sends it through the queue that the site has named."""
+    make_worker().wait_until_ready()
+    with make_app(celery={"task_default_queue": "other"}).app_context():
+        item = shop.echo.using(delay=0.1).enqueue(1)
+        until(lambda: redis.length("other") == 1)
+        assert item.status is Status.QUEUED
+
+
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 def test_worker_is_killed_on_rabbitmq(app: Flask, make_worker: MakeWorker) -> None:
-    """RabbitMQ sees that the connection is gone, so what the worker ran is another one's in seconds."""
+    """RabbitMQ sees that the connection is gone, so another worker runs the items in seconds."""
     first, second = make_worker("--hostname", "a"), make_worker("--hostname", "b")
     for worker in (first, second):
         worker.wait_until_ready()
@@ -179,7 +183,7 @@ def test_broker_is_gone(app: Flask, make_app: MakeApp, broker: Broker, make_work
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 def test_queue_is_gone(app: Flask, rabbit: RabbitMQ, make_worker: MakeWorker) -> None:
-    """What RabbitMQ has no queue for it would drop: enqueue hears of that, and makes one."""
+    """RabbitMQ would drop a message that has no queue: enqueue hears of that, and makes one."""
     shop.echo.enqueue(1)
     with Connection(rabbit.url) as connection:
         connection.default_channel.queue_delete("celery")
@@ -200,7 +204,7 @@ def test_queue_is_gone(app: Flask, rabbit: RabbitMQ, make_worker: MakeWorker) ->
 def test_settings_that_cannot_be(
     make_app: MakeApp, celery: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    """Where nobody could read what came of an item, or no worker would take it, enqueue says so."""
+    """Enqueue refuses settings with which no result could be read, or no worker would take the item."""
     with make_app(celery=celery).app_context(), pytest.raises(error, match=words):
         shop.echo.enqueue(1)
 

@@ -605,12 +605,12 @@ def test_stop_in_the_thick_of_it(
 
     def stop() -> None:
         assert stop_at.wait(BOUND)
-        site.backend.clock.begin(0.0, grace=chance.choice([0, 1e9]), allowance=0)
+        site.backend.shutdown.begin(0.0, grace=chance.choice([0, 1e9]), allowance=0)
         for _ in range(chance.randrange(4)):
-            site.backend.clock.tick()
-            site.backend.clock.close_if_idle()
+            site.backend.shutdown.tick()
+            site.backend.shutdown.close_if_idle()
         background.stop(0)
-        site.backend.clock.time_is_up()
+        site.backend.shutdown.time_is_up()
 
     together(enqueue, enqueue, cancel, stop)
     assert background.wait_idle(BOUND)

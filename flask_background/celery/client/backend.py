@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from flask_background.celery.client.dispatch import Dispatch
-from flask_background.celery.client.fallback import Fallback
 from flask_background.celery.client.outbox_sender import OutboxSender
 from flask_background.celery.client.session import CelerySession
 from flask_background.celery.handle import CeleryItem
 from flask_background.celery.records.record import Record
 from flask_background.concurrency import native
+from flask_background.concurrency.clock import CLOCK
 from flask_background.core.backend import Backend
 from flask_background.core.callee import Callee
 from flask_background.core.status import Outcome, Status
@@ -21,9 +21,11 @@ from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.errors import BrokerError, EnqueueError, ItemCancelledError
 
 if TYPE_CHECKING:
-    from flask_background.celery.app import CeleryContext
+    from flask_background.celery.app import ThisProcess
     from flask_background.core.item import PlaceLender, WorkItem
     from flask_background.core.request_state import RequestState
+    from flask_background.durable.journal.outbox import OutboxRow
+    from flask_background.durable.outbox import Outbox
 
 _ID = re.compile("[0-9a-f]{24}")
 
@@ -31,18 +33,17 @@ _ID = re.compile("[0-9a-f]{24}")
 class CeleryBackend(Backend[CeleryItem[Any]]):
     """The items that one process has sent to Celery, or asks it about."""
 
-    def __init__(self, context: CeleryContext) -> None:
+    def __init__(self, process: ThisProcess) -> None:
         """Find the app's Celery. Raises ConfigurationError."""
-        self.context = context
         self.pid = os.getpid()
+        self.clock = CLOCK
         self.lock = native.new_lock()
-        self.session = session = CelerySession(context)
+        self.session = session = CelerySession(process)
         self.takes_keys = session.records.is_full
         self.lending: PlaceLender | None = None  # no item runs here
         self.takes_uploads = session.uploads is not None
-        self.fallback = Fallback(session)
-        self.dispatch = Dispatch(session, self.fallback, self.get)
-        self.sender = OutboxSender(session, self.handle_of)
+        self.dispatch = Dispatch(session, self.get)
+        self.sender = OutboxSender(session, self.tell_end)
         self._handles: WeakValueDictionary[str, CeleryItem[Any]] = WeakValueDictionary()
 
     # For views.
@@ -59,10 +60,10 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
             if item.here:
                 self.dispatch.discard(item)
             if isinstance(error, EnqueueError):
-                self.context.events.refused(item.task_name, error)
+                self.session.events.refused(item.task_name, error)
             raise
         if stands_for_it is None:
-            return self.fallback.run_here(item, due)
+            return self.dispatch.run_here(item, due)
         if stands_for_it is not item:
             self.dispatch.discard(item)
             item._release_arguments()
@@ -70,21 +71,21 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
         self._handles[item.id] = item
         if not held:
             item._release_arguments()
-        self.context.events.enqueued(item)
+        self.session.events.enqueued(item)
         return item
 
     def start_held(self, item: CeleryItem[Any]) -> None:
         try:
             self.submit_reserved(item, None)
         except BrokerError as error:  # the view that could be told is over
-            self.context.events.log_error(
+            self.session.events.log_error(
                 f"Item {item.id} ({item.task_name}) could not be handed over", error
             )
 
     def cancel_held(self, item: CeleryItem[Any], why: str) -> None:
         error = ItemCancelledError(f"item {item.id} ({item.task_name}) was dropped: {why}")
         if self._end_held(item, error):
-            self.context.events.dropped(item, why)
+            self.session.events.dropped(item, why)
 
     def reserve(self, item: CeleryItem[Any]) -> WorkItem[Any]:
         return self.accept(item, held=True)
@@ -95,9 +96,9 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
         try:
             stands_for_it = self.dispatch.send(item, due)
             if stands_for_it is None:
-                self.fallback.go_on_here(item, due)
+                self.dispatch.go_on_here(item, due)
         except EnqueueError as error:
-            self.context.events.refused(item.task_name, error)
+            self.session.events.refused(item.task_name, error)
             self._end_held(item, ItemCancelledError(f"item {item.id} could not be handed over: {error}"))
             raise
         if stands_for_it is item:
@@ -112,7 +113,7 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
         handle = self._handles.get(item_id)
         if (handle is not None and (handle.here or handle._announced)) or not _ID.fullmatch(item_id):
             return handle
-        row = self.fallback.look(item_id) if handle is None or handle.in_outbox else None
+        row = self._row_of(item_id) if handle is None or handle.in_outbox else None
         record = self.session.records.read(item_id) if row is None else Record.of_row(row)
         if record is None:
             return handle
@@ -125,7 +126,7 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
     def look(self, item: CeleryItem[Any]) -> Record | None:
         """The row or record of an item, if there is one."""
         if item.in_outbox:
-            row = self.fallback.look(item.id)
+            row = self._row_of(item.id)
             if row is not None:
                 return Record.of_row(row)
             item.place(here=item.here)  # there is a record now
@@ -146,13 +147,11 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
         why = ItemCancelledError(f"item {item.id} ({item.task_name}) was cancelled")
         if item.here:
             return self._end_held(item, why)
-        answer = self.fallback.cancel(item.id) if item.in_outbox else None
+        answer = self._outbox.cancel(item.id) if item.in_outbox else None
         if answer is None:  # whoever has just sent it knows nothing of that
-            answer = self.session.records.cancel(item.id)
-            if answer == "cancelled" and (record := self.session.records.read(item.id)) is not None:
-                self.session.discard_uploads(item.id, record.uploads)
+            answer = self.session.cancel(item.id)
         if answer == "cancelled" and item.status is Status.CANCELLED:
-            self.context.events.finished(item, (Status.CANCELLED, None, why))
+            self.session.events.finished(item, (Status.CANCELLED, None, why))
         if answer is not None:
             self.source_of(item).fire(CancelReason.REQUESTED)
         return answer is not None
@@ -168,8 +167,22 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
 
     def handle_of(self, item_id: str, record: Record) -> CeleryItem[Any]:
         """A new handle of the item that a record is about."""
-        task = self.context.registry.tasks.get(record.task) or Callee.unknown(record.task, "thread")
+        task = self.session.registry.tasks.get(record.task) or Callee.unknown(record.task, "thread")
         return CeleryItem.of(item_id, record, task, self)
+
+    def tell_end(self, item_id: str, record: Record) -> None:
+        """Announce an end that no run has told of, which the record has; its uploads go."""
+        self.session.discard_uploads(item_id, record.uploads)
+        outcome = record.status, None, record.attempt_of(item_id).error
+        self.session.events.finished(self.handle_of(item_id, record), outcome)
+
+    @property
+    def _outbox(self) -> Outbox:
+        return self.session.process.durable.outbox
+
+    def _row_of(self, item_id: str) -> OutboxRow | None:
+        """The journal's row of an item that waits there, or has ended there. Raises JournalError."""
+        return self._outbox.get(item_id) if self.session.process.has_journal() else None
 
     def _end_held(self, item: WorkItem[Any], error: ItemCancelledError) -> bool:
         """End an item that was never sent."""
@@ -181,5 +194,5 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
             item._announce_end()
         self.dispatch.discard(item)
         item._release_arguments()
-        self.context.events.finished(item, outcome)
+        self.session.events.finished(item, outcome)
         return True

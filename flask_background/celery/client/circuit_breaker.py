@@ -41,13 +41,11 @@ class Breaker:
 
     def broke(self, error: Exception) -> None:
         """A try has failed."""
+        now = time.monotonic()
         with self._lock:
-            now = time.monotonic()
             self._next_try = now + _REST
-            is_news = self._lost_at is None
-            if is_news:
-                self._lost_at = now
-        if is_news:
+            was_broken, self._lost_at = self.is_broken, self._lost_at or now
+        if not was_broken:
             self._events.backend_lost("Celery", error)
 
     def mended(self) -> None:

@@ -1,21 +1,34 @@
-"""Sends items: packs them, stores their uploads, and takes the way out where Celery cannot be reached."""
+"""Sends items: packs them, stores their uploads, and takes the way out where Celery cannot be reached.
+
+Durable items then wait in the journal, and others may run in this process.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flask_background.celery.client.fallback import Fallback, Packed
 from flask_background.celery.client.publisher import UnsendableError
-from flask_background.celery.records.record import Record
+from flask_background.celery.records.record import Record, with_uploads
 from flask_background.celery.uploads.uploads import KEPT
-from flask_background.errors import BrokerError, ConfigurationError, SerializationError, UnsupportedError
+from flask_background.durable.journal.outbox import OutboxRow
+from flask_background.errors import (
+    BrokerError,
+    ConfigurationError,
+    JournalError,
+    SerializationError,
+    Stopping,
+    UnsupportedError,
+)
 from flask_background.local.admission import check_executor
+from flask_background.payload import data
 from flask_background.payload.calls import pack_call
 
 if TYPE_CHECKING:
+    from werkzeug.datastructures import FileStorage
+
     from flask_background.celery.client.session import CelerySession
     from flask_background.celery.handle import CeleryItem
     from flask_background.core.item import WorkItem
@@ -24,19 +37,28 @@ if TYPE_CHECKING:
 Find = Callable[[str], "CeleryItem[Any] | None"]
 
 
-class Dispatch:
-    """The way of an item from its arguments to its message."""
+class Packed(NamedTuple):
+    """The arguments of an item that is to be sent, as data."""
 
-    def __init__(self, session: CelerySession, fallback: Fallback, find: Find) -> None:
+    payload: str
+    #: The uploads, to which the payload refers by their number.
+    uploads: Sequence[FileStorage]
+    #: The key's hash: the key itself may hold private data.
+    key: str | None
+
+
+class Dispatch:
+    """The way of one app's items from their arguments to their messages."""
+
+    def __init__(self, session: CelerySession, find: Find) -> None:
         self._session = session
-        self._fallback = fallback
+        self._process = session.process
         self._find = find
 
     def pack(self, item: CeleryItem[Any], due: float | None) -> CeleryItem[Any] | None:
         """Make the arguments data, and refuse what Celery cannot do. Returns the item that has its key."""
         task: Any = item._task
-        context = self._session.context
-        settings, registry = context.settings, context.registry
+        settings, registry = self._session.settings, self._session.registry
         if settings.celery is None and settings.backend != "celery" and not registry.names_backend("celery"):
             raise ConfigurationError(
                 f"task {task.name} is to go to Celery, and no worker would know that: say it where a task is"
@@ -46,9 +68,12 @@ class Dispatch:
         registry.check_portable(task)
         self._check(item, due)
         payload, uploads = pack_call(task.func, item._args, item._kwargs or {}, settings.max_payload)
-        key = None if task.key is None else _name_of_key(item.task_name, task.key)
-        if key is not None and (other := self._live(self._session.records.holder(key))) is not None:
-            return other
+        key = None
+        if task.key is not None:
+            name = f"{item.task_name}\0{task.key}".encode(errors="surrogatepass")
+            key = hashlib.sha256(name).hexdigest()
+            if (other := self._live(self._session.records.holder(key))) is not None:
+                return other
         if self._session.uploads is not None and uploads:
             self._session.uploads.save(item.id, uploads)
         item._take_arguments(Packed(payload, uploads, key))
@@ -61,11 +86,11 @@ class Dispatch:
         BrokerError if there is no way out.
         """
         task: Any = item._task
-        packed = item._args
-        assert isinstance(packed, Packed)
-        # Where Celery cannot be reached, nobody knows which item has a key.
-        has_way_out = packed.key is None and self._fallback.is_there_for(task)
-        breaker = self._session.breaker
+        packed, breaker = _packed(item), self._session.breaker
+        # Where Celery cannot be reached, nobody knows which item has a key. A worker's process runs nothing
+        # for itself.
+        has_fallback = task.options.fallback is not None and self._process.holds_items
+        has_way_out = packed.key is None and (task.durable or has_fallback)
         error = BrokerError("Celery could not be reached a moment ago, and is tried again soon")
         if not has_way_out or breaker.lets_pass():
             try:
@@ -82,7 +107,7 @@ class Dispatch:
             raise error
         if not task.durable:
             return None
-        self._fallback.keep(item, packed, due, error)
+        self._keep(item, packed, due, error)
         return item
 
     def discard(self, item: WorkItem[Any]) -> None:
@@ -90,37 +115,20 @@ class Dispatch:
         if isinstance(item._args, Packed):
             self._session.discard_uploads(item.id, len(item._args.uploads))
 
-    def _publish(
-        self, item: CeleryItem[Any], packed: Packed, due: float | None, *, may_follow: bool
-    ) -> CeleryItem[Any]:
-        """``may_follow``: should this fail, the outbox sends the item later."""
-        records = self._session.records
-        record = Record.of_item(item, due, packed.payload, len(packed.uploads) or None, packed.key)
-        record = self._session.addressed(record)
-        is_due = due is None or due <= time.time()
-        while (holder := records.put(item.id, record, message_follows=is_due)) is not None:
-            if (other := self._live(holder)) is not None:  # else it has just ended
-                return other
-        item.place(here=False)
-        try:
-            self._session.publish(item.id, record)
-        except BrokerError as error:
-            item.place(here=True)
-            if isinstance(error, UnsendableError) or not may_follow:
-                try:
-                    if not records.withdraw(item.id):  # its message has arrived all the same
-                        item.place(here=False)
-                except BrokerError:
-                    pass  # as dead as the broker
-            if item.here:
-                raise
-        item._take_arguments(())
+    def run_here(self, item: CeleryItem[Any], due: float | None) -> CeleryItem[Any]:
+        """Make it an item of this process, and accept it. Raises EnqueueError."""
+        self._bring_here(item)
+        self._process.backend.accept(item, due=due)
         return item
 
-    def _live(self, item_id: str | None) -> CeleryItem[Any] | None:
-        """The handle of an item, unless it has ended."""
-        item = None if item_id is None else self._find(item_id)
-        return None if item is None or item.status.is_final else item
+    def go_on_here(self, item: CeleryItem[Any], due: float | None) -> None:
+        """Enter an item that was held, and so accepted, however many wait here. Raises Stopping."""
+        self._bring_here(item)
+        local = self._process.backend
+        local.executors[item._task.executor].prepare(item)
+        if not local.take(item, held=True):
+            raise Stopping(f"{item.task_name} cannot run here instead: this process has stopped taking items")
+        local.submit_reserved(item, due)
 
     def _check(self, item: WorkItem[Any], due: float | None) -> None:
         """Raise SerializationError or UnsupportedError for what an item cannot have here."""
@@ -142,6 +150,68 @@ class Dispatch:
                 " than that: save it, and pass its name"
             )
 
+    def _live(self, item_id: str | None) -> CeleryItem[Any] | None:
+        """The handle of an item, unless it has ended."""
+        item = None if item_id is None else self._find(item_id)
+        return None if item is None or item.status.is_final else item
 
-def _name_of_key(task_name: str, key: str) -> str:
-    return hashlib.sha256(f"{task_name}\0{key}".encode(errors="surrogatepass")).hexdigest()
+    def _publish(
+        self, item: CeleryItem[Any], packed: Packed, due: float | None, *, may_follow: bool
+    ) -> CeleryItem[Any]:
+        """``may_follow``: should this fail, the outbox sends the item later."""
+        records = self._session.records
+        is_due = due is None or due <= time.time()  # then Redis' clock is not asked again
+        record = Record.of_item(
+            item, None if is_due else due, packed.payload, len(packed.uploads), packed.key
+        )
+        record = self._session.addressed(record)
+        while (holder := records.put(item.id, record, message_follows=is_due)) is not None:
+            if (other := self._live(holder)) is not None:  # else it has just ended
+                return other
+        item.place(here=False)
+        try:
+            self._session.publish(item.id, record)
+        except BrokerError as error:
+            item.place(here=True)
+            if isinstance(error, UnsendableError) or not may_follow:
+                try:
+                    item.place(here=records.withdraw(item.id))  # else its message has arrived all the same
+                except BrokerError:
+                    pass  # as dead as the broker
+            if item.here:
+                raise
+        item._take_arguments(())
+        return item
+
+    def _keep(self, item: CeleryItem[Any], packed: Packed, due: float | None, error: BrokerError) -> None:
+        """Let a durable item wait in the journal. Raises BrokerError if it cannot."""
+        record = Record.of_item(item, due, packed.payload, 0, None)
+        # Its uploads lie where those of all items for Celery do, not beside the journal.
+        options = with_uploads(record.options, len(packed.uploads))
+        row = OutboxRow(
+            item.id, record.task, packed.payload, options, record.state, record.due, record.enqueued
+        )
+        try:
+            self._process.durable.outbox.put(row)
+        except JournalError as other:
+            raise BrokerError(f"{error}. And it cannot wait in the journal: {other}") from other
+        item.place(here=False, in_outbox=True)
+        item._take_arguments(())
+
+    def _bring_here(self, item: CeleryItem[Any]) -> None:
+        packed = _packed(item)
+        self._session.discard_uploads(item.id, len(packed.uploads))
+
+        def rewound(reference: dict[str, Any]) -> FileStorage:
+            upload = packed.uploads[int(reference["n"])]
+            upload.stream.seek(0)
+            return upload
+
+        item._take_arguments(*data.load_call(packed.payload, rebuild=rewound))
+        item.stay_here(self._process.backend)
+
+
+def _packed(item: CeleryItem[Any]) -> Packed:
+    packed = item._args
+    assert isinstance(packed, Packed)
+    return packed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask_background.celery.client.publisher import UnsendableError
 from flask_background.celery.records.record import Record
@@ -14,11 +14,7 @@ from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from flask_background.celery.client.session import CelerySession
-    from flask_background.celery.handle import CeleryItem
     from flask_background.durable.journal.outbox import OutboxRow
-
-#: Makes the handle of an item that a record is about.
-HandleOf = Callable[[str, Record], "CeleryItem[Any]"]
 
 
 class OutboxSender:
@@ -26,9 +22,9 @@ class OutboxSender:
 
     name = "Celery"
 
-    def __init__(self, session: CelerySession, handle_of: HandleOf) -> None:
+    def __init__(self, session: CelerySession, tell_end: Callable[[str, Record], None]) -> None:
         self._shared, self._own = session, threading.local()
-        self._handle_of = handle_of
+        self._tell_end = tell_end
 
     @property
     def _session(self) -> CelerySession:
@@ -39,7 +35,15 @@ class OutboxSender:
 
     def is_worth_a_try(self) -> bool:
         """Whether items may be sent. Where the last try has failed, Celery is asked without an item."""
-        return not self._shared.breaker.is_broken or self._is_there()
+        if not self._shared.breaker.is_broken:
+            return True
+        try:
+            self._session.records.read("0" * 24)
+            self._session.publisher.probe()
+        except BrokerError as error:
+            self._shared.breaker.broke(error)
+            return False
+        return True
 
     def nothing_waits(self) -> None:
         """Nothing is left to try it with."""
@@ -50,7 +54,7 @@ class OutboxSender:
 
         Raises BrokerError if Celery cannot be reached; any other error is the item's own fault.
         """
-        breaker = self._session.breaker
+        breaker = self._shared.breaker
         try:
             if entry.cancel or entry.status is Status.CANCELLED:
                 self._cancel(entry)
@@ -65,7 +69,10 @@ class OutboxSender:
 
     def tell_end(self, entry: OutboxRow) -> None:
         """Announce the end of an item that has failed or was cancelled in the outbox."""
-        self._tell(entry, Record.of_row(entry))
+        record = Record.of_row(entry)
+        if entry.status is Status.CANCELLED:  # its uploads go when Celery knows of that: it may run there
+            record = record._replace(uploads=0)
+        self._tell_end(entry.id, record)
 
     def _send(self, entry: OutboxRow) -> None:
         session = self._session
@@ -78,25 +85,9 @@ class OutboxSender:
         # Else the message of somebody who sent the item before, and died, has arrived.
 
     def _cancel(self, entry: OutboxRow) -> None:
-        records = self._session.records
-        record = self._session.addressed(Record.of_row(entry))._replace(status=Status.QUEUED)
-        records.put(entry.id, record, message_follows=False)  # for a message that may have arrived
-        if records.cancel(entry.id) != "cancelled":
-            return
-        self._session.discard_uploads(entry.id, record.uploads)
-        if entry.status is not Status.CANCELLED:  # else that was told when it was
-            self._tell(entry, record._replace(status=Status.CANCELLED, finished=time.time()))
-
-    def _tell(self, entry: OutboxRow, record: Record) -> None:
-        item = self._handle_of(entry.id, record)
-        error = record.attempt_of(entry.id).error
-        self._session.context.events.finished(item, (record.status, None, error))
-
-    def _is_there(self) -> bool:
-        try:
-            self._session.records.read("0" * 24)
-            self._session.publisher.probe()
-        except BrokerError as error:
-            self._session.breaker.broke(error)
-            return False
-        return True
+        session = self._session
+        record = session.addressed(Record.of_row(entry))._replace(status=Status.QUEUED)
+        session.records.put(entry.id, record, message_follows=False)  # for a message that may have arrived
+        was_told = entry.status is Status.CANCELLED
+        if session.cancel(entry.id) == "cancelled" and not was_told:
+            self._tell_end(entry.id, record._replace(status=Status.CANCELLED, finished=time.time()))

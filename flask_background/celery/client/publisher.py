@@ -6,13 +6,14 @@ import json
 import os
 import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import ChannelError, LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
-from flask_background.celery.app import TASK_NAME
+from flask_background.celery.app import SHARE_OF_A_WAIT, TASK_NAME
 from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from flask_background.celery.records.record import Record
 
-# The share of the timeout that one wait may take: for a connection, for an answer, for a free producer.
-_SHARE_OF_A_WAIT = 0.4
 # A message that fails within this share of the timeout is sent once more: the broker was started anew.
 _AT_ONCE = 0.1
 # By how many others, at most, a message may be overtaken that is to go before those that wait.
@@ -32,40 +31,48 @@ _ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interv
 class UnsendableError(BrokerError):
     """The broker answers, but Celery cannot send the message, or is not configured to."""
 
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"Celery cannot send the item: {type(error).__name__}: {error}")
+
 
 class Publisher:
     """Sends messages of one process to the broker of an app's Celery. Waits up to ``timeout`` seconds."""
 
     def __init__(self, celery: Celery, timeout: float, kill_after: float) -> None:
         self._celery = celery
-        self._timeout = timeout
+        self._timeout, self._wait = timeout, timeout * SHARE_OF_A_WAIT
         self._kill_after = kill_after
+        driver = celery.connection_for_write().transport.driver_type
+        options: dict[str, Any]
+        if driver == "amqp":
+            # Without the first, a message is on its way when enqueue returns, and may be lost.
+            options = {"confirm_publish": True, "read_timeout": self._wait, "write_timeout": self._wait}
+        else:
+            timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), self._wait)
+            options = {**timeouts, "retry_on_timeout": False}
+        connection = celery.connection_for_write(transport_options=options, connect_timeout=self._wait)
         limit = celery.conf.broker_pool_limit
         # Not Celery's own pool: what bounds these waits changes nothing for the app's own tasks.
-        self._connections = self._connection().Pool(limit)
+        self._connections = connection.Pool(limit)
         self._producers = ProducerPool(self._connections, limit)
         weakref.finalize(self, _close, self._connections, os.getpid()).atexit = False
+        self._queues: dict[str, str] = {}
         # The tasks whose queue has been declared. With Redis, once is enough.
-        self._declared: set[str] | None = set() if self._driver == "redis" else None
-
-    @property
-    def _driver(self) -> str:
-        return str(self._celery.connection_for_write().transport.driver_type)
+        self._declared: set[str] | None = set() if driver == "redis" else None
 
     def queue_of(self, task_name: str) -> str:
         """The name of the queue that the items of a task go through, as ``task_routes`` says.
 
         Raises UnsendableError.
         """
-        try:
-            route = self._celery.amqp.router.route({}, task_name)
-        except Exception as error:
-            raise _unsendable(error) from error
-        return str(getattr(route.get("queue"), "name", route.get("routing_key", "?")))
-
-    def limit_of(self, timeout: float | None) -> float | None:
-        """After how many seconds Celery kills the process of a run, of a task with this timeout."""
-        return None if timeout is None else timeout + self._kill_after
+        if task_name not in self._queues:  # asked once: each item of the task needs it
+            try:
+                route = self._celery.amqp.router.route({}, task_name)
+            except Exception as error:
+                raise UnsendableError(error) from error
+            name = getattr(route.get("queue"), "name", route.get("routing_key", "?"))
+            self._queues[task_name] = str(name)
+        return self._queues[task_name]
 
     def send(
         self,
@@ -74,91 +81,87 @@ class Publisher:
         *,
         with_record: bool,
         delay: float = 0.0,
+        queue: str | None = None,
         is_first: bool = False,
     ) -> None:
         """Send the message of an item, to be run in ``delay`` seconds. Raises BrokerError.
 
         ``with_record``: the record goes with it, arguments included; otherwise the message names the item.
-        ``is_first``: where Redis is the broker, the message goes before those that wait in its queue.
+        ``queue``: another one than ``task_routes`` says. ``is_first``: where Redis is the broker, the message
+        goes before those that wait in its queue.
         """
+        timeout = json.loads(record.options).get("timeout")
         options = {
+            "args": (record.home, record.task, record.as_fields() if with_record else None),
             "task_id": item_id,
             "route_name": record.task,
             "shadow": record.task,  # what Celery's log calls it
             "countdown": delay or None,
             "serializer": "json",
             "headers": {"traceparent": record.traceparent} if record.traceparent else None,
-            "time_limit": self.limit_of(json.loads(record.options).get("timeout")),
+            # Then Celery kills the process of the run.
+            "time_limit": None if timeout is None else timeout + self._kill_after,
             "ignore_result": True,  # else Celery subscribes to it here; the worker stores it
             "argsrepr": "(...)",
             "kwargsrepr": "{}",
             "add_to_parent": False,
             "mandatory": True,  # RabbitMQ would drop what it has no queue for
+            "retry": False,
         }
-        args = record.home, record.task, record.as_fields() if with_record else None
+        if queue is not None:
+            options["queue"] = queue
         began = time.monotonic()
         for is_last in (False, True):
             try:
-                with self._producers.acquire(
-                    block=True, timeout=self._timeout * _SHARE_OF_A_WAIT
-                ) as producer:
-                    self._send_by(producer, began + self._timeout, args, options)
+                with self._producers.acquire(block=True, timeout=self._wait) as producer:
+                    self._send_by(producer, began + self._timeout, options)
                     if is_first and self._declared is not None:
                         self._put_first(producer, record.queue, item_id)
                 return
             except Exception as error:
                 after = time.monotonic() - began
                 if self._is_the_messages_fault(error):
-                    raise _unsendable(error) from error
+                    raise UnsendableError(error) from error
                 if is_last or after > self._timeout * _AT_ONCE:
                     raise _unreached(after, error) from error
 
     def probe(self) -> None:
         """Raise BrokerError if the broker does not answer."""
-        began = time.monotonic()
-        try:
-            with self._connection() as connection:
-                wait = self._timeout * _SHARE_OF_A_WAIT
-                connection.ensure_connection(max_retries=1, interval_start=0, timeout=wait)
-                connection.channel().close()
-        except Exception as error:
-            raise _unreached(time.monotonic() - began, error) from error
+        with self._channel():
+            pass
 
     def is_empty(self, queue: str) -> bool:
         """Whether no message waits in a queue. Raises BrokerError."""
+        connection = self._celery.connection_for_write()
+        with self._channel() as channel:
+            try:
+                return not channel.queue_declare(queue=queue, passive=True).message_count
+            except (ChannelError, *connection.channel_errors):
+                return True  # there is no such queue, as Redis says of one that is empty
+
+    @contextmanager
+    def _channel(self) -> Iterator[Any]:
         began = time.monotonic()
         try:
             with self._connections.acquire(block=True, timeout=self._timeout) as connection:
-                connection.ensure_connection(**_ONCE_MORE)
-                with connection.channel() as channel:
-                    return not channel.queue_declare(queue=queue, passive=True).message_count
-        except ChannelError:  # there is no such queue, as Redis says of one that is empty
-            return True
+                try:
+                    connection.ensure_connection(**_ONCE_MORE, timeout=self._wait)
+                    with connection.channel() as channel:
+                        yield channel
+                except BaseException:
+                    connection.collect()
+                    raise
         except Exception as error:
-            if isinstance(error, self._celery.connection_for_write().channel_errors):
-                return True
             raise _unreached(time.monotonic() - began, error) from error
 
-    def _connection(self) -> Any:
-        wait = self._timeout * _SHARE_OF_A_WAIT
-        options: dict[str, Any]
-        if self._driver == "amqp":
-            # Without the first, a message is on its way when enqueue returns, and may be lost.
-            options = {"confirm_publish": True, "read_timeout": wait, "write_timeout": wait}
-        else:
-            options = {"socket_timeout": wait, "socket_connect_timeout": wait, "retry_on_timeout": False}
-        return self._celery.connection_for_write(transport_options=options, connect_timeout=wait)
-
-    def _send_by(self, producer: Any, end: float, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def _send_by(self, producer: Any, end: float, options: dict[str, Any]) -> None:
         task_name = options["route_name"]
-        if self._declared is not None and task_name in self._declared:
+        if self._declared is not None and task_name in self._declared and "queue" not in options:
             options = {**options, "declare": ()}
         try:
             producer.connection.ensure_connection(**_ONCE_MORE)
             left = max(0.01, end - time.monotonic())
-            self._celery.send_task(
-                TASK_NAME, args, producer=producer, confirm_timeout=left, retry=False, **options
-            )
+            self._celery.send_task(TASK_NAME, producer=producer, confirm_timeout=left, **options)
         except BaseException:
             if self._declared is not None:
                 self._declared.clear()
@@ -182,10 +185,6 @@ class Publisher:
         others = connection.connection_errors + connection.channel_errors
         # The fourth is kombu's, when a connection ends in the midst of it.
         return not isinstance(error, (OperationalError, LimitExceeded, OSError, AttributeError, *others))
-
-
-def _unsendable(error: Exception) -> UnsendableError:
-    return UnsendableError(f"Celery cannot send the item: {type(error).__name__}: {error}")
 
 
 def _unreached(seconds: float, error: Exception) -> BrokerError:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from copy import copy
-from typing import Self
+from typing import Literal, Self
 
-from flask_background.celery.app import CeleryContext, celery_of, check_settings
+from flask_background.celery.app import ThisProcess, celery_of, check_settings
 from flask_background.celery.client.circuit_breaker import Breaker
 from flask_background.celery.client.publisher import Publisher
 from flask_background.celery.records import records_of
 from flask_background.celery.records.base import Records
 from flask_background.celery.records.record import Record
 from flask_background.celery.uploads.uploads import Uploads
+from flask_background.core.hub_events import make_events
 
 # The longest that a worker holds a message that is not due, in seconds, where no reconciler sends it then.
 _HOP = 600.0
@@ -21,13 +22,19 @@ _HOP = 600.0
 class CelerySession:
     """The means of one app in one process."""
 
-    def __init__(self, context: CeleryContext) -> None:
+    def __init__(self, process: ThisProcess) -> None:
         """Find the app's Celery. Raises ConfigurationError."""
-        self.context = context
-        check_settings(celery_of(context.app, context.settings))
+        self.process, self.settings, self.registry = process, process.settings, process.registry
+        self.events = make_events(process.app)
+        check_settings(celery_of(process.app, self.settings))
         self._connect()
-        self.uploads = Uploads.of(context.settings, context.events)
-        self.breaker = Breaker(context.events)
+        self.uploads = Uploads.of(self.settings, self.events)
+        self.breaker = Breaker(self.events)
+
+    @property
+    def home(self) -> str:
+        """The name under which the items of this app are listed; the same in its site and its workers."""
+        return self.process.app.name
 
     def apart(self) -> Self:
         """Copy the session, with connections of its own.
@@ -39,13 +46,13 @@ class CelerySession:
         return other
 
     def _connect(self) -> None:
-        celery, settings = celery_of(self.context.app, self.context.settings), self.context.settings
+        celery, settings = celery_of(self.process.app, self.settings), self.settings
         self.records: Records = records_of(celery, settings)
         self.publisher = Publisher(celery, settings.publish_timeout, settings.kill_after)
 
     def addressed(self, record: Record) -> Record:
         """The record with where it is listed, and which way its message goes. Raises BrokerError."""
-        return record._replace(home=self.context.home, queue=self.publisher.queue_of(record.task))
+        return record._replace(home=self.home, queue=self.publisher.queue_of(record.task))
 
     def publish(self, item_id: str, record: Record) -> None:
         """Send the message of an item whose record was put. Raises BrokerError."""
@@ -60,7 +67,16 @@ class CelerySession:
         record = self.records.read(item_id)
         return record is not None and record.status.is_final
 
-    def discard_uploads(self, item_id: str, count: int | None) -> None:
+    def cancel(self, item_id: str, *, force: bool = False) -> Literal["cancelled", "asked"] | None:
+        """Cancel an item; see ``Records.cancel``. Its uploads go if it will not run. Raises BrokerError."""
+        answer = self.records.cancel(item_id, force=force)
+        if answer == "cancelled" and self.uploads is not None:
+            record = self.records.read(item_id)
+            if record is not None:
+                self.uploads.discard(item_id, record.uploads)
+        return answer
+
+    def discard_uploads(self, item_id: str, count: int) -> None:
         """Remove the uploads of an item that has ended, or is not sent. Raises nothing."""
         if self.uploads is not None:
             self.uploads.discard(item_id, count)

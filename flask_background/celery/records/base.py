@@ -65,17 +65,20 @@ class Records(ABC):
         """Put a queued item off, each time for longer: this worker cannot run it."""
 
     @abstractmethod
-    def finish(self, run: RunId, status: Status, *, only_if_silent: bool = False, **fields: Any) -> bool:
-        """Put on record how a run has ended its item. False if the item is not this run's any more.
-
-        ``only_if_silent``: nothing happens if the run has shown a sign of life lately, either.
-        """
-
-    @abstractmethod
-    def requeue(
-        self, run: RunId, due: float | None = None, *, only_if_silent: bool = False, **fields: Any
+    def settle(
+        self,
+        run: RunId,
+        status: Status,
+        due: float | None = None,
+        *,
+        only_if_silent: bool = False,
+        **fields: Any,
     ) -> bool:
-        """Put on record that another run follows, at ``due`` (``time.time()``; None: now); as ``finish``."""
+        """Put on record how a run has ended its item, or with QUEUED that another run follows.
+
+        ``due``: when that may start (``time.time()``; None: now). False if the item is not this run's any
+        more. ``only_if_silent``: nothing happens if the run has shown a sign of life lately, either.
+        """
 
     @abstractmethod
     def report(self, run: RunId, progress: str) -> None:

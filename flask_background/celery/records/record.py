@@ -55,7 +55,7 @@ class Record(NamedTuple):
     error: str | None = None
     #: Why an item that has not failed by itself will not run.
     reason: str | None = None
-    uploads: int | None = None
+    uploads: int = 0
     #: Its key, by the name that stands for it in Redis.
     key: str | None = None
     #: Somebody wants the running item to end.
@@ -65,7 +65,7 @@ class Record(NamedTuple):
 
     @classmethod
     def of_item(
-        cls, item: WorkItem[Any], due: float | None, payload: str, uploads: int | None, key: str | None
+        cls, item: WorkItem[Any], due: float | None, payload: str, uploads: int, key: str | None
     ) -> Self:
         """The first record of a new item."""
         task = item._task
@@ -90,7 +90,7 @@ class Record(NamedTuple):
     def of_row(cls, row: OutboxRow) -> Self:
         """The first record of an item that waits in the journal."""
         options = json.loads(row.options)
-        uploads = options.pop(_UPLOADS, None)
+        uploads = options.pop(_UPLOADS, 0)
         return cls(
             row.task,
             row.status,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from flask_background.celery.app import SHARE_OF_A_WAIT
 from flask_background.celery.records import scripts
 from flask_background.celery.records.base import LOST_AFTER, Records, RunId, reaching
 from flask_background.celery.records.connection import client_of, key_prefix
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
     from flask_background.core.settings import Settings
 
-#: The share of BACKGROUND_PUBLISH_TIMEOUT that one wait may take: for a connection, or for an answer.
-SHARE_OF_A_WAIT = 0.4
 # How long one blocking read waits for an item's end (seconds), and how many of a process do at the same time.
 _READ = 1.0
 _READERS = 32
@@ -39,13 +39,14 @@ class Findings(NamedTuple):
 
     #: The time in Redis, in seconds.
     now: float
-    #: Items whose message is to be sent before others, and those that are due.
-    again: Sequence[str] = ()
+    #: Items for which a message is to be sent.
     due: Sequence[str] = ()
     #: Runs without a sign of life.
     lost: Sequence[RunId] = ()
-    #: By queue with old messages, when the latest of the items was sent that had started a while ago.
-    old: Sequence[tuple[str, float]] = ()
+    #: The queues with old messages.
+    old: Sequence[str] = ()
+    #: By queue, when the latest of the items was sent that have started.
+    progress: Mapping[str, float] = MappingProxyType({})
 
 
 class RedisRecords(Records):
@@ -69,11 +70,10 @@ class RedisRecords(Records):
         self._beat, self._look, self._send = map(script, (scripts.BEAT, scripts.LOOK, scripts.SEND))
 
     def put(self, item_id: str, record: Record, *, message_follows: bool) -> str | None:
+        where = record.home, record.queue, record.key or "", int(message_follows), record.due or 0
         fields = [text for pair in record.as_fields().items() for text in pair]
         for _ in range(2):
-            holder: str | None = self._ask(
-                self._put, item_id, int(message_follows), self._now() + self._wait, *fields
-            )
+            holder: str | None = self._ask(self._put, item_id, *where, self._now() + self._wait, *fields)
             if holder != "late":
                 return holder
             self._clock = None  # Redis' clock was set, or this process could not go on
@@ -90,18 +90,24 @@ class RedisRecords(Records):
 
     def claim(self, run: RunId, limit: float | None, sent: Record | None) -> Record | None:
         found = self._ask(self._claim, *run, LOST_AFTER, "" if limit is None else limit)
-        return Record.of_fields(dict(zip(found[::2], found[1::2], strict=True))) if found else None
+        return Record.of_fields(dict(_pairs(found))) if found else None
 
     def defer(self, item_id: str) -> None:
         self._ask(self._defer, item_id)
 
-    def finish(self, run: RunId, status: Status, *, only_if_silent: bool = False, **fields: Any) -> bool:
-        return self._settle_run(run, "", {"status": status, **fields}, only_if_silent)
-
-    def requeue(
-        self, run: RunId, due: float | None = None, *, only_if_silent: bool = False, **fields: Any
+    def settle(
+        self,
+        run: RunId,
+        status: Status,
+        due: float | None = None,
+        *,
+        only_if_silent: bool = False,
+        **fields: Any,
     ) -> bool:
-        return self._settle_run(run, due or 0, fields, only_if_silent)
+        given = {"status": status, **fields}
+        texts = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+        again = "" if status.is_final else due or 0
+        return bool(self._ask(self._settle, *run, int(only_if_silent), self._keep, again, *texts))
 
     def report(self, run: RunId, progress: str) -> None:
         self._ask(self._report, *run, progress)
@@ -133,10 +139,9 @@ class RedisRecords(Records):
         now, *found = self._ask(self._look, home, who, int(lock * 1000), most, age, _GAP, _STEADY)
         if not found:
             return Findings(float(now))
-        again, due, lost, old = found
-        runs = [RunId(*pair) for pair in zip(lost[::2], lost[1::2], strict=True)]
-        queues = list(zip(old[::2], map(float, old[1::2]), strict=True))
-        return Findings(float(now), again, due, runs, queues)
+        due, lost, old, progress = found
+        runs = [RunId(*pair) for pair in _pairs(lost)]
+        return Findings(float(now), due, runs, old, {queue: float(sent) for queue, sent in _pairs(progress)})
 
     def sent_before(self, home: str, queue: str, at: float, most: int) -> list[str]:
         """The queued items whose message went through a queue before then, oldest first."""
@@ -169,11 +174,6 @@ class RedisRecords(Records):
             item_id: Any = self._client.get(f"{self._prefix}key:{key}")
         return None if item_id is None else str(item_id)
 
-    def _settle_run(self, run: RunId, due: float | str, fields: dict[str, Any], only_if_silent: bool) -> bool:
-        given = [text for name, value in fields.items() if value is not None for text in (name, str(value))]
-        given = given or ["reason", ""]  # the script cannot put nothing
-        return bool(self._ask(self._settle, *run, int(only_if_silent), self._keep, due, *given))
-
     def _now(self) -> float:
         """The time by Redis' clock, as far as it is known here."""
         mine = time.monotonic()
@@ -187,3 +187,7 @@ class RedisRecords(Records):
     def _ask(self, script: Any, *values: Any) -> Any:
         with reaching():
             return script(args=(self._prefix, *values))
+
+
+def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return zip(flat[::2], flat[1::2], strict=True)

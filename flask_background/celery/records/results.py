@@ -79,18 +79,19 @@ class ResultRecords(Records):
         if record is not None and record.status is Status.QUEUED:
             self._write(item_id, record._replace(due=time.time() + _PUT_OFF))
 
-    def finish(self, run: RunId, status: Status, *, only_if_silent: bool = False, **fields: Any) -> bool:
-        record = self._of_run(run)
-        if record is not None:
-            self._end(run.item_id, record._replace(status=status, **fields))
-        return record is not None
-
-    def requeue(
-        self, run: RunId, due: float | None = None, *, only_if_silent: bool = False, **fields: Any
+    def settle(
+        self,
+        run: RunId,
+        status: Status,
+        due: float | None = None,
+        *,
+        only_if_silent: bool = False,
+        **fields: Any,
     ) -> bool:
         record = self._of_run(run)
         if record is not None:
-            self._write(run.item_id, record._replace(status=Status.QUEUED, due=due, **fields))
+            finished = time.time() if status.is_final else None
+            self._write(run.item_id, record._replace(status=status, due=due, finished=finished, **fields))
         return record is not None
 
     def report(self, run: RunId, progress: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Self
 
 from flask_background.celery.uploads.stores import Store, store_at
@@ -51,9 +52,18 @@ class Uploads:
 
     def save(self, item_id: str, uploads: Sequence[FileStorage]) -> None:
         """Store them; raises UploadError, and leaves nothing then."""
+        writer = _Writer(self.store, [_name(item_id, number) for number in range(len(uploads))])
         try:
-            _Copying(self.store, item_id, uploads).wait()
-        except Exception as error:
+            writer.start()
+            for upload in uploads:
+                while piece := upload.stream.read(_PIECE):
+                    writer.write(piece)
+                writer.write(b"")
+            writer.end(is_kept=True)
+        except BaseException as error:
+            writer.end(is_kept=False)
+            if not isinstance(error, Exception):
+                raise
             raise UploadError(
                 f"an upload could not be stored in {self.store.shown}: {type(error).__name__}: {error}"
             ) from error
@@ -66,7 +76,7 @@ class Uploads:
         """Remove as many as there still are. Raises what the store does."""
         _remove(self.store, [_name(item_id, number) for number in range(count)])
 
-    def discard(self, item_id: str, count: int | None) -> None:
+    def discard(self, item_id: str, count: int) -> None:
         """Remove the files of an item that has ended. Raises nothing: what stays is swept away later."""
         if not count:
             return
@@ -109,68 +119,50 @@ def _name(item_id: str, number: int) -> str:
 
 def _remove(store: Store, names: Sequence[str]) -> None:
     for name in names:
-        try:
+        with suppress(FileNotFoundError):  # somebody else has
             store.remove(name)
-        except FileNotFoundError:
-            pass  # somebody else has
 
 
-class _Copying:
-    """Copies uploads, on a thread of its own: a store may hang, as a network's folder does."""
+class _Writer:
+    """Writes files, one after the other, on a thread: a store may hang, as a network's folder does."""
 
-    def __init__(self, store: Store, item_id: str, uploads: Sequence[FileStorage]) -> None:
-        self._store = store
-        self._files = {_name(item_id, number): upload for number, upload in enumerate(uploads)}
-        self._lock = native.new_lock()
-        self._pieces = 0
-        self._has_ended = self._is_given_up = False
+    def __init__(self, store: Store, names: Sequence[str]) -> None:
+        self._store, self._names = store, names
+        self._pieces: native.SimpleQueue[bytes | None] = native.SimpleQueue()
+        self._taken = native.Latch()
         self._error: BaseException | None = None
-        self._ended = native.Latch()
+
+    def start(self) -> None:
+        """Start the thread. Raises RuntimeError if there can be none."""
         native.start_thread(self._run, "background-upload")
 
-    def wait(self) -> None:
-        """Wait for the end, as long as something is taken. Raises what the store does, or TimeoutError."""
-        seen = 0
-        try:
-            while not self._ended.wait(_STALLED):
-                if self._pieces == seen:
-                    raise TimeoutError(f"it has taken nothing for {_STALLED:g} s")
-                seen = self._pieces
-        except BaseException:
-            with self._lock:  # the view's upload is read no more
-                self._is_given_up = True
-                has_ended = self._has_ended
-            if has_ended:
-                self._discard()
-            raise
+    def write(self, piece: bytes) -> None:
+        """Have a piece written; an empty one ends the file. Raises what the store does, or TimeoutError."""
+        self._taken = taken = native.Latch()
+        self._pieces.put(piece)
+        if self._error is None and not taken.wait(_STALLED):
+            raise TimeoutError(f"it has taken nothing for {_STALLED:g} s")
         if self._error is not None:
             raise self._error
 
+    def end(self, *, is_kept: bool) -> None:
+        """Have all files kept, or removed as soon as the store goes on."""
+        self._pieces.put(b"" if is_kept else None)
+
     def _run(self) -> None:
         try:
-            for name, upload in self._files.items():
+            for name in self._names:
                 with self._store.write(name) as file:
-                    while piece := self._read(upload):
+                    while piece := self._pieces.get():
                         file.write(piece)
-                        self._pieces += 1
-        except BaseException as error:
-            self._error = error
-        with self._lock:
-            self._has_ended = True
-            is_given_up = self._is_given_up
-        if is_given_up or self._error is not None:
-            self._discard()
-        self._ended.open()
-
-    def _discard(self) -> None:
-        try:
-            _remove(self._store, list(self._files))
-        except Exception:
-            pass  # then it is swept away later
-
-    def _read(self, upload: FileStorage) -> bytes:
-        with self._lock:
-            if self._is_given_up:
+                        self._taken.open()
+                    if piece is None:
+                        raise TimeoutError
+                self._taken.open()
+            if self._pieces.get() is None:
                 raise TimeoutError
-            piece: bytes = upload.stream.read(_PIECE)
-            return piece
+        except BaseException as error:
+            with suppress(Exception):  # then they are swept away later
+                _remove(self._store, self._names)
+            self._error = error
+            self._taken.open()

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery import Task as CeleryTask
 from celery.bootsteps import StartStopStep
 from celery.concurrency import get_implementation
-from celery.signals import task_revoked, worker_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import task_revoked, worker_init, worker_shutdown, worker_shutting_down
 
 from flask_background.celery.app import TASK_NAME, ThisProcess, celery_of, check_settings
-from flask_background.celery.client.publisher import Publisher
-from flask_background.celery.records import is_redis, records_of
+from flask_background.celery.records import is_redis
 from flask_background.celery.records.record import Record
 from flask_background.celery.uploads.stores import store_at
 from flask_background.celery.worker.run import Failure, ItemRun
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from flask_background.celery.client.backend import CeleryBackend
-    from flask_background.celery.worker.reconciler import Reconciler
-    from flask_background.core.settings import Settings
+    from flask_background.celery.worker.periodic import Periodic
 
 # How long the end of the worker waits for each of our threads, in seconds.
 _LAST_LOOK = 2.0
@@ -39,8 +37,6 @@ _LAST_LOOK = 2.0
 
 class WorkerApp(ThisProcess, Protocol):
     """An app whose items a worker runs, as the worker needs it."""
-
-    settings: Settings
 
     @property
     def celery(self) -> CeleryBackend: ...
@@ -78,7 +74,7 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
         sent = None if fields is None else Record.of_fields(fields)
         limit = (self.request.timelimit or (None,))[0]
         is_second = bool((self.request.delivery_info or {}).get("redelivered"))
-        run = ItemRun(state.celery.session, self.table, self.request.id, limit, is_second=is_second)
+        run = ItemRun(state.celery, self.table, self.request.id, limit, is_second=is_second)
         run.run(task_name, sent)
 
 
@@ -106,26 +102,21 @@ class Worker:
         self._celery = celery
         self._states = states
         self._grace = max(state.settings.grace_period for state in states.values())
-        self._supervisor: Supervisor | None = None
-        self._reconcilers: list[Reconciler] = []
+        self._threads: list[Periodic] = []
 
     def start(self) -> None:
         """Begin to look after items, once the children are forked."""
         backends = [state.celery for state in self._states.values()]
-        settings = backends[0].context.settings
-        self._supervisor = Supervisor(self.table, backends, records_of(self._celery, settings))
-        self._supervisor.start()
-        if not is_redis(self._celery):
-            return
-        from flask_background.celery.records.redis import RedisRecords
-        from flask_background.celery.worker.reconciler import Reconciler  # with redis-py
+        self._threads.append(Supervisor(self.table, backends))
+        if is_redis(self._celery):
+            from flask_background.celery.worker.reconciler import Reconciler  # with redis-py
 
-        for backend in backends:
-            settings = backend.context.settings
-            publisher = Publisher(self._celery, settings.publish_timeout, settings.kill_after)
-            reconciler = Reconciler(backend, RedisRecords(self._celery, settings), publisher)
-            self._reconcilers.append(reconciler)
-            reconciler.start()
+            self._threads += map(Reconciler, backends)
+        for thread in self._threads:
+            thread.start()
+        # Items of an earlier worker may have left some in the journal, which no other process may forward.
+        for state in self._states.values():
+            state.look_for_work()
 
     def begin_stop(self, *, again: bool, is_cold: bool = False) -> None:
         """Items have the grace period from now on, or none if somebody asks ``again``. For handlers, too."""
@@ -134,9 +125,7 @@ class Worker:
 
     def close(self) -> None:
         """Everything has ended."""
-        for reconciler in self._reconcilers:
-            reconciler.close(_LAST_LOOK)
-        if self._supervisor is None or self._supervisor.close(_LAST_LOOK):
+        if all([thread.close(_LAST_LOOK) for thread in self._threads]):
             self.table.close()
 
 
@@ -162,7 +151,6 @@ def _worker_starts(sender: Any, **_: Any) -> None:
     except ConfigurationError as error:
         raise SystemExit(f"flask-background: {error}") from error
     sender.app.steps["worker"].add(ItemStep)
-    worker_ready.connect(_worker_is_ready, dispatch_uid=__name__)
     worker_shutting_down.connect(_worker_stops, dispatch_uid=__name__)
     worker_shutdown.connect(_worker_has_stopped, dispatch_uid=__name__)
     task_revoked.connect(_task_is_revoked, dispatch_uid=__name__)
@@ -187,12 +175,6 @@ def register(celery: Celery, task: ItemTask) -> None:
     celery.register_task(task)
 
 
-def _worker_is_ready(sender: Any, **_: Any) -> None:
-    # Items of an earlier worker may have left durable items in the journal, which no other process may run.
-    for state in _states_of(sender.app).values():
-        state.look_for_work()
-
-
 def _worker_stops(how: str = "", **_: Any) -> None:
     if _worker is not None:
         _worker.begin_stop(again=True, is_cold=how == "Cold")
@@ -212,9 +194,7 @@ def _task_is_revoked(sender: Any, request: Any, **_: Any) -> None:
     for state in sender.states.values():
         session = state.celery.session
         try:
-            is_news = session.records.cancel(request.id, force=True)
-            if is_news and (record := session.records.read(request.id)) is not None:
-                session.discard_uploads(request.id, record.uploads)
+            session.cancel(request.id, force=True)
         except BackgroundError as error:
             what = f"That item {request.id} was revoked could not be put on record"
-            session.context.events.log_error(what, error)
+            session.events.log_error(what, error)

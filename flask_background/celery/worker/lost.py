@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flask_background.core.status import Status
 from flask_background.errors import ItemTimeoutError
+from flask_background.payload.outcomes import error_as_data
 
 if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend
     from flask_background.celery.records.base import Records, RunId
     from flask_background.celery.records.record import Record
 
-# A process that dies this many seconds before Celery kills it for its time was killed for that.
-_NEARLY = 1.0
+#: A process that dies this many seconds before Celery kills it for its time was killed for that.
+NEARLY = 1.0
+# The text of such an error is short.
+_MAX_BYTES = 10_000
 
 
 def settle_lost(
@@ -29,31 +32,31 @@ def settle_lost(
     record = records.read(run.item_id)
     if record is None or record.status is not Status.RUNNING or record.run != run.token:
         return
-    limit = record.limit
-    is_late = limit is not None and now - (record.started or 0.0) >= limit - _NEARLY
-    events = backend.context.events
-    if is_late:
-        message = (
-            f"item {run.item_id} ({record.task}) did not end within {limit:g} s, so its process was killed"
-        )
-        kind = f"{ItemTimeoutError.__module__}.{ItemTimeoutError.__name__}"
-        error = json.dumps({"type": kind, "message": message, "trace": ""})
-        _end(backend, records, run, record._replace(status=Status.FAILED, error=error), is_certain)
-    elif record.cancel:
-        _end(backend, records, run, record._replace(status=Status.CANCELLED), is_certain)
+    settle = partial(records.settle, run, only_if_silent=not is_certain)
+    ended = _ended(run.item_id, record, now)
+    if ended is not None:
+        if settle(ended.status, error=ended.error):
+            backend.tell_end(run.item_id, ended._replace(finished=time.time()))
     elif record.stopping:
-        if records.requeue(run, only_if_silent=not is_certain, attempt=record.attempt - 1):
-            events.requeued(run.item_id, record.task, max(0.0, now - record.enqueued))
+        if settle(Status.QUEUED, attempt=record.attempt - 1):
+            backend.session.events.requeued(run.item_id, record.task, max(0.0, now - record.enqueued))
     # Without full records the broker gives the message out again, and that is counted then.
-    elif records.is_full and records.requeue(run, only_if_silent=not is_certain, crashes=record.crashes + 1):
-        events.run_lost(run.item_id, record.task)
+    elif records.is_full and settle(Status.QUEUED, crashes=record.crashes + 1):
+        backend.session.events.run_lost(run.item_id, record.task)
 
 
-def _end(backend: CeleryBackend, records: Records, run: RunId, record: Record, is_certain: bool) -> None:
-    if not records.finish(run, record.status, only_if_silent=not is_certain, error=record.error):
-        return
-    backend.session.discard_uploads(run.item_id, record.uploads)
-    record = record._replace(finished=time.time())
-    item = backend.handle_of(run.item_id, record)
-    error = record.attempt_of(run.item_id).error
-    backend.context.events.finished(item, (record.status, None, error))
+def time_is_up(item_id: str, record: Record, now: float) -> ItemTimeoutError | None:
+    """The error of a run that has just died, or was cut, because its limit was reached."""
+    limit = record.limit
+    if limit is None or now - (record.started or 0.0) < limit - NEARLY:
+        return None
+    return ItemTimeoutError(
+        f"item {item_id} ({record.task}) did not end within {limit:g} s, so its process was killed"
+    )
+
+
+def _ended(item_id: str, record: Record, now: float) -> Record | None:
+    """The record of an item that has ended with its run; None if another run follows."""
+    if (error := time_is_up(item_id, record, now)) is not None:
+        return record._replace(status=Status.FAILED, error=error_as_data(error, _MAX_BYTES))
+    return record._replace(status=Status.CANCELLED) if record.cancel else None

@@ -18,22 +18,23 @@ from celery.exceptions import Ignore, Reject
 
 from flask_background.celery.records.base import LOST_AFTER, RunId
 from flask_background.celery.records.record import Record
-from flask_background.celery.worker.running_item import ClusterItem, RunningItem, StopReachedError
+from flask_background.celery.worker.lost import NEARLY, time_is_up
+from flask_background.celery.worker.running_item import RunningItem, StopReachedError
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
+from flask_background.core.item import WorkItem
 from flask_background.core.odd_errors import let_frames_go
 from flask_background.core.runner import delay_until_next, perform
 from flask_background.core.status import Attempt, Outcome, Status
-from flask_background.errors import BrokerError, ItemInterruptedError, ItemTimeoutError
+from flask_background.errors import BrokerError, ItemInterruptedError
 from flask_background.payload.calls import unpack_call
 from flask_background.payload.outcomes import error_as_data, error_of, result_as_data
 
 if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
 
-    from flask_background.celery.client.session import CelerySession
+    from flask_background.celery.client.backend import CeleryBackend
     from flask_background.celery.worker.run_table import RunTable
-    from flask_background.core.item import WorkItem
 
 # How often the outcome of a run is tried to be put on record, a second apart.
 _PATIENCE = 30
@@ -43,9 +44,6 @@ _PAUSE = 1.0
 _UNTIL_LOST, _LOOK = LOST_AFTER + 1.5, 0.25
 # When an item is tried again whose uploads cannot be read just now, in seconds.
 _PUT_OFF = 5.0
-# A process that ends by a signal this many seconds before its limit was ended for that.
-_NEARLY = 1.0
-
 # What TERM raises in a child of Celery's: SystemExit with this code.
 _TERMINATED = -(256 - signal.SIGTERM)
 
@@ -68,15 +66,16 @@ class ItemRun:
     """The way of one message through a worker."""
 
     def __init__(
-        self, session: CelerySession, table: RunTable, item_id: str, limit: float | None, *, is_second: bool
+        self, backend: CeleryBackend, table: RunTable, item_id: str, limit: float | None, *, is_second: bool
     ) -> None:
         """``limit``: after how many seconds Celery kills the run's process.
 
         ``is_second``: the broker has given the message out before, to a worker that may be dead.
         """
-        self._session = session
-        self._events = session.context.events
-        self._records = session.records
+        self._backend = backend
+        self._session = backend.session
+        self._events = backend.session.events
+        self._records = backend.session.records
         self._table = table
         self._run = RunId(item_id, secrets.token_hex(8))
         self._limit = limit
@@ -91,12 +90,12 @@ class ItemRun:
         """
         if self._table.stops_at() is not None:
             raise Reject("the worker stops", requeue=True)
-        task = self._session.context.registry.tasks.get(task_name)
+        task = self._session.registry.tasks.get(task_name)
         if task is None:
             self._put_off_unknown(task_name, sent)
         began = time.monotonic()
-        limit = None if self._limit is None else began + self._limit - _NEARLY
-        row = self._table.begin(self._run, self._session.context.home, limit)
+        limit = None if self._limit is None else began + self._limit - NEARLY
+        row = self._table.begin(self._run, self._session.home)
         try:
             record = self._claim(sent)
             if record is None:
@@ -141,10 +140,9 @@ class ItemRun:
         raise Ignore
 
     def _run_claimed(self, record: Record, task: Any, row: int, limit: float | None) -> None:
-        keeper = RunningItem(self._session, self._table, row, self._run, limit)
         task = record.task_of(task)
         if record.crashes >= task.options.max_crashes:
-            self._park(record, task, keeper, f"its process died under it {record.crashes} times")
+            self._park(record, f"its process died under it {record.crashes} times")
         try:
             args, kwargs, self._opened = unpack_call(record.payload or "", self._open_upload)
             task.check_call(*args, **kwargs)
@@ -153,11 +151,13 @@ class ItemRun:
             self._events.log_error(what, error)
             self._again(record, time.time() + _PUT_OFF, None, attempt=record.attempt - 1)
         except _UnreadableError as error:
-            self._park(record, task, keeper, str(error))
+            self._park(record, str(error))
         except Exception as error:
-            self._park(record, task, keeper, f"its arguments do not fit any more: {error}")
-        keeper.number = record.attempt
-        item = ClusterItem.of(self._run.item_id, record, task, args, kwargs, keeper)
+            self._park(record, f"its arguments do not fit any more: {error}")
+        keeper = RunningItem(self._session, self._table, row, self._run, record.attempt, limit)
+        item: WorkItem[Any] = WorkItem(task, args, kwargs, record.request_state(), keeper)
+        item._identify(self._run.item_id, record.enqueued)
+        item._set_source(keeper.source_of(item))
         try:
             with keeper.heeding_term():
                 perform(item, await_here)
@@ -197,7 +197,7 @@ class ItemRun:
         if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
             requeued = partial(self._events.requeued, item.id, item.task_name, item._age)
             self._again(record, None, requeued, attempt=record.attempt - 1)
-        max_bytes = self._session.context.settings.max_payload
+        max_bytes = self._session.settings.max_payload
         failed = None if error is None else error_as_data(error, max_bytes)
         if error is not None and delay is not None:
             retried = partial(keeper.tell_retried, item, error, delay)
@@ -205,11 +205,15 @@ class ItemRun:
         fields: dict[str, Any] = {"error": failed, **progress}
         if status is Status.SUCCEEDED:
             fields["result"] = result_as_data(value, max_bytes)
-        if not self._surely(partial(self._records.finish, self._run, status, **fields)):
+        if not self._put_on_record(status, **fields):
             self._events.late(item, outcome)
             raise Ignore
         item._end(outcome, run)
-        self._tell(record, item, outcome)
+        item._announce_end()
+        if self._session.uploads is not None and record.uploads:
+            self._session.uploads.discard(item.id, record.uploads)
+            self._session.uploads.sweep(self._session.is_over)
+        self._events.finished(item, outcome)
         if error is not None:
             let_frames_go(error)
         if status is Status.FAILED and failed is not None:
@@ -217,14 +221,13 @@ class ItemRun:
 
     def _meaning(self, record: Record, outcome: Outcome) -> Outcome:
         """The outcome of a run, also of one that was cut because its time was up or the worker stops."""
-        name, error = f"item {self._run.item_id} ({record.task})", outcome[2]
+        error = outcome[2]
         is_ended = isinstance(error, SystemExit) and error.code == _TERMINATED
         if not (is_ended or isinstance(error, StopReachedError)):
             return outcome
-        limit = self._limit
-        if limit is not None and time.time() - (record.started or 0.0) >= limit - _NEARLY:
-            late = ItemTimeoutError(f"{name} did not end within {limit:g} s, so its process was killed")
+        if (late := time_is_up(self._run.item_id, record, time.time())) is not None:
             return Status.FAILED, None, late
+        name = f"item {self._run.item_id} ({record.task})"
         stopped = ItemInterruptedError(f"{name} ended because its worker's process was ended")
         return Status.INTERRUPTED, None, stopped
 
@@ -232,7 +235,7 @@ class ItemRun:
         self, record: Record, due: float | None, tell: Callable[[], None] | None, **fields: Any
     ) -> NoReturn:
         """Another run follows; ``tell`` says so. Raises Ignore, or Reject: the message comes again."""
-        if self._surely(partial(self._records.requeue, self._run, due, **fields)) and tell is not None:
+        if self._put_on_record(Status.QUEUED, due, **fields) and tell is not None:
             tell()
         if self._records.is_full:
             raise Ignore
@@ -241,31 +244,20 @@ class ItemRun:
         self._session.publish(self._run.item_id, record._replace(due=due))
         raise Ignore
 
-    def _park(self, record: Record, task: Any, keeper: RunningItem, reason: str) -> NoReturn:
+    def _park(self, record: Record, reason: str) -> NoReturn:
         """End an item that cannot run. Raises Failure, or Ignore."""
-        number = record.attempt - 1
-        fields: dict[str, Any] = {"reason": reason, "attempt": number}
-        if not self._surely(partial(self._records.finish, self._run, Status.FAILED, **fields)):
+        ended = record._replace(status=Status.FAILED, reason=reason, attempt=record.attempt - 1)
+        fields: dict[str, Any] = {"reason": reason, "attempt": ended.attempt}
+        if not self._put_on_record(Status.FAILED, **fields):
             raise Ignore
-        item = ClusterItem.of(self._run.item_id, record, task, (), {}, keeper)
-        ended = record._replace(status=Status.FAILED, finished=time.time(), reason=reason, attempt=number)
-        attempt = ended.attempt_of(item.id)
-        item._learn(Status.FAILED, attempt)
-        self._tell(record, item, (Status.FAILED, None, attempt.error))
-        raise Failure(str(attempt.error))
+        self._backend.tell_end(self._run.item_id, ended._replace(finished=time.time()))
+        raise Failure(str(ended.attempt_of(self._run.item_id).error))
 
-    def _tell(self, record: Record, item: WorkItem[Any], outcome: Outcome) -> None:
-        item._announce_end()
-        if self._session.uploads is not None and record.uploads:
-            self._session.uploads.discard(item.id, record.uploads)
-            self._session.uploads.sweep(self._session.is_over)
-        self._events.finished(item, outcome)
-
-    def _surely(self, step: Callable[[], bool]) -> bool:
-        """Try a step for half a minute: the item has run, and its outcome should not be lost."""
+    def _put_on_record(self, status: Status, due: float | None = None, **fields: Any) -> bool:
+        """Settle the run. Tries for half a minute: the item has run, so its outcome should not be lost."""
         for attempt in range(_PATIENCE, -1, -1):
             try:
-                return step()
+                return self._records.settle(self._run, status, due, **fields)
             except BrokerError as error:
                 if not attempt:
                     raise

@@ -22,9 +22,9 @@ from flask_background.concurrency import native
 _ROWS = 4096
 # After so many rows that no process has ever used come no others.
 _GAP = 64
-# Whether something runs; whether somebody wants its end; the process; when Celery kills that process
-# (``time.monotonic()``, 0: never); the item's id, the run's token, the app's name.
-_ROW = struct.Struct("BBId24s16s72s")
+# Whether something runs; whether somebody wants its end; the process; the item's id, the run's token, the
+# app's name.
+_ROW = struct.Struct("BBI24s16s80s")
 _SIZE = 128
 
 
@@ -35,8 +35,6 @@ class Row(NamedTuple):
     run: RunId
     home: str
     pid: int
-    #: When Celery kills its process (``time.monotonic()``), if it may not go on for ever.
-    limit: float | None
 
 
 class RunTable:
@@ -85,10 +83,10 @@ class RunTable:
 
     # For the process of a run.
 
-    def begin(self, run: RunId, home: str, limit: float | None) -> int:
+    def begin(self, run: RunId, home: str) -> int:
         """Enter a run of this process; returns the number of its row."""
         number = self._take()
-        values = os.getpid(), limit or 0.0, run.item_id.encode(), run.token.encode(), home.encode()[:72]
+        values = os.getpid(), run.item_id.encode(), run.token.encode(), home.encode()[:80]
         _ROW.pack_into(self._memory, number * _SIZE, 0, 0, *values)
         self._memory[number * _SIZE] = 1
         return number
@@ -118,9 +116,9 @@ class RunTable:
 
     def row(self, number: int) -> Row | None:
         """The run in a row, if there is one."""
-        is_used, _, pid, limit, item_id, token, home = _ROW.unpack_from(self._memory, number * _SIZE)
+        is_used, _, pid, item_id, token, home = _ROW.unpack_from(self._memory, number * _SIZE)
         run = RunId(item_id.decode(), token.decode())
-        return Row(number, run, home.rstrip(b"\0").decode(), pid, limit or None) if is_used else None
+        return Row(number, run, home.rstrip(b"\0").decode(), pid) if is_used else None
 
     def want(self, number: int) -> None:
         """Somebody wants the end of this row's run."""

@@ -22,7 +22,6 @@ from flask_background.payload.outcomes import progress_as_data
 
 if TYPE_CHECKING:
     from flask_background.celery.client.session import CelerySession
-    from flask_background.celery.records.record import Record
     from flask_background.celery.worker.run_table import RunTable
 
 # How often each run of this process is looked after, and its progress put on record, in seconds.
@@ -38,37 +37,21 @@ class StopReachedError(BaseException):
     """Raised in a function on a process' main thread: the grace period is over. Not for users to catch."""
 
 
-class ClusterItem(WorkItem[Any]):
-    """The item, as its function sees it."""
-
-    __slots__ = ()
-
-    @classmethod
-    def of(
-        cls, item_id: str, record: Record, task: Any, args: Any, kwargs: Any, keeper: RunningItem
-    ) -> ClusterItem:
-        """The item that a record is about."""
-        item = cls(task, args, kwargs, record.request_state(), keeper)
-        item._identify(item_id, record.enqueued)
-        item._set_source(keeper.source_of(item))
-        return item
-
-
 class RunningItem(RunHost):
     """Keeps one item while it runs in this process, and looks after it."""
 
     def __init__(
-        self, session: CelerySession, table: RunTable, row: int, run: RunId, limit: float | None
+        self, session: CelerySession, table: RunTable, row: int, run: RunId, number: int, limit: float | None
     ) -> None:
-        """``limit``: when Celery kills this process for the run's time (``time.monotonic()``)."""
-        super().__init__(session.context.app, session.context.events, _timeouts, native.new_lock())
+        """``number``: of the attempt. ``limit``: when Celery kills this process (``time.monotonic()``)."""
+        super().__init__(session.process.app, session.events, _timeouts, native.new_lock())
         self.ended = native.Latch()
         self.outcome: Outcome | None = None
         #: Seconds until another run follows, if one does.
         self.delay: float | None = None
-        self.number = 0
+        self._number = number
         self._records, self._table, self._row, self._run = session.records, table, row, run
-        self._max_bytes = session.context.settings.max_payload
+        self._max_bytes = session.settings.max_payload
         self._limit = limit
         self._source = CancellationSource(self.callback_failed)
         self._sent: Progress | None = None
@@ -80,7 +63,7 @@ class RunningItem(RunHost):
 
     def start(self, item: WorkItem[Any], attempt: Attempt) -> bool:
         """The run was claimed when its message came."""
-        attempt.number = self.number
+        attempt.number = self._number
         item._begin(attempt)
         self.events.started(item)
         self._is_in_function = True

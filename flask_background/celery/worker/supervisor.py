@@ -15,69 +15,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flask_background.celery.worker.lost import settle_lost
+from flask_background.celery.worker.periodic import Periodic
 from flask_background.concurrency import native
-from flask_background.core.status import Status
-from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend
-    from flask_background.celery.records.base import Records
     from flask_background.celery.worker.run_table import Row, RunTable
 
-_EVERY = 0.5
 # How long after the grace period a child that has not ended its item is killed, in seconds.
 _LAST = 2.0
 # How long a signal takes that stops a child, at most, in seconds.
 _STOPPED = 1.0
 
 
-class Supervisor:
-    """Looks after the runs of a worker's processes."""
+class Supervisor(Periodic):
+    """Looks after the runs of a worker's processes, by connections of its own."""
 
-    def __init__(self, table: RunTable, backends: Sequence[CeleryBackend], records: Records) -> None:
+    name, trouble = "supervisor", "Running items"
+
+    def __init__(self, table: RunTable, backends: Sequence[CeleryBackend]) -> None:
+        super().__init__(backends[0].session.events)
         self._table = table
-        self._backends = {backend.context.home: backend for backend in backends}
-        self._records = records
-        self._closed, self._ended = native.Latch(), native.Latch()
-        self._in_trouble = self._has_warned = False
+        self._backends = {backend.session.home: backend for backend in backends}
+        self._records = backends[0].session.apart().records
+        self._has_warned = False
 
-    def start(self) -> None:
-        """Begin, on a thread of its own."""
-        native.start_thread(self._run, "background-supervisor")
-
-    def close(self, timeout: float) -> bool:
-        """End; says whether it has, after timeout seconds at most."""
-        self._closed.open()
-        return self._ended.wait(timeout)
-
-    def _run(self) -> None:
-        while not self._closed.wait(_EVERY):
-            try:
-                self._look_at_all()
-                self._in_trouble = False
-            except Exception as error:
-                if not self._in_trouble:  # one line for each time of trouble
-                    events = next(iter(self._backends.values())).context.events
-                    events.log_error("Running items could not be looked after; this is tried again", error)
-                self._in_trouble = True
-        self._ended.open()
-
-    def _look_at_all(self) -> None:
+    def look(self) -> bool:
         alive: list[Row] = []
         for row in list(self._table.rows()):
-            if not self._table.is_dead(row):
+            if self._table.is_dead(row):
+                self._settle(row)
+            else:
                 alive.append(row)
-            elif (backend := self._backends.get(row.home)) is not None:
-                settle_lost(backend, self._records, row.run, time.time(), is_certain=True)
         stops_at = self._table.stops_at()
         if stops_at is not None and time.monotonic() >= stops_at + _LAST:
             self._end(alive)
-        if not alive:
-            return
-        wanted = self._records.beat([row.run for row in alive], is_stopping=stops_at is not None)
-        for row, is_wanted in zip(alive, wanted, strict=True):
-            if is_wanted:
-                self._table.want(row.number)
+        if alive:
+            wanted = self._records.beat([row.run for row in alive], is_stopping=stops_at is not None)
+            for row, is_wanted in zip(alive, wanted, strict=True):
+                if is_wanted:
+                    self._table.want(row.number)
+        return False
 
     def _end(self, rows: Sequence[Row]) -> None:
         """End what is left in children; a thread cannot be ended from outside."""
@@ -86,30 +64,22 @@ class Supervisor:
                 self._end_child(row)
             elif not self._has_warned and (backend := self._backends.get(row.home)) is not None:
                 self._has_warned = True
-                backend.context.events.beyond_grace(row.run.item_id)
+                backend.session.events.beyond_grace(row.run.item_id)
 
     def _end_child(self, row: Row) -> None:
         """Kill a child that runs this item, and nothing else: it is stopped first, and looked at then."""
         with suppress(ProcessLookupError):
             os.kill(row.pid, signal.SIGSTOP)
             if _is_stopped(row.pid) and self._table.row(row.number) == row:
-                self._requeue(row)
                 os.kill(row.pid, signal.SIGKILL)
+                self._settle(row)
             else:
                 os.kill(row.pid, signal.SIGCONT)
 
-    def _requeue(self, row: Row) -> None:
-        backend = self._backends[row.home]
-        try:
-            record = self._records.read(row.run.item_id)
-            if record is None or record.status is not Status.RUNNING or record.run != row.run.token:
-                return
-            if self._records.requeue(row.run, attempt=record.attempt - 1):
-                age = max(0.0, time.time() - record.enqueued)
-                backend.context.events.requeued(row.run.item_id, record.task, age)
-        except BrokerError as error:  # then the reconciler does it: it is on record that this worker stops
-            what = f"What is known of item {row.run.item_id} could not be put right"
-            backend.context.events.log_error(what, error)
+    def _settle(self, row: Row) -> None:
+        """Put on record that the process of a run is dead. That its worker stops is on record already."""
+        if (backend := self._backends.get(row.home)) is not None:
+            settle_lost(backend, self._records, row.run, time.time(), is_certain=True)
 
 
 def _is_stopped(pid: int) -> bool:
