@@ -86,7 +86,7 @@ def test_step_that_raises_fails_alone(writer: Writer) -> None:
     threads = [threading.Thread(target=call, args=step) for step in steps.items()]
     for thread in threads:
         thread.start()
-    until(lambda: len(writer._writes) == 4)
+    until(lambda: len(writer._steps) == 4)
     free.set()
     for thread in threads:
         thread.join(BOUND)
