@@ -252,7 +252,7 @@ class BackgroundState:
         if local is None:
             return []
         unfinished = local.stop(grace)
-        hosts.current().remove(local)
+        hosts.current().remove(local.shutdown)
         self._forget_parts()
         return unfinished
 
@@ -271,7 +271,7 @@ class BackgroundState:
                 return self._local
             self._local = made
             _with_parts.add(self)
-        host.add(made)
+        host.add(made.shutdown)
         if settings.switch_interval is not None:
             sys.setswitchinterval(settings.switch_interval)
         return made
@@ -304,7 +304,9 @@ class BackgroundState:
 
 def states_in_use() -> set[BackgroundState]:
     """Return the states of the apps that have had items in this process and have not been stopped."""
-    return {state for state in _with_parts if state._local is not None and not state._local.is_stopped()}
+    return {
+        state for state in _with_parts if state._local is not None and not state._local.shutdown.is_stopped()
+    }
 
 
 # Held only for a few lines that call no foreign code. Under gevent, code that logs may switch to another
