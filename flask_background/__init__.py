@@ -1,4 +1,7 @@
-"""Work after the response, for Flask: enqueued in a view, run in the process, waited for when it stops."""
+"""Work after the response, for Flask: enqueued in a view, run in the process, waited for when it stops.
+
+PYTEST_DONT_REWRITE: pytest rewrites packages with a plugin, and would warn if this one is imported before.
+"""
 
 from flask_background.core.item import WorkItem
 from flask_background.core.request_state import RequestState

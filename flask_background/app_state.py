@@ -10,6 +10,8 @@ import logging
 import os
 import sys
 import weakref
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +27,17 @@ if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend
     from flask_background.core.backend import Backend
     from flask_background.core.callee import Callee
+    from flask_background.core.item import WorkItem
+    from flask_background.core.options import DefaultBackend
     from flask_background.core.registry import Registry
     from flask_background.core.request_state import StateProcessor
     from flask_background.durable.backend import DurableBackend
     from flask_background.local.backend import LocalBackend
     from flask_background.local.immediate import ImmediateBackend
+    from flask_background.local.manual import ManualBackend
+
+    #: Returns the backend for the items of a task, perhaps by calling the function that it is given.
+    Route = Callable[[Callee, Callable[[Callee], Backend[Any]]], Backend[Any]]
 
 
 #: The key of an app's state among its extensions, beside its Background, which several apps may share.
@@ -69,6 +77,7 @@ class BackgroundState:
             warn_of_unknown_keys(app.config, logging.getLogger(app.name).getChild("background"))
         #: Whether items may go to another backend even if their task names none.
         self.elsewhere = self.settings.backend != "local"
+        self._route: Route | None = None
         #: Whether this process holds items in memory. A child process or a Celery worker does not: no item
         #: may delay its end.
         self.holds_items = not _is_child_process
@@ -84,6 +93,7 @@ class BackgroundState:
         self._local: LocalBackend | None = None
         self._journal: Once[DurableBackend] = Once()
         self._immediate: ImmediateBackend | None = None
+        self._manual: ManualBackend | None = None
         self._celery: CeleryBackend | None = None
         #: Whether this process has looked for items that other processes left in the journal.
         self.looked = False
@@ -115,6 +125,17 @@ class BackgroundState:
         return self._immediate
 
     @property
+    def manual(self) -> ManualBackend:
+        """The backend whose items wait until a test runs them."""
+        if self._manual is None:
+            from flask_background.local.manual import ManualBackend  # imported for tests
+
+            self._manual = ManualBackend(self.backend, self.settings, self.registry)
+            if self.settings.backend == "manual":  # the journal is not used, which else has this place
+                self.backend.companion = self._manual
+        return self._manual
+
+    @property
     def celery(self) -> CeleryBackend:
         """The backend that sends items to Celery. Raises ConfigurationError."""
         if self._celery is None:
@@ -129,8 +150,19 @@ class BackgroundState:
 
     def backend_for(self, callee: Callee) -> Backend[Any]:
         """Return the backend for the items of a task. Raises JournalError."""
+        return self._find_backend(callee) if self._route is None else self._route(callee, self._find_backend)
+
+    def change_route(self, route: Route | None) -> Route | None:
+        """Let route find the backends of items (None: this state); return the route before. For tests."""
+        before, self._route = self._route, route
+        self.elsewhere = route is not None or self.settings.backend != "local"
+        return before
+
+    def _find_backend(self, callee: Callee) -> Backend[Any]:
         name = callee.backend or self.settings.backend
-        # BACKGROUND_BACKEND = "immediate" is for tests, so it overrides the backend that a task names.
+        # These values of BACKGROUND_BACKEND are for tests, so they override the backend that a task names.
+        if self.settings.backend == "manual":
+            return self.manual
         if "immediate" in (name, self.settings.backend):
             return self.immediate
         # Workers could not find a callable without a name, so its item stays here, in memory.
@@ -183,7 +215,7 @@ class BackgroundState:
         may_have = (
             self.registry.has_durable(self.settings.backend) or (self.folder / "journal.sqlite3").exists()
         )
-        return may_have and self.settings.backend != "immediate"
+        return may_have and self.settings.backend not in ("immediate", "manual")
 
     def look_for_work(self) -> None:
         """Run items that other processes left in the journal; raise nothing. Only the first call acts."""
@@ -204,6 +236,26 @@ class BackgroundState:
         """Wait until no item is in flight in this process or waits in the journal for this process."""
         return (self._journal.made or self.backend).wait_idle(timeout)
 
+    def change_backend(self, name: DefaultBackend) -> DefaultBackend:
+        """Use another ``BACKGROUND_BACKEND`` from now on; return the one before. For tests."""
+        before = self.settings.backend
+        self.settings = replace(self.settings, backend=name)
+        self.change_route(self._route)
+        return before
+
+    def close(self, grace: float) -> list[WorkItem[Any]]:
+        """Stop the app in this process, and forget its parts: its next item makes new ones. For tests.
+
+        Gives items grace seconds to end, and returns those that had not ended.
+        """
+        local = self._local
+        if local is None:
+            return []
+        unfinished = local.stop(grace)
+        hosts.current().remove(local.shutdown)
+        self._forget_parts()
+        return unfinished
+
     def _make_local(self) -> LocalBackend:
         from flask_background.local.backend import (
             ChildBackend,
@@ -219,7 +271,7 @@ class BackgroundState:
                 return self._local
             self._local = made
             _with_parts.add(self)
-        host.add(made)
+        host.add(made.shutdown)
         if settings.switch_interval is not None:
             sys.setswitchinterval(settings.switch_interval)
         return made
@@ -248,6 +300,13 @@ class BackgroundState:
             sender=(lambda: self.celery.sender) if self._has_cluster() else None,
             in_this_process=lambda: self.durable,
         )
+
+
+def states_in_use() -> set[BackgroundState]:
+    """Return the states of the apps that have had items in this process and have not been stopped."""
+    return {
+        state for state in _with_parts if state._local is not None and not state._local.shutdown.is_stopped()
+    }
 
 
 # Held only for a few lines that call no foreign code. Under gevent, code that logs may switch to another

@@ -14,13 +14,13 @@ from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.core.backend import Stats
 from flask_background.core.checks import is_text
 from flask_background.core.item import WorkItem
-from flask_background.core.options import Options, When, check_names
+from flask_background.core.options import Options, check_names
 from flask_background.core.registry import Registry
 from flask_background.core.request_state import StateProcessor
 from flask_background.core.schedule import Cron, Every
 from flask_background.core.status import Status
 from flask_background.enqueueing import after_response as response
-from flask_background.enqueueing.submit import submit, submit_callable
+from flask_background.enqueueing.submit import submit_callable
 from flask_background.errors import ConfigurationError, NotInitializedError
 from flask_background.local.admission import check_executor
 from flask_background.task import Task, make_task
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-    from flask_background.core.callee import Callee
     from flask_background.local.backend import LocalBackend
 
 P = ParamSpec("P")
@@ -66,16 +65,16 @@ class Background:
             raise RuntimeError(
                 f"app {app.name!r} already has a Background: call init_app, or Background(app), once per app"
             )
-        part = BackgroundState(app, self._registry, self._processors)
+        state = BackgroundState(app, self._registry, self._processors)
         for periodic in self._registry.periodic.values():
-            check_executor(periodic.task, part.settings.executors)
+            check_executor(periodic.task, state.settings.executors)
         app.extensions["background"] = self
-        app.extensions[STATE] = part
+        app.extensions[STATE] = state
         if "background" not in app.cli.commands:  # the app may have a command of this name
             app.cli.add_command(cli.background)
-        response.guard(app, part.look_for_work)
-        hosts.prepare(part)
-        part.join_celery()
+        response.guard(app, state.look_for_work)
+        hosts.prepare(state)
+        state.join_celery()
 
     @overload
     def task(self, func: Callable[P, R], /) -> Task[P, R]: ...
@@ -165,7 +164,7 @@ class Background:
         """
         if isinstance(func, Task):
             return func.enqueue(*args, **kwargs)
-        return submit_callable(self._part(), func, args, kwargs)
+        return submit_callable(self._state(), func, args, kwargs)
 
     def state_processor(self, processor: StateProcessor) -> StateProcessor:
         """Add a function that is called in the request at every enqueue, and returns a dict of JSON values.
@@ -184,14 +183,14 @@ class Background:
         among those that ended last: at most 2,000 items, 32 MB of results and two hours. Raises JournalError
         or BrokerError if the journal or Celery cannot be asked.
         """
-        part = self._part()
+        state = self._state()
         if not is_text(item_id):
             return None
-        item = part.backend.get(item_id)
-        if (item is None or item._task.durable) and part.has_journal():
-            item = part.durable.get(item_id) or item
-        if item is None and part.has_celery():
-            item = part.celery.get(item_id)
+        item = state.backend.get(item_id)
+        if (item is None or item._task.durable) and state.has_journal():
+            item = state.durable.get(item_id) or item
+        if item is None and state.has_celery():
+            item = state.celery.get(item_id)
         return item
 
     def items(self, *, status: Status | None = None, task: str | None = None) -> list[WorkItem[Any]]:
@@ -199,16 +198,18 @@ class Background:
 
         Each list is in order, oldest first. If the app has a journal, the 1,000 durable items enqueued last
         precede them, whichever process they are in. Items in a Celery cluster are left out. ``status`` and
-        ``task`` (a name) select items.
+        ``task`` (a name) select items; raises ValueError if there is no such status.
         """
-        part = self._part()
+        state = self._state()
+        if status is not None:
+            status = Status(status)  # its text will do
         if task is not None and not is_text(task):
             return []  # no task has such a name
-        durable: list[WorkItem[Any]] = [*part.durable.items(status, task)] if part.has_journal() else []
+        durable: list[WorkItem[Any]] = [*state.durable.items(status, task)] if state.has_journal() else []
         ids = {item.id for item in durable}
         return durable + [
             item
-            for item in part.backend.items()
+            for item in state.backend.items()
             if item.id not in ids
             and (task is None or item.task_name == task)
             and (status is None or item.status is status)
@@ -220,7 +221,7 @@ class Background:
         Durable items that wait in the journal for a free process, and items in a Celery cluster, are not
         counted.
         """
-        return self._part().backend.stats()
+        return self._state().backend.stats()
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no item is queued or running; return False after timeout seconds (None: no limit).
@@ -228,7 +229,7 @@ class Background:
         Durable items count if this process runs them, or would run them. Items that run in another process or
         in a Celery cluster do not count: wait for their handles.
         """
-        return self._part().wait_idle(timeout)
+        return self._state().wait_idle(timeout)
 
     def stop(self, grace: float | None = None) -> list[WorkItem[Any]]:
         """Stop now: fire the tokens, and give items grace seconds (None: the app's grace period).
@@ -236,12 +237,7 @@ class Background:
         Returns the items that had not ended. New items are refused. For scripts, tests and unknown hosts;
         gunicorn and an ordinary Python process are stopped automatically.
         """
-        return self._part().backend.stop(grace)
-
-    def _submit(
-        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When, /
-    ) -> WorkItem[Any]:
-        return submit(self._part(), callee, args, kwargs, when)
+        return self._state().backend.stop(grace)
 
     @property
     def backend(self) -> LocalBackend:
@@ -251,14 +247,19 @@ class Background:
             DeprecationWarning,
             stacklevel=2,
         )
-        return self._part().backend
+        return self._state().backend
 
     @property
     def _app(self) -> Flask | None:
         """The app given to the constructor, while the app is alive."""
         return None if self._app_ref is None else self._app_ref()
 
-    def _part(self) -> BackgroundState:
+    def _change_app(self, app: Flask | None) -> Flask | None:
+        """Use another app where no app is current, in a test; return the one before."""
+        before, self._app_ref = self._app, None if app is None else weakref.ref(app)
+        return before
+
+    def _state(self) -> BackgroundState:
         """Return the state of the current app, else of the app given to the constructor."""
         app: Flask | None
         try:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Awaitable, Callable
 from copy import copy
 from functools import update_wrapper
-from time import time
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -24,15 +23,19 @@ from typing import (
 )
 
 from flask_background.concurrency import native
+from flask_background.concurrency.clock import CLOCK
 from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.item import PlaceLender, WorkItem, current_item_var
-from flask_background.core.options import TaskOptions, Using, When, check_names
+from flask_background.core.options import TaskOptions, Using, check_names
 from flask_background.core.status import Attempt
 from flask_background.core.token import CancellationSource
+from flask_background.enqueueing.submit import submit
 from flask_background.errors import ConfigurationError, UnsupportedError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from flask_background.app_state import BackgroundState
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -53,12 +56,10 @@ _CURES = {
 }
 
 
-class Submitter(Protocol):
-    """Takes items to the backend of the current app."""
+class Finder(Protocol):
+    """Finds the app that an item is enqueued for."""
 
-    def _submit(
-        self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When, /
-    ) -> WorkItem[Any]: ...
+    def _state(self) -> BackgroundState: ...
 
 
 class Task(Generic[P, R]):
@@ -67,9 +68,9 @@ class Task(Generic[P, R]):
     A task that is a method is enqueued through its object, as in ``shop.greet.enqueue("bo")``.
     """
 
-    def __init__(self, submitter: Submitter, callee: Callee, binding: type | None = None) -> None:
+    def __init__(self, finder: Finder, callee: Callee, binding: type | None = None) -> None:
         update_wrapper(self, callee.func)
-        self._submitter = submitter
+        self._finder = finder
         self._callee = callee
         #: staticmethod or classmethod, if the decorated object was one.
         self._binding = binding
@@ -98,7 +99,7 @@ class Task(Generic[P, R]):
         if current_item_var.get(None) is not None:
             return cast(R, callee.func(*args, **kwargs))
         item: WorkItem[Any] = WorkItem(callee, (), {}, None, _Direct())
-        item._begin(Attempt(time()))
+        item._begin(Attempt(CLOCK.time()))
         if callee.is_coroutine:
             return cast(R, _await_bound(item, callee.func, args, kwargs))
         token = current_item_var.set(item)
@@ -122,7 +123,7 @@ class Task(Generic[P, R]):
         """
         callee = self._callee
         callee.check_call(*args, **kwargs)
-        return self._submitter._submit(callee, args, kwargs, callee.options.when)
+        return submit(self._finder._state(), callee, args, kwargs, callee.options.when)
 
     def using(self, **options: Unpack[Using]) -> Self:
         """Return the same task with other options; this task stays as it is. Raises ConfigurationError.
@@ -139,6 +140,10 @@ class Task(Generic[P, R]):
         task = copy(self)
         task._callee = self._callee.using(**options)
         return task
+
+    def _all_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the function's arguments in a call with these: a method has its object before them."""
+        return args
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Task[P, R]: ...
@@ -185,9 +190,12 @@ class _MethodTask(Task[P, R]):
                 " cannot be stored: make it a function or a static method, and pass it plain values, such as"
                 " the object's id"
             )
-        callee = self._callee
-        callee.check_call(self._instance, *args, **kwargs)
-        return self._submitter._submit(callee, (self._instance, *args), kwargs, callee.options.when)
+        callee, all_args = self._callee, self._all_args(args)
+        callee.check_call(*all_args, **kwargs)
+        return submit(self._finder._state(), callee, all_args, kwargs, callee.options.when)
+
+    def _all_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._instance, *args)
 
     def __get__(self, instance: object, owner: type | None = None) -> Task[Any, Any]:
         return self
@@ -197,6 +205,7 @@ class _Direct:
     """The host of an item in a direct call: no other code knows the item or cancels it."""
 
     lending: PlaceLender | None = None
+    clock = CLOCK
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -210,27 +219,30 @@ class _Direct:
         return self._source
 
 
-def make_task(submitter: Submitter, func: Callable[..., Any], options: dict[str, Any]) -> Task[..., Any]:
+def make_task(finder: Finder, func: Callable[..., Any], options: dict[str, Any]) -> Task[..., Any]:
     """Return a task of func. Raises ConfigurationError if func cannot be a task."""
     binding = type(func) if isinstance(func, (staticmethod, classmethod)) else None
     if binding is not None:
         func = func.__func__  # type: ignore[attr-defined]
     if isinstance(func, Task):
-        raise ConfigurationError(_why_not_twice(func, submitter, options))
+        raise ConfigurationError(_why_not_twice(func, finder, options))
     if isinstance(func, type):
         raise ConfigurationError(
             f"{func.__qualname__} is a class, and a class cannot be a task: decorate a function that calls"
             f" it, or enqueue a call of it by background.enqueue({func.__name__}, ...)"
         )
     if not callable(func):
-        raise ConfigurationError(f"{func!r} is not a function: decorate one, @background.task above def")
+        raise ConfigurationError(
+            f"{func!r} is not a function: decorate one, @background.task above def, and give options their"
+            " names, as in @background.task(name=...)"
+        )
     refuse_generator(func)
-    return Task(submitter, Callee.of_task(func, options), binding)
+    return Task(finder, Callee.of_task(func, options), binding)
 
 
-def _why_not_twice(task: Task[..., Any], submitter: Submitter, options: dict[str, Any]) -> str:
+def _why_not_twice(task: Task[..., Any], finder: Finder, options: dict[str, Any]) -> str:
     word = getattr(task.func, "__name__", "task")
-    if task._submitter is not submitter:
+    if task._finder is not finder:
         return f"{word} is a task of another Background: decorate its function, {word}.func"
     given = ", ".join(f"{name}={value!r}" for name, value in options.items())
     cure = f"{word}.using({given}) is the same task with other options" if given else "decorate it once"

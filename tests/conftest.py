@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,12 @@ import pytest
 from flask import Flask, has_app_context, has_request_context
 from flask.globals import app_ctx, request_ctx
 from flask.testing import FlaskClient
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis
 
 from flask_background import Background, WorkItem, hosts
 from flask_background.concurrency import callbacks, timers
+from flask_background.core.backend import Phase
 
-from .helpers import CI, Script, Site, our_threads
+from .helpers import Script, Site, our_threads
 
 if TYPE_CHECKING:
     from .browser import Browser
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
 # A shell's background job ignores Ctrl-C, and so would every server that a test starts and then stops by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# Examples that hypothesis tries: few while somebody writes code, many before it lands.
-_settings = {"deadline": None, "database": None, "derandomize": True}
-_healthy = {"suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-hypothesis.register_profile("dev", max_examples=10, stateful_step_count=20, **_settings, **_healthy)
-hypothesis.register_profile("ci", max_examples=150, stateful_step_count=40, **_settings, **_healthy)
-hypothesis.load_profile("ci" if CI else "dev")
 
 # How long what a test has started may take to be gone.
 _GONE_WITHIN = 5.0
@@ -52,7 +46,9 @@ def no_leaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     left = _contexts()
     for backend in hosts.current().backends():
-        backend.stop(0)
+        # Backends of earlier tests may live until Python collects them.
+        if backend.ledger.phase is not Phase.STOPPED:
+            backend.stop(0)
     end = time.monotonic() + _GONE_WITHIN
     while (remains := _remains(before)) and time.monotonic() < end:
         time.sleep(0.002)
@@ -178,17 +174,31 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
 # say it for itself: ``pytestmark = pytest.mark.process``.
 _FOLDERS = {
     "server": ("celery", "demo", "integration"),
-    "process": ("contracts", "durable", "executors/processes", "faults", "hosts", "tools", "typing"),
+    "process": (
+        "contracts",
+        "durable",
+        "executors/processes",
+        "faults",
+        "hosts",
+        "samples",
+        "tools",
+        "typing",
+    ),
 }
+_MARKED = re.compile(r"^pytestmark = .*\bmark\.(process|server)\b", re.MULTILINE)
 _FIXTURES = {"server": {"rabbit", "redis"}, "process": {"script"}}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave folders alone that have no unit test, where only those are wanted: imports take the longest."""
-    unwanted = [folder for folders in _FOLDERS.values() for folder in folders]
-    if config.option.markexpr == "unit" and collection_path in map(Path(__file__).parent.joinpath, unwanted):
-        return True
-    return None
+    """Leave folders and modules alone that have no unit test, where only those are wanted.
+
+    To import them, and to rewrite their assertions, would take as long as a quarter of the unit tests.
+    """
+    if config.option.markexpr != "unit":
+        return None
+    if collection_path.suffix == ".py":
+        return _MARKED.search(collection_path.read_text()) is not None or None
+    return _folder_kind(collection_path) is not None or None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -213,14 +223,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(_kind_of(item))
 
 
+@cache
+def _folder_kind(folder: Path) -> str | None:
+    """The kind of all tests in a folder, if they are of one kind by their folder."""
+    inside = folder.relative_to(Path(__file__).parent)
+    for kind, names in _FOLDERS.items():
+        if any(inside.is_relative_to(name) for name in names):
+            return kind
+    return None
+
+
 def _kind_of(item: pytest.Item) -> str:
-    folder = item.path.parent.relative_to(Path(__file__).parent)
     fixtures = set(getattr(item, "fixturenames", ()))
     callspec = getattr(item, "callspec", None)
     uses_celery = callspec is not None and callspec.params.get("shop") in ("celery", "rabbitmq")
     for kind in ("server", "process"):
         if (
-            any(folder.is_relative_to(name) for name in _FOLDERS[kind])
+            _folder_kind(item.path.parent) == kind
             or fixtures & _FIXTURES[kind]
             or item.get_closest_marker(kind)
             or (uses_celery and kind == "server")

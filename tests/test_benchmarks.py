@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,18 @@ def test_table_comes_out() -> None:
         "RQ",
     ):
         assert measure in run.stdout
+
+
+@pytest.mark.timeout(240)
+def test_short_soak() -> None:
+    """In a few seconds of load no item is lost."""
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.soak", "--minutes", "0.1"],
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+        timeout=220,
+    )
+    for kind in ("memory", "coroutine", "durable", "child"):
+        assert re.search(rf"^{kind}: [\d,]+ acknowledged .*; 0 lost;", run.stdout, re.MULTILINE), run.stdout
+    assert run.returncode == 0 or "GROWS" in run.stdout, run.stdout + run.stderr  # it has just started

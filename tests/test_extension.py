@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,10 +37,11 @@ def test_exports() -> None:
         assert hasattr(flask_background, name)
 
 
+@pytest.mark.process
 def test_every_room_can_be_imported() -> None:
     """Every module can be imported, also where gunicorn, gevent or another framework is missing.
 
-    The rooms of Celery and of greenlets cannot; they are imported where those are used.
+    The modules of Celery and of greenlets cannot; they are imported where those are used.
     """
     package = ROOT / "flask_background"
     names = [
@@ -61,12 +61,6 @@ def test_every_room_can_be_imported() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_rooms_have_docstrings() -> None:
-    """Every module says what it is for."""
-    for path in (ROOT / "flask_background").rglob("*.py"):
-        assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
 # Finding the app.

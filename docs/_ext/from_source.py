@@ -1,9 +1,11 @@
 """Sphinx directives for the parts of the pages that are made from the source, and for drawings."""
 
+import re
 from itertools import groupby
 from pathlib import Path
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -78,10 +80,30 @@ class Drawing(SphinxDirective):
         return [nodes.raw("", f'<div class="drawing">{svg}</div>', format="html")]
 
 
+def one_signature(app: Sphinx, domain: str, kind: str, content: addnodes.desc_content) -> None:
+    """Show the most general signature of an overloaded method, without the markers of type variables."""
+    described = content.parent
+    signatures = [node for node in described.children if isinstance(node, addnodes.desc_signature)]
+    for signature in signatures[:-1] if len(signatures) > 2 else ():
+        described.remove(signature)
+        signatures[-1]["ids"] += signature["ids"]
+    for text in list(described.findall(nodes.Text)):
+        if "~" in text and content not in _parents(text):
+            text.parent.replace(text, nodes.Text(re.sub(r"~(?:\w+\.)*~?", "", text)))
+
+
+def _parents(node: nodes.Node) -> list[nodes.Node]:
+    found = []
+    while (node := node.parent) is not None:
+        found.append(node)
+    return found
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add the directives."""
     app.add_directive("settings", SettingsTable)
     app.add_directive("error-messages", ErrorMessages)
     app.add_directive("log-lines", LogLines)
     app.add_directive("drawing", Drawing)
+    app.connect("object-description-transform", one_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -87,6 +87,12 @@ class CallbackThreads:
             self._idle_latches.append(latch)
         return latch.wait(timeout)
 
+    def end_idle(self) -> None:
+        """Let the threads end that have nothing to call."""
+        with self._lock:
+            for idle in self._idle:
+                idle.latch.open()
+
     def _run(self, call: Callable[[], None] | None) -> None:
         while call is not None:
             hub.run(call, within=_HURRY)

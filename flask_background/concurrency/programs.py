@@ -16,17 +16,22 @@ PRIVATE_NAMES = ("multiprocessing.util.spawnv_passfds",)
 def interpreter() -> str:
     """Return the path of the Python interpreter of this process.
 
-    In a server with a built-in Python (uWSGI, mod_wsgi) ``sys.executable`` is the server's program, or empty.
+    In a server with a built-in Python (uWSGI, mod_wsgi) ``sys.executable`` is the server's program, or empty,
+    or the interpreter from which the virtual environment was made, which does not have all its modules.
     Raises FileNotFoundError if there is no interpreter.
     """
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    if os.path.basename(sys.executable).startswith(("python", "pypy")):
+    is_python = os.path.basename(sys.executable).startswith(("python", "pypy"))
+    is_outside = sys.prefix != sys.base_prefix and not sys.executable.startswith(sys.prefix)
+    if is_python and not is_outside:
         return sys.executable
     for prefix in dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix)):
         for candidate in (name, "python3", "python"):
             path = os.path.join(prefix, "bin", candidate)
             if os.access(path, os.X_OK):
                 return path
+    if is_python:
+        return sys.executable
     raise FileNotFoundError(
         f"child processes need a Python interpreter, and there is no {name} in {sys.prefix}/bin"
         f" (sys.executable is {sys.executable!r}): install one there"

@@ -17,6 +17,8 @@ from flask_background.errors import ConfigurationError
 
 When = Literal["now", "response", "commit"]
 BackendName = Literal["local", "immediate", "celery"]
+#: ``BACKGROUND_BACKEND``: "manual" is for tests, and not for one task alone.
+DefaultBackend = Literal["local", "immediate", "celery", "manual"]
 
 
 @dataclass(frozen=True, slots=True)

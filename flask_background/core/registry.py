@@ -86,8 +86,10 @@ class Registry:
 
     def check_portable(self, task: Callee) -> None:
         """Raise ConfigurationError if another process could not run the task with these options."""
-        why = "is durable" if task.options.durable else "goes to other processes"
         known = self.tasks.get(task.name)
+        if known is task:
+            return
+        why = "is durable" if task.options.durable else "goes to other processes"
         if known is None or known.func is not task.func:
             raise ConfigurationError(
                 f"task {task.name} {why}, and there is another one of this name: other processes could"

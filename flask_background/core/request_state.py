@@ -47,7 +47,7 @@ class RequestState(NamedTuple):
         return f"{self.scheme}://{self.host}{self.root_path}/" if self else ""
 
     @classmethod
-    def capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
+    def _capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
         """Copy the request's values; raise StateError if a state processor's values are not JSON.
 
         All items of a request share one copy.
@@ -58,7 +58,7 @@ class RequestState(NamedTuple):
             host = environ.get("HTTP_HOST")
             if host is None or ":" in host:  # otherwise get_host, which costs 1 µs, would return the same
                 host = get_host(environ)  # leaves out the default port of the scheme
-            state = cls(
+            values = (
                 request.method,
                 request.scheme,
                 host,
@@ -69,6 +69,7 @@ class RequestState(NamedTuple):
                 environ.get("HTTP_TRACEPARENT"),
                 _NOTHING,
             )
+            state = tuple.__new__(cls, values)  # cls(*values) takes 0.3 µs more, and most views enqueue once
             setattr(request, _KEPT_AS, state)
         return state._replace(values=_processed(processors)) if processors else state
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -43,6 +42,7 @@ class RunHost(ABC):
         self.pid = os.getpid()
         self.events = events
         self.timers = timers
+        self.clock = timers.clock
         self.lock = lock
 
     @abstractmethod
@@ -71,7 +71,7 @@ class RunHost(ABC):
 
     def set_timer(self, item: WorkItem[Any], seconds: float) -> Timer:
         """Start a timer that asks a running item to end after this many seconds (TIMEOUT)."""
-        self.source_of(item).limit(time.monotonic() + seconds)
+        self.source_of(item).limit(self.clock.monotonic() + seconds)
         return self.timers.set(seconds, partial(self.ask_to_end, item, CancelReason.TIMEOUT))
 
     def cancel_timer(self, timer: Timer) -> None:

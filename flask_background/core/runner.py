@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
@@ -21,7 +20,7 @@ from flask_background.core.odd_errors import is_from_signal
 from flask_background.core.outcome import annotate, outcome_of
 from flask_background.core.request_state import StateUrls
 from flask_background.core.run_host import RunHost
-from flask_background.core.status import SUCCEEDED, Attempt, Outcome, Status
+from flask_background.core.status import FAILED, SUCCEEDED, Attempt, Outcome, Status
 from flask_background.core.token import CancelReason
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Perform(Protocol):
 def perform(item: WorkItem[Any], adopt: Adopt, call_elsewhere: CallElsewhere | None = None, /) -> None:
     """Run item on this thread. If its function returns an awaitable, adopt awaits it and ends the run."""
     host: RunHost = item._host  # type: ignore[assignment]  # only a host that runs items calls this
-    attempt = Attempt(time.time())
+    attempt = Attempt(host.clock.time())
     if not host.start(item, attempt):
         return
     run = Run(host, item, attempt)
@@ -102,7 +101,13 @@ class Run:
         item = self._item
         task = item._task
         try:
-            self._enter()
+            current_item_var.set(item)
+            app = self._host.app
+            app_context = app.app_context()
+            if app_context.url_adapter is None and item.state.method:
+                app_context.url_adapter = StateUrls(app, item.state)  # type: ignore[assignment]
+            app_context.push()
+            self._app_context = app_context
             if task.timeout is not None:
                 self._timer = self._host.set_timer(item, task.timeout)
             value = task.func(*item._args, **item._kwargs) if item._kwargs else task.func(*item._args)
@@ -130,29 +135,20 @@ class Run:
         if self._timer is not None:
             self._host.cancel_timer(self._timer)
         if self._app_context is not None:
-            outcome = self._leave(self._app_context, outcome)
-        if outcome[0] is Status.FAILED:
+            try:
+                self._app_context.pop(outcome[2])
+            except BaseException as error:
+                outcome = self._teardown_failed(error, outcome)
+        if outcome[0] is FAILED:
             self._settle_failure(outcome)
         else:
             self._host.finish(self._item, self._attempt, outcome)
 
-    def _enter(self) -> None:
-        item, app = self._item, self._host.app
-        current_item_var.set(item)
-        app_context = app.app_context()
-        if app_context.url_adapter is None and item.state:
-            app_context.url_adapter = StateUrls(app, item.state)  # type: ignore[assignment]
-        app_context.push()
-        self._app_context = app_context
-
-    def _leave(self, app_context: AppContext, outcome: Outcome) -> Outcome:
-        """Leave the app context. An error of a teardown function fails an item that had succeeded."""
-        try:
-            app_context.pop(outcome[2])
-        except BaseException as error:
-            if outcome[0] is SUCCEEDED:
-                return Status.FAILED, None, error
-            self._host.log_error(f"The teardown of item {self._item.id} failed", error)
+    def _teardown_failed(self, error: BaseException, outcome: Outcome) -> Outcome:
+        """Return the outcome of a run after whose end a teardown function raised error."""
+        if outcome[0] is SUCCEEDED:
+            return FAILED, None, error
+        self._host.log_error(f"The teardown of item {self._item.id} failed", error)
         return outcome
 
     def _settle_failure(self, outcome: Outcome) -> None:

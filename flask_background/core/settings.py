@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from flask_background.core.executor_settings import THREADS, ExecutorSettings, read_executors
-from flask_background.core.options import BackendName
+from flask_background.core.options import DefaultBackend
 from flask_background.core.setting_values import (
     app_location,
     celery_config,
@@ -33,9 +33,10 @@ Durability = Literal["power", "process"]
 class Settings:
     """The settings of an app. Times are in seconds."""
 
-    #: The backend of items: ``"local"``, ``"celery"``, or ``"immediate"`` to run an item inside ``enqueue``.
+    #: The backend of items: ``"local"`` or ``"celery"``; for tests ``"immediate"`` to run an item inside
+    #: ``enqueue``, or ``"manual"`` to let it wait for ``flask_background.testing.run_items()``.
     #: ``@background.task(backend=...)`` sets the backend of one task.
-    backend: BackendName = "local"
+    backend: DefaultBackend = "local"
     #: The configuration of a Celery app, if ``app.extensions["celery"]`` is missing: at least
     #: ``"broker_url"`` and ``"result_backend"``.
     celery: Mapping[str, Any] | None = None
@@ -92,7 +93,7 @@ class Settings:
         """Read the settings; raises ConfigurationError with the key, the value and the allowed values."""
         workers = count(config, "BACKGROUND_WORKERS", THREADS)
         return cls(
-            backend=one_of(config, "BACKGROUND_BACKEND", *get_args(BackendName)),
+            backend=one_of(config, "BACKGROUND_BACKEND", *get_args(DefaultBackend)),
             celery=celery_config(config, "BACKGROUND_CELERY"),
             publish_timeout=positive_seconds(config, "BACKGROUND_PUBLISH_TIMEOUT", 2.0),
             uploads=shared_folder(config, "BACKGROUND_UPLOADS"),

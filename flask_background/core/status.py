@@ -23,8 +23,8 @@ class Status(StrEnum):
         return self is not QUEUED and self is not RUNNING
 
 
-# Three names for code that every item passes: looking a member up in its class costs 0.3 µs per item.
-QUEUED, RUNNING, SUCCEEDED = Status.QUEUED, Status.RUNNING, Status.SUCCEEDED
+# Names for code that every item passes: looking a member up in its class costs 0.3 µs per item.
+QUEUED, RUNNING, SUCCEEDED, FAILED = Status.QUEUED, Status.RUNNING, Status.SUCCEEDED, Status.FAILED
 
 _ENDS = frozenset((SUCCEEDED, Status.FAILED, Status.CANCELLED))
 #: The table of transitions: the statuses that may follow a status. A running item is queued again when

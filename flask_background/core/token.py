@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
 from flask_background.concurrency import callbacks, native
+from flask_background.concurrency.clock import CLOCK, Clock
 from flask_background.concurrency.durations import bounded
 from flask_background.errors import ItemCancelledError
 
@@ -29,10 +29,11 @@ class CancelReason(enum.Enum):
 class CancellationToken:
     """Tells an item that it should end, why, and how long it has. Fires once; the first reason stays."""
 
-    __slots__ = ("_callbacks", "_deadline", "_lock", "_reason", "_wakers")
+    __slots__ = ("_callbacks", "_clock", "_deadline", "_lock", "_reason", "_wakers")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = CLOCK) -> None:
         self._lock = native.new_lock()
+        self._clock = clock
         self._reason: CancelReason | None = None
         self._deadline: float | None = None
         # Callbacks of the app, which are called on other threads, and callbacks of the package, which are
@@ -54,7 +55,7 @@ class CancellationToken:
     def remaining(self) -> float | None:
         """The seconds until the item's time is up, never below 0.0; None if nothing limits the item."""
         deadline = self._deadline
-        return None if deadline is None else max(0.0, deadline - time.monotonic())
+        return None if deadline is None else max(0.0, deadline - self._clock.monotonic())
 
     def raise_if_cancelled(self) -> None:
         """Raise ItemCancelledError if the token has fired."""
@@ -123,17 +124,17 @@ class CancellationToken:
 class CancellationSource:
     """The write side of cancellation: makes one token and fires it.
 
-    ``failed`` is called with the errors of the token's callbacks.
+    ``failed`` is called with the errors of the token's callbacks; ``clock`` is the clock of deadlines.
     """
 
     __slots__ = ("_failed", "token")
 
-    def __init__(self, failed: callbacks.Failed = callbacks.report) -> None:
-        self.token = CancellationToken()
+    def __init__(self, failed: callbacks.Failed = callbacks.report, clock: Clock = CLOCK) -> None:
+        self.token = CancellationToken(clock)
         self._failed = failed
 
     def limit(self, deadline: float) -> None:
-        """Set the time (``time.monotonic()``) by which the item has to end; the earliest deadline stays."""
+        """Set the time (the clock's ``monotonic()``) by which the item has to end; the earliest one stays."""
         token = self.token
         with token._lock:
             if token._deadline is None or deadline < token._deadline:

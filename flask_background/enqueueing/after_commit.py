@@ -8,6 +8,7 @@ durable: if the process is killed there, the item is lost.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ class _Waiting:
         from sqlalchemy import event
 
         self.items: list[_Pending] = []
+        _all.add(self)
         self._committed: SessionTransaction | None = None
         event.listen(session, "after_commit", self._after_commit)
         event.listen(session, "after_transaction_end", self._after_end)
@@ -66,6 +68,14 @@ class _Waiting:
             undone = [pending for pending in self.items if transaction in pending.savepoints]
             self.items = [pending for pending in self.items if transaction not in pending.savepoints]
             _drop(undone)
+
+
+_all: weakref.WeakSet[_Waiting] = weakref.WeakSet()
+
+
+def is_waiting(item: WorkItem[Any]) -> bool:
+    """Return whether an item waits for a commit, without which it is not enqueued."""
+    return any(pending.item is item for waiting in tuple(_all) for pending in waiting.items)
 
 
 def hold(app: Flask, backend: Backend[Any], item: WorkItem[Any], due: float | None) -> WorkItem[Any]:

@@ -48,7 +48,7 @@ class Drainable(Protocol):
     def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None: ...
     def close_if_idle(self) -> bool: ...
     def time_is_up(self) -> object: ...
-    def have_threads(self) -> None: ...
+    def look_after(self) -> None: ...
     def wait_for_receivers(self, timeout: float) -> bool: ...
     def log_error(self, what: str, error: BaseException) -> None: ...
     def log_warning(self, what: str) -> None: ...
@@ -115,6 +115,12 @@ class Host(ABC):
         if self._closed:
             backend.go_on_stopping(time.monotonic(), math.inf, "")
             backend.time_is_up()
+
+    def remove(self, backend: Drainable) -> None:
+        """Forget an app that has been stopped by hand. The watcher ends if no app is left."""
+        with self._lock:
+            self._backends = tuple(ref for ref in self._backends if ref() not in (None, backend))
+        self._bell.put(None)
 
     def wake(self) -> None:
         """Start the watcher if it does not run, because an item was accepted."""
@@ -194,14 +200,14 @@ class Host(ABC):
                         self._over.open()
                         break
                 for backend in self.backends():
-                    backend.have_threads()
+                    backend.look_after()
             except BaseException as error:
                 for backend in self.backends():
                     backend.log_error("The watch over the host failed, and goes on", error)
             now = time.monotonic()
             if self._began is not None or not self.is_idle():
                 quiet_since = now
-            elif now - quiet_since > _LINGER and self._rests():
+            elif (now - quiet_since > _LINGER or not self._backends) and self._rests():
                 return
             try:
                 self._bell.get(timeout=_TICK)

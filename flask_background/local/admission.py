@@ -64,9 +64,10 @@ class Admission:
                 _wait_for_room(latch)
         if how == "run" and (accepted := self.enter(item, executor, math.inf)) is not None:
             return accepted, accepted is item
-        raise self._refusal(item, executor)
+        raise self.refusal(item, executor)
 
-    def _refusal(self, item: WorkItem[Any], executor: Executor) -> EnqueueError:
+    def refusal(self, item: WorkItem[Any], executor: Executor) -> EnqueueError:
+        """Return the error for an item that was not admitted."""
         if self._ledger.phase is Phase.STOPPED:
             return Stopping.refusing(item.task_name)
         return QueueFull(

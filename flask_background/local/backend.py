@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from flask_background.concurrency.durations import bounded
 from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.concurrency.timers import Timers
 from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
     from flask_background.hosts.base import Host
     from flask_background.local.uploads import Copies
 
-# How long before the limit of BACKGROUND_HOST_LIMIT items are put on record, in seconds.
-_RECORD_BEFORE = 1.0
 _RUNNING = Phase.RUNNING  # a local name, because every item passes here
 
 
@@ -51,29 +47,28 @@ class LocalBackend(InProcessBackend, RunHost):
 
     def __init__(self, app: Flask, settings: Settings, host: Host, tasks: Mapping[str, Callee]) -> None:
         self._max_queued = settings.max_queued
-        # What is not done by then is put on record before the host kills.
-        limit = settings.host_limit
-        self._host_allowance = math.inf if limit is None else max(0.0, limit - _RECORD_BEFORE)
         self._watcher = host
         self.keys = Keys()
         self.executors = make_executors(app, settings, perform, tasks)
         # An item refers to its backend; an idle executor does not, and is closed when the backend is deleted.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
-        super().__init__(app, make_events(app), Timers(self._timer_failed), self.ledger.lock)
+        super().__init__(app, make_events(app), Timers(self.timer_failed), self.ledger.lock)
         self.later = DelayedItems(
             self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
         )
         self.lending = self._lending = Lending(self.executors)
         self._uploads = UploadRoom()
         self.companion: Companion | None = None
-        self._border = Admission(self.ledger, self.keys, self.executors, settings)
-        self.clock = ShutdownSequence(
+        self.admission = Admission(self.ledger, self.keys, self.executors, settings)
+        self.shutdown = ShutdownSequence(
             self.ledger,
             self.events,
             min(settings.grace_period, host.longest_grace),
+            settings.host_limit,
             source_of=self.source_of,
             withdraw=self.withdraw,
+            look_after=self._look_after,
             at_begin=self._stop_begins,
             at_record=self._expect_kill,
             at_end=self._end,
@@ -93,25 +88,25 @@ class LocalBackend(InProcessBackend, RunHost):
         if executor is None or (executor.coroutines_only and not task.is_coroutine):
             raise mismatch(task, self.executors)
         executor.prepare(item)
-        copies = None if item._uploads is None else self._enter_uploads(item)
-        accepted, run_here = item, False
+        copies = None if item._uploads is None else self.enter_uploads(item)
+        run_here = False
         if task.key is not None or not self.ledger.admit(
             item, executor, executor.capacity + self._max_queued
         ):
             try:
-                accepted, run_here = self._border.wait_and_enter(item, executor)
+                accepted, run_here = self.admission.wait_and_enter(item, executor)
             except BaseException as error:
-                self._uploads.discard(item, copies)
+                self.discard_uploads(item, copies)
                 if isinstance(error, EnqueueError):
                     self.events.refused(item.task_name, error)
                 raise
-        if accepted is not item:
-            self._uploads.discard(item, copies)
-            return accepted  # the item that has the key
+            if accepted is not item:
+                self.discard_uploads(item, copies)
+                return accepted  # the item that has the key
         if copies:
             put_aside(copies)
         if not self._watcher.awake:
-            self._watcher.wake()
+            self._wake_watcher()
         try:
             self.events.enqueued(item)
         finally:  # a signal may raise here, when the item has been accepted
@@ -133,7 +128,7 @@ class LocalBackend(InProcessBackend, RunHost):
         if not self.ledger.admit(item, executor, math.inf):
             return False
         if not self._watcher.awake:
-            self._watcher.wake()
+            self._wake_watcher()
         if not held:
             try:
                 executor.put(item)
@@ -144,9 +139,9 @@ class LocalBackend(InProcessBackend, RunHost):
     @uninterruptible
     def take_with_key(self, item: WorkItem[Any]) -> WorkItem[Any] | None:
         """Take an item, held, or return the item in flight with the same key; return None after the stop."""
-        accepted = self._border.enter(item, self.executors[item._task.executor], math.inf)
+        accepted = self.admission.enter(item, self.executors[item._task.executor], math.inf)
         if accepted is item and not self._watcher.awake:
-            self._watcher.wake()
+            self._wake_watcher()
         return accepted
 
     def let_go(self, item: WorkItem[Any], *, running: bool = False) -> bool:
@@ -178,12 +173,21 @@ class LocalBackend(InProcessBackend, RunHost):
         elif self.is_in_flight(item):
             self.later.wait_until(item, due)
 
-    def _enter_uploads(self, item: WorkItem[Any]) -> Copies:
+    def _wake_watcher(self) -> None:
+        self._watcher.wake()
+        self.ledger.let_old_go()  # the watcher has not done so while it slept
+
+    def enter_uploads(self, item: WorkItem[Any]) -> Copies:
+        """Count the uploads of an item, or copy them; see ``UploadRoom.enter``. Raises QueueFull."""
         try:
             return self._uploads.enter(item)
         except EnqueueError as error:
             self.events.refused(item.task_name, error)
             raise
+
+    def discard_uploads(self, item: WorkItem[Any], copies: Copies | None) -> None:
+        """Forget the uploads of an item that was not accepted."""
+        self._uploads.discard(item, copies)
 
     def _put(self, item: WorkItem[Any], executor: Executor) -> None:
         try:
@@ -231,17 +235,8 @@ class LocalBackend(InProcessBackend, RunHost):
             if self.ledger.phase is not _RUNNING:
                 self._watcher.ring()
 
-    def have_threads(self) -> None:
-        """Start missing threads: some have died, or could not be started. Raises nothing."""
-        self.timers.have_thread()
-        for executor in self.executors.values():
-            executor.have_thread()
-
-    def wait_for_receivers(self, timeout: float) -> bool:
-        """Wait up to timeout seconds for receivers of signals that run on other threads."""
-        return self.events.wait_for_receivers(timeout)
-
-    def _timer_failed(self, error: BaseException) -> None:
+    def timer_failed(self, error: BaseException) -> None:
+        """Log the error of a timer's callback."""
         self.log_error("A timer's callback failed", error)
 
     # For handles.
@@ -253,10 +248,10 @@ class LocalBackend(InProcessBackend, RunHost):
             with self.lock:
                 source = item._source
                 if source is None:
-                    source = CancellationSource(self.callback_failed)
+                    source = CancellationSource(self.callback_failed, item._host.clock)
                     item._set_source(source)
                     if self.ledger.phase is not Phase.RUNNING and self.is_in_flight(item):
-                        source.limit(self.clock.on_record_at)
+                        source.limit(self.shutdown.on_record_at)
                         source.fire(CancelReason.SHUTDOWN)
         return source
 
@@ -285,49 +280,10 @@ class LocalBackend(InProcessBackend, RunHost):
         with self.ledger.idle_latch() as latch:
             return latch.wait(timeout)
 
-    # For the stop: the attributes of an app that hosts use.
-
-    @property
-    def grace(self) -> float:
-        """The app's grace period in seconds."""
-        return self.clock.grace
-
-    @property
-    def up_at(self) -> float:
-        """The time at which the grace period is over (``time.monotonic()``)."""
-        return self.clock.up_at
-
-    def is_idle(self) -> bool:
-        """Return whether no item is queued or running. Safe in a signal handler."""
-        return self.ledger.is_idle()
-
-    def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None:
-        """Begin the stop if it has not begun, and take its next step."""
-        allowance = min(allowance, self._host_allowance)
-        self.clock.begin(began, allowance=allowance, how_to_cut=how_to_cut)
-        self.clock.tick()
-
-    def close_if_idle(self) -> bool:
-        """Refuse items from now on, if nothing is in flight; return whether the stop is complete."""
-        return self.clock.close_if_idle()
-
-    def time_is_up(self) -> list[WorkItem[Any]]:
-        """End the grace period: refuse items, and log and return those that have not ended."""
-        return self.clock.time_is_up()
-
-    def log_warning(self, what: str) -> None:
-        """Log a warning on which an operator should act."""
-        self.events.log.warning("%s", what)
-
     def stop(self, grace: float | None) -> list[WorkItem[Any]]:
-        began = time.monotonic()
-        if grace is not None:
-            grace = bounded(grace)
-        self.clock.begin(began, grace=grace)
-        up_at = self.clock.up_at if grace is None else min(self.clock.up_at, began + grace)
-        self.wait_idle(up_at - time.monotonic())
-        self.clock.close_if_idle()
-        return self.clock.time_is_up()
+        return self.shutdown.stop(grace)
+
+    # For the stop.
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
         """End a queued item, so that it never runs; return False if it runs or has run."""
@@ -336,6 +292,16 @@ class LocalBackend(InProcessBackend, RunHost):
         self._tell_end(item, outcome)
         self.ledger.remove(item, self.ledger.leaving)
         return True
+
+    def _look_after(self) -> None:
+        """Start threads that have died or could not be started, and forget items that ended long ago.
+
+        Raises nothing. Called now and then while items are in flight.
+        """
+        self.timers.have_thread()
+        for executor in self.executors.values():
+            executor.have_thread()
+        self.ledger.let_old_go()
 
     def _stop_begins(self) -> None:
         self.later.dismiss()
@@ -351,6 +317,7 @@ class LocalBackend(InProcessBackend, RunHost):
         for executor in self.executors.values():
             executor.abort()
             executor.close()
+        self.timers.close()
         self.events.stopped(unfinished)
         if self.companion is not None:
             self.companion.stopped()
@@ -365,8 +332,10 @@ class LocalBackend(InProcessBackend, RunHost):
             if item._uploads is not None:
                 self._uploads.leave(item)
             item._release_arguments()
-            self.keys.give_back(item)
-            self._lending.give_back(item)
+            if item._task.key is not None:
+                self.keys.give_back(item)
+            if self._lending.lent:
+                self._lending.give_back(item)
 
     def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]

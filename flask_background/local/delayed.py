@@ -6,7 +6,6 @@ logged, and the stop does not wait for them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -46,7 +45,7 @@ class DelayedItems:
 
     def wait_until(self, item: WorkItem[Any], due: float) -> None:
         """Let a new item start at its time (``time.time()``); raise Stopping if the process stops before."""
-        if not self._enter(item, max(0.0, due - time.time())):
+        if not self._enter(item, max(0.0, due - self._timers.clock.time())):
             error = Stopping(
                 f"{item.task_name} was not enqueued: this process is stopping before the item is due. If its"
                 " task is durable, the item waits on disk"

@@ -43,8 +43,6 @@ class Keys:
 
     def give_back(self, item: WorkItem[Any]) -> None:
         """Free the key of an item that has ended."""
-        if not self._items:
-            return  # true of nearly every item
         key = item._task.key
         with self._lock:
             if key is not None and self._items.get((item.task_name, key)) is item:

@@ -1,19 +1,17 @@
-"""The ledger: the items in flight, the items that ended last, and the phase of the stop.
+"""The ledger: the items in flight, and the phase of the stop.
 
-Every item passes here three times, on several threads that compute. A lock that they all take is soon passed
-from thread to thread at every item, each time with a switch of threads (measured: five times the cost of the
-whole run). So while the phase is RUNNING no thread locks: every step is one atomic operation on a dict, made
-*before* a look at the phase. The stop sets the phase *before* looking at the dicts. The thread that comes
-second sees the other, so no item slips in between the last one's end and the stop. The stop itself locks, and
-so do the steps that see one. Nothing here calls foreign code.
+Every item passes here three times, on several threads that compute. One lock for all of them would make an
+item's whole way a quarter more expensive (measured with 1 to 8 threads that enqueue). So while the phase is
+RUNNING no thread locks: every step is one atomic operation on a dict, made *before* a look at the phase. The
+stop sets the phase *before* looking at the dicts. The thread that comes second sees the other, so no item
+slips in between the last one's end and the stop. The stop itself locks, and so do the steps that see a stop.
+Nothing here calls foreign code.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from time import monotonic
 from typing import Any
 
 from flask_background.concurrency import native
@@ -21,13 +19,7 @@ from flask_background.core.backend import Phase, Stats
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.executors.base import Executor
-from flask_background.local.sizes import SMALL, size_of
-
-# The items that ended last are kept on two pages, and can be found by their ids. A page is full at this
-# number of items, at this number of bytes of their results, or after this number of seconds.
-KEPT = 1_000
-KEPT_BYTES = 16 << 20
-KEPT_SECONDS = 3_600.0
+from flask_background.local.ended import KEPT, KEPT_BYTES, EndedItems
 
 # Local names, because looking a member up in its enum's class takes longer than a dict does.
 _RUNNING, _STOPPED = Phase.RUNNING, Phase.STOPPED
@@ -47,12 +39,7 @@ class Ledger:
         self._requeues = 0  # the number of items that have gone back from running to queued
         self._idle_latches: list[native.Latch] = []
         self._room_latches: list[native.Latch] = []
-        # Two pages of ended items: the current one, and the one before it.
-        self._ended: dict[str, WorkItem[Any]] = {}
-        self._ended_before: dict[str, WorkItem[Any]] = {}
-        self._bytes = 0  # about how much memory the results on the current page take
-        self._page_began = monotonic()
-        self._counts: Counter[Status] = Counter()
+        self._ended = EndedItems(self.lock)
 
     def admit(self, item: WorkItem[Any], executor: Executor, limit: float) -> bool:
         """Enter an item; return False if its executor has limit items already, or after the stop."""
@@ -115,7 +102,10 @@ class Ledger:
             _open(self._idle_latches)
 
     def let_go(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> bool:
-        """Remove an item that goes on elsewhere; return False if it is no longer in this book."""
+        """Remove an item that goes on elsewhere from its book; return False if it is no longer there.
+
+        A book is the dict that has the item: an executor's queued or running items.
+        """
         with self.lock:
             if book.pop(item.id, None) is None:
                 return False
@@ -126,19 +116,19 @@ class Ledger:
     def remove(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> None:
         """Remove an item from its book, and wake its waiters: the log and the signals have its end."""
         ended = self._ended
-        ended[item.id] = item
+        page = ended.page
+        page[item.id] = item
         del book[item.id]
         item._announce_end()
         if self._room_latches:
             _open(self._room_latches)
-        self._wake_if_idle()
+        if self._idle_latches:
+            self._wake_if_idle()
         attempt = item._attempt
-        if attempt is not None and type(attempt.value) not in SMALL:
-            self._bytes += size_of(attempt.value)
-        if attempt is not None and attempt.error is not None:
-            self._bytes += size_of(attempt.error)
-        if len(ended) >= KEPT or self._bytes >= KEPT_BYTES or monotonic() - self._page_began >= KEPT_SECONDS:
-            self._turn_page(ended)
+        if attempt is not None and (attempt.value is not None or attempt.error is not None):
+            ended.weigh(attempt)
+        if len(page) >= KEPT or ended.bytes >= KEPT_BYTES:
+            ended.turn(page)
 
     def record(self, item: WorkItem[Any], error: BaseException) -> bool:
         """Put an item on record as interrupted; return False if it has ended or is on record."""
@@ -205,24 +195,24 @@ class Ledger:
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
         """Return the item with this id if it is in flight or among the last ones that ended."""
-        self._let_old_go()
+        self._ended.let_old_go()
         for executor in self._executors:
             item = executor.queued.get(item_id) or executor.running.get(item_id)
             if item is not None:
                 return item
-        return self.leaving.get(item_id) or self._ended.get(item_id) or self._ended_before.get(item_id)
+        return self.leaving.get(item_id) or self._ended.get(item_id)
 
     def all(self) -> list[WorkItem[Any]]:
         """Return the last items that ended, and the items in flight."""
-        self._let_old_go()
+        self._ended.let_old_go()
         unfinished = {item.id: item for item in self.unfinished()}
         with self.lock:
-            return [*(self._ended_before | self._ended | unfinished).values()]
+            return [*(self._ended.all() | unfinished).values()]
 
     def stats(self) -> Stats:
         """Return all counts."""
         with self.lock:
-            counts = self._counts + Counter(_statuses(self._ended_before)) + Counter(_statuses(self._ended))
+            counts = self._ended.counts()
             return Stats(
                 queued=sum(len(executor.queued) for executor in self._executors),
                 running=sum(len(executor.running) for executor in self._executors),
@@ -236,27 +226,9 @@ class Ledger:
         with self.lock:  # the thread that closes the books has decided
             return self.phase is Phase.STOPPED
 
-    def _let_old_go(self) -> None:
-        """Forget items that ended long ago, even if few have ended after them."""
-        pages = (monotonic() - self._page_began) // KEPT_SECONDS
-        for _ in range(min(2, int(pages))):
-            self._turn_page(self._ended)
-
-    def _turn_page(self, full: dict[str, WorkItem[Any]]) -> None:
-        """Forget the page before this one; a handle in use keeps its own result.
-
-        No thread has written to that page for long, so it can be counted.
-        """
-        with self.lock:
-            if self._ended is full:
-                self._counts.update(_statuses(self._ended_before))
-                self._ended_before, self._ended = full, {}
-                self._bytes = 0
-                self._page_began = monotonic()
-
-
-def _statuses(page: dict[str, WorkItem[Any]]) -> list[Status]:
-    return [item.status for item in tuple(page.values())]
+    def let_old_go(self) -> None:
+        """Forget items that ended long ago; called now and then."""
+        self._ended.let_old_go()
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class Lending:
         #: The items that wait, by the executor whose places they take up, and how many waits each has.
         self._waiting = {name: Counter[str]() for name in executors}
         #: The items that were started in a lent place, by id, and their executors.
-        self._lent: dict[str, str] = {}
+        self.lent: dict[str, str] = {}
 
     def check_wait(self, waiting: WorkItem[Any], awaited: WorkItem[Any], timeout: float | None) -> None:
         """Raise WaitError if the wait would hold up the event loop that the awaited item needs, for good."""
@@ -80,8 +80,7 @@ class Lending:
 
     def give_back(self, item: WorkItem[Any]) -> None:
         """Take back the place of a run that has ended, if the place was lent."""
-        if self._lent:
-            self._lent.pop(item.id, None)
+        self.lent.pop(item.id, None)
 
     @contextmanager
     def _place_of(self, waiting: WorkItem[Any]) -> Iterator[None]:
@@ -115,9 +114,9 @@ class Lending:
             return
         with self._lock:
             lent = self._count_lent(executor.name)
-            if awaited.id in self._lent or lent >= len(self._waiting[executor.name]):
+            if awaited.id in self.lent or lent >= len(self._waiting[executor.name]):
                 return
-            self._lent[awaited.id] = executor.name
+            self.lent[awaited.id] = executor.name
         try:
             started = executor.start_beside(awaited)
         except RuntimeError:  # the system cannot start a thread; the next look tries again
@@ -126,4 +125,4 @@ class Lending:
             self.give_back(awaited)
 
     def _count_lent(self, executor: str) -> int:
-        return list(self._lent.values()).count(executor)
+        return list(self.lent.values()).count(executor)

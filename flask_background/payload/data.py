@@ -35,7 +35,7 @@ def dump(value: Any, what: str, *, max_bytes: int | None = None) -> str:
 
 def load(text: str) -> Any:
     """Return the value of a text that ``dump`` made."""
-    return _plain.loads(text)
+    return _decode(text)
 
 
 def dump_call(
@@ -74,8 +74,10 @@ def load_call(text: str, *, rebuild: Rebuild | None = None) -> tuple[tuple[Any, 
 
     Without ``rebuild`` references stay dicts.
     """
-    is_plain = rebuild is None or not may_have_upload(text)
-    args, kwargs = (_plain if is_plain else Serializer(rebuild=rebuild)).loads(text)
+    if rebuild is None or not may_have_upload(text):
+        args, kwargs = _decode(text)
+    else:
+        args, kwargs = Serializer(rebuild=rebuild).loads(text)
     return tuple(args), kwargs
 
 
@@ -107,3 +109,5 @@ def _fitting(text: str, what: str, max_bytes: int | None) -> str:
 
 
 _plain = Serializer()
+# One decoder for all texts: ``json.loads`` would make one for each, which takes 3 µs.
+_decode: Callable[[str], Any] = json.JSONDecoder(object_hook=_plain.untag).decode

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from markupsafe import Markup
 from werkzeug.datastructures import FileStorage, MultiDict
 
+from flask_background.core.item import WorkItem
 from flask_background.errors import SerializationError
 
 #: Deeper values are refused, so that every process can read what one process has written, however deep its
@@ -37,6 +38,7 @@ _CURES: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (timedelta, "pass its total_seconds()"),
     (time, "pass its isoformat()"),
     (PathLike, "pass its str()"),
+    (WorkItem, "pass its id, and find the item by background.get(id)"),
     (FileStorage, "pass its content, or where it was saved"),
 )
 _SUPPORTED = (str, int, float, bytes, tuple, list, datetime, date, UUID, Decimal)

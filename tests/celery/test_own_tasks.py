@@ -31,8 +31,11 @@ def run_worker(folder: Path, redis: Redis, with_what: str) -> dict[str, Any]:
         until(lambda: all((folder / name).exists() for name in names), 60)
         from celery import Celery
 
+        # A connection of its own: the pool's may be one that an earlier test had Redis close.
         with Celery("asks", broker=f"{redis.url}/0", set_as_current=False) as asking:
-            (stats,) = asking.control.inspect(timeout=0.5).stats().values()
+            with asking.connection_for_write() as connection:
+                answers = asking.control.inspect(timeout=0.5, connection=connection).stats()
+            (stats,) = answers.values()
         worker.send_signal(signal.SIGTERM)
         status = worker.wait(60)
     finally:

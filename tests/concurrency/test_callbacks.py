@@ -87,6 +87,8 @@ def test_threads_are_used_again(failed: list[BaseException], monkeypatch: pytest
         assert threads.wait(BOUND)
         idents.update(called)
     assert len(idents) == 1
+    monkeypatch.setattr(callbacks, "_LINGER", 0.0)
+    threads.call(lambda: None, failed.append)  # after this one the thread ends
 
 
 @pytest.mark.usefixtures("hasty")
@@ -234,3 +236,17 @@ def test_in_order_among_others(failed: list[BaseException], gate: threading.Even
     quick.call(lambda: None, failed.append)
     assert quick.wait(2.0)
     assert slow.is_busy
+
+
+def test_idle_threads_can_end(failed: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that have nothing to call end when they are told to, and callbacks are called by new ones."""
+    monkeypatch.setattr(callbacks, "_LINGER", 60.0)
+    threads, called = CallbackThreads(), list[int]()
+    threads.call(lambda: called.append(1), failed.append)
+    until(lambda: called and threads.wait(BOUND))
+    threads.end_idle()
+    callbacks_are_over()
+    threads.call(lambda: called.append(2), failed.append)
+    until(lambda: called == [1, 2] and threads.wait(BOUND))
+    threads.end_idle()
+    callbacks_are_over()

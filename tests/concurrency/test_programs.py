@@ -15,6 +15,7 @@ from flask_background.concurrency import programs
 from ..helpers import until
 
 
+@pytest.mark.process
 def test_program_without_the_private_spawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs start, with their pipes, even if CPython lacks its private function for that."""
     monkeypatch.setattr(programs, "find_private", lambda name: None)
@@ -33,6 +34,7 @@ def test_interpreter_is_this_one() -> None:
     assert programs.interpreter() == sys.executable
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("executable", ["/usr/bin/uwsgi", "/usr/sbin/apache2", "", "/opt/granian"])
 def test_interpreter_inside_a_server(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
     """In a server with a built-in Python, the interpreter is that of the same environment."""
@@ -40,6 +42,18 @@ def test_interpreter_inside_a_server(monkeypatch: pytest.MonkeyPatch, executable
     code = "import sys; print(sys.prefix, sys.version)"
     program = subprocess.run([programs.interpreter(), "-c", code], capture_output=True, text=True, check=True)
     assert program.stdout.strip() == f"{sys.prefix} {sys.version}"
+
+
+def test_interpreter_outside_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's own interpreter is taken where the server names the one that it was made from."""
+    outside = os.path.realpath(sys.executable)
+    assert sys.prefix != sys.base_prefix, "the tests run in a virtual environment"
+    monkeypatch.setattr(sys, "executable", outside)
+    assert programs.interpreter().startswith(sys.prefix)
+    monkeypatch.setattr(sys, "prefix", "/nowhere")
+    monkeypatch.setattr(sys, "exec_prefix", "/nowhere")
+    monkeypatch.setattr(sys, "base_prefix", "/nowhere/else")
+    assert programs.interpreter() == outside
 
 
 def test_no_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from flask_background.concurrency import native
 from flask_background.concurrency import timers as module
+from flask_background.concurrency.clock import MovableClock
 from flask_background.concurrency.timers import Timers
 
 from ..helpers import BOUND, FOREVER, our_threads, until
@@ -36,11 +37,11 @@ def test_rings_in_order() -> None:
     """Timers fire in the order of their times, not in the order in which they were set."""
     timers = Timers()
     rung: list[float] = []
-    for seconds in (0.9, 0.3, 0.6, 0.0):
+    for seconds in (0.09, 0.03, 0.06, 0.0):
         timers.set(seconds, lambda seconds=seconds: rung.append(seconds))  # type: ignore[misc]
     assert timer_threads() == 1
     until(lambda: len(rung) == 4)
-    assert rung == [0.0, 0.3, 0.6, 0.9]
+    assert rung == [0.0, 0.03, 0.06, 0.09]
 
 
 def test_earlier_alarm_wakes_the_thread() -> None:
@@ -242,3 +243,34 @@ def test_thread_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     until(lambda: not timer_threads())
     timers.set(0.02, rung.set)
     assert rung.wait(BOUND)
+
+
+def test_moved_clock() -> None:
+    """A timer follows its clock: when that is moved, what is due is called by who moved it, in order."""
+    clock = MovableClock()
+    timers = Timers(clock=clock)
+    called: list[tuple[str, int]] = []
+    for name, seconds in (("late", 90), ("soon", 30), ("much later", 600)):
+        timers.set(seconds, lambda name=name: called.append((name, threading.get_ident())))  # type: ignore[misc]
+    timers.fire_due()
+    assert called == []
+    clock.move_to(clock.time() + 100)
+    timers.fire_due()
+    assert called == [("soon", threading.get_ident()), ("late", threading.get_ident())]
+    clock.move_to(clock.time() + 600)
+    timers.fire_due()
+    until(lambda: not timer_threads())
+
+
+def test_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of closed timers ends at once when the last timer is done, which still rings."""
+    monkeypatch.setattr(module, "_LINGER", 60.0)
+    timers = Timers()
+    rung = threading.Event()
+    timers.set(0.1, rung.set)
+    timers.close()
+    assert rung.wait(BOUND)
+    until(lambda: not timer_threads())
+    timers.set(0.0, rung.clear)
+    until(lambda: not rung.is_set())
+    until(lambda: not timer_threads())

@@ -17,6 +17,7 @@ from flask import Flask
 
 from flask_background import Background, Status, signals
 from flask_background.concurrency import native
+from flask_background.concurrency.clock import CLOCK
 from flask_background.core.events import Events
 from flask_background.errors import ItemInterruptedError, QueueFull
 
@@ -52,7 +53,7 @@ def test_end_of_a_stop(
     events.stopping(3, 90.0, "")
     unfinished = [make_item() for _ in range(kept + lost)]
     for item in unfinished[:kept]:
-        item._host = Mock(keeps_items=True)
+        item._host = Mock(keeps_items=True, clock=CLOCK)
     for item in unfinished:
         events.finished(item, (Status.INTERRUPTED, None, ItemInterruptedError("time is up")))
     events.stopped(unfinished)
@@ -347,7 +348,7 @@ def test_receiver_waits_for_its_own_item(events: Events, app: Flask) -> None:
     assert waited == [True]
 
 
-@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("durable", [False, pytest.param(True, marks=pytest.mark.process)])
 def test_slow_receiver_holds_up_no_other_item(
     make_site: Callable[..., Site], tmp_path: Path, gate: threading.Event, durable: bool
 ) -> None:

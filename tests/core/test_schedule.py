@@ -198,6 +198,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.process
 def test_cron_without_cronsim() -> None:
     """Schedules work without the extra ``cron``; an expression then raises an error that names the extra."""
     done = subprocess.run(

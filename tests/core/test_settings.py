@@ -99,7 +99,7 @@ def test_executors() -> None:
         ("BACKGROUND_EXECUTORS", ["mails"], "a dict"),
         ("BACKGROUND_PUBLISH_TIMEOUT", 0, "a number of seconds above 0"),
         ("BACKGROUND_PUBLISH_TIMEOUT", "2", "a number of seconds from 0"),
-        ("BACKGROUND_BACKEND", "redis", '"local", "immediate" or "celery"'),
+        ("BACKGROUND_BACKEND", "redis", '"local", "immediate", "celery" or "manual"'),
         ("BACKGROUND_KILL_AFTER", -1, "a number of seconds from 0"),
         ("BACKGROUND_SWITCH_INTERVAL", 0, "seconds, from 0.00001 to 1"),
         ("BACKGROUND_SWITCH_INTERVAL", "5 ms", "seconds, from 0.00001 to 1"),

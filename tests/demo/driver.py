@@ -31,7 +31,7 @@ Upload = tuple[str, bytes]
 """A file's name and content."""
 
 
-def until(look: Callable[[], T | Literal[False] | None], seconds: float = 15.0) -> T:
+def until(look: Callable[[], T | Literal[False] | None], seconds: float = 30.0) -> T:
     """Call a function until it returns a true value, and return that."""
     end = time.monotonic() + seconds
     while True:
@@ -158,12 +158,12 @@ class Demo:
                 self.kill()
 
     def kill(self) -> None:
-        """End it as a power cut does."""
+        """End it as a power cut does: a worker that saw its master die first would begin to stop."""
         workers = self.workers()
-        self.process.kill()
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in (*workers, self.process.pid):
+                os.kill(pid, number)
         self.process.wait(20)
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
         until(lambda: not any(is_there(pid) for pid in workers))
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.server
 #: Commands that are tested elsewhere, or that only prepare a machine.
 ELSEWHERE = {
     'pip install ".[gunicorn]"': "make lint installs the package with extras in the same way",
-    "gunicorn --workers 2 --graceful-timeout 91 shop:app": "tests/test_readme.py",
+    "gunicorn --workers 2 --threads 4 --graceful-timeout 91 shop:app": "tests/test_readme.py",
 }
 ENQUEUE = """
 from shop import create_app, tidy

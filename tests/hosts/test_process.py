@@ -17,57 +17,8 @@ from flask_background.errors import ItemInterruptedError
 from flask_background.hosts import base
 from flask_background.hosts.base import Host
 
-from ..helpers import BOUND, Script, Site, our_threads, until
-
-Start = Callable[..., Script]
-
-# What every script begins with.
-APP = """
-    import asyncio, concurrent.futures, multiprocessing, os, signal, sys, threading, time
-    from flask import Flask
-    from flask_background import Background, current_item
-
-    def say(*words):
-        os.write(1, (" ".join(map(str, words)) + os.linesep).encode())  # whole lines, whoever else writes
-
-    apps = []  # a Background does not keep its app alive
-
-    def make(**settings):
-        app = Flask("shop")
-        apps.append(app)
-        app.config.update({f"BACKGROUND_{name}": value for name, value in settings.items()})
-        return Background(app)
-
-    def work(seconds=0.3, name="item"):
-        say(name, "started")
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            time.sleep(0.01)
-        say(name, "done")
-
-    def idle():
-        while True:
-            time.sleep(0.05)  # Python does not notice a signal that comes just before a sleep until that ends
-
-    def obey():
-        say("item started")
-        assert current_item.token.wait(10)
-        say("item told", current_item.token.reason.value, current_item.token.remaining)
-        time.sleep(0.1)
-        say("item done")
-
-    def stubborn():
-        say("item started")
-        time.sleep(60)
-"""
-
-
-def remaining(said: str) -> float:
-    """How many seconds the token said that there were."""
-    found = re.search(r"item told shutdown ([\d.]+)", said)
-    assert found, said
-    return float(found[1])
-
+from ..helpers import BOUND, Site, our_threads, slack, until
+from .scripts import APP, Start, remaining
 
 # The end of the main thread.
 
@@ -113,7 +64,7 @@ def test_script_ends_when_idle(script: Start) -> None:
         """,
     )
     assert program.ends() == 0
-    assert time.monotonic() - float(program.said.split()[-1]) < 1.0
+    assert time.monotonic() - float(program.said.split()[-1]) < 1.0 + slack()
     assert "Stopping" not in program.said
 
 
@@ -250,7 +201,7 @@ def test_other_threads_enqueue_at_the_end(script: Start) -> None:
                 say("accepted")
         def thread():
             threading.main_thread().join()
-            while not background._part().backend.ledger.phase.value == "stopped":
+            while not background._state().backend.ledger.phase.value == "stopped":
                 time.sleep(0.01)
             late(background)
             late(other)
@@ -314,7 +265,7 @@ def test_stopped_before_the_end(script: Start) -> None:
         """,
     )
     assert program.ends() == 0, program.said
-    assert time.monotonic() - float(program.said.split()[-1]) < 2.0
+    assert time.monotonic() - float(program.said.split()[-1]) < 2.0 + slack()
 
 
 @pytest.mark.parametrize("last", ["", "sys.exit(3)"])
@@ -341,27 +292,6 @@ def test_without_the_private_hook(script: Start, last: str) -> None:
 
 
 # TERM and INT.
-
-
-def test_term(script: Start) -> None:
-    """TERM with items in flight: the token fires, they are waited for, and the exit code says TERM."""
-    program = script(
-        APP,
-        """
-        background = make(GRACE_PERIOD=30)
-        try:
-            background.enqueue(obey)
-            idle()
-        finally:
-            say("main cleaned up")
-        """,
-    )
-    program.wait_for("item started")
-    program.send(signal.SIGTERM)
-    assert program.ends() == 128 + signal.SIGTERM, program.said
-    assert "main cleaned up" in program.said
-    assert 25 < remaining(program.said) <= 30
-    assert "item done" in program.said
 
 
 def test_term_while_an_item_is_accepted(script: Start) -> None:
@@ -424,10 +354,10 @@ def test_term_when_the_main_thread_takes_long(script: Start) -> None:
     assert program.said.index("item told") < program.said.index("main done")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 @pytest.mark.parametrize("used", [False, True])
 def test_signal_when_idle(script: Start, number: int, used: bool) -> None:
-    """Without items in flight a process dies of TERM and INT as ever, also when it has had some."""
+    """Without items in flight a process dies of TERM, HUP and INT as ever, also when it has had some."""
     program = script(
         APP,
         f"""
@@ -481,7 +411,7 @@ def test_int_ends_the_wait(script: Start, first: int | None) -> None:
     began = time.monotonic()
     program.send(signal.SIGINT)
     code = program.ends()
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 3.0 + slack()
     assert code == {None: 0, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: -signal.SIGINT}[first]
     assert re.search(r"Item [0-9a-f]{24} \(shop\.stubborn\) interrupted", program.said), program.said
 
@@ -583,7 +513,7 @@ def test_fork(script: Start) -> None:
     assert "wait for it there" in program.said
     found = re.search(r"child took ([\d.]+)", program.said)
     assert found
-    assert float(found[1]) < 1.5
+    assert float(found[1]) < 1.5 + slack()
 
 
 def test_fork_cannot_cancel(script: Start) -> None:
@@ -729,7 +659,7 @@ def host(monkeypatch: pytest.MonkeyPatch, site: Site) -> Iterator[Told]:
     monkeypatch.setattr(base, "_LINGER", 0.05)
     before = watchers()
     host = Told()
-    host.add(site.backend)
+    host.add(site.backend.shutdown)
     monkeypatch.setattr(site.backend, "_watcher", host)
     yield host
     site.background.stop(0)
@@ -804,13 +734,13 @@ def test_drain_ends_with_the_grace_period(
     """The wait ends with the grace period, by the watcher or without it."""
     site = make_site(BACKGROUND_GRACE_PERIOD=0.2)
     host = Told()
-    host.add(site.backend)
+    host.add(site.backend.shutdown)
     monkeypatch.setattr(site.backend, "_watcher", host)
     item = site.background.enqueue(gate.wait, BOUND)
     until(lambda: item.status is Status.RUNNING)
     began = time.monotonic()
     host.drain()
-    assert 0.2 <= time.monotonic() - began < 2.0
+    assert 0.2 <= time.monotonic() - began < 2.0 + slack()
     assert isinstance(item.exception(0), ItemInterruptedError)
     gate.set()
     assert site.background.wait_idle(BOUND)
@@ -822,7 +752,7 @@ def test_drain_of_another_process(host: Told, site: Site, gate: threading.Event)
     host.pid += 1
     began = time.monotonic()
     host.drain()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 1.0 + slack()
     assert not site.background.wait_idle(0)
     gate.set()
 

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -18,6 +19,7 @@ from flask_background.core.backend import Phase, Stats
 from flask_background.core.status import Attempt, Outcome
 from flask_background.errors import ItemInterruptedError
 from flask_background.executors.base import Executor
+from flask_background.local import ended as ended_module
 from flask_background.local import ledger as module
 from flask_background.local.ledger import Ledger
 
@@ -345,7 +347,7 @@ def end_with(books: Books, value: Any, error: BaseException | None = None) -> Wo
 @pytest.mark.parametrize("kind", ["text", "list", "error"])
 def test_results_are_bounded(books: Books, kind: str) -> None:
     """Large results are kept up to a number of bytes; a handle in use keeps its own."""
-    size, count = module.KEPT_BYTES // 8, 64
+    size, count = ended_module.KEPT_BYTES // 8, 64
 
     def end(number: int) -> WorkItem[Any]:
         text = chr(65 + number % 26) * size
@@ -368,24 +370,41 @@ def test_results_are_bounded(books: Books, kind: str) -> None:
 
 
 def test_results_are_let_go_by_age(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Items that ended long ago are forgotten when the items are looked at, or when others end."""
+    """An item that ended long ago is forgotten when items are looked at."""
     now = 0.0
-    monkeypatch.setattr(module, "monotonic", lambda: now)
+    monkeypatch.setattr(ended_module, "monotonic", lambda: now)
     books.ledger = module.Ledger([books.executor])
     old = end_with(books, "old")
-    now = module.KEPT_SECONDS - 1
+    now = ended_module.KEPT_SECONDS - 1
     assert books.ledger.get(old.id) is old
     now += 2
+    books.ledger.let_old_go()
     young = end_with(books, "young")
-    now += module.KEPT_SECONDS - 1
+    now += ended_module.KEPT_SECONDS - 1
     assert books.ledger.get(young.id) is young
     now += 2
     assert books.ledger.get(old.id) is None
     last = end_with(books, "last")
-    now += 2 * module.KEPT_SECONDS
+    now += 2 * ended_module.KEPT_SECONDS
     assert books.ledger.all() == []
     assert books.ledger.get(last.id) is None
     assert books.ledger.stats() == Stats(0, 0, 3, 0, 0, 0)
+
+
+def test_memory_of_results_is_let_go_by_age(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No result of an item that ended long ago takes up memory, though nobody looks at items."""
+    now = 0.0
+    monkeypatch.setattr(ended_module, "monotonic", lambda: now)
+    books.ledger = module.Ledger([books.executor])
+    result = {"old"}
+    old = weakref.ref(result)
+    end_with(books, result)
+    del result
+    for _ in range(2):
+        assert old() is not None
+        now += ended_module.KEPT_SECONDS + 1
+        books.ledger.let_old_go()
+    assert old() is None
 
 
 # Several threads.
@@ -586,12 +605,12 @@ def test_stop_in_the_thick_of_it(
 
     def stop() -> None:
         assert stop_at.wait(BOUND)
-        site.backend.clock.begin(0.0, grace=chance.choice([0, 1e9]), allowance=0)
+        site.backend.shutdown.begin(0.0, grace=chance.choice([0, 1e9]), allowance=0)
         for _ in range(chance.randrange(4)):
-            site.backend.clock.tick()
-            site.backend.clock.close_if_idle()
+            site.backend.shutdown.tick()
+            site.backend.shutdown.close_if_idle()
         background.stop(0)
-        site.backend.clock.time_is_up()
+        site.backend.shutdown.time_is_up()
 
     together(enqueue, enqueue, cancel, stop)
     assert background.wait_idle(BOUND)

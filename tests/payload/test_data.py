@@ -19,8 +19,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from flask import Flask
-from hypothesis import given
-from hypothesis import strategies as st
 from markupsafe import Markup
 from werkzeug.datastructures import FileStorage, Headers, ImmutableMultiDict
 
@@ -29,6 +27,9 @@ from flask_background.errors import PayloadTooLargeError, SerializationError
 from flask_background.payload.data import dump, dump_call, dump_state, load, load_call, load_state
 from flask_background.payload.data_check import DEEPEST
 from flask_background.payload.tagged_json import Serializer
+
+from ..helpers import make_item
+from ..properties import given, st
 
 
 def same(one: Any, other: Any) -> bool:
@@ -303,6 +304,7 @@ def _deep(levels: int) -> Any:
             "zone datetime.timezone(",
             "zoneinfo.ZoneInfo",
         ),
+        (make_item(), "is of the type flask_background.core.item.WorkItem,", "pass its id"),
         (_deep(DEEPEST + 1), "is nested deeper than 64 levels, or contains itself,", "flatter"),
         (_self_containing(), "is nested deeper than 64 levels, or contains itself,", "flatter"),
     ],
@@ -461,5 +463,5 @@ def test_state() -> None:
 def test_captured_state(app: Flask) -> None:
     """The values of a request are data, even if its path is not UTF-8."""
     with app.test_request_context("/%FF%F0%9F%98%80?q=%FF", headers={"Host": "example.com:8080"}) as context:
-        state = RequestState.capture(context.request, [lambda: {"half": "\ud83d", "n": 1.5, "deep": [{}]}])
+        state = RequestState._capture(context.request, [lambda: {"half": "\ud83d", "n": 1.5, "deep": [{}]}])
     assert load_state(dump_state(state)) == state

@@ -13,6 +13,7 @@ from flask_background.celery.client.session import CelerySession
 from flask_background.celery.handle import CeleryItem
 from flask_background.celery.records.record import Record
 from flask_background.concurrency import native
+from flask_background.concurrency.clock import CLOCK
 from flask_background.core.backend import Backend
 from flask_background.core.callee import Callee
 from flask_background.core.status import Outcome, Status
@@ -35,6 +36,7 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
     def __init__(self, process: ThisProcess) -> None:
         """Find the app's Celery. Raises ConfigurationError."""
         self.pid = os.getpid()
+        self.clock = CLOCK
         self.lock = native.new_lock()
         self.session = session = CelerySession(process)
         self.takes_keys = session.records.is_full

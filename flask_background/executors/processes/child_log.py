@@ -34,6 +34,9 @@ _LONGEST_NAME = 200
 # How many loggers the worker makes for names that only a child has used: a logger lives as long as its
 # process.
 _MOST_NEW = 1_000
+# Numbers and times beyond these are no levels, lines and times.
+_LARGEST = 1_000_000
+_LATEST = 1e10
 
 
 def log_levels() -> dict[str, int]:
@@ -172,6 +175,7 @@ class LogReceiver:
         if self._count > _MOST:
             self._left_out += 1
             return
+        message = message._replace(level=min(max(message.level, 0), _LARGEST))
         logger = _logger_of(message.logger[:_LONGEST_NAME], events.log)
         if logger.isEnabledFor(message.level):
             events.logged_elsewhere(logger, _as_record(message, pid))
@@ -197,6 +201,7 @@ _new_names: set[str] = set()
 
 
 def _as_record(message: Logged, pid: int) -> logging.LogRecord:
+    created = message.created if 0.0 <= message.created < _LATEST else time.time()
     return logging.makeLogRecord(
         {
             "name": message.logger[:_LONGEST_NAME],
@@ -205,12 +210,12 @@ def _as_record(message: Logged, pid: int) -> logging.LogRecord:
             "msg": _cut(message.text),
             "exc_text": _cut(message.trace) or None,
             "stack_info": _cut(message.stack) or None,
-            "created": message.created,
-            "msecs": int(message.created % 1.0 * 1e3),
+            "created": created,
+            "msecs": int(created % 1.0 * 1e3),
             "pathname": message.path[:_LONGEST_NAME],
             "filename": os.path.basename(message.path)[:_LONGEST_NAME],
             "module": os.path.splitext(os.path.basename(message.path))[0][:_LONGEST_NAME],
-            "lineno": message.line,
+            "lineno": min(max(message.line, 0), _LARGEST),
             "funcName": message.function[:_LONGEST_NAME],
             "threadName": message.thread[:_LONGEST_NAME],
             "process": pid,

@@ -130,11 +130,13 @@ def end(outcome: Outcome) -> RunEnded:
     status, value, error = outcome
     if error is None:
         try:
-            return RunEnded(status, safe_pickle.dumps(value), "", "")
+            return RunEnded(status.value, safe_pickle.dumps(value), "", "")
         except BaseException as wrong:  # whatever pickling raises, the item has succeeded
-            return RunEnded(status, None, f"the result cannot be sent from its child process: {wrong!r}", "")
+            return RunEnded(
+                status.value, None, f"the result cannot be sent from its child process: {wrong!r}", ""
+            )
     trace = "".join(traceback.format_exception(error))
-    return RunEnded(status, _pickled_error(error), _text_of(error), trace)
+    return RunEnded(status.value, _pickled_error(error), _text_of(error), trace)
 
 
 def outcome_of(ended: RunEnded, name: str) -> Outcome:

@@ -1,13 +1,20 @@
 """A check of a pickle before it is read: it may add to lists, dicts and sets of its own, and change no more.
 
-The opcodes are followed as the unpickler will, with a stack and a memo that tell only for each value whether
-it is such a container. Opcodes that a pickler of the highest protocol does not write for data are refused.
+The opcodes are followed as the unpickler will, with a stack and a memo that tell for each value only whether
+it is such a container, and otherwise how deep tuples are nested in it: CPython hashes a tuple with all that
+is in it on the stack of C, whose end is the end of the process. Opcodes that a pickler of the highest
+protocol does not write for data are refused.
 """
 
 from __future__ import annotations
 
 import pickle
 import pickletools
+
+# How deep tuples, frozensets and objects may be nested in one another. Python pickles nothing deeper.
+_DEEPEST = 1_000
+# Stands for a list, dict or set.
+_OWN = -1
 
 _CODES = {one.name: ord(one.code) for one in pickletools.opcodes}
 
@@ -53,8 +60,8 @@ def check(data: bytes) -> None:
 
 
 def _follow(data: bytes) -> None:
-    stack: list[bool] = []
-    memo: list[bool] = []
+    stack: list[int] = []
+    memo: list[int] = []
     marks: list[int] = []
     at = 0
     while (code := data[at]) != _STOP:
@@ -63,29 +70,27 @@ def _follow(data: bytes) -> None:
             memo.append(stack[-1])
         elif code == _SHORT_TEXT:
             at += 1 + data[at]
-            stack.append(False)
+            stack.append(0)
         elif (size := _FIXED.get(code)) is not None:
             at += size
-            stack.append(False)
+            stack.append(0)
         elif size := _SIZED.get(code):
             at += size + int.from_bytes(data[at : at + size], "little")
-            stack.append(False)
+            stack.append(0)
         elif size := _GET.get(code):
             stack.append(memo[int.from_bytes(data[at : at + size], "little")])
             at += size
         elif code in _EMPTY:
-            stack.append(True)
+            stack.append(_OWN)
         elif code == _MARK:
             marks.append(len(stack))
         elif code in _ADD_MARKED:
             del stack[marks.pop() :]
             _require_own(stack)
         elif code in _MAKE_MARKED:
-            del stack[marks.pop() :]
-            stack.append(False)
+            _nest(stack, marks.pop())
         elif taken := _MAKE.get(code):
-            del stack[len(stack) - taken :]
-            stack.append(False)
+            _nest(stack, len(stack) - taken)
         elif taken := _ADD.get(code):
             del stack[len(stack) - taken :]
             _require_own(stack)
@@ -99,6 +104,14 @@ def _follow(data: bytes) -> None:
             raise pickle.UnpicklingError(f"a pickle that is no data: it has the opcode {code:#04x}")
 
 
-def _require_own(stack: list[bool]) -> None:
-    if not stack[-1]:
+def _nest(stack: list[int], start: int) -> None:
+    """Replace the values from start on by one that contains them."""
+    depth = 1 + max(stack[start:], default=0)
+    if depth > _DEEPEST:
+        raise pickle.UnpicklingError(f"a pickle that is no data: it nests more than {_DEEPEST} tuples")
+    stack[start:] = [max(1, depth)]
+
+
+def _require_own(stack: list[int]) -> None:
+    if stack[-1] != _OWN:
         raise pickle.UnpicklingError("a pickle that is no data: it adds to what is no list, dict or set")

@@ -7,6 +7,8 @@ import os
 import struct
 import termios
 import zlib
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from flask_background.concurrency import native
 from flask_background.executors.processes import safe_pickle
@@ -35,6 +37,17 @@ _KINDS: tuple[type[Message], ...] = (
     RunEnded,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
+
+
+def _types_of(hint: Any) -> tuple[type, ...]:
+    """Return the types of the values for which this annotation stands."""
+    if isinstance(hint, UnionType):
+        return tuple(each for one in get_args(hint) for each in _types_of(one))
+    return (int, float) if hint is float else (get_origin(hint) or hint,)
+
+
+# The types of each message's fields: a child may be made to send anything.
+_TYPES = [[_types_of(hint) for hint in get_type_hints(kind).values()] for kind in _KINDS]
 # Before each message: a mark, its length and its checksum. What an item writes into the pipe by mistake has
 # neither, and must not be taken for the length of a message that never comes to its end.
 _MARK = b"\xf5FB1"
@@ -158,6 +171,9 @@ class Pipes:
 def _read(body: memoryview) -> Message:
     try:
         number, *values = safe_pickle.loads(body)
+        for value, types in zip(values, _TYPES[number], strict=True):
+            if type(value) not in types:
+                raise TypeError(f"a field is of the type {type(value).__name__}")
         message: Message = _KINDS[number]._make(values)
     except (MemoryError, KeyboardInterrupt, SystemExit):
         raise

@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
@@ -17,6 +16,7 @@ from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal.database import Database
 from flask_background.durable.journal.row import ItemRow
 
+from ...properties import st
 from ..rows import ROW
 
 OWNERS = ("1-a", "2-b", "3-c")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import re
@@ -283,3 +284,17 @@ def test_made_up_names(make_site: Callable[..., Site], monkeypatch: pytest.Monke
         receiver.receive(Logged(name, 40, f"no. {number}", "", "", 1.0, "x.py", 1, "f", "t"), 1, events)
     assert handler.texts == ["no. 3", "no. 4"]
     assert len(child_log._new_names) == 3
+
+
+@pytest.mark.parametrize(
+    "odd", [{"level": 10**5000}, {"line": -(10**5000)}, {"created": math.nan}, {"created": -math.inf}]
+)
+def test_odd_numbers(make_site: Callable[..., Site], odd: dict[str, float]) -> None:
+    """A record with numbers that no record has is handled with others."""
+    receiver, events = LogReceiver(), Events(make_site().app)
+    record = Logged(events.log.name, 40, "odd", "", "", 1.0, "x.py", 1, "f", "t")._replace(**odd)  # type: ignore[arg-type]
+    handler = Handler()
+    events.log.addHandler(handler)
+    receiver.receive(record, 1, events)
+    ((handled, _),) = handler.records
+    assert logging.Formatter("%(asctime)s %(levelname)s %(lineno)d").format(handled)

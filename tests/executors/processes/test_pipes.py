@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from flask_background.executors.processes.messages import (
     CancelledSelf,
+    Logged,
     ProgressReported,
     RunEnded,
     Started,
@@ -17,7 +19,7 @@ from flask_background.executors.processes.messages import (
 )
 from flask_background.executors.processes.pipes import NoMessage, Pipes
 
-from ...helpers import BOUND
+from ...helpers import BOUND, until
 
 
 @pytest.fixture
@@ -118,3 +120,38 @@ def test_end_that_does_not_block() -> None:
     assert not here.is_sending
     here.close()
     there.close()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ProgressReported("1", None, None),  # type: ignore[arg-type]
+        RunEnded("succeeded", 10**12, "", ""),  # type: ignore[arg-type]
+        RunEnded(["succeeded"], None, "", ""),  # type: ignore[arg-type]
+        RunEnded("succeeded", None, datetime.timedelta(), ""),  # type: ignore[arg-type]
+        Logged("shop", 10.5, "", "", "", 1.0, "", 1, "", ""),  # type: ignore[arg-type]
+    ],
+)
+def test_fields_of_other_types(
+    ends: tuple[Pipes, Pipes], message: ProgressReported | RunEnded | Logged
+) -> None:
+    """A message whose fields are of other types is none: nothing is done with what a child makes up."""
+    here, there = ends
+    here.send(message)
+    with pytest.raises(NoMessage, match="cannot be read: a field is of the type"):
+        there.receive()
+
+
+def test_patience(ends: tuple[Pipes, Pipes]) -> None:
+    """A thread need not wait for a message that another one does not get rid of."""
+    here, there = ends
+    large = RunEnded("succeeded", bytes(3_000_000), "", "")
+    thread = threading.Thread(target=here.send, args=(large,))
+    thread.start()
+    until(lambda: here.is_sending)
+    with pytest.raises(TimeoutError):
+        here.send(CancelledSelf(), 0.01)
+    assert there.receive() == large
+    thread.join(BOUND)
+    here.send(CancelledSelf(), 0.01)
+    assert there.receive() == CancelledSelf()

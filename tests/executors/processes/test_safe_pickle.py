@@ -360,3 +360,11 @@ def test_field_that_runs_code() -> None:
     with pytest.raises(pickle.UnpicklingError, match="no dataclass of plain fields"):
         safe_pickle._make_dataclass((__name__, "Watched"), {"size": 1})
     assert not ran
+
+
+@pytest.mark.parametrize("opcodes", [b"}%bNs", b"\x8f(%b\x90", b"(%b\x91", b"%b"])
+def test_deep_tuples(opcodes: bytes) -> None:
+    """Tuples that are nested too deep to be hashed do not end this process: they are not even made."""
+    nested = b")" + b"\x85" * 3_000_000
+    with pytest.raises(pickle.UnpicklingError, match="nests more than 1000 tuples"):
+        safe_pickle.loads(b"\x80\x05" + opcodes % nested + b".")
