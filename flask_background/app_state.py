@@ -234,7 +234,7 @@ class BackgroundState:
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until no item is in flight in this process or waits in the journal for this process."""
-        return (self._journal.made or self.backend).wait_idle(timeout)
+        return (self._journal.made or self._manual or self.backend).wait_idle(timeout)
 
     def change_backend(self, name: DefaultBackend) -> DefaultBackend:
         """Use another ``BACKGROUND_BACKEND`` from now on; return the one before. For tests."""
@@ -252,7 +252,7 @@ class BackgroundState:
         if local is None:
             return []
         unfinished = local.stop(grace)
-        hosts.current().remove(local)
+        hosts.current().remove(local.shutdown)
         self._forget_parts()
         return unfinished
 
@@ -271,7 +271,7 @@ class BackgroundState:
                 return self._local
             self._local = made
             _with_parts.add(self)
-        host.add(made)
+        host.add(made.shutdown)
         if settings.switch_interval is not None:
             sys.setswitchinterval(settings.switch_interval)
         return made
@@ -304,7 +304,9 @@ class BackgroundState:
 
 def states_in_use() -> set[BackgroundState]:
     """Return the states of the apps that have had items in this process and have not been stopped."""
-    return {state for state in _with_parts if state._local is not None and not state._local.is_stopped()}
+    return {
+        state for state in _with_parts if state._local is not None and not state._local.shutdown.is_stopped()
+    }
 
 
 # Held only for a few lines that call no foreign code. Under gevent, code that logs may switch to another

@@ -65,16 +65,16 @@ class Background:
             raise RuntimeError(
                 f"app {app.name!r} already has a Background: call init_app, or Background(app), once per app"
             )
-        part = BackgroundState(app, self._registry, self._processors)
+        state = BackgroundState(app, self._registry, self._processors)
         for periodic in self._registry.periodic.values():
-            check_executor(periodic.task, part.settings.executors)
+            check_executor(periodic.task, state.settings.executors)
         app.extensions["background"] = self
-        app.extensions[STATE] = part
+        app.extensions[STATE] = state
         if "background" not in app.cli.commands:  # the app may have a command of this name
             app.cli.add_command(cli.background)
-        response.guard(app, part.look_for_work)
-        hosts.prepare(part)
-        part.join_celery()
+        response.guard(app, state.look_for_work)
+        hosts.prepare(state)
+        state.join_celery()
 
     @overload
     def task(self, func: Callable[P, R], /) -> Task[P, R]: ...
@@ -164,7 +164,7 @@ class Background:
         """
         if isinstance(func, Task):
             return func.enqueue(*args, **kwargs)
-        return submit_callable(self._part(), func, args, kwargs)
+        return submit_callable(self._state(), func, args, kwargs)
 
     def state_processor(self, processor: StateProcessor) -> StateProcessor:
         """Add a function that is called in the request at every enqueue, and returns a dict of JSON values.
@@ -183,14 +183,14 @@ class Background:
         among those that ended last: at most 2,000 items, 32 MB of results and two hours. Raises JournalError
         or BrokerError if the journal or Celery cannot be asked.
         """
-        part = self._part()
+        state = self._state()
         if not is_text(item_id):
             return None
-        item = part.backend.get(item_id)
-        if (item is None or item._task.durable) and part.has_journal():
-            item = part.durable.get(item_id) or item
-        if item is None and part.has_celery():
-            item = part.celery.get(item_id)
+        item = state.backend.get(item_id)
+        if (item is None or item._task.durable) and state.has_journal():
+            item = state.durable.get(item_id) or item
+        if item is None and state.has_celery():
+            item = state.celery.get(item_id)
         return item
 
     def items(self, *, status: Status | None = None, task: str | None = None) -> list[WorkItem[Any]]:
@@ -200,16 +200,16 @@ class Background:
         precede them, whichever process they are in. Items in a Celery cluster are left out. ``status`` and
         ``task`` (a name) select items; raises ValueError if there is no such status.
         """
-        part = self._part()
+        state = self._state()
         if status is not None:
             status = Status(status)  # its text will do
         if task is not None and not is_text(task):
             return []  # no task has such a name
-        durable: list[WorkItem[Any]] = [*part.durable.items(status, task)] if part.has_journal() else []
+        durable: list[WorkItem[Any]] = [*state.durable.items(status, task)] if state.has_journal() else []
         ids = {item.id for item in durable}
         return durable + [
             item
-            for item in part.backend.items()
+            for item in state.backend.items()
             if item.id not in ids
             and (task is None or item.task_name == task)
             and (status is None or item.status is status)
@@ -221,7 +221,7 @@ class Background:
         Durable items that wait in the journal for a free process, and items in a Celery cluster, are not
         counted.
         """
-        return self._part().backend.stats()
+        return self._state().backend.stats()
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no item is queued or running; return False after timeout seconds (None: no limit).
@@ -229,7 +229,7 @@ class Background:
         Durable items count if this process runs them, or would run them. Items that run in another process or
         in a Celery cluster do not count: wait for their handles.
         """
-        return self._part().wait_idle(timeout)
+        return self._state().wait_idle(timeout)
 
     def stop(self, grace: float | None = None) -> list[WorkItem[Any]]:
         """Stop now: fire the tokens, and give items grace seconds (None: the app's grace period).
@@ -237,7 +237,7 @@ class Background:
         Returns the items that had not ended. New items are refused. For scripts, tests and unknown hosts;
         gunicorn and an ordinary Python process are stopped automatically.
         """
-        return self._part().backend.stop(grace)
+        return self._state().backend.stop(grace)
 
     @property
     def backend(self) -> LocalBackend:
@@ -247,7 +247,7 @@ class Background:
             DeprecationWarning,
             stacklevel=2,
         )
-        return self._part().backend
+        return self._state().backend
 
     @property
     def _app(self) -> Flask | None:
@@ -259,7 +259,7 @@ class Background:
         before, self._app_ref = self._app, None if app is None else weakref.ref(app)
         return before
 
-    def _part(self) -> BackgroundState:
+    def _state(self) -> BackgroundState:
         """Return the state of the current app, else of the app given to the constructor."""
         app: Flask | None
         try:

@@ -59,7 +59,7 @@ _CURES = {
 class Finder(Protocol):
     """Finds the app that an item is enqueued for."""
 
-    def _part(self) -> BackgroundState: ...
+    def _state(self) -> BackgroundState: ...
 
 
 class Task(Generic[P, R]):
@@ -123,7 +123,7 @@ class Task(Generic[P, R]):
         """
         callee = self._callee
         callee.check_call(*args, **kwargs)
-        return submit(self._finder._part(), callee, args, kwargs, callee.options.when)
+        return submit(self._finder._state(), callee, args, kwargs, callee.options.when)
 
     def using(self, **options: Unpack[Using]) -> Self:
         """Return the same task with other options; this task stays as it is. Raises ConfigurationError.
@@ -192,7 +192,7 @@ class _MethodTask(Task[P, R]):
             )
         callee, all_args = self._callee, self._all_args(args)
         callee.check_call(*all_args, **kwargs)
-        return submit(self._finder._part(), callee, all_args, kwargs, callee.options.when)
+        return submit(self._finder._state(), callee, all_args, kwargs, callee.options.when)
 
     def _all_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (self._instance, *args)

@@ -174,7 +174,16 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
 # say it for itself: ``pytestmark = pytest.mark.process``.
 _FOLDERS = {
     "server": ("celery", "demo", "integration"),
-    "process": ("contracts", "durable", "executors/processes", "faults", "hosts", "tools", "typing"),
+    "process": (
+        "contracts",
+        "durable",
+        "executors/processes",
+        "faults",
+        "hosts",
+        "samples",
+        "tools",
+        "typing",
+    ),
 }
 _MARKED = re.compile(r"^pytestmark = .*\bmark\.(process|server)\b", re.MULTILINE)
 _FIXTURES = {"server": {"rabbit", "redis"}, "process": {"script"}}

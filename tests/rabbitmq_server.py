@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from kombu import Connection
 
-from .helpers import until
+from .helpers import free_port, until
 
 # As the package has it: its wrapper in the path would change to a user that cannot read a test's folder.
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 # The small one of a machine's many tests: one scheduler, and no waiting in circles for work.
 _ERLANG = "+S 1:1 +A 4 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}"
-_STARTS_WITHIN = 60.0
+_STARTS_WITHIN = 100.0
 
 
 class RabbitMQ:
@@ -25,7 +25,7 @@ class RabbitMQ:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port, self._between, self._names = _free_ports(3)
+        self._port, self._between, self._names = (free_port() for _ in range(3))
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}//"
         folder.joinpath("rabbitmq.conf").write_text("log.console = true\nlog.console.level = warning\n")
         # A name server that does not answer would cost five seconds, again and again.
@@ -63,8 +63,12 @@ class RabbitMQ:
 
             self._epmd = run("epmd", "-address", "127.0.0.1", "-port", str(self._names))
             self.process = run(str(_SERVER), "-noinput")
-        until(lambda: self._answers() or self.process.poll() is not None, _STARTS_WITHIN)
-        assert self.process.poll() is None, Path(self._folder, "rabbitmq.log").read_text()
+        try:
+            until(lambda: self._answers() or self.process.poll() is not None, _STARTS_WITHIN)
+            assert self.process.poll() is None
+        except BaseException:
+            self.stop()
+            pytest.fail(f"RabbitMQ did not start:\n{Path(self._folder, 'rabbitmq.log').read_text()}")
 
     def stop(self) -> None:
         """End it; what it has is on disk."""
@@ -97,14 +101,3 @@ class RabbitMQ:
                 return connection.recv(1) == b"\x01"
         except OSError:
             return False
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from .helpers import BOUND, until
+from .helpers import BOUND, free_port, until
 
 
 class Redis:
@@ -19,9 +19,7 @@ class Redis:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self._port: int = taken.getsockname()[1]
+        self._port = free_port()
         self.url = f"redis://127.0.0.1:{self._port}"
         self.start()
 

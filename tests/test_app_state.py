@@ -28,10 +28,10 @@ def test_nothing_before_the_first_item(app: Flask, background: Background) -> No
     assert state.settings.grace_period == 90.0
     before = hosts.current().backends()
     backend = state.backend
-    assert backend not in before
+    assert backend.shutdown not in before
     assert state.backend is backend
     assert backend.app is app
-    assert backend in hosts.current().backends()
+    assert backend.shutdown in hosts.current().backends()
 
 
 @pytest.mark.usefixtures("hasty")

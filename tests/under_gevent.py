@@ -5,6 +5,7 @@ Files named ``patched_*.py`` are tests that need such a process. pytest does not
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -18,6 +19,9 @@ def pass_under_gevent(*arguments: str, **patches: bool) -> None:
     run = subprocess.run(
         [*command, "-q", "-p", "no:cacheprovider", "-p", "no:xdist"],
         cwd=ROOT,
+        # Plugins of hypothesis are imported in the patched process, and trio's may run a program: with
+        # ``subprocess=False`` gevent leaves that waiting for ever.
+        env=os.environ | {"HYPOTHESIS_NO_PLUGINS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

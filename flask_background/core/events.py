@@ -1,4 +1,4 @@
-"""The events that the log and the signals report: of items, of a stop, and of other backends."""
+"""The events of items and of a stop, reported to the log and, where an app may act on them, as signals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background import signals
 from flask_background.core.item import WorkItem, ending_item_var
-from flask_background.core.reporter import Reporter
+from flask_background.core.notices import Notices
 from flask_background.core.status import SUCCEEDED, Outcome, Status
 from flask_background.core.stop_tally import StopTally, is_kept
 from flask_background.errors import EnqueueError
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from flask import Flask
 
 
-class Events:
-    """The events of one app's items, with a method for each kind of event."""
+class Events(Notices):
+    """The events of one app: a method for each kind reports it to the log and the signals."""
 
     def __init__(self, app: Flask) -> None:
-        self._reporter = Reporter(app)
-        self.log = self._reporter.log
+        super().__init__(app)
         self._tally = StopTally()
 
     def enqueued(self, item: WorkItem[Any]) -> None:
@@ -54,137 +53,11 @@ class Events:
         if signals.item_retried.receivers:
             self._reporter.send(signals.item_retried, item=item, error=error, delay=delay)
 
-    def recovered(self, count: int, owner: str, *, stopped: bool = False) -> None:
-        """Report that items of a process that died will be run again. ``stopped``: it had begun to stop."""
-        self._reporter.say(
-            logging.WARNING,
-            "%d item%s of process %s, which %s, will be run again",
-            count,
-            "s"[: count != 1],
-            owner,
-            "stopped before they had ended" if stopped else "died",
-        )
-
-    def other_user(self, process: str, user: str, this_user: str, folder: object) -> None:
-        """Report that another process of the app runs as another user, so that its items may be stuck."""
-        self._reporter.say(
-            logging.WARNING,
-            "Process %s of the app runs as user %s, and this process as user %s: if one of them dies, the"
-            " other one may be unable to run its durable items. Run all processes of the app as one user,"
-            " and give %s and all that is in it to that user (chown -R)",
-            process,
-            user,
-            this_user,
-            folder,
-        )
-
-    def handed_back(self, count: int) -> None:
-        """Report that durable items which had not started are left to other processes."""
-        if count:
-            self._reporter.say(
-                logging.INFO,
-                "Stopping: %d item%s that had not started handed back to the journal",
-                count,
-                "s"[: count != 1],
-            )
-
     def runs_again(self, item: WorkItem[Any]) -> None:
         """Report that a durable item has ended its run because of the stop, and runs again."""
         self._tally.runs_again(item)
         self._reporter.say(
             logging.INFO, "Item %s (%s) interrupted by the stop: it runs again", item.id, item.task_name
-        )
-
-    def backend_lost(self, name: str, error: Exception) -> None:
-        """Report that a backend became unreachable; called once for all items concerned."""
-        self._reporter.say(
-            logging.WARNING,
-            "%s cannot be reached: until it can be, durable items wait in this machine's journal, and"
-            ' those with fallback="local" run here. %s',
-            name,
-            error,
-        )
-
-    def backend_found(self, name: str, seconds: float) -> None:
-        """Report that a backend can be reached again, after this many seconds."""
-        self._reporter.say(logging.WARNING, "%s is reached again, after %.1f s", name, seconds)
-
-    def forwarded(self, count: int, name: str) -> None:
-        """Report that items that waited in the journal were forwarded to a backend."""
-        self._reporter.say(
-            logging.WARNING,
-            "%d item%s that waited in the journal forwarded to %s",
-            count,
-            "s"[: count != 1],
-            name,
-        )
-
-    def nobody_forwards(self, count: int) -> None:
-        """Report that items in the journal wait for another backend, and that this app has none."""
-        self._reporter.say(
-            logging.WARNING,
-            "%d item%s in the journal wait%s to be forwarded to another backend, and this app has none:"
-            " configure that backend again, or cancel them with flask background cancel ID",
-            count,
-            "s"[: count != 1],
-            "s"[: count == 1],
-        )
-
-    def nobody_runs(self, reason: str, seconds: float) -> None:
-        """Report that no process of the app can run some items, which fail after this many seconds."""
-        self._reporter.say(
-            logging.WARNING,
-            "Durable items wait that no process can run: %s. They fail after waiting for %.0f s"
-            " (BACKGROUND_PARK_AFTER)",
-            reason,
-            seconds,
-        )
-
-    def requeued(self, item_id: str, task_name: str, age: float) -> None:
-        """Report that an item was queued again because its worker stopped; age is in seconds."""
-        self._reporter.say(
-            logging.WARNING,
-            "Item %s (%s) interrupted, %.1f s old: back to its queue",
-            item_id,
-            task_name,
-            age,
-        )
-
-    def run_lost(self, item_id: str, task_name: str) -> None:
-        """Report that the process of an item's run died, and that another run follows."""
-        self._reporter.say(
-            logging.WARNING,
-            "Item %s (%s) lost its run because a process died: it runs again",
-            item_id,
-            task_name,
-        )
-
-    def unknown_task(self, task_name: str) -> None:
-        """Report that this process lacks a task and leaves its items to others; called once per task."""
-        self._reporter.say(
-            logging.WARNING,
-            "This worker has no task %s: its items wait for a worker that has one. Renew the worker if its"
-            " code is older than the site's, or import the task's module where the app is loaded",
-            task_name,
-        )
-
-    def beyond_grace(self, item_id: str) -> None:
-        """Report that an item runs on after the grace period, because it cannot be ended from outside."""
-        self._reporter.say(
-            logging.WARNING,
-            "Item %s goes on beyond the grace period, and the worker waits for it: in a pool of threads only"
-            " the item itself can end its run",
-            item_id,
-        )
-
-    def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
-        """Report that an item ended here although, by the journal, another process owns it now."""
-        self._reporter.say(
-            logging.WARNING,
-            "Item %s (%s) %s here, but another process owns it now: the outcome there counts",
-            item.id,
-            item.task_name,
-            outcome[0],
         )
 
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
@@ -231,32 +104,6 @@ class Events:
         if signals.item_refused.receivers:
             self._reporter.send(signals.item_refused, task_name=task_name, error=error)
 
-    def child_killed(self, item: WorkItem[Any], pid: int, why: str, where: str) -> None:
-        """Report that an item's child process is killed, and where the child was, if that is known."""
-        self._reporter.say(
-            logging.WARNING,
-            "Item %s (%s): its child process %d is killed, %s. %s",
-            item.id,
-            item.task_name,
-            pid,
-            why,
-            f"It was here:\n{where}" if where else "It did not say where it was",
-        )
-
-    def logged_elsewhere(self, logger: logging.Logger, record: logging.LogRecord) -> None:
-        """Handle a log record of a child process."""
-        self._reporter.handle(logger, record)
-
-    def left_out(self, count: int, pid: int, most: int) -> None:
-        """Report that log records of a child process were left out, because there were too many."""
-        self._reporter.say(
-            logging.WARNING,
-            "%d log records of child process %d were left out: %d a second are handled",
-            count,
-            pid,
-            most,
-        )
-
     def stopping(self, count: int, grace: float, how_to_cut: str) -> None:
         """Report that the stop begins, with count items in flight."""
         if count:
@@ -290,11 +137,3 @@ class Events:
                 self._reporter.say(logging.WARNING, "Stopped: all items done in %.1f s", seconds)
         if signals.stopped.receivers:
             self._reporter.send(signals.stopped, unfinished=list(unfinished))
-
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log an error that affects no item."""
-        self._reporter.log_error(what, error)
-
-    def wait_for_receivers(self, timeout: float) -> bool:
-        """Wait until receivers on other threads have been called; return False after timeout seconds."""
-        return self._reporter.wait_for_receivers(timeout)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import hub, native
 from flask_background.core.events import Events
+from flask_background.core.notices import Notices
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -42,7 +43,7 @@ def _on_greenlets(method: Callable[..., None]) -> Callable[..., None]:
     return tell
 
 
-for _name, _method in vars(Events).items():
+for _name, _method in {**vars(Notices), **vars(Events)}.items():
     if (
         inspect.isfunction(_method)
         and not _name.startswith("_")

@@ -47,7 +47,7 @@ class RequestState(NamedTuple):
         return f"{self.scheme}://{self.host}{self.root_path}/" if self else ""
 
     @classmethod
-    def capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
+    def _capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
         """Copy the request's values; raise StateError if a state processor's values are not JSON.
 
         All items of a request share one copy.

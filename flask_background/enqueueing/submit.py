@@ -32,16 +32,20 @@ def current_request() -> Request | None:
 
 
 def submit(
-    part: BackgroundState, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], when: When = "now"
+    app_state: BackgroundState,
+    callee: Callee,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    when: When = "now",
 ) -> WorkItem[Any]:
     """Copy the request's state, take the arguments over, and let the backend accept the item."""
     try:
-        if part.elsewhere or callee.backend is not None:
-            backend: Backend[Any] = part.backend_for(callee)
+        if app_state.elsewhere or callee.backend is not None:
+            backend: Backend[Any] = app_state.backend_for(callee)
         else:
-            backend = part.durable if callee.durable else part.backend
+            backend = app_state.durable if callee.durable else app_state.backend
     except EnqueueError as error:  # the journal cannot be opened
-        part.backend.events.refused(callee.name, error)
+        app_state.backend.events.refused(callee.name, error)
         raise
     state: RequestState | None
     request: Request | None
@@ -51,18 +55,18 @@ def submit(
         request, outer = None, current_item_var.get(None)
         state = None if outer is None else outer.state
     else:
-        state = RequestState.capture(request, part.processors)
+        state = RequestState._capture(request, app_state.processors)
     args, kwargs, moved = arguments.take_over(callee.func, args, kwargs, request)
     try:
-        if part.strict and callee.portable:
-            check_data(callee, args, kwargs, part.settings.max_payload)
+        if app_state.strict and callee.portable:
+            check_data(callee, args, kwargs, app_state.settings.max_payload)
         item: WorkItem[Any] = backend.make_item(callee, args, kwargs, state)
         held = response.hold() if when == "response" else None
         due = None if callee.due is None else callee.due(item._enqueued)
         if moved is not None:
             item._adopt_uploads(moved.own)
         if when == "commit":
-            accepted: WorkItem[Any] = commit.hold(part.app, backend, item, due)
+            accepted: WorkItem[Any] = commit.hold(app_state.app, backend, item, due)
         else:
             accepted = backend.accept(item, held is not None, due)
     except BaseException:
@@ -77,7 +81,7 @@ def submit(
 
 
 def submit_callable(
-    part: BackgroundState, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    app_state: BackgroundState, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> WorkItem[Any]:
     """Submit a call of a function that is no task, after checking what the function has captured."""
     if not callable(func):
@@ -93,7 +97,7 @@ def submit_callable(
         pass
     else:
         signature.bind(*args, **kwargs)
-    return submit(part, Callee.of_callable(func), args, kwargs)
+    return submit(app_state, Callee.of_callable(func), args, kwargs)
 
 
 def check_data(callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int) -> None:

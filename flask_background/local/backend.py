@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from flask_background.concurrency.durations import bounded
 from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.concurrency.timers import Timers
 from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
     from flask_background.hosts.base import Host
     from flask_background.local.uploads import Copies
 
-# How long before the limit of BACKGROUND_HOST_LIMIT items are put on record, in seconds.
-_RECORD_BEFORE = 1.0
 _RUNNING = Phase.RUNNING  # a local name, because every item passes here
 
 
@@ -51,9 +47,6 @@ class LocalBackend(InProcessBackend, RunHost):
 
     def __init__(self, app: Flask, settings: Settings, host: Host, tasks: Mapping[str, Callee]) -> None:
         self._max_queued = settings.max_queued
-        # What is not done by then is put on record before the host kills.
-        limit = settings.host_limit
-        self._host_allowance = math.inf if limit is None else max(0.0, limit - _RECORD_BEFORE)
         self._watcher = host
         self.keys = Keys()
         self.executors = make_executors(app, settings, perform, tasks)
@@ -72,8 +65,10 @@ class LocalBackend(InProcessBackend, RunHost):
             self.ledger,
             self.events,
             min(settings.grace_period, host.longest_grace),
+            settings.host_limit,
             source_of=self.source_of,
             withdraw=self.withdraw,
+            look_after=self._look_after,
             at_begin=self._stop_begins,
             at_record=self._expect_kill,
             at_end=self._end,
@@ -240,20 +235,6 @@ class LocalBackend(InProcessBackend, RunHost):
             if self.ledger.phase is not _RUNNING:
                 self._watcher.ring()
 
-    def look_after(self) -> None:
-        """Start threads that have died or could not be started, and forget items that ended long ago.
-
-        Raises nothing. Called now and then while items are in flight.
-        """
-        self.timers.have_thread()
-        for executor in self.executors.values():
-            executor.have_thread()
-        self.ledger.let_old_go()
-
-    def wait_for_receivers(self, timeout: float) -> bool:
-        """Wait up to timeout seconds for receivers of signals that run on other threads."""
-        return self.events.wait_for_receivers(timeout)
-
     def timer_failed(self, error: BaseException) -> None:
         """Log the error of a timer's callback."""
         self.log_error("A timer's callback failed", error)
@@ -299,53 +280,10 @@ class LocalBackend(InProcessBackend, RunHost):
         with self.ledger.idle_latch() as latch:
             return latch.wait(timeout)
 
-    # For the stop: the attributes of an app that hosts use.
-
-    @property
-    def grace(self) -> float:
-        """The app's grace period in seconds."""
-        return self.shutdown.grace
-
-    @property
-    def up_at(self) -> float:
-        """The time at which the grace period is over (``time.monotonic()``)."""
-        return self.shutdown.up_at
-
-    def is_stopped(self) -> bool:
-        """Return whether items are refused because the app was stopped."""
-        return self.ledger.phase is Phase.STOPPED
-
-    def is_idle(self) -> bool:
-        """Return whether no item is queued or running. Safe in a signal handler."""
-        return self.ledger.is_idle()
-
-    def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None:
-        """Begin the stop if it has not begun, and take its next step."""
-        allowance = min(allowance, self._host_allowance)
-        self.shutdown.begin(began, allowance=allowance, how_to_cut=how_to_cut)
-        self.shutdown.tick()
-
-    def close_if_idle(self) -> bool:
-        """Refuse items from now on, if nothing is in flight; return whether the stop is complete."""
-        return self.shutdown.close_if_idle()
-
-    def time_is_up(self) -> list[WorkItem[Any]]:
-        """End the grace period: refuse items, and log and return those that have not ended."""
-        return self.shutdown.time_is_up()
-
-    def log_warning(self, what: str) -> None:
-        """Log a warning on which an operator should act."""
-        self.events.log.warning("%s", what)
-
     def stop(self, grace: float | None) -> list[WorkItem[Any]]:
-        began = time.monotonic()
-        if grace is not None:
-            grace = bounded(grace)
-        self.shutdown.begin(began, grace=grace)
-        up_at = self.shutdown.up_at if grace is None else min(self.shutdown.up_at, began + grace)
-        self.wait_idle(up_at - time.monotonic())
-        self.shutdown.close_if_idle()
-        return self.shutdown.time_is_up()
+        return self.shutdown.stop(grace)
+
+    # For the stop.
 
     def withdraw(self, item: WorkItem[Any], outcome: Outcome) -> bool:
         """End a queued item, so that it never runs; return False if it runs or has run."""
@@ -354,6 +292,16 @@ class LocalBackend(InProcessBackend, RunHost):
         self._tell_end(item, outcome)
         self.ledger.remove(item, self.ledger.leaving)
         return True
+
+    def _look_after(self) -> None:
+        """Start threads that have died or could not be started, and forget items that ended long ago.
+
+        Raises nothing. Called now and then while items are in flight.
+        """
+        self.timers.have_thread()
+        for executor in self.executors.values():
+            executor.have_thread()
+        self.ledger.let_old_go()
 
     def _stop_begins(self) -> None:
         self.later.dismiss()

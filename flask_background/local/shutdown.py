@@ -16,6 +16,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
+from flask_background.concurrency.durations import bounded
 from flask_background.core.backend import Phase
 from flask_background.core.item import WorkItem
 from flask_background.core.status import Status
@@ -31,9 +32,14 @@ if TYPE_CHECKING:
     from flask_background.local.ledger import Ledger
 
 
-class ShutdownSequence:
-    """Takes one app through its stop; the thread that watches the host moves the stop on.
+# How long before the limit of BACKGROUND_HOST_LIMIT items are put on record, in seconds.
+_RECORD_BEFORE = 1.0
 
+
+class ShutdownSequence:
+    """Takes one app through its stop; hosts see an app by this class.
+
+    ``host_limit`` is BACKGROUND_HOST_LIMIT. ``look_after`` is called now and then while items are in flight.
     ``at_begin``, ``at_record`` and ``at_end`` are called at the three steps; ``at_end`` gets the items that
     had not ended. ``withdraw`` ends an item that has not started.
     """
@@ -43,17 +49,21 @@ class ShutdownSequence:
         ledger: Ledger,
         events: Events,
         grace: float,
+        host_limit: float | None,
         *,
         source_of: Callable[[WorkItem[Any]], CancellationSource],
         withdraw: Callable[[WorkItem[Any], Outcome], bool],
+        look_after: Callable[[], None],
         at_begin: Callable[[], None],
         at_record: Callable[[], None],
         at_end: Callable[[list[WorkItem[Any]]], None],
     ) -> None:
-        self._ledger = ledger
+        self.ledger = ledger
         self._events = events
+        self._allowance = math.inf if host_limit is None else max(0.0, host_limit - _RECORD_BEFORE)
         self._source_of = source_of
         self._withdraw = withdraw
+        self.look_after = look_after
         self._at_begin = at_begin
         self._at_record = at_record
         self._at_end = at_end
@@ -72,20 +82,37 @@ class ShutdownSequence:
         how_to_cut: str = "",
     ) -> None:
         """Ask the items to end. The stop began at ``began``; the host may kill allowance seconds later."""
-        if self._ledger.phase is not Phase.RUNNING:
+        if self.ledger.phase is not Phase.RUNNING:
             return
         self.up_at = began + (self.grace if grace is None else grace)
         self.on_record_at = min(self.up_at, began + allowance)
-        if not self._ledger.begin_stop():
+        if not self.ledger.begin_stop():
             return
         self._at_begin()
-        items = self._ledger.unfinished()
+        items = self.ledger.unfinished()
         for item in items:
             source = self._source_of(item)
             source.limit(self.on_record_at)
             source.fire(CancelReason.SHUTDOWN)
         seconds = max(0.0, self.on_record_at - time.monotonic())
         self._events.stopping(len(items), seconds, how_to_cut)
+
+    def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None:
+        """Begin the stop if it has not begun, and take its next step."""
+        self.begin(began, allowance=min(allowance, self._allowance), how_to_cut=how_to_cut)
+        self.tick()
+
+    def stop(self, grace: float | None) -> list[WorkItem[Any]]:
+        """Stop now: give items grace seconds to end, and return those that had not ended."""
+        began = time.monotonic()
+        if grace is not None:
+            grace = bounded(grace)
+        self.begin(began, grace=grace)
+        up_at = self.up_at if grace is None else min(self.up_at, began + grace)
+        with self.ledger.idle_latch() as latch:
+            latch.wait(up_at - time.monotonic())
+        self.close_if_idle()
+        return self.time_is_up()
 
     def tick(self) -> None:
         """Take the next step of the stop, if it is due."""
@@ -97,27 +124,47 @@ class ShutdownSequence:
 
     def close_if_idle(self) -> bool:
         """Refuse items from now on, if nothing is in flight; return whether the stop is complete."""
-        if self._ledger.close(if_idle=True):
+        if self.ledger.close(if_idle=True):
             self._at_end([])
-        return self._ledger.phase is Phase.STOPPED
+        return self.ledger.phase is Phase.STOPPED
 
     def time_is_up(self) -> list[WorkItem[Any]]:
         """Refuse items from now on, and log and return those that have not ended."""
-        if not self._ledger.close():
-            return self._ledger.unfinished()
+        if not self.ledger.close():
+            return self.ledger.unfinished()
         self.up_at = min(self.up_at, time.monotonic())
         self._record()
-        unfinished = self._ledger.unfinished()
+        unfinished = self.ledger.unfinished()
         for item in unfinished:
             self._withdraw(item, (Status.INTERRUPTED, None, _unfinished(item)))
         self._at_end(unfinished)
         return unfinished
 
+    def is_stopped(self) -> bool:
+        """Return whether items are refused because the app was stopped."""
+        return self.ledger.phase is Phase.STOPPED
+
+    def is_idle(self) -> bool:
+        """Return whether no item is queued or running. Safe in a signal handler."""
+        return self.ledger.is_idle()
+
+    def wait_for_receivers(self, timeout: float) -> bool:
+        """Wait up to timeout seconds for receivers of signals that run on other threads."""
+        return self._events.wait_for_receivers(timeout)
+
+    def log_error(self, what: str, error: BaseException) -> None:
+        """Log an error that affects no item."""
+        self._events.log_error(what, error)
+
+    def log_warning(self, what: str) -> None:
+        """Log a warning on which an operator should act."""
+        self._events.log.warning("%s", what)
+
     def _record(self) -> None:
         self._at_record()
-        for item in self._ledger.unfinished():
+        for item in self.ledger.unfinished():
             error = _unfinished(item)
-            if self._ledger.record(item, error):
+            if self.ledger.record(item, error):
                 self._events.finished(item, (Status.INTERRUPTED, None, error))
                 item._announce_end()
 

@@ -20,7 +20,7 @@ from flask_background import Background, Status, signals
 from flask_background.app_state import state_of
 from flask_background.errors import BrokerError, ConfigurationError, NotFinishedError, UnsupportedError
 
-from ..helpers import BOUND, receiving, until
+from ..helpers import BOUND, receiving, slack, until
 from ..rabbitmq_server import RabbitMQ
 from ..redis_server import Redis
 from . import shop
@@ -163,7 +163,7 @@ def test_broker_is_gone(app: Flask, make_app: MakeApp, broker: Broker, make_work
             pytest.raises(BrokerError) as raised,
         ):
             shop.echo.enqueue(2)
-        assert time.monotonic() - began < 2.5  # 2, and what a busy machine needs
+        assert time.monotonic() - began < 2.5 + slack()  # 2, and what a busy machine needs
         assert refused == [{"task_name": "tests.celery.shop.echo", "error": raised.value}]
         assert raised.value.get_response().status_code == 503
         with (

@@ -47,7 +47,7 @@ def behind_proxy(app: Flask) -> None:
 def captured(app: Flask, *args: Any, **options: Any) -> RequestState:
     """The state of such a request."""
     with app.test_request_context(*args, **options):
-        return RequestState.capture(request._get_current_object())  # type: ignore[attr-defined]
+        return RequestState._capture(request._get_current_object())  # type: ignore[attr-defined]
 
 
 def test_values(app: Flask, background: Background, client: FlaskClient) -> None:
@@ -117,7 +117,7 @@ def test_url_root(app: Flask, environ: dict[str, str | None]) -> None:
     """The state's root is the request's, whatever host, port and script root it has."""
     full = EnvironBuilder(app).get_environ() | environ
     with app.request_context({key: value for key, value in full.items() if value is not None}):
-        state = RequestState.capture(request._get_current_object())  # type: ignore[attr-defined]
+        state = RequestState._capture(request._get_current_object())  # type: ignore[attr-defined]
         assert state.url_root == request.url_root
 
 

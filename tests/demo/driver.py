@@ -31,7 +31,7 @@ Upload = tuple[str, bytes]
 """A file's name and content."""
 
 
-def until(look: Callable[[], T | Literal[False] | None], seconds: float = 15.0) -> T:
+def until(look: Callable[[], T | Literal[False] | None], seconds: float = 30.0) -> T:
     """Call a function until it returns a true value, and return that."""
     end = time.monotonic() + seconds
     while True:

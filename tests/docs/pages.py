@@ -17,7 +17,7 @@ from ..helpers import ROOT, until
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md"))
 #: A first line that names the file that a block is to be saved as.
-FILE_NAME = re.compile(r"(?:#|//|<!--|;) (?P<name>[\w./-]+\.\w+|Dockerfile)(?: -->)?\n")
+FILE_NAME = re.compile(r"(?:#|//|<!--|;) (?P<name>[\w./-]+\.\w+|Dockerfile|Procfile)(?: -->)?\n")
 # ``flask``, also where the package is not installed, and its command so not found.
 FLASK = """
 from flask.cli import cli
@@ -87,7 +87,7 @@ class Program:
 
     @property
     def log(self) -> str:
-        """What the program has written."""
+        """The program's output until now."""
         return self._log.read_text()
 
     def wait_for(self, pattern: str, seconds: float = 60) -> re.Match[str]:
@@ -136,7 +136,7 @@ def upload(url: str, name: str, content: bytes, file_name: str = "a.txt") -> tup
 
 
 def get(url: str) -> str:
-    """What an address answers."""
+    """Return the text that an address answers."""
     with urllib.request.urlopen(url, timeout=30) as response:
         answer: bytes = response.read()
         return answer.decode()

@@ -182,7 +182,7 @@ class TestContainers:
         assert f"FLASK_BACKGROUND_JOURNAL={mount}/journal" in text_of("docker.md", "Dockerfile")
 
     def test_commands(self, tmp_path: Path) -> None:
-        """What the image starts runs, with the journal where the environment says."""
+        """The image's command runs, with the journal where the environment says."""
         dockerfile = text_of("docker.md", "Dockerfile")
         command = json.loads(re.findall(r"^CMD (.+)$", dockerfile, flags=re.M)[0])
         (tmp_path / "shop.py").write_text(

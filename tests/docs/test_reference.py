@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import configparser
 import logging
 import re
 from collections.abc import Callable
@@ -10,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import Context
 from flask import Flask, g
 from flask.cli import AppGroup
 
 import flask_background
 from flask_background import Background, errors, signals
 from flask_background.cli import background as commands
+from flask_background.core.options import Options, Using
 from flask_background.core.settings import Settings
 from flask_background.errors import BackgroundError
 from tools.reference.messages import error_messages, log_messages
@@ -24,9 +28,15 @@ from tools.reference.settings import comments, rows
 from ..helpers import Site
 from .pages import DOCS
 
+pytestmark = pytest.mark.process
+
 REFERENCE = DOCS / "reference"
 MESSAGES = error_messages()
 LINES = log_messages()
+# Errors of other libraries that pages name.
+OTHERS = {"CancelledError"}
+# Extras for those who work on the package.
+DEVELOPMENT = {"bench", "demo", "demo-celery", "docs", "lint", "package", "quick", "test", "types"}
 
 
 class TestSettings:
@@ -80,7 +90,7 @@ class TestApi:
         """The page of commands is made of a group that has them all."""
         assert isinstance(commands, AppGroup)
         page = (REFERENCE / "cli.md").read_text()
-        assert "```{click} flask_background.cli:background" in page
+        assert ".. click:: flask_background.cli:background" in page
 
     def test_every_signal(self) -> None:
         """Each signal has a comment, from which its line on the page is made."""
@@ -96,7 +106,7 @@ def pattern(text: str) -> re.Pattern[str]:
 
 
 def is_listed(error: BaseException) -> bool:
-    """Whether the page has an error's message."""
+    """Return whether the page has an error's message."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
     return any(message.kind in kinds and pattern(message.text).fullmatch(str(error)) for message in MESSAGES)
 
@@ -201,7 +211,7 @@ class TestMessages:
 
     @pytest.mark.parametrize("cause", CAUSES)
     def test_listed(self, make_site: Callable[..., Site], tmp_path: Path, cause: Any) -> None:
-        """What a user reads is on the page."""
+        """A message that a user reads is on the page."""
         site = make_site(BACKGROUND_JOURNAL=str(tmp_path / "journal"))
         with pytest.raises((BackgroundError, RuntimeError, TypeError)) as raised:
             cause(site)
@@ -244,7 +254,61 @@ class TestMessages:
             assert any(level == kind and one.fullmatch(line) for kind, one in known), line
 
 
-@pytest.mark.process
+class TestProse:
+    """Names and quotations in the text of the pages."""
+
+    TEXT = "\n".join(page.read_text() for page in [*DOCS.rglob("*.md"), DOCS.parent / "README.md"])
+
+    def test_attributes(self) -> None:
+        """Each attribute that the text names is one."""
+        owners = {
+            "background": flask_background.Background,
+            "item": flask_background.WorkItem,
+            "current_item": flask_background.WorkItem,
+            "token": flask_background.CancellationToken,
+            "signals": signals,
+        }
+        names = re.findall(rf"`(?:@|await )?({'|'.join(owners)})\.(\w+)[^`]*`", self.TEXT)
+        assert len(names) > 50
+        for owner, name in names:
+            assert hasattr(owners[owner], name), f"{owner}.{name}"
+
+    def test_commands(self) -> None:
+        """Each command that the text names is one."""
+        known = commands.list_commands(Context(commands))
+        names = re.findall(r"flask (?:--app \S+ )?background ([a-z-]+)", self.TEXT)
+        assert set(names) - {"command"} <= set(known)
+
+    def test_options(self) -> None:
+        """The table of a task's options has them all, and their defaults."""
+        table = (DOCS / "guides" / "tasks.md").read_text()
+        for name in {*Options.__optional_keys__, *Using.__optional_keys__}:
+            assert re.search(rf"^\|.*`{name}`.*\|", table, flags=re.M), name
+
+    def test_extras(self) -> None:
+        """The page of the installation names the extras for users, and only such as there are."""
+        config = configparser.ConfigParser(interpolation=None)
+        config.read(DOCS.parent / "setup.cfg")
+        table = (DOCS / "start" / "installation.md").read_text()
+        named = set(re.findall(r"^\| `(\w+)` \|", table, flags=re.M))
+        assert named == set(config["options.extras_require"]) - DEVELOPMENT
+
+    def test_errors(self) -> None:
+        """Each error that the text names is one of ours or of Python."""
+        for name in re.findall(r"\b([A-Z][A-Za-z]+Error)\b", self.TEXT):
+            assert hasattr(errors, name) or hasattr(builtins, name) or name in OTHERS, name
+
+    def test_quotations(self) -> None:
+        """A quotation in the questions and answers is in a message or a log line."""
+        page = (DOCS / "help" / "faq.md").read_text()
+        texts = [message.text for message in [*MESSAGES, *LINES]]
+        quoted = re.findall(r'(?:^\*\*|: )(?:\w+: )?"(.+?)"', page, flags=re.M)
+        assert len(quoted) > 8
+        for quotation in quoted:
+            parts = [part.strip() for part in re.split("…", quotation) if part.strip()]
+            assert any(all(part in text for part in parts) for text in texts), quotation
+
+
 def test_build(tmp_path: Path) -> None:
     """Sphinx makes the pages without a warning, and each link between them leads somewhere."""
     import subprocess
@@ -264,3 +328,7 @@ def test_build(tmp_path: Path) -> None:
     assert "BACKGROUND_GRACE_PERIOD" in settings
     assert "was not enqueued" in (tmp_path / "html" / "help" / "messages.html").read_text()
     assert "celery-worker" in (tmp_path / "html" / "reference" / "cli.html").read_text()
+    for page in (tmp_path / "html").rglob("*.html"):
+        text = re.sub(r"<(pre|code).*?</\1>", "", page.read_text(), flags=re.S)
+        raw = re.search(r"^\.\. \w+::|<p>\.\. |```|\]\(", text, flags=re.M)
+        assert raw is None, f"{page}: {raw}"  # markup that was not understood

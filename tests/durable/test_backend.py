@@ -29,6 +29,7 @@ from flask_background.durable import maintenance as keeper
 from flask_background.durable import runs as runs_of_items
 from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal import takeover as takeovers
+from flask_background.durable.journal.row import timed_id
 from flask_background.errors import (
     ConfigurationError,
     ItemCancelledError,
@@ -39,7 +40,7 @@ from flask_background.errors import (
     SerializationError,
 )
 
-from ..helpers import BOUND, Script, Site, lines, receiving, until
+from ..helpers import BOUND, Script, Site, lines, receiving, slack, until
 
 
 @pytest.fixture
@@ -504,9 +505,12 @@ def test_clock_that_was_ahead(site: Site) -> None:
     task = site.background.task(durable=True, name="work")(lambda: 42)
     now, later = task.using(delay=60).enqueue(), task.using(delay=60).enqueue()
     ahead = time.time() + 3600
-    change(site, "update item set enqueued = ?, due = ? where id = ?", ahead, ahead, now.id)
+    new_id = timed_id(now.id, ahead)
+    change(site, "update item set enqueued = ?, due = ?, id = ? where id = ?", ahead, ahead, new_id, now.id)
     look_over(site)
-    assert now.result(BOUND) == 42
+    found = site.background.get(new_id)
+    assert found is not None
+    assert found.result(BOUND) == 42
     assert row(site, later.id)["status"] == "queued"
 
 
@@ -843,7 +847,7 @@ def test_killed_process(site: Site, program: Callable[[str], Script]) -> None:
     other.kill()
     assert item.result(BOUND) == "hang"
     assert runs[-1][0] == 2
-    assert runs[-1][1] - killed_at < 1
+    assert runs[-1][1] - killed_at < 1 + slack()
     assert item.attempt == 2
 
 

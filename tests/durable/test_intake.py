@@ -54,7 +54,7 @@ def test_broken_off(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         if written:
             wait_for(self, write)
         else:
-            self._writes.append(write)
+            self._steps.put_back([write])
         raise BrokenOff
 
     with monkeypatch.context() as patch:

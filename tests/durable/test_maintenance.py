@@ -100,7 +100,7 @@ def test_thread_that_is_faster_than_the_backend(
     start = keeper.JournalMaintenance.start
 
     def start_and_wait(maintenance: keeper.JournalMaintenance) -> None:
-        assert state_of(site.app)._durable is None
+        assert state_of(site.app)._journal.made is None
         start(maintenance)
         assert began.wait(BOUND)
         assert maintenance.has_looked.wait(BOUND)

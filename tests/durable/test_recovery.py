@@ -220,8 +220,10 @@ def test_processes_of_other_users(site: Site, caplog: pytest.LogCaptureFixture) 
 
 USER = """
     import sqlite3
-    import flask.testing, flask_background.cli.commands, flask_background.durable.backend
-    state_of(app).backend  # everything is imported while this user may read it
+    # Everything is imported while this process may still read it.
+    import flask.testing, flask_background.durable.backend
+    app.test_cli_runner().invoke(args=["background", "doctor"])
+    state_of(app).backend
     os.setgroups([])
     os.setgid({user})
     os.setuid({user})
@@ -231,7 +233,7 @@ USER = """
     except Exception as error:
         say(type(error).__name__, error)
     result = app.test_cli_runner().invoke(args=["background", "doctor"])
-    say(result.output)
+    say(result.output, result.exception)
     say("done")
     background.stop(0)
 """

@@ -17,7 +17,7 @@ from flask_background.errors import ItemInterruptedError
 from flask_background.hosts import base
 from flask_background.hosts.base import Host
 
-from ..helpers import BOUND, Site, our_threads, until
+from ..helpers import BOUND, Site, our_threads, slack, until
 from .scripts import APP, Start, remaining
 
 # The end of the main thread.
@@ -64,7 +64,7 @@ def test_script_ends_when_idle(script: Start) -> None:
         """,
     )
     assert program.ends() == 0
-    assert time.monotonic() - float(program.said.split()[-1]) < 1.0
+    assert time.monotonic() - float(program.said.split()[-1]) < 1.0 + slack()
     assert "Stopping" not in program.said
 
 
@@ -201,7 +201,7 @@ def test_other_threads_enqueue_at_the_end(script: Start) -> None:
                 say("accepted")
         def thread():
             threading.main_thread().join()
-            while not background._part().backend.ledger.phase.value == "stopped":
+            while not background._state().backend.ledger.phase.value == "stopped":
                 time.sleep(0.01)
             late(background)
             late(other)
@@ -265,7 +265,7 @@ def test_stopped_before_the_end(script: Start) -> None:
         """,
     )
     assert program.ends() == 0, program.said
-    assert time.monotonic() - float(program.said.split()[-1]) < 2.0
+    assert time.monotonic() - float(program.said.split()[-1]) < 2.0 + slack()
 
 
 @pytest.mark.parametrize("last", ["", "sys.exit(3)"])
@@ -411,7 +411,7 @@ def test_int_ends_the_wait(script: Start, first: int | None) -> None:
     began = time.monotonic()
     program.send(signal.SIGINT)
     code = program.ends()
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 3.0 + slack()
     assert code == {None: 0, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: -signal.SIGINT}[first]
     assert re.search(r"Item [0-9a-f]{24} \(shop\.stubborn\) interrupted", program.said), program.said
 
@@ -513,7 +513,7 @@ def test_fork(script: Start) -> None:
     assert "wait for it there" in program.said
     found = re.search(r"child took ([\d.]+)", program.said)
     assert found
-    assert float(found[1]) < 1.5
+    assert float(found[1]) < 1.5 + slack()
 
 
 def test_fork_cannot_cancel(script: Start) -> None:
@@ -659,7 +659,7 @@ def host(monkeypatch: pytest.MonkeyPatch, site: Site) -> Iterator[Told]:
     monkeypatch.setattr(base, "_LINGER", 0.05)
     before = watchers()
     host = Told()
-    host.add(site.backend)
+    host.add(site.backend.shutdown)
     monkeypatch.setattr(site.backend, "_watcher", host)
     yield host
     site.background.stop(0)
@@ -734,13 +734,13 @@ def test_drain_ends_with_the_grace_period(
     """The wait ends with the grace period, by the watcher or without it."""
     site = make_site(BACKGROUND_GRACE_PERIOD=0.2)
     host = Told()
-    host.add(site.backend)
+    host.add(site.backend.shutdown)
     monkeypatch.setattr(site.backend, "_watcher", host)
     item = site.background.enqueue(gate.wait, BOUND)
     until(lambda: item.status is Status.RUNNING)
     began = time.monotonic()
     host.drain()
-    assert 0.2 <= time.monotonic() - began < 2.0
+    assert 0.2 <= time.monotonic() - began < 2.0 + slack()
     assert isinstance(item.exception(0), ItemInterruptedError)
     gate.set()
     assert site.background.wait_idle(BOUND)
@@ -752,7 +752,7 @@ def test_drain_of_another_process(host: Told, site: Site, gate: threading.Event)
     host.pid += 1
     began = time.monotonic()
     host.drain()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 1.0 + slack()
     assert not site.background.wait_idle(0)
     gate.set()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import sys
 import urllib.request
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ..helpers import BOUND, Script, until
+from ..helpers import BOUND, Script, free_port, until
 from ..integration.servers import alive
 
 pytestmark = pytest.mark.server
@@ -85,9 +84,7 @@ def start(script: Callable[..., Script], tmp_path: Path) -> Callable[..., Uwsgi]
     """Starts a uWSGI with these options."""
 
     def start(*options: str) -> Uwsgi:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
+        port = free_port()
         (tmp_path / "shop.py").write_text(APP)
         arguments = [
             "--http-socket",

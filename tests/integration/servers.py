@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 
 
-def eventually(what: str, check: Callable[[], T | bool | None], within: float = 15.0) -> T:
+def eventually(what: str, check: Callable[[], T | bool | None], within: float = 30.0) -> T:
     """Ask until check gives something true, and return that; fail with what after so many seconds."""
     end = time.monotonic() + within
     while True:
@@ -73,7 +73,7 @@ class Server:
         """The server's output so far."""
         return self.log_file.read_text(errors="replace")
 
-    def wait_for_log(self, pattern: str, within: float = 15.0) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, within: float = 30.0) -> re.Match[str]:
         """Wait for a line in the log."""
         return eventually(
             f"{pattern!r} in the log:\n{self.log}", lambda: re.search(pattern, self.log), within
@@ -86,7 +86,7 @@ class Server:
         assert found, self.log
         return found[1]
 
-    def get(self, path: str, within: float = 20.0) -> Any:
+    def get(self, path: str, within: float = 30.0) -> Any:
         """Ask the app."""
         with urllib.request.urlopen(self.url + path, timeout=within) as response:
             answer = json.load(response)
@@ -124,7 +124,7 @@ class Server:
             if (event is None or line["event"] == event) and (name is None or line["name"] == name)
         ]
 
-    def wait_for(self, event: str, name: str | None = None, within: float = 15.0) -> dict[str, Any]:
+    def wait_for(self, event: str, name: str | None = None, within: float = 30.0) -> dict[str, Any]:
         """Wait until an item has written this down."""
         found = eventually(
             f"{event} {name}: {self.events()}\n{self.log}", lambda: self.events(event, name), within
@@ -141,7 +141,7 @@ class Server:
         """Send a signal to all processes of the server's session, as a terminal does."""
         os.killpg(self.process.pid, signum)
 
-    def wait_gone(self, pid: int | None = None, within: float = 15.0) -> float:
+    def wait_gone(self, pid: int | None = None, within: float = 30.0) -> float:
         """Wait until a process has ended, the first one by default; returns the time."""
         if pid is None:
             try:

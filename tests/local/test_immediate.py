@@ -166,3 +166,13 @@ def test_backends_that_do_not_exist(
     if name is not None:
         with pytest.raises(ConfigurationError, match=r'option backend .*"local", "immediate" or "celery"'):
             background.task(backend=name)(print)
+
+
+def test_stands_for_celery(background: Background) -> None:
+    """Arguments of a task that names Celery are held to what a message could carry."""
+    task = background.task(backend="celery")(lambda value: value)
+    given = [1]
+    assert task.enqueue(given).result(0) == [1]
+    assert task.enqueue(given).result(0) is not given
+    with pytest.raises(SerializationError):
+        task.enqueue(object())

@@ -14,6 +14,8 @@ import pytest
 
 from flask_background.local.sizes import size_of
 
+from ..helpers import slack
+
 MB = 1 << 20
 
 
@@ -64,4 +66,4 @@ def test_odd_and_endless() -> None:
     assert size_of(endless) < 2_000
     assert size_of(many) > MB
     assert size_of(range(10**9)) < 2_000
-    assert time.perf_counter() - before < 1
+    assert time.perf_counter() - before < 1 + slack()

@@ -463,5 +463,5 @@ def test_state() -> None:
 def test_captured_state(app: Flask) -> None:
     """The values of a request are data, even if its path is not UTF-8."""
     with app.test_request_context("/%FF%F0%9F%98%80?q=%FF", headers={"Host": "example.com:8080"}) as context:
-        state = RequestState.capture(context.request, [lambda: {"half": "\ud83d", "n": 1.5, "deep": [{}]}])
+        state = RequestState._capture(context.request, [lambda: {"half": "\ud83d", "n": 1.5, "deep": [{}]}])
     assert load_state(dump_state(state)) == state

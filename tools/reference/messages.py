@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,28 +112,58 @@ def _calls() -> Iterator[tuple[str, ast.Call]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         tree = ast.parse(path.read_text())
-        _put_in_variables(tree)
-        for node in ast.walk(tree):
+        others = _put_in_variables(tree)
+        for node in (*ast.walk(tree), *others):
             if isinstance(node, ast.Call):
                 yield room, node
 
 
-def _put_in_variables(tree: ast.AST) -> None:
-    """Replace a message that is passed as a variable by the string that the line above has assigned to it."""
+def _put_in_variables(tree: ast.AST) -> list[ast.Call]:
+    """Replace variables in messages by the strings that the lines above have assigned to them.
+
+    Where one of two strings is assigned, ``tree`` has the call with the first one; the calls with the second
+    one are returned.
+    """
+    others = []
     for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef):
+        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
-        strings = {
+        assigned = {
             node.targets[0].id: node.value
             for node in ast.walk(function)
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-            if isinstance(node.value, (ast.Constant, ast.JoinedStr, ast.BinOp))
         }
-        for node in ast.walk(function):
-            if isinstance(node, ast.Call):
-                node.args = [
-                    strings.get(arg.id, arg) if isinstance(arg, ast.Name) else arg for arg in node.args
-                ]
+        strings = {
+            name: value
+            for name, value in assigned.items()
+            if isinstance(value, (ast.Constant, ast.JoinedStr, ast.BinOp))
+        }
+        for node in list(ast.walk(function)):
+            if not isinstance(node, ast.Call):
+                continue
+            node.args = [strings.get(arg.id, arg) if isinstance(arg, ast.Name) else arg for arg in node.args]
+            for name, value in assigned.items():
+                if isinstance(value, ast.IfExp) and _is_text(value.body) and _is_text(value.orelse):
+                    other = deepcopy(node)
+                    if _fill(node, name, value.body) and _fill(other, name, value.orelse):
+                        others.append(other)
+    return others
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value
+
+
+def _fill(call: ast.Call, name: str, text: ast.expr) -> bool:
+    """Put a text in the place of a variable in the strings of a call; return whether there was one."""
+    filled = False
+    for string in call.args:
+        if isinstance(string, ast.JoinedStr):
+            for index, part in enumerate(string.values):
+                if isinstance(part, ast.FormattedValue) and _name(part.value) == name:
+                    string.values[index] = text
+                    filled = True
+    return filled
 
 
 def _name(node: ast.expr) -> str:

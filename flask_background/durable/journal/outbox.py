@@ -78,7 +78,7 @@ def rows(
     found = _select(
         db,
         "where (:status is null or status = :status) and (:task is null or task = :task)"
-        " order by enqueued desc limit :limit",
+        " order by number desc limit :limit",
         {"status": None if status is None else str(status), "task": task, "limit": limit},
     )
     return found[::-1]

@@ -6,9 +6,7 @@ The outcome of a run must not be lost, so such a step is tried again until it is
 
 from __future__ import annotations
 
-import math
 import sqlite3
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,16 +17,11 @@ from flask_background.durable.journal.callbacks import Callbacks
 from flask_background.durable.journal.database import Mode
 from flask_background.durable.journal.failure import RemovedError
 from flask_background.durable.journal.group_commit import GroupCommit, Step, Write
+from flask_background.durable.journal.waiting_steps import WaitingSteps
 from flask_background.errors import JournalError
 
 T = TypeVar("T")
 
-# How many steps one transaction carries at most.
-_MOST = 2_000
-# How long the thread waits for callers that are expected to return, in seconds.
-_LINGER = 0.001
-# How long the thread holds back steps that no caller waits for, so that one sync serves many, in seconds.
-_COMPANY = 0.003
 # How long a caller waits until the transaction of its step begins, in seconds. SQLite may take 2 s more.
 _PATIENCE = 3.0
 # How long the thread waits after a failed transaction, in seconds.
@@ -50,21 +43,12 @@ class Writer:
         self.pause = self._group_commit.pause
         self.go_on = self._group_commit.go_on
         self._lock = native.new_lock()
-        # The waiting steps. The thread is woken when as many wait as it wants: once for each transaction,
-        # because waking a thread costs more than the thread's work.
-        self._writes: deque[Write] = deque()
-        self._wanted: float = 1
-        self._lingers = False
-        self._signal = native.new_lock()
-        self._signal.acquire()
+        self._steps = WaitingSteps()
         self._writing = native.new_lock()
         self._closing = True
         self._users = 0
         self._callbacks = Callbacks()
         self._running = False
-        # How many callers waited for the last transaction: they may return at once, so the thread waits a
-        # moment for them.
-        self._expected = 0
 
     def write(self, step: Step[T], *, sync: bool = True, undo: Step[None] | None = None) -> T:
         """Write a step, and return its return value. Raises JournalError if the step cannot be written.
@@ -79,7 +63,7 @@ class Writer:
         except JournalError:
             raise
         except BaseException:
-            if undo is not None and not self._withdraw(write):
+            if undo is not None and not self._steps.withdraw(write):
                 self.write_later(undo)
             raise
         if write.error is not None:
@@ -96,12 +80,12 @@ class Writer:
         """
         write = Write(step, sync)
         write.then = then
-        self._put(write)
+        self._steps.put(write)
         self.resume()
 
     def resume(self) -> None:
         """Write the steps for which no thread could be started before. To be called now and then."""
-        if self._writes:
+        if self._steps:
             with suppress(RuntimeError):  # the steps wait for the next call
                 self._have_thread()
 
@@ -135,7 +119,7 @@ class Writer:
         """Keep the file open from now on. Raises JournalError if it cannot be opened."""
         with self._lock:
             self._users += 1
-            self._closing = False
+            self._closing = self._steps.hurries = False
             _open.add(self)
         try:
             self.write(lambda _: None, sync=False)
@@ -150,15 +134,16 @@ class Writer:
         """
         with self._lock:
             self._users -= 1
-            self._closing = not self._users
-        self._wake_thread()
+            self._closing = self._steps.hurries = not self._users
+        self._steps.wake_thread()
         if self._closing:
             with suppress(RuntimeError):  # the file stays open
                 self._have_thread()
 
     def _write_alone(self, write: Write) -> bool:
         """Write a step here and now, without waking a thread, if no other step waits or is being written."""
-        if self._expected > 1 or self._writes or not self._users or not self._writing.acquire(blocking=False):
+        steps = self._steps
+        if steps.expected > 1 or steps or not self._users or not self._writing.acquire(blocking=False):
             return False
         try:
             database = self._group_commit.open()
@@ -181,7 +166,7 @@ class Writer:
 
     def _wait_for(self, write: Write) -> None:
         latch = write.latch = native.Latch()
-        self._put(write)
+        self._steps.put(write)
         why: Exception = TimeoutError(f"another process has been writing for {_PATIENCE:g} s")
         try:
             self._have_thread()
@@ -190,21 +175,9 @@ class Writer:
         else:
             written = latch.wait(_PATIENCE)
         if not written:
-            if self._withdraw(write):
+            if self._steps.withdraw(write):
                 raise self.failure(why)
             latch.wait()  # the transaction of the step has just begun
-
-    def _withdraw(self, write: Write) -> bool:
-        try:
-            self._writes.remove(write)
-        except ValueError:
-            return False
-        return True
-
-    def _put(self, write: Write) -> None:
-        self._writes.append(write)
-        if len(self._writes) >= self._wanted or (self._lingers and write.latch is not None):
-            self._wake_thread()
 
     def _have_thread(self) -> None:
         """Start the thread if none runs. Raises RuntimeError if the process cannot start one now."""
@@ -225,13 +198,13 @@ class Writer:
         try:
             while True:
                 if left or not can_call_back:
-                    self._wait(_BACKOFF)
+                    self._steps.wait(_BACKOFF)
                 else:
-                    self._gather()
+                    self._steps.gather()
                 left = self._write_group(left)
                 can_call_back = self._callbacks.have_thread()
                 with self._lock:
-                    if self._closing and can_call_back and not left and not self._writes:
+                    if self._closing and can_call_back and not left and not self._steps:
                         self._running = False
                         self._callbacks.end_thread()
                         with self._writing:
@@ -239,33 +212,9 @@ class Writer:
                         _open.discard(self)
                         return
         except BaseException:  # the next thread goes on with these steps
-            self._writes.extendleft(reversed(left))
+            self._steps.put_back(left)
             self._running = False
             raise
-
-    def _gather(self) -> None:
-        """Wait until there is a step to write, and a moment longer for callers expected to return."""
-        self._wanted = 1
-        if not self._writes and not self._closing:
-            self._wait(-1)
-        if 0 < len(self._writes) < self._expected:
-            self._wanted = self._expected
-            if len(self._writes) < self._expected:
-                self._wait(_LINGER)
-        self._wanted = math.inf
-        if self._writes and not self._closing and all(write.latch is None for write in tuple(self._writes)):
-            self._lingers = True
-            self._wait(_COMPANY)
-            self._lingers = False
-
-    def _wait(self, timeout: float) -> None:
-        self._signal.acquire(timeout=timeout)
-
-    def _wake_thread(self) -> None:
-        try:
-            self._signal.release()
-        except RuntimeError:
-            pass  # the thread is awake already
 
     def _write_group(self, left: list[Write]) -> list[Write]:
         """Write all waiting steps in one transaction. Return the steps that have to be tried again."""
@@ -277,12 +226,12 @@ class Writer:
                 self._group_commit.trouble = error
                 self._write_waiting(writes)  # into files that are opened anew
         except Exception as error:
-            writes += self._take_waiting()
+            writes += self._steps.take()
             for write in writes:
                 write.error = self.failure(error)
         left = []
         self.transactions += 1
-        self._expected = sum(write.latch is not None for write in writes)
+        self._steps.expected = sum(write.latch is not None for write in writes)
         for write in writes:
             if write.latch is not None:
                 write.latch.open()
@@ -297,17 +246,7 @@ class Writer:
         with self._writing:
             database = self._group_commit.open()
             with database.write_lock:  # this may take a while: steps that come meanwhile are included
-                writes += self._take_waiting()
+                writes += self._steps.take()
                 if writes:
                     self._group_commit.write(database, writes)
                     self._group_commit.checkpoint(database)
-
-    def _take_waiting(self) -> list[Write]:
-        """Return the steps that wait by now, for this transaction."""
-        found: list[Write] = []
-        while self._writes and len(found) < _MOST:
-            try:
-                found.append(self._writes.popleft())
-            except IndexError:  # a caller has just withdrawn its step
-                break
-        return found

@@ -19,10 +19,10 @@ from flask_background.core.status import Attempt, Outcome, Progress, Status
 from flask_background.core.throttle import Throttle
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.errors import WaitError
+from flask_background.executors.processes import memory
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.child_listener import Job, flush
 from flask_background.executors.processes.child_log import LogForwarder
-from flask_background.executors.processes.memory import is_used_up
 from flask_background.executors.processes.packing import receive_upload, unpack
 from flask_background.executors.processes.pipes import Pipes
 
@@ -95,9 +95,11 @@ class ChildHost(RunHost):
         """Run the item to its end, and report its outcome. An error raised by this method ends the child."""
         call = self._job.take_call()
         self._log.begin()
+        memory.set_reserve_aside()
         try:
             perform(self._make_item(registry, call), await_here)
         except BaseException as error:
+            memory.release_reserve()
             let_frames_go(error)  # perhaps these variables hold all the memory that there is
             if self._outcome is None:
                 add_note(error, f"in work item {call.item_id} ({call.task})")
@@ -192,13 +194,14 @@ class ChildHost(RunHost):
                     self.log_error("A progress could not be reported", error)
 
     def _tell_end(self, outcome: Outcome) -> None:
-        self._report()
         error = outcome[2]
         if error is not None:
+            memory.release_reserve()
             let_frames_go(error)
+        self._report()
         ended = parcels.end(outcome)
         if error is not None or ended.pickled is not None:  # else a value takes room that nobody has measured
-            ended = ended._replace(is_spent=is_used_up(error, ended.pickled))
+            ended = ended._replace(is_spent=memory.is_used_up(error, ended.pickled))
         for upload in self._uploads:
             upload.close()
         self._log.end()

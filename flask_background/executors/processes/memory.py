@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import resource
 import sys
 from contextlib import suppress
@@ -16,8 +17,13 @@ _NEARLY_ALL = 0.9
 # So is one in which an item found no memory, and that keeps so much of its limit since the app was loaded.
 _NOTABLY_MORE = 0.1
 
+# What is kept for the report that an item has used up all memory, in bytes: on Python 3.13 even a call of a
+# function may need memory that is not there.
+_RESERVE = 2 * _MIB
+
 _limit: float | None = None
 _in_use_at_start = 0
+_reserve: mmap.mmap | None = None
 
 
 def limit_memory(mebibytes: int) -> None:
@@ -33,6 +39,22 @@ def note_start() -> None:
     """Note how much memory the loaded app takes."""
     global _in_use_at_start
     _in_use_at_start = _in_use()
+
+
+def set_reserve_aside() -> None:
+    """Keep some of a limited memory for the report that an item has left none, if there is some."""
+    global _reserve
+    if _limit is not None and _reserve is None:
+        with suppress(OSError):
+            _reserve = mmap.mmap(-1, _RESERVE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def release_reserve() -> None:
+    """Give back what was set aside. Needs no memory."""
+    global _reserve
+    if _reserve is not None:
+        _reserve.close()
+        _reserve = None
 
 
 def is_used_up(error: BaseException | None, result: bytes | None) -> bool:
