@@ -66,8 +66,6 @@ def test_same_tests() -> None:
 
 
 def test_every_name() -> None:
-    """Each public name of the module is on the page of the interface, and on the guide's page or a class."""
-    page, guide = (DOCS / "reference" / "api.md").read_text(), PAGE.read_text()
+    """Each public name of the module is on the guide's page, or is the class of one that is."""
     for name in testing.__all__:
-        assert re.search(rf"auto(function|class):: {name}\b", page), name
-        assert name in guide or name in ("RecordedItem", "RecordedItems", "stopping_apps"), name
+        assert name in PAGE.read_text() or name in ("RecordedItem", "RecordedItems", "stopping_apps"), name
