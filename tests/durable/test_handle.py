@@ -87,7 +87,7 @@ def test_ids_grow_with_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -
     """Ids are 24 hexadecimal digits, in the order of time, and no two are the same."""
     ids = []
     for number in range(200):
-        monkeypatch.setattr("flask_background.core.item.time", lambda number=number: 1.7e9 + number // 2)
+        monkeypatch.setattr(journal.clock, "time", lambda number=number: 1.7e9 + number // 2)
         ids.append(DurableItem[Any](make_callee(), (), {}, None, journal).id)
     assert len(set(ids)) == 200
     for item_id in ids:
