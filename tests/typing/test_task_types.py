@@ -94,7 +94,7 @@ def fetch_feeds() -> None:
     """A periodic task."""
 
 
-def tests_keep_signatures(app: Flask) -> None:
+def signatures_in_tests(app: Flask) -> None:
     """A test performs a task with the function's own arguments, and gets its result."""
     assert_type(perform(resize, b"", 1), str)
     assert_type(perform(fetch, "url"), bytes)
