@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-from .helpers import ROOT
+ROOT = Path(__file__).parents[1]
 
 
 def pass_under_gevent(*arguments: str, **patches: bool) -> None:
     """Fail unless pytest passes with these arguments; patches are those of ``monkey.patch_all``."""
     options = [f"{name}={value}" for name, value in patches.items()]
-    command = [sys.executable, "-m", __name__, *options, "--", *arguments]
+    # As a file, and without its folder in the path: pytest wants to import the package tests by itself.
+    command = [sys.executable, "-P", __file__, *options, "--", *arguments]
     run = subprocess.run(
         [*command, "-q", "-p", "no:cacheprovider", "-p", "no:xdist"],
         cwd=ROOT,

@@ -627,7 +627,9 @@ def test_child_process(make_site: Callable[..., Site], caplog: pytest.LogCapture
         while True:
             pass
 
-    work = add_tasks(site.background)["work"].using(timeout=0.5)
+    work = add_tasks(site.background)["work"]
+    assert work.enqueue(ship(os.getpid)).result(BOUND) != os.getpid()  # the child is there
+    work = work.using(timeout=1.0)
     logger = logging.getLogger("shop.mail")
     logger.addFilter(note_thread)
     try:
