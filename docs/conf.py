@@ -1,4 +1,4 @@
-"""How Sphinx makes these pages: ``make docs``."""
+"""The configuration of Sphinx, which makes these pages: ``make docs``."""
 
 import sys
 from pathlib import Path

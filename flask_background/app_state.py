@@ -234,7 +234,7 @@ class BackgroundState:
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until no item is in flight in this process or waits in the journal for this process."""
-        return (self._journal.made or self.backend).wait_idle(timeout)
+        return (self._journal.made or self._manual or self.backend).wait_idle(timeout)
 
     def change_backend(self, name: DefaultBackend) -> DefaultBackend:
         """Use another ``BACKGROUND_BACKEND`` from now on; return the one before. For tests."""

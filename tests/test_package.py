@@ -102,7 +102,7 @@ def test_sdist_is_the_checkout(checkout: Path, dist: Path) -> None:
 
 
 def test_wheel_is_the_package(dist: Path) -> None:
-    """The wheel installs the package alone: its modules, its migrations, and the mark that it is typed."""
+    """The wheel installs the package, its migrations, the mark that it is typed, and the pytest plugin."""
     package = Path(flask_background.__file__).parent
     files = {
         path.relative_to(package.parent).as_posix()
@@ -111,7 +111,7 @@ def test_wheel_is_the_package(dist: Path) -> None:
     }
     with zipfile.ZipFile(only(dist, "*.whl")) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert held == files
+    assert held == {*files, "_flask_background_pytest.py"}
 
 
 def test_metadata(dist: Path) -> None:

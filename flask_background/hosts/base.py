@@ -45,6 +45,7 @@ class Drainable(Protocol):
     @property
     def up_at(self) -> float: ...
     def is_idle(self) -> bool: ...
+    def is_stopped(self) -> bool: ...
     def go_on_stopping(self, began: float, allowance: float, how_to_cut: str) -> None: ...
     def close_if_idle(self) -> bool: ...
     def time_is_up(self) -> object: ...
@@ -117,9 +118,13 @@ class Host(ABC):
             backend.time_is_up()
 
     def remove(self, backend: Drainable) -> None:
-        """Forget an app that has been stopped by hand. The watcher ends if no app is left."""
+        """Forget an app that has been stopped by hand, like others. The watcher ends if no app is left."""
         with self._lock:
-            self._backends = tuple(ref for ref in self._backends if ref() not in (None, backend))
+            self._backends = tuple(
+                ref
+                for ref in self._backends
+                if (other := ref()) is not None and other is not backend and not other.is_stopped()
+            )
         self._bell.put(None)
 
     def wake(self) -> None:
@@ -207,7 +212,7 @@ class Host(ABC):
             now = time.monotonic()
             if self._began is not None or not self.is_idle():
                 quiet_since = now
-            elif (now - quiet_since > _LINGER or not self._backends) and self._rests():
+            elif (now - quiet_since > _LINGER or not self.backends()) and self._rests():
                 return
             try:
                 self._bell.get(timeout=_TICK)

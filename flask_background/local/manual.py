@@ -185,9 +185,14 @@ class ManualBackend(InlineBackend):
         while (entry := self._waiting.get(item.id)) is not None and entry[1] <= self._moved.time():
             self.run_this(item)
 
-    def waiting(self) -> list[WorkItem[Any]]:
-        """Return the items that wait for the test, in the order in which they came."""
-        return [item for item, _ in self._waiting.values()]
+    def wait_idle(self, timeout: float | None) -> bool:
+        """Return False at once if items wait for the test; raise WaitError if that were to be waited for."""
+        if self._waiting and timeout is None:
+            raise WaitError(
+                f"{len(self._waiting)} items are queued, and wait until the test runs them: call"
+                " flask_background.testing.run_items() first"
+            )
+        return not self._waiting and self._local.wait_idle(timeout)
 
     def wait_for_retry(self, item: WorkItem[Any], delay: float) -> None:
         self._waiting[item.id] = item, self._moved.time() + delay

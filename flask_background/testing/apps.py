@@ -46,6 +46,8 @@ def find_app(task: Task[Any, Any] | None = None) -> Flask:
 @contextmanager
 def entered(app: Flask) -> Iterator[BackgroundState]:
     """Let app be the one that is meant in the block, for the tasks of its Background, too."""
+    if STATE not in app.extensions:
+        raise RuntimeError(f"app {app.name!r} has no Background: call background.init_app(app) first")
     state = state_of(app)
     background: Background = app.extensions["background"]
     before = background._change_app(app)

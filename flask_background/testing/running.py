@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from flask import current_app, has_app_context
 
 from flask_background.app_state import state_of
+from flask_background.core.checks import LONGEST
 from flask_background.core.item import WorkItem, current_item_var
 from flask_background.core.run_host import RunHost
 from flask_background.core.token import CancelReason
@@ -157,6 +158,8 @@ def _context(app: Flask) -> Any:
 
 def _seconds(time: timedelta | float) -> float:
     seconds = time.total_seconds() if isinstance(time, timedelta) else float(time)
-    if not seconds >= 0.0:
-        raise ValueError(f"time passes forward only, not by {seconds:g} s")
+    if not 0.0 <= seconds <= LONGEST:
+        raise ValueError(
+            f"time can pass by a number of seconds from 0 to a hundred years, not by {seconds:g}"
+        )
     return seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from celery import Celery
 from redis import SSLConnection, UnixDomainSocketConnection
 from redis.sentinel import SentinelConnectionPool
 
-from flask_background.celery.records.connection import client_of
+from flask_background.celery.records.connection import borrowed, client_of
 
 from ..redis_server import Redis
 
@@ -55,3 +56,16 @@ def test_garbage(redis: Redis) -> None:
     cycle.append(cycle)  # type: ignore[arg-type]
     del client, connection, cycle
     gc.collect()  # an unclosed socket would be a warning, and so an error
+
+
+def test_borrowed(redis: Redis) -> None:
+    """An answer that nobody has read is not taken for that of the next question."""
+    client = client_of(Celery("shop", backend=f"{redis.url}/1", set_as_current=False), 1.0)
+    with borrowed(client) as connection:
+        connection.send_command("ECHO", "one")
+        assert connection.read_response() == "one"
+    with suppress(KeyError), borrowed(client) as again:
+        assert again is connection
+        again.send_command("ECHO", "two")
+        raise KeyError
+    assert client.echo("three") == "three"

@@ -87,3 +87,12 @@ def test_key(app: Flask, redis: Redis) -> None:
         with pytest.raises(BrokerError):
             task.using(key="receipt-42").enqueue(1)
     assert shop.echo.using(durable=True).enqueue(1).status is Status.QUEUED
+
+
+def test_scripts_are_forgotten(app: Flask, redis: Redis) -> None:
+    """A Redis that has lost its scripts, as when it was started anew, gets them again."""
+    for _ in range(2):
+        redis._ask(b"SCRIPT FLUSH")
+        item = shop.echo.enqueue(1)
+        assert item.status is Status.QUEUED
+        assert redis.keys(1, f"*{item.id}*")

@@ -37,11 +37,11 @@ def test_rings_in_order() -> None:
     """Timers fire in the order of their times, not in the order in which they were set."""
     timers = Timers()
     rung: list[float] = []
-    for seconds in (0.09, 0.03, 0.06, 0.0):
+    for seconds in (0.9, 0.3, 0.6, 0.0):
         timers.set(seconds, lambda seconds=seconds: rung.append(seconds))  # type: ignore[misc]
     assert timer_threads() == 1
     until(lambda: len(rung) == 4)
-    assert rung == [0.0, 0.03, 0.06, 0.09]
+    assert rung == [0.0, 0.3, 0.6, 0.9]
 
 
 def test_earlier_alarm_wakes_the_thread() -> None:

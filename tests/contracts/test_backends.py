@@ -27,6 +27,7 @@ from flask_background.errors import (
     NotFinishedError,
     UploadMovedError,
 )
+from flask_background.testing import assert_enqueued, record_items
 
 from ..helpers import BOUND, lines, receiving, slack, until
 from .conftest import Shop, but_celery, but_immediate, everywhere
@@ -615,3 +616,14 @@ def test_refusal_is_told(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
             raised = error
     assert refused == [{"task_name": "shop.work", "error": raised}]
     assert [line for line in lines(caplog) if line.startswith("An item (shop.work) was refused: ")]
+
+
+@everywhere
+def test_recorded(shop: Shop) -> None:
+    """A test records the item with its arguments, and the item goes its way."""
+    task = shop.task(lambda value, more: [value, more])
+    with record_items(shop.app) as items:
+        item = task.enqueue([1], more=2)
+        assert_enqueued(task, args=([1], 2), count=1)
+        assert (items[0].item, items[0].args, items[0].kwargs) == (item, ([1],), {"more": 2})
+        assert item.result(BOUND) == [[1], 2]

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
-import signal
-import subprocess
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..helpers import ROOT, until
-from .pages import DOCS, PROGRAMS, upload
+from ..helpers import until
+from .pages import DOCS, Program, get, upload
 
 if TYPE_CHECKING:
     from ..redis_server import Redis
@@ -38,35 +34,14 @@ class Step:
     """The programs of one step, in a folder with the page's files."""
 
     def __init__(self, folder: Path, number: int, settings: dict[str, str]) -> None:
-        self._folder = folder
-        self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
         (commands,) = blocks(number, "sh")
-        for index, command in enumerate(commands.splitlines()):
-            program, *options = shlex.split(command)
-            log = folder / f"{number}-{index}-{program}.log"
-            with log.open("wb") as output:
-                process = subprocess.Popen(
-                    [*PROGRAMS[program], *options],
-                    cwd=folder,
-                    env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", **settings},
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            self._running.append((process, log))
-        self.url = until(self._address, 60)
-
-    def _address(self) -> str | None:
-        process, log = self._running[0]
-        assert process.poll() is None, log.read_text()
-        found = re.search(r"Listening at: (http://\S+)", log.read_text())
-        return found and found[1]
+        self._programs = [Program(folder, command, **settings) for command in commands.splitlines()]
+        self.url = self._programs[0].url
 
     @property
     def pids(self) -> list[int]:
         """The first process of each program, in the page's order."""
-        return [process.pid for process, _ in self._running]
+        return [program.process.pid for program in self._programs]
 
     def add(self) -> str:
         """Upload a text; returns the item's id."""
@@ -77,34 +52,23 @@ class Step:
         """The result of an item, which this waits for."""
 
         def look() -> dict[str, Any] | None:
-            with urllib.request.urlopen(f"{self.url}/texts/{item_id}", timeout=30) as response:
-                result: dict[str, Any] | None = json.load(response)["result"]
-                return result
+            result: dict[str, Any] | None = json.loads(get(f"{self.url}/texts/{item_id}"))["result"]
+            return result
 
         return until(look, 60)
 
     def kill(self, index: int) -> None:
         """Kill one of the programs, with all that it has started."""
-        process, _ = self._running[index]
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(20)
+        self._programs[index].kill()
 
     def end(self) -> None:
-        """End what runs, as a process manager does."""
-        for process, log in self._running:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    assert process.wait(30) == 0, log.read_text()
-                finally:
-                    if process.poll() is None:
-                        os.killpg(process.pid, signal.SIGKILL)
-                        process.wait(20)
-            assert "Traceback" not in log.read_text()
+        """End the programs that run, as a process manager does."""
+        for program in self._programs:
+            program.end()
 
 
 def belongs_to(pid: int, program: int) -> bool:
-    """Whether a process is a program, or was started by it."""
+    """Return whether a process is a program, or was started by it."""
     return os.getpgid(pid) == program
 
 

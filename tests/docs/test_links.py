@@ -12,7 +12,7 @@ from .pages import DOCS, FILE_NAME, PAGES, blocks
 
 ALL = [ROOT / "README.md", ROOT / "CHANGES.md", *PAGES]
 #: Columns of code that fit the box of an example on a page of 1280 pixels.
-COLUMNS = 100
+COLUMNS = 98
 
 
 def anchors(page: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import configparser
 import logging
 import re
 from collections.abc import Callable
@@ -27,11 +28,15 @@ from tools.reference.settings import comments, rows
 from ..helpers import Site
 from .pages import DOCS
 
+pytestmark = pytest.mark.process
+
 REFERENCE = DOCS / "reference"
 MESSAGES = error_messages()
 LINES = log_messages()
 # Errors of other libraries that pages name.
 OTHERS = {"CancelledError"}
+# Extras for those who work on the package.
+DEVELOPMENT = {"bench", "demo", "demo-celery", "docs", "lint", "package", "quick", "test", "types"}
 
 
 class TestSettings:
@@ -101,7 +106,7 @@ def pattern(text: str) -> re.Pattern[str]:
 
 
 def is_listed(error: BaseException) -> bool:
-    """Whether the page has an error's message."""
+    """Return whether the page has an error's message."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
     return any(message.kind in kinds and pattern(message.text).fullmatch(str(error)) for message in MESSAGES)
 
@@ -206,7 +211,7 @@ class TestMessages:
 
     @pytest.mark.parametrize("cause", CAUSES)
     def test_listed(self, make_site: Callable[..., Site], tmp_path: Path, cause: Any) -> None:
-        """What a user reads is on the page."""
+        """A message that a user reads is on the page."""
         site = make_site(BACKGROUND_JOURNAL=str(tmp_path / "journal"))
         with pytest.raises((BackgroundError, RuntimeError, TypeError)) as raised:
             cause(site)
@@ -249,7 +254,6 @@ class TestMessages:
             assert any(level == kind and one.fullmatch(line) for kind, one in known), line
 
 
-@pytest.mark.process
 class TestProse:
     """Names and quotations in the text of the pages."""
 
@@ -281,13 +285,21 @@ class TestProse:
         for name in {*Options.__optional_keys__, *Using.__optional_keys__}:
             assert re.search(rf"^\|.*`{name}`.*\|", table, flags=re.M), name
 
+    def test_extras(self) -> None:
+        """The page of the installation names the extras for users, and only such as there are."""
+        config = configparser.ConfigParser(interpolation=None)
+        config.read(DOCS.parent / "setup.cfg")
+        table = (DOCS / "start" / "installation.md").read_text()
+        named = set(re.findall(r"^\| `(\w+)` \|", table, flags=re.M))
+        assert named == set(config["options.extras_require"]) - DEVELOPMENT
+
     def test_errors(self) -> None:
         """Each error that the text names is one of ours or of Python."""
         for name in re.findall(r"\b([A-Z][A-Za-z]+Error)\b", self.TEXT):
             assert hasattr(errors, name) or hasattr(builtins, name) or name in OTHERS, name
 
     def test_quotations(self) -> None:
-        """What the questions and answers quote is in a message or a log line."""
+        """A quotation in the questions and answers is in a message or a log line."""
         page = (DOCS / "help" / "faq.md").read_text()
         texts = [message.text for message in [*MESSAGES, *LINES]]
         quoted = re.findall(r'(?:^\*\*|: )(?:\w+: )?"(.+?)"', page, flags=re.M)

@@ -18,6 +18,7 @@ from typing import Any
 
 import gevent
 import pytest
+import sqlalchemy
 from flask import Flask
 from gevent.event import Event
 
@@ -353,7 +354,6 @@ def test_logging(background: Background, tmp_path: Path) -> None:
 
 def test_connection_pool(background: Background, tmp_path: Path) -> None:
     """Items and views share a pool of one database connection, whether their transactions fail or not."""
-    sqlalchemy = pytest.importorskip("sqlalchemy")
     engine = sqlalchemy.create_engine(
         f"sqlite:///{tmp_path / 'shop.db'}", poolclass=sqlalchemy.pool.QueuePool, pool_size=1, max_overflow=0
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -105,6 +106,7 @@ def create_app() -> Flask:
     @background.task(executor="cpu")
     def child(name: str, seconds: float) -> None:
         begin(name)
+        logging.getLogger("recorder.items").warning("%s has started", name)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             sum(range(1000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,38 @@ def test_item_in_flight(
         eventually("the child is gone", lambda: not alive(child), 2.0)
 
 
-def test_item_outlives_the_grace_period(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """An item that does not end is named in the log, and killed with its worker."""
+def test_item_outlives_the_grace_period(worker_class: str, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """An item that does not end is named in the log with its line, and killed with its worker."""
     settings["grace_period"] = 1
-    with gunicorn(tmp_path, "-k", "gthread", **settings) as server:
+    with gunicorn(tmp_path, "-k", worker_class, **settings) as server:
         _, child = start(server, "child", 60)
         at = server.kill(signal.SIGTERM)
         assert server.wait_gone() - at < 5
         assert server.events("finished", "child")[-1]["status"] == "interrupted"
         assert "interrupted" in server.log
+        found = server.wait_for_log(
+            r"its child process (\d+) is killed, the grace period is over. It was here:"
+        )
+        assert int(found[1]) == child
+        assert re.search(r'recorder\.py", line \d+ in child$', server.log, re.MULTILINE)
         eventually("the child is gone", lambda: not alive(child), 2.0)
+
+
+def test_log_that_gunicorn_configures(worker_class: str, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """A handler that the worker has from gunicorn's configuration gets what an item logs in a child, once."""
+    conf = tmp_path / "conf.py"
+    conf.write_text(
+        "import logging\n"
+        "def post_worker_init(worker):\n"
+        "    handler = logging.StreamHandler()\n"
+        "    handler.setFormatter(logging.Formatter('configured: %(process)d %(name)s %(message)s'))\n"
+        "    logging.getLogger().addHandler(handler)\n"
+    )
+    with gunicorn(tmp_path, "-c", str(conf), "-k", worker_class, **settings) as server:
+        _, child = start(server, "child", 0.1)
+        server.wait_for_log(rf"configured: {child} recorder\.items child has started")
+        server.wait_for("finished", "child")
+        assert server.log.count("child has started") == 1
 
 
 def test_worker_is_killed(tmp_path: Path, settings: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from flask_background import Status
 from flask_background.testing import apps, perform, record_items, run_items, stopping_apps, use_backend
@@ -98,3 +99,9 @@ def test_perform_leaves_the_journal_alone(make_site: Callable[..., Site], tmp_pa
     with record_items(site.app):
         assert perform(task, 1) == [1]
     assert not (tmp_path / "journal").exists()
+
+
+def test_app_without_a_background() -> None:
+    """An app that has no Background is told what it lacks."""
+    with pytest.raises(RuntimeError, match=r"app 'bare' has no Background: call background\.init_app"):
+        record_items(Flask("bare")).__enter__()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask_background.celery.client.publisher import UnsendableError
@@ -165,12 +166,17 @@ class Dispatch:
             item, None if is_due else due, packed.payload, len(packed.uploads), packed.key
         )
         record = self._session.addressed(record)
-        while (holder := records.put(item.id, record, message_follows=is_due)) is not None:
-            if (other := self._live(holder)) is not None:  # else it has just ended
-                return other
+        putting: AbstractContextManager[None] = nullcontext()
+        if is_due and packed.key is None:
+            putting = records.putting(item.id, record)
+        else:
+            while (holder := records.put(item.id, record, message_follows=is_due)) is not None:
+                if (other := self._live(holder)) is not None:  # else it has just ended
+                    return other
         item.place(here=False)
         try:
-            self._session.publish(item.id, record)
+            with putting:
+                self._session.publish(item.id, record)
         except BrokerError as error:
             item.place(here=True)
             if isinstance(error, UnsendableError) or not may_follow:

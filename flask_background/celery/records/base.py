@@ -40,6 +40,12 @@ class Records(ABC):
         An item that has a record already keeps that.
         """
 
+    @contextmanager
+    def putting(self, item_id: str, record: Record) -> Iterator[None]:
+        """Put the first record of an item that has no key, while the caller sends its message."""
+        self.put(item_id, record, message_follows=True)
+        yield
+
     @abstractmethod
     def withdraw(self, item_id: str) -> bool:
         """Forget an item that has not started. False if it has."""

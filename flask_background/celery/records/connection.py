@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,23 @@ def client_of(celery: Celery, wait: float, read: float | None = None, most: int 
     # A collection of garbage may meet a socket before its connection, and then warn of the socket.
     weakref.finalize(client, pool.disconnect).atexit = False
     return client
+
+
+@contextmanager
+def borrowed(client: Redis) -> Iterator[Any]:
+    """A connection of a client, for a question whose answer is read later. Where that fails, it is closed."""
+    pool: Any = client.connection_pool
+    try:
+        connection = pool.get_connection()
+    except TypeError:  # redis-py before 5.3
+        connection = pool.get_connection("EVALSHA")
+    try:
+        yield connection
+    except BaseException:
+        connection.disconnect()
+        raise
+    finally:
+        pool.release(connection)
 
 
 def key_prefix(celery: Celery) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
 
 from flask_background.celery.app import SHARE_OF_A_WAIT
 from flask_background.celery.records import scripts
 from flask_background.celery.records.base import LOST_AFTER, Records, RunId, reaching
-from flask_background.celery.records.connection import client_of, key_prefix
+from flask_background.celery.records.connection import borrowed, client_of, key_prefix
 from flask_background.celery.records.record import Record
 from flask_background.concurrency import native
 from flask_background.core.status import Status
@@ -70,14 +74,31 @@ class RedisRecords(Records):
         self._beat, self._look, self._send = map(script, (scripts.BEAT, scripts.LOOK, scripts.SEND))
 
     def put(self, item_id: str, record: Record, *, message_follows: bool) -> str | None:
-        where = record.home, record.queue, record.key or "", int(message_follows), record.due or 0
-        fields = [text for pair in record.as_fields().items() for text in pair]
         for _ in range(2):
-            holder: str | None = self._ask(self._put, item_id, *where, self._now() + self._wait, *fields)
+            values = self._values_of(item_id, record, message_follows=message_follows)
+            holder: str | None = self._ask(self._put, *values)
             if holder != "late":
                 return holder
             self._clock = None  # Redis' clock was set, or this process could not go on
         raise BrokerError("Celery's result backend has not answered in time")
+
+    @contextmanager
+    def putting(self, item_id: str, record: Record) -> Iterator[None]:
+        """Send the question, and read the answer when the caller is done.
+
+        Redis has the record before a worker asks for it. If not, as when a packet was lost, the worker leaves
+        the message alone, and the item gets another one.
+        """
+        values = self._values_of(item_id, record, message_follows=True)
+        with reaching(), borrowed(self._client) as connection:
+            connection.send_command("EVALSHA", self._put.sha, 0, self._prefix, *values)
+            yield
+            try:
+                is_put = connection.read_response() is None
+            except (RedisConnectionError, NoScriptError):
+                is_put = False  # Redis was started anew
+        if not is_put:
+            self.put(item_id, record, message_follows=True)
 
     def withdraw(self, item_id: str) -> bool:
         return bool(self._ask(self._withdraw, item_id))
@@ -173,6 +194,11 @@ class RedisRecords(Records):
         with reaching():
             item_id: Any = self._client.get(f"{self._prefix}key:{key}")
         return None if item_id is None else str(item_id)
+
+    def _values_of(self, item_id: str, record: Record, *, message_follows: bool) -> list[Any]:
+        where = item_id, record.home, record.queue, record.key or "", int(message_follows), record.due or 0
+        fields = [text for pair in record.as_fields().items() for text in pair]
+        return [*where, self._now() + self._wait, *fields]
 
     def _now(self) -> float:
         """The time by Redis' clock, as far as it is known here."""
