@@ -86,7 +86,7 @@ class ChildProcess:
         theirs_in, ours_out, ours_in, theirs_out, self._heard, self._bell, self._where, theirs_where = ends
         # Not blocking: a child may be stuck in any code of an item, and must not hold up the thread that
         # wants to kill it.
-        self._pipes = Pipes(ours_in, ours_out, blocking=False)
+        self._pipes = Pipes(ours_in, ours_out, is_parent=True)
         self._death = -1
         for end in (self._heard, self._bell, theirs_where):
             os.set_blocking(end, False)

@@ -1,9 +1,15 @@
-"""Messages between a process and its child, through two pipes."""
+"""Messages between a process and its child, through two pipes.
+
+A child reads pickles, since it trusts its parent. The parent reads JSON, with the pickled outcome of a run
+behind it as it is: reading that cannot run code, whatever a child has been made to send.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import pickle
 import struct
 import termios
 import zlib
@@ -11,7 +17,6 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from flask_background.concurrency import native
-from flask_background.executors.processes import safe_pickle
 from flask_background.executors.processes.messages import (
     Call,
     CancelledSelf,
@@ -48,10 +53,14 @@ def _types_of(hint: Any) -> tuple[type, ...]:
 
 # The types of each message's fields: a child may be made to send anything.
 _TYPES = [[_types_of(hint) for hint in get_type_hints(kind).values()] for kind in _KINDS]
+# Where the bytes are in the list of a RunEnded's number and fields.
+_PICKLED = 1 + RunEnded._fields.index("pickled")
 # Before each message: a mark, its length and its checksum. What an item writes into the pipe by mistake has
 # neither, and must not be taken for the length of a message that never comes to its end.
 _MARK = b"\xf5FB1"
 _HEAD = struct.Struct("!4sQI")
+# At the beginning of a message to the parent: the length of its JSON.
+_LENGTH = struct.Struct("!I")
 _CHUNK = 1 << 16
 # The largest message, in bytes: what a child is made to say must not take all memory of its parent.
 _LARGEST = 1 << 30
@@ -62,19 +71,20 @@ class NoMessage(Exception):
 
 
 class Pipes:
-    """One end of two pipes.
+    """One end of two pipes: that of a child, or of the parent (``is_parent``), which does not block.
 
-    Any thread may send, and one receives; if it is non-blocking, one thread does both.
+    In a child any thread may send, and one receives; in the parent one thread does both.
     """
 
-    def __init__(self, inbound: int, outbound: int, blocking: bool = True) -> None:
+    def __init__(self, inbound: int, outbound: int, *, is_parent: bool = False) -> None:
         self.inbound = inbound
         self.outbound = outbound
         self._lock = native.new_lock()
         self._buffer = bytearray()
         self._unsent: list[memoryview] = []
-        os.set_blocking(inbound, blocking)
-        os.set_blocking(outbound, blocking)
+        self._dump, self._load = (_to_child, _from_child) if is_parent else (_to_parent, _from_parent)
+        os.set_blocking(inbound, not is_parent)
+        os.set_blocking(outbound, not is_parent)
 
     @property
     def is_sending(self) -> bool:
@@ -99,9 +109,9 @@ class Pipes:
         Another thread may be sending: waits for that up to ``patience`` seconds (-1: no limit), and then
         raises TimeoutError.
 
-        On a non-blocking end, bytes that find no room are left for ``send_more``.
+        In the parent, bytes that find no room are left for ``send_more``.
         """
-        body = safe_pickle.dumps((_NUMBERS[type(message)], *message))
+        body = self._dump(message)
         if len(body) > _LARGEST:
             raise MemoryError(f"a message of {len(body)} bytes; allowed are {_LARGEST}")
         head = _HEAD.pack(_MARK, len(body), zlib.crc32(body))
@@ -156,7 +166,7 @@ class Pipes:
             with memoryview(buffer) as view, view[_HEAD.size : end] as body:
                 if zlib.crc32(body) != checksum:
                     raise NoMessage("a message with other bytes in between")
-                return _read(body)
+                return self._load(body)
         finally:
             del buffer[:end]  # a message that cannot be read is not tried again
 
@@ -168,9 +178,32 @@ class Pipes:
         self.inbound = self.outbound = -1
 
 
-def _read(body: memoryview) -> Message:
+def _to_child(message: Message) -> bytes:
+    return pickle.dumps((_NUMBERS[type(message)], *message), pickle.HIGHEST_PROTOCOL)
+
+
+def _from_parent(body: memoryview) -> Message:
+    number, *values = pickle.loads(body)
+    message: Message = _KINDS[number]._make(values)
+    return message
+
+
+def _to_parent(message: Message) -> bytes:
+    values: list[Any] = [_NUMBERS[type(message)], *message]
+    pickled = b""
+    if type(message) is RunEnded and message.pickled is not None:
+        values[_PICKLED], pickled = True, message.pickled
+    text = json.dumps(values).encode()
+    return b"".join((_LENGTH.pack(len(text)), text, pickled))
+
+
+def _from_child(body: memoryview) -> Message:
     try:
-        number, *values = safe_pickle.loads(body)
+        (length,) = _LENGTH.unpack_from(body)
+        end = _LENGTH.size + length
+        number, *values = json.loads(bytes(body[_LENGTH.size : end]))
+        if number == _NUMBERS[RunEnded] and values[_PICKLED - 1]:
+            values[_PICKLED - 1] = bytes(body[end:])
         for value, types in zip(values, _TYPES[number], strict=True):
             if type(value) not in types:
                 raise TypeError(f"a field is of the type {type(value).__name__}")

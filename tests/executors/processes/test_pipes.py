@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
 import os
+import pickle
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
 
 import pytest
 
 from flask_background.executors.processes.messages import (
+    Call,
     CancelledSelf,
     Logged,
     ProgressReported,
     RunEnded,
+    Setup,
     Started,
     TokenFired,
 )
@@ -24,9 +28,10 @@ from ...helpers import BOUND, until
 
 @pytest.fixture
 def ends() -> Iterator[tuple[Pipes, Pipes]]:
-    """Both ends."""
+    """The end of a child, and that of its parent, which waits here for what it reads."""
     first, second = os.pipe(), os.pipe()
-    here, there = Pipes(first[0], second[1]), Pipes(second[0], first[1])
+    here, there = Pipes(first[0], second[1]), Pipes(second[0], first[1], is_parent=True)
+    os.set_blocking(there.inbound, True)
     yield here, there
     here.close()
     there.close()
@@ -35,7 +40,15 @@ def ends() -> Iterator[tuple[Pipes, Pipes]]:
 def test_messages(ends: tuple[Pipes, Pipes]) -> None:
     """What is sent is received, as the same kind, in the same order, also when it was read at once."""
     here, there = ends
-    sent = [Started(None), ProgressReported(1, 2, "half"), CancelledSelf(), TokenFired("timeout", 0.5)]
+    sent = [
+        Started(None),
+        ProgressReported(1, float("inf"), "h\ud800lf"),
+        CancelledSelf(),
+        Logged("shop", 20, "text", "", "", 1.5, "shop.py", 1, "work", "Main"),
+        RunEnded("succeeded", b"\x80", "", ""),
+        RunEnded("succeeded", b"", "", ""),
+        RunEnded("failed", None, "text", "trace", True),
+    ]
     for message in sent:
         here.send(message)
     received = [there.receive()]
@@ -43,6 +56,19 @@ def test_messages(ends: tuple[Pipes, Pipes]) -> None:
         received.append(message)
     assert received == sent
     assert [type(message) for message in received] == [type(message) for message in sent]
+
+
+def test_messages_to_a_child(ends: tuple[Pipes, Pipes]) -> None:
+    """A child receives what its parent has sent."""
+    here, there = ends
+    sent = [
+        Setup("shop:app", 10, None, {"shop": 20}),
+        Call("work", "children", "a1", 1, 1.5, 2.5, ("GET", {"user": 1}), None, None, None, b"\x80", []),
+        TokenFired("timeout", 0.5),
+    ]
+    for message in sent:
+        there.send(message)
+    assert [here.receive() for _ in sent] == sent
 
 
 def test_large_message(ends: tuple[Pipes, Pipes]) -> None:
@@ -103,42 +129,63 @@ def test_end(ends: tuple[Pipes, Pipes]) -> None:
 def test_end_that_does_not_block() -> None:
     """What finds no room is left for later, and of a message that is not complete nothing is seen."""
     first, second = os.pipe(), os.pipe()
-    here, there = Pipes(first[0], second[1], blocking=False), Pipes(second[0], first[1], blocking=False)
-    large = RunEnded("succeeded", os.urandom(300_000), "", "")
-    for message in (large, CancelledSelf()):
-        here.send(message)
-    assert here.is_sending
-    there.read()
-    assert there.take() is None
+    child, parent = Pipes(first[0], second[1]), Pipes(second[0], first[1], is_parent=True)
+    large, small = Setup("x" * 300_000, 0, None, {}), TokenFired("timeout", None)
+    for message in (large, small):
+        parent.send(message)
+    assert parent.is_sending
+    child.read()
+    assert child.take() is None
     received = []
     while len(received) < 2:
-        here.send_more()
-        there.read()
-        while (got := there.take()) is not None:
+        parent.send_more()
+        child.read()
+        while (got := child.take()) is not None:
             received.append(got)
-    assert received == [large, CancelledSelf()]
-    assert not here.is_sending
-    here.close()
-    there.close()
+    assert received == [large, small]
+    assert not parent.is_sending
+    child.close()
+    parent.close()
+
+
+def forge(text: bytes, rest: bytes = b"") -> bytes:
+    """A message to a parent with this JSON in it."""
+    body = struct.pack("!I", len(text)) + text + rest
+    return struct.pack("!4sQI", b"\xf5FB1", len(body), zlib.crc32(body)) + body
 
 
 @pytest.mark.parametrize(
-    "message",
+    ("text", "why"),
     [
-        ProgressReported("1", None, None),  # type: ignore[arg-type]
-        RunEnded("succeeded", 10**12, "", ""),  # type: ignore[arg-type]
-        RunEnded(["succeeded"], None, "", ""),  # type: ignore[arg-type]
-        RunEnded("succeeded", None, datetime.timedelta(), ""),  # type: ignore[arg-type]
-        Logged("shop", 10.5, "", "", "", 1.0, "", 1, "", ""),  # type: ignore[arg-type]
+        (b'[4, "1", null, null]', "a field is of the type str"),
+        (b'[7, ["succeeded"], null, "", "", false]', "a field is of the type list"),
+        (b'[7, "succeeded", null, {}, "", false]', "a field is of the type dict"),
+        (b'[7, "succeeded", null, "", "", 1]', "a field is of the type int"),
+        (b'[7, "succeeded", true, "", ""]', r"zip\(\)"),
+        (b'[5, "shop", 10.5, "", "", "", 1.0, "", 1, "", ""]', "a field is of the type float"),
+        (b"[99]", "out of range"),
+        (b'["x"]', "indices"),
+        (b"[]", "not enough values"),
+        (b"7", "unpack"),
+        (b"[" * 100_000, "recursion"),
+        (b"[4, 1" + b"0" * 5000 + b", null, null]", "digits"),
+        (b"\xff", "decode"),
+        (b"", "Expecting value"),
     ],
 )
-def test_fields_of_other_types(
-    ends: tuple[Pipes, Pipes], message: ProgressReported | RunEnded | Logged
-) -> None:
-    """A message whose fields are of other types is none: nothing is done with what a child makes up."""
+def test_made_up_messages(ends: tuple[Pipes, Pipes], text: bytes, why: str) -> None:
+    """Nothing is done with what a child makes up: its parent takes it for no message."""
     here, there = ends
-    here.send(message)
-    with pytest.raises(NoMessage, match="cannot be read: a field is of the type"):
+    os.write(here.outbound, forge(text[:60_000]))
+    with pytest.raises(NoMessage, match=f"cannot be read: .*{why}"):
+        there.receive()
+
+
+def test_pickle_to_a_parent(ends: tuple[Pipes, Pipes]) -> None:
+    """A parent does not read a pickle as a message."""
+    here, there = ends
+    os.write(here.outbound, forge(pickle.dumps((7, "succeeded", None, "", "", False))))
+    with pytest.raises(NoMessage):
         there.receive()
 
 
