@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flask_background.durable.session import JournalSession
 
 # How many items one transaction removes.
-_MOST = 200
+_MOST = 100
 #: How long other threads and processes may write between two such transactions, in seconds.
 BREATH = 0.02
 # How long uploads are kept for an item that the journal does not know, in seconds: the item may be about to

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from flask import current_app, has_app_context
 
 from flask_background.app_state import state_of
-from flask_background.core.checks import LONGEST
+from flask_background.core.checks import LONGEST, shown
 from flask_background.core.item import WorkItem, current_item_var
 from flask_background.core.run_host import RunHost
 from flask_background.core.token import CancelReason
@@ -77,17 +77,19 @@ def move_time(by: timedelta | float) -> None:
 
 
 @overload
-def perform(task: Task[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+def perform(task: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
 @overload
-def perform(task: Task[P, Future[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+def perform(task: Callable[P, Future[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
 @overload
-def perform(task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-def perform(task: Task[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def perform(task: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+def perform(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Run one attempt of a task here and now, as an item is run, and return its result or raise its error.
 
     The arguments are checked and taken over as by ``enqueue``, and the function runs in a context of its own,
     with an app context and ``current_item``. The backend of the app does not matter; nothing is recorded.
     """
+    if not isinstance(task, Task):
+        raise TypeError(f"perform() takes a task, not {shown(task)}: call a function itself")
     app = find_app(task)
     state = state_of(app)
     manual = state.manual

@@ -34,7 +34,7 @@ REFERENCE = DOCS / "reference"
 MESSAGES = error_messages()
 LINES = log_messages()
 # Errors of other libraries that pages name.
-OTHERS = {"CancelledError"}
+OTHERS = {"CancelledError", "UnidentifiedImageError"}
 # Extras for those who work on the package.
 DEVELOPMENT = {"bench", "demo", "demo-celery", "docs", "lint", "package", "quick", "test", "types"}
 

@@ -66,8 +66,8 @@ def test_same_tests() -> None:
 
 
 def test_every_name() -> None:
-    """Each public name of the module is on the page of the interface, and on the guide's page or a class."""
-    page, guide = (DOCS / "reference" / "api.md").read_text(), PAGE.read_text()
+    """Each public name is on the page of the interface, and what a test calls is in the guide."""
+    interface, guide = (DOCS / "reference" / "api.md").read_text(), PAGE.read_text()
     for name in testing.__all__:
-        assert re.search(rf"auto(function|class):: {name}\b", page), name
+        assert re.search(rf"auto(function|class):: {name}\b", interface), name
         assert name in guide or name in ("RecordedItem", "RecordedItems", "stopping_apps"), name

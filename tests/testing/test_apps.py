@@ -31,7 +31,9 @@ def test_use_backend(site: Site, make_site: Callable[..., Site]) -> None:
     assert task.enqueue().result(BOUND) != threading.get_ident()
 
 
-@pytest.mark.parametrize("backend", ["local", "durable", "immediate", "manual"])
+@pytest.mark.parametrize(
+    "backend", ["local", pytest.param("durable", marks=pytest.mark.process), "immediate", "manual"]
+)
 def test_nothing_is_left(make_site: Callable[..., Site], tmp_path: Path, backend: str) -> None:
     """Threads and descriptors are gone when the block ends, and the app works again in another one."""
     site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal")

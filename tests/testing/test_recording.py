@@ -28,7 +28,7 @@ def work(*values: Any, **more: Any) -> None:
     """Do nothing."""
 
 
-@pytest.fixture(params=["local", "durable", "immediate", "manual"])
+@pytest.fixture(params=["local", pytest.param("durable", marks=pytest.mark.process), "immediate", "manual"])
 def kind(request: pytest.FixtureRequest, make_site: Callable[..., Site], tmp_path: Path) -> Iterator[Any]:
     """An app for each backend, and a task of it."""
     durable = request.param == "durable"

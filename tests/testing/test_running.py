@@ -358,6 +358,8 @@ def test_perform(app: Flask, background: Background) -> None:
         perform(work, 1, fails=True)
     with pytest.raises(TypeError):
         perform(work)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="takes a task, not"):
+        perform(print)
     assert perform(coroutine, 42) == 42
     with pytest.raises(AssertionError, match="nothing"):
         assert_enqueued(work)

@@ -24,6 +24,7 @@ from flask_background import (
     current_item,
 )
 from flask_background.errors import EnqueueError, QueueFull, Stopping
+from flask_background.testing import RecordedItem, assert_enqueued, perform, record_items
 
 background = Background()
 
@@ -91,6 +92,18 @@ class Shop:
 @background.periodic("*/5 * * * *", timezone="Europe/Berlin", max_attempts=3)
 def fetch_feeds() -> None:
     """A periodic task."""
+
+
+def signatures_in_tests(app: Flask) -> None:
+    """A test performs a task with the function's own arguments, and gets its result."""
+    assert_type(perform(resize, b"", 1), str)
+    assert_type(perform(fetch, "url"), bytes)
+    assert_type(perform(convert, [1]), float)
+    assert_type(perform(Shop().greet, "bo", loud=True), str)
+    perform(resize, b"")  # type: ignore[call-overload]
+    with record_items(app) as items:
+        assert_type(items[0], RecordedItem)
+        assert_type(assert_enqueued(resize, args=(b"", 1)).item, WorkItem[Any])
 
 
 def tasks_keep_signatures() -> None:

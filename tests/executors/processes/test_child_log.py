@@ -208,9 +208,9 @@ def test_long_record(shop: Shop) -> None:
     assert re.fullmatch(r"a{9950}\.\.\. \(cut: 80,100 characters\) \.\.\.z{9950}", text)
 
 
-def test_flood(shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_flood(shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more records than the worker handles in a second the rest is counted, and the item goes on."""
-    monkeypatch.setattr(child_log, "_MOST", 50)
+    monkeypatch.setattr(child_log, "_MOST", 10)
 
     def work() -> None:
         log = logging.getLogger("shop.mail")
