@@ -252,7 +252,7 @@ def test_callback_fails(
     site: Site, gate: threading.Event, how: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A callback's error is logged; the other callbacks are called, and later timeouts still come."""
-    called = threading.Event()
+    called, registered = threading.Event(), threading.Event()
 
     def fail() -> None:
         raise error("callback")
@@ -260,10 +260,11 @@ def test_callback_fails(
     def hold() -> None:
         current_item.token.on_cancel(fail)
         current_item.token.on_cancel(called.set)
+        registered.set()
         gate.wait(BOUND)
 
     item = site.background.task(timeout=0.05 if how == "timeout" else None)(hold).enqueue()
-    until(lambda: item._source is not None and len(item.token._callbacks) == 2)
+    until(registered.is_set)
     if how == "stop":
         assert site.background.stop(0) == [item]
     elif how == "cancel":
