@@ -14,6 +14,7 @@ import os
 import time
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Protocol
 
 from flask_background.concurrency import callbacks, native
@@ -33,6 +34,32 @@ _CLEANUP = 0.1
 _PATIENCE = 0.25
 # How long the stop waits for signal receivers at its end (seconds).
 _RECEIVERS_WITHIN = 2.0
+
+
+# Whether this process was forked while its parent's Python was shutting down, as an item may do in the grace
+# period. Python then takes this process for one that shuts down, too, and registers nothing more.
+_inherited_shutdown = False
+
+
+def _register(call: Callable[[], object]) -> None:
+    """Have Python call this at its shutdown. Raises RuntimeError if that has begun."""
+    (find_private(PRIVATE_NAMES[0]) or atexit.register)(call)
+
+
+def _after_fork() -> None:
+    global _inherited_shutdown
+    try:
+        _register(_do_nothing)
+    except RuntimeError:
+        _inherited_shutdown = True
+
+
+def _do_nothing() -> None:
+    pass
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Drainable(Protocol):
@@ -81,14 +108,17 @@ class Host(ABC):
         # concurrent.futures registers one, too, after which no pool accepts work. That module is imported
         # here first, so its function is called after ours. Without the private name, items are waited for
         # after the app's own threads were joined, and can no longer use pools.
-        register = find_private(PRIVATE_NAMES[0]) or atexit.register
         try:
             importlib.import_module("concurrent.futures.thread")
-            register(self.drain)
+            _register(self.drain)
         except RuntimeError:
-            raise Stopping(
-                "nothing was enqueued: Python is shutting down. Enqueue before the main thread has ended"
-            ) from None
+            if not _inherited_shutdown:
+                raise Stopping(
+                    "nothing was enqueued: Python is shutting down. Enqueue before the main thread has ended"
+                ) from None
+            from multiprocessing.util import Finalize  # forked processes mostly are multiprocessing's
+
+            Finalize(None, self.drain, exitpriority=0)
 
     @abstractmethod
     def is_stopping(self) -> bool:

@@ -538,6 +538,33 @@ def test_fork_cannot_cancel(script: Start) -> None:
     assert "second done" in program.said
 
 
+def test_fork_in_the_grace_period(script: Start) -> None:
+    """An item may fork while Python shuts down: the forked process enqueues, and waits for its items."""
+    program = script(
+        APP,
+        """
+        background = make()
+
+        def inside():
+            background.enqueue(work, 0.3, "inner")
+
+        def forks():
+            assert current_item.token.wait(10)
+            time.sleep(0.3)  # Python's own shutdown begins a moment after the token has fired
+            child = multiprocessing.get_context("fork").Process(target=inside)
+            child.start()
+            child.join(20)
+            say("child ended with", child.exitcode)
+
+        background.enqueue(forks)
+        time.sleep(0.2)
+        """,
+    )
+    assert program.ends() == 0, program.said
+    assert "child ended with 0" in program.said
+    assert "inner done" in program.said
+
+
 @pytest.mark.parametrize("used", [False, True])
 def test_fork_has_its_own(script: Start, used: bool) -> None:
     """A forked child enqueues items of its own, which it waits for at its end; the parent too."""
