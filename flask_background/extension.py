@@ -13,6 +13,7 @@ from flask_background import cli, hosts
 from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.core.backend import Stats
 from flask_background.core.checks import is_text
+from flask_background.core.executor_check import check_executor
 from flask_background.core.item import WorkItem
 from flask_background.core.options import Options, check_names
 from flask_background.core.registry import Registry
@@ -22,7 +23,6 @@ from flask_background.core.status import Status
 from flask_background.enqueueing import after_response as response
 from flask_background.enqueueing.submit import submit_callable
 from flask_background.errors import ConfigurationError, NotInitializedError
-from flask_background.local.admission import check_executor
 from flask_background.task import Task, make_task
 
 if TYPE_CHECKING:

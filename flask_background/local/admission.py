@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
 from flask_background.concurrency.stop_signals import interruptible_wait
 from flask_background.core.backend import Phase
 from flask_background.core.callee import Callee
+from flask_background.core.executor_check import check_executor
 from flask_background.core.item import WorkItem
-from flask_background.errors import ConfigurationError, EnqueueError, QueueFull, Stopping
+from flask_background.errors import EnqueueError, QueueFull, Stopping
 from flask_background.executors.base import Executor
 from flask_background.local.keys import Keys
 from flask_background.local.ledger import Ledger
@@ -82,34 +83,7 @@ def _wait_for_room(latch: native.Latch) -> None:
     latch.wait(_RETRY)
 
 
-class Kind(Protocol):
-    """The part of an executor, or of its settings, that this check needs."""
-
-    @property
-    def coroutines_only(self) -> bool: ...
-
-
-def check_executor(task: Callee, executors: Mapping[str, Kind]) -> None:
-    """Raise ConfigurationError if no executor fits this task."""
-    executor = executors.get(task.executor)
-    if executor is None or (executor.coroutines_only and not task.is_coroutine):
-        raise mismatch(task, executors)
-
-
 def check_here(task: Callee, executors: Mapping[str, Executor]) -> None:
     """Raise ConfigurationError if no executor of this process can run this task."""
     check_executor(task, executors)
     executors[task.executor].check(task)
-
-
-def mismatch(task: Callee, executors: Mapping[str, Kind]) -> ConfigurationError:
-    """Return the error for a task whose executor is missing or does not fit."""
-    if task.executor not in executors:
-        return ConfigurationError(
-            f"task {task.name} names the executor {task.executor!r}; this app has"
-            f" {', '.join(sorted(executors))}. BACKGROUND_EXECUTORS adds more"
-        )
-    return ConfigurationError(
-        f"task {task.name} is not a coroutine function, and the executor {task.executor!r} runs"
-        " coroutines: the task would block all of them. Leave the executor out, or name one of threads"
-    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.concurrency.timers import Timers
 from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats
+from flask_background.core.executor_check import mismatch
 from flask_background.core.hub_events import make_events
 from flask_background.core.item import WorkItem
 from flask_background.core.odd_errors import let_frames_go
@@ -21,7 +22,7 @@ from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.errors import BackgroundError, EnqueuedInChildError, EnqueueError, ItemCancelledError
 from flask_background.executors import close_all, make_executors
 from flask_background.executors.base import Executor
-from flask_background.local.admission import Admission, mismatch
+from flask_background.local.admission import Admission
 from flask_background.local.delayed import DelayedItems
 from flask_background.local.keys import Keys
 from flask_background.local.ledger import Ledger

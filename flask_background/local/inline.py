@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
 from flask_background.core.backend import Backend
+from flask_background.core.executor_check import check_executor
 from flask_background.core.item import WorkItem
 from flask_background.core.run_host import RunHost
 from flask_background.core.runner import Run, perform
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.errors import EnqueueError
-from flask_background.local.admission import check_executor
 from flask_background.payload import data
 from flask_background.payload.outcomes import result_as_data, result_of
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flask_background.celery.client.publisher import UnsendableError
 from flask_background.celery.records.record import Record, with_uploads
 from flask_background.celery.uploads.uploads import KEPT
+from flask_background.core.executor_check import check_executor
 from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.errors import (
     BrokerError,
@@ -23,7 +24,6 @@ from flask_background.errors import (
     Stopping,
     UnsupportedError,
 )
-from flask_background.local.admission import check_executor
 from flask_background.payload import data
 from flask_background.payload.calls import pack_call
 
