@@ -39,7 +39,8 @@ def init_app(app: Flask) -> None:
 
 
 def is_shown(record: logging.LogRecord) -> bool:
-    """Leave out the daily round of tasks on a schedule, and the traceback of a run that is tried again."""
-    if record.levelno < logging.ERROR:
+    """Leave out the daily round of tasks on a schedule; say in one line why a run is tried again."""
+    if record.exc_info and record.levelno < logging.ERROR:
+        record.msg, record.args = f"{record.getMessage()}: {record.exc_info[1]!r}", ()
         record.exc_info = record.exc_text = None
     return record.levelno >= logging.WARNING or not any(name in record.getMessage() for name in QUIET)

@@ -195,7 +195,7 @@ class Host(ABC):
         self._arrived = True
         while not self._closed:
             try:
-                if self.is_idle():
+                if self.is_idle() or self._cut:  # a cut must not depend on the watcher alone
                     self._take_through_stop(time.monotonic())
                     if self._close():
                         break

@@ -109,5 +109,5 @@ def test_uwsgi_without_threads(
         with site.app.app_context():  # type: ignore[attr-defined]
             from flask_background.app_state import state_of
 
-            ProcessHost().add(state_of(site.app).backend)  # type: ignore[attr-defined]
+            ProcessHost().add(state_of(site.app).backend.shutdown)  # type: ignore[attr-defined]
         assert ("enable-threads = true" in caplog.text) is (has_threads == 0)
