@@ -18,7 +18,6 @@ from typing import Any
 
 import gevent
 import pytest
-import sqlalchemy
 from flask import Flask
 from gevent.event import Event
 
@@ -354,6 +353,8 @@ def test_logging(background: Background, tmp_path: Path) -> None:
 
 def test_connection_pool(background: Background, tmp_path: Path) -> None:
     """Items and views share a pool of one database connection, whether their transactions fail or not."""
+    import sqlalchemy  # a child process that imports this module for its functions has no time for that
+
     engine = sqlalchemy.create_engine(
         f"sqlite:///{tmp_path / 'shop.db'}", poolclass=sqlalchemy.pool.QueuePool, pool_size=1, max_overflow=0
     )
