@@ -168,6 +168,7 @@ def test_backends_that_do_not_exist(
             background.task(backend=name)(print)
 
 
+@pytest.mark.process  # with Celery, which the quick tests do without
 def test_stands_for_celery(background: Background) -> None:
     """Arguments of a task that names Celery are held to what a message could carry."""
     task = background.task(backend="celery")(lambda value: value)
