@@ -70,9 +70,9 @@ def test_progress_and_cancelling(demo: Demo, kind: str) -> None:
     assert item["progress"]["total"] == 120
     assert item["token"] == {"cancelled": False, "reason": None, "remaining": None}
     assert item["pid"] in demo.workers()
-    page = demo.get("/grace").text
+    page = demo.get("/grace").page
     assert f"kill -HUP {demo.process.pid}" in page
-    assert (f"kill -9 {item['pid']}" in page) is (kind == "durable")
+    assert (f"data-victim>kill -9 {item['pid']}" in page) is (kind == "durable")
     assert f"Worker {item['pid']} Attempt 1 Asked to end no Time left" in card(demo, item_id)
 
     answer = demo.post(f"/grace/{item_id}/cancel")

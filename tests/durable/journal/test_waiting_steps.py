@@ -81,10 +81,9 @@ def test_thread_that_hurries(steps: WaitingSteps) -> None:
 def test_company(steps: WaitingSteps, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that no caller waits for are held back for a while, until a caller comes."""
     monkeypatch.setattr(waiting_steps, "_COMPANY", 0.2)
-    timer = threading.Timer(0.01, steps.put, [write()])
-    timer.start()
+    steps.put(write())
+    steps.wait(0)  # the thread has noticed that step
     assert took(steps.gather) >= 0.2
-    timer.join()
     monkeypatch.setattr(waiting_steps, "_COMPANY", BOUND)
     timer = threading.Timer(0.05, steps.put, [write(awaited=True)])
     timer.start()
