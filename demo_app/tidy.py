@@ -9,7 +9,7 @@ from flask import current_app
 from . import config, files
 from .extensions import background
 
-FOLDERS = ("pictures", "names", "records", "outbox")
+FOLDERS = ("pictures", "names", "records", "recent", "outbox")
 
 
 @background.periodic(seconds=config.DEMO_PRUNE_EVERY)
