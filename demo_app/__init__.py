@@ -47,8 +47,8 @@ def create_app() -> Flask:
     mail.init_app(app)
     db.init_app(app)
     patterns.make_table(app)
+    terminal.init_app(app)  # first, so that a form that is refused has a line, too
     safety.init_app(app)
-    terminal.init_app(app)
     for page in (home, gallery, signup, grace, cpu, patterns, journal, status):
         app.register_blueprint(page.bp)
 

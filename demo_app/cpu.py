@@ -16,6 +16,7 @@ from .items import end_if_asked
 bp = Blueprint("cpu", __name__, url_prefix="/cpu")
 
 AT_ONCE = 8
+STARTED = 2  # items by one click, as there are two workers
 LIMIT = 450_000  # a second or two of one CPU
 STEP = LIMIT // 30
 SECONDS_NEEDED = 5
@@ -64,13 +65,13 @@ def index() -> str:
 
 @bp.post("")
 def start() -> ResponseReturnValue:
-    """Start one item for each worker."""
+    """Start as many items as there are workers."""
     task = TASKS.get(request.form.get("where", ""))
     if task is None:
         return page("Please choose threads or child processes."), 400
-    if sum(not item["final"] for item in recent.items("cpu")) > AT_ONCE - 2:
+    if sum(not item["final"] for item in recent.items("cpu")) > AT_ONCE - STARTED:
         return page("Enough of them are running. Please wait for some to end."), 429
-    for _ in range(2):
+    for _ in range(STARTED):
         recent.add("cpu", task.enqueue(), "In a child process" if task is count_in_child else "On a thread")
     return redirect(url_for(".index"), 303)
 

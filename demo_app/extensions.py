@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import smtplib
+import ssl
 
 import flask_mail
 from flask import current_app
@@ -19,7 +20,7 @@ class Connection(flask_mail.Connection):
         kind = smtplib.SMTP_SSL if self.mail.use_ssl else smtplib.SMTP
         host = kind(self.mail.server, self.mail.port, timeout=current_app.config["MAIL_TIMEOUT"])
         if self.mail.use_tls:
-            host.starttls()
+            host.starttls(context=ssl.create_default_context())
         if self.mail.username and self.mail.password:
             host.login(self.mail.username, self.mail.password)
         return host

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 
@@ -11,8 +12,22 @@ from werkzeug.wrappers import Response
 # Tasks on a schedule: that they have been run is of interest to nobody, unless they fail.
 QUIET = ("demo_app.patterns.tick", "demo_app.tidy.prune")
 
+
+class OneLine(logging.Formatter):
+    """Says in one line why a run is tried again; an error for good keeps its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        if record.levelno >= logging.ERROR or not record.exc_info:
+            return super().format(record)
+        shown = copy.copy(record)
+        shown.msg, shown.args = f"{record.getMessage()}: {record.exc_info[1]!r}", ()
+        shown.exc_info = shown.exc_text = None
+        return super().format(shown)
+
+
 handler = logging.StreamHandler()
-handler.setFormatter(logging.Formatter("%(asctime)s  %(process)d  %(message)s", "%H:%M:%S"))
+handler.setFormatter(OneLine("%(asctime)s  %(process)d  %(message)s", "%H:%M:%S"))
 
 
 def init_app(app: Flask) -> None:
@@ -39,8 +54,5 @@ def init_app(app: Flask) -> None:
 
 
 def is_shown(record: logging.LogRecord) -> bool:
-    """Leave out the daily round of tasks on a schedule; say in one line why a run is tried again."""
-    if record.exc_info and record.levelno < logging.ERROR:
-        record.msg, record.args = f"{record.getMessage()}: {record.exc_info[1]!r}", ()
-        record.exc_info = record.exc_text = None
+    """Whether a line is more than the daily round of a task on a schedule."""
     return record.levelno >= logging.WARNING or not any(name in record.getMessage() for name in QUIET)

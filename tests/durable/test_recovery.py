@@ -79,6 +79,14 @@ def test_containers(shop: Shop, owners: Path, first: tuple[str, ...], second: tu
     assert (row["attempt"], row["crashes"]) == (2, 1)
 
 
+def stays_alone(shop: Shop, seconds: float) -> None:
+    """Assert, for some seconds, that the item is run by one process only."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert len(shop.runs()) == 1
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("within", [(), CONTAINER], ids=["here", "container"])
 def test_files_that_a_cleaner_removed(shop: Shop, owners: Path, within: tuple[str, ...]) -> None:
     """A living process makes its files again, and nobody runs its item beside it until it dies."""
@@ -89,10 +97,7 @@ def test_files_that_a_cleaner_removed(shop: Shop, owners: Path, within: tuple[st
     before = sorted(path.name for path in owners.iterdir())
     remove(owners)
     until(lambda: sorted(path.name for path in owners.iterdir()) == before)
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        assert len(shop.runs()) == 1
-        time.sleep(0.01)
+    stays_alone(shop, 1)
     first.kill()
     until(lambda: len(shop.runs()) == 2)
     shop.touch("go")
@@ -110,10 +115,7 @@ def test_files_of_a_stopped_process(shop: Shop, owners: Path) -> None:
     until(lambda: shop.rows()[0]["status"] == "running")
     first.send(signal.SIGSTOP)
     remove(owners)
-    end = time.monotonic() + 2
-    while time.monotonic() < end:
-        assert len(shop.runs()) == 1
-        time.sleep(0.01)
+    stays_alone(shop, 2)
     first.kill()
     until(lambda: len(shop.runs()) == 2)
     shop.touch("go")
