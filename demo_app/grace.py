@@ -7,6 +7,7 @@ import ipaddress
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 from flask import Blueprint, Flask, abort, after_this_request, redirect, render_template, request, url_for
@@ -116,8 +117,14 @@ def kill() -> ResponseReturnValue:
     """Kill the worker that runs the newest durable item, or else this one."""
     refuse_strangers()
     running, _ = long_items()
-    send_after_the_answer(signal.SIGKILL, find_victim(running) or os.getpid())
-    return redirect(url_for(".index"), 303)
+    victim = find_victim(running) or os.getpid()
+    if victim != os.getpid():
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(victim, signal.SIGKILL)
+        return redirect(url_for(".index"), 303)
+    send_after_the_answer(signal.SIGKILL, victim)
+    # A browser would follow a redirect at once, perhaps to this worker, which listens until it is dead.
+    return render_template("killed.html"), {"Refresh": f"1; url={url_for('.index')}"}
 
 
 @bp.post("/reload")

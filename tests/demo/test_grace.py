@@ -26,7 +26,7 @@ def started(demo: Demo, seconds: int, kind: str) -> str:
     answer = demo.post("/grace", seconds=str(seconds), kind=kind)
     assert answer.status == 200
     (item_id,) = set(item_ids(answer)) - before
-    until(lambda: demo.items(item_id)[0]["progress"])
+    until(lambda: all(demo.items(item_id)[0][name] for name in ("progress", "pid")))
     return item_id
 
 
@@ -278,8 +278,11 @@ def test_kill_button_of_an_idle_demo(start_demo: Start) -> None:
     """Without an item, the worker that answers is killed, after its answer."""
     demo = start_demo()
     before = set(demo.workers())
-    assert demo.post("/grace/kill").status == 200
-    until(lambda: len(before & set(demo.workers())) == 1)
+    answer = demo.post("/grace/kill")
+    assert answer.status == 200
+    assert answer.headers["Refresh"] == "1; url=/grace"
+    (killed,) = until(lambda: before - set(demo.workers()))
+    assert f"Worker {killed} is being killed" in answer.text
     until(lambda: len(demo.workers()) == 2)
     assert demo.process.poll() is None
 
