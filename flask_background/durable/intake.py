@@ -42,6 +42,9 @@ class Intake:
         here = due is None and (held or self._backlog.lets_pass(item._task.executor))
         try:
             row = self._pack(item, due, here)
+            if not here:  # before the journal has the item, because this process may claim it at once
+                self._let_in(item, row, held)
+                item.leave()
             other = self._insert(row)
         except BaseException as error:
             self._uploads.forget(item.id)
@@ -53,11 +56,13 @@ class Intake:
             self._uploads.forget(item.id)
             return self._handles.of_row(other)
         try:
-            self._welcome(item, row, held)
+            if here:
+                self._let_in(item, row, held)
+            self._local.events.enqueued(item)
         finally:  # a signal may raise here, when the item has been accepted
             if not here:
                 self._backlog.left += due is None
-                self._leave_to_all(item)
+                self._offer_to_all()
             elif not self._local.take(item, held):
                 self._runs.give_back(item)
         return item
@@ -76,7 +81,8 @@ class Intake:
     def reserve(self, item: DurableItem[Any]) -> WorkItem[Any]:
         """Take an item that the journal must not have before ``submit_reserved``."""
         row = self._pack(item, None, here=True)
-        self._welcome(item, row, held=True)
+        self._let_in(item, row, held=True)
+        self._local.events.enqueued(item)
         if not self._local.take(item, held=True):
             self._uploads.forget(item.id)
             raise Stopping.refusing(item.task_name)
@@ -105,7 +111,8 @@ class Intake:
             self.start_held(item)
         elif self._local.let_go(item):
             item.unhold()
-            self._leave_to_all(item)
+            item.leave()
+            self._offer_to_all()
 
     def make_periodic_row(self, task: Callee, planned: float, overlap: bool) -> ItemRow:
         """Return the row of a new item of a periodic task that was planned for this time."""
@@ -129,14 +136,13 @@ class Intake:
             step = partial(statements.insert, row=row)
         return self._writer.write(step, undo=partial(statements.abandon, item_id=row.id, now=row.enqueued))
 
-    def _welcome(self, item: DurableItem[Any], row: ItemRow, held: bool) -> None:
+    def _let_in(self, item: DurableItem[Any], row: ItemRow, held: bool) -> None:
         item.accepted(row, held=held)
         self._handles.add(item)
-        self._local.events.enqueued(item)
 
-    def _leave_to_all(self, item: DurableItem[Any]) -> None:
+    def _offer_to_all(self) -> None:
+        """Let all processes know that there is an item for them."""
         self._backlog.exists = True
-        item.leave()
         self._wake_for_transaction()
 
     def _give_up(self, item: DurableItem[Any], why: str) -> None:

@@ -411,8 +411,13 @@ def test_items_survive_the_reloader(worker_class: str, tmp_path: Path) -> None:
     options = ("-k", worker_class, *COMMON, "--reload", "--reload-extra-file", str(watched))
     with gunicorn(tmp_path, *options, "--reload-engine", "poll") as server:
         worker = enqueue(server, "sync", "coroutine")
-        watched.write_text("after")
-        server.wait_for_log("Worker reloading")
+
+        def change() -> bool:
+            # Again and again: the reloader takes for unchanged what changes before its first look.
+            watched.write_text(watched.read_text() + "after")
+            return "Worker reloading" in server.log
+
+        eventually("the reload", change)
         stopped_at = time.time()
         assert_finished(server, worker, stopped_at, "sync", "coroutine")
 
