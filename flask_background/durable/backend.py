@@ -47,9 +47,9 @@ _LOOK = 0.02
 class DurableBackend(Backend[DurableItem[Any]]):
     """The durable items of one app, as one process sees them.
 
-    ``executors``: the executors whose items this process runs; ``only_awaited``: of those, only the items that
-    one of its own runs waits for. ``sender`` returns the object that forwards
-    items to another backend. ``in_this_process`` gives a forked process the backend in place of this one.
+    ``executors``: the executors whose items this process runs; ``only_awaited``: only the items for which a
+    run waits in this process. ``sender`` returns the object that forwards items to another backend.
+    ``in_this_process`` gives a forked process the backend in place of this one.
     Raises JournalError.
     """
 
