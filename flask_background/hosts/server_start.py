@@ -14,6 +14,8 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
@@ -73,12 +75,11 @@ def tell_when_serving(starter: Starter, *, serves: bool) -> None:
     global _had_app
     is_first, _had_app = not _had_app, True
     uwsgi: Any = sys.modules.get("uwsgi")
-    worker_id = getattr(uwsgi, "worker_id", None)
-    if _is_copy or not (serves or worker_id is not None or web_servers.is_of_server()):
+    if _is_copy or not (serves or web_servers.is_of_server() or web_servers.is_uwsgi(uwsgi)):
         return
     with _lock:
         _loads[starter] = _Load()
-    if worker_id is None or worker_id() > 0:
+    if not web_servers.is_uwsgi(uwsgi) or uwsgi.worker_id() > 0:
         _wait()
     elif is_first:
         _hook_fork(uwsgi)
@@ -104,7 +105,7 @@ def _wait() -> None:
             return
         _waits = True
     try:
-        native.start_thread(_run, "background-start")
+        native.start_bare_thread(_run)  # gevent may patch the process meanwhile
     except RuntimeError:
         _waits = False  # no thread could be started: the first request starts the app
 
@@ -112,13 +113,11 @@ def _wait() -> None:
 def _run() -> None:
     global _waits
     end = time.monotonic() + _GIVE_UP
-    try:
+    with suppress(RuntimeError):  # no thread can be started: the process ends
         while time.monotonic() < end:
             native.sleep(_LOOK)
             if _tell_loaded():
                 return
-    except Stopping:
-        pass  # the process ends before it has served
     _waits = False
 
 
@@ -134,9 +133,14 @@ def _tell_loaded() -> bool:
         with _lock:
             for starter in loaded:
                 _loads.pop(starter, None)
-        for starter in loaded:
-            starter.server_started()
+        native.start_thread(partial(_tell, loaded), "background-start", runs_app_code=True)
     return False
+
+
+def _tell(starters: list[Starter]) -> None:
+    with suppress(Stopping):  # the process ends
+        for starter in starters:
+            starter.server_started()
 
 
 def _after_fork() -> None:

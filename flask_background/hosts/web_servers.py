@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from pathlib import PurePath
+from typing import Any
 
 from flask_background.concurrency import native
 
@@ -36,6 +37,14 @@ def _is_child() -> bool:
     """Return whether this process was started by multiprocessing, which is loaded then."""
     multiprocessing = sys.modules.get("multiprocessing")
     return multiprocessing is not None and multiprocessing.parent_process() is not None
+
+
+def is_uwsgi(module: Any) -> bool:
+    """Return whether this is the module that uWSGI builds in, in a process that gevent does not patch later.
+
+    uWSGI has gevent patch a worker that already serves, at a moment that no hook tells.
+    """
+    return hasattr(module, "worker_id") and "gevent" not in module.opt
 
 
 def listens() -> bool:
