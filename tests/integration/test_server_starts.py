@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -82,9 +83,6 @@ HOSTS = {
     "python -m flask": Host(lambda port: (sys.executable, "-m", "flask", *_flask()(port)[1:])),
     "flask run --debug": Host(_flask("--debug"), forks=True),
     "waitress": Host(lambda port: (f"{BIN}/waitress-serve", "--listen", f"127.0.0.1:{port}", "shop:app")),
-    "python -m waitress": Host(
-        lambda port: (sys.executable, "-m", "waitress", "--listen", f"127.0.0.1:{port}", "shop:app")
-    ),
     "uvicorn": Host(lambda port: (f"{BIN}/uvicorn", "--port", port, "asgi:app")),
     "uvicorn --workers": Host(
         lambda port: (f"{BIN}/uvicorn", "--port", port, "--workers", "2", "asgi:app"), forks=True
@@ -101,7 +99,7 @@ HOSTS = {
 
 
 class Street:
-    """A folder with a shop, an item that an earlier process of the shop left, and processes of the shop."""
+    """A folder with a shop and its journal, and processes of the shop."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -111,17 +109,6 @@ class Street:
             "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT))),
             "RECORD": str(folder / "record"),
         }
-        (folder / "shop.py").write_text(SHOP)
-        (folder / "asgi.py").write_text(
-            "from a2wsgi import WSGIMiddleware\nimport shop\napp = WSGIMiddleware(shop.app)\n"
-        )
-        self.run(
-            sys.executable,
-            "-c",
-            "import shop\nwith shop.app.app_context(): print(shop.left.enqueue().id)",
-            FLASK_BACKGROUND_RUN_IN_WEB="false",
-        )
-        assert self.statuses() == ["queued"]
 
     def run(self, *command: str, stdin: str = "", **env: str) -> str:
         """Run a command of the shop to its end, and return its output."""
@@ -143,10 +130,23 @@ class Street:
         return [item["status"] for item in items]
 
 
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as an earlier process of the shop left it: with an item that no process has run."""
+    folder = tmp_path_factory.mktemp("left")
+    (folder / "shop.py").write_text(SHOP)
+    (folder / "asgi.py").write_text(
+        "from a2wsgi import WSGIMiddleware\nimport shop\napp = WSGIMiddleware(shop.app)\n"
+    )
+    leave = "import shop\nwith shop.app.app_context(): shop.left.enqueue()"
+    Street(folder).run(sys.executable, "-c", leave, FLASK_BACKGROUND_RUN_IN_WEB="false")
+    return folder
+
+
 @pytest.fixture
-def street(tmp_path: Path) -> Street:
+def street(left: Path, tmp_path: Path) -> Street:
     """A shop, and an item that was left."""
-    return Street(tmp_path)
+    return Street(shutil.copytree(left, tmp_path / "street"))
 
 
 @pytest.fixture
