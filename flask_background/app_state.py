@@ -221,11 +221,9 @@ class BackgroundState:
         return may_have and self.settings.backend not in ("immediate", "manual")
 
     def look_for_work(self) -> None:
-        """Run items that other processes left in the journal; raise nothing. Only the first call acts."""
-        if self.looked:
-            return
-        self.looked = True
-        if self.has_journal():
+        """Run items that other processes left in the journal, once there is one; raise nothing."""
+        if not self.looked and self.has_journal():
+            self.looked = True
             try:
                 self.durable  # noqa: B018
             except Exception as error:
@@ -234,6 +232,12 @@ class BackgroundState:
                 )
 
     worker_started = look_for_work
+
+    def server_started(self) -> None:
+        """Run items that other processes left, without a request, unless the app is being tested."""
+        app = self._app()
+        if app is not None and not app.testing:
+            self.look_for_work()
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until no item is in flight in this process or waits in the journal for this process."""
