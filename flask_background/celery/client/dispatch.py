@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask_background.celery.client.publisher import UnsendableError
 from flask_background.celery.records.record import Record, with_uploads
-from flask_background.celery.uploads.uploads import KEPT
+from flask_background.celery.uploads import KEPT
 from flask_background.core.executor_check import check_executor
 from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.errors import (

@@ -12,7 +12,7 @@ from flask_background.celery.client.publisher import Publisher
 from flask_background.celery.records import records_of
 from flask_background.celery.records.base import Records
 from flask_background.celery.records.record import Record
-from flask_background.celery.uploads.uploads import Uploads
+from flask_background.celery.uploads import Uploads
 from flask_background.core.hub_events import make_events
 
 # The longest that a worker holds a message that is not due, in seconds, where no reconciler sends it then.

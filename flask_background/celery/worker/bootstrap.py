@@ -19,7 +19,7 @@ from celery.signals import task_revoked, worker_init, worker_shutdown, worker_sh
 from flask_background.celery.app import TASK_NAME, ThisProcess, celery_of, check_settings
 from flask_background.celery.records import is_redis
 from flask_background.celery.records.record import Record
-from flask_background.celery.uploads.stores import store_at
+from flask_background.celery.uploads import store_at
 from flask_background.celery.worker.run import Failure, ItemRun
 from flask_background.celery.worker.run_table import RunTable
 from flask_background.celery.worker.supervisor import Supervisor

@@ -1,8 +1,8 @@
 """A table of the runs in all processes of a worker, in memory that they share.
 
 The worker's main process looks after the runs of its children by it: a run lives as long as its process does,
-also where that computes in C and lets none of its threads run. The process of a run holds a record lock on the
-run's row, which the kernel frees when the process dies, however that comes.
+also where that computes in C and lets none of its threads run. The process of a run holds a record lock on
+the run's row, which the kernel frees when the process dies, however that comes.
 """
 
 from __future__ import annotations
