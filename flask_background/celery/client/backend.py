@@ -133,11 +133,9 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
         return self.session.records.read(item.id)
 
     def wait_for_end(self, item: CeleryItem[Any], seconds: float) -> bool:
-        """Wait up to so many seconds for the end of an item. Says whether it hears of the end at once."""
-        hears = self.session.records.is_full and not (item.here or item.in_outbox)
-        if hears:
-            self.session.records.wait_for_end(item.id, seconds)
-        return hears
+        """Wait up to so many seconds for the end of an item. False, at once, where nobody tells of that."""
+        is_sent = not (item.here or item.in_outbox)
+        return is_sent and self.session.records.wait_for_end(item.id, seconds)
 
     def cancel(self, item: WorkItem[Any]) -> bool:
         """Take an item back that has not started, or have a running one asked to end, wherever it is."""

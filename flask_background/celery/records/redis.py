@@ -142,12 +142,13 @@ class RedisRecords(Records):
         pairs = [text for run in runs for text in run]
         return list(map(bool, self._ask(self._beat, LOST_AFTER, int(is_stopping), *pairs)))
 
-    def wait_for_end(self, item_id: str, seconds: float) -> None:
+    def wait_for_end(self, item_id: str, seconds: float) -> bool:
         name = f"{self._prefix}end:{item_id}"
         try:
             self._readers.brpoplpush(name, name, min(seconds, _READ))  # it stays there for other readers
         except Exception:  # too many of them, or Redis is away: whoever looks next hears of that
             native.Latch().wait(min(seconds, _READ / 10))
+        return True
 
     # For the reconciler.
 
