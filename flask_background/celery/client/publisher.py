@@ -56,23 +56,18 @@ class Publisher:
         self._connections = connection.Pool(limit)
         self._producers = ProducerPool(self._connections, limit)
         weakref.finalize(self, _close, self._connections, os.getpid()).atexit = False
-        self._queues: dict[str, str] = {}
-        # The tasks whose queue has been declared. With Redis, once is enough.
-        self._declared: set[str] | None = set() if driver == "redis" else None
+        self._is_redis = driver == "redis"
 
     def queue_of(self, task_name: str) -> str:
         """The name of the queue that the items of a task go through, as ``task_routes`` says.
 
         Raises UnsendableError.
         """
-        if task_name not in self._queues:  # asked once: each item of the task needs it
-            try:
-                route = self._celery.amqp.router.route({}, task_name)
-            except Exception as error:
-                raise UnsendableError(error) from error
-            name = getattr(route.get("queue"), "name", route.get("routing_key", "?"))
-            self._queues[task_name] = str(name)
-        return self._queues[task_name]
+        try:
+            route = self._celery.amqp.router.route({}, task_name)
+        except Exception as error:
+            raise UnsendableError(error) from error
+        return str(getattr(route.get("queue"), "name", route.get("routing_key", "?")))
 
     def send(
         self,
@@ -81,14 +76,12 @@ class Publisher:
         *,
         with_record: bool,
         delay: float = 0.0,
-        queue: str | None = None,
         is_first: bool = False,
     ) -> None:
         """Send the message of an item, to be run in ``delay`` seconds. Raises BrokerError.
 
         ``with_record``: the record goes with it, arguments included; otherwise the message names the item.
-        ``queue``: another one than ``task_routes`` says. ``is_first``: where Redis is the broker, the message
-        goes before those that wait in its queue.
+        ``is_first``: where Redis is the broker, the message goes before those that wait in its queue.
         """
         timeout = json.loads(record.options).get("timeout")
         options = {
@@ -108,14 +101,14 @@ class Publisher:
             "mandatory": True,  # RabbitMQ would drop what it has no queue for
             "retry": False,
         }
-        if queue is not None:
-            options["queue"] = queue
+        if record.queue != self.queue_of(record.task):  # the process that enqueued it has other routes
+            options["queue"] = record.queue
         began = time.monotonic()
         for is_last in (False, True):
             try:
                 with self._producers.acquire(block=True, timeout=self._wait) as producer:
                     self._send_by(producer, began + self._timeout, options)
-                    if is_first and self._declared is not None:
+                    if is_first and self._is_redis:
                         self._put_first(producer, record.queue, item_id)
                 return
             except Exception as error:
@@ -155,21 +148,14 @@ class Publisher:
             raise _unreached(time.monotonic() - began, error) from error
 
     def _send_by(self, producer: Any, end: float, options: dict[str, Any]) -> None:
-        task_name = options["route_name"]
-        if self._declared is not None and task_name in self._declared and "queue" not in options:
-            options = {**options, "declare": ()}
         try:
             producer.connection.ensure_connection(**_ONCE_MORE)
             left = max(0.01, end - time.monotonic())
             self._celery.send_task(TASK_NAME, producer=producer, confirm_timeout=left, **options)
         except BaseException:
-            if self._declared is not None:
-                self._declared.clear()
             # What confirms this message later must not be taken to confirm another one.
             producer.connection.collect()
             raise
-        if self._declared is not None:
-            self._declared.add(task_name)
 
     def _put_first(self, producer: Any, queue: str, item_id: str) -> None:
         """Move the message of an item that was sent just now to where the next one is taken."""

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
     from flask_background.core.settings import Settings
 
+#: How many items one look of the reconciler takes.
+MOST = 100
+#: After how many seconds a message that was passed over counts as lost.
+OLD = 5.0
+
+# How long a reconciler keeps others away, in ms: for two looks. Then another worker goes on.
+_LOCK = 1000
 # How long one blocking read waits for an item's end (seconds), and how many of a process do at the same time.
 _READ = 1.0
 _READERS = 32
@@ -152,24 +159,20 @@ class RedisRecords(Records):
 
     # For the reconciler.
 
-    def look(self, home: str, who: str, *, lock: float, most: int, age: float) -> Findings:
-        """Find the work that the items of an app need; none if another process does it.
-
-        ``who`` keeps others away for ``lock`` seconds. ``age``: after how many seconds a message that was
-        passed over counts as lost.
-        """
-        now, *found = self._ask(self._look, home, who, int(lock * 1000), most, age, _GAP, _STEADY)
+    def look(self, home: str, who: str) -> Findings:
+        """Find the work that the items of an app need; none if another process than ``who`` does it."""
+        now, *found = self._ask(self._look, home, who, _LOCK, MOST, OLD, _GAP, _STEADY)
         if not found:
             return Findings(float(now))
         due, lost, old, progress = found
         runs = [RunId(*pair) for pair in _pairs(lost)]
         return Findings(float(now), due, runs, old, {queue: float(sent) for queue, sent in _pairs(progress)})
 
-    def sent_before(self, home: str, queue: str, at: float, most: int) -> list[str]:
+    def sent_before(self, home: str, queue: str, at: float) -> list[str]:
         """The queued items whose message went through a queue before then, oldest first."""
         with reaching():
             name = f"{self._prefix}{home}:sent:{queue}"
-            ids: Any = self._client.zrangebyscore(name, "-inf", f"({at}", 0, most)
+            ids: Any = self._client.zrangebyscore(name, "-inf", f"({at}", 0, MOST)
         return list(ids)
 
     def next_message(self, item_id: str, home: str, where: str) -> tuple[Record, bool] | None:
