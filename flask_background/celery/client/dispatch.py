@@ -92,20 +92,19 @@ class Dispatch:
         # for itself.
         has_fallback = task.options.fallback is not None and self._process.holds_items
         has_way_out = packed.key is None and (task.durable or has_fallback)
-        error = BrokerError("Celery could not be reached a moment ago, and is tried again soon")
-        if not has_way_out or breaker.lets_pass():
+        if has_way_out and not breaker.lets_pass():
+            error = BrokerError("Celery could not be reached a moment ago, and is tried again soon")
+        else:
             try:
                 stands_for_it = self._publish(item, packed, due, may_follow=has_way_out and task.durable)
             except BrokerError as failure:
+                if not has_way_out or isinstance(failure, UnsendableError):
+                    raise
+                breaker.broke(failure)
                 error = failure
-                has_way_out = has_way_out and not isinstance(error, UnsendableError)
-                if has_way_out:
-                    breaker.broke(error)
             else:
                 breaker.mended()
                 return stands_for_it
-        if not has_way_out:
-            raise error
         if not task.durable:
             return None
         self._keep(item, packed, due, error)

@@ -96,7 +96,7 @@ class Worker:
     """The parts that a worker with items of ours has besides Celery's."""
 
     def __init__(self, celery: Celery, states: Mapping[str, WorkerApp]) -> None:
-        self.table = RunTable()
+        self.table = RunTable(list(states))
         self._celery = celery
         self._states = states
         self._grace = max(state.settings.grace_period for state in states.values())

@@ -13,17 +13,17 @@ import os
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from flask_background.celery.records.base import RunId
 from flask_background.concurrency import native
 
 _ROWS = 4096
-# Whether something runs; whether somebody wants its end; the process; the item's id, the run's token, the
-# app's name.
-_ROW = struct.Struct("BBI24s16s80s")
-_SIZE = 128
+# Whether something runs; whether somebody wants its end; the app's number; the process; the item's id and the
+# run's token.
+_ROW = struct.Struct("BBHI24s16s")
+_SIZE = 48
 
 
 class Row(NamedTuple):
@@ -38,7 +38,9 @@ class Row(NamedTuple):
 class RunTable:
     """Made in the main process, before its children are forked."""
 
-    def __init__(self) -> None:
+    def __init__(self, homes: Sequence[str]) -> None:
+        """``homes``: the names of the apps whose items run here."""
+        self._homes = list(homes)
         with tempfile.TemporaryFile() as file:
             self._file = os.dup(file.fileno())
         # In the place of the first row: when the grace period ends, and when it began; 0 while nothing stops.
@@ -80,7 +82,7 @@ class RunTable:
 
     def begin(self, run: RunId, home: str) -> int:
         """Enter a run of this process; returns the number of its row."""
-        values = os.getpid(), run.item_id.encode(), run.token.encode(), home.encode()[:80]
+        values = self._homes.index(home), os.getpid(), run.item_id.encode(), run.token.encode()
         with self._lock:  # threads of one process do not keep each other out of a row
             for number, is_used in enumerate(self._used(), 1):
                 if not is_used and self._try_lock(number):
@@ -108,9 +110,9 @@ class RunTable:
 
     def row(self, number: int) -> Row | None:
         """The run in a row, if there is one."""
-        is_used, _, pid, item_id, token, home = _ROW.unpack_from(self._memory, number * _SIZE)
+        is_used, _, home, pid, item_id, token = _ROW.unpack_from(self._memory, number * _SIZE)
         run = RunId(item_id.decode(), token.decode())
-        return Row(number, run, home.rstrip(b"\0").decode(), pid) if is_used else None
+        return Row(number, run, self._homes[home], pid) if is_used else None
 
     def want(self, number: int) -> None:
         """Somebody wants the end of this row's run."""
