@@ -42,9 +42,14 @@ class Publisher:
         self._celery = celery
         self._timeout, self._wait = timeout, timeout * SHARE_OF_A_WAIT
         self._kill_after = kill_after
-        driver = celery.connection_for_write().transport.driver_type
+        connection = celery.connection_for_write()
+        self._is_redis = connection.transport.driver_type == "redis"
+        self._channel_errors = ChannelError, *connection.channel_errors
+        # The errors that are no fault of a message; AttributeError is that of a connection that ends in use.
+        others = OperationalError, LimitExceeded, OSError, AttributeError, *connection.connection_errors
+        self._not_its_fault = *self._channel_errors, *others
         options: dict[str, Any]
-        if driver == "amqp":
+        if connection.transport.driver_type == "amqp":
             # Without the first, a message is on its way when enqueue returns, and may be lost.
             options = {"confirm_publish": True, "read_timeout": self._wait, "write_timeout": self._wait}
         else:
@@ -56,7 +61,6 @@ class Publisher:
         self._connections = connection.Pool(limit)
         self._producers = ProducerPool(self._connections, limit)
         weakref.finalize(self, _close, self._connections, os.getpid()).atexit = False
-        self._is_redis = driver == "redis"
 
     def queue_of(self, task_name: str) -> str:
         """The name of the queue that the items of a task go through, as ``task_routes`` says.
@@ -113,7 +117,7 @@ class Publisher:
                 return
             except Exception as error:
                 after = time.monotonic() - began
-                if self._is_the_messages_fault(error):
+                if not isinstance(error, self._not_its_fault):
                     raise UnsendableError(error) from error
                 if is_last or after > self._timeout * _AT_ONCE:
                     raise _unreached(after, error) from error
@@ -125,11 +129,10 @@ class Publisher:
 
     def is_empty(self, queue: str) -> bool:
         """Whether no message waits in a queue. Raises BrokerError."""
-        connection = self._celery.connection_for_write()
         with self._channel() as channel:
             try:
                 return not channel.queue_declare(queue=queue, passive=True).message_count
-            except (ChannelError, *connection.channel_errors):
+            except self._channel_errors:
                 return True  # there is no such queue, as Redis says of one that is empty
 
     @contextmanager
@@ -165,12 +168,6 @@ class Publisher:
             for _ in range(_OVERTAKEN):  # others may send meanwhile
                 if item_id in str(producer.channel.client.lmove(name, name, "LEFT", "RIGHT")):
                     break
-
-    def _is_the_messages_fault(self, error: Exception) -> bool:
-        connection = self._celery.connection_for_write()
-        others = connection.connection_errors + connection.channel_errors
-        # The fourth is kombu's, when a connection ends in the midst of it.
-        return not isinstance(error, (OperationalError, LimitExceeded, OSError, AttributeError, *others))
 
 
 def _unreached(seconds: float, error: Exception) -> BrokerError:
