@@ -12,10 +12,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask_background.celery.client.publisher import UnsendableError
-from flask_background.celery.records.record import Record, with_uploads
+from flask_background.celery.records.record import Record
 from flask_background.celery.uploads import KEPT
 from flask_background.core.executor_check import check_executor
-from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.errors import (
     BrokerError,
     ConfigurationError,
@@ -190,14 +189,9 @@ class Dispatch:
 
     def _keep(self, item: CeleryItem[Any], packed: Packed, due: float | None, error: BrokerError) -> None:
         """Let a durable item wait in the journal. Raises BrokerError if it cannot."""
-        record = Record.of_item(item, due, packed.payload, 0, None)
-        # Its uploads lie where those of all items for Celery do, not beside the journal.
-        options = with_uploads(record.options, len(packed.uploads))
-        row = OutboxRow(
-            item.id, record.task, packed.payload, options, record.state, record.due, record.enqueued
-        )
+        record = Record.of_item(item, due, packed.payload, len(packed.uploads), None)
         try:
-            self._process.durable.outbox.put(row)
+            self._process.durable.outbox.put(record.as_row(item.id))
         except JournalError as other:
             raise BrokerError(f"{error}. And it cannot wait in the journal: {other}") from other
         item.place(here=False, in_outbox=True)
