@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flask_background.concurrency import native
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from werkzeug.datastructures import FileStorage
 
     from flask_background.core.events import Events
-    from flask_background.core.settings import Settings
 
 #: How long the files of an item are kept that nobody ends, besides BACKGROUND_KEEP (seconds): an item may
 #: wait for a worker for as long.
@@ -127,17 +126,14 @@ def store_at(place: str) -> Store:
 
 
 class Uploads:
-    """The files of one app's items."""
+    """The files of one app's items, in the store that ``BACKGROUND_UPLOADS`` names."""
 
     def __init__(self, place: str, keep: float, events: Events) -> None:
+        """Find the store. Raises ConfigurationError."""
         self.store = store_at(place)
         self._keep = keep
         self._events = events
-
-    @classmethod
-    def of(cls, settings: Settings, events: Events) -> Self | None:
-        """The place that BACKGROUND_UPLOADS names, if it is set. Raises ConfigurationError."""
-        return None if settings.uploads is None else cls(settings.uploads, settings.keep, events)
+        self._swept_at = 0.0
 
     def save(self, item_id: str, uploads: Sequence[FileStorage]) -> None:
         """Store them; raises UploadError, and leaves nothing then."""
@@ -173,17 +169,16 @@ class Uploads:
 
     def sweep(self, is_over: Callable[[str], bool]) -> None:
         """Remove, once in a while, the files of items that are over or were left. Raises nothing."""
+        now = time.time()
+        if now - self._swept_at < _SWEPT_EVERY:
+            return
+        self._swept_at = now
         try:
-            self._sweep(is_over)
+            self._sweep(is_over, now)
         except Exception as error:
             self._events.log_error("Old uploads could not be looked through", error)
 
-    def _sweep(self, is_over: Callable[[str], bool]) -> None:
-        global _swept_at
-        now = time.time()
-        if now - _swept_at < _SWEPT_EVERY:
-            return
-        _swept_at = now
+    def _sweep(self, is_over: Callable[[str], bool], now: float) -> None:
         known: dict[str, bool] = {}
         for name, at in list(self.store.written()):
             match = _NAME.fullmatch(name)  # others may keep files of theirs there
@@ -194,9 +189,6 @@ class Uploads:
                 known[item_id] = is_over(item_id)
             if known.get(item_id, True):
                 _remove(self.store, [name])
-
-
-_swept_at = 0.0
 
 
 def _name(item_id: str, number: int) -> str:

@@ -282,7 +282,7 @@ def test_worker_without_a_store(make_app: MakeApp, broker: Broker, store: Path, 
             file.unlink()
 
 
-def test_sweep(app: Flask, store: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep(app: Flask, store: Path, worker: Worker) -> None:
     """Once in a while old files are removed: of items that are over, or were left for long."""
     over = shop.echo.enqueue(1)
     assert over.wait(BOUND)
@@ -293,7 +293,6 @@ def test_sweep(app: Flask, store: Path, worker: Worker, monkeypatch: pytest.Monk
     for name, age in ages.items():
         (store / name).touch()
         os.utime(store / name, (now - age, now - age))
-    monkeypatch.setattr(stored, "_swept_at", 0.0)
     session: Any = state_of(app).celery.session
     session.uploads.sweep(session.is_over)
     left = {file.name for file in store.iterdir()}

@@ -28,7 +28,8 @@ class CelerySession:
         self.events = make_events(process.app)
         check_settings(celery_of(process.app, self.settings))
         self._connect()
-        self.uploads = Uploads.of(self.settings, self.events)
+        place, keep = self.settings.uploads, self.settings.keep
+        self.uploads = None if place is None else Uploads(place, keep, self.events)
         self.breaker = Breaker(self.events)
 
     @property
