@@ -73,7 +73,9 @@ class ItemTask(CeleryTask):  # type: ignore[misc]
         state = self.states.get(home) or next(iter(self.states.values()))
         sent = None if fields is None else Record.of_fields(fields)
         limit = (self.request.timelimit or (None,))[0]
-        ItemRun(state.celery, self.table, self.request.id, limit).run(task_name, sent)
+        is_second = bool((self.request.delivery_info or {}).get("redelivered"))
+        run = ItemRun(state.celery, self.table, self.request.id, limit, is_second=is_second)
+        run.run(task_name, sent)
 
 
 class ItemStep(StartStopStep):  # type: ignore[misc]

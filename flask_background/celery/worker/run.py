@@ -2,7 +2,7 @@
 
 A message may come twice: after a worker's death, because an acknowledgement was lost, or because the
 reconciler has sent it again. The record decides: only a queued item is claimed, so an item that runs or has
-ended is left alone. Where that run's process is dead, the reconciler sends a further message.
+ended is left alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, Reject
 
-from flask_background.celery.records.base import RunId
+from flask_background.celery.records.base import LOST_AFTER, RunId
 from flask_background.celery.records.record import Record
 from flask_background.celery.worker.lost import NEARLY, time_is_up
 from flask_background.celery.worker.running_item import RunningItem, StopReachedError
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _PATIENCE = 30
 # How long a message is kept back that nothing can be done with just now, in seconds.
 _PAUSE = 1.0
+# How long a message that has come again waits for the end of the first run's life, and between two looks.
+_UNTIL_LOST, _LOOK = LOST_AFTER + 1.5, 0.25
 # When an item is tried again whose uploads cannot be read just now, in seconds.
 _PUT_OFF = 5.0
 # What TERM raises in a child of Celery's: SystemExit with this code.
@@ -63,8 +65,13 @@ class _StoreAwayError(Exception):
 class ItemRun:
     """The way of one message through a worker."""
 
-    def __init__(self, backend: CeleryBackend, table: RunTable, item_id: str, limit: float | None) -> None:
-        """``limit``: after how many seconds Celery kills the run's process."""
+    def __init__(
+        self, backend: CeleryBackend, table: RunTable, item_id: str, limit: float | None, *, is_second: bool
+    ) -> None:
+        """``limit``: after how many seconds Celery kills the run's process.
+
+        ``is_second``: the broker has given the message out before, to a worker that may be dead.
+        """
         self._backend = backend
         self._session = backend.session
         self._events = backend.session.events
@@ -72,6 +79,7 @@ class ItemRun:
         self._table = table
         self._run = RunId(item_id, secrets.token_hex(8))
         self._limit = limit
+        self._is_second = is_second
         self._opened: list[FileStorage] = []
 
     def run(self, task_name: str, sent: Record | None) -> None:
@@ -89,7 +97,7 @@ class ItemRun:
         limit = None if self._limit is None else began + self._limit - NEARLY
         row = self._table.begin(self._run, self._session.home)
         try:
-            record = self._records.claim(self._run, self._limit, sent)
+            record = self._claim(sent)
             if record is None:
                 self._leave_alone(sent)
             else:
@@ -101,6 +109,20 @@ class ItemRun:
             self._table.end(row)
             for upload in self._opened:
                 upload.close()
+
+    def _claim(self, sent: Record | None) -> Record | None:
+        """Claim the item. A message that has come again waits until it is known whether the run lives.
+
+        RabbitMQ gives it out before all others; the one that the reconciler sends then is behind them.
+        """
+        end = time.monotonic() + _UNTIL_LOST
+        while (record := self._records.claim(self._run, self._limit, sent)) is None and self._is_second:
+            known = self._records.read(self._run.item_id)
+            is_running = known is not None and known.status is Status.RUNNING
+            if not is_running or time.monotonic() > end or self._table.stops_at() is not None:
+                break
+            native.sleep(_LOOK)
+        return record
 
     def _leave_alone(self, sent: Record | None) -> NoReturn:
         """The item is not to run now. Where no reconciler does it, its message follows when it is due."""
