@@ -190,15 +190,16 @@ class BackgroundState:
         An app that sends no items to Celery is not registered.
         """
         if self.settings.celery is not None or self.settings.backend == "celery":
-            self.celery_is_named()
+            self.backend_is_named("celery")
         else:
-            self.registry.when_celery_is_named(self)
+            self.registry.tell_backends(self)
 
-    def celery_is_named(self) -> None:
-        """Register with Celery, because the app or one of its tasks names it as a backend."""
-        from flask_background.celery.worker.bootstrap import join  # imports Celery
+    def backend_is_named(self, name: str) -> None:
+        """Prepare for a backend that the app or one of its tasks names; naming it again does no harm."""
+        if name == "celery":
+            from flask_background.celery.worker.bootstrap import join  # imports Celery
 
-        join(self)
+            join(self)
 
     def become_worker(self) -> None:
         """Mark this process as a Celery worker or the parent of one: the process holds no items."""

@@ -187,7 +187,7 @@ def test_items_enqueue_at_the_end(script: Start) -> None:
 
 
 def test_other_threads_enqueue_at_the_end(script: Start) -> None:
-    """What another thread enqueues when all is over is refused with a typed error, not lost."""
+    """An item that another thread enqueues when all is over is refused with a typed error, not lost."""
     program = script(
         APP,
         """
