@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flask_background import CancelReason, Status
 from flask_background.concurrency import native
 from flask_background.errors import ItemInterruptedError
-from flask_background.hosts import base
+from flask_background.hosts import base, process
 from flask_background.hosts.base import Host
 
 from ..helpers import BOUND, Site, our_threads, slack, until
@@ -756,26 +757,44 @@ def test_watch_is_one(host: Told, site: Site, gate: threading.Event) -> None:
         assert item.wait(BOUND)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), SystemExit()], ids=repr)
 def test_watch_cannot_start(
-    host: Told, site: Site, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+    host: Told, site: Site, gate: threading.Event, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    """Where the watcher cannot be started, the next item tries again."""
+    """Where the watcher cannot be started, or a signal raises meanwhile, the next item tries again."""
     start, refused = native.start_thread, []
 
     def start_thread(target: Callable[[], None], name: str, **options: bool) -> None:
         if name == "background-watcher" and not refused:
             refused.append(name)
-            raise RuntimeError("can't start new thread")
+            raise error
         start(target, name, **options)
 
     monkeypatch.setattr(native, "start_thread", start_thread)
     before = watchers()
-    with suppress(RuntimeError):
+    with suppress(RuntimeError, SystemExit):
         site.background.enqueue(lambda: None)
     site.background.enqueue(gate.wait, BOUND)
     assert len(watchers() - before) == 1
     gate.set()
     assert site.background.wait_idle(2.0)
+
+
+def test_echo_comes_in_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HUP that comes with TERM, while TERM is being handled, is not a second stop that ends the wait."""
+    host = process.ProcessHost()
+    host._arrived = True  # so that the handler does not raise
+    pending = [signal.SIGHUP]
+
+    def monotonic() -> float:
+        if pending:
+            host.hear(pending.pop(), None)
+        return time.monotonic()
+
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=monotonic))
+    host.hear(signal.SIGTERM, None)
+    assert not pending
+    assert not host._cut
 
 
 def test_watch_sees_the_stop(host: Told, site: Site, gate: threading.Event) -> None:
