@@ -61,8 +61,8 @@ class Publisher:
         self._connections = connection.Pool(limit)
         self._producers = ProducerPool(self._connections, limit)
         weakref.finalize(self, _close, self._connections, os.getpid()).atexit = False
-        # What is asked once saves each item 5 % of the time that its enqueueing computes: the queues of tasks,
-        # and the queues that have been declared, which with Redis is enough.
+        # The queues of tasks, and the queues that have been declared, for which once is enough with Redis. To
+        # know them saves 5 % of the CPU time of each enqueue.
         self._queues: dict[str, str] = {}
         self._declared: set[str] = set()
 
