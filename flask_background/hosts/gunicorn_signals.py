@@ -54,7 +54,7 @@ class _Handler:
         if not isinstance(host, GunicornHost) or host.pid != os.getpid() or host.is_idle():
             self._gunicorns(number, frame)
         elif _submits(frame):
-            native.start_thread_in_handler(partial(_send_again, number))
+            native.start_bare_thread(partial(_send_again, number))
         elif host.press(number) and not host.has_arrived:
             self._gunicorns(number, frame)
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -563,6 +564,41 @@ def test_fork_in_the_grace_period(script: Start) -> None:
     assert program.ends() == 0, program.said
     assert "child ended with 0" in program.said
     assert "inner done" in program.said
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_fork_of_an_item(script: Start, tmp_path: Path, waits: bool) -> None:
+    """A process that an item has forked runs no durable items, but those for which that item waits in it."""
+    program = script(
+        APP,
+        f"""
+        background = make(WORKERS=1, JOURNAL={str(tmp_path / "journal")!r})
+        parent = os.getpid()
+
+        @background.task(durable=True)
+        def where():
+            return os.getpid()
+
+        def inside():
+            items = [where.enqueue() for _ in range(5)]
+            if {waits}:
+                assert items[3].result(20) == os.getpid() != parent
+
+        @background.task(durable=True)
+        def forks():
+            child = multiprocessing.get_context("fork").Process(target=inside)
+            child.start()
+            child.join(20)
+            return child.exitcode
+
+        assert forks.enqueue().result(30) == 0
+        assert background.wait_idle(20)
+        pids = [item.result(0) for item in background.items(task=where.name)]
+        say("elsewhere", len(pids) - pids.count(parent), "of", len(pids))
+        """,
+    )
+    assert program.ends() == 0, program.said
+    assert f"elsewhere {int(waits)} of 5" in program.said
 
 
 @pytest.mark.parametrize("used", [False, True])

@@ -48,6 +48,7 @@ def test_messages(ends: tuple[Pipes, Pipes]) -> None:
         RunEnded("succeeded", b"\x80", "", ""),
         RunEnded("succeeded", b"", "", ""),
         RunEnded("failed", None, "text", "trace", True),
+        *(RunEnded("succeeded", None, "", "", False, value) for value in (None, "x", 1, 1.5, True)),
     ]
     for message in sent:
         here.send(message)
@@ -157,12 +158,13 @@ def forge(text: bytes, rest: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (b'[4, "1", null, null]', "a field is of the type str"),
-        (b'[7, ["succeeded"], null, "", "", false]', "a field is of the type list"),
-        (b'[7, "succeeded", null, {}, "", false]', "a field is of the type dict"),
-        (b'[7, "succeeded", null, "", "", 1]', "a field is of the type int"),
-        (b'[7, "succeeded", true, "", ""]', r"zip\(\)"),
-        (b'[5, "shop", 10.5, "", "", "", 1.0, "", 1, "", ""]', "a field is of the type float"),
+        (b'[4, "1", null, null]', "fields of ProgressReported are of the types str, "),
+        (b'[7, ["succeeded"], null, "", "", false, null]', "RunEnded are of the types list, "),
+        (b'[7, "succeeded", null, {}, "", false, null]', "RunEnded are of the types str, NoneType, dict, "),
+        (b'[7, "succeeded", null, "", "", 1, null]', "RunEnded are of the types .*, int, NoneType"),
+        (b'[7, "succeeded", null, "", "", false, [1]]', "RunEnded are of the types .*, bool, list"),
+        (b'[7, "succeeded", true, "", ""]', "RunEnded are of the types str, bytes, str, str$"),
+        (b'[5, "shop", 10.5, "", "", "", 1.0, "", 1, "", ""]', "Logged are of the types str, float, "),
         (b"[99]", "out of range"),
         (b'["x"]', "indices"),
         (b"[]", "not enough values"),
