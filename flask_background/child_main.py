@@ -20,6 +20,7 @@ from flask.logging import default_handler
 
 from flask_background.app_state import become_child_process, state_of
 from flask_background.concurrency import native
+from flask_background.core.events import Events
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes import where
 from flask_background.executors.processes.child_item import ChildHost
@@ -87,9 +88,10 @@ def _serve(pipes: Pipes, whereabouts: int) -> None:
     registry = state_of(app).registry
     log = LogForwarder(pipes, default_handler)
     log.install(app.logger, setup.log_levels)
+    events = Events(app)
     while True:
         job = listener.jobs.get()
-        ChildHost(app, pipes, log, job).run(registry)
+        ChildHost(app, events, pipes, log, job).run(registry)
         job = None  # type: ignore[assignment]  # or an idle child would keep its last item alive
 
 

@@ -234,9 +234,13 @@ def delay_until_next(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) ->
     return item._task.retry.delay_after(attempt.number, error)
 
 
+# Types of most results, which nobody awaits.
+_VALUES = frozenset((str, bytes, bool, int, float, tuple, list, dict))
+
+
 def _is_pending(value: Any) -> bool:
     """Return whether the item ends only when value, which its function returned, is done."""
-    if isinstance(value, LocalProxy):
+    if type(value) in _VALUES or isinstance(value, LocalProxy):
         return False  # the proxy may stand for this very item
     return inspect.isawaitable(value) or _is_future(value)
 

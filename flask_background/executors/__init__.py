@@ -26,7 +26,7 @@ def make_executors(
     with.
     """
     check_patches()
-    from flask_background.executors.aio import AsyncioExecutor  # imports asyncio, which takes long
+    from flask_background.executors.aio import AsyncioExecutor
     from flask_background.executors.threads import ThreadExecutor
 
     on_threads: Callable[[str, int, Perform, Adopt], Executor] = ThreadExecutor

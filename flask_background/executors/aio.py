@@ -1,8 +1,11 @@
-"""Coroutines on one event loop, on a separate thread: thousands at a time under a limit."""
+"""Coroutines on one event loop, on a separate thread: thousands at a time under a limit.
+
+asyncio is imported where it is used: the import takes as long as all of this package, and most apps have no
+coroutines.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
 from functools import partial
@@ -13,6 +16,8 @@ from flask_background.core.runner import Perform, Run
 from flask_background.executors.base import Executor
 
 if TYPE_CHECKING:
+    import asyncio
+
     from flask_background.core.item import WorkItem
 
 # How often the event loop of a foreign Future is checked, in seconds.
@@ -54,6 +59,10 @@ class AsyncioExecutor(Executor):
             self.close()  # a late run, from a thread that went on: its loop ends with it
 
     def is_here(self) -> bool:
+        if self._loop is None:
+            return False
+        import asyncio
+
         try:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
@@ -88,6 +97,8 @@ class AsyncioExecutor(Executor):
             return self._loop
 
     def _start_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        import asyncio
+
         def run() -> None:
             asyncio.set_event_loop(loop)
             self._run(loop)
@@ -115,6 +126,8 @@ class AsyncioExecutor(Executor):
             self._perform(item, self._start)
 
     def _start(self, run: Run, awaitable: Awaitable[Any]) -> None:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         try:
             if isinstance(awaitable, asyncio.Future) and awaitable.get_loop() is not loop:
@@ -130,6 +143,8 @@ class AsyncioExecutor(Executor):
     def _done(self, awaitable: Awaitable[Any], task: asyncio.Task[None]) -> None:
         run = self._tasks.pop(task)
         if task.cancelled():  # cancelled before its first step, so the run does not know
+            import asyncio
+
             if asyncio.iscoroutine(awaitable):
                 awaitable.close()
             run.context.run(run.fail, asyncio.CancelledError())
@@ -151,6 +166,8 @@ class AsyncioExecutor(Executor):
 
 async def _of_another_loop(future: asyncio.Future[Any]) -> Any:
     """Await a Future that another event loop completes. Raises RuntimeError if that loop no longer runs."""
+    import asyncio
+
     there, told = future.get_loop(), asyncio.Event()
     tell = partial(asyncio.get_running_loop().call_soon_threadsafe, told.set)
     quiet = 0

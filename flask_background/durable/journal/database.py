@@ -21,12 +21,15 @@ from typing import Literal
 
 from flask_background.durable.journal import migrations
 from flask_background.durable.journal.folder import check_file
-from flask_background.durable.journal.write_lock import WriteLock
+from flask_background.durable.journal.write_lock import WriteLock, place_of
 
 Mode = Literal["wal", "truncate"]
 
 FILE_NAME = "journal.sqlite3"
 
+# The size of a new file's pages, in bytes. A commit writes a few pages, each with hardly more than one row in
+# it; with SQLite's usual 4,096 bytes an item takes a tenth more of the processor.
+_PAGE = 2_048
 # How long SQLite waits for another program that holds a lock, in seconds.
 _BUSY = 2.0
 # The WAL is copied back and begun anew after this many commits, or when it has this length in bytes.
@@ -54,7 +57,7 @@ class Database:
         self._long = _LONG
         self._full: bool | None = None
         self._nonce = 0
-        self._file: os.stat_result | None = None
+        self._place: tuple[int, int] | None = None
         self._version = 0
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
@@ -76,8 +79,9 @@ class Database:
             check_file(self.path)
             connection = self._connect()
             try:
-                self._file = os.stat(self.path)
+                self._place = place_of(os.stat(self.path))
                 version = migrations.check_journal(connection, self.path)
+                connection.execute(f"pragma page_size = {_PAGE}")
                 (mode,) = connection.execute(f"pragma journal_mode = {self.mode}").fetchone()
                 if mode != "wal":
                     self.mode = "truncate"
@@ -122,7 +126,7 @@ class Database:
     def is_in_place(self) -> bool:
         """Return whether the path still leads to the open file, which may have been removed or replaced."""
         try:
-            return self._file is None or os.path.samestat(os.stat(self._name), self._file)
+            return self._place is None or self._place == place_of(os.stat(self._name))
         except OSError:
             return False
 
@@ -187,7 +191,7 @@ class Database:
         for connection in (self.reader, self.writer):
             if connection is not None:
                 connection.close()
-        self.reader = self.writer = self._file = None
+        self.reader = self.writer = self._place = None
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(

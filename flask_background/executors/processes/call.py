@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from flask_background.core.run_host import RunHost
 
 
+# The statuses that a child may report. Only a stop interrupts an item.
 _ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+_ENDS_IN_STOP = (*_ENDS, Status.INTERRUPTED)
 
 
 class NotBegun(Exception):
@@ -42,6 +44,7 @@ class Call:
     def __init__(self, child: ChildProcess, item: WorkItem[Any], kill_after: float, log: LogReceiver) -> None:
         self.child = child
         self._item = item
+        self._token = item.token
         self._kill_after = kill_after
         self._log = log
         # Lines about the item are logged in its context, on whatever thread.
@@ -56,7 +59,7 @@ class Call:
 
     def message(self) -> parcels.Call:
         """Return the message that asks the child for the call."""
-        item, token = self._item, self._item.token
+        item, token = self._item, self._token
         attempt = item._attempt
         assert attempt is not None
         parcel = parcel_of(item)
@@ -77,7 +80,7 @@ class Call:
 
     def run(self, message: parcels.Call) -> Outcome:
         """Send the call, pass on cancellation, and receive reports until the outcome arrives."""
-        child, token, attempt = self.child, self._item.token, self._item._attempt
+        child, token, attempt = self.child, self._token, self._item._attempt
         assert attempt is not None
         forget = token._call_when_fired(child.ring)
         attempt.abort = self._end_soon
@@ -107,7 +110,8 @@ class Call:
             message = child.receive(left)
             if isinstance(message, parcels.RunEnded):
                 self.has_spent_child = message.is_spent
-                if message.status not in self._possible_ends():
+                possible = _ENDS_IN_STOP if self._token.reason is CancelReason.SHUTDOWN else _ENDS
+                if message.status not in possible:
                     raise ItemCrashedError(
                         f"its child process reported an impossible status for item {item.id}"
                     )
@@ -134,20 +138,16 @@ class Call:
         killed = host_of(self._item).events.child_killed
         self._context.copy().run(killed, self._item, self.child.pid, why, where)
 
-    def _possible_ends(self) -> tuple[Status, ...]:
-        """Return the statuses that the child may report: only a stop interrupts an item."""
-        if self._item.token.reason is CancelReason.SHUTDOWN:
-            return *_ENDS, Status.INTERRUPTED
-        return _ENDS
-
     def _tell(self) -> None:
         """Tell the child the news of the item's token."""
-        token = self._item.token
+        token = self._token
+        if (reason := token.reason) is None:
+            return
         with suppress(OSError):  # the child has just died, as the next receive will report
-            if token.reason is not None and not self._announced:
+            if not self._announced:
                 self._announced = self._asked = True
-                self.child.send(parcels.TokenFired(token.reason.value, token.remaining))
-            if token.reason is CancelReason.SHUTDOWN and self._kill_at != math.inf and not self._told_again:
+                self.child.send(parcels.TokenFired(reason.value, token.remaining))
+            if reason is CancelReason.SHUTDOWN and self._kill_at != math.inf and not self._told_again:
                 # The token has fired for good, but a coroutine still has to be cancelled.
                 self._told_again = self._asked = True
                 self.child.send(parcels.TokenFired(CancelReason.REQUESTED.value, token.remaining))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 from flask_background.concurrency import native
 from flask_background.concurrency.timers import Timer, Timers
 from flask_background.core.await_here import await_here
-from flask_background.core.events import Events
 from flask_background.core.item import PlaceLender, WorkItem
 from flask_background.core.odd_errors import add_note, let_frames_go
 from flask_background.core.run_host import RunHost
@@ -29,6 +28,7 @@ from flask_background.executors.processes.pipes import Pipes
 if TYPE_CHECKING:
     from flask import Flask
 
+    from flask_background.core.events import Events
     from flask_background.core.registry import Registry
 
 # The shortest time between two progress reports to the parent, in seconds.
@@ -80,16 +80,18 @@ class ChildHost(RunHost):
     decides_retries = False
     lending: PlaceLender | None = _NothingToLend()
 
-    def __init__(self, app: Flask, pipes: Pipes, log: LogForwarder, job: Job) -> None:
-        super().__init__(app, Events(app), _timers, native.new_lock())
+    # What most runs never set is not set for each run.
+    _sent: Progress | None = None
+    _outcome: Outcome | None = None
+    _has_returned = False
+
+    def __init__(self, app: Flask, events: Events, pipes: Pipes, log: LogForwarder, job: Job) -> None:
+        super().__init__(app, events, _timers, native.new_lock())
         self._pipes = pipes
         self._log = log
         self._job = job
         self._progress = Throttle(_REPORT_EVERY, _timers)
-        self._sent: Progress | None = None
         self._uploads: list[Any] = []
-        self._outcome: Outcome | None = None
-        self._has_returned = False
 
     def run(self, registry: Registry) -> None:
         """Run the item to its end, and report its outcome. An error raised by this method ends the child."""
@@ -200,8 +202,9 @@ class ChildHost(RunHost):
             let_frames_go(error)
         self._report()
         ended = parcels.end(outcome)
-        if error is not None or ended.pickled is not None:  # else a value takes room that nobody has measured
-            ended = ended._replace(is_spent=memory.is_used_up(error, ended.pickled))
+        is_measured = error is not None or not ended.text  # a value that is not sent takes unknown room
+        if is_measured and memory.is_used_up(error, ended.pickled):
+            ended = ended._replace(is_spent=True)
         for upload in self._uploads:
             upload.close()
         self._log.end()

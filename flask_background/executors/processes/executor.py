@@ -138,6 +138,8 @@ class Attendant:
 
         False if the item is not to begin: there is no child, and the item was left in the journal.
         """
+        if self._child is not None and time.monotonic() - self._used < _FRESH:
+            return True
         starts, host = self._executor.starts, host_of(item)
         if self._child is None and host.keeps_items and (seconds := starts.seconds_left()) > 0:
             host.put_off(item, seconds)
@@ -156,7 +158,7 @@ class Attendant:
         self._trouble = None
         child = self._child
         if child is not None:
-            if time.monotonic() - self._used < _FRESH or child.is_alive():
+            if child.is_alive():
                 return
             self.let_child_go()
         self._calls, self._is_spent = 0, False

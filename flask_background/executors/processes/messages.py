@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import traceback
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
 from flask_background.core.request_state import RequestState
-from flask_background.core.status import Outcome, Progress, Status
+from flask_background.core.status import SUCCEEDED, Outcome, Progress, Status
 from flask_background.errors import ItemCancelledError, ItemFailedError, ResultLostError
 from flask_background.executors.processes import safe_pickle
 from flask_background.executors.processes.packing import Sent
+
+#: The statuses by what is sent for them.
+STATUSES = {str(status): status for status in Status}
+_SMALL = frozenset((float, bool, NoneType))
+# Texts of so many characters, and numbers of this size, are small.
+_SMALL_TEXT = 1_000
+_SMALL_INT = 1 << 62
 
 
 class Setup(NamedTuple):
@@ -85,7 +92,8 @@ class Started(NamedTuple):
 class RunEnded(NamedTuple):
     """The outcome of a run: the value or the error, pickled as data; for an error also its text.
 
-    ``is_spent``: whether the child has no memory left for another item.
+    ``text`` of an item that has succeeded says why its value is not sent. ``is_spent``: whether the child has
+    no memory left for another item. ``value``: a value that JSON holds as it is, and is not pickled.
     """
 
     status: str
@@ -93,6 +101,7 @@ class RunEnded(NamedTuple):
     text: str
     trace: str
     is_spent: bool = False
+    value: str | int | float | bool | None = None
 
 
 Message = Setup | Call | TokenFired | ProgressReported | Logged | CancelledSelf | Started | RunEnded
@@ -129,20 +138,32 @@ def end(outcome: Outcome) -> RunEnded:
     """Return an outcome, ready to be sent."""
     status, value, error = outcome
     if error is None:
+        if _is_small(value):
+            return RunEnded(status, None, "", "", False, value)
         try:
-            return RunEnded(status.value, safe_pickle.dumps(value), "", "")
+            return RunEnded(status, safe_pickle.dumps(value), "", "")
         except BaseException as wrong:  # whatever pickling raises, the item has succeeded
-            return RunEnded(
-                status.value, None, f"the result cannot be sent from its child process: {wrong!r}", ""
-            )
+            return RunEnded(status, None, f"the result cannot be sent from its child process: {wrong!r}", "")
     trace = "".join(traceback.format_exception(error))
-    return RunEnded(status.value, _pickled_error(error), _text_of(error), trace)
+    return RunEnded(status, _pickled_error(error), _text_of(error), trace)
+
+
+def _is_small(value: Any) -> bool:
+    """Return whether a value is small, and the same when JSON has been read: most results are."""
+    kind: type = type(value)
+    if kind is str:
+        return len(value) <= _SMALL_TEXT and value.isascii()  # JSON joins two halves of a character
+    if kind is int:
+        return abs(int(value)) <= _SMALL_INT
+    return kind in _SMALL
 
 
 def outcome_of(ended: RunEnded, name: str) -> Outcome:
-    """Return the outcome from its message; name is the item's."""
-    status = Status(ended.status)
-    if status is Status.SUCCEEDED:
+    """Return the outcome from its message, whose status is a status; name is the item's."""
+    status = STATUSES[ended.status]
+    if status is SUCCEEDED:
+        if ended.pickled is None and not ended.text:
+            return status, ended.value, None
         lost = ResultLostError(f"{name}: {ended.text}")
         if ended.pickled is not None:
             try:

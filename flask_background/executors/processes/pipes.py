@@ -1,6 +1,6 @@
 """Messages between a process and its child, through two pipes.
 
-A child reads pickles, since it trusts its parent. The parent reads JSON, with the pickled outcome of a run
+A child reads pickles, since it trusts its parent. The parent reads JSON, with a pickled outcome of a run
 behind it as it is: reading that cannot run code, whatever a child has been made to send.
 """
 
@@ -13,7 +13,8 @@ import pickle
 import struct
 import termios
 import zlib
-from types import UnionType
+from itertools import product
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from flask_background.concurrency import native
@@ -48,11 +49,18 @@ def _types_of(hint: Any) -> tuple[type, ...]:
     """Return the types of the values for which this annotation stands."""
     if isinstance(hint, UnionType):
         return tuple(each for one in get_args(hint) for each in _types_of(one))
-    return (int, float) if hint is float else (get_origin(hint) or hint,)
+    if hint is float:
+        return int, float
+    return (NoneType if hint is None else get_origin(hint) or hint,)
 
 
-# The types of each message's fields: a child may be made to send anything.
-_TYPES = [[_types_of(hint) for hint in get_type_hints(kind).values()] for kind in _KINDS]
+def _shapes_of(kind: type[Message]) -> frozenset[tuple[type, ...]]:
+    """Return the types that the fields of a message may have together."""
+    return frozenset(product(*map(_types_of, get_type_hints(kind).values())))
+
+
+# A child may be made to send anything.
+_SHAPES = [_shapes_of(kind) for kind in _KINDS]
 # Where the bytes are in the list of a RunEnded's number and fields.
 _PICKLED = 1 + RunEnded._fields.index("pickled")
 # Before each message: a mark, its length and its checksum. What an item writes into the pipe by mistake has
@@ -62,6 +70,9 @@ _HEAD = struct.Struct("!4sQI")
 # At the beginning of a message to the parent: the length of its JSON.
 _LENGTH = struct.Struct("!I")
 _CHUNK = 1 << 16
+# Made once: the functions of the json module make what they need for each call.
+_write_json = json.JSONEncoder().encode
+_read_json = json.JSONDecoder().raw_decode
 # The largest message, in bytes: what a child is made to say must not take all memory of its parent.
 _LARGEST = 1 << 30
 
@@ -81,7 +92,7 @@ class Pipes:
         self.outbound = outbound
         self._lock = native.new_lock()
         self._buffer = bytearray()
-        self._unsent: list[memoryview] = []
+        self._unsent: list[bytes | memoryview] = []
         self._dump, self._load = (_to_child, _from_child) if is_parent else (_to_parent, _from_parent)
         os.set_blocking(inbound, not is_parent)
         os.set_blocking(outbound, not is_parent)
@@ -119,8 +130,7 @@ class Pipes:
             raise TimeoutError
         try:
             # A small message is written at once; a large one is not copied for that.
-            parts = [head, body] if len(body) > _CHUNK else [head + body]
-            self._unsent += map(memoryview, parts)
+            self._unsent += (head, body) if len(body) > _CHUNK else (head + body,)
             self.send_more()
         finally:
             self._lock.release()
@@ -130,9 +140,12 @@ class Pipes:
         unsent = self._unsent
         try:
             while unsent:
-                unsent[0] = unsent[0][os.write(self.outbound, unsent[0]) :]
-                if not unsent[0]:
+                part = unsent[0]
+                written = os.write(self.outbound, part)
+                if written == len(part):
                     del unsent[0]
+                else:
+                    unsent[0] = memoryview(part)[written:]
         except BlockingIOError:
             pass
 
@@ -152,23 +165,23 @@ class Pipes:
     def take(self) -> Message | None:
         """Return the next message that has been read completely, or None. Raises NoMessage."""
         buffer = self._buffer
-        if not _MARK.startswith(buffer[: len(_MARK)]):
-            raise NoMessage(f"{len(buffer)} bytes that are no message")
         if len(buffer) < _HEAD.size:
+            if not _MARK.startswith(buffer[: len(_MARK)]):
+                raise _no_message(buffer)
             return None
-        _, length, checksum = _HEAD.unpack_from(buffer)
+        mark, length, checksum = _HEAD.unpack_from(buffer)
+        if mark != _MARK:
+            raise _no_message(buffer)
         if length > _LARGEST:
             raise NoMessage(f"a message of {length} bytes; allowed are {_LARGEST}")
         end = _HEAD.size + length
         if len(buffer) < end:
             return None
-        try:
-            with memoryview(buffer) as view, view[_HEAD.size : end] as body:
-                if zlib.crc32(body) != checksum:
-                    raise NoMessage("a message with other bytes in between")
-                return self._load(body)
-        finally:
-            del buffer[:end]  # a message that cannot be read is not tried again
+        self._buffer = buffer[end:]  # a message that cannot be read is not tried again
+        body = memoryview(buffer)[_HEAD.size : end]
+        if zlib.crc32(body) != checksum:
+            raise NoMessage("a message with other bytes in between")
+        return self._load(body)
 
     def close(self) -> None:
         """Close both pipes; the other side then reads the end."""
@@ -176,6 +189,10 @@ class Pipes:
             if end != -1:
                 os.close(end)
         self.inbound = self.outbound = -1
+
+
+def _no_message(found: bytearray) -> NoMessage:
+    return NoMessage(f"{len(found)} bytes that are no message")
 
 
 def _to_child(message: Message) -> bytes:
@@ -193,7 +210,7 @@ def _to_parent(message: Message) -> bytes:
     pickled = b""
     if type(message) is RunEnded and message.pickled is not None:
         values[_PICKLED], pickled = True, message.pickled
-    text = json.dumps(values).encode()
+    text = _write_json(values).encode()
     return b"".join((_LENGTH.pack(len(text)), text, pickled))
 
 
@@ -201,13 +218,15 @@ def _from_child(body: memoryview) -> Message:
     try:
         (length,) = _LENGTH.unpack_from(body)
         end = _LENGTH.size + length
-        number, *values = json.loads(bytes(body[_LENGTH.size : end]))
-        if number == _NUMBERS[RunEnded] and values[_PICKLED - 1]:
+        text = str(body[_LENGTH.size : end], "ascii")
+        (number, *values), _ = _read_json(text)
+        kind = _KINDS[number]
+        if kind is RunEnded and values[_PICKLED - 1]:
             values[_PICKLED - 1] = bytes(body[end:])
-        for value, types in zip(values, _TYPES[number], strict=True):
-            if type(value) not in types:
-                raise TypeError(f"a field is of the type {type(value).__name__}")
-        message: Message = _KINDS[number]._make(values)
+        if (types := tuple(map(type, values))) not in _SHAPES[number]:
+            names = ", ".join(each.__name__ for each in types)
+            raise TypeError(f"the fields of {kind.__name__} are of the types {names}")
+        message: Message = kind._make(values)
     except (MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:

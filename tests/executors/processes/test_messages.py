@@ -1,4 +1,4 @@
-"""What goes to a child and comes back: arguments, uploads, outcomes."""
+"""Messages to a child and back: arguments, uploads, outcomes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from flask_background.core.token import CancellationSource
 from flask_background.errors import ArgumentError, ItemCancelledError, ItemFailedError, ResultLostError
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes import packing
+from flask_background.executors.processes.pipes import Pipes
 
 
 def travel(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -76,10 +77,23 @@ def test_refused_argument() -> None:
         packing.pack(print, (1,), {"sep": [lambda: 1]})
 
 
-@pytest.mark.parametrize("value", [None, 42, {"a": [1]}])
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 42, -(10**5000), 1.5, float("inf"), "x", "x" * 1001, "\ud83d\ude00", b"x", {"a": [1]}],
+    ids=lambda value: type(value).__name__,
+)
 def test_result(value: Any) -> None:
-    """A result comes back."""
-    assert come_back((Status.SUCCEEDED, value, None)) == (Status.SUCCEEDED, value, None)
+    """A result comes back as it is, through the pipe too: small ones as JSON, others pickled."""
+    first, second = os.pipe(), os.pipe()
+    child, parent = Pipes(first[0], second[1]), Pipes(second[0], first[1], is_parent=True)
+    child.send(parcels.end((Status.SUCCEEDED, value, None)))
+    parent.read()
+    ended = parent.take()
+    child.close()
+    parent.close()
+    assert isinstance(ended, parcels.RunEnded)
+    status, back, error = parcels.outcome_of(ended, "item 1 (shop.work)")
+    assert (status, back, type(back), error) == (Status.SUCCEEDED, value, type(value), None)
 
 
 def test_lost_result() -> None:
@@ -90,7 +104,7 @@ def test_lost_result() -> None:
 
 
 class Exiting(Exception):
-    """What ends the process when it is pickled."""
+    """An object that ends the process when it is pickled."""
 
     def __reduce__(self) -> Any:
         raise SystemExit

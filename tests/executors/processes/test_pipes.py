@@ -38,7 +38,7 @@ def ends() -> Iterator[tuple[Pipes, Pipes]]:
 
 
 def test_messages(ends: tuple[Pipes, Pipes]) -> None:
-    """What is sent is received, as the same kind, in the same order, also when it was read at once."""
+    """Messages are received as the kind that was sent, in the same order, also when they are read at once."""
     here, there = ends
     sent = [
         Started(None),
@@ -48,6 +48,7 @@ def test_messages(ends: tuple[Pipes, Pipes]) -> None:
         RunEnded("succeeded", b"\x80", "", ""),
         RunEnded("succeeded", b"", "", ""),
         RunEnded("failed", None, "text", "trace", True),
+        *(RunEnded("succeeded", None, "", "", False, value) for value in (None, "x", 1, 1.5, True)),
     ]
     for message in sent:
         here.send(message)
@@ -127,7 +128,7 @@ def test_end(ends: tuple[Pipes, Pipes]) -> None:
 
 
 def test_end_that_does_not_block() -> None:
-    """What finds no room is left for later, and of a message that is not complete nothing is seen."""
+    """Bytes that find no room are left for later, and nothing is seen of an incomplete message."""
     first, second = os.pipe(), os.pipe()
     child, parent = Pipes(first[0], second[1]), Pipes(second[0], first[1], is_parent=True)
     large, small = Setup("x" * 300_000, 0, None, {}), TokenFired("timeout", None)
@@ -157,12 +158,13 @@ def forge(text: bytes, rest: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (b'[4, "1", null, null]', "a field is of the type str"),
-        (b'[7, ["succeeded"], null, "", "", false]', "a field is of the type list"),
-        (b'[7, "succeeded", null, {}, "", false]', "a field is of the type dict"),
-        (b'[7, "succeeded", null, "", "", 1]', "a field is of the type int"),
-        (b'[7, "succeeded", true, "", ""]', r"zip\(\)"),
-        (b'[5, "shop", 10.5, "", "", "", 1.0, "", 1, "", ""]', "a field is of the type float"),
+        (b'[4, "1", null, null]', "fields of ProgressReported are of the types str, "),
+        (b'[7, ["succeeded"], null, "", "", false, null]', "RunEnded are of the types list, "),
+        (b'[7, "succeeded", null, {}, "", false, null]', "RunEnded are of the types str, NoneType, dict, "),
+        (b'[7, "succeeded", null, "", "", 1, null]', "RunEnded are of the types .*, int, NoneType"),
+        (b'[7, "succeeded", null, "", "", false, [1]]', "RunEnded are of the types .*, bool, list"),
+        (b'[7, "succeeded", true, "", ""]', "RunEnded are of the types str, bytes, str, str$"),
+        (b'[5, "shop", 10.5, "", "", "", 1.0, "", 1, "", ""]', "Logged are of the types str, float, "),
         (b"[99]", "out of range"),
         (b'["x"]', "indices"),
         (b"[]", "not enough values"),
