@@ -144,6 +144,13 @@ class Demo:
         """Send a signal to the master."""
         self.process.send_signal(number)
 
+    def exit_code(self) -> int:
+        """Wait for the end of the server, and return its exit code; a failure shows the terminal."""
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the demo has not ended after a minute:\n{self.log()}") from None
+
     def press_ctrl_c(self) -> None:
         """Do what a terminal does: all of its foreground processes get the signal."""
         os.killpg(self.process.pid, signal.SIGINT)
