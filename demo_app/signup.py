@@ -68,7 +68,8 @@ def join() -> ResponseReturnValue:
     if not (1 <= len(name) <= 80 and name.isprintable()):
         errors["name"] = "Please give a name of up to 80 letters."
     if not (len(address) <= 254 and ADDRESS.fullmatch(address)):
-        errors["address"] = "Please give an address, such as ada@example.com."
+        example = "ada@example.com"
+        errors["address"] = f"Please give an e-mail address, such as {example}."
     if errors:
         return page(errors), 400
     item = send_welcome.using(when="response").enqueue(name, address)

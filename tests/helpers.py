@@ -61,7 +61,7 @@ def until(look: Callable[[], T], seconds: float = BOUND) -> T:
     end = time.monotonic() + seconds
     while not (seen := look()):
         assert time.monotonic() < end, f"nothing was seen in {seconds} s"
-        time.sleep(0.005)
+        time.sleep(0.001)
     return seen
 
 

@@ -40,9 +40,9 @@ def test_gate_waits_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_LONGEST_WAIT", 0.01)
     gate = native.Latch()
     began = time.monotonic()
-    assert not gate.wait(0.1)
-    assert time.monotonic() - began >= 0.1
-    threading.Timer(0.1, gate.open).start()
+    assert not gate.wait(0.05)
+    assert time.monotonic() - began >= 0.05
+    threading.Timer(0.05, gate.open).start()
     assert gate.wait(BOUND)
 
 

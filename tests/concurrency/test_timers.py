@@ -37,11 +37,11 @@ def test_rings_in_order() -> None:
     """Timers fire in the order of their times, not in the order in which they were set."""
     timers = Timers()
     rung: list[float] = []
-    for seconds in (0.9, 0.3, 0.6, 0.0):
+    for seconds in (0.15, 0.05, 0.1, 0.0):
         timers.set(seconds, lambda seconds=seconds: rung.append(seconds))  # type: ignore[misc]
     assert timer_threads() == 1
     until(lambda: len(rung) == 4)
-    assert rung == [0.0, 0.3, 0.6, 0.9]
+    assert rung == [0.0, 0.05, 0.1, 0.15]
 
 
 def test_earlier_alarm_wakes_the_thread() -> None:
@@ -59,8 +59,8 @@ def test_cancelled() -> None:
     """A cancelled timer does not fire; cancelling it again, or too late, does no harm."""
     timers = Timers()
     rung: list[str] = []
-    cancelled = timers.set(0.3, lambda: rung.append("cancelled"))
-    kept = timers.set(0.4, lambda: rung.append("kept"))
+    cancelled = timers.set(0.03, lambda: rung.append("cancelled"))
+    kept = timers.set(0.06, lambda: rung.append("kept"))
     timers.cancel(cancelled)
     timers.cancel(cancelled)
     until(lambda: rung)
@@ -82,7 +82,7 @@ def test_cancelled_among_many() -> None:
     timers = Timers()
     rung: list[int] = []
     for number in range(1_000):
-        alarm = timers.set(0.1, lambda number=number: rung.append(number))  # type: ignore[misc]
+        alarm = timers.set(0.02, lambda number=number: rung.append(number))  # type: ignore[misc]
         if number % 10:
             timers.cancel(alarm)
     until(lambda: len(rung) >= 100)
@@ -149,9 +149,9 @@ def test_far_timer_holds_up_nobody(far: float) -> None:
     rung: list[str] = []
     late = timers.set(far, lambda: rung.append("late"))
     until(timer_threads)
-    timers.set(0.05, lambda: rung.append("soon"))
+    timers.set(0.01, lambda: rung.append("soon"))
     until(lambda: rung)
-    timers.set(0.05, lambda: rung.append("later"))
+    timers.set(0.01, lambda: rung.append("later"))
     until(lambda: len(rung) == 2)
     assert rung == ["soon", "later"]
     timers.cancel(late)
@@ -174,9 +174,9 @@ def test_long_sleep_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LONGEST_SLEEP", 0.01)
     rung: list[float] = []
     began = time.monotonic()
-    Timers().set(0.1, lambda: rung.append(time.monotonic()))
+    Timers().set(0.05, lambda: rung.append(time.monotonic()))
     until(lambda: rung)
-    assert rung[0] - began >= 0.1
+    assert rung[0] - began >= 0.05
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])

@@ -241,14 +241,14 @@ def test_wait_async_is_cancelled(source: CancellationSource) -> None:
 @pytest.mark.parametrize("timeout", FOREVER)
 def test_wait_takes_any_number(source: CancellationSource, timeout: float) -> None:
     """The token ends a wait of any timeout; NaN and negative timeouts do not wait."""
-    threading.Timer(0.05, source.fire, [CancelReason.REQUESTED]).start()
+    threading.Timer(0.02, source.fire, [CancelReason.REQUESTED]).start()
     assert source.token.wait(timeout)
 
 
 @pytest.mark.parametrize("timeout", FOREVER)
 def test_wait_async_takes_any_number(source: CancellationSource, timeout: float) -> None:
     """The token ends a coroutine's wait of any timeout."""
-    threading.Timer(0.05, source.fire, [CancelReason.REQUESTED]).start()
+    threading.Timer(0.02, source.fire, [CancelReason.REQUESTED]).start()
     assert asyncio.run(source.token.wait_async(timeout))
 
 

@@ -56,7 +56,7 @@ def test_finished_later(background: Background, loop: asyncio.AbstractEventLoop)
     """A Future of another loop that runs is awaited, however long that takes."""
     future = of(loop)
     item = background.enqueue(lambda: future)
-    assert not item.wait(0.3)
+    assert not item.wait(0.1)
     loop.call_soon_threadsafe(future.set_result, 42)
     assert item.result(BOUND) == 42
 
@@ -209,7 +209,7 @@ def test_item_stops_the_loop(background: Background) -> None:
         asyncio.get_running_loop().stop()
 
     async def other() -> int:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
         return 42
 
     running = background.enqueue(other)

@@ -91,7 +91,7 @@ def test_full_blocks(make_site: Make, gate: threading.Event, coroutine: bool) ->
     threads = [threading.Thread(target=enqueue) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert not enqueued.acquire(timeout=0.1)
+    assert not enqueued.acquire(timeout=0.05)
     gate.set()
     for thread in threads:
         thread.join(BOUND)
@@ -172,7 +172,7 @@ def test_full_waits_for_a_coroutine(make_site: Make, gate: threading.Event) -> N
     enqueued: list[WorkItem[int]] = []
     thread = threading.Thread(target=lambda: enqueued.append(wait.enqueue()))
     thread.start()
-    thread.join(0.1)
+    thread.join(0.05)
     assert thread.is_alive()
     gate.set()
     thread.join(BOUND)

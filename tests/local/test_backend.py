@@ -99,9 +99,11 @@ def test_event_loop_cannot_be_made(make_site: Make, monkeypatch: pytest.MonkeyPa
     background = site.background
     make = native.new_event_loop
     full = [True]
+    refused: list[bool] = []
 
     def new_event_loop() -> asyncio.AbstractEventLoop:
         if full:
+            refused.append(True)
             raise OSError(errno.EMFILE, "Too many open files")
         return make()
 
@@ -113,8 +115,9 @@ def test_event_loop_cannot_be_made(make_site: Make, monkeypatch: pytest.MonkeyPa
     with pytest.raises(RuntimeError, match=r"no event loop can be made: .*Too many open files"):
         work.enqueue()
     assert background.wait_idle(2.0)
-    delayed = work.using(delay=0.1).enqueue()
-    assert not delayed.wait(0.3)
+    delayed = work.using(delay=0.02).enqueue()
+    until(lambda: len(refused) == 2)
+    assert not delayed.wait(0)
     full.clear()
     assert delayed.result(BOUND) == 42
 
@@ -145,14 +148,14 @@ def test_moment_without_threads(
         return function()
 
     func: Any = coroutine if kind == "asyncio" else function
-    options: dict[str, Any] = {"max_attempts": 2, "backoff": 0.3} if how == "retried" else {}
+    options: dict[str, Any] = {"max_attempts": 2, "backoff": 0.15} if how == "retried" else {}
     # The first run of what is retried is on another executor, whose threads are there.
     task = site.background.task(name="work", **options)(func)
-    item = task.enqueue() if how == "retried" else task.using(delay=0.3).enqueue()
+    item = task.enqueue() if how == "retried" else task.using(delay=0.15).enqueue()
     if how == "retried":
         until(lambda: item.attempt == 1 and item.status is Status.QUEUED)
     gone.set()
-    time.sleep(0.5)
+    time.sleep(0.25)
     gone.clear()
     assert item.result(BOUND) == (2 if how == "retried" else 1)
     assert site.background.task(name="late")(abs).using(delay=0.02).enqueue(-1).result(BOUND) == 1
@@ -295,5 +298,5 @@ def test_stop_takes_any_number(background: Background, gate: threading.Event, gr
 def test_stop_may_take_for_ever(background: Background, gate: threading.Event) -> None:
     """A grace period may be any number of seconds."""
     background.enqueue(gate.wait, BOUND)
-    threading.Timer(0.1, gate.set).start()
+    threading.Timer(0.03, gate.set).start()
     assert background.stop(10**400) == []

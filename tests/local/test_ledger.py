@@ -469,7 +469,7 @@ def test_claimed_while_a_close_gives_up() -> None:
             idle = super().is_idle()
             # As an executor's thread may, between the beginning and the end of close().
             claimer.start()
-            claimer.join(0.2)
+            claimer.join(0.05)
             return idle
 
     executor = Nowhere("thread", 1)
@@ -499,7 +499,7 @@ def test_recorded_while_it_ends(books: Books) -> None:
         def __setattr__(self, name: str, value: Any) -> None:
             if name == "error" and isinstance(value, ItemInterruptedError) and not settler.ident:
                 settler.start()
-                settler.join(0.2)
+                settler.join(0.05)
             super().__setattr__(name, value)
 
     attempt.__class__ = Slow
@@ -541,7 +541,7 @@ def test_nobody_waits_at_an_empty_queue(make_site: Callable[..., Site]) -> None:
     def meet(barrier: threading.Barrier) -> None:
         if threading.current_thread().name.startswith("visitor"):
             with suppress(threading.BrokenBarrierError):
-                barrier.wait(0.3)
+                barrier.wait(0.1)
 
     class Simultaneous(dict[str, Any]):
         """A book in which all have written their items before any of them looks at the number."""

@@ -74,6 +74,7 @@ class RedisRecords(Records):
         self._readers = client_of(celery, wait, _READ + wait, _READERS)
         self._prefix = f"{key_prefix(celery)}flask-background:"
         self._keep = math.ceil(settings.keep) or 1
+        self._put_sha = self._client.register_script(scripts.PUT).sha
 
     def put(self, item_id: str, record: Record, *, message_follows: bool) -> str | None:
         for _ in range(2):
@@ -92,9 +93,8 @@ class RedisRecords(Records):
         the message alone, and the item gets another one.
         """
         values = self._values_of(item_id, record, message_follows=True)
-        script = self._client.register_script(scripts.PUT)
         with reaching(), borrowed(self._client) as connection:
-            connection.send_command("EVALSHA", script.sha, 0, self._prefix, *values)
+            connection.send_command("EVALSHA", self._put_sha, 0, self._prefix, *values)
             yield
             try:
                 is_put = connection.read_response() is None
