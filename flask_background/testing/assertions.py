@@ -27,9 +27,9 @@ def assert_enqueued(
     """Assert that items of a task were enqueued in the innermost block, and return the first of them.
 
     ``args``, ``kwargs``: the arguments of the call; without both, arguments do not matter. A parameter may be
-    given either way, and ``unittest.mock.ANY`` equals any value. ``delay``: the option, as seconds or a
-    timedelta. ``count``: how many such items; None: at least one. Raises AssertionError, which lists what was
-    enqueued.
+    given either way, one that is not given means its default, and ``unittest.mock.ANY`` equals any value.
+    ``delay``: the option, as seconds or a timedelta. ``count``: how many such items; None: at least one.
+    Raises AssertionError, which lists what was enqueued, and TypeError if the task has no such parameters.
     """
     __tracebackhide__ = True
     record = record_of(find_app(task if isinstance(task, Task) else None))
@@ -70,6 +70,7 @@ def _find(
     wanted = None if args is None and kwargs is None else (tuple(args or ()), dict(kwargs or {}))
     if wanted is not None and isinstance(task, Task):
         wanted = task._all_args(wanted[0]), wanted[1]
+        _bind(task.func, task.name, *wanted)  # raises TypeError, also if no item is of this task
     return [
         each
         for each in record
@@ -87,19 +88,28 @@ def _is_of(recorded: RecordedItem, task: Which) -> bool:
 
 
 def _is_same_call(recorded: RecordedItem, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    try:
-        signature = inspect.signature(recorded.func, follow_wrapped=False)
-    except (TypeError, ValueError):  # some builtins have no signature
+    wanted = _bind(recorded.func, recorded.task_name, args, kwargs)
+    if wanted is None:
         return (recorded.args, recorded.kwargs) == (args, kwargs)
-    try:
-        wanted = signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise TypeError(f"{recorded.task_name} cannot be called with these arguments: {error}") from None
-    found = signature.bind(*recorded.args, **recorded.kwargs)
+    found = wanted.signature.bind(*recorded.args, **recorded.kwargs)
     wanted.apply_defaults()
     found.apply_defaults()
     # The wanted value first: an object that equals many, such as ANY, decides.
     return all(value == found.arguments[name] for name, value in wanted.arguments.items())
+
+
+def _bind(
+    func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> inspect.BoundArguments | None:
+    """Return the arguments by their parameters; None for a builtin without a signature."""
+    try:
+        signature = inspect.signature(func, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{name} cannot be called with these arguments: {error}") from None
 
 
 def _seconds(delay: float | timedelta | None) -> float | None:

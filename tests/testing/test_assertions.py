@@ -45,6 +45,17 @@ def test_the_same_call(mail: Task[..., Any], args: Any, kwargs: Any, count: int)
         refute_enqueued(mail, args=args, kwargs=kwargs)
 
 
+def test_misspelt_argument(items: RecordedItems, background: Background) -> None:
+    """Arguments that the task cannot take are an error, also where no item of it was enqueued."""
+
+    @background.task(name="mail")
+    def mail(to: str) -> None:
+        """Do nothing."""
+
+    with pytest.raises(TypeError, match="mail cannot be called with these arguments"):
+        refute_enqueued(mail, kwargs={"too": "bo"})
+
+
 def test_another_call(mail: Task[..., Any]) -> None:
     """Another argument is another call, and the failure lists what there was."""
     refute_enqueued(mail, args=("al",))
