@@ -35,6 +35,7 @@ MAIL_SERVER = os.environ.get("MAIL_SERVER")
 MAIL_PORT = int(os.environ.get("MAIL_PORT", "25"))
 MAIL_USERNAME = os.environ.get("MAIL_USERNAME")
 MAIL_PASSWORD = os.environ.get("MAIL_PASSWORD")
+# The server's certificate is checked. One of your own authority is trusted with SSL_CERT_FILE=authority.pem.
 MAIL_USE_TLS = os.environ.get("MAIL_USE_TLS", "").lower() in {"1", "true", "yes", "on"}
 MAIL_TIMEOUT = float(os.environ.get("MAIL_TIMEOUT", "10"))  # seconds for each answer of the server
 MAIL_DEBUG = False

@@ -11,12 +11,11 @@ from flask_background import current_item
 
 from . import recent
 from .extensions import background
-from .items import end_if_asked
+from .items import Shown, end_if_asked
 
 bp = Blueprint("cpu", __name__, url_prefix="/cpu")
 
-AT_ONCE = 8
-STARTED = 2  # items by one click, as there are two workers
+STARTED = 4  # items by one click: each of the two workers has two threads for them
 LIMIT = 450_000  # a second or two of one CPU
 STEP = LIMIT // 30
 SECONDS_NEEDED = 5
@@ -24,13 +23,13 @@ SECONDS_NEEDED = 5
 
 @background.task(durable=True)
 def count_on_thread() -> None:
-    """Count primes on a thread of a worker, whose views share the interpreter with the item."""
+    """Count primes on a thread, taking turns with the views of its worker."""
     count_primes()
 
 
 @background.task(durable=True, executor="children")
 def count_in_child() -> None:
-    """Count primes in a child process: the views have the worker to themselves."""
+    """Count primes in a child process, beside the worker with its views."""
     count_primes()
 
 
@@ -39,9 +38,16 @@ def count_primes() -> None:
     found = 0
     for number in range(2, LIMIT):
         if number % STEP == 0:
-            current_item.report_progress(number // STEP, LIMIT // STEP, f"{found:,} primes below {number:,}")
+            report(found, number)
             end_if_asked(SECONDS_NEEDED)
         found += is_prime(number)
+    report(found, LIMIT)
+
+
+def report(found: int, limit: int) -> None:
+    """Say how far the count is."""
+    text = f"{found:,} primes below {limit:,}"
+    current_item.report_progress(limit // STEP, LIMIT // STEP, text)
 
 
 def is_prime(number: int) -> bool:
@@ -55,6 +61,7 @@ def is_prime(number: int) -> bool:
 
 
 TASKS = {"threads": count_on_thread, "children": count_in_child}
+TITLES = {"threads": "On a thread", "children": "In a child process"}
 
 
 @bp.get("")
@@ -65,14 +72,14 @@ def index() -> str:
 
 @bp.post("")
 def start() -> ResponseReturnValue:
-    """Start as many items as there are workers."""
-    task = TASKS.get(request.form.get("where", ""))
-    if task is None:
+    """Start some items, unless others are still running."""
+    where = request.form.get("where", "")
+    if where not in TASKS:
         return page("Please choose threads or child processes."), 400
-    if sum(not item["final"] for item in recent.items("cpu")) > AT_ONCE - STARTED:
-        return page("Enough of them are running. Please wait for some to end."), 429
+    if running(recent.items("cpu")):
+        return page("Please wait until these items have ended."), 429
     for _ in range(STARTED):
-        recent.add("cpu", task.enqueue(), "In a child process" if task is count_in_child else "On a thread")
+        recent.add("cpu", TASKS[where].enqueue(), TITLES[where])
     return redirect(url_for(".index"), 303)
 
 
@@ -84,10 +91,18 @@ def ping() -> ResponseReturnValue:
 
 def page(error: str | None = None) -> str:
     """Show the form, and the latest items."""
+    items = recent.items("cpu")
     return render_template(
         "cpu.html",
         error=error,
-        items=recent.items("cpu"),
+        items=items,
+        load=running(items),
         cores=os.cpu_count(),
-        functions=[start, count_on_thread, count_in_child, count_primes, ping],
+        functions=[start, count_on_thread, count_in_child, count_primes, is_prime, ping],
     )
+
+
+def running(items: list[Shown]) -> str | None:
+    """Say where items are running now; None if all of them have ended."""
+    titles = {item["name"] for item in items if not item["final"]}
+    return next((where for where, title in TITLES.items() if title in titles), None)

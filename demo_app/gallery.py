@@ -36,7 +36,10 @@ class Picture(NamedTuple):
 
 @background.task(durable=True, executor="pictures", timeout=60)
 def make_thumbnails(upload: FileStorage, name: str) -> str | None:
-    """Keep small copies of an uploaded picture, and nothing else of it; or return why that cannot be."""
+    """Keep small copies of an upload and nothing else of it.
+
+    Returns why that cannot be; None once they are kept.
+    """
     target = files.folder("pictures") / current_item.id
     if target.exists():
         return None  # an earlier run had made it when its worker was killed
@@ -51,7 +54,8 @@ def make_thumbnails(upload: FileStorage, name: str) -> str | None:
         draft.mkdir()
         for done, edge in enumerate(EDGES, start=1):
             end_if_asked(SECONDS_NEEDED)
-            current_item.report_progress(done, steps, f"Making the copy of {edge} pixels")
+            doing = f"Making the copy of {edge} pixels"
+            current_item.report_progress(done, steps, doing)
             picture.thumbnail((edge, edge))
             picture.save(draft / f"{edge}.webp", quality=82)
         files.write_json(draft / "about.json", {"name": name})
@@ -69,13 +73,14 @@ def index() -> str:
 @bp.post("")
 def add() -> ResponseReturnValue:
     """Take pictures, and answer before any of them is looked at."""
-    uploads = [upload for upload in request.files.getlist("pictures") if upload.filename]
+    sent = request.files.getlist("pictures")
+    uploads = [upload for upload in sent if upload.filename]
     if not uploads:
         return page("Please choose a picture first."), 400
     for upload in uploads:
         name = caption(upload.filename)
         item = make_thumbnails.enqueue(upload, name)
-        # What the visitor calls it is for the page: whichever worker shows that.
+        # Any worker may show the page, with the visitor's name for the picture.
         files.write_json(files.folder("names") / f"{item.id}.json", name)
     return redirect(url_for(".index"), 303)
 

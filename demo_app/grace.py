@@ -43,19 +43,25 @@ async def stay_in_the_journal(seconds: int) -> None:
 
 
 async def take_a_while(seconds: int) -> None:
-    """Take some seconds. End early if asked to, or if the grace period is too short."""
+    """Take some seconds; end early if asked to, or if time runs out."""
     began = time.monotonic()
     try:
         while (spent := time.monotonic() - began) < seconds:
-            current_item.report_progress(int(spent), seconds, f"{int(spent)} of {seconds} seconds")
-            records.keep(current_item)
-            if records.is_asked_to_end(current_item.id):
-                current_item.cancel()
+            report(int(spent), seconds)
             end_if_asked(needed=seconds - spent)
             await asyncio.sleep(0.25)
-        current_item.report_progress(seconds, seconds, f"{seconds} of {seconds} seconds")
+        report(seconds, seconds)
     finally:
         records.keep(current_item)
+
+
+def report(spent: int, seconds: int) -> None:
+    """Say how far the item is, and have other workers know it, too."""
+    text = f"{spent} of {seconds} seconds"
+    current_item.report_progress(spent, seconds, text)
+    records.keep(current_item)
+    if records.is_asked_to_end(current_item.id):  # on a page of another worker
+        current_item.cancel()
 
 
 KINDS = {"memory": [stay_in_memory], "durable": [stay_in_the_journal]}
@@ -92,7 +98,7 @@ def start() -> ResponseReturnValue:
         return page("Please choose one of the kinds."), 400
     running, _ = long_items()
     if len(running) + len(tasks) > AT_ONCE:
-        return page("Enough of them are running. Please cancel one, or wait."), 429
+        return page("Enough of them are running. Please cancel one."), 429
     for task in tasks:
         records.expect(task.enqueue(seconds))
     return redirect(url_for(".index"), 303)
@@ -123,8 +129,9 @@ def kill() -> ResponseReturnValue:
             os.kill(victim, signal.SIGKILL)
         return redirect(url_for(".index"), 303)
     send_after_the_answer(signal.SIGKILL, victim)
-    # A browser would follow a redirect at once, perhaps to this worker, which listens until it is dead.
-    return render_template("killed.html"), {"Refresh": f"1; url={url_for('.index')}"}
+    # A redirect is followed at once, perhaps to this worker: it still listens.
+    later = {"Refresh": f"1; url={url_for('.index')}"}
+    return render_template("killed.html"), later
 
 
 @bp.post("/reload")
@@ -178,7 +185,7 @@ def page(error: str | None = None) -> str:
         longest=LONGEST,
         gunicorn=is_under_gunicorn(),
         local=is_local(),
-        functions=[start, stay_in_memory, stay_in_the_journal, take_a_while, kill, reload],
+        functions=[start, stay_in_memory, stay_in_the_journal, take_a_while, report, kill, reload],
     )
 
 

@@ -19,11 +19,11 @@ STEPS = 4
 
 @background.task(durable=True)
 def call_slow_service() -> None:
-    """Wait as for a service that takes its time: a mail server, a bank, a printer."""
+    """Take two seconds, as a mail server, a bank or a printer may."""
     for done in range(STEPS):
         current_item.report_progress(done, STEPS, f"Step {done + 1} of {STEPS}")
         time.sleep(0.47)
-    current_item.report_progress(STEPS, STEPS, "Done")
+    current_item.report_progress(STEPS, STEPS, f"All {STEPS} steps")
 
 
 @bp.before_request
@@ -48,7 +48,8 @@ def index() -> str:
 def in_background() -> ResponseReturnValue:
     """Hand the work over, and answer."""
     item = call_slow_service.enqueue()
-    return redirect(url_for(".index", item=item.id, answered=milliseconds()), 303)
+    answered = milliseconds()
+    return redirect(url_for(".index", item=item.id, answered=answered), 303)
 
 
 @bp.post("/in-view")

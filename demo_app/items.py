@@ -35,11 +35,19 @@ def describe(item: WorkItem[Any]) -> Shown:
         "took": seconds_taken(item),
         "attempt": item.attempt,
         "progress": progress and progress._asdict(),
+        "message": message(item),
         "error": refusal or failure(status, progress and progress.message),
         "pid": None,
         "pids": [],
         "token": {"cancelled": False, "reason": None, "remaining": None},
     }
+
+
+def message(item: WorkItem[Any]) -> str:
+    """Say what an item is doing."""
+    if item.status is Status.QUEUED:
+        return "Waiting for its next run" if item.attempt else "Waiting for its turn"
+    return (item.progress and item.progress.message) or ""
 
 
 def seconds_taken(item: WorkItem[Any]) -> float | None:

@@ -39,7 +39,12 @@ def make_table(app: Flask) -> None:
         db.session.commit()
 
 
-@background.task(durable=True, max_attempts=4, backoff=lambda attempt, error: 2**attempt, retry_on=(OSError,))
+@background.task(
+    durable=True,
+    max_attempts=4,
+    backoff=lambda attempt, error: 2**attempt,  # seconds
+    retry_on=(OSError,),
+)
 def ask_for_rates() -> None:
     """Ask a service that is down at first, and answers the third attempt."""
     if current_item.attempt < 3:
@@ -50,12 +55,13 @@ def ask_for_rates() -> None:
 @background.task(durable=True)
 def tick() -> None:
     """Run on a schedule: once for all workers, whichever of them is up."""
-    files.write_json(files.folder("recent") / "tick", {"at": time.time(), "pid": os.getpid()})
+    latest = {"at": time.time(), "pid": os.getpid()}
+    files.write_json(files.folder("recent") / "tick", latest)
 
 
 @background.task(durable=True)
 def confirm_order(order_id: int) -> None:
-    """Confirm an order. Its row is there, as the item began after the commit."""
+    """Confirm an order, whose row is there: the item began after the commit."""
     order = db.session.get_one(Order, order_id)
     order.confirmed_by = f"item {current_item.id[:6]} in worker {os.getpid()}"
     db.session.commit()
@@ -87,10 +93,10 @@ def retry() -> ResponseReturnValue:
 
 @bp.post("/orders")
 def place_order() -> ResponseReturnValue:
-    """Take an order. Its item is enqueued by the commit, and dropped by a roll-back."""
+    """Take an order. The commit enqueues its item, and a roll-back drops it."""
     order = Order(what="A sunny hill, 40 x 60 cm", ordered_at=datetime.now(UTC))
     db.session.add(order)
-    db.session.flush()  # the order has a number, and no other connection sees it yet
+    db.session.flush()  # gives the order its number
     item = confirm_order.using(when="commit").enqueue(order.id)
     if request.form.get("end") == "rollback":
         db.session.rollback()

@@ -10,7 +10,7 @@ from . import files
 from .items import Shown
 from .status import look_up
 
-KEPT = 6
+KEPT = 8
 
 
 def add(page: str, item: WorkItem[Any], name: str) -> None:

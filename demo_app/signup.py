@@ -31,23 +31,24 @@ ADDRESS = re.compile(
 # A server that is down is asked again. What it raises (SMTPException, timeouts) are OSErrors.
 @background.task(durable=True, max_attempts=3, backoff=2, retry_on=(OSError,))
 def send_welcome(name: str, address: str) -> str | None:
-    """Draw a card and mail it, with a link back to the gallery; or return why that cannot be.
+    """Draw a card and mail it, with a link back to the gallery.
 
-    At least once: a worker that is killed between the server's answer and the journal sends it again.
+    Returns why that cannot be; None once it is sent. If the worker is killed
+    right after the mail server took the letter, another worker sends it again.
     """
     current_item.report_progress(0, 2, "Drawing the card")
     card = pictures.welcome_card(name)
     end_if_asked(SECONDS_NEEDED)
     current_item.report_progress(1, 2, "Mailing it")
-    # The link leads to where the visitor came from: no SERVER_NAME is needed for that.
+    # The link leads to where the visitor came from, without a SERVER_NAME.
     link = url_for("gallery.index", _external=True)
     message = Message(f"Welcome, {name}!", recipients=[address])
     message.body = render_template("welcome.txt", name=name, link=link)
     message.attach("welcome.png", "image/png", card)
     try:
         mail.send(message)
-    except smtplib.SMTPRecipientsRefused:
-        return "The mail server takes no letters to this address."  # and will not in the next attempt
+    except smtplib.SMTPRecipientsRefused:  # another attempt would not help
+        return "The mail server takes no letters to this address."
     current_item.report_progress(2, 2, "Sent")
     return None
 
@@ -67,7 +68,8 @@ def join() -> ResponseReturnValue:
     if not (1 <= len(name) <= 80 and name.isprintable()):
         errors["name"] = "Please give a name of up to 80 letters."
     if not (len(address) <= 254 and ADDRESS.fullmatch(address)):
-        errors["address"] = "Please give an e-mail address, such as ada@example.com."
+        example = "ada@example.com"
+        errors["address"] = f"Please give an e-mail address, such as {example}."
     if errors:
         return page(errors), 400
     item = send_welcome.using(when="response").enqueue(name, address)

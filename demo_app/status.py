@@ -22,6 +22,7 @@ UNKNOWN = {
     "label": "Unknown",
     "final": True,
     "error": None,
+    "message": "",
     "look": "unknown",
     "took": None,
 }

@@ -9,8 +9,8 @@ import time
 from flask import Flask, g, request
 from werkzeug.wrappers import Response
 
-# Tasks on a schedule: that they have been run is of interest to nobody, unless they fail.
-QUIET = ("demo_app.patterns.tick", "demo_app.tidy.prune")
+# Their runs would fill the terminal, and the page of all items.
+ON_SCHEDULE = ("demo_app.patterns.tick", "demo_app.tidy.prune")
 
 
 class OneLine(logging.Formatter):
@@ -54,5 +54,5 @@ def init_app(app: Flask) -> None:
 
 
 def is_shown(record: logging.LogRecord) -> bool:
-    """Whether a line is more than the daily round of a task on a schedule."""
-    return record.levelno >= logging.WARNING or not any(name in record.getMessage() for name in QUIET)
+    """Whether a line is more than the usual run of a task on a schedule."""
+    return record.levelno >= logging.WARNING or not any(name in record.getMessage() for name in ON_SCHEDULE)

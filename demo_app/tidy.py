@@ -15,11 +15,12 @@ FOLDERS = ("pictures", "names", "records", "recent", "outbox")
 @background.periodic(seconds=config.DEMO_PRUNE_EVERY)
 @background.task(durable=True)
 def prune() -> int:
-    """Delete what is older than the demo keeps it; returns how much that was."""
+    """Delete what visitors left too long ago; return how many files it was."""
     oldest = time.time() - current_app.config["DEMO_KEEP"]
-    old = [
-        path for name in FOLDERS for path in files.folder(name).iterdir() if files.written_at(path) < oldest
-    ]
-    for path in old:
-        files.remove(path)
-    return len(old)
+    removed = 0
+    for name in FOLDERS:
+        for path in files.folder(name).iterdir():
+            if files.written_at(path) < oldest:
+                files.remove(path)
+                removed += 1
+    return removed

@@ -33,6 +33,6 @@ html_css_files = ["docs.css"]
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
-pygments_style = "friendly"
+pygments_style = "default"
 pygments_dark_style = "github-dark"
 html_theme_options = {"top_of_page_buttons": []}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from flask_background import hosts
 from flask_background.concurrency import native
 from flask_background.concurrency.once import Once
+from flask_background.core.item import current_item_var
 from flask_background.core.settings import Settings, warn_of_unknown_keys
 from flask_background.errors import JournalError
 
@@ -83,6 +84,8 @@ class BackgroundState:
         self.holds_items = not _is_child_process
         #: Whether this process runs durable items; a web process may leave them to other processes.
         self.runs_durable = self.settings.run_in_web and self.holds_items
+        #: Whether an item has forked this process: then the item's process runs the durable items.
+        self.is_fork_of_item = False
         #: The executors whose durable items this process runs; None: all.
         self.executors: frozenset[str] | None = None
         #: Whether the arguments of in-memory items are checked like those of durable ones.
@@ -188,15 +191,16 @@ class BackgroundState:
         An app that sends no items to Celery is not registered.
         """
         if self.settings.celery is not None or self.settings.backend == "celery":
-            self.celery_is_named()
+            self.backend_is_named("celery")
         else:
-            self.registry.when_celery_is_named(self)
+            self.registry.tell_backends(self)
 
-    def celery_is_named(self) -> None:
-        """Register with Celery, because the app or one of its tasks names it as a backend."""
-        from flask_background.celery.worker.bootstrap import join  # imports Celery
+    def backend_is_named(self, name: str) -> None:
+        """Prepare for a backend that the app or one of its tasks names; naming it again does no harm."""
+        if name == "celery":
+            from flask_background.celery.worker.bootstrap import join  # imports Celery
 
-        join(self)
+            join(self)
 
     def become_worker(self) -> None:
         """Mark this process as a Celery worker or the parent of one: the process holds no items."""
@@ -219,11 +223,9 @@ class BackgroundState:
         return may_have and self.settings.backend not in ("immediate", "manual")
 
     def look_for_work(self) -> None:
-        """Run items that other processes left in the journal; raise nothing. Only the first call acts."""
-        if self.looked:
-            return
-        self.looked = True
-        if self.has_journal():
+        """Run items that other processes left in the journal, once there is one; raise nothing."""
+        if not self.looked and self.has_journal():
+            self.looked = True
             try:
                 self.durable  # noqa: B018
             except Exception as error:
@@ -232,6 +234,12 @@ class BackgroundState:
                 )
 
     worker_started = look_for_work
+
+    def server_started(self) -> None:
+        """Run items that other processes left, without a request, unless the app is being tested."""
+        app = self._app()
+        if app is not None and not app.testing:
+            self.look_for_work()
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until no item is in flight in this process or waits in the journal for this process."""
@@ -298,6 +306,7 @@ class BackgroundState:
             self.folder,
             self.registry,
             executors=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
+            only_awaited=self.is_fork_of_item,
             sender=(lambda: self.celery.sender) if self._has_cluster() else None,
             in_this_process=lambda: self.durable,
         )
@@ -321,6 +330,7 @@ def _after_fork() -> None:
     _building = native.new_lock()  # another thread of the parent may have held it
     for state in _with_parts:
         state._forget_parts()
+        state.is_fork_of_item = state.is_fork_of_item or current_item_var.get(None) is not None
     _with_parts.clear()
 
 

@@ -11,6 +11,7 @@ from flask import current_app
 
 from flask_background import cli, hosts
 from flask_background.app_state import STATE, BackgroundState, state_of
+from flask_background.cli.flask_run import in_flask_run
 from flask_background.core.backend import Stats
 from flask_background.core.checks import is_text
 from flask_background.core.executor_check import check_executor
@@ -44,8 +45,8 @@ class Background:
     """Background work for one Flask app, or for several apps that share their tasks.
 
     Use ``Background(app)``, or ``Background()`` and later ``init_app(app)``. Neither starts a thread, and
-    neither writes a file. An app with durable tasks opens its journal when its gunicorn worker starts, or
-    else at the first request.
+    neither writes a file. An app with durable tasks opens its journal when its web server has started, or
+    else at the first request: see ``start``.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -73,7 +74,7 @@ class Background:
         if "background" not in app.cli.commands:  # the app may have a command of this name
             app.cli.add_command(cli.background)
         response.guard(app, state.look_for_work)
-        hosts.prepare(state)
+        hosts.prepare(state, serves=in_flask_run())
         state.join_celery()
 
     @overload
@@ -230,6 +231,17 @@ class Background:
         in a Celery cluster do not count: wait for their handles.
         """
         return self._state().wait_idle(timeout)
+
+    def start(self) -> None:
+        """Run items that earlier processes left, and periodic tasks, from now on: not from the first request.
+
+        gunicorn, ``flask run`` and other servers that a command starts need no call. A script that serves the
+        app itself calls this method when the app is complete. Raises nothing: the log says if the journal
+        cannot be opened.
+        """
+        state = self._state()
+        if state.holds_items:  # otherwise a child process that has loaded the script
+            state.look_for_work()
 
     def stop(self, grace: float | None = None) -> list[WorkItem[Any]]:
         """Stop now: fire the tokens, and give items grace seconds (None: the app's grace period).

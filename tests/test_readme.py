@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,12 +44,15 @@ def program(tmp_path: Path) -> Iterator[Program]:
 
 
 def test_readme(program: Program) -> None:
-    """The upload answers at once, both workers know the item, and the page shows what came of it."""
+    """An upload answers at once, every worker shows its item, and a form without a file is refused."""
     assert 'type="file"' in get(program.url)
     shown, page = upload(f"{program.url}/photos", "photo", b"one two three")
     assert re.search(rb"Your photo: (queued|running)", page)
     digest = hashlib.sha256(b"one two three").hexdigest()
     until(lambda: digest in get(shown), 60)
+    with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+        upload(f"{program.url}/photos", "photo", b"", file_name="")
+    refused.value.close()
 
 
 def test_readme_is_short() -> None:

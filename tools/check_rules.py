@@ -52,6 +52,7 @@ DOCUMENTED = {
 NEEDED = {
     "hosts/gunicorn.py": {"_current_frames"},
     "hosts/gunicorn_worker.py": {"_current_frames"},
+    "hosts/server_start.py": {"_current_frames"},
     "payload/live.py": {"_sa_class_manager", "_sa_instance_state"},
     "payload/data_check.py": {"_sa_class_manager"},
 }

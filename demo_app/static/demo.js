@@ -8,7 +8,7 @@ const PATIENCE_MS = 3000;
 // What changes all the time. When anything else does, the item's look does, and the page is fetched again.
 const fields = {
   status: (item) => item.label,
-  message: (item) => item.progress?.message ?? "Waiting for its turn",
+  message: (item) => item.message,
   remaining: (item) => (item.token.remaining === null ? "–" : `${item.token.remaining.toFixed(0)} s`),
 };
 
@@ -95,32 +95,47 @@ function watchUpload(form) {
 document.querySelectorAll("form[data-limit]").forEach(watchUpload);
 poll();
 
-// Times a view that does nothing, twenty times a second, and shows the last ten seconds.
+// Times a view that does nothing, twenty times a second: while no items run, and while some do.
 function watchPings(section) {
   const EVERY_MS = 50;
-  const KEPT = 200;
+  const DRAWN = 200;
+  const KEPT = 2000;
   const WIDTH = 300;
   const HEIGHT = 60;
-  const times = [];
   const line = section.querySelector("polyline");
+  const drawn = [];
+  // A click on a button loads the page anew, and the figures stay.
+  const times = JSON.parse(sessionStorage.getItem("pings") ?? "{}");
+  addEventListener("pagehide", () => sessionStorage.setItem("pings", JSON.stringify(times)));
   for (const part of section.querySelectorAll("[hidden]")) part.removeAttribute("hidden");
+  Object.keys(times).forEach(showRow);
 
-  function quantile(sorted, part) {
-    return `${sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))].toFixed(0)} ms`;
+  function showRow(load) {
+    const sorted = [...times[load]].sort((a, b) => a - b);
+    const cells = section.querySelectorAll(`tr[data-load="${load}"] td`);
+    [0.5, 0.99].forEach((part, i) => {
+      cells[i].textContent = `${sorted[Math.floor((sorted.length - 1) * part)].toFixed(0)} ms`;
+    });
+  }
+
+  function draw() {
+    const most = Math.max(50, ...drawn);
+    line.setAttribute("points", drawn.map((time, i) =>
+      `${(i * WIDTH / DRAWN).toFixed(1)},${(HEIGHT - time / most * (HEIGHT - 2)).toFixed(1)}`).join(" "));
   }
 
   async function ping() {
+    const { load } = document.getElementById("load").dataset;
     const began = performance.now();
     try {
       await fetch(section.dataset.ping, { cache: "no-store" });
-      times.push(performance.now() - began);
-      if (times.length > KEPT) times.shift();
-      const sorted = [...times].sort((a, b) => a - b);
-      document.getElementById("p50").textContent = quantile(sorted, 0.5);
-      document.getElementById("p99").textContent = quantile(sorted, 0.99);
-      const most = Math.max(50, sorted.at(-1));
-      line.setAttribute("points", times.map((time, i) =>
-        `${(i * WIDTH / KEPT).toFixed(1)},${(HEIGHT - time / most * (HEIGHT - 2)).toFixed(1)}`).join(" "));
+      const time = performance.now() - began;
+      for (const [list, most] of [[drawn, DRAWN], [times[load] ??= [], KEPT]]) {
+        list.push(time);
+        if (list.length > most) list.shift();
+      }
+      showRow(load);
+      draw();
     } catch {
       // The server is gone for a moment; the line at the foot of the page says so.
     }
@@ -131,8 +146,3 @@ function watchPings(section) {
 
 const pings = document.getElementById("pings");
 if (pings) watchPings(pings);
-
-// Where there is room, the code stands open beside the page.
-if (matchMedia("(min-width: 72rem)").matches) {
-  for (const code of document.querySelectorAll("details.code")) code.open = true;
-}

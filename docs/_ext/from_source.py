@@ -29,7 +29,10 @@ class SettingsTable(_FromSource):
         self._note_sources()
         lines = ["| key | default | is |", "|---|---|---|"]
         lines += [f"| `{row.key}` | {row.default} | {row.description} |" for row in rows()]
-        return self.parse_text_to_nodes("\n".join(lines))
+        found = self.parse_text_to_nodes("\n".join(lines))
+        for table in found:
+            table["classes"].append("settings")
+        return found
 
 
 class _Messages(_FromSource):

@@ -16,7 +16,7 @@ from flask_background.celery.app import celery_of, check_settings, explicit_sett
 from flask_background.celery.client.publisher import Publisher
 from flask_background.celery.records import is_redis, records_of
 from flask_background.celery.records.connection import client_of
-from flask_background.celery.uploads.uploads import Uploads
+from flask_background.celery.uploads import Uploads
 from flask_background.core.events import Events
 from flask_background.core.finding import Finding
 from flask_background.errors import BackgroundError, ConfigurationError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from flask_background.concurrency import native
 from flask_background.concurrency.durations import deadline
@@ -38,7 +38,7 @@ class RecordKeeper(ItemHost, Protocol):
 class CeleryItem(RemoteItem[R]):
     """A work item that other machines run. What it says is as its record is when it is asked."""
 
-    __slots__ = ("in_outbox", "runs_here")
+    __slots__ = ("_keeper", "in_outbox", "runs_here")
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class CeleryItem(RemoteItem[R]):
         self.in_outbox = False
         #: Whether this process is to run it after all: it is ``here`` for good, kept by its backend.
         self.runs_here = False
+        self._keeper = keeper
         super().__init__(task, args, kwargs, state, keeper)
 
     @classmethod
@@ -81,7 +82,7 @@ class CeleryItem(RemoteItem[R]):
         end = deadline(timeout)
         for pause in self._looks(end):
             left = min(_NEWS, end - time.monotonic())
-            if left > pause and cast(RecordKeeper, self._host).wait_for_end(self, left):
+            if left > pause and self._keeper.wait_for_end(self, left):
                 continue
             native.Latch().wait(pause)
         return self._announced
@@ -122,13 +123,12 @@ class CeleryItem(RemoteItem[R]):
 
     def take(self, record: Record) -> None:
         """Know what the record says. An end that was seen is the last word."""
-        attempt = record._replace(task=self.task_name).attempt_of(self.id)  # Celery's own do not say it
         with self._host.lock:
             if not self._announced:
-                self._learn(record.status, attempt)
+                self._learn(record.status, record.attempt_of(self.id))
 
     def _look(self) -> None:
         if not (self._announced or self.here):
-            record = cast(RecordKeeper, self._host).look(self)
+            record = self._keeper.look(self)
             if record is not None:  # else it ended so long ago that its record is gone
                 self.take(record)

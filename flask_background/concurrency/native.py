@@ -41,8 +41,8 @@ __all__ = [
     "new_poll",
     "original",
     "sleep",
+    "start_bare_thread",
     "start_thread",
-    "start_thread_in_handler",
 ]
 
 # If gevent has patched one of these modules, the process serves greenlets, even if other modules were left
@@ -110,8 +110,11 @@ def start_thread(target: Callable[[], None], name: str, *, runs_app_code: bool =
             Context().run(threading.Thread(target=run, name=name, daemon=True).start)
 
 
-def start_thread_in_handler(target: Callable[[], None]) -> None:
-    """Run target on a service thread, without the locks of threading: safe in a signal handler."""
+def start_bare_thread(target: Callable[[], None]) -> None:
+    """Run target on a service thread that threading knows nothing of.
+
+    Safe in a signal handler, because no lock of threading is taken, and before gevent patches the process.
+    """
     with blocked(current_mask()):
         original("_thread", "start_new_thread")(_made_ours(target, is_service=True), ())
 

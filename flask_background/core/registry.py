@@ -23,10 +23,10 @@ class Periodic(NamedTuple):
     overlap: bool = False
 
 
-class AwaitsCelery(Protocol):
-    """An app that does not use Celery until a task names it."""
+class UsesRegistry(Protocol):
+    """An app that has to know which backends its tasks name."""
 
-    def celery_is_named(self) -> None: ...
+    def backend_is_named(self, name: str) -> None: ...
 
 
 class Registry:
@@ -36,14 +36,14 @@ class Registry:
         self.tasks: dict[str, Callee] = {}
         self.periodic: dict[str, Periodic] = {}
         self._has_durable = False
-        self._await_celery: weakref.WeakSet[AwaitsCelery] = weakref.WeakSet()
+        self._apps: weakref.WeakSet[UsesRegistry] = weakref.WeakSet()
 
-    def when_celery_is_named(self, app: AwaitsCelery) -> None:
-        """Tell an app, once, that one of its tasks uses Celery."""
-        if self.names_backend("celery"):
-            app.celery_is_named()
-        else:
-            self._await_celery.add(app)
+    def tell_backends(self, app: UsesRegistry) -> None:
+        """Tell an app of each backend that a task names, now and whenever a task is added."""
+        self._apps.add(app)
+        for task in tuple(self.tasks.values()):
+            if task.options.backend is not None:
+                app.backend_is_named(task.options.backend)
 
     def add(self, task: Callee) -> None:
         """Add a task. Raises ConfigurationError if two tasks have one name, and one of them is durable."""
@@ -59,9 +59,9 @@ class Registry:
             )
         self.tasks[task.name] = task
         self._has_durable = self._has_durable or task.options.durable
-        if task.options.backend == "celery":
-            while self._await_celery:
-                self._await_celery.pop().celery_is_named()
+        if task.options.backend is not None:
+            for app in tuple(self._apps):
+                app.backend_is_named(task.options.backend)
 
     def add_periodic(self, task: Callee, schedule: Schedule, overlap: bool = False) -> None:
         """Add a schedule for a task. Raises ConfigurationError if the journal cannot enqueue the task."""

@@ -47,8 +47,9 @@ _LOOK = 0.02
 class DurableBackend(Backend[DurableItem[Any]]):
     """The durable items of one app, as one process sees them.
 
-    ``executors``: the executors whose items this process runs. ``sender`` returns the object that forwards
-    items to another backend. ``in_this_process`` gives a forked process the backend in place of this one.
+    ``executors``: the executors whose items this process runs; ``only_awaited``: only the items for which a
+    run waits in this process. ``sender`` returns the object that forwards items to another backend.
+    ``in_this_process`` gives a forked process the backend in place of this one.
     Raises JournalError.
     """
 
@@ -60,11 +61,12 @@ class DurableBackend(Backend[DurableItem[Any]]):
         registry: Registry,
         *,
         executors: Collection[str],
+        only_awaited: bool = False,
         sender: Callable[[], Sender] | None = None,
         in_this_process: Callable[[], DurableBackend],
     ) -> None:
         self.session = session = JournalSession.open(local, settings, folder, registry, executors)
-        backlog = Backlog(session)
+        backlog = Backlog(session, only_awaited)
         self.runs = Runs(session, backlog, lambda: in_this_process().runs)
         self.handles = Handles(session, self.runs)
         self.claimer = Claimer(session, self.handles, self.runs, backlog)
@@ -80,6 +82,7 @@ class DurableBackend(Backend[DurableItem[Any]]):
             keep=settings.keep,
             park_after=settings.park_after,
         )
+        self.maintenance.fires = not only_awaited
         self._local = local
         self._over = False
         local.companion = self  # before the thread runs items, because the process may begin to stop

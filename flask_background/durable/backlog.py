@@ -25,8 +25,10 @@ _MOST_TOLD = callbacks.MOST
 class Backlog:
     """An estimate of the waiting items, changed without a lock; a look into the journal corrects it."""
 
-    def __init__(self, session: JournalSession) -> None:
+    def __init__(self, session: JournalSession, only_awaited: bool = False) -> None:
         self._session = session
+        # Whether this process claims only the items that its own runs wait for.
+        self._only_awaited = only_awaited
         #: Whether there are items that this process could claim.
         self.exists = True
         #: How many items this process has left in the journal, and how many of those no longer wait. New
@@ -57,7 +59,7 @@ class Backlog:
     def room(self, name: str) -> int:
         """Return how many more items of an executor this process would claim."""
         executor = self._session.local.executors[name]
-        if executor.paused_until > time.monotonic():
+        if self._only_awaited or executor.paused_until > time.monotonic():
             return 0
         is_quick = self._durations.get(name, _SHORT) < _SHORT and not self.is_stuck(name)
         ahead = _AHEAD if is_quick else 1

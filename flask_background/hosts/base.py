@@ -159,14 +159,18 @@ class Host(ABC):
 
     def wake(self) -> None:
         """Start the watcher if it does not run, because an item was accepted."""
-        with self._lock:
-            if self.awake:
-                return
-            self.awake = True
+        starts = False
         try:
-            native.start_thread(self._watch, "background-watcher")
-        except RuntimeError:
-            self.awake = False  # no thread could be started; the next item tries again
+            with self._lock:
+                starts, self.awake = not self.awake, True
+            if starts:
+                native.start_thread(self._watch, "background-watcher")
+        except BaseException as error:
+            # The next item, or the wait for the items, tries again. The thread may have started in spite of
+            # the exception; two watchers do no harm.
+            self.awake = self.awake and not starts
+            if not isinstance(error, RuntimeError):  # an exception from a signal, on the main thread
+                raise
 
     def ring(self) -> None:
         """Look for the end of the stop, because an item of a stopping app has ended."""

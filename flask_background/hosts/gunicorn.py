@@ -57,6 +57,7 @@ class GunicornHost(Host):
         self._heart = Heartbeat(worker)
         self._missing = missing(worker)
         self._pressed: dict[int | None, float] = {}
+        self._quits = False
         self._left_at: float | None = None
         self._heart_beats = False
         self._beaten_at = -math.inf
@@ -149,18 +150,18 @@ class GunicornHost(Host):
     def interrupted(self) -> None:
         self.press(None)
 
-    def press(self, sig: int | None) -> bool:
-        """Handle INT or QUIT: the second one ends the wait. Return whether this is the first one.
-
-        Safe in a signal handler.
-        """
+    def press(self, sig: int | None) -> None:
+        """Count INT or QUIT: the second one ends the wait. Safe in a signal handler, also inside itself."""
         now = time.monotonic()
-        first = not self._pressed
-        again = sig in self._pressed or any(now - when > _ONE_PRESS for when in self._pressed.values())
+        again = sig in self._pressed or any(now - when > _ONE_PRESS for when in (*self._pressed.values(),))
         began = self._began
         if again or (began is not None and now - began > _ONE_PRESS):
             self.cut()
         self._pressed[sig] = now
+
+    def quits_now(self) -> bool:
+        """Return True once: for the signal that gunicorn's own handler gets."""
+        first, self._quits = not self._quits, True
         return first
 
     @property

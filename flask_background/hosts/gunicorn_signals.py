@@ -3,7 +3,9 @@
 gunicorn's handler raises SystemExit wherever the main thread is, 0.1 s after the signal. A second signal
 would do that once more: in that handler, between gunicorn and the wait for the items, or in that wait. So
 handlers of ours stand before gunicorn's own, set by ``signal.signal``. They call gunicorn's handler while no
-item is in flight, and for the first signal.
+item is in flight, and for the first signal. Ctrl-C sends a worker two signals, so the second one may come at
+any point of the handler of the first one. There it is only counted, or its SystemExit would end that handler
+before the first signal is.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import signal
 import threading
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
+from flask_background.concurrency.stop_signals import may_raise
 from flask_background.hosts.base import Host
 from flask_background.hosts.gunicorn import GunicornHost
 
@@ -53,10 +56,13 @@ class _Handler:
         host = self._host()
         if not isinstance(host, GunicornHost) or host.pid != os.getpid() or host.is_idle():
             self._gunicorns(number, frame)
-        elif _submits(frame):
-            native.start_thread_in_handler(partial(_send_again, number))
-        elif host.press(number) and not host.has_arrived:
-            self._gunicorns(number, frame)
+        elif _submits(frame) or not (native.is_patched() or may_raise(frame)):
+            # Under gevent, gunicorn's handler raises in a greenlet of its own.
+            native.start_bare_thread(partial(_send_again, number))
+        else:
+            host.press(number)
+            if not (host.has_arrived or _is_in(_Handler.__call__.__code__, frame)) and host.quits_now():
+                self._gunicorns(number, frame)
 
 
 def _submits(frame: FrameType | None) -> bool:
@@ -66,8 +72,13 @@ def _submits(frame: FrameType | None) -> bool:
     """
     from concurrent.futures import ThreadPoolExecutor
 
+    return _is_in(ThreadPoolExecutor.submit.__code__, frame)
+
+
+def _is_in(code: CodeType, frame: FrameType | None) -> bool:
+    """Return whether a signal has interrupted this code, or code that it has called."""
     while frame is not None:
-        if frame.f_code is ThreadPoolExecutor.submit.__code__:
+        if frame.f_code is code:
             return True
         frame = frame.f_back
     return False

@@ -76,11 +76,12 @@ class ProcessHost(Host):
                 self._heard_in_vain = number
                 self.ring()
                 return
-        if self._stopped_by is None:
+        is_first = self._stopped_by is None
+        self._heard_at = time.monotonic()  # before the rest, because the echo may come just here
+        if is_first:
             self._stopped_by = number
         else:
             self.cut()
-        self._heard_at = time.monotonic()
         if raises:
             raise SystemExit(128 + number)
 

@@ -106,9 +106,9 @@ class LocalBackend(InProcessBackend, RunHost):
                 return accepted  # the item that has the key
         if copies:
             put_aside(copies)
-        if not self._watcher.awake:
-            self._wake_watcher()
         try:
+            if not self._watcher.awake:
+                self._wake_watcher()
             self.events.enqueued(item)
         finally:  # a signal may raise here, when the item has been accepted
             if due is not None:

@@ -20,8 +20,8 @@ from werkzeug.test import encode_multipart
 
 from flask_background import Status, signals
 from flask_background.app_state import state_of
-from flask_background.celery.uploads import uploads as rooms
-from flask_background.celery.uploads.stores import Remote, store_at
+from flask_background.celery import uploads as stored
+from flask_background.celery.uploads import Remote
 from flask_background.errors import (
     BrokerError,
     ConfigurationError,
@@ -282,18 +282,17 @@ def test_worker_without_a_store(make_app: MakeApp, broker: Broker, store: Path, 
             file.unlink()
 
 
-def test_sweep(app: Flask, store: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep(app: Flask, store: Path, worker: Worker) -> None:
     """Once in a while old files are removed: of items that are over, or were left for long."""
     over = shop.echo.enqueue(1)
     assert over.wait(BOUND)
     waiting = shop.describe.using(delay=86_400).enqueue([upload()])
-    now, hours, long = time.time(), 2 * 3_600.0, 86_400.0 + rooms.KEPT + 60
+    now, hours, long = time.time(), 2 * 3_600.0, 86_400.0 + stored.KEPT + 60
     ages = {f"{over.id}-0": hours, f"{'0' * 24}-0": long, f"{'1' * 24}-0": hours, "other": long}
     ages |= {f"{over.id}-1": 0, f"{waiting.id}-0": hours}
     for name, age in ages.items():
         (store / name).touch()
         os.utime(store / name, (now - age, now - age))
-    monkeypatch.setattr(rooms, "_swept_at", 0.0)
     session: Any = state_of(app).celery.session
     session.uploads.sweep(session.is_over)
     left = {file.name for file in store.iterdir()}
@@ -346,8 +345,8 @@ def test_urls_that_cannot_be(make_app: MakeApp, url: str) -> None:
 
 def test_store_hangs(make_app: MakeApp, remote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that hangs is given up; a file that it writes later is removed, and the upload is kept."""
-    monkeypatch.setattr(rooms, "_STALLED", 0.2)
-    gate = rooms.native.Latch()
+    monkeypatch.setattr(stored, "_STALLED", 0.2)
+    gate = stored.native.Latch()
     original = remote._open
 
     def hang(self: Any, path: str, mode: str, **options: Any) -> Any:
@@ -361,8 +360,3 @@ def test_store_hangs(make_app: MakeApp, remote: Any, monkeypatch: pytest.MonkeyP
     assert given.read() == b"picture"
     gate.open()
     until(lambda: not [thread for thread in our_threads() if thread.name == "background-upload"])
-
-
-def test_store_of_a_process() -> None:
-    """A store is made once in a process: connections are kept."""
-    assert store_at("memory://once") is store_at("memory://once")

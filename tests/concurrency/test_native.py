@@ -96,7 +96,7 @@ def test_thread_is_not_in_the_callers_context() -> None:
         native.start_thread(
             lambda: seen.append(user.get(None)), "background-test", runs_app_code=runs_app_code
         )
-    native.start_thread_in_handler(lambda: seen.append(user.get(None)))
+    native.start_bare_thread(lambda: seen.append(user.get(None)))
     until(lambda: len(seen) == 3)
     user.reset(token)
     assert seen == [None] * 3
@@ -123,7 +123,7 @@ def app_code(target: Callable[[], None]) -> None:
 STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 
 
-@pytest.mark.parametrize("start", [service, native.start_thread_in_handler])
+@pytest.mark.parametrize("start", [service, native.start_bare_thread])
 def test_service_threads_block_signals(start: Callable[[Callable[[], None]], None]) -> None:
     """A service thread blocks the signals that stop the process; its starter does not."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_made_up_addresses(demo: Demo, query: str) -> None:
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_start_page(demo: Demo, browser: Browser, size: tuple[int, int]) -> None:
-    """A click shows both figures without a reload, and the code stands beside a wide page."""
+    """A click shows both figures without a reload, and the code of the page is there."""
     browser.look(size)
     browser.open(demo.url)
     browser.one("main form button").click()
@@ -58,7 +59,15 @@ def test_start_page(demo: Demo, browser: Browser, size: tuple[int, int]) -> None
         browser.look(size, dark)
         browser.shot(f"home-{size[0]}" + "-dark" * dark)
         assert browser.problems() == []
-    assert browser.one(".code pre").is_displayed() is (size == DESKTOP)
+    assert browser.one(".code pre").is_displayed()
+
+
+@pytest.mark.parametrize("path", ["/", "/gallery", "/signup", "/grace", "/cpu", "/patterns", "/journal"])
+def test_code_fits_its_half_of_the_page(demo: Demo, path: str) -> None:
+    """Each page shows its code, in lines of at most 80 characters."""
+    (code,) = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", demo.get(path).page, re.S)
+    assert "def " in code
+    assert [line for line in unescape(code).splitlines() if len(line) > 80] == []
 
 
 def test_taken_port(start_demo: Start, demo: Demo) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ..browser import DESKTOP, PHONE, Browser
-from .driver import Demo, item_ids
+from .conftest import Start
+from .driver import Demo, item_ids, until
 
 
 def test_all_workers_show_durable_items(demo: Demo) -> None:
@@ -17,6 +20,29 @@ def test_all_workers_show_durable_items(demo: Demo) -> None:
     assert item_id in demo.get("/journal?status=succeeded").page
     assert item_id not in demo.get("/journal?status=failed").page
     assert demo.get("/journal?status=made-up").status == 200
+
+
+def test_schedules_do_not_fill_the_page(start_demo: Start) -> None:
+    """Of a task on a schedule the latest run alone is listed."""
+    demo = start_demo(DEMO_TICK_EVERY="0.2")
+
+    def last_tick() -> str | None:
+        found = re.findall(r'data-item="(\w+)"[^>]*>\s*<td>patterns\.<wbr>tick', demo.get("/journal").page)
+        assert len(found) <= 1
+        return found[0] if found else None
+
+    first = until(last_tick)
+    until(lambda: last_tick() != first)
+
+
+def test_page_follows_its_items(demo: Demo, browser: Browser) -> None:
+    """A running item's row says so, and that it is done, without a reload."""
+    (item_id,) = item_ids(demo.post("/in-background"))
+    browser.look(DESKTOP)
+    browser.open(demo.url + "/journal")
+    browser.one(f"#item-{item_id}[data-live]")
+    browser.one(f"#item-{item_id}[data-status=succeeded]")
+    assert browser.problems() == []
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])

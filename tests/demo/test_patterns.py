@@ -14,6 +14,7 @@ from .driver import Demo, item_ids, until
 def test_retries(demo: Demo) -> None:
     """The service answers the third attempt, and the page says which that was."""
     (item_id, *_) = item_ids(demo.post("/patterns/rates"))
+    until(lambda: demo.items(item_id)[0]["message"] == "Waiting for its next run")
     item = demo.ended(item_id)
     assert (item["status"], item["attempt"]) == ("succeeded", 3)
     assert "Attempt 3" in demo.get("/patterns").text

@@ -86,7 +86,7 @@ class Shop:
         return [run for run in found if name in (None, run[0])]
 
     def rows(self, sql: str = "select * from item order by number") -> list[dict[str, Any]]:
-        """What the journal says, read as another program would."""
+        """The journal's row, read as another program would."""
         connection = sqlite3.connect(f"file:{self.folder}/journal/journal.sqlite3?mode=ro", uri=True)
         connection.row_factory = sqlite3.Row
         try:

@@ -50,7 +50,7 @@ def site(make_site: Callable[..., Site], tmp_path: Path) -> Site:
 
 
 def row(site: Site, item_id: str) -> dict[str, Any]:
-    """What the journal says of an item, read as another program would."""
+    """The journal's row of an item, read as another program would."""
     journal = site.app.config["BACKGROUND_JOURNAL"] / "journal.sqlite3"
     with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as connection:
         connection.row_factory = sqlite3.Row
@@ -193,7 +193,7 @@ def test_uploads_of_what_did_not_succeed(
 
 
 def test_files_that_cannot_be_opened_just_now(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What passes (too many open files, a disk that hangs) costs neither the item nor an attempt."""
+    """Trouble that passes (too many open files, a disk that hangs) costs neither the item nor an attempt."""
     monkeypatch.setattr(runs_of_items, "_PUT_OFF", 0.05)
     task = site.background.task(durable=True)(lambda photo: photo.read())
     packing = state_of(site.app).durable.session.uploads
@@ -214,7 +214,7 @@ def test_files_that_cannot_be_opened_just_now(site: Site, monkeypatch: pytest.Mo
 
 
 def test_arguments_are_data(site: Site) -> None:
-    """What would not come back as it was is refused by name, and nothing is left of the call."""
+    """An argument that would not come back as it was is refused by name, and nothing is left of the call."""
     task = site.background.task(durable=True)(lambda photo, tags=None: None)
     with pytest.raises(SerializationError, match=r"tags\['x'\]"):
         task.enqueue("a", tags={"x": {1}})
@@ -278,7 +278,7 @@ def test_attempts(site: Site, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_changed_options_travel(site: Site) -> None:
-    """What using() says holds for the next attempt too; functions and classes cannot travel."""
+    """Options of using() hold for the next attempt too; functions and classes cannot travel."""
     runs: list[int] = []
 
     @site.background.task(durable=True)
@@ -549,7 +549,7 @@ def test_two_tasks_of_one_name(site: Site) -> None:
 def test_stop_releases_what_has_not_started(
     make_site: Callable[..., Site], tmp_path: Path, gate: threading.Event
 ) -> None:
-    """What waits goes back to the journal, uncharged; what runs has its time, and is told to end."""
+    """Waiting items go back to the journal, uncharged; running ones have their time, and are told to end."""
     site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_WORKERS=1)
 
     @site.background.task(durable=True)
@@ -567,7 +567,7 @@ def test_stop_releases_what_has_not_started(
 
 
 def test_stop_releases_what_is_held(site: Site) -> None:
-    """What waits for a response that is still being sent when the time is up goes back as well, at once."""
+    """An item whose response is still being sent when the time is up goes back as well, at once."""
     task = site.background.task(durable=True, when="response")(lambda: None)
     site.app.add_url_rule("/", view_func=lambda: task.enqueue().id)
     with site.client.get("/") as response:
@@ -722,7 +722,7 @@ def test_journal_that_is_locked(site: Site) -> None:
 def test_maintenance_survives(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What goes wrong while the maintenance waits or looks is logged once, and it goes on."""
+    """An error while the maintenance waits or looks is logged once, and the maintenance goes on."""
     monkeypatch.setattr(keeper, "_TROUBLE", 0.02)
     task = site.background.task(durable=True)(lambda: 42)
     assert task.enqueue().result(BOUND) == 42
@@ -772,7 +772,7 @@ def test_retried_elsewhere(site: Site, program: Callable[[str], Script]) -> None
 
 
 def test_prune(site: Site) -> None:
-    """What ended longer ago than BACKGROUND_KEEP is let go of."""
+    """Items that ended longer ago than BACKGROUND_KEEP are let go of."""
     task = site.background.task(durable=True)(lambda: 42)
     item = task.enqueue()
     item.result(BOUND)
@@ -872,7 +872,7 @@ def test_stopped_process_keeps_its_items(site: Site, program: Callable[[str], Sc
 def test_no_hoard(
     make_site: Callable[..., Site], tmp_path: Path, program: Callable[[str], Script], gate: threading.Event
 ) -> None:
-    """What a process has no thread for is left to one that has."""
+    """A process leaves items that it has no thread for to a process that has one."""
     site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_WORKERS=1)
     task = site.background.task(durable=True, name="work")(lambda how: gate.wait(BOUND) and "here")
     items = [task.enqueue("there") for _ in range(3)]

@@ -28,7 +28,7 @@ from .rows import ROW
 
 
 class Journal(ItemHost):
-    """What the journal knows, and how often it was asked."""
+    """A journal with one row, which counts how often it is asked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Journal(ItemHost):
         self.row = self.row._replace(**values)
 
     def look(self, item_id: str) -> ItemRow | None:
-        """What it knows."""
+        """The row of the item."""
         assert item_id == ROW.id
         self.looks += 1
         return self.row
@@ -184,7 +184,7 @@ def test_awaited(journal: Journal, item: DurableItem[Any]) -> None:
 
 
 def test_awaited_fails(journal: Journal, item: DurableItem[Any]) -> None:
-    """What it failed with is raised where it is awaited."""
+    """The error of a failed item is raised where the item is awaited."""
     end(journal, Status.FAILED, reason="why")
 
     async def wait() -> None:
@@ -195,7 +195,7 @@ def test_awaited_fails(journal: Journal, item: DurableItem[Any]) -> None:
 
 
 def test_leaves_while_somebody_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for an item here goes on to wait for it when it has left, and learns of its end."""
+    """A thread that waits for an item here waits on when the item has left, and learns of its end."""
     monkeypatch.setattr(module, "_STAY", 3 * BOUND)
     item = DurableItem[Any](make_callee(), (), {}, None, journal)
     item.id = ROW.id
@@ -214,7 +214,7 @@ def test_leaves_while_somebody_waits(journal: Journal, monkeypatch: pytest.Monke
 def test_comes_back_while_somebody_waits(
     journal: Journal, item: DurableItem[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits for an item elsewhere also learns of its end when this process has claimed it meanwhile."""
+    """A thread that waits for an item elsewhere learns of its end also when the item comes here."""
     monkeypatch.setattr(module, "_STAY", 0.01)
     ends: list[bool] = []
     waiter = threading.Thread(target=lambda: ends.append(item.wait(BOUND)))

@@ -33,7 +33,7 @@ def durable(site: Site) -> DurableBackend:
 
 
 class BrokenOff(BaseException):
-    """What a signal handler, or gevent's Timeout, raises where a view waits."""
+    """An error that a signal handler, or gevent's Timeout, raises where a view waits."""
 
 
 @pytest.mark.parametrize("written", [False, True])
@@ -69,7 +69,7 @@ def test_broken_off(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 
 
 def test_signal_after_the_entry(site: Site) -> None:
-    """What a receiver of ``item_enqueued`` raises does not keep the item, which is on disk, from its run."""
+    """An item, which is on disk, runs although a receiver of ``item_enqueued`` raises an error."""
     from flask_background import signals
 
     ran = []

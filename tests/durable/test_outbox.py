@@ -55,7 +55,7 @@ class Backend:
         self.ends.append(row)
 
     def ids(self) -> list[str]:
-        """What it has got."""
+        """The ids of the items that were sent."""
         return [row.id for row in self.taken]
 
 
@@ -163,7 +163,7 @@ def test_cancelled_while_it_is_sent(outbox: Outbox, backend: Backend, arrives: b
 
 
 def test_process_that_is_killed(outbox: Outbox, backend: Backend, site: Site) -> None:
-    """What another process had claimed that is dead now is sent by this one."""
+    """A process sends the items that a dead process had claimed."""
     backend.is_known_to_be_away = True
     outbox.put(waiting(0))
     writer = state_of(site.app).durable.session.writer

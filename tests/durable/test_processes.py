@@ -78,7 +78,7 @@ def test_race_to_create_the_journal(shop: Shop) -> None:
 
 
 def test_each_item_once_among_processes(shop: Shop, site: Site) -> None:
-    """What one process enqueues, three share, and run once each."""
+    """Three processes share the items that one enqueues, and run each once."""
     programs = [shop.start("serve()") for _ in range(3)]
     for program in programs:
         program.wait_for("serves")
@@ -266,7 +266,7 @@ def test_periodic_with_a_clock_that_is_set(shop: Shop) -> None:
 
 
 def test_stopped_process_keeps_its_items(shop: Shop, site: Site) -> None:
-    """What a process has that is stopped for seconds nobody else runs; after that it goes on with it."""
+    """A process that is stopped for seconds keeps its items, and goes on with them afterwards."""
     stopped, other = shop.start("serve()"), None
     stopped.wait_for("serves")
     items = [enqueue(site, f"hold-{number}") for number in range(2)]

@@ -63,7 +63,7 @@ def test_end_that_cannot_be_told(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_look_and_arrival(site: Site, gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a look has read is old news if the item has come to this process meanwhile."""
+    """A row that a look has read is old news if the item has come to this process meanwhile."""
     task = site.background.task(durable=True, name="work", max_attempts=2, backoff=0.05)
 
     @task
@@ -152,7 +152,7 @@ def test_stale_entry_of_a_queue(site: Site, gate: threading.Event, monkeypatch: 
 
 
 def test_claimed_at_the_last_moment(site: Site) -> None:
-    """What is owned by a process that stops, and not in its books, is free when its file is gone."""
+    """An item that a stopping process owns without knowing of it is free when the process's file is gone."""
     task = site.background.task(durable=True, name="work")(lambda: None)
     journal = durable(site)
     item = task.using(delay=3600).enqueue()

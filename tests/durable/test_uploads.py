@@ -90,7 +90,7 @@ def test_upload(packing: UploadFolder, tmp_path: Path) -> None:
 
 
 def test_names_lead_nowhere(packing: UploadFolder, tmp_path: Path) -> None:
-    """What a visitor calls a file is kept, and has no part in where it lies."""
+    """The name that a visitor gives a file is kept, and has no part in where the file lies."""
     entry = pack(packing, upload(filename="../../evil", name="/etc/passwd"), more=upload(filename=None))
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert files == [f"uploads/{ID}/0", f"uploads/{ID}/1"]
@@ -113,7 +113,7 @@ def test_uploads_are_private(packing: UploadFolder, tmp_path: Path) -> None:
 
 
 def test_refused_leaves_nothing(packing: UploadFolder, tmp_path: Path) -> None:
-    """What is no data is refused before a file is written, and the upload is untouched."""
+    """An argument that is no data is refused before a file is written, and the upload is untouched."""
     given = upload()
     with pytest.raises(SerializationError, match=r"\bmore\b"):
         packing.pack(ID, send, (given,), {"more": {1}})
@@ -276,7 +276,7 @@ def test_result(value: Any) -> None:
     ("value", "why"), [({1}, "set"), ("x" * 1_000, "BACKGROUND_MAX_PAYLOAD"), (send, "function")]
 )
 def test_lost_result(value: Any, why: str) -> None:
-    """What is no data, or too large, is not kept; who asks for it learns why."""
+    """A result that is no data, or too large, is not kept, and reading it says why."""
     attempt = attempt_of(ended(Status.SUCCEEDED, result=result_as_data(value, 1_000)))
     assert isinstance(attempt.error, ResultLostError)
     assert why in str(attempt.error)
@@ -315,7 +315,7 @@ def test_error_that_cannot_be_shown() -> None:
 
 
 def test_parked_and_cancelled() -> None:
-    """Who was parked says why; who was cancelled says that."""
+    """A parked item says why, and a cancelled one that it was cancelled."""
     parked = attempt_of(ended(Status.FAILED, reason="its process died")).error
     assert isinstance(parked, ItemFailedError)
     assert str(parked) == (

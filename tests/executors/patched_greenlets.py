@@ -255,7 +255,7 @@ def test_items_wait_for_a_delayed_item(make_site: Callable[..., Site], kind: str
 
 
 def test_event_from_an_item(background: Background) -> None:
-    """What gevent's own events wake is woken at once, as Flask-SocketIO's emit needs it."""
+    """Greenlets that wait for gevent's own events are woken at once, as Flask-SocketIO's emit needs it."""
     event = Event()
     assert background.enqueue(lambda: (time.sleep(0.01), event.set())).wait(BOUND)
     assert event.is_set()

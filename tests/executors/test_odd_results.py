@@ -179,7 +179,7 @@ def no_loop() -> NoLoop:
     "make", [NoCallbacks, no_result, no_loop, cancelled, BadAwaitable, NoIterator, NoClass]
 )
 def test_fails(make_site: Callable[..., Site], make: Callable[[], Any]) -> None:
-    """What cannot be awaited makes its item fail, once; the threads and the loop run others."""
+    """A result that cannot be awaited makes its item fail, once; the threads and the loop run others."""
     site = make_site(BACKGROUND_WORKERS=1)
     with receiving(signals.item_finished, site.app) as received:
         item = site.background.enqueue(make)

@@ -1,4 +1,4 @@
-"""What the scripts begin with that the tests of hosts start, and what they say."""
+"""The beginning of the scripts that the tests of hosts start, and their output."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.hosts import gunicorn_signals
 from flask_background.hosts.gunicorn import GunicornHost
 
@@ -25,10 +26,13 @@ class Worker:
 
     def __init__(self) -> None:
         self.heard: list[int] = []
+        self.raises = False
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:
         """Remember the signal."""
         self.heard.append(number)
+        if self.raises:
+            raise SystemExit
 
 
 class Host(GunicornHost):
@@ -37,13 +41,17 @@ class Host(GunicornHost):
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.idle = False
+        self.at_look: list[signal.Signals] = []
         self.was_cut = False
         self._pressed = {}
+        self._quits = False
         self._began = None
         self._arrived = False
 
     def is_idle(self) -> bool:
-        """As told."""
+        """As told; a handler asks this first, and another signal may come then."""
+        while self.at_look:
+            signal.raise_signal(self.at_look.pop())
         return self.idle
 
     def cut(self) -> None:
@@ -80,6 +88,21 @@ def test_first_is_gunicorns(worker: Worker, host: Host) -> None:
     signal.raise_signal(signal.SIGINT)
     assert host.was_cut
     assert worker.heard == [signal.SIGINT]
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGQUIT], ids=lambda number: number.name)
+def test_second_half_comes_at_once(worker: Worker, host: Host, first: signal.Signals) -> None:
+    """Both signals of a Ctrl-C count, although one comes before the other one's handler has counted that."""
+    second = {signal.SIGINT: signal.SIGQUIT, signal.SIGQUIT: signal.SIGINT}[first]
+    worker.raises = True
+    host.at_look = [second]
+    with pytest.raises(SystemExit):
+        signal.raise_signal(first)
+    assert len(worker.heard) == 1
+    assert not host.was_cut
+    signal.raise_signal(first)
+    assert host.was_cut
+    assert len(worker.heard) == 1
 
 
 def test_idle(worker: Worker, host: Host) -> None:
@@ -132,6 +155,20 @@ def test_put_off_while_a_pool_takes_work(worker: Worker, host: Host, monkeypatch
     with Pool(1) as pool:
         pool.submit(threading.get_ident)
         until(lambda: worker.heard)
+    assert heard_inside == [[]]
+
+
+def test_put_off_while_an_item_is_accepted(worker: Worker, host: Host) -> None:
+    """An exception in the middle would leave an item that is waited for, and that no thread runs."""
+    heard_inside: list[list[int]] = []
+
+    @uninterruptible
+    def accept() -> None:
+        signal.raise_signal(signal.SIGINT)
+        heard_inside.append([*worker.heard])
+
+    accept()
+    until(lambda: worker.heard)
     assert heard_inside == [[]]
 
 

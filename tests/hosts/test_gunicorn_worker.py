@@ -1,4 +1,4 @@
-"""What this room relies on in gunicorn: each name, in the newest version and in the oldest."""
+"""The names in gunicorn that this package relies on, each in the newest version and in the oldest."""
 
 from __future__ import annotations
 

@@ -8,13 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flask_background import CancelReason, Status
 from flask_background.concurrency import native
 from flask_background.errors import ItemInterruptedError
-from flask_background.hosts import base
+from flask_background.hosts import base, process
 from flask_background.hosts.base import Host
 
 from ..helpers import BOUND, Site, our_threads, slack, until
@@ -186,7 +188,7 @@ def test_items_enqueue_at_the_end(script: Start) -> None:
 
 
 def test_other_threads_enqueue_at_the_end(script: Start) -> None:
-    """What another thread enqueues when all is over is refused with a typed error, not lost."""
+    """An item that another thread enqueues when all is over is refused with a typed error, not lost."""
     program = script(
         APP,
         """
@@ -565,6 +567,41 @@ def test_fork_in_the_grace_period(script: Start) -> None:
     assert "inner done" in program.said
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_fork_of_an_item(script: Start, tmp_path: Path, waits: bool) -> None:
+    """A process that an item has forked runs no durable items, but those for which that item waits in it."""
+    program = script(
+        APP,
+        f"""
+        background = make(WORKERS=1, JOURNAL={str(tmp_path / "journal")!r})
+        parent = os.getpid()
+
+        @background.task(durable=True)
+        def where():
+            return os.getpid()
+
+        def inside():
+            items = [where.enqueue() for _ in range(5)]
+            if {waits}:
+                assert items[3].result(20) == os.getpid() != parent
+
+        @background.task(durable=True)
+        def forks():
+            child = multiprocessing.get_context("fork").Process(target=inside)
+            child.start()
+            child.join(20)
+            return child.exitcode
+
+        assert forks.enqueue().result(30) == 0
+        assert background.wait_idle(20)
+        pids = [item.result(0) for item in background.items(task=where.name)]
+        say("elsewhere", len(pids) - pids.count(parent), "of", len(pids))
+        """,
+    )
+    assert program.ends() == 0, program.said
+    assert f"elsewhere {int(waits)} of 5" in program.said
+
+
 @pytest.mark.parametrize("used", [False, True])
 def test_fork_has_its_own(script: Start, used: bool) -> None:
     """A forked child enqueues items of its own, which it waits for at its end; the parent too."""
@@ -720,26 +757,44 @@ def test_watch_is_one(host: Told, site: Site, gate: threading.Event) -> None:
         assert item.wait(BOUND)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), SystemExit()], ids=repr)
 def test_watch_cannot_start(
-    host: Told, site: Site, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+    host: Told, site: Site, gate: threading.Event, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    """Where the watcher cannot be started, the next item tries again."""
+    """Where the watcher cannot be started, or a signal raises meanwhile, the next item tries again."""
     start, refused = native.start_thread, []
 
     def start_thread(target: Callable[[], None], name: str, **options: bool) -> None:
         if name == "background-watcher" and not refused:
             refused.append(name)
-            raise RuntimeError("can't start new thread")
+            raise error
         start(target, name, **options)
 
     monkeypatch.setattr(native, "start_thread", start_thread)
     before = watchers()
-    with suppress(RuntimeError):
+    with suppress(RuntimeError, SystemExit):
         site.background.enqueue(lambda: None)
     site.background.enqueue(gate.wait, BOUND)
     assert len(watchers() - before) == 1
     gate.set()
     assert site.background.wait_idle(2.0)
+
+
+def test_echo_comes_in_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HUP that comes with TERM, while TERM is being handled, is not a second stop that ends the wait."""
+    host = process.ProcessHost()
+    host._arrived = True  # so that the handler does not raise
+    pending = [signal.SIGHUP]
+
+    def monotonic() -> float:
+        if pending:
+            host.hear(pending.pop(), None)
+        return time.monotonic()
+
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=monotonic))
+    host.hear(signal.SIGTERM, None)
+    assert not pending
+    assert not host._cut
 
 
 def test_watch_sees_the_stop(host: Told, site: Site, gate: threading.Event) -> None:

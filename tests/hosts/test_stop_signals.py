@@ -50,7 +50,7 @@ def test_heard(script: Start, number: int) -> None:
 
 @pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGTERM])
 def test_ignored_stays_ignored(script: Start, ignored: int) -> None:
-    """What the program is to outlive (nohup) it outlives; the other signal is heard."""
+    """A program outlives the signal that it is to outlive (nohup), and hears the other one."""
     program = script(
         APP,
         f"""

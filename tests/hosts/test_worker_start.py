@@ -33,7 +33,7 @@ class Worker:
         self.cfg = Config(log)
 
     def start(self) -> None:
-        """What gunicorn does when the app is loaded."""
+        """Start as gunicorn's worker does when the app is loaded."""
         self.cfg.post_worker_init(self)
 
 
@@ -55,7 +55,7 @@ def no_host() -> None:
 
 @pytest.fixture
 def log() -> list[str]:
-    """Who was told, in order."""
+    """The names of those who were told, in order."""
     return []
 
 

@@ -282,6 +282,7 @@ def views_and_processors(app: Flask) -> None:
     assert_type(background.items(), list[WorkItem[Any]])
     assert_type(background.stop(), list[WorkItem[Any]])
     assert_type(background.wait_idle(1), bool)
+    background.start()
     assert_type(background.stats().queued, int)
 
 

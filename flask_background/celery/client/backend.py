@@ -111,16 +111,12 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
     def get(self, item_id: str) -> CeleryItem[Any] | None:
         """The handle of an item, wherever it is; None if nobody knows it. Raises EnqueueError."""
         handle = self._handles.get(item_id)
-        if (handle is not None and (handle.here or handle._announced)) or not _ID.fullmatch(item_id):
-            return handle
-        row = self._row_of(item_id) if handle is None or handle.in_outbox else None
-        record = self.session.records.read(item_id) if row is None else Record.of_row(row)
-        if record is None:
-            return handle
-        if handle is None:
-            handle = self.handle_of(item_id, record)
-            self._handles[item_id] = handle
-        handle.place(here=handle.here, in_outbox=row is not None)
+        if handle is None and _ID.fullmatch(item_id):
+            row = self._row_of(item_id)
+            record = self.session.records.read(item_id) if row is None else Record.of_row(row)
+            if record is not None:
+                self._handles[item_id] = handle = self.handle_of(item_id, record)
+                handle.place(here=False, in_outbox=row is not None)
         return handle
 
     def look(self, item: CeleryItem[Any]) -> Record | None:
@@ -133,11 +129,9 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
         return self.session.records.read(item.id)
 
     def wait_for_end(self, item: CeleryItem[Any], seconds: float) -> bool:
-        """Wait up to so many seconds for the end of an item. Says whether it hears of the end at once."""
-        hears = self.session.records.is_full and not (item.here or item.in_outbox)
-        if hears:
-            self.session.records.wait_for_end(item.id, seconds)
-        return hears
+        """Wait up to so many seconds for the end of an item. False, at once, where nobody tells of that."""
+        is_sent = not (item.here or item.in_outbox)
+        return is_sent and self.session.records.wait_for_end(item.id, seconds)
 
     def cancel(self, item: WorkItem[Any]) -> bool:
         """Take an item back that has not started, or have a running one asked to end, wherever it is."""

@@ -12,10 +12,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask_background.celery.client.publisher import UnsendableError
-from flask_background.celery.records.record import Record, with_uploads
-from flask_background.celery.uploads.uploads import KEPT
+from flask_background.celery.records.record import Record
+from flask_background.celery.uploads import KEPT
 from flask_background.core.executor_check import check_executor
-from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.errors import (
     BrokerError,
     ConfigurationError,
@@ -92,20 +91,19 @@ class Dispatch:
         # for itself.
         has_fallback = task.options.fallback is not None and self._process.holds_items
         has_way_out = packed.key is None and (task.durable or has_fallback)
-        error = BrokerError("Celery could not be reached a moment ago, and is tried again soon")
-        if not has_way_out or breaker.lets_pass():
+        if has_way_out and not breaker.lets_pass():
+            error = BrokerError("Celery could not be reached a moment ago, and is tried again soon")
+        else:
             try:
                 stands_for_it = self._publish(item, packed, due, may_follow=has_way_out and task.durable)
             except BrokerError as failure:
+                if not has_way_out or isinstance(failure, UnsendableError):
+                    raise
+                breaker.broke(failure)
                 error = failure
-                has_way_out = has_way_out and not isinstance(error, UnsendableError)
-                if has_way_out:
-                    breaker.broke(error)
             else:
                 breaker.mended()
                 return stands_for_it
-        if not has_way_out:
-            raise error
         if not task.durable:
             return None
         self._keep(item, packed, due, error)
@@ -191,14 +189,9 @@ class Dispatch:
 
     def _keep(self, item: CeleryItem[Any], packed: Packed, due: float | None, error: BrokerError) -> None:
         """Let a durable item wait in the journal. Raises BrokerError if it cannot."""
-        record = Record.of_item(item, due, packed.payload, 0, None)
-        # Its uploads lie where those of all items for Celery do, not beside the journal.
-        options = with_uploads(record.options, len(packed.uploads))
-        row = OutboxRow(
-            item.id, record.task, packed.payload, options, record.state, record.due, record.enqueued
-        )
+        record = Record.of_item(item, due, packed.payload, len(packed.uploads), None)
         try:
-            self._process.durable.outbox.put(row)
+            self._process.durable.outbox.put(record.as_row(item.id))
         except JournalError as other:
             raise BrokerError(f"{error}. And it cannot wait in the journal: {other}") from other
         item.place(here=False, in_outbox=True)

@@ -12,7 +12,7 @@ from flask_background.celery.client.publisher import Publisher
 from flask_background.celery.records import records_of
 from flask_background.celery.records.base import Records
 from flask_background.celery.records.record import Record
-from flask_background.celery.uploads.uploads import Uploads
+from flask_background.celery.uploads import Uploads
 from flask_background.core.hub_events import make_events
 
 # The longest that a worker holds a message that is not due, in seconds, where no reconciler sends it then.
@@ -28,7 +28,8 @@ class CelerySession:
         self.events = make_events(process.app)
         check_settings(celery_of(process.app, self.settings))
         self._connect()
-        self.uploads = Uploads.of(self.settings, self.events)
+        place, keep = self.settings.uploads, self.settings.keep
+        self.uploads = None if place is None else Uploads(place, keep, self.events)
         self.breaker = Breaker(self.events)
 
     @property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from flask_background.core.request_state import RequestState
 from flask_background.core.status import Attempt, Status
+from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.errors import ItemCancelledError, ItemFailedError
 from flask_background.payload import data
 from flask_background.payload.outcomes import error_of, progress_of, result_of
@@ -19,7 +20,6 @@ from flask_background.payload.outcomes import error_of, progress_of, result_of
 if TYPE_CHECKING:
     from flask_background.core.callee import Callee
     from flask_background.core.item import WorkItem
-    from flask_background.durable.journal.outbox import OutboxRow
 
 # Among the options of an item that waits in the journal: how many uploads it has.
 _UPLOADS = "uploads"
@@ -105,6 +105,15 @@ class Record(NamedTuple):
             uploads=uploads,
         )
 
+    def as_row(self, item_id: str) -> OutboxRow:
+        """The row of a new item that waits in the journal.
+
+        Its uploads lie where those of all items for Celery do, not beside the journal.
+        """
+        options = json.dumps({**json.loads(self.options), _UPLOADS: self.uploads})
+        payload = self.payload or ""
+        return OutboxRow(item_id, self.task, payload, options, self.state, self.due, self.enqueued)
+
     @classmethod
     def of_fields(cls, fields: Mapping[str, str]) -> Self:
         """Read what ``as_fields`` gave, of this version or a later one."""
@@ -155,8 +164,3 @@ _READ: dict[str, Any] = {
     **dict.fromkeys(("attempt", "crashes", "uploads", "cancel", "stopping"), int),
     **dict.fromkeys(("enqueued", "started", "finished", "due", "limit"), float),
 }
-
-
-def with_uploads(options: str, count: int) -> str:
-    """The options' text of an item in the journal that has so many uploads, for ``of_row``."""
-    return json.dumps({**json.loads(options), _UPLOADS: count})

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
     from flask_background.core.settings import Settings
 
+#: How many items one look of the reconciler takes.
+MOST = 100
+#: After how many seconds a message that was passed over counts as lost.
+OLD = 5.0
+
+# How long a reconciler keeps others away, in ms: for two looks. Then another worker goes on.
+_LOCK = 1000
 # How long one blocking read waits for an item's end (seconds), and how many of a process do at the same time.
 _READ = 1.0
 _READERS = 32
@@ -67,16 +74,12 @@ class RedisRecords(Records):
         self._readers = client_of(celery, wait, _READ + wait, _READERS)
         self._prefix = f"{key_prefix(celery)}flask-background:"
         self._keep = math.ceil(settings.keep) or 1
-        script = self._client.register_script
-        self._put, self._withdraw = script(scripts.PUT), script(scripts.WITHDRAW)
-        self._claim, self._settle, self._defer = map(script, (scripts.CLAIM, scripts.SETTLE, scripts.DEFER))
-        self._report, self._cancel = script(scripts.REPORT), script(scripts.CANCEL)
-        self._beat, self._look, self._send = map(script, (scripts.BEAT, scripts.LOOK, scripts.SEND))
+        self._put_sha = self._client.register_script(scripts.PUT).sha
 
     def put(self, item_id: str, record: Record, *, message_follows: bool) -> str | None:
         for _ in range(2):
             values = self._values_of(item_id, record, message_follows=message_follows)
-            holder: str | None = self._ask(self._put, *values)
+            holder: str | None = self._ask(scripts.PUT, *values)
             if holder != "late":
                 return holder
             self._clock = None  # Redis' clock was set, or this process could not go on
@@ -91,7 +94,7 @@ class RedisRecords(Records):
         """
         values = self._values_of(item_id, record, message_follows=True)
         with reaching(), borrowed(self._client) as connection:
-            connection.send_command("EVALSHA", self._put.sha, 0, self._prefix, *values)
+            connection.send_command("EVALSHA", self._put_sha, 0, self._prefix, *values)
             yield
             try:
                 is_put = connection.read_response() is None
@@ -101,7 +104,7 @@ class RedisRecords(Records):
             self.put(item_id, record, message_follows=True)
 
     def withdraw(self, item_id: str) -> bool:
-        return bool(self._ask(self._withdraw, item_id))
+        return bool(self._ask(scripts.WITHDRAW, item_id))
 
     def read(self, item_id: str) -> Record | None:
         with reaching():
@@ -110,11 +113,11 @@ class RedisRecords(Records):
         return Record.of_fields(known) if "status" in known else None
 
     def claim(self, run: RunId, limit: float | None, sent: Record | None) -> Record | None:
-        found = self._ask(self._claim, *run, LOST_AFTER, "" if limit is None else limit)
+        found = self._ask(scripts.CLAIM, *run, LOST_AFTER, "" if limit is None else limit)
         return Record.of_fields(dict(_pairs(found))) if found else None
 
     def defer(self, item_id: str) -> None:
-        self._ask(self._defer, item_id)
+        self._ask(scripts.DEFER, item_id)
 
     def settle(
         self,
@@ -128,47 +131,42 @@ class RedisRecords(Records):
         given = {"status": status, **fields}
         texts = [text for name, value in given.items() if value is not None for text in (name, str(value))]
         again = "" if status.is_final else due or 0
-        return bool(self._ask(self._settle, *run, int(only_if_silent), self._keep, again, *texts))
+        return bool(self._ask(scripts.SETTLE, *run, int(only_if_silent), self._keep, again, *texts))
 
     def report(self, run: RunId, progress: str) -> None:
-        self._ask(self._report, *run, progress)
+        self._ask(scripts.REPORT, *run, progress)
 
     def cancel(self, item_id: str, *, force: bool = False) -> Literal["cancelled", "asked"] | None:
-        answer: Literal["cancelled", "asked"] | None
-        answer = self._ask(self._cancel, item_id, self._keep, int(force))
-        return answer
+        return self._ask(scripts.CANCEL, item_id, self._keep, int(force))  # type: ignore[no-any-return]
 
     def beat(self, runs: Sequence[RunId], *, is_stopping: bool) -> list[bool]:
         pairs = [text for run in runs for text in run]
-        return list(map(bool, self._ask(self._beat, LOST_AFTER, int(is_stopping), *pairs)))
+        return list(map(bool, self._ask(scripts.BEAT, LOST_AFTER, int(is_stopping), *pairs)))
 
-    def wait_for_end(self, item_id: str, seconds: float) -> None:
+    def wait_for_end(self, item_id: str, seconds: float) -> bool:
         name = f"{self._prefix}end:{item_id}"
         try:
             self._readers.brpoplpush(name, name, min(seconds, _READ))  # it stays there for other readers
         except Exception:  # too many of them, or Redis is away: whoever looks next hears of that
             native.Latch().wait(min(seconds, _READ / 10))
+        return True
 
     # For the reconciler.
 
-    def look(self, home: str, who: str, *, lock: float, most: int, age: float) -> Findings:
-        """Find the work that the items of an app need; none if another process does it.
-
-        ``who`` keeps others away for ``lock`` seconds. ``age``: after how many seconds a message that was
-        passed over counts as lost.
-        """
-        now, *found = self._ask(self._look, home, who, int(lock * 1000), most, age, _GAP, _STEADY)
+    def look(self, home: str, who: str) -> Findings:
+        """Find the work that the items of an app need; none if another process than ``who`` does it."""
+        now, *found = self._ask(scripts.LOOK, home, who, _LOCK, MOST, OLD, _GAP, _STEADY)
         if not found:
             return Findings(float(now))
         due, lost, old, progress = found
         runs = [RunId(*pair) for pair in _pairs(lost)]
         return Findings(float(now), due, runs, old, {queue: float(sent) for queue, sent in _pairs(progress)})
 
-    def sent_before(self, home: str, queue: str, at: float, most: int) -> list[str]:
+    def sent_before(self, home: str, queue: str, at: float) -> list[str]:
         """The queued items whose message went through a queue before then, oldest first."""
         with reaching():
             name = f"{self._prefix}{home}:sent:{queue}"
-            ids: Any = self._client.zrangebyscore(name, "-inf", f"({at}", 0, most)
+            ids: Any = self._client.zrangebyscore(name, "-inf", f"({at}", 0, MOST)
         return list(ids)
 
     def next_message(self, item_id: str, home: str, where: str) -> tuple[Record, bool] | None:
@@ -176,7 +174,7 @@ class RedisRecords(Records):
 
         With it comes whether the message goes before those that wait, as the item has had its turn.
         """
-        found = self._ask(self._send, item_id, home, where, *_FIELDS)
+        found = self._ask(scripts.SEND, item_id, home, where, *_FIELDS)
         if found is None:
             return None
         known = {name: text for name, text in zip(_FIELDS, found[1], strict=True) if text is not None}
@@ -210,9 +208,9 @@ class RedisRecords(Records):
             self._clock = mine, float(seconds) + micros / 1e6
         return self._clock[1] + mine - self._clock[0]
 
-    def _ask(self, script: Any, *values: Any) -> Any:
+    def _ask(self, script: str, *values: Any) -> Any:
         with reaching():
-            return script(args=(self._prefix, *values))
+            return self._client.register_script(script)(args=(self._prefix, *values))
 
 
 def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:

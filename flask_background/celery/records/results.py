@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flask_background.celery.records.base import Records, RunId, reaching
 from flask_background.celery.records.record import Record
-from flask_background.concurrency import native
 from flask_background.core.status import Status
 
 if TYPE_CHECKING:
@@ -110,9 +109,6 @@ class ResultRecords(Records):
 
     def beat(self, runs: Sequence[RunId], *, is_stopping: bool) -> list[bool]:
         return [bool(self._load(f"{run.item_id}.cancel")) for run in runs]
-
-    def wait_for_end(self, item_id: str, seconds: float) -> None:
-        native.Latch().wait(seconds)
 
     def _of_run(self, run: RunId) -> Record | None:
         record = self.read(run.item_id)

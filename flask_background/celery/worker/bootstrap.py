@@ -19,7 +19,7 @@ from celery.signals import task_revoked, worker_init, worker_shutdown, worker_sh
 from flask_background.celery.app import TASK_NAME, ThisProcess, celery_of, check_settings
 from flask_background.celery.records import is_redis
 from flask_background.celery.records.record import Record
-from flask_background.celery.uploads.stores import store_at
+from flask_background.celery.uploads import store_at
 from flask_background.celery.worker.run import Failure, ItemRun
 from flask_background.celery.worker.run_table import RunTable
 from flask_background.celery.worker.supervisor import Supervisor
@@ -98,7 +98,7 @@ class Worker:
     """The parts that a worker with items of ours has besides Celery's."""
 
     def __init__(self, celery: Celery, states: Mapping[str, WorkerApp]) -> None:
-        self.table = RunTable()
+        self.table = RunTable(list(states))
         self._celery = celery
         self._states = states
         self._grace = max(state.settings.grace_period for state in states.values())
@@ -147,7 +147,8 @@ def _worker_starts(sender: Any, **_: Any) -> None:
                 store_at(state.settings.uploads)
             state.become_worker()
         _worker = Worker(sender.app, states)
-        register(sender.app, ItemTask(sender.app, states, _worker.table))
+        sender.app.tasks.pop(TASK_NAME, None)  # of a worker that was here before
+        sender.app.register_task(ItemTask(sender.app, states, _worker.table))
     except ConfigurationError as error:
         raise SystemExit(f"flask-background: {error}") from error
     sender.app.steps["worker"].add(ItemStep)
@@ -164,15 +165,6 @@ def _check_pool(worker: Any) -> None:
             f"a pool of greenlets ({pool.__module__}) cannot run items: their tokens and timeouts need real"
             " threads. Use --pool prefork, threads or solo; coroutines work in all of them"
         )
-
-
-def register(celery: Celery, task: ItemTask) -> None:
-    """Register the task. Raises ConfigurationError if Celery has another one under its name."""
-    known = celery.tasks.get(TASK_NAME)
-    if known is not None and not isinstance(known, ItemTask):
-        raise ConfigurationError(f"Celery has a task {TASK_NAME!r} of its own: give it another name")
-    celery.tasks.pop(TASK_NAME, None)
-    celery.register_task(task)
 
 
 def _worker_stops(how: str = "", **_: Any) -> None:

@@ -11,20 +11,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from flask_background.celery.records.redis import RedisRecords
+from flask_background.celery.records.redis import MOST, OLD, RedisRecords
 from flask_background.celery.worker.lost import settle_lost
 from flask_background.celery.worker.periodic import Periodic
 from flask_background.errors import BrokerError
 
 if TYPE_CHECKING:
     from flask_background.celery.client.backend import CeleryBackend
-
-# How long the lock keeps others away, in seconds: for two looks. Then another worker goes on.
-_LOCK = 1.0
-# How many items one look takes.
-_MOST = 100
-# After how many seconds a message that was passed over counts as lost.
-_OLD = 5.0
 
 
 class Reconciler(Periodic):
@@ -45,17 +38,17 @@ class Reconciler(Periodic):
         self._noted_at = 0.0
 
     def look(self) -> bool:
-        found = self._records.look(self._home, self._who, lock=_LOCK, most=_MOST, age=_OLD)
+        found = self._records.look(self._home, self._who)
         for run in found.lost:
             settle_lost(self._backend, self._records, run, found.now, is_certain=False)
         for item_id in found.due:
             self._send(item_id, "due")
-        if found.now - self._noted_at > _OLD:
+        if found.now - self._noted_at > OLD:
             self._noted_at, self._passed, self._noted = found.now, self._noted, found.progress
         for queue in found.old:
-            for item_id in self._passed_over(found.now - _OLD, queue):
+            for item_id in self._passed_over(found.now - OLD, queue):
                 self._send(item_id, f"sent:{queue}")
-        return bool(found.lost) or len(found.due) >= _MOST
+        return bool(found.lost) or len(found.due) >= MOST
 
     def leave(self) -> None:
         with suppress(BrokerError):  # then the lock lapses
@@ -65,13 +58,10 @@ class Reconciler(Periodic):
         """The items whose message is not in the queue: it is empty, or items sent later started long ago."""
         if not self._publisher.is_empty(queue):
             before = min(before, self._passed.get(queue, 0.0))
-        return self._records.sent_before(self._home, queue, before, _MOST)
+        return self._records.sent_before(self._home, queue, before)
 
     def _send(self, item_id: str, where: str) -> None:
         message = self._records.next_message(item_id, self._home, where)
         if message is not None:
             record, is_first = message
-            # A site may have other routes than this worker.
-            is_known = self._publisher.queue_of(record.task) == record.queue
-            queue = None if is_known else record.queue
-            self._publisher.send(item_id, record, with_record=False, queue=queue, is_first=is_first)
+            self._publisher.send(item_id, record, with_record=False, is_first=is_first)

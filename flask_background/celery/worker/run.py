@@ -111,7 +111,10 @@ class ItemRun:
                 upload.close()
 
     def _claim(self, sent: Record | None) -> Record | None:
-        """Claim the item. A message that has come again waits until it is known whether the run lives."""
+        """Claim the item. A message that has come again waits until it is known whether the run lives.
+
+        RabbitMQ gives it out before all others; the one that the reconciler sends then is behind them.
+        """
         end = time.monotonic() + _UNTIL_LOST
         while (record := self._records.claim(self._run, self._limit, sent)) is None and self._is_second:
             known = self._records.read(self._run.item_id)
@@ -161,11 +164,10 @@ class ItemRun:
         try:
             with keeper.heeding_term():
                 perform(item, await_here)
-                keeper.ended.wait()  # a Future that the function returned may end on another thread
+                keeper.wait()
         except StopReachedError as error:  # a moment before or after the function
             keeper.finish(item, item._attempt or Attempt(), (Status.FAILED, None, error))
-        assert keeper.outcome is not None
-        self._settle(record, item, keeper)
+        self._settle(record, item, keeper, keeper.wait())
 
     def _open_upload(self, number: int) -> IO[bytes]:
         uploads = self._session.uploads
@@ -183,13 +185,12 @@ class ItemRun:
 
     # After the run.
 
-    def _settle(self, record: Record, item: WorkItem[Any], keeper: RunningItem) -> None:
-        """Put the outcome on record; then announce it."""
+    def _settle(self, record: Record, item: WorkItem[Any], keeper: RunningItem, reported: Outcome) -> None:
+        """Put the outcome on record; then announce it. ``reported``: as the run itself sees it."""
         run = item._attempt
         assert run is not None
-        assert keeper.outcome is not None
-        outcome, delay = self._meaning(record, keeper.outcome), keeper.delay
-        if outcome is not keeper.outcome:
+        outcome, delay = self._meaning(record, reported), keeper.delay
+        if outcome is not reported:
             delay = delay_until_next(item, run, outcome)
         status, value, error = outcome
         news = keeper.news(item)
@@ -255,14 +256,15 @@ class ItemRun:
 
     def _put_on_record(self, status: Status, due: float | None = None, **fields: Any) -> bool:
         """Settle the run. Tries for half a minute: the item has run, so its outcome should not be lost."""
-        for attempt in range(_PATIENCE, -1, -1):
+        tries = 0
+        while True:
             try:
                 return self._records.settle(self._run, status, due, **fields)
             except BrokerError as error:
-                if not attempt:
+                if tries == _PATIENCE:
                     raise
-                if attempt == _PATIENCE:  # one line is enough
+                if not tries:  # one line is enough
                     what = f"What item {self._run.item_id} came to cannot be put on record yet"
                     self._events.log_error(what, error)
+            tries += 1
             native.sleep(_PAUSE)
-        return False

@@ -1,8 +1,8 @@
 """A table of the runs in all processes of a worker, in memory that they share.
 
 The worker's main process looks after the runs of its children by it: a run lives as long as its process does,
-also where that computes in C and lets none of its threads run. Each row belongs to one process, which holds a
-record lock on it; the kernel frees that lock when the process dies, however that comes.
+also where that computes in C and lets none of its threads run. The process of a run holds a record lock on
+the run's row, which the kernel frees when the process dies, however that comes.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ import os
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from flask_background.celery.records.base import RunId
 from flask_background.concurrency import native
 
 _ROWS = 4096
-# After so many rows that no process has ever used come no others.
-_GAP = 64
-# Whether something runs; whether somebody wants its end; the process; the item's id, the run's token, the
-# app's name.
-_ROW = struct.Struct("BBI24s16s80s")
-_SIZE = 128
+# Whether something runs; whether somebody wants its end; the app's number; the process; the item's id and the
+# run's token.
+_ROW = struct.Struct("BBHI24s16s")
+_SIZE = 48
 
 
 class Row(NamedTuple):
@@ -40,16 +38,15 @@ class Row(NamedTuple):
 class RunTable:
     """Made in the main process, before its children are forked."""
 
-    def __init__(self) -> None:
+    def __init__(self, homes: Sequence[str]) -> None:
+        """``homes``: the names of the apps whose items run here."""
+        self._homes = list(homes)
         with tempfile.TemporaryFile() as file:
             self._file = os.dup(file.fileno())
         # In the place of the first row: when the grace period ends, and when it began; 0 while nothing stops.
         os.truncate(self._file, _SIZE * (_ROWS + 1))
         self._memory = mmap.mmap(self._file, 0)
         self._main = os.getpid()
-        self._pid = 0
-        self._mine: set[int] = set()
-        self._free: list[int] = []
         self._lock = native.new_lock()
 
     @property
@@ -85,17 +82,19 @@ class RunTable:
 
     def begin(self, run: RunId, home: str) -> int:
         """Enter a run of this process; returns the number of its row."""
-        number = self._take()
-        values = os.getpid(), run.item_id.encode(), run.token.encode(), home.encode()[:80]
-        _ROW.pack_into(self._memory, number * _SIZE, 0, 0, *values)
-        self._memory[number * _SIZE] = 1
-        return number
+        values = self._homes.index(home), os.getpid(), run.item_id.encode(), run.token.encode()
+        with self._lock:  # threads of one process do not keep each other out of a row
+            for number, is_used in enumerate(self._used(), 1):
+                if not is_used and self._try_lock(number):
+                    _ROW.pack_into(self._memory, number * _SIZE, 0, 0, *values)
+                    self._memory[number * _SIZE] = 1  # from here on the main process reads the rest
+                    return number
+        raise RuntimeError(f"more than {_ROWS} items run in this worker")
 
     def end(self, number: int) -> None:
         """The run is over."""
         self._memory[number * _SIZE] = 0
-        with self._lock:
-            self._free.append(number)
+        self._unlock(number)
 
     def is_wanted(self, number: int) -> bool:
         """Whether somebody wants the run's end."""
@@ -105,20 +104,15 @@ class RunTable:
 
     def rows(self) -> Iterator[Row]:
         """The runs of all processes, also of those that have died."""
-        unused = 0
-        for number in range(1, _ROWS + 1):
-            is_used, _, pid = struct.unpack_from("BBI", self._memory, number * _SIZE)
-            unused = 0 if pid else unused + 1
-            if unused > _GAP:
-                break
+        for number, is_used in enumerate(self._used(), 1):
             if is_used and (row := self.row(number)):
                 yield row
 
     def row(self, number: int) -> Row | None:
         """The run in a row, if there is one."""
-        is_used, _, pid, item_id, token, home = _ROW.unpack_from(self._memory, number * _SIZE)
+        is_used, _, home, pid, item_id, token = _ROW.unpack_from(self._memory, number * _SIZE)
         run = RunId(item_id.decode(), token.decode())
-        return Row(number, run, home.rstrip(b"\0").decode(), pid) if is_used else None
+        return Row(number, run, self._homes[home], pid) if is_used else None
 
     def want(self, number: int) -> None:
         """Somebody wants the end of this row's run."""
@@ -131,21 +125,12 @@ class RunTable:
         is_same = self.row(row.number) == row
         if is_same:
             self._memory[row.number * _SIZE] = 0
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, row.number)
+        self._unlock(row.number)
         return is_same
 
-    def _take(self) -> int:
-        with self._lock:
-            if self._pid != os.getpid():  # what was free is the parent's
-                self._pid, self._free, self._mine = os.getpid(), [], set()
-            if self._free:
-                return self._free.pop()
-            for number in range(1, _ROWS + 1):
-                is_free = not self._memory[number * _SIZE] and number not in self._mine
-                if is_free and self._try_lock(number):
-                    self._mine.add(number)
-                    return number
-        raise RuntimeError(f"more than {_ROWS} items run in this worker")
+    def _used(self) -> bytes:
+        """The first byte of each row: whether something runs."""
+        return self._memory[_SIZE::_SIZE]
 
     def _try_lock(self, number: int) -> bool:
         try:
@@ -153,3 +138,6 @@ class RunTable:
         except OSError:
             return False
         return True
+
+    def _unlock(self, number: int) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)

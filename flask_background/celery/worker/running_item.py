@@ -45,7 +45,7 @@ class RunningItem(RunHost):
     ) -> None:
         """``number``: of the attempt. ``limit``: when Celery kills this process (``time.monotonic()``)."""
         super().__init__(session.process.app, session.events, _timeouts, native.new_lock())
-        self.ended = native.Latch()
+        self._ended = native.Latch()
         self.outcome: Outcome | None = None
         #: Seconds until another run follows, if one does.
         self.delay: float | None = None
@@ -81,7 +81,13 @@ class RunningItem(RunHost):
         self._is_in_function = False
         with self.lock:
             self.outcome = outcome
-        self.ended.open()
+        self._ended.open()
+
+    def wait(self) -> Outcome:
+        """Wait for the outcome: a Future that the function returned may end on another thread."""
+        self._ended.wait()
+        assert self.outcome is not None
+        return self.outcome
 
     # For the item.
 

@@ -62,9 +62,9 @@ class Supervisor(Periodic):
         for row in rows:
             if row.pid != os.getpid():
                 self._end_child(row)
-            elif not self._has_warned and (backend := self._backends.get(row.home)) is not None:
+            elif not self._has_warned:
                 self._has_warned = True
-                backend.session.events.beyond_grace(row.run.item_id)
+                self._backends[row.home].session.events.beyond_grace(row.run.item_id)
 
     def _end_child(self, row: Row) -> None:
         """Kill a child that runs this item, and nothing else: it is stopped first, and looked at then."""
@@ -78,8 +78,7 @@ class Supervisor(Periodic):
 
     def _settle(self, row: Row) -> None:
         """Put on record that the process of a run is dead. That its worker stops is on record already."""
-        if (backend := self._backends.get(row.home)) is not None:
-            settle_lost(backend, self._records, row.run, time.time(), is_certain=True)
+        settle_lost(self._backends[row.home], self._records, row.run, time.time(), is_certain=True)
 
 
 def _is_stopped(pid: int) -> bool:

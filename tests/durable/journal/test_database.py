@@ -97,7 +97,7 @@ def test_reader_that_cannot_be_opened(database: Database, monkeypatch: pytest.Mo
 
 
 def test_reader_cannot_write(database: Database) -> None:
-    """What reads only reads, and sees what is committed, at once."""
+    """A reader only reads, and sees every commit at once."""
     write(database)
     assert database.reader is not None
     assert queries.get(database.reader, ROW.id) == ROW
@@ -106,7 +106,7 @@ def test_reader_cannot_write(database: Database) -> None:
 
 
 def test_opened_again(database: Database, make: Callable[..., Database]) -> None:
-    """What was written is there after it was closed, for another process as well, and nothing twice."""
+    """A closed journal has all that was written, once, for another process as well."""
     write(database)
     with database.write_lock:
         database.close()

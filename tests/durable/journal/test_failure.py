@@ -1,4 +1,4 @@
-"""What a failed use of the journal says, by what has really gone wrong."""
+"""The errors of a failed use of the journal, by their real cause."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
 
 
 def refusal(call: Callable[[], object]) -> str:
-    """What is said when this fails."""
+    """The message when this fails."""
     with pytest.raises(JournalError) as caught:
         call()
     return str(caught.value)

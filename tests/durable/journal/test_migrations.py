@@ -84,12 +84,12 @@ def stamp(path: Path) -> tuple[Any, ...]:
 
 
 def digest(path: Path) -> str:
-    """What is in a file."""
+    """A digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def refusal(make_writer: Callable[[], Writer]) -> str:
-    """What is said of a file that cannot be used."""
+    """The message about a file that cannot be used."""
     with pytest.raises(JournalError) as caught:
         make_writer()
     return str(caught.value)
@@ -170,7 +170,7 @@ def test_no_database(make_writer: Callable[[], Writer], path: Path) -> None:
 def test_rows_of_the_outbox(
     make_writer: Callable[[], Writer], make_file: Callable[..., None], path: Path
 ) -> None:
-    """What waited to be forwarded is moved as it stands into a table of its own, whoever had claimed it."""
+    """Items of the outbox are moved as they are into a table of their own, whoever had claimed them."""
     make_file(UNVERSIONED, rows=1)
     waits = row(1)._replace(executor="celery:outbox", options='{"timeout": 2.5, "uploads": 1}', state="{}")
     old = [

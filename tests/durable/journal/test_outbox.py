@@ -72,7 +72,7 @@ def test_index(db: sqlite3.Connection) -> None:
 
 
 def test_settle(db: sqlite3.Connection) -> None:
-    """What was handed over is gone, the rest is free again."""
+    """Forwarded rows are gone, and the other claimed rows are free again."""
     claimed = _claim(db)
     assert outbox.settle(db, "me", claimed, {"item-1"}, 5.0) == []
     assert outbox.get(db, "item-1") is None
@@ -80,7 +80,7 @@ def test_settle(db: sqlite3.Connection) -> None:
 
 
 def test_settle_after_another_claim(db: sqlite3.Connection) -> None:
-    """Who comes too late changes nothing."""
+    """A process that settles too late changes nothing."""
     late = _claim(db)
     statements.recover(db, "me", (), 5.0)
     _claim(db, "other")
@@ -91,7 +91,7 @@ def test_settle_after_another_claim(db: sqlite3.Connection) -> None:
 
 
 def test_cancelled_while_claimed(db: sqlite3.Connection) -> None:
-    """What Celery has stays until it is told; what it does not have has been cancelled."""
+    """A cancelled item that was forwarded stays until Celery is told; one that was not is cancelled."""
     claimed = _claim(db)
     assert outbox.request_cancel(db, "item-0", 5.0) == "asked"
     assert outbox.request_cancel(db, "item-1", 5.0) == "asked"
@@ -127,7 +127,7 @@ def test_recover(db: sqlite3.Connection) -> None:
 
 
 def test_refuse(db: sqlite3.Connection) -> None:
-    """What is wrong with itself comes after the others, and is parked at last."""
+    """An item that the backend refuses comes after the others, and is parked at last."""
     for attempt in range(2):
         claimed = _claim(db)
         poison = next(row for row in claimed if row.id == "item-0")

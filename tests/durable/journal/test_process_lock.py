@@ -154,7 +154,7 @@ def test_file_does_not_grow_for_ever(
 
 
 def test_much_runs(owner: ProcessLock, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is long because so much runs is not begun anew at every end."""
+    """A file that is long because many items run is not made anew at every end."""
     monkeypatch.setattr(process_lock, "_LONG", 500)
     owner._longest = 500
     made: list[int] = []
@@ -223,7 +223,7 @@ def test_sweep_while_it_is_begun_anew(
 
 
 def test_take_over_of_what_was_the_file(owner: ProcessLock, folder: Path) -> None:
-    """Who has opened the old file gets its lock when there is a new one, and does not take over."""
+    """A process that has opened the old file gets its lock when there is a new one and takes nothing over."""
     to_child, to_parent = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -300,7 +300,7 @@ def test_failure_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, f
 
 
 def test_sweep(owner: ProcessLock, folder: Path) -> None:
-    """What a process left that died while it became an owner is removed, and nothing else."""
+    """The file of a process that died while it became an owner is removed, and nothing else."""
     for name in ("1-a.new", "1-c.new"):
         (folder / name).touch()
     long_ago = time.time() - 100

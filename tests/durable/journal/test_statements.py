@@ -1,4 +1,4 @@
-"""What changes the journal, against a plain model of it, in every order that Hypothesis thinks of."""
+"""The statements that change the journal, against a plain model of it, in any order."""
 
 from __future__ import annotations
 

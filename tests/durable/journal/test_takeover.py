@@ -1,4 +1,4 @@
-"""Who is dead: neither a lost lock nor a removed file makes a dead process of a living one."""
+"""Dead processes: neither a lost lock nor a removed file makes a living process a dead one."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_nothing_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_bell_that_is_gone(tmp_path: Path) -> None:
-    """Who has left is not woken, nor does that keep the others from being."""
+    """A process that has left is not woken, and the others are."""
     hang(tmp_path, "1-a")
     make_old(tmp_path)
     wakeups.wake_all(tmp_path)
@@ -77,7 +77,7 @@ def test_bell_that_is_gone(tmp_path: Path) -> None:
 
 
 def test_ring_that_cannot_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it tells of has been done: not to be able to tell is no reason to fail."""
+    """A process that cannot wake the others does not fail, because its write is done."""
 
     def fail(path: Path) -> list[str]:
         raise OSError(errno.EMFILE, "Too many open files")

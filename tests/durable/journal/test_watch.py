@@ -120,7 +120,7 @@ def test_sibling_comes(watch: ProcessWatch, sibling: Callable[..., tuple[Script,
 def test_was_dead_before(
     watch: ProcessWatch, folder: Path, sibling: Callable[..., tuple[Script, str]]
 ) -> None:
-    """Who has died before this process came is found without a wait, and again until taken over."""
+    """A process that died before this one came is found without a wait, and again until it is taken over."""
     program, name = sibling()
     program.kill()
     assert watch.dead() == [name]

@@ -49,7 +49,7 @@ def row(number: int, **values: Any) -> ItemRow:
 
 
 def test_a_round_for_many(writer: Writer) -> None:
-    """What many threads enqueue at once needs far fewer transactions than there are items."""
+    """Many threads that enqueue at once need far fewer transactions than items."""
     before = writer.transactions
 
     def enqueue(first: int) -> None:
@@ -97,7 +97,7 @@ def test_step_that_raises_fails_alone(writer: Writer) -> None:
 
 
 def test_later(writer: Writer) -> None:
-    """What nobody waits for is written in its order, and told."""
+    """A step that nobody waits for is written in its order, and its result is told."""
     told: list[int] = []
     for number in range(50):
         writer.write_later(lambda db, number=number: number, told.append)  # type: ignore[misc]
@@ -229,7 +229,7 @@ def test_turn_is_taken(writer: Writer, tmp_path: Path) -> None:
 
 
 def test_checkpoint_that_fails(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was committed before it is neither refused nor repeated; the error is kept for the log."""
+    """A failed checkpoint neither refuses nor repeats the commit before it; the log gets the error."""
 
     def fail(database: Database) -> None:
         raise sqlite3.OperationalError("database or disk is full")
@@ -263,7 +263,7 @@ def test_private(tmp_path: Path) -> None:
 
 
 def test_closed_works_for_the_moment(tmp_path: Path) -> None:
-    """What comes after the end is written all the same, and no thread and no file stays open."""
+    """A step after the end is written all the same, and leaves no thread and no open file."""
     writer = Writer(tmp_path / "journal", power=False)
     for number in range(3):
         assert writer.write(Insert(row(number))) is None

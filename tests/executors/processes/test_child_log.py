@@ -1,4 +1,4 @@
-"""What an item logs in a child process: handled by the worker's loggers, once, and bounded."""
+"""Log records of an item in a child process: handled by the worker's loggers, once, and bounded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Handler(logging.Handler):
 
     @property
     def texts(self) -> list[str]:
-        """What the records say."""
+        """The texts of the records."""
         return [record.getMessage() for record, _ in self.records]
 
 

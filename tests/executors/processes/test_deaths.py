@@ -178,7 +178,7 @@ def test_idle_child_dies(make_shop: Callable[..., Shop]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_child_leaves_signals_to_its_parent(make_shop: Callable[..., Shop], number: int) -> None:
-    """What the terminal or a process manager sends to all processes does not end the child."""
+    """A signal that the terminal or a process manager sends to all processes does not end the child."""
     shop = make_shop(cpu=CPU | {"workers": 1})
     pid = shop.pid()
     os.kill(pid, number)
@@ -241,7 +241,7 @@ def test_forked_process_comes_back(make_shop: Callable[..., Shop]) -> None:
 
 
 def test_prints(shop: Shop, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an item prints is seen when it has ended: its child may be killed at any moment after that."""
+    """The output of an item is seen when it has ended: its child may be killed at any moment after that."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     shop.call(print, "said").result(BOUND)
     assert "said" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""What an item in a child process sees, and what comes back from it."""
+"""Items in a child process: the things that they see, and those that come back from them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .conftest import ONE, Shop, children
 
 
 def look_around() -> Any:
-    """What is there."""
+    """Return the app, the request's values and the other things that an item finds."""
     g.seen = True
     state = current_item.state
     assert state is not None
@@ -143,7 +143,7 @@ def test_thread_that_a_coroutine_has_left(make_shop: Callable[..., Shop]) -> Non
 
 
 def test_task_that_exits(make_shop: Callable[..., Shop]) -> None:
-    """What a coroutine has left on its loop ends itself alone, as on the event loop's executor."""
+    """A task that a coroutine has left on its loop ends itself alone, as on the event loop's executor."""
     shop = make_shop(**ONE)
 
     async def work() -> int:
@@ -171,7 +171,7 @@ def test_future(shop: Shop) -> None:
 
 
 class Foreign:
-    """What can be read in the process alone that made it."""
+    """An object that only the process that made it can read."""
 
     def __reduce__(self) -> Any:
         return _read_foreign, (os.getpid(),)
@@ -200,7 +200,7 @@ def test_progress_that_cannot_be_sent(make_shop: Callable[..., Shop]) -> None:
 
 
 def test_progress_is_seen_while_it_runs(shop: Shop) -> None:
-    """What an item reports reaches its handle soon, also the last of many reports."""
+    """Progress that an item reports reaches its handle soon, also the last of many reports."""
 
     def work(gate: SharedEvent) -> None:
         for number in range(1_000):
@@ -215,7 +215,7 @@ def test_progress_is_seen_while_it_runs(shop: Shop) -> None:
 
 
 class Closed:
-    """What cannot be pickled."""
+    """An object that cannot be pickled."""
 
     def __reduce__(self) -> Any:
         raise TypeError("this is closed")
@@ -243,7 +243,7 @@ def test_argument_that_cannot_be_sent(shop: Shop) -> None:
 
 
 def test_arguments_are_those_of_the_enqueueing(shop: Shop) -> None:
-    """What the view changes afterwards does not matter."""
+    """Changes that the view makes to an argument afterwards do not matter."""
     gate = SharedEvent(shop.folder / "gate")
     values = [1]
     items = [shop.call(partial(hold, gate, int)) for _ in range(2)]

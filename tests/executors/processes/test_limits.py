@@ -59,7 +59,7 @@ def test_who_heeds_the_token_is_not_killed(make_shop: Callable[..., Shop]) -> No
 
 
 def test_item_may_have_very_long(make_shop: Callable[..., Shop]) -> None:
-    """Who sets no limit gets none."""
+    """An app that sets no limit gets none."""
     shop = make_shop(BACKGROUND_KILL_AFTER=1e10)
     begun = SharedList(shop.folder / "begun")
     item = shop.call(partial(hold, SharedEvent(shop.folder / "never"), partial(begun.append, 1)))
@@ -106,7 +106,7 @@ def test_kill_reaches_what_the_item_has_started(shop: Shop) -> None:
 
 
 def test_memory_is_limited(make_shop: Callable[..., Shop]) -> None:
-    """What wants more than max_memory gets a MemoryError, which ends that item alone."""
+    """An item that wants more than max_memory gets a MemoryError, which ends that item alone."""
     shop = make_shop(cpu={"kind": "process", "workers": 1, "max_memory": 300})
     pid = shop.pid()
     assert isinstance(shop.tasks["eat"].enqueue(400).exception(BOUND), MemoryError)

@@ -1,4 +1,4 @@
-"""What goes to a child and comes back: arguments, uploads, outcomes."""
+"""Messages to a child and back: arguments, uploads, outcomes."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_lost_result() -> None:
 
 
 class Exiting(Exception):
-    """What ends the process when it is pickled."""
+    """An object that ends the process when it is pickled."""
 
     def __reduce__(self) -> Any:
         raise SystemExit

@@ -38,7 +38,7 @@ def ends() -> Iterator[tuple[Pipes, Pipes]]:
 
 
 def test_messages(ends: tuple[Pipes, Pipes]) -> None:
-    """What is sent is received, as the same kind, in the same order, also when it was read at once."""
+    """Messages are received as the kind that was sent, in the same order, also when they are read at once."""
     here, there = ends
     sent = [
         Started(None),
@@ -128,7 +128,7 @@ def test_end(ends: tuple[Pipes, Pipes]) -> None:
 
 
 def test_end_that_does_not_block() -> None:
-    """What finds no room is left for later, and of a message that is not complete nothing is seen."""
+    """Bytes that find no room are left for later, and nothing is seen of an incomplete message."""
     first, second = os.pipe(), os.pipe()
     child, parent = Pipes(first[0], second[1]), Pipes(second[0], first[1], is_parent=True)
     large, small = Setup("x" * 300_000, 0, None, {}), TokenFired("timeout", None)

@@ -1,4 +1,4 @@
-"""What comes back from a child: data, and nothing that runs code where it is read."""
+"""Pickles that come back from a child: data, and nothing that runs code where it is read."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_crash(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_bytes_in_between(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    """What an item has written into the pipe by mistake is no stack, and keeps no stack out."""
+    """Bytes that an item has written into the pipe by mistake are no stack, and keep no stack out."""
 
     def work(begun: SharedEvent) -> None:
         for number in range(3, 20):

@@ -1,1 +1,0 @@
-"""Where the uploads of an item wait until a worker on another machine reads them."""
