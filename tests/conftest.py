@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from .rabbitmq_server import RabbitMQ
     from .redis_server import Redis
 
-# A shell's background job ignores Ctrl-C, and so would every server that a test starts and then stops by it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background job ignores Ctrl-C, and a command under nohup ignores HUP. So would every server that a
+# test starts and then stops by one of these.
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 # How long what a test has started may take to be gone.
 _GONE_WITHIN = 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -10,20 +11,21 @@ import pytest
 
 from .helpers import BOUND, ROOT
 
-ASK = "import signal, tests.conftest; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+ASK = "import signal, tests.conftest; print(*map(signal.getsignal, (signal.SIGINT, signal.SIGHUP)))"
 
 
 @pytest.mark.process
 def test_in_the_background() -> None:
-    """Tests that run as a shell's background job, which ignores Ctrl-C, start programs that do not."""
+    """Tests under nohup, in a shell's background job, start programs that heed Ctrl-C and HUP."""
     done = subprocess.run(
-        ["sh", "-c", '"$0" -c "$1" & wait', sys.executable, ASK],
+        ["sh", "-c", 'nohup "$0" -c "$1" & wait', sys.executable, ASK],
         cwd=ROOT,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=BOUND,
     )
-    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert done.stdout == f"{signal.default_int_handler} {signal.SIG_DFL}\n", done.stderr
 
 
 def test_kinds(request: pytest.FixtureRequest) -> None:

@@ -200,8 +200,9 @@ class Latch:
             self._lock.release()
         except RuntimeError:
             pass  # the latch was open
-        for wake in tuple(self._wake):
-            wake()
+        if self._wake:
+            for wake in tuple(self._wake):
+                wake()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to timeout seconds (None: no limit) for the latch; return whether it is open."""

@@ -44,7 +44,7 @@ def submit(
         if app_state.elsewhere or callee.backend is not None:
             backend: Backend[Any] = app_state.backend_for(callee)
         else:
-            backend = app_state.durable if callee.durable else app_state.backend
+            backend = app_state.durable if callee.durable else app_state.local or app_state.backend
     except EnqueueError as error:  # the journal cannot be opened
         app_state.backend.events.refused(callee.name, error)
         raise

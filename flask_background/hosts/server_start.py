@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from flask_background.concurrency import native
@@ -26,6 +26,11 @@ from flask_background.hosts import web_servers
 # How often the thread looks whether the process serves, and how long it waits for that (seconds).
 _LOOK = 0.1
 _GIVE_UP = 300.0
+
+
+# Packages and modules whose code is on the stack of many threads. The number of a thread that has loaded an
+# app and ended may be another thread's.
+_EVERYWHERE = ("flask_background", "threading")
 
 
 class Starter(Protocol):
@@ -39,7 +44,15 @@ class _Load:
 
     def __init__(self) -> None:
         self._thread = native.get_ident()
-        self._codes = {frame.f_code for frame in _frames(self._thread)}
+        self._codes: set[CodeType] = set()
+        for frame in _frames(self._thread):
+            module = str(frame.f_globals.get("__name__", ""))
+            package = module.partition(".")[0]
+            is_script = module == "__main__" and frame.f_code.co_name == "<module>"
+            if is_script or not web_servers.LOADERS.isdisjoint((module, package)):
+                break  # the server's own code begins here, or that of its script
+            if package not in _EVERYWHERE:
+                self._codes.add(frame.f_code)
 
     def is_over(self) -> bool:
         """Return whether the thread has left that code."""
@@ -47,13 +60,9 @@ class _Load:
 
 
 def _frames(thread: int) -> Iterator[FrameType]:
-    """Yield the frames of a thread, the innermost first, up to the code of the server or of its script."""
+    """Yield the frames of a thread, the innermost first."""
     frame = sys._current_frames().get(thread)
     while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        is_script = module == "__main__" and frame.f_code.co_name == "<module>"
-        if is_script or module in web_servers.LOADERS or module.partition(".")[0] in web_servers.LOADERS:
-            return
         yield frame
         frame = frame.f_back
 

@@ -89,6 +89,24 @@ def test_not_before_it_is_loaded(serves: Callable[[], object]) -> None:
     thread.join()
 
 
+def test_number_of_the_thread_is_used_again(serves: Callable[[], object]) -> None:
+    """An app whose thread has ended is loaded, whatever a later thread of the same number does."""
+    app, gate = Starter(), threading.Event()
+    load(app)
+    ident = server_start._loads[app]._thread
+    others = [threading.Thread(target=gate.wait) for _ in range(20)]
+    for other in others:
+        other.start()
+    try:
+        assert ident in [other.ident for other in others]
+        serves()
+        until(lambda: app.told == 1)
+    finally:
+        gate.set()
+        for other in others:
+            other.join()
+
+
 def test_app_may_go(serves: Callable[[], object]) -> None:
     """An app that was thrown away is neither kept nor told, and its thread ends."""
     app = Starter()

@@ -55,7 +55,7 @@ COLUMNS = ItemRow._fields
 
 def timed_id(item_id: str, enqueued: float) -> str:
     """Return an id in the order of time, so that items enqueued together lie together in the index of ids."""
-    return f"{_time_of_id(enqueued)}{item_id[8:]}"
+    return _time_of_id(enqueued) + item_id[8:]
 
 
 def first_id_after(now: float) -> str:

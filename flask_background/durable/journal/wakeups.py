@@ -24,10 +24,12 @@ def wake_all(folder: Path, but: str | None = None) -> None:
     """Wake every process of the app, except the one with this id."""
     name = str(folder)
     silent = f"{name}/{but}.bell"
-    with suppress(OSError):  # for example no descriptors are left: those processes look for work themselves
+    try:
         for fifo in _fifos(name):
             if fifo != silent:
                 wake(fifo)
+    except OSError:  # for example no descriptors are left: those processes look for work themselves
+        pass
 
 
 def wake(fifo: str | Path) -> None:

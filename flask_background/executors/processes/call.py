@@ -98,7 +98,8 @@ class Call:
                 raise NotBegun(str(dead)) from None
             raise
         finally:
-            self._log.report(child.pid, host_of(self._item).events)
+            if self._log.left_out:
+                self._log.report(child.pid, host_of(self._item).events)
             attempt.abort = None
             forget()
 

@@ -125,7 +125,7 @@ class ChildHost(RunHost):
                 " task at the top of a module that the app imports, or in its factory, not in a view or under"
                 " a condition"
             )
-        if (task.timeout, task.executor) != (call.timeout, call.executor):
+        if task.timeout != call.timeout or task.executor != call.executor:
             task = task.using(timeout=call.timeout, executor=call.executor)
         self._uploads += map(receive_upload, call.uploads)
         args, kwargs = unpack(call.pickled, self._uploads)

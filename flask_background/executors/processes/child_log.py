@@ -163,7 +163,8 @@ class LogReceiver:
     def __init__(self) -> None:
         self._second = 0.0
         self._count = 0
-        self._left_out = 0
+        #: How many records have been left out since the last report.
+        self.left_out = 0
 
     def receive(self, message: Logged, pid: int, events: Events) -> None:
         """Give a record of the child with this pid to its logger, unless there were too many."""
@@ -173,7 +174,7 @@ class LogReceiver:
             self._second, self._count = now, 0
         self._count += 1
         if self._count > _MOST:
-            self._left_out += 1
+            self.left_out += 1
             return
         message = message._replace(level=min(max(message.level, 0), _LARGEST))
         logger = _logger_of(message.logger[:_LONGEST_NAME], events.log)
@@ -182,7 +183,7 @@ class LogReceiver:
 
     def report(self, pid: int, events: Events) -> None:
         """Say how many records were left out, if any were."""
-        count, self._left_out = self._left_out, 0
+        count, self.left_out = self.left_out, 0
         if count:
             events.left_out(count, pid, _MOST)
 

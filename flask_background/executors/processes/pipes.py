@@ -67,7 +67,8 @@ _PICKLED = 1 + RunEnded._fields.index("pickled")
 # neither, and must not be taken for the length of a message that never comes to its end.
 _MARK = b"\xf5FB1"
 _HEAD = struct.Struct("!4sQI")
-# At the beginning of a message to the parent: the length of its JSON.
+_HEAD_SIZE = _HEAD.size
+# At the beginning of a message to the parent, in four bytes: the length of its JSON.
 _LENGTH = struct.Struct("!I")
 _CHUNK = 1 << 16
 # Made once: the functions of the json module make what they need for each call.
@@ -126,11 +127,12 @@ class Pipes:
         if len(body) > _LARGEST:
             raise MemoryError(f"a message of {len(body)} bytes; allowed are {_LARGEST}")
         head = _HEAD.pack(_MARK, len(body), zlib.crc32(body))
+        # A small message is written at once; a large one is not copied for that.
+        parts = (head, body) if len(body) > _CHUNK else (head + body,)
         if not self._lock.acquire(timeout=patience):
             raise TimeoutError
         try:
-            # A small message is written at once; a large one is not copied for that.
-            self._unsent += (head, body) if len(body) > _CHUNK else (head + body,)
+            self._unsent += parts
             self.send_more()
         finally:
             self._lock.release()
@@ -165,7 +167,7 @@ class Pipes:
     def take(self) -> Message | None:
         """Return the next message that has been read completely, or None. Raises NoMessage."""
         buffer = self._buffer
-        if len(buffer) < _HEAD.size:
+        if len(buffer) < _HEAD_SIZE:
             if not _MARK.startswith(buffer[: len(_MARK)]):
                 raise _no_message(buffer)
             return None
@@ -174,11 +176,11 @@ class Pipes:
             raise _no_message(buffer)
         if length > _LARGEST:
             raise NoMessage(f"a message of {length} bytes; allowed are {_LARGEST}")
-        end = _HEAD.size + length
+        end = _HEAD_SIZE + length
         if len(buffer) < end:
             return None
         self._buffer = buffer[end:]  # a message that cannot be read is not tried again
-        body = memoryview(buffer)[_HEAD.size : end]
+        body = memoryview(buffer)[_HEAD_SIZE:end]
         if zlib.crc32(body) != checksum:
             raise NoMessage("a message with other bytes in between")
         return self._load(body)
@@ -211,15 +213,14 @@ def _to_parent(message: Message) -> bytes:
     if type(message) is RunEnded and message.pickled is not None:
         values[_PICKLED], pickled = True, message.pickled
     text = _write_json(values).encode()
-    return b"".join((_LENGTH.pack(len(text)), text, pickled))
+    return _LENGTH.pack(len(text)) + text + pickled
 
 
 def _from_child(body: memoryview) -> Message:
     try:
         (length,) = _LENGTH.unpack_from(body)
-        end = _LENGTH.size + length
-        text = str(body[_LENGTH.size : end], "ascii")
-        (number, *values), _ = _read_json(text)
+        end = 4 + length
+        (number, *values), _ = _read_json(str(body[4:end], "ascii"))
         kind = _KINDS[number]
         if kind is RunEnded and values[_PICKLED - 1]:
             values[_PICKLED - 1] = bytes(body[end:])
