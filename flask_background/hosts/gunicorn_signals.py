@@ -54,9 +54,11 @@ class _Handler:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         host = self._host()
-        if not isinstance(host, GunicornHost) or host.pid != os.getpid() or host.is_idle():
+        if _uses_pool(frame):
+            native.start_bare_thread(partial(_send_again, number))
+        elif not isinstance(host, GunicornHost) or host.pid != os.getpid() or host.is_idle():
             self._gunicorns(number, frame)
-        elif _submits(frame) or not (native.is_patched() or may_raise(frame)):
+        elif not (native.is_patched() or may_raise(frame)):
             # Under gevent, gunicorn's handler raises in a greenlet of its own.
             native.start_bare_thread(partial(_send_again, number))
         else:
@@ -65,14 +67,16 @@ class _Handler:
                 self._gunicorns(number, frame)
 
 
-def _submits(frame: FrameType | None) -> bool:
+def _uses_pool(frame: FrameType | None) -> bool:
     """Return whether the main thread may hold the lock of gthread's pool, which gunicorn's handler takes.
 
-    A thread cannot take that lock twice: the handler would wait for ever.
+    A thread cannot take that lock twice: the handler would wait for ever. After Ctrl-C the terminal and the
+    master both signal the worker, and the second signal may interrupt the handler of the first.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    return _is_in(ThreadPoolExecutor.submit.__code__, frame)
+    pool = ThreadPoolExecutor
+    return _is_in(pool.submit.__code__, frame) or _is_in(pool.shutdown.__code__, frame)
 
 
 def _is_in(code: CodeType, frame: FrameType | None) -> bool:
