@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -140,8 +141,10 @@ def test_apps_handlers_are_left_alone() -> None:
     assert signal.signal(signal.SIGQUIT, before) is apps
 
 
-def test_put_off_while_a_pool_takes_work(worker: Worker, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("idle", [False, True], ids=["with items", "idle"])
+def test_put_off_while_a_pool_takes_work(worker: Worker, host: Host, idle: bool) -> None:
     """While the main thread is in a pool's submit, gunicorn's handler would wait for that for ever."""
+    host.idle = idle
     heard_inside: list[list[int]] = []
 
     class Pool(ThreadPoolExecutor):
@@ -155,6 +158,26 @@ def test_put_off_while_a_pool_takes_work(worker: Worker, host: Host, monkeypatch
     with Pool(1) as pool:
         pool.submit(threading.get_ident)
         until(lambda: worker.heard)
+    assert heard_inside == [[]]
+
+
+def test_put_off_while_a_pool_shuts_down(worker: Worker, host: Host) -> None:
+    """The second signal of a Ctrl-C waits until the handler of the first has shut the pool down."""
+    host.idle = True
+    heard_inside: list[list[int]] = []
+
+    class Work(queue.SimpleQueue[Any]):
+        """Gets a signal in the middle of shutdown, which wakes the threads by it."""
+
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            signal.raise_signal(signal.SIGQUIT)
+            heard_inside.append([*worker.heard])
+            super().put(item)
+
+    pool = ThreadPoolExecutor(1)
+    pool._work_queue = Work()  # type: ignore[assignment]
+    pool.shutdown(wait=False)
+    until(lambda: worker.heard)
     assert heard_inside == [[]]
 
 
