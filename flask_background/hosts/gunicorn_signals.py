@@ -75,8 +75,10 @@ def _uses_pool(frame: FrameType | None) -> bool:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    pool = ThreadPoolExecutor
-    return _is_in(pool.submit.__code__, frame) or _is_in(pool.shutdown.__code__, frame)
+    if _is_in(ThreadPoolExecutor.submit.__code__, frame):
+        return True
+    # A view that shuts down a pool of its own may wait there for long, and does not hold that lock.
+    return _is_in(ThreadPoolExecutor.shutdown.__code__, frame) and _is_in(_Handler.__call__.__code__, frame)
 
 
 def _is_in(code: CodeType, frame: FrameType | None) -> bool:

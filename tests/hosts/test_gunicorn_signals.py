@@ -28,10 +28,13 @@ class Worker:
     def __init__(self) -> None:
         self.heard: list[int] = []
         self.raises = False
+        self.pool: ThreadPoolExecutor | None = None
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:
         """Remember the signal."""
         self.heard.append(number)
+        if self.pool is not None:
+            self.pool.shutdown(wait=False)
         if self.raises:
             raise SystemExit
 
@@ -161,8 +164,9 @@ def test_put_off_while_a_pool_takes_work(worker: Worker, host: Host, idle: bool)
     assert heard_inside == [[]]
 
 
-def test_put_off_while_a_pool_shuts_down(worker: Worker, host: Host) -> None:
-    """The second signal of a Ctrl-C waits until the handler of the first has shut the pool down."""
+@pytest.mark.parametrize("is_workers", [True, False], ids=["the worker's", "a view's"])
+def test_pool_shuts_down(worker: Worker, host: Host, is_workers: bool) -> None:
+    """A signal waits until gunicorn's handler has shut its pool down, but not for the pool of a view."""
     host.idle = True
     heard_inside: list[list[int]] = []
 
@@ -170,15 +174,21 @@ def test_put_off_while_a_pool_shuts_down(worker: Worker, host: Host) -> None:
         """Gets a signal in the middle of shutdown, which wakes the threads by it."""
 
         def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-            signal.raise_signal(signal.SIGQUIT)
-            heard_inside.append([*worker.heard])
+            if not heard_inside:
+                heard_inside.append([])
+                signal.raise_signal(signal.SIGQUIT)
+                heard_inside[0] += worker.heard
             super().put(item)
 
     pool = ThreadPoolExecutor(1)
     pool._work_queue = Work()  # type: ignore[assignment]
-    pool.shutdown(wait=False)
-    until(lambda: worker.heard)
-    assert heard_inside == [[]]
+    if is_workers:
+        worker.pool = pool
+        signal.raise_signal(signal.SIGINT)
+    else:
+        pool.shutdown(wait=False)
+    until(lambda: signal.SIGQUIT in worker.heard)
+    assert heard_inside == [[signal.SIGINT] if is_workers else [signal.SIGQUIT]]
 
 
 def test_put_off_while_an_item_is_accepted(worker: Worker, host: Host) -> None:
