@@ -21,7 +21,17 @@ from flask_background.concurrency.clock import CLOCK
 from flask_background.core.events import Events
 from flask_background.errors import ItemInterruptedError, QueueFull
 
-from ..helpers import BOUND, Script, Site, lines, make_item, receiving, records, until
+from ..helpers import (
+    BOUND,
+    STARTS_THREADS_AT_THE_END,
+    Script,
+    Site,
+    lines,
+    make_item,
+    receiving,
+    records,
+    until,
+)
 
 
 @pytest.fixture
@@ -372,6 +382,7 @@ def test_slow_receiver_holds_up_no_other_item(
         assert site.background.wait_idle(BOUND)
 
 
+@STARTS_THREADS_AT_THE_END
 @pytest.mark.parametrize("name", ["stopping", "stopped"])
 def test_slow_receiver_does_not_hold_the_stop_up(script: Callable[..., Script], name: str) -> None:
     """A process with a receiver that hangs ends only a little later."""

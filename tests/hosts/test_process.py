@@ -19,7 +19,7 @@ from flask_background.errors import ItemInterruptedError
 from flask_background.hosts import base, process
 from flask_background.hosts.base import Host
 
-from ..helpers import BOUND, Site, our_threads, slack, until
+from ..helpers import BOUND, STARTS_THREADS_AT_THE_END, Site, our_threads, slack, until
 from .scripts import APP, Start, remaining
 
 # The end of the main thread.
@@ -132,6 +132,7 @@ def test_grace_period_is_over(script: Start) -> None:
     assert program.said.count("item started") == 1
 
 
+@STARTS_THREADS_AT_THE_END
 def test_items_use_thread_pools_at_the_end(script: Start) -> None:
     """Items that are waited for at the end can still use thread pools, new ones and old ones, and threads."""
     program = script(
@@ -164,6 +165,7 @@ def test_items_use_thread_pools_at_the_end(script: Start) -> None:
         assert f"{name} done" in program.said, program.said
 
 
+@STARTS_THREADS_AT_THE_END
 def test_items_enqueue_at_the_end(script: Start) -> None:
     """Items that are waited for may enqueue more, of both kinds, also for an app that had none before."""
     program = script(
@@ -540,6 +542,7 @@ def test_fork_cannot_cancel(script: Start) -> None:
     assert "second done" in program.said
 
 
+@STARTS_THREADS_AT_THE_END
 def test_fork_in_the_grace_period(script: Start) -> None:
     """An item may fork while Python shuts down: the forked process enqueues, and waits for its items."""
     program = script(

@@ -146,7 +146,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def street(left: Path, tmp_path: Path) -> Street:
     """A shop, and an item that was left."""
-    return Street(shutil.copytree(left, tmp_path / "street"))
+    return Street(shutil.copytree(left, tmp_path / "street", ignore=shutil.ignore_patterns("*.bell")))
 
 
 @pytest.fixture
