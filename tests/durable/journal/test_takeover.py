@@ -40,7 +40,9 @@ PROGRAM = """
                 elif name == "restore":
                     lock.restore()
                 elif name == "fork" and os.fork() == 0:
-                    time.sleep(60)
+                    while not (folder.parent / "over").exists():
+                        time.sleep(0.01)
+                    os._exit(0)
                 elif name == "exec":
                     os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"])
                 print(name, flush=True)
@@ -143,12 +145,17 @@ def test_removed_files(other: Callable[..., Other], folder: Path, within: tuple[
 
 
 @everywhere
-def test_child_that_outlives_its_parent(other: Callable[..., Other], within: tuple[str, ...]) -> None:
+def test_child_that_outlives_its_parent(
+    other: Callable[..., Other], folder: Path, within: tuple[str, ...]
+) -> None:
     """A forked child keeps its dead parent's lock from nobody, and does not stand for the parent."""
     process = other(*within)
     process.do("fork")
-    process.kill()
-    until(process.is_dead)
+    try:
+        process.kill()
+        until(process.is_dead)
+    finally:
+        (folder.parent / "over").touch()  # the child ends
 
 
 def test_process_that_replaces_itself(other: Callable[..., Other], watch: ProcessWatch) -> None:
