@@ -93,8 +93,7 @@ class BackgroundState:
         self._forget_parts()
 
     def _forget_parts(self) -> None:
-        #: The backend of items in this process, once it was asked for: submit passes here for every item.
-        self.local: LocalBackend | None = None
+        self._local: LocalBackend | None = None
         self._journal: Once[DurableBackend] = Once()
         self._immediate: ImmediateBackend | None = None
         self._manual: ManualBackend | None = None
@@ -112,7 +111,7 @@ class BackgroundState:
     @property
     def backend(self) -> LocalBackend:
         """The backend of items in this process."""
-        return self._make_local() if self.local is None else self.local
+        return self._make_local() if self._local is None else self._local
 
     @property
     def durable(self) -> DurableBackend:
@@ -257,7 +256,7 @@ class BackgroundState:
 
         Gives items grace seconds to end, and returns those that had not ended.
         """
-        local = self.local
+        local = self._local
         if local is None:
             return []
         unfinished = local.stop(grace)
@@ -276,9 +275,9 @@ class BackgroundState:
         kind = LocalBackend if self.holds_items else ChildBackend
         made = kind(app, settings, host, self.registry.tasks)
         with _building:
-            if self.local is not None:  # another thread was faster
-                return self.local
-            self.local = made
+            if self._local is not None:  # another thread was faster
+                return self._local
+            self._local = made
             _with_parts.add(self)
         host.add(made.shutdown)
         if settings.switch_interval is not None:
@@ -315,7 +314,7 @@ class BackgroundState:
 def states_in_use() -> set[BackgroundState]:
     """Return the states of the apps that have had items in this process and have not been stopped."""
     return {
-        state for state in _with_parts if state.local is not None and not state.local.shutdown.is_stopped()
+        state for state in _with_parts if state._local is not None and not state._local.shutdown.is_stopped()
     }
 
 

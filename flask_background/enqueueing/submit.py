@@ -15,7 +15,6 @@ from flask_background.enqueueing import after_commit as commit
 from flask_background.enqueueing import after_response as response
 from flask_background.errors import EnqueueError, PayloadTooLargeError, SerializationError
 from flask_background.payload import arguments
-from flask_background.payload.live import SCALARS
 
 if TYPE_CHECKING:
     from flask import Request
@@ -44,7 +43,7 @@ def submit(
         if app_state.elsewhere or callee.backend is not None:
             backend: Backend[Any] = app_state.backend_for(callee)
         else:
-            backend = app_state.durable if callee.durable else app_state.local or app_state.backend
+            backend = app_state.durable if callee.durable else app_state.backend
     except EnqueueError as error:  # the journal cannot be opened
         app_state.backend.events.refused(callee.name, error)
         raise
@@ -57,9 +56,7 @@ def submit(
         state = None if outer is None else outer.state
     else:
         state = RequestState._capture(request, app_state.processors)
-    moved = None
-    if kwargs or not SCALARS.issuperset(map(type, args)):  # to examine even one costs 0.5 µs
-        args, kwargs, moved = arguments.take_over(callee.func, args, kwargs, request)
+    args, kwargs, moved = arguments.take_over(callee.func, args, kwargs, request)
     try:
         if app_state.strict and callee.portable:
             check_data(callee, args, kwargs, app_state.settings.max_payload)

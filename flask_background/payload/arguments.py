@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from werkzeug.datastructures import FileStorage, ImmutableMultiDict, MultiDict
 
 from flask_background.errors import UploadMovedError
-from flask_background.payload.live import Look
+from flask_background.payload.live import SCALARS, Look
 
 if TYPE_CHECKING:
     from werkzeug.wrappers import Request
@@ -53,6 +53,8 @@ def take_over(
     moves or None. Raises ArgumentError with the argument's name; then nothing has been moved. A container
     without an upload is passed on unchanged, not copied.
     """
+    if not kwargs and SCALARS.issuperset(map(type, args)):
+        return args, kwargs, None  # to examine even one costs 0.5 µs
     look = Look(request, takes_uploads=True)
     for index, value in enumerate(args):
         look.examine(value, partial(positional, func, index))

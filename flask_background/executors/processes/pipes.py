@@ -68,8 +68,9 @@ _PICKLED = 1 + RunEnded._fields.index("pickled")
 _MARK = b"\xf5FB1"
 _HEAD = struct.Struct("!4sQI")
 _HEAD_SIZE = _HEAD.size
-# At the beginning of a message to the parent, in four bytes: the length of its JSON.
+# At the beginning of a message to the parent: the length of its JSON.
 _LENGTH = struct.Struct("!I")
+_LENGTH_SIZE = _LENGTH.size
 _CHUNK = 1 << 16
 # Made once: the functions of the json module make what they need for each call.
 _write_json = json.JSONEncoder().encode
@@ -219,8 +220,11 @@ def _to_parent(message: Message) -> bytes:
 def _from_child(body: memoryview) -> Message:
     try:
         (length,) = _LENGTH.unpack_from(body)
-        end = 4 + length
-        (number, *values), _ = _read_json(str(body[4:end], "ascii"))
+        end = _LENGTH_SIZE + length
+        text = str(body[_LENGTH_SIZE:end], "ascii")
+        (number, *values), read = _read_json(text)
+        if read != len(text):
+            raise ValueError("its JSON goes on after its end")
         kind = _KINDS[number]
         if kind is RunEnded and values[_PICKLED - 1]:
             values[_PICKLED - 1] = bytes(body[end:])

@@ -165,6 +165,7 @@ def forge(text: bytes, rest: bytes = b"") -> bytes:
         (b'[7, "succeeded", null, "", "", false, [1]]', "RunEnded are of the types .*, bool, list"),
         (b'[7, "succeeded", true, "", ""]', "RunEnded are of the types str, bytes, str, str$"),
         (b'[5, "shop", 10.5, "", "", "", 1.0, "", 1, "", ""]', "Logged are of the types str, float, "),
+        (b"[4, 1, null, null] [7]", "goes on"),
         (b"[99]", "out of range"),
         (b'["x"]', "indices"),
         (b"[]", "not enough values"),
