@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from flask_background.local.backend import LocalBackend
+    from flask_background.monitoring.monitor import Monitor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -223,6 +224,13 @@ class Background:
         counted.
         """
         return self._state().backend.stats()
+
+    @property
+    def monitor(self) -> Monitor:
+        """What pages, commands and metrics use: looks at all of the app's items and processes, and acts."""
+        from flask_background.monitoring.monitor import Monitor  # imported for processes that look
+
+        return Monitor(self._state())
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no item is queued or running; return False after timeout seconds (None: no limit).

@@ -44,6 +44,7 @@ MIGRATIONS = (
     # Code of version 1 would not forward the items of the outbox.
     Migration(_read_script("0002_outbox.sql"), compatible_from=2),
     Migration(_read_script("0003_large_journals.sql"), compatible_from=2),
+    Migration(_read_script("0004_monitoring.sql"), compatible_from=2),
 )
 
 

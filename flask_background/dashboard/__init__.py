@@ -1,0 +1,1 @@
+"""Pages about an app's items: a dashboard for the people who run the app, and progress for its visitors."""

@@ -1,0 +1,1 @@
+"""Items in the app's own log lines."""
