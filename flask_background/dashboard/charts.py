@@ -1,0 +1,158 @@
+"""Small charts, as numbers for the SVG in the templates. The number of points is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from flask_background.core.status import Status
+from flask_background.dashboard.text import count, duration
+from flask_background.monitoring.snapshots import Distribution, ItemSnapshot, TallyEntry
+
+WIDTH, HEIGHT = 720.0, 100.0
+#: A run that is shorter than this share of the timeline is drawn as wide as this.
+_LEAST = 0.006 * WIDTH
+
+
+class Bar(NamedTuple):
+    """A rectangle; ``kind`` is its class in the style sheet."""
+
+    kind: str
+    x: float
+    y: float
+    width: float
+    height: float
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart and its meaning in words. ``top``: the value at its upper edge."""
+
+    label: str
+    top: str
+    bars: tuple[Bar, ...]
+
+
+class Span(NamedTuple):
+    """A number of steps of equal length that end with the present one."""
+
+    since: datetime
+    step: timedelta
+    steps: int
+
+    @property
+    def until(self) -> datetime:
+        """The end of the present step."""
+        return self.since + self.step * self.steps
+
+
+def span(now: datetime, period: timedelta, steps: int) -> Span:
+    """Return a period as steps, which begin at full minutes, so that a chart moves once per step."""
+    step = max(timedelta(minutes=1), period / steps)
+    length = int(step.total_seconds())
+    end = (int(now.timestamp()) // length + 1) * length
+    return Span(datetime.fromtimestamp(end - length * steps, UTC), timedelta(seconds=length), steps)
+
+
+def ended(entries: Iterable[TallyEntry], over: Span) -> Chart:
+    """Draw how many items ended in each step, and how many of them failed."""
+    all_, failed = [0] * over.steps, [0] * over.steps
+    for entry in entries:
+        place = _place(entry, over)
+        all_[place] += entry.items
+        if entry.status is Status.FAILED:
+            failed[place] += entry.items
+    top = max(all_, default=0)
+    step = WIDTH / over.steps
+    bars = []
+    for place, (number, bad) in enumerate(zip(all_, failed, strict=True)):
+        title = f"{_clock(over, place)}: {count(number, 'item')} ended, {bad:,} failed"
+        low = _height(bad, top)
+        # Failed items stand at the bottom, so that their heights can be compared.
+        if number > bad:
+            high = _height(number, top) - low
+            bars.append(Bar("good", place * step + 1, HEIGHT - low - high, step - 2, high, title))
+        if bad:
+            bars.append(Bar("bad", place * step + 1, HEIGHT - low, step - 2, low, title))
+    label = (
+        f"In the last {duration((over.step * over.steps).total_seconds())} {count(sum(all_), 'item')} ended,"
+        f" {sum(failed):,} of them failed. The most in {duration(over.step.total_seconds())}: {top:,}."
+    )
+    return Chart(label, f"{top:,}", tuple(_rounded(bars)))
+
+
+def waits(entries: Iterable[TallyEntry], over: Span, share: float = 0.95) -> Chart:
+    """Draw how long most items have waited in each step."""
+    groups: list[list[Distribution]] = [[] for _ in range(over.steps)]
+    for entry in entries:
+        groups[_place(entry, over)].append(entry.waits)
+    values = [_sum(group).quantile(share) if group else None for group in groups]
+    top = max((value for value in values if value is not None), default=0.0)
+    step = WIDTH / over.steps
+    bars = [
+        Bar(
+            "wait",
+            place * step + 1,
+            HEIGHT - (high := _height(value, top)),
+            step - 2,
+            high,
+            f"{_clock(over, place)}: 95 % waited {duration(value)} at most",
+        )
+        for place, value in enumerate(values)
+        if value is not None
+    ]
+    whole = duration((over.step * over.steps).total_seconds())
+    label = f"In the last {whole} 95 % of the items waited {duration(top)} at most, in the slowest step."
+    return Chart(
+        label if bars else f"No item ended in the last {whole}.", duration(top), tuple(_rounded(bars))
+    )
+
+
+def timeline(item: ItemSnapshot, now: datetime) -> Chart | None:
+    """Draw an item's waits and runs from its enqueueing to its end; None if it never ran."""
+    runs = [run for run in item.runs if run.started_at is not None][-200:]
+    if not runs:
+        return None
+    begin = item.enqueued_at
+    end = max([item.finished_at or now, begin, *(run.finished_at or now for run in runs)])
+    whole = max((end - begin).total_seconds(), 1e-3)
+    bars = [Bar("track", 0, 0, WIDTH, HEIGHT)]
+    for run in runs:
+        assert run.started_at is not None
+        took = ((run.finished_at or now) - run.started_at).total_seconds()
+        width = max(_LEAST, min(1.0, took / whole) * WIDTH)
+        x = min(WIDTH - width, max(0.0, (run.started_at - begin).total_seconds() / whole * WIDTH))
+        title = f"Attempt {run.attempt}: {run.how}, {duration(max(took, 0))}"
+        bars.append(Bar(run.how, x, 0, width, HEIGHT, title))
+    label = f"{count(len(runs), 'run')} within {duration(whole)} from the enqueueing of the item."
+    return Chart(label, duration(whole), tuple(_rounded(bars)))
+
+
+def _place(entry: TallyEntry, over: Span) -> int:
+    return min(over.steps - 1, max(0, (entry.at - over.since) // over.step))
+
+
+def _height(value: float, top: float) -> float:
+    """Return the height of a bar; a small value is still to be seen."""
+    return 0.0 if not value or not top else max(3.0, value / top * HEIGHT)
+
+
+def _clock(over: Span, place: int) -> str:
+    return f"{over.since + over.step * place:%H:%M} UTC"
+
+
+def _sum(parts: Sequence[Distribution]) -> Distribution:
+    return Distribution(
+        counts=tuple(map(sum, zip(*(part.counts for part in parts), strict=True))),
+        seconds=sum(part.seconds for part in parts),
+    )
+
+
+def _rounded(bars: Iterable[Bar]) -> Iterable[Bar]:
+    for bar in bars:
+        yield bar._replace(
+            x=round(bar.x, 1), y=round(bar.y, 1), width=round(bar.width, 1), height=round(bar.height, 1)
+        )
