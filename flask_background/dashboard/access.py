@@ -1,4 +1,4 @@
-"""Who may look at the dashboard, and who may act: the answers of ``allow``."""
+"""The answers of ``allow``: who may look at the dashboard, and who may act."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ALLOWED = '"admin", "read", a pair of one of these and a name, None, or a respo
 
 
 class Visitor(NamedTuple):
-    """Somebody who may look, and act if ``role`` is "admin". ``name``: for the log, if ``allow`` has given one."""
+    """Somebody who may look, and act if ``role`` is "admin". ``name``: for the log, if ``allow`` gave one."""
 
     role: Role
     name: str | None = None
@@ -35,13 +35,10 @@ def check_allow(allow: object) -> Allow:
     """Return ``allow``; raise ConfigurationError if it is missing, or cannot be called."""
     if callable(allow):
         return allow
-    what = (
-        "create_dashboard() needs allow"
-        if allow is None
-        else f"create_dashboard(allow={allow!r}) is no function"
-    )
+    what = "needs allow" if allow is None else f"cannot call allow={allow!r:.100}"
     raise ConfigurationError(
-        f"{what}: pass a function that says who may see the dashboard of the current request. It returns {_ALLOWED}"
+        f"create_dashboard() {what}: pass a function that says who may see the dashboard. Each request calls"
+        f" the function, which returns {_ALLOWED}"
     )
 
 

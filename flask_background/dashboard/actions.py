@@ -20,7 +20,7 @@ from flask_background.monitoring.snapshots import ItemQuery, PauseKind
 
 
 class Action(NamedTuple):
-    """What can be done to items. ``statuses``: those of the items that it can be done to."""
+    """A way to change items. ``statuses``: those of the items that it can be done to."""
 
     verb: str
     past: str
@@ -50,7 +50,7 @@ ACTIONS: Mapping[str, Action] = {
         "deleted",
         _ENDED,
         Monitor.delete,
-        "Items of the journal that have ended are deleted, with their uploads and results. They do not come back.",
+        "Items of the journal that have ended are deleted, with their uploads and results, for good.",
     ),
 }
 _PLACES = {"tasks", "processes", "schedules", "overview"}
@@ -81,7 +81,9 @@ def act_on_items(visit: Visit, action: str) -> Response:
         query = _asked(wanted.query, asked_at)
     except (TypeError, ValueError):
         raise BadRequest("The form does not say when it was made.") from None
-    number = sum(chosen.act(visit.monitor, each, by=visit.by) for each in _queries(chosen, query))
+    # Of all statuses, the monitor chooses those that the action is for.
+    is_possible = query.status is None or query.status in chosen.statuses
+    number = chosen.act(visit.monitor, query, by=visit.by) if is_possible else 0
     values = {name: text for name, text in wanted.values.items() if name != "status"}
     return visit.back(f"{_were(number)} {chosen.past}.", "items", **values)
 

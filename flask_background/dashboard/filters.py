@@ -15,7 +15,7 @@ FIELDS = ("status", "task", "executor", "key", "text", "since", "until")
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What an address asks for. ``values``: the texts as given; ``errors``: the complaint for each bad one."""
+    """The filter in an address. ``values``: the texts as given; ``errors``: a complaint for each bad one."""
 
     query: ItemQuery
     values: dict[str, str]

@@ -188,7 +188,7 @@ def _executors(found: Iterable[ProcessSnapshot], paused: dict[str, PauseInfo]) -
     return [
         _Executor(
             name,
-            ", ".join(sorted({load.kind for load in loads[name]})) or "–",
+            ", ".join(sorted({load.kind for load in loads[name]})) or "—",
             len(loads[name]),
             sum(load.workers for load in loads[name]),
             sum(load.queued for load in loads[name]),

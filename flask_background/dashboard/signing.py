@@ -58,13 +58,13 @@ class FormToken:
             nonce, name = _serializer("form").loads(request.form.get("token", ""), max_age=FORM_AGE)
         except (BadData, ValueError, TypeError):
             raise Forbidden(
-                "The form is too old, or not from this dashboard, so nothing was done. Go back, reload the page"
+                "The form is too old, or not of this dashboard, so nothing was done. Go back, reload the page"
                 " and try again."
             ) from None
         if self._is_new or not hmac.compare_digest(nonce, self._nonce) or name != self._name:
             raise Forbidden(
-                "The form belongs to another visitor, or the browser keeps no cookies, so nothing was done. Go"
-                " back, reload the page and try again."
+                "The form belongs to another visitor, or the browser keeps no cookies, so nothing was done."
+                " Go back, reload the page and try again."
             )
 
 
@@ -87,8 +87,8 @@ def check_secret_key() -> None:
     """Raise ConfigurationError if the app has no secret key."""
     if not current_app.secret_key:
         raise ConfigurationError(
-            "the dashboard signs its forms, and the app has no secret key: set SECRET_KEY in app.config, to the"
-            " same value in all processes"
+            "the dashboard signs its forms, and the app has no secret key: set SECRET_KEY in app.config, to"
+            " the same value in all processes"
         )
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
 
-# Characters that draw nothing, or change how other characters are drawn: a name that holds one looks like another.
+# Characters that draw nothing, or change how others are drawn: a name with one looks like another name.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
     "\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e007f]"
@@ -57,12 +57,12 @@ def count(value: int, one: str, many: str | None = None) -> str:
 def duration(seconds: float | None) -> str:
     """Return a time span in at most two units."""
     if seconds is None:
-        return "–"
+        return "—"
     if seconds < 0.0005:
         return "0 s"
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 9.995:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     for size, unit, below, smaller in (
@@ -79,7 +79,7 @@ def duration(seconds: float | None) -> str:
 def share(part: int, whole: int) -> str:
     """Return a share in percent; one that is not nothing is never shown as 0 %."""
     if not whole:
-        return "–"
+        return "—"
     percent = 100 * part / whole
     if 0 < percent < 0.1:
         return "< 0.1 %"
@@ -89,7 +89,7 @@ def share(part: int, whole: int) -> str:
 def moment(at: datetime | None) -> Markup:
     """Return a time as HTML; the text is in UTC, and the script shows it in the visitor's own zone."""
     if at is None:
-        return Markup("–")
+        return Markup("—")
     utc = at.astimezone(UTC)
     return Markup('<time datetime="{}">{} UTC</time>').format(
         utc.isoformat(timespec="milliseconds").replace("+00:00", "Z"), utc.strftime("%Y-%m-%d %H:%M:%S")
@@ -99,7 +99,7 @@ def moment(at: datetime | None) -> Markup:
 def distance(at: datetime | None, now: datetime) -> str:
     """Return how far a time lies in the past or in the future."""
     if at is None:
-        return "–"
+        return "—"
     seconds = (at - now).total_seconds()
     if abs(seconds) < 1:
         return "now"

@@ -55,7 +55,7 @@ class Visit:
 
     @property
     def by(self) -> str:
-        """Who acts, for the log."""
+        """The visitor, for the log."""
         return self.visitor.name or f"a visitor from {request.remote_addr}"
 
     def render(self, template: str, status: int = 200, **values: Any) -> Response:
@@ -76,9 +76,10 @@ class Visit:
         return response
 
     def form_fields(self) -> dict[str, str]:
-        """Return the hidden fields of a form: its token, and the app's own if the app has such (Flask-WTF)."""
+        """Return the hidden fields of a form: its token, and that of the app's own protection (Flask-WTF)."""
         fields = {"token": self.token.make()}
-        if (foreign := current_app.jinja_env.globals.get("csrf_token")) is not None:
+        foreign: Any = current_app.jinja_env.globals.get("csrf_token")
+        if foreign is not None:
             fields[current_app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token")] = foreign()
         return fields
 
