@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+from contextlib import closing
 from html import unescape
 from typing import Any
 
 import pytest
 
+from flask_background.errors import JournalError
 from flask_background.monitoring.monitor import Monitor
 
 from ..helpers import until
@@ -42,7 +46,7 @@ def test_overview_names_what_is_late(shop: Shop, admin: Visitor) -> None:
     for _ in range(2):  # both workers
         shop.running("count", 40)
     item = shop.enqueue("welcome", "Ada")
-    with closing(sqlite3.connect(shop.folder / "journal" / "journal.sqlite")) as journal, journal:
+    with closing(sqlite3.connect(shop.folder / "journal" / "journal.sqlite3")) as journal, journal:
         journal.execute("update item set due = due - 90, enqueued = enqueued - 90 where id = ?", (item,))
     text = admin.text()
     assert "1 late" in text
