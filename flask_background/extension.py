@@ -98,7 +98,8 @@ class Background:
         between runs, or a function that takes the attempt's number and its exception and returns seconds;
         about 1, 2, 4 ... seconds by default. ``retry_on``: the exceptions that are worth another attempt.
         ``max_crashes``: how often a durable item may crash its process before the item fails; 3 by default.
-        Raises ConfigurationError.
+        ``describe``: a function that takes the item's arguments, at enqueue, and returns a short text about
+        the item: its ``description``, which logs, commands and pages show. Raises ConfigurationError.
         """
 
         check_names(options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flask
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from flask_background.app_state import BackgroundState
     from flask_background.core.backend import Backend
-    from flask_background.core.options import When
+    from flask_background.core.options import Describe, When
 
 _current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
 
@@ -61,6 +62,8 @@ def submit(
         if app_state.strict and callee.portable:
             check_data(callee, args, kwargs, app_state.settings.max_payload)
         item: WorkItem[Any] = backend.make_item(callee, args, kwargs, state)
+        if callee.describe is not None:
+            _describe(item, callee.describe, app_state)
         held = response.hold() if when == "response" else None
         due = None if callee.due is None else callee.due(item._enqueued)
         if moved is not None:
@@ -98,6 +101,13 @@ def submit_callable(
     else:
         signature.bind(*args, **kwargs)
     return submit(app_state, Callee.of_callable(func), args, kwargs)
+
+
+def _describe(item: WorkItem[Any], make: Describe, app_state: BackgroundState) -> None:
+    from flask_background.core.description import describe  # imported for tasks that describe their items
+
+    failed = partial(app_state.backend.events.not_described, item.task_name)
+    item._describe(describe(make, item._args, item._kwargs or {}, failed))
 
 
 def check_data(callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int) -> None:
