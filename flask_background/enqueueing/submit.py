@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import flask
 
 from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.item import WorkItem, current_item_var
-from flask_background.core.request_state import RequestState
+from flask_background.core.request_state import NO_REQUEST, RequestState
 from flask_background.enqueueing import after_commit as commit
 from flask_background.enqueueing import after_response as response
 from flask_background.errors import EnqueueError, PayloadTooLargeError, SerializationError
@@ -38,8 +38,18 @@ def submit(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     when: When = "now",
+    carried: Mapping[str, str] | None = None,
 ) -> WorkItem[Any]:
-    """Copy the request's state, take the arguments over, and let the backend accept the item."""
+    """Copy the request's state, take the arguments over, and let the backend accept the item.
+
+    ``carried``: the trace context from the functions around this call; None: they have not been called.
+    """
+    if app_state.around_enqueue and carried is None:
+        from flask_background.enqueueing.around_enqueue import (
+            enqueue_inside,  # imported for apps that have such functions
+        )
+
+        return enqueue_inside(app_state, callee.name, partial(submit, app_state, callee, args, kwargs, when))
     try:
         if app_state.elsewhere or callee.backend is not None:
             backend: Backend[Any] = app_state.backend_for(callee)
@@ -57,6 +67,8 @@ def submit(
         state = None if outer is None else outer.state
     else:
         state = RequestState._capture(request, app_state.processors)
+    if carried:
+        state = (state or NO_REQUEST)._with_trace(**carried)
     args, kwargs, moved = arguments.take_over(callee.func, args, kwargs, request)
     try:
         if app_state.strict and callee.portable:
