@@ -33,3 +33,15 @@ def test_trace_context(shop: Shop) -> None:
     found = shop.background.get(item.id)
     assert found is not None
     assert (bool(found.state), found.state.traceparent) == (False, "00-shop.look")
+
+
+@everywhere
+def test_description(shop: Shop) -> None:
+    """An item has its description where it runs, and every handle of it has it, too."""
+    task = shop.task(lambda number: current_item.description, describe=lambda number: f"order\n{number}")
+    item = task.enqueue(7)
+    assert item.description == "order 7"
+    assert item.result(BOUND) == "order 7"
+    found = shop.background.get(item.id)
+    assert found is not None
+    assert found.description == "order 7"
