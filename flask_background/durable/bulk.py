@@ -53,8 +53,12 @@ class BulkActions:
         count = 0
         for ids in self._parts(items, status, _RETRIED):
             step = partial(_each, change=partial(statements.retry, now=time.time()), ids=ids)
-            count += len(self._writer.write(step))
-            self._session.wake_all()
+            retried = self._writer.write(step)
+            if retried:
+                self._session.wake_all()
+            for handle in filter(None, map(self._handles.known, retried)):
+                self._handles.get(handle.id)  # the handle doubts the end that it has seen
+            count += len(retried)
         return count
 
     def delete(self, items: Sequence[str] | Conditions, status: Status | None = None) -> int:

@@ -45,12 +45,12 @@ class Claimer:
         backlog = self._backlog
         tasks = self._pauses.free_tasks(self._session.registry.tasks)
         executors = self._pauses.free_executors(self._session.executors)
-        room = {name: room for name in executors if (room := backlog.room(name)) > 0}
+        room = {name: max(0, backlog.room(name)) for name in executors}
         left = backlog.left
         backlog.exists = self._is_free(tasks, executors, now)
         if not backlog.exists and not backlog.is_claiming:  # otherwise the claimed items have not arrived yet
             backlog.caught_up = left
-        if not backlog.exists or not (room or backlog.wanted):
+        if not backlog.exists or not (any(room.values()) or backlog.wanted):
             return
         backlog.claims_again = True
         if backlog.is_claiming:
@@ -62,7 +62,6 @@ class Claimer:
             owner=self._session.process_lock.id,
             room=room,
             tasks=tasks,
-            executors=executors,
             now=now,
             wanted=wanted,
         )

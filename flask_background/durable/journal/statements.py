@@ -66,25 +66,25 @@ def claim(
     tasks: Collection[str],
     now: float,
     wanted: Collection[str] = (),
-    executors: Collection[str] = (),
 ) -> list[ItemRow]:
     """Claim free items that are due, the oldest first, as many as each executor has room for.
 
-    ``wanted``: the ids of items to claim even if there is no room on their executor, if that is one of
-    ``executors``.
+    ``wanted``: the ids of items to claim even if their executor's room is 0.
     """
     claimed = []
     known = ", ".join("?" * len(tasks))
-    named = ", ".join("?" * len(executors))
+    named = ", ".join("?" * len(room))
     for item_id in wanted:
         rows = db.execute(
             f"update item set owner = ?, fence = fence + 1 where id = ? and status = 'queued'"
             f" and owner is null and due <= ? and task in ({known}) and executor in ({named})"
             f" returning {ALL}",
-            (owner, item_id, now, *tasks, *executors),
+            (owner, item_id, now, *tasks, *room),
         ).fetchall()
         claimed += [to_row(row) for row in rows]
     for executor, count in room.items():
+        if not count:
+            continue
         # The oldest items of each task, and the oldest of those: items of other tasks are not even read.
         rows = db.execute(
             "update item set owner = ?, fence = fence + 1 where number in ("
