@@ -100,10 +100,11 @@ def distance(at: datetime | None, now: datetime) -> str:
     """Return how far a time lies in the past or in the future."""
     if at is None:
         return "—"
-    seconds = (at - now).total_seconds()
-    if abs(seconds) < 1:
+    seconds = round((at - now).total_seconds())
+    if seconds == 0:
         return "now"
-    return f"in {duration(round(seconds))}" if seconds > 0 else f"{duration(round(-seconds))} ago"
+    span = f"{abs(seconds)} s" if abs(seconds) < 60 else duration(abs(seconds))
+    return f"in {span}" if seconds > 0 else f"{span} ago"
 
 
 def bidi(text: str) -> Markup:

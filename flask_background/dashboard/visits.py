@@ -120,8 +120,13 @@ def _complaint(visit: Visit | None, error: HTTPException | EnqueueError) -> Resp
     why = str(error) if isinstance(error, EnqueueError) else error.description
     if visit is None:
         html = _environment().get_template("refused.html").render(status=status, title=error.name)
-        return make_response(html, status)
-    return visit.render("error.html", status, title=error.name, why=why)
+        response: Response = make_response(html, status)
+    else:
+        response = visit.render("error.html", status, title=error.name, why=why)
+    for name, value in error.get_headers():
+        if name.lower() in ("retry-after", "www-authenticate", "allow"):
+            response.headers[name] = value
+    return response
 
 
 def _secured(response: Response) -> Response:

@@ -200,7 +200,7 @@ def test_processes(shop: Shop, admin: Visitor) -> None:
     item = shop.running("cache")
     text = admin.text("/processes")
     assert str(os.getpid()) in text
-    assert "has answered this request" in text
+    assert "has answered you" in text
     until(lambda: "In memory only: 0 queued, 1 running" in admin.text("/processes"))
     shop.go()
     until(lambda: shop.status(item) == "succeeded")

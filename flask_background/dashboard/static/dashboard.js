@@ -149,6 +149,7 @@
     if (isAsking || isPaused || document.hidden) return;
     isAsking = true;
     const begun = Date.now();
+    let why = "does not answer";
     try {
       const answer = await fetch(location.href, {
         headers: { "X-Background-Live": "1" },
@@ -170,11 +171,12 @@
         wait = changes > before ? FIRST : Math.min(CALM, wait * 1.3);
         wait = Math.max(wait, 20 * (Date.now() - begun)); // a server that is slow is asked less
       } else {
-        throw new Error(answer.statusText);
+        why = `answers with the status ${answer.status}`;
+        throw new Error(why);
       }
     } catch {
       wait = Math.min(LOST, wait * 2);
-      say(`The server does not answer: the page is as it was. Next try in ${Math.round(wait / 1000)} s.`);
+      say(`The server ${why}: the page is as it was. Next try in ${Math.round(wait / 1000)} s.`);
     }
     isAsking = false;
     later(wait);
