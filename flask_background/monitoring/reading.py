@@ -110,8 +110,12 @@ class Reader:
             record = self._ask_celery(lambda celery: celery.record_of(item_id), None)
             if record is not None:
                 return celery_items.snapshot(item_id, record, is_full=True)
-        # An item that waits for a commit is in no journal yet.
-        return None if item is None else memory_items.snapshot(item, self._process, is_full=True)
+        # An item that waits for a commit is in no journal yet; one that has ended was deleted from it.
+        return (
+            None
+            if item is None or item.status.is_final
+            else memory_items.snapshot(item, self._process, is_full=True)
+        )
 
     def counts(self) -> Counts:
         """See ``Monitor.counts``."""

@@ -100,7 +100,7 @@ class Shop:
     def status(self, item_id: str) -> str | None:
         """Return the status of an item; None if it is not known."""
         with self.app.app_context():
-            item = self.background.get(item_id)
+            item = self.background.monitor.get(item_id)
             return None if item is None else str(item.status)
 
     def go(self) -> None:

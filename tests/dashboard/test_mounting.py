@@ -95,12 +95,21 @@ def test_subdomain(tmp_path: Path) -> None:
 def test_below_a_prefix_of_the_server(tmp_path: Path) -> None:
     """Links have the prefix that the app is mounted under, or that its proxy names."""
     app = make_app(tmp_path)
-    app.config["APPLICATION_ROOT"] = "/elsewhere"
     app.register_blueprint(create_dashboard(allow=lambda: "admin"), url_prefix="/background")
     mounted = DispatcherMiddleware(Response("root"), {"/shop": app.wsgi_app})
     app.wsgi_app = mounted  # type: ignore[method-assign]
     assert len(crawl(Visitor(app, None), "/shop/background/")) > 10
     answer = app.test_client().get("/shop/background/")
+    assert "Path=/shop/background/" in answer.headers["Set-Cookie"]
+
+
+def test_application_root(tmp_path: Path) -> None:
+    """An app whose root is elsewhere has its links and its cookie there."""
+    app = make_app(tmp_path)
+    app.config["APPLICATION_ROOT"] = "/shop"
+    app.register_blueprint(create_dashboard(allow=lambda: "admin"), url_prefix="/background")
+    answer = app.test_client().get("/background/")
+    assert 'href="/shop/background/items"' in answer.text
     assert "Path=/shop/background/" in answer.headers["Set-Cookie"]
 
 
