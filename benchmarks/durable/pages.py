@@ -12,10 +12,11 @@ import json
 import random
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -145,6 +146,16 @@ def _time(ask: Callable[[], int], rounds: int) -> tuple[float, float]:
     return median(times[1:]), max(times[1:])  # the first one compiles the template
 
 
+class _Line(NamedTuple):
+    """One page in the table."""
+
+    cells: tuple[str, ...]
+
+    def lines(self) -> Iterator[tuple[str, ...]]:
+        """Return the only line."""
+        yield self.cells
+
+
 def _measure(client: FlaskClient, path: str, rounds: int) -> tuple[str, ...]:
     live = {"X-Background-Live": "1"}
     page = _time(lambda: client.get(path).status_code, rounds)
@@ -175,12 +186,12 @@ def main() -> None:
         names = {"item": item, "day": _iso(day), "next": _iso(day + 86_400)}
         client = app.test_client()
         lines = [
-            (name, *_measure(client, "/background" + path.format(**names), options.rounds))
+            _Line((name, *_measure(client, "/background" + path.format(**names), options.rounds)))
             for name, path in _PAGES.items()
         ]
         with app.app_context():
             background.stop(0)
-        print(render(_HEADINGS, lines))
+        print(render(lines, _HEADINGS))
 
 
 def _iso(at: float) -> str:
