@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from flask_background.core.status import Status
+from flask_background.dashboard.history import Span, add
 from flask_background.dashboard.text import count, duration
 from flask_background.monitoring.snapshots import Distribution, ItemSnapshot, TallyEntry
 
@@ -36,27 +37,6 @@ class Chart:
     bars: tuple[Bar, ...]
 
 
-class Span(NamedTuple):
-    """A number of steps of equal length that end with the present one."""
-
-    since: datetime
-    step: timedelta
-    steps: int
-
-    @property
-    def until(self) -> datetime:
-        """The end of the present step."""
-        return self.since + self.step * self.steps
-
-
-def span(now: datetime, period: timedelta, steps: int) -> Span:
-    """Return a period as steps, which begin at full minutes, so that a chart moves once per step."""
-    step = max(timedelta(minutes=1), period / steps)
-    length = int(step.total_seconds())
-    end = (int(now.timestamp()) // length + 1) * length
-    return Span(datetime.fromtimestamp(end - length * steps, UTC), timedelta(seconds=length), steps)
-
-
 def ended(entries: Iterable[TallyEntry], over: Span) -> Chart:
     """Draw how many items ended in each step, and how many of them failed."""
     all_, failed = [0] * over.steps, [0] * over.steps
@@ -78,7 +58,7 @@ def ended(entries: Iterable[TallyEntry], over: Span) -> Chart:
         if bad:
             bars.append(Bar("bad", place * step + 1, HEIGHT - low, step - 2, low, title))
     label = (
-        f"In the last {duration((over.step * over.steps).total_seconds())} {count(sum(all_), 'item')} ended,"
+        f"In the last {duration(over.length.total_seconds())} {count(sum(all_), 'item')} ended,"
         f" {sum(failed):,} of them failed. The most in {duration(over.step.total_seconds())}: {top:,}."
     )
     return Chart(label, f"{top:,}", tuple(_rounded(bars)))
@@ -89,7 +69,7 @@ def waits(entries: Iterable[TallyEntry], over: Span, share: float = 0.95) -> Cha
     groups: list[list[Distribution]] = [[] for _ in range(over.steps)]
     for entry in entries:
         groups[_place(entry, over)].append(entry.waits)
-    values = [_sum(group).quantile(share) if group else None for group in groups]
+    values = [add(group).quantile(share) if group else None for group in groups]
     top = max((value for value in values if value is not None), default=0.0)
     step = WIDTH / over.steps
     bars = [
@@ -104,7 +84,7 @@ def waits(entries: Iterable[TallyEntry], over: Span, share: float = 0.95) -> Cha
         for place, value in enumerate(values)
         if value is not None
     ]
-    whole = duration((over.step * over.steps).total_seconds())
+    whole = duration(over.length.total_seconds())
     label = f"In the last {whole} 95 % of the items waited {duration(top)} at most, in the slowest step."
     return Chart(
         label if bars else f"No item ended in the last {whole}.", duration(top), tuple(_rounded(bars))
@@ -142,13 +122,6 @@ def _height(value: float, top: float) -> float:
 
 def _clock(over: Span, place: int) -> str:
     return f"{over.since + over.step * place:%H:%M} UTC"
-
-
-def _sum(parts: Sequence[Distribution]) -> Distribution:
-    return Distribution(
-        counts=tuple(map(sum, zip(*(part.counts for part in parts), strict=True))),
-        seconds=sum(part.seconds for part in parts),
-    )
 
 
 def _rounded(bars: Iterable[Bar]) -> Iterable[Bar]:

@@ -12,10 +12,11 @@ from werkzeug.exceptions import BadRequest
 from werkzeug.wrappers import Response
 
 from flask_background.core.status import Status
-from flask_background.dashboard import charts
+from flask_background.dashboard import charts, history
 from flask_background.dashboard.actions import ACTIONS
 from flask_background.dashboard.filters import Filter
 from flask_background.dashboard.visits import Visit
+from flask_background.monitoring.monitor import Monitor
 from flask_background.monitoring.snapshots import (
     LATE,
     Counts,
@@ -24,34 +25,34 @@ from flask_background.monitoring.snapshots import (
     PauseInfo,
     ProcessSnapshot,
     TallyEntry,
+    TaskSummary,
 )
 
 _HOUR = timedelta(hours=1)
-#: The periods of the page about tasks, by their name in the address.
+#: The periods of the page about tasks, by their name in the address: in words, and in steps.
 PERIODS = {
-    "15m": ("15 minutes", timedelta(minutes=15)),
-    "1h": ("hour", _HOUR),
-    "6h": ("6 hours", timedelta(hours=6)),
-    "24h": ("24 hours", timedelta(days=1)),
+    "15m": ("15 minutes", timedelta(minutes=15), 15),
+    "1h": ("hour", _HOUR, 20),
+    "6h": ("6 hours", timedelta(hours=6), 24),
+    "24h": ("24 hours", timedelta(days=1), 24),
 }
 
 
 def overview(visit: Visit) -> Response:
     """Show what needs a look first, who is alive, and the last hours."""
     monitor = visit.monitor
-    tasks = monitor.tasks(_HOUR)
-    over = charts.span(visit.now, timedelta(hours=3), 36)
-    tally = monitor.tally(over.since, over.until, over.step)
-    processes = monitor.processes(0)
+    over = history.span(visit.now, timedelta(hours=3), 36)
+    tally = visit.tally(over)
+    rows = _rows(monitor, [entry for entry in tally if entry.at >= over.until - _HOUR])
     return visit.render(
         "overview.html",
         counts=_Totals.of(monitor.counts()),
-        failing=sorted((task for task in tasks if task.failed), key=lambda task: -task.failed),
-        late=sorted((task for task in tasks if task.late), key=lambda task: -task.late),
-        failed=sum(task.failed for task in tasks),
-        ended=sum(task.ended for task in tasks),
+        failing=sorted((row for row in rows if row.sums.failed), key=lambda row: -row.sums.failed),
+        late=sorted((row for row in rows if row.task.late), key=lambda row: -row.task.late),
+        failed=sum(row.sums.failed for row in rows),
+        ended=sum(row.sums.ended for row in rows),
         pauses=monitor.pauses(),
-        processes=processes,
+        processes=monitor.processes(0),
         celery_error=monitor.celery_error,
         ended_chart=charts.ended(tally, over),
         waits_chart=charts.waits(tally, over),
@@ -80,7 +81,7 @@ def items(visit: Visit) -> Response:
         after=after,
         has_memory=any(item.place == "memory" for item in rows),
         elsewhere=_elsewhere(monitor.processes(0)),
-        names=() if visit.is_live else sorted(task.name for task in monitor.tasks(_HOUR)),
+        names=() if visit.is_live else sorted(task.name for task in monitor.tasks(timedelta(0))),
         actions=[name for name, action in ACTIONS.items() if wanted.query.status in {None, *action.statuses}],
         celery_error=monitor.celery_error,
         statuses=list(Status),
@@ -111,15 +112,13 @@ def tasks(visit: Visit) -> Response:
     name = request.args.get("period", "1h")
     if name not in PERIODS:
         raise BadRequest(f"The address names no period: use one of {', '.join(PERIODS)}.")
-    words, period = PERIODS[name]
-    over = charts.span(visit.now, period, 24 if period >= _HOUR else 15)
-    by_task: defaultdict[str, list[TallyEntry]] = defaultdict(list)
-    for entry in visit.monitor.tally(over.since, over.until, over.step):
-        by_task[entry.task].append(entry)
-    found = sorted(visit.monitor.tasks(period), key=lambda task: (-task.failed, -task.late, task.name))
+    words, period, steps = PERIODS[name]
+    over = history.span(visit.now, period, steps)
+    rows = _rows(visit.monitor, visit.tally(over))
+    rows.sort(key=lambda row: (-row.sums.failed, -row.task.late, row.task.name))
     return visit.render(
         "tasks.html",
-        rows=[(task, charts.ended(by_task[task.name], over)) for task in found],
+        rows=[(row.task, row.sums, charts.ended(row.entries, over)) for row in rows],
         period=name,
         words=words,
         periods=PERIODS,
@@ -166,6 +165,25 @@ class _Totals(NamedTuple):
                 for status in (Status.QUEUED, Status.RUNNING)
             },
         )
+
+
+class _Row(NamedTuple):
+    """One task, and its items that ended in a period."""
+
+    task: TaskSummary
+    entries: list[TallyEntry]
+    sums: history.Sums
+
+
+def _rows(monitor: Monitor, tally: list[TallyEntry]) -> list[_Row]:
+    by_task: defaultdict[str, list[TallyEntry]] = defaultdict(list)
+    for entry in tally:
+        by_task[entry.task].append(entry)
+    # The counts of the period are in the tally already.
+    return [
+        _Row(task, by_task[task.name], history.sums(by_task[task.name]))
+        for task in monitor.tasks(timedelta(0))
+    ]
 
 
 class _Executor(NamedTuple):

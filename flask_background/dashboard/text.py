@@ -91,9 +91,8 @@ def moment(at: datetime | None) -> Markup:
     if at is None:
         return Markup("—")
     utc = at.astimezone(UTC)
-    return Markup('<time datetime="{}">{} UTC</time>').format(
-        utc.isoformat(timespec="milliseconds").replace("+00:00", "Z"), utc.strftime("%Y-%m-%d %H:%M:%S")
-    )
+    exact = utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return Markup(f'<time datetime="{exact}">{utc:%Y-%m-%d %H:%M:%S} UTC</time>')
 
 
 def distance(at: datetime | None, now: datetime) -> str:
@@ -109,7 +108,7 @@ def distance(at: datetime | None, now: datetime) -> str:
 
 def bidi(text: str) -> Markup:
     """Return a text whose direction does not reach beyond it."""
-    return Markup("<bdi>{}</bdi>").format(escape(text))
+    return Markup(f"<bdi>{escape(text)}</bdi>")
 
 
 def pretty(value: Mapping[str, object]) -> str:

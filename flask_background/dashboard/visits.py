@@ -8,18 +8,19 @@ from datetime import UTC, datetime
 from functools import cache, update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from flask import current_app, make_response, redirect, request, url_for
+from flask import Flask, current_app, make_response, redirect, request, url_for
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from werkzeug.exceptions import Forbidden, HTTPException
 from werkzeug.wrappers import Response
 
-from flask_background.dashboard import assets, charts, text
+from flask_background.dashboard import assets, charts, history, text
 from flask_background.dashboard.access import Allow, Visitor, ask
 from flask_background.dashboard.signing import FormToken, check_secret_key, read_notice, sign_notice
 from flask_background.errors import ConfigurationError, EnqueueError
 
 if TYPE_CHECKING:
     from flask_background.monitoring.monitor import Monitor
+    from flask_background.monitoring.snapshots import TallyEntry
 
 View = Callable[..., Response]
 
@@ -52,6 +53,11 @@ class Visit:
             )
         monitor: Monitor = background.monitor
         return monitor
+
+    def tally(self, over: history.Span) -> list[TallyEntry]:
+        """Return the tally of a span of time."""
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        return history.entries(app, self.monitor, over, self.now)
 
     @property
     def by(self) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flask_background.core.status import Status
-from flask_background.dashboard import charts, text
+from flask_background.dashboard import charts, history, text
 from flask_background.monitoring.snapshots import BUCKETS, Distribution, TallyEntry
 
 pytestmark = pytest.mark.unit
@@ -80,7 +80,7 @@ def _entry(at: datetime, items: int, status: Status = Status.SUCCEEDED) -> Tally
 
 def test_charts_are_bounded() -> None:
     """A chart has at most two bars per step, within its frame, whatever the journal says."""
-    over = charts.span(NOW, timedelta(hours=3), 36)
+    over = history.span(NOW, timedelta(hours=3), 36)
     assert over.until > NOW
     assert over.since + timedelta(hours=3) == over.until
     entries = [
