@@ -131,6 +131,7 @@ class ChildHost(RunHost):
         args, kwargs = unpack(call.pickled, self._uploads)
         item = ChildItem(task, args, kwargs, parcels.state_of(call.state), self)
         item._identify(call.item_id, call.enqueued)
+        item._describe(call.description)
         return item
 
     # For the run.

@@ -28,7 +28,7 @@ from flask_background.errors import (
     ResultLostError,
 )
 
-from ...children import SharedEvent, SharedList, hold
+from ...children import SharedEvent, SharedList, Shipping, call, hold
 from ...helpers import BOUND, receiving, until
 from ...integration.servers import alive
 from .conftest import ONE, Shop, children
@@ -305,3 +305,32 @@ def test_periodic(make_shop: Callable[..., Shop]) -> None:
         shop.site.client.get("/")  # an app that nobody asks anything starts nothing
         until(lambda: len(ended) >= 3)
     assert {end["item"].result(BOUND) for end in ended} <= children()
+
+
+def look_at_trace() -> Any:
+    """Return the trace context that an item finds."""
+    state = current_item.state
+    return bool(state), state.traceparent, state.tracestate
+
+
+def test_trace_context(shop: Shop) -> None:
+    """An item has the trace context of its enqueue, also outside of a request."""
+
+    @shop.background.around_enqueue
+    def trace(task_name: str) -> Any:
+        yield {"traceparent": "00-1", "tracestate": "a=1"}
+
+    assert shop.call(look_at_trace).result(BOUND) == (False, "00-1", "a=1")
+
+
+def describe() -> Any:
+    """Return the description that an item finds."""
+    return current_item.description
+
+
+def test_description(shop: Shop) -> None:
+    """An item has its description."""
+    task = shop.background.task(
+        name="shop.work", executor="cpu", describe=lambda *args, **kwargs: "one order"
+    )(call)
+    assert Shipping(task, describe).enqueue().result(BOUND) == "one order"
