@@ -27,10 +27,10 @@ class Actions:
 
     def cancel(self, items: ItemQuery | Sequence[str], by: str | None) -> int:
         """See ``Monitor.cancel``."""
+        elsewhere = self._in_outbox(items) if isinstance(items, ItemQuery) else items
         count = sum(item.cancel() for item in self._in_memory(items))
         count += self._in_journal(items, lambda bulk: bulk.cancel)
-        if not isinstance(items, ItemQuery):
-            count += sum(map(self._cancel_celery, items))
+        count += sum(map(self._cancel_elsewhere, elsewhere))
         self._log(count, "cancelled", by)
         return count
 
@@ -94,22 +94,20 @@ class Actions:
         if not self._state.has_journal():
             return 0
         act = action(self._state.durable.bulk)
-        if not isinstance(items, ItemQuery):
-            return act(items, None)
-        conditions = Conditions(
-            task=items.task,
-            executor=items.executor,
-            key=items.key,
-            text=items.text,
-            since=None if items.since is None else items.since.timestamp(),
-            until=None if items.until is None else items.until.timestamp(),
-        )
-        return act(conditions, items.status)
+        return act(_conditions(items), items.status) if isinstance(items, ItemQuery) else act(items, None)
 
-    def _cancel_celery(self, item_id: str) -> bool:
+    def _in_outbox(self, query: ItemQuery) -> list[str]:
+        """Return the ids of the selected items that wait in the journal for another backend."""
+        if not self._state.has_journal() or query.status not in (None, Status.QUEUED):
+            return []
+        return self._state.durable.bulk.waiting(_conditions(query))
+
+    def _cancel_elsewhere(self, item_id: str) -> bool:
         """Cancel an item in Celery, or on its way there."""
-        if not self._state.has_celery() or self._state.backend.get(item_id) is not None:
+        if self._state.backend.get(item_id) is not None:
             return False
+        if not self._state.has_celery():
+            return self._state.has_journal() and self._state.durable.outbox.cancel(item_id) is not None
         try:
             item = self._state.celery.get(item_id)
             return item is not None and item.cancel()
@@ -128,17 +126,27 @@ def _check_name(what: str, name: str, known: Collection[str]) -> None:
         )
 
 
+def _conditions(query: ItemQuery) -> Conditions:
+    return Conditions(
+        task=query.task,
+        executor=query.executor,
+        key=query.key,
+        text=query.text,
+        since=None if query.since is None else query.since.timestamp(),
+        until=None if query.until is None else query.until.timestamp(),
+    )
+
+
 def _selects(items: ItemQuery | Sequence[str], item: WorkItem[Any]) -> bool:
     """Return whether an item in flight is among the selected ones."""
     if not isinstance(items, ItemQuery):
         return item.id in items
-    conditions = Conditions(task=items.task)
     return (
         items.status in (None, item.status)
-        and conditions.names(item.task_name)
+        and _conditions(items).names(item.task_name)
         and items.executor in (None, item._task.executor)
         and items.key in (None, item._task.key)
-        and items.text is None
+        and (items.text is None or items.text.lower() in (item.description or "").lower())
         and (items.since is None or item.enqueued_at >= items.since)
         and (items.until is None or item.enqueued_at <= items.until)
     )

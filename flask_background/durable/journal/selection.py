@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from flask_background.core.status import Status
+from flask_background.durable.journal.outbox import OUTBOX
 from flask_background.durable.journal.queries import listed
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ class Conditions(NamedTuple):
         return self.task is None or task == self.task or fnmatchcase(task, self.task)
 
 
+_TIMES = "(:since is null or enqueued >= :since) and (:until is null or enqueued <= :until)"
+_HAS_TEXT = "instr(lower(coalesce({}, '')), lower(:text))"
 _WHERE = (
-    "(:executor is null or executor = :executor) and (:key is null or key = :key)"
-    " and (:since is null or enqueued >= :since) and (:until is null or enqueued <= :until)"
-    " and (:text is null or instr(lower(coalesce(description, '')), lower(:text))"
-    " or instr(lower(coalesce(error, '')), lower(:text)) or instr(lower(coalesce(reason, '')), lower(:text)))"
+    f"(:executor is null or executor = :executor) and (:key is null or key = :key) and {_TIMES}"
+    f" and (:text is null or {' or '.join(map(_HAS_TEXT.format, ('description', 'error', 'reason')))})"
 )
 
 
@@ -69,6 +70,39 @@ def select_ids(
             ids, after = writer.read(partial(_part, values=values))
             if ids:
                 yield ids
+
+
+def select_waiting_ids(
+    writer: Writer, statuses: Collection[Status], conditions: Conditions, now: float
+) -> Iterator[list[str]]:
+    """Return parts of the rows of the outbox, as ``select_ids`` does for items."""
+    if conditions.key is not None or conditions.executor not in (None, OUTBOX):
+        return  # no row of the outbox has a key, or an executor
+    top = writer.read(_last_of_outbox)
+    after: int | None = 0
+    while after is not None:
+        values = {**conditions._asdict(), "after": after, "top": top, "now": now}
+        rows, after = writer.read(partial(_part_of_outbox, values=values))
+        ids = [item_id for item_id, task, status in rows if status in statuses and conditions.names(task)]
+        if ids:
+            yield ids
+
+
+def _last_of_outbox(db: sqlite3.Connection) -> int:
+    return db.execute("select max(number) from outbox").fetchone()[0] or 0
+
+
+def _part_of_outbox(
+    db: sqlite3.Connection, values: dict[str, object]
+) -> tuple[list[tuple[str, str, str]], int | None]:
+    found = db.execute(
+        f"select number, id, task, status, enqueued <= :now and {_TIMES} and (:text is null"
+        f" or {_HAS_TEXT.format('description')} or {_HAS_TEXT.format('reason')}) from outbox"
+        " where number > :after and number <= :top order by number limit :limit",
+        {**values, "limit": _MOST},
+    ).fetchall()
+    rows = [(item_id, task, status) for _, item_id, task, status, matches in found if matches]
+    return rows, found[-1][0] if len(found) == _MOST else None
 
 
 def _kinds(db: sqlite3.Connection, statuses: Collection[Status]) -> tuple[list[tuple[str, str]], int]:
