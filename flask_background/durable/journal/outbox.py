@@ -50,6 +50,7 @@ class OutboxRow(NamedTuple):
             executor=OUTBOX,
             options=self.options,
             payload=self.payload,
+            state=self.state,
             status=self.status,
             max_crashes=0,
             due=self.enqueued if self.due is None else self.due,
@@ -57,6 +58,7 @@ class OutboxRow(NamedTuple):
             owner=self.owner,
             finished=self.finished,
             reason=self.reason,
+            description=self.description,
         )
 
 
