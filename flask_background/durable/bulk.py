@@ -50,6 +50,14 @@ class BulkActions:
         found = select_waiting_ids(self._writer, [Status.QUEUED], conditions, time.time())
         return [item_id for ids in found for item_id in ids]
 
+    def cancel_waiting(self, item_ids: Sequence[str]) -> int:
+        """Cancel items that wait in the outbox, of an app that has no other backend; return how many."""
+        count = 0
+        for ids in self._parts(item_ids, None, _LIVE):
+            answers = self._writer.write(partial(_request_cancels_of_waiting, ids=ids, now=time.time()))
+            count += len(answers)
+        return count
+
     def retry(self, items: Sequence[str] | Conditions, status: Status | None = None) -> int:
         """Let items run again that have failed or were cancelled; return how many.
 
@@ -112,6 +120,11 @@ class BulkActions:
         if asked:
             self._session.wake_all()
         return len(answers)
+
+
+def _request_cancels_of_waiting(db: sqlite3.Connection, ids: Sequence[str], now: float) -> list[str]:
+    """Cancel rows of the outbox, and return the ids of those that waited."""
+    return [each for each in ids if outbox.request_cancel(db, each, now) is not None]
 
 
 def _retry(db: sqlite3.Connection, ids: Sequence[str], now: float) -> list[str]:

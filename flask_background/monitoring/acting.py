@@ -9,7 +9,7 @@ from flask_background.core.status import Status
 from flask_background.core.stop_tally import is_kept
 from flask_background.durable.journal.selection import Conditions
 from flask_background.errors import BrokerError
-from flask_background.monitoring import memory_items
+from flask_background.monitoring import celery_items, memory_items
 from flask_background.monitoring.reading import Reader, conditions_of
 from flask_background.monitoring.snapshots import ItemQuery, PauseKind
 
@@ -34,7 +34,7 @@ class Actions:
         elsewhere = self._elsewhere(items) if isinstance(items, ItemQuery) else items
         count = sum(item.cancel() for item in self._in_memory(items))
         count += self._in_journal(items, lambda bulk: bulk.cancel)
-        count += sum(map(self._cancel_elsewhere, elsewhere))
+        count += self._cancel_elsewhere(elsewhere)
         self._log(count, "cancelled", by)
         return count
 
@@ -110,20 +110,20 @@ class Actions:
         if self._state.has_journal() and query.status in (None, Status.QUEUED):
             found += self._state.durable.bulk.waiting(conditions)
         if self._state.has_celery():
-            from flask_background.monitoring import celery_items  # imports Celery
-
-            records = self._reader.in_celery(_MOST_IN_CELERY)
-            found += [
-                one for one, record in records if celery_items.selects(conditions, query.status, record)
-            ]
+            for item_id, record in self._reader.in_celery(_MOST_IN_CELERY):
+                if celery_items.selects(conditions, query.status, record):
+                    found.append(item_id)
         return found
 
-    def _cancel_elsewhere(self, item_id: str) -> bool:
-        """Cancel an item in Celery, or on its way there."""
+    def _cancel_elsewhere(self, item_ids: Sequence[str]) -> int:
+        """Cancel items in Celery, or on their way there."""
+        if self._state.has_celery():
+            return sum(map(self._cancel_in_celery, item_ids))
+        return self._state.durable.bulk.cancel_waiting(item_ids) if self._state.has_journal() else 0
+
+    def _cancel_in_celery(self, item_id: str) -> bool:
         if self._state.backend.get(item_id) is not None:
             return False
-        if not self._state.has_celery():
-            return self._state.has_journal() and self._state.durable.outbox.cancel(item_id) is not None
         try:
             item = self._state.celery.get(item_id)
             return item is not None and item.cancel()
