@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from flask_background.core.status import Status
-from flask_background.dashboard.history import Span, add
+from flask_background.dashboard.history import Span, clock
 from flask_background.dashboard.text import count, duration
-from flask_background.monitoring.snapshots import Distribution, ItemSnapshot, TallyEntry
+from flask_background.monitoring.snapshots import Distribution, ItemSnapshot
 
 WIDTH, HEIGHT = 720.0, 100.0
+#: A value that is not nothing is drawn as high as this.
+_LEAST_HEIGHT = 3.0
 #: A run that is shorter than this share of the timeline is drawn as wide as this.
 _LEAST = 0.006 * WIDTH
 
@@ -37,41 +38,37 @@ class Chart:
     bars: tuple[Bar, ...]
 
 
-def ended(entries: Iterable[TallyEntry], over: Span) -> Chart:
-    """Draw how many items ended in each step, and how many of them failed."""
-    all_, failed = [0] * over.steps, [0] * over.steps
-    for entry in entries:
-        place = _place(entry, over)
-        all_[place] += entry.items
-        if entry.status is Status.FAILED:
-            failed[place] += entry.items
-    top = max(all_, default=0)
-    step = WIDTH / over.steps
+def ended(counts: Sequence[tuple[int, int]], over: Span) -> Chart:
+    """Draw how many items ended, and how many of them failed, in each step."""
+    top = max((number for number, _ in counts), default=0)
+    step, begins = WIDTH / over.steps, clock(over)
     bars = []
-    for place, (number, bad) in enumerate(zip(all_, failed, strict=True)):
-        title = f"{_clock(over, place)}: {count(number, 'item')} ended, {bad:,} failed"
-        low = _height(bad, top)
+    for place, (number, bad) in enumerate(counts):
+        if not number:
+            continue
+        title = f"{begins[place]}: {count(number, 'item')} ended, {bad:,} failed"
         # Failed items stand at the bottom, so that their heights can be compared.
+        low = _height(bad, top)
         if number > bad:
-            high = _height(number, top) - low
+            low = min(low, HEIGHT - _LEAST_HEIGHT)
+            high = max(_height(number, top) - low, _LEAST_HEIGHT)
             bars.append(Bar("good", place * step + 1, HEIGHT - low - high, step - 2, high, title))
         if bad:
             bars.append(Bar("bad", place * step + 1, HEIGHT - low, step - 2, low, title))
+    total = count(sum(number for number, _ in counts), "item")
     label = (
-        f"In the last {duration(over.length.total_seconds())} {count(sum(all_), 'item')} ended,"
-        f" {sum(failed):,} of them failed. The most in {duration(over.step.total_seconds())}: {top:,}."
+        f"In the last {duration(over.length.total_seconds())} {total} ended,"
+        f" {sum(bad for _, bad in counts):,} of them failed."
+        f" The most in {duration(over.step.total_seconds())}: {top:,}."
     )
     return Chart(label, f"{top:,}", tuple(_rounded(bars)))
 
 
-def waits(entries: Iterable[TallyEntry], over: Span, share: float = 0.95) -> Chart:
+def waits(counts: Sequence[Distribution], over: Span, share: float = 0.95) -> Chart:
     """Draw how long most items have waited in each step."""
-    groups: list[list[Distribution]] = [[] for _ in range(over.steps)]
-    for entry in entries:
-        groups[_place(entry, over)].append(entry.waits)
-    values = [add(group).quantile(share) if group else None for group in groups]
+    values = [each.quantile(share) for each in counts]
     top = max((value for value in values if value is not None), default=0.0)
-    step = WIDTH / over.steps
+    step, begins = WIDTH / over.steps, clock(over)
     bars = [
         Bar(
             "wait",
@@ -79,7 +76,7 @@ def waits(entries: Iterable[TallyEntry], over: Span, share: float = 0.95) -> Cha
             HEIGHT - (high := _height(value, top)),
             step - 2,
             high,
-            f"{_clock(over, place)}: 95 % waited {duration(value)} at most",
+            f"{begins[place]}: 95 % waited {duration(value)} at most",
         )
         for place, value in enumerate(values)
         if value is not None
@@ -111,17 +108,9 @@ def timeline(item: ItemSnapshot, now: datetime) -> Chart | None:
     return Chart(label, duration(whole), tuple(_rounded(bars)))
 
 
-def _place(entry: TallyEntry, over: Span) -> int:
-    return min(over.steps - 1, max(0, (entry.at - over.since) // over.step))
-
-
 def _height(value: float, top: float) -> float:
     """Return the height of a bar; a small value is still to be seen."""
-    return 0.0 if not value or not top else max(3.0, value / top * HEIGHT)
-
-
-def _clock(over: Span, place: int) -> str:
-    return f"{over.since + over.step * place:%H:%M} UTC"
+    return 0.0 if not value or not top else max(_LEAST_HEIGHT, value / top * HEIGHT)
 
 
 def _rounded(bars: Iterable[Bar]) -> Iterable[Bar]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,24 @@ from flask_background.monitoring.snapshots import BUCKETS, Distribution, TallyEn
 #: Processes add now and then what ended in their memory: for so long an ended step may still change.
 _SETTLES = timedelta(minutes=3)
 
-_Steps = dict[datetime, list[TallyEntry]]
+
+class Sums(NamedTuple):
+    """The items of one task, or of several, that ended in a step or a period."""
+
+    ended: int
+    failed: int
+    waits: Distribution
+    runs: Distribution
+
+
+class Step(NamedTuple):
+    """A step of a span: its entries by task and status, and their sums."""
+
+    entries: list[TallyEntry]
+    sums: Sums
+
+
+_Steps = dict[datetime, Step]
 _kept: WeakKeyDictionary[Flask, dict[timedelta, _Steps]] = WeakKeyDictionary()
 
 
@@ -45,8 +63,17 @@ def span(now: datetime, period: timedelta, steps: int) -> Span:
     return Span(datetime.fromtimestamp(end - length * steps, UTC), timedelta(seconds=length), steps)
 
 
-def entries(app: Flask, monitor: Monitor, over: Span, now: datetime) -> list[TallyEntry]:
-    """Return the tally of a span. Steps that ended a while ago are asked for once. Raises JournalError."""
+@lru_cache(16)
+def clock(over: Span) -> list[str]:
+    """Return the time at which each step begins, as text."""
+    return [f"{over.since + over.step * number:%H:%M} UTC" for number in range(over.steps)]
+
+
+def steps(app: Flask, monitor: Monitor, over: Span, now: datetime) -> list[Step]:
+    """Return the tally of a span, step by step. Steps that ended a while ago are asked for once.
+
+    Raises JournalError.
+    """
     by_length = _kept.setdefault(app, {})
     known = by_length.get(over.step, {})
     starts = [over.since + over.step * number for number in range(over.steps)]
@@ -55,20 +82,13 @@ def entries(app: Flask, monitor: Monitor, over: Span, now: datetime) -> list[Tal
     fresh: defaultdict[datetime, list[TallyEntry]] = defaultdict(list)
     for entry in monitor.tally(first, over.until, over.step):
         fresh[starts[min(over.steps - 1, max(0, (entry.at - over.since) // over.step))]].append(entry)
-    steps = {start: known[start] if start < first else fresh[start] for start in starts}
+    found = {
+        start: known[start] if start < first else Step(fresh[start], sums(fresh[start])) for start in starts
+    }
     # Another thread may do the same at this moment: each one puts a whole dict in place.
-    by_length[over.step] = {**{start: each for start, each in known.items() if start < over.since}, **steps}
+    by_length[over.step] = known | {start: step for start, step in found.items() if start <= settled}
     _forget(by_length, now)
-    return [entry for start in starts for entry in steps[start]]
-
-
-class Sums(NamedTuple):
-    """The items of one task, or of several, that ended in a period."""
-
-    ended: int
-    failed: int
-    waits: Distribution
-    runs: Distribution
+    return [found[start] for start in starts]
 
 
 def sums(found: list[TallyEntry]) -> Sums:
@@ -93,7 +113,5 @@ def add(parts: list[Distribution]) -> Distribution:
 
 def _forget(by_length: dict[timedelta, _Steps], now: datetime) -> None:
     """Let steps go that no page shows any more."""
-    for length, steps in list(by_length.items()):
-        by_length[length] = {
-            start: each for start, each in steps.items() if now - start < timedelta(hours=26)
-        }
+    for length, kept in list(by_length.items()):
+        by_length[length] = {start: each for start, each in kept.items() if now - start < timedelta(hours=26)}

@@ -42,8 +42,8 @@ def overview(visit: Visit) -> Response:
     """Show what needs a look first, who is alive, and the last hours."""
     monitor = visit.monitor
     over = history.span(visit.now, timedelta(hours=3), 36)
-    tally = visit.tally(over)
-    rows = _rows(monitor, [entry for entry in tally if entry.at >= over.until - _HOUR])
+    steps = visit.steps(over)
+    rows = _rows(monitor, steps[-12:])  # the last hour
     return visit.render(
         "overview.html",
         counts=_Totals.of(monitor.counts()),
@@ -54,8 +54,8 @@ def overview(visit: Visit) -> Response:
         pauses=monitor.pauses(),
         processes=monitor.processes(0),
         celery_error=monitor.celery_error,
-        ended_chart=charts.ended(tally, over),
-        waits_chart=charts.waits(tally, over),
+        ended_chart=charts.ended([step.sums[:2] for step in steps], over),
+        waits_chart=charts.waits([step.sums.waits for step in steps], over),
         recent=monitor.items(ItemQuery(status=Status.FAILED), limit=5).items,
     )
 
@@ -112,13 +112,13 @@ def tasks(visit: Visit) -> Response:
     name = request.args.get("period", "1h")
     if name not in PERIODS:
         raise BadRequest(f"The address names no period: use one of {', '.join(PERIODS)}.")
-    words, period, steps = PERIODS[name]
-    over = history.span(visit.now, period, steps)
-    rows = _rows(visit.monitor, visit.tally(over))
+    words, period, number = PERIODS[name]
+    over = history.span(visit.now, period, number)
+    rows = _rows(visit.monitor, visit.steps(over))
     rows.sort(key=lambda row: (-row.sums.failed, -row.task.late, row.task.name))
     return visit.render(
         "tasks.html",
-        rows=[(row.task, row.sums, charts.ended(row.entries, over)) for row in rows],
+        rows=[(row.task, row.sums, charts.ended(row.counts, over)) for row in rows],
         period=name,
         words=words,
         periods=PERIODS,
@@ -168,21 +168,25 @@ class _Totals(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """One task, and its items that ended in a period."""
+    """One task, and its items that ended in a period. ``counts``: the ended and failed ones of each step."""
 
     task: TaskSummary
-    entries: list[TallyEntry]
+    counts: list[tuple[int, int]]
     sums: history.Sums
 
 
-def _rows(monitor: Monitor, tally: list[TallyEntry]) -> list[_Row]:
-    by_task: defaultdict[str, list[TallyEntry]] = defaultdict(list)
-    for entry in tally:
-        by_task[entry.task].append(entry)
-    # The counts of the period are in the tally already.
+def _rows(monitor: Monitor, steps: list[history.Step]) -> list[_Row]:
+    entries: defaultdict[str, list[TallyEntry]] = defaultdict(list)
+    counts: defaultdict[str, list[tuple[int, int]]] = defaultdict(lambda: [(0, 0)] * len(steps))
+    for place, step in enumerate(steps):
+        for entry in step.entries:
+            entries[entry.task].append(entry)
+            ended, failed = counts[entry.task][place]
+            bad = entry.items if entry.status is Status.FAILED else 0
+            counts[entry.task][place] = ended + entry.items, failed + bad
     return [
-        _Row(task, by_task[task.name], history.sums(by_task[task.name]))
-        for task in monitor.tasks(timedelta(0))
+        _Row(task, counts[task.name], history.sums(entries[task.name]))
+        for task in monitor.tasks(timedelta(0))  # the steps have the counts of the period
     ]
 
 

@@ -20,7 +20,6 @@ from flask_background.errors import ConfigurationError, EnqueueError
 
 if TYPE_CHECKING:
     from flask_background.monitoring.monitor import Monitor
-    from flask_background.monitoring.snapshots import TallyEntry
 
 View = Callable[..., Response]
 
@@ -54,10 +53,10 @@ class Visit:
         monitor: Monitor = background.monitor
         return monitor
 
-    def tally(self, over: history.Span) -> list[TallyEntry]:
-        """Return the tally of a span of time."""
+    def steps(self, over: history.Span) -> list[history.Step]:
+        """Return what ended in a span of time, step by step."""
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-        return history.entries(app, self.monitor, over, self.now)
+        return history.steps(app, self.monitor, over, self.now)
 
     @property
     def by(self) -> str:

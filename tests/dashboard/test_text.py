@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from flask_background.core.status import Status
 from flask_background.dashboard import charts, history, text
-from flask_background.monitoring.snapshots import BUCKETS, Distribution, TallyEntry
+from flask_background.monitoring.snapshots import BUCKETS, Distribution
 
 pytestmark = pytest.mark.unit
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -71,27 +70,25 @@ def test_shown_lines() -> None:
     assert "30,009 characters are left out" in shown
 
 
-def _entry(at: datetime, items: int, status: Status = Status.SUCCEEDED) -> TallyEntry:
+def _waits(number: int, bucket: int) -> Distribution:
     counts = [0] * (len(BUCKETS) + 1)
-    counts[8] = items
-    waits = Distribution(counts=tuple(counts), seconds=float(items))
-    return TallyEntry(at=at, task="work", status=status, items=items, waits=waits, runs=waits)
+    counts[bucket] = number
+    return Distribution(counts=tuple(counts), seconds=float(number))
 
 
 def test_charts_are_bounded() -> None:
-    """A chart has at most two bars per step, within its frame, whatever the journal says."""
+    """A chart has at most two bars per step, within its frame, however far the values are apart."""
     over = history.span(NOW, timedelta(hours=3), 36)
     assert over.until > NOW
     assert over.since + timedelta(hours=3) == over.until
-    entries = [
-        _entry(NOW + timedelta(minutes=minutes), 10**number, status)
-        for number, minutes in enumerate(range(-400, 60, 30))
-        for status in (Status.SUCCEEDED, Status.FAILED)
-    ]
-    for chart in (charts.ended(entries, over), charts.waits(entries, over)):
+    ended = charts.ended([(10**number, 10**number - number % 3) for number in range(36)], over)
+    waits = charts.waits([_waits(number, number % 17) for number in range(36)], over)
+    assert len(ended.bars) > 36
+    for chart in (ended, waits):
         assert 0 < len(chart.bars) <= 72
         for bar in chart.bars:
             assert 0 <= bar.x <= bar.x + bar.width <= charts.WIDTH
-            assert -0.1 <= bar.y <= bar.y + bar.height <= charts.HEIGHT + 0.1
-    assert charts.ended([], over).bars == ()
-    assert charts.waits([], over).label == "No item ended in the last 3 h."
+            assert 0 <= bar.y <= bar.y + bar.height <= charts.HEIGHT + 0.1
+            assert bar.height > 0
+    assert charts.ended([(0, 0)] * 36, over).bars == ()
+    assert charts.waits([_waits(0, 0)] * 36, over).label == "No item ended in the last 3 h."
