@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
+
+from markupsafe import Markup, escape
 
 from flask_background.dashboard.history import Span, clock
 from flask_background.dashboard.text import count, duration
@@ -37,6 +39,33 @@ class Chart:
     top: str
     bars: tuple[Bar, ...]
 
+    @property
+    def svg(self) -> Markup:
+        """The rectangles, each with its title."""
+        return Markup("").join(
+            Markup(
+                f'<rect class="{escape(kind)}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}"'
+                f' height="{height:.1f}">'
+                f"<title>{escape(title)}</title></rect>"
+            )
+            for kind, x, y, width, height, title in self.bars
+        )
+
+    @property
+    def paths(self) -> Markup:
+        """The same without titles, as one path for each kind: for many small charts on a page."""
+        return Markup("").join(
+            Markup('<path class="{}" d="{}"/>').format(
+                kind,
+                "".join(
+                    f"M{bar.x:.0f} {bar.y:.0f}h{bar.width:.0f}v{bar.height:.0f}h-{bar.width:.0f}z"
+                    for bar in self.bars
+                    if bar.kind == kind
+                ),
+            )
+            for kind in sorted({bar.kind for bar in self.bars})
+        )
+
 
 def ended(counts: Sequence[tuple[int, int]], over: Span) -> Chart:
     """Draw how many items ended, and how many of them failed, in each step."""
@@ -61,7 +90,7 @@ def ended(counts: Sequence[tuple[int, int]], over: Span) -> Chart:
         f" {sum(bad for _, bad in counts):,} of them failed."
         f" The most in {duration(over.step.total_seconds())}: {top:,}."
     )
-    return Chart(label, f"{top:,}", tuple(_rounded(bars)))
+    return Chart(label, f"{top:,}", tuple(bars))
 
 
 def waits(counts: Sequence[Distribution], over: Span, share: float = 0.95) -> Chart:
@@ -83,9 +112,7 @@ def waits(counts: Sequence[Distribution], over: Span, share: float = 0.95) -> Ch
     ]
     whole = duration(over.length.total_seconds())
     label = f"In the last {whole} 95 % of the items waited {duration(top)} at most, in the slowest step."
-    return Chart(
-        label if bars else f"No item ended in the last {whole}.", duration(top), tuple(_rounded(bars))
-    )
+    return Chart(label if bars else f"No item ended in the last {whole}.", duration(top), tuple(bars))
 
 
 def timeline(item: ItemSnapshot, now: datetime) -> Chart | None:
@@ -105,16 +132,9 @@ def timeline(item: ItemSnapshot, now: datetime) -> Chart | None:
         title = f"Attempt {run.attempt}: {run.how}, {duration(max(took, 0))}"
         bars.append(Bar(run.how, x, 0, width, HEIGHT, title))
     label = f"{count(len(runs), 'run')} within {duration(whole)} from the enqueueing of the item."
-    return Chart(label, duration(whole), tuple(_rounded(bars)))
+    return Chart(label, duration(whole), tuple(bars))
 
 
 def _height(value: float, top: float) -> float:
     """Return the height of a bar; a small value is still to be seen."""
     return 0.0 if not value or not top else max(_LEAST_HEIGHT, value / top * HEIGHT)
-
-
-def _rounded(bars: Iterable[Bar]) -> Iterable[Bar]:
-    for bar in bars:
-        yield bar._replace(
-            x=round(bar.x, 1), y=round(bar.y, 1), width=round(bar.width, 1), height=round(bar.height, 1)
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache, update_wrapper
+from functools import cache, cached_property, update_wrapper
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app, make_response, redirect, request, url_for
@@ -80,8 +80,9 @@ class Visit:
             self.token.keep(response)
         return response
 
+    @cached_property
     def form_fields(self) -> dict[str, str]:
-        """Return the hidden fields of a form: its token, and that of the app's own protection (Flask-WTF)."""
+        """The hidden fields of a form: its token, and that of the app's own protection (Flask-WTF)."""
         fields = {"token": self.token.make()}
         foreign: Any = current_app.jinja_env.globals.get("csrf_token")
         if foreign is not None:
