@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flask import Blueprint
+from flask.blueprints import BlueprintSetupState
 
 from flask_background.dashboard import actions, pages
 from flask_background.dashboard.access import Allow, check_allow
@@ -42,4 +43,12 @@ def create_dashboard(*, allow: Allow | None = None) -> Blueprint:
     ):
         blueprint.add_url_rule(rule, act.__name__, guarded(checked, act, acts=True), methods=["POST"])
     blueprint.add_url_rule("/assets/<name>", "asset", asset)
+    blueprint.record(_enable_monitoring)
     return blueprint
+
+
+def _enable_monitoring(state: BlueprintSetupState) -> None:
+    """Let all processes of the app tell of their items in memory, from their start on."""
+    background = state.app.extensions.get("background")
+    if background is not None:  # otherwise each process begins with its first page
+        background.enable_monitoring(state.app)

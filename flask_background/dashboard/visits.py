@@ -42,7 +42,7 @@ class Visit:
         #: Whether only the live parts of the page are wanted.
         self.is_live = LIVE in request.headers
 
-    @property
+    @cached_property
     def monitor(self) -> Monitor:
         """The monitor of the current app."""
         background = current_app.extensions.get("background")
@@ -50,6 +50,7 @@ class Visit:
             raise ConfigurationError(
                 f"app {current_app.name!r} has a dashboard and no Background: call Background(app)"
             )
+        background.enable_monitoring()
         monitor: Monitor = background.monitor
         return monitor
 
