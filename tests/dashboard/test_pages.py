@@ -163,7 +163,7 @@ def test_item_in_memory(shop: Shop, admin: Visitor) -> None:
     assert f"memory of process {os.getpid()}" in admin.text(f"/items/{item}")
     text = admin.text("/items")
     assert "shop.cache" in text
-    assert "Items in memory are listed of process" in text
+    assert f"Of items in memory the list has those of process {os.getpid()} alone" in text
     shop.go()
     until(lambda: shop.status(item) == "succeeded")
 

@@ -28,8 +28,8 @@
     for (const field of fields) {
       const given = field.value;
       const at = given && new Date(/([zZ]|[+-]\d\d:?\d\d)$/.test(given) ? given : `${given}Z`);
-      field.labels[0].textContent = field.labels[0].textContent.replace(" (UTC)", "");
       if (given && Number.isNaN(at.getTime())) continue; // the server has complained of it
+      field.labels[0].textContent = field.labels[0].textContent.replace(" (UTC)", "");
       field.type = "datetime-local";
       if (given) field.value = asLocal(at);
     }
