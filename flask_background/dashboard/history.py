@@ -1,41 +1,16 @@
-"""The counts of past minutes, kept in this process: they change no more, and a page needs many of them."""
+"""The tally of the last hours, step by step, as charts and tables need it."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
-
-from flask import Flask
 
 from flask_background.core.status import Status
 from flask_background.monitoring.monitor import Monitor
 from flask_background.monitoring.snapshots import BUCKETS, Distribution, TallyEntry
-
-#: Processes add now and then what ended in their memory: for so long an ended step may still change.
-_SETTLES = timedelta(minutes=3)
-
-
-class Sums(NamedTuple):
-    """The items of one task, or of several, that ended in a step or a period."""
-
-    ended: int
-    failed: int
-    waits: Distribution
-    runs: Distribution
-
-
-class Step(NamedTuple):
-    """A step of a span: its entries by task and status, and their sums."""
-
-    entries: list[TallyEntry]
-    sums: Sums
-
-
-_Steps = dict[datetime, Step]
-_kept: WeakKeyDictionary[Flask, dict[timedelta, _Steps]] = WeakKeyDictionary()
 
 
 class Span(NamedTuple):
@@ -56,11 +31,20 @@ class Span(NamedTuple):
         return self.step * self.steps
 
 
-def span(now: datetime, period: timedelta, steps: int) -> Span:
-    """Return a period as steps, which begin at full minutes, so that a chart moves once per step."""
-    length = max(60, int(period.total_seconds()) // steps)
+class Sums(NamedTuple):
+    """The items that ended in a step or a period."""
+
+    ended: int
+    failed: int
+    waits: Distribution
+    runs: Distribution
+
+
+def span(now: datetime, step: timedelta, steps: int) -> Span:
+    """Return so many steps, each of full minutes, which begin at the same times in every request."""
+    length = int(step.total_seconds())
     end = (int(now.timestamp()) // length + 1) * length
-    return Span(datetime.fromtimestamp(end - length * steps, UTC), timedelta(seconds=length), steps)
+    return Span(datetime.fromtimestamp(end - length * steps, UTC), step, steps)
 
 
 @lru_cache(16)
@@ -69,39 +53,43 @@ def clock(over: Span) -> list[str]:
     return [f"{over.since + over.step * number:%H:%M} UTC" for number in range(over.steps)]
 
 
-def steps(app: Flask, monitor: Monitor, over: Span, now: datetime) -> list[Step]:
-    """Return the tally of a span, step by step. Steps that ended a while ago are asked for once.
-
-    Raises JournalError.
-    """
-    by_length = _kept.setdefault(app, {})
-    known = by_length.get(over.step, {})
-    starts = [over.since + over.step * number for number in range(over.steps)]
-    settled = now - _SETTLES - over.step
-    first = next((start for start in starts if start not in known or start > settled), over.until)
-    fresh: defaultdict[datetime, list[TallyEntry]] = defaultdict(list)
-    for entry in monitor.tally(first, over.until, over.step):
-        fresh[starts[min(over.steps - 1, max(0, (entry.at - over.since) // over.step))]].append(entry)
-    found = {
-        start: known[start] if start < first else Step(fresh[start], sums(fresh[start])) for start in starts
-    }
-    # Another thread may do the same at this moment: each one puts a whole dict in place.
-    by_length[over.step] = known | {start: step for start, step in found.items() if start <= settled}
-    _forget(by_length, now)
-    return [found[start] for start in starts]
+def steps(monitor: Monitor, over: Span) -> list[list[TallyEntry]]:
+    """Return the entries of each step. Raises JournalError."""
+    numbers = {over.since + over.step * number: number for number in range(over.steps)}
+    found: list[list[TallyEntry]] = [[] for _ in numbers]
+    for entry in monitor.tally(over.since, over.until, over.step):
+        found[numbers[entry.at]].append(entry)
+    return found
 
 
-def sums(found: list[TallyEntry]) -> Sums:
+def by_task(found: Sequence[Iterable[TallyEntry]]) -> dict[str, list[list[TallyEntry]]]:
+    """Return the entries of each step by task."""
+    tasks: defaultdict[str, list[list[TallyEntry]]] = defaultdict(lambda: [[] for _ in found])
+    for number, entries in enumerate(found):
+        for entry in entries:
+            tasks[entry.task][number].append(entry)
+    return tasks
+
+
+def counts(entries: Iterable[TallyEntry]) -> tuple[int, int]:
+    """Return how many items ended, and how many of them failed."""
+    ended = failed = 0
+    for entry in entries:
+        ended += entry.items
+        failed += entry.items if entry.status is Status.FAILED else 0
+    return ended, failed
+
+
+def sums(entries: Sequence[TallyEntry]) -> Sums:
     """Add entries up."""
     return Sums(
-        ended=sum(entry.items for entry in found),
-        failed=sum(entry.items for entry in found if entry.status is Status.FAILED),
-        waits=add([entry.waits for entry in found]),
-        runs=add([entry.runs for entry in found]),
+        *counts(entries),
+        waits=add([entry.waits for entry in entries]),
+        runs=add([entry.runs for entry in entries]),
     )
 
 
-def add(parts: list[Distribution]) -> Distribution:
+def add(parts: Sequence[Distribution]) -> Distribution:
     """Return the sum of distributions."""
     if not parts:
         return Distribution(counts=(0,) * (len(BUCKETS) + 1), seconds=0.0)
@@ -109,9 +97,3 @@ def add(parts: list[Distribution]) -> Distribution:
         counts=tuple(map(sum, zip(*(part.counts for part in parts), strict=True))),
         seconds=sum(part.seconds for part in parts),
     )
-
-
-def _forget(by_length: dict[timedelta, _Steps], now: datetime) -> None:
-    """Let steps go that no page shows any more."""
-    for length, kept in list(by_length.items()):
-        by_length[length] = {start: each for start, each in kept.items() if now - start < timedelta(hours=26)}

@@ -28,21 +28,20 @@ from flask_background.monitoring.snapshots import (
     TaskSummary,
 )
 
-_HOUR = timedelta(hours=1)
-#: The periods of the page about tasks, by their name in the address: in words, and in steps.
+#: The periods of the page about tasks, by their name in the address: in words, and as steps.
 PERIODS = {
-    "15m": ("15 minutes", timedelta(minutes=15), 15),
-    "1h": ("hour", _HOUR, 20),
-    "6h": ("6 hours", timedelta(hours=6), 24),
-    "24h": ("24 hours", timedelta(days=1), 24),
+    "15m": ("15 minutes", timedelta(minutes=1), 15),
+    "1h": ("hour", timedelta(minutes=3), 20),
+    "6h": ("6 hours", timedelta(minutes=15), 24),
+    "24h": ("24 hours", timedelta(hours=1), 24),
 }
 
 
 def overview(visit: Visit) -> Response:
     """Show what needs a look first, who is alive, and the last hours."""
     monitor = visit.monitor
-    over = history.span(visit.now, timedelta(hours=3), 36)
-    steps = visit.steps(over)
+    over = history.span(visit.now, timedelta(minutes=5), 36)
+    steps = history.steps(monitor, over)
     rows = _rows(monitor, steps[-12:])  # the last hour
     return visit.render(
         "overview.html",
@@ -54,8 +53,8 @@ def overview(visit: Visit) -> Response:
         pauses=monitor.pauses(),
         processes=monitor.processes(0),
         celery_error=monitor.celery_error,
-        ended_chart=charts.ended([step.sums[:2] for step in steps], over),
-        waits_chart=charts.waits([step.sums.waits for step in steps], over),
+        ended_chart=charts.ended([history.counts(step) for step in steps], over),
+        waits_chart=charts.waits([history.add([entry.waits for entry in step]) for step in steps], over),
         recent=monitor.items(ItemQuery(status=Status.FAILED), limit=5).items,
     )
 
@@ -112,9 +111,9 @@ def tasks(visit: Visit) -> Response:
     name = request.args.get("period", "1h")
     if name not in PERIODS:
         raise BadRequest(f"The address names no period: use one of {', '.join(PERIODS)}.")
-    words, period, number = PERIODS[name]
-    over = history.span(visit.now, period, number)
-    rows = _rows(visit.monitor, visit.steps(over))
+    words, step, number = PERIODS[name]
+    over = history.span(visit.now, step, number)
+    rows = _rows(visit.monitor, history.steps(visit.monitor, over))
     rows.sort(key=lambda row: (-row.sums.failed, -row.task.late, row.task.name))
     return visit.render(
         "tasks.html",
@@ -122,7 +121,7 @@ def tasks(visit: Visit) -> Response:
         period=name,
         words=words,
         periods=PERIODS,
-        hours=period / _HOUR,
+        hours=over.length / timedelta(hours=1),
     )
 
 
@@ -175,19 +174,14 @@ class _Row(NamedTuple):
     sums: history.Sums
 
 
-def _rows(monitor: Monitor, steps: list[history.Step]) -> list[_Row]:
-    entries: defaultdict[str, list[TallyEntry]] = defaultdict(list)
-    counts: defaultdict[str, list[tuple[int, int]]] = defaultdict(lambda: [(0, 0)] * len(steps))
-    for place, step in enumerate(steps):
-        for entry in step.entries:
-            entries[entry.task].append(entry)
-            ended, failed = counts[entry.task][place]
-            bad = entry.items if entry.status is Status.FAILED else 0
-            counts[entry.task][place] = ended + entry.items, failed + bad
-    return [
-        _Row(task, counts[task.name], history.sums(entries[task.name]))
-        for task in monitor.tasks(timedelta(0))  # the steps have the counts of the period
-    ]
+def _rows(monitor: Monitor, steps: list[list[TallyEntry]]) -> list[_Row]:
+    tasks, none = history.by_task(steps), [()] * len(steps)
+    rows = []
+    for task in monitor.tasks(timedelta(0)):  # the steps have the counts of the period
+        own = tasks.get(task.name, none)
+        entries = [entry for step in own for entry in step]
+        rows.append(_Row(task, [history.counts(step) for step in own], history.sums(entries)))
+    return rows
 
 
 class _Executor(NamedTuple):

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from functools import cache, cached_property, update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, current_app, make_response, redirect, request, url_for
+from flask import current_app, make_response, redirect, request, url_for
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from werkzeug.exceptions import Forbidden, HTTPException
 from werkzeug.wrappers import Response
 
-from flask_background.dashboard import assets, charts, history, text
+from flask_background.dashboard import assets, charts, text
 from flask_background.dashboard.access import Allow, Visitor, ask
 from flask_background.dashboard.signing import FormToken, check_secret_key, read_notice, sign_notice
 from flask_background.errors import ConfigurationError, EnqueueError
@@ -53,11 +53,6 @@ class Visit:
         background.enable_monitoring()
         monitor: Monitor = background.monitor
         return monitor
-
-    def steps(self, over: history.Span) -> list[history.Step]:
-        """Return what ended in a span of time, step by step."""
-        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-        return history.steps(app, self.monitor, over, self.now)
 
     @property
     def by(self) -> str:

@@ -78,7 +78,7 @@ def _waits(number: int, bucket: int) -> Distribution:
 
 def test_charts_are_bounded() -> None:
     """A chart has at most two bars per step, within its frame, however far the values are apart."""
-    over = history.span(NOW, timedelta(hours=3), 36)
+    over = history.span(NOW, timedelta(minutes=5), 36)
     assert over.until > NOW
     assert over.since + timedelta(hours=3) == over.until
     ended = charts.ended([(10**number, 10**number - number % 3) for number in range(36)], over)
