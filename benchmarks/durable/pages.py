@@ -1,8 +1,9 @@
 """How long the dashboard's pages take with a million items: ``python -m benchmarks.durable.pages``.
 
 The journal has items of twenty tasks from a week, two in a hundred of them failed, some thousands that
-wait, and the counts of two days. The table has the median and the worst time of each page in milliseconds,
-inside the server's process, and of the refreshes that the page's script asks for.
+wait, and the counts of two days. The table has the time of each page inside the server's process, in milliseconds,
+and of the refreshes that the page's script asks for: the median, and the median of the time on a CPU, which
+other programs on the machine hardly change.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from flask_background.durable.journal.row import ItemRow
 
 from ..table import render
 
-_HEADINGS = ("page", "median", "worst", "goal", "refresh: median", "worst", "goal")
+_HEADINGS = ("page", "median", "CPU", "goal", "refresh: median", "CPU", "goal")
 _PAGES = {
     "overview": "/",
     "items": "/items",
@@ -137,13 +138,14 @@ def _row(row: ItemRow, number: int, count: int, now: float) -> ItemRow:
 
 
 def _time(ask: Callable[[], int], rounds: int) -> tuple[float, float]:
-    times = []
+    times, computed = [], []
     for _ in range(rounds + 1):
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         status = ask()
         times.append(1000 * (time.perf_counter() - begun))
+        computed.append(1000 * (time.process_time() - cpu))
         assert status == 200, status
-    return median(times[1:]), max(times[1:])  # the first one compiles the template
+    return median(times[1:]), median(computed[1:])  # the first one compiles the template
 
 
 class _Line(NamedTuple):
@@ -161,8 +163,8 @@ def _measure(client: FlaskClient, path: str, rounds: int) -> tuple[str, ...]:
     page = _time(lambda: client.get(path).status_code, rounds)
     refresh = _time(lambda: client.get(path, headers=live).status_code, rounds)
     cells = []
-    for (middle, worst), goal in ((page, _GOAL), (refresh, _REFRESH_GOAL)):
-        cells += [f"{middle:.1f}", f"{worst:.1f}", "yes" if middle <= goal else "NO"]
+    for (middle, cpu), goal in ((page, _GOAL), (refresh, _REFRESH_GOAL)):
+        cells += [f"{middle:.1f}", f"{cpu:.1f}", "yes" if middle <= goal else "NO"]
     return tuple(cells)
 
 

@@ -46,10 +46,10 @@ def overview(visit: Visit) -> Response:
     return visit.render(
         "overview.html",
         counts=_Totals.of(monitor.counts()),
-        failing=sorted((row for row in rows if row.sums.failed), key=lambda row: -row.sums.failed),
+        failing=sorted((row for row in rows if row.failed), key=lambda row: -row.failed),
         late=sorted((row for row in rows if row.task.late), key=lambda row: -row.task.late),
-        failed=sum(row.sums.failed for row in rows),
-        ended=sum(row.sums.ended for row in rows),
+        failed=sum(row.failed for row in rows),
+        ended=sum(row.ended for row in rows),
         pauses=monitor.pauses(),
         processes=monitor.processes(0),
         celery_error=monitor.celery_error,
@@ -114,10 +114,10 @@ def tasks(visit: Visit) -> Response:
     words, step, number = PERIODS[name]
     over = history.span(visit.now, step, number)
     rows = _rows(visit.monitor, history.steps(visit.monitor, over))
-    rows.sort(key=lambda row: (-row.sums.failed, -row.task.late, row.task.name))
+    rows.sort(key=lambda row: (-row.failed, -row.task.late, row.task.name))
     return visit.render(
         "tasks.html",
-        rows=[(row.task, row.sums, charts.ended(row.counts, over)) for row in rows],
+        rows=[(row.task, history.sums(row.entries), charts.ended(row.counts, over)) for row in rows],
         period=name,
         words=words,
         periods=PERIODS,
@@ -171,16 +171,19 @@ class _Row(NamedTuple):
 
     task: TaskSummary
     counts: list[tuple[int, int]]
-    sums: history.Sums
+    ended: int
+    failed: int
+    entries: list[TallyEntry]
 
 
 def _rows(monitor: Monitor, steps: list[list[TallyEntry]]) -> list[_Row]:
-    tasks, none = history.by_task(steps), [()] * len(steps)
+    tasks = history.by_task(steps)
+    none: list[list[TallyEntry]] = [[]] * len(steps)
     rows = []
     for task in monitor.tasks(timedelta(0)):  # the steps have the counts of the period
         own = tasks.get(task.name, none)
         entries = [entry for step in own for entry in step]
-        rows.append(_Row(task, [history.counts(step) for step in own], history.sums(entries)))
+        rows.append(_Row(task, [history.counts(step) for step in own], *history.counts(entries), entries))
     return rows
 
 
