@@ -1,9 +1,9 @@
 """How long the dashboard's pages take with a million items: ``python -m benchmarks.durable.pages``.
 
 The journal has items of twenty tasks from a week, two in a hundred of them failed, some thousands that
-wait, and the counts of two days. The table has the time of each page inside the server's process, in milliseconds,
-and of the refreshes that the page's script asks for: the median, and the median of the time on a CPU, which
-other programs on the machine hardly change.
+wait, and the counts of two days. The table has the time of each page inside the server's process, in
+milliseconds, and of the refreshes that the page's script asks for: the median, and the median of the time
+on a CPU, which other programs on the machine change less.
 """
 
 from __future__ import annotations
