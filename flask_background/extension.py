@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, KeysView
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
 
-from flask_background import cli, hosts
+from flask_background import cli, hosts, signals
 from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.cli.flask_run import in_flask_run
 from flask_background.core.backend import Stats
@@ -77,6 +77,7 @@ class Background:
         response.guard(app, state.look_for_work)
         hosts.prepare(state, serves=in_flask_run())
         state.join_celery()
+        signals.initialized.send(app, background=self)
 
     @overload
     def task(self, func: Callable[P, R], /) -> Task[P, R]: ...
@@ -224,6 +225,11 @@ class Background:
         counted.
         """
         return self._state().backend.stats()
+
+    @property
+    def task_names(self) -> KeysView[str]:
+        """The names of the tasks, in the order in which the tasks were made."""
+        return self._registry.tasks.keys()
 
     @property
     def monitor(self) -> Monitor:

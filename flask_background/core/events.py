@@ -137,3 +137,8 @@ class Events(Notices):
                 self._reporter.say(logging.WARNING, "Stopped: all items done in %.1f s", seconds)
         if signals.stopped.receivers:
             self._reporter.send(signals.stopped, unfinished=list(unfinished))
+
+    def child_ending(self) -> None:
+        """Report, in a child process, that the process is about to end."""
+        if signals.child_ending.receivers:
+            self._reporter.send(signals.child_ending)
