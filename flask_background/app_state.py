@@ -72,6 +72,7 @@ class BackgroundState:
         self._app = weakref.ref(app)
         self.registry = registry
         self.processors = processors
+        self.around_enqueue = registry.around_enqueue
         self.settings = Settings.from_config(app.config)
         if not _is_child_process:
             # Not app.logger, whose first use gives it a handler, perhaps before the app configures logging

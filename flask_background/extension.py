@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, KeysView
+from collections.abc import Awaitable, Callable, Generator, KeysView, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
@@ -31,11 +31,14 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
+    from flask_background.core.around import AroundFunction
     from flask_background.local.backend import LocalBackend
     from flask_background.monitoring.monitor import Monitor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+#: A generator function of the name of the task; it yields a trace context or None, and is sent the item.
+AroundEnqueue = Callable[[str], Generator[Mapping[str, str] | None, WorkItem[Any], object]]
 T = TypeVar("T")
 
 
@@ -99,7 +102,8 @@ class Background:
         between runs, or a function that takes the attempt's number and its exception and returns seconds;
         about 1, 2, 4 ... seconds by default. ``retry_on``: the exceptions that are worth another attempt.
         ``max_crashes``: how often a durable item may crash its process before the item fails; 3 by default.
-        Raises ConfigurationError.
+        ``describe``: a function that takes the item's arguments, at enqueue, and returns a short text about
+        the item: its ``description``, which logs, commands and pages show. Raises ConfigurationError.
         """
 
         check_names(options)
@@ -177,6 +181,32 @@ class Background:
         """
         self._processors.append(processor)
         return processor
+
+    def around_enqueue(self, function: AroundEnqueue) -> AroundEnqueue:
+        """Add a generator function that runs around each enqueue, in the context of the caller.
+
+        It is called with the name of the task. Its ``yield`` stands for the enqueue, and gives the accepted
+        WorkItem, or raises what enqueue raises. It may yield a dict with ``traceparent`` and ``tracestate``:
+        the item carries this W3C trace context in its ``state``, in place of the request's. What the function
+        raises before its ``yield``, enqueue raises; later errors are logged. The function added first is the
+        outermost. Items of periodic tasks have no caller. Raises ConfigurationError.
+        """
+        self._add_around("around_enqueue", self._registry.around_enqueue, function, "task")
+        return function
+
+    def remove_around(self, function: Callable[..., object]) -> None:
+        """Remove a function that ``around_item`` or ``around_enqueue`` has added; do nothing if none has."""
+        for functions in (self._registry.around_item, self._registry.around_enqueue):
+            if function in functions:
+                functions.remove(function)
+
+    def _add_around(
+        self, decorator: str, functions: list[AroundFunction], function: AroundFunction, *args: str
+    ) -> None:
+        from flask_background.core.around import check_function  # imported for apps that have such functions
+
+        check_function(decorator, function, *args)
+        functions.append(function)
 
     def get(self, item_id: str) -> WorkItem[Any] | None:
         """Return the item with this id, or None.

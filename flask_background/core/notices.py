@@ -24,6 +24,8 @@ class Notices:
     def __init__(self, app: Flask) -> None:
         self._reporter = Reporter(app)
         self.log = self._reporter.log
+        #: The tasks whose ``describe`` has failed: one line for each is enough.
+        self._not_described: set[str] = set()
 
     def recovered(self, count: int, owner: str, *, stopped: bool = False) -> None:
         """Report that items of a process that died will be run again. ``stopped``: it had begun to stop."""
@@ -136,6 +138,23 @@ class Notices:
             "This worker has no task %s: its items wait for a worker that has one. Renew the worker if its"
             " code is older than the site's, or import the task's module where the app is loaded",
             task_name,
+        )
+
+    def not_described(self, task_name: str, error: BaseException) -> None:
+        """Report once for each task that its ``describe`` failed; the error's text may show an argument."""
+        if task_name in self._not_described:
+            return
+        self._not_described.add(task_name)
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        where = "" if frame is None else f" ({frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno})"
+        self._reporter.say(
+            logging.WARNING,
+            "The describe of task %s raised %s%s: the item is enqueued without a description",
+            task_name,
+            type(error).__name__,
+            where,
         )
 
     def beyond_grace(self, item_id: str) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from flask_background.core.request_state import RequestState
+from flask_background.core.request_state import NO_REQUEST, RequestState
 from flask_background.core.status import Attempt, Status
 from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.errors import ItemCancelledError, ItemFailedError
@@ -79,7 +79,7 @@ class Record(NamedTuple):
             item._enqueued,
             json.dumps(options),
             payload,
-            data.dump_state(state) if state else None,
+            None if state is NO_REQUEST else data.dump_state(state),
             state.traceparent,
             due=due,
             uploads=uploads,

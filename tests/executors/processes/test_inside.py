@@ -305,3 +305,19 @@ def test_periodic(make_shop: Callable[..., Shop]) -> None:
         shop.site.client.get("/")  # an app that nobody asks anything starts nothing
         until(lambda: len(ended) >= 3)
     assert {end["item"].result(BOUND) for end in ended} <= children()
+
+
+def look_at_trace() -> Any:
+    """Return the trace context that an item finds."""
+    state = current_item.state
+    return bool(state), state.traceparent, state.tracestate
+
+
+def test_trace_context(shop: Shop) -> None:
+    """An item has the trace context of its enqueue, also outside of a request."""
+
+    @shop.background.around_enqueue
+    def trace(task_name: str) -> Any:
+        yield {"traceparent": "00-1", "tracestate": "a=1"}
+
+    assert shop.call(look_at_trace).result(BOUND) == (False, "00-1", "a=1")
