@@ -1,0 +1,181 @@
+"""Metrics for Prometheus: from signals in this process, and from a real gunicorn with two workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from flask_background import Status, signals
+from flask_background.contrib.prometheus import PrometheusMetrics
+from flask_background.errors import JournalError, QueueFull
+
+from ..helpers import BOUND, Site, until
+
+
+def samples(text: str) -> list[Sample]:
+    """The samples of a scrape."""
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+class Scrape:
+    """What one scrape says."""
+
+    def __init__(self, text: str) -> None:
+        self._samples = samples(text)
+        self.names = {sample.name for sample in self._samples}
+
+    def get(self, name: str, **labels: str) -> float | None:
+        """The sum of a metric over all samples with these labels; None if there is none."""
+        found = [
+            sample.value
+            for sample in self._samples
+            if sample.name == f"flask_background_{name}" and labels.items() <= sample.labels.items()
+        ]
+        return sum(found) if found else None
+
+    def labels(self, name: str, label: str) -> set[str]:
+        """The values of a label."""
+        return {sample.labels[label] for sample in self._samples if sample.name == f"flask_background_{name}"}
+
+
+class Counted:
+    """An app with metrics."""
+
+    def __init__(self, site: Site, **options: Any) -> None:
+        self.app, self.background = site.app, site.background
+        self.metrics = PrometheusMetrics(self.app, registry=CollectorRegistry(), **options)
+
+    def scrape(self) -> Scrape:
+        """Scrape it now, once all that has ended was told."""
+        with self.app.app_context():
+            assert self.background.wait_idle(BOUND)
+        return Scrape(generate_latest(self.metrics.registry).decode())
+
+
+@pytest.fixture
+def counted(make_site: Callable[..., Site]) -> Counted:
+    """An app whose items are counted."""
+    return Counted(make_site(BACKGROUND_WORKERS=1, BACKGROUND_MAX_QUEUED=1))
+
+
+def test_items_are_counted_by_task_and_status(counted: Counted) -> None:
+    """Each item counts once as enqueued, once with its final status, and its wait and run are observed."""
+
+    @counted.background.task(name="shop.mail")
+    def mail(fails: bool) -> None:
+        if fails:
+            raise ValueError
+
+    for fails in (False, False, True):
+        mail.enqueue(fails).wait(BOUND)
+    scrape = counted.scrape()
+    assert scrape.get("items_enqueued_total", task="shop.mail") == 3
+    assert scrape.get("items_total", task="shop.mail", status="succeeded") == 2
+    assert scrape.get("items_total", task="shop.mail", status="failed") == 1
+    assert scrape.get("item_wait_seconds_count", task="shop.mail") == 3
+    assert scrape.get("item_run_seconds_count", task="shop.mail") == 3
+    assert 0 < (scrape.get("item_run_seconds_sum", task="shop.mail") or 0) < BOUND
+
+
+def test_repeated_runs(counted: Counted) -> None:
+    """A run that is repeated counts as a run and as a retry; the item's wait is that for its first run."""
+
+    @counted.background.task(name="shop.mail", max_attempts=3, backoff=0.001)
+    def mail() -> None:
+        raise ValueError
+
+    mail.enqueue().wait(BOUND)
+    scrape = counted.scrape()
+    assert scrape.get("items_retried_total", task="shop.mail") == 2
+    assert scrape.get("item_run_seconds_count", task="shop.mail") == 3
+    assert scrape.get("item_wait_seconds_count", task="shop.mail") == 1
+    assert scrape.get("items_total", task="shop.mail", status="failed") == 1
+
+
+def test_refusals(counted: Counted, gate: threading.Event) -> None:
+    """A refused item counts by the class of the error that its view got."""
+    hold = counted.background.task(name="shop.hold")(gate.wait)
+    items = [hold.enqueue(BOUND)]
+    until(lambda: items[0].status is Status.RUNNING)
+    items.append(hold.enqueue(BOUND))
+    with pytest.raises(QueueFull):
+        hold.enqueue(BOUND)
+    gate.set()
+    assert counted.scrape().get("items_refused_total", task="shop.hold", reason="QueueFull") == 1
+
+
+def test_cancelled_in_the_queue(counted: Counted, gate: threading.Event) -> None:
+    """An item that never ran has a status, and neither a wait nor a run."""
+    running = counted.background.enqueue(gate.wait, BOUND)
+    until(lambda: running.status is Status.RUNNING)
+    queued = counted.background.task(name="shop.never")(lambda: None).enqueue()
+    queued.cancel()
+    gate.set()
+    scrape = counted.scrape()
+    assert scrape.get("items_total", task="shop.never", status="cancelled") == 1
+    assert scrape.get("item_run_seconds_count", task="shop.never") is None
+
+
+def test_number_of_labels_is_bounded(make_site: Callable[..., Site]) -> None:
+    """The first tasks have labels, whichever runs first; other tasks and all callables share one."""
+    counted = Counted(make_site(), max_tasks=2)
+    tasks = [counted.background.task(name=f"shop.{number}")(lambda: None) for number in range(4)]
+    for task in reversed(tasks):
+        task.enqueue()
+    for number in range(3):
+        func = lambda: None  # noqa: E731
+        func.__qualname__ = f"made_{number}"
+        counted.background.enqueue(func)
+    scrape = counted.scrape()
+    assert scrape.labels("items_total", "task") == {"shop.0", "shop.1", "other"}
+    assert scrape.get("items_total", task="other") == 2 + 3
+    assert scrape.labels("items_in_flight", "task") <= {"shop.0", "shop.1", "other"}
+
+
+def test_recovered_items(counted: Counted) -> None:
+    """The items that a dead process has left are counted when they are queued again."""
+    signals.items_recovered.send(counted.app, count=3)
+    assert counted.scrape().get("items_recovered_total") == 3
+
+
+def test_gauges(counted: Counted, gate: threading.Event) -> None:
+    """A scrape says how many items are in flight, and how much each executor holds."""
+    hold = counted.background.task(name="shop.hold")(gate.wait)
+    items = [hold.enqueue(BOUND)]
+    until(lambda: items[0].status is Status.RUNNING)
+    items.append(hold.enqueue(BOUND))
+    scrape = Scrape(generate_latest(counted.metrics.registry).decode())
+    gate.set()
+    assert scrape.get("up") == 1
+    assert scrape.get("items_in_flight", task="shop.hold", executor="thread", status="running") == 1
+    assert scrape.get("items_in_flight", task="shop.hold", executor="thread", status="queued") == 1
+
+
+def test_journal_that_cannot_be_asked(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrape has the counters although the journal cannot be read, and says so."""
+
+    def fail(*_: object) -> None:
+        raise JournalError("no disk")
+
+    monkeypatch.setattr("flask_background.monitoring.monitor.Monitor.counts", fail)
+    counted.background.enqueue(lambda: None).wait(BOUND)
+    scrape = counted.scrape()
+    assert scrape.get("up") == 0
+    assert scrape.get("items_total", task="other") == 1
+    assert scrape.get("items_in_flight") is None
+
+
+def test_needs_a_background(make_site: Callable[..., Site]) -> None:
+    """An app without a Background, and a second app, are refused."""
+    with pytest.raises(RuntimeError, match="has no Background"):
+        PrometheusMetrics(Flask("bare"), registry=CollectorRegistry())
+    metrics = PrometheusMetrics(make_site().app, registry=CollectorRegistry())
+    with pytest.raises(RuntimeError, match="the items of one app"):
+        metrics.init_app(make_site().app)
