@@ -106,7 +106,6 @@ def site_server(
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "FLASK_BACKGROUND_JOURNAL": json.dumps(str(folder / "journal")),
         "FLASK_BACKGROUND_PUBLISH_TIMEOUT": json.dumps(BOUND),
-        "PYTHONWARNINGS": "error",
     }
     with (
         celery_worker(folder, env),

@@ -37,7 +37,7 @@ def create_app() -> Flask:
     """The app, with its views."""
     if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
         set_up_tracing()
-    app = Flask("site")
+    app = Flask(__name__)
     app.config.from_prefixed_env()
     app.config["BACKGROUND_CELERY"] = json.loads(os.environ["SITE_CELERY"])
     app.config["BACKGROUND_EXECUTORS"] = {"cpu": {"kind": "process", "workers": 1, "max_items": 1}}

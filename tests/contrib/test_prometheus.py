@@ -9,40 +9,13 @@ from typing import Any
 import pytest
 from flask import Flask
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
 from flask_background import Status, signals
 from flask_background.contrib.prometheus import PrometheusMetrics
 from flask_background.errors import JournalError, QueueFull
 
 from ..helpers import BOUND, Site, until
-
-
-def samples(text: str) -> list[Sample]:
-    """The samples of a scrape."""
-    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-
-
-class Scrape:
-    """What one scrape says."""
-
-    def __init__(self, text: str) -> None:
-        self._samples = samples(text)
-        self.names = {sample.name for sample in self._samples}
-
-    def get(self, name: str, **labels: str) -> float | None:
-        """The sum of a metric over all samples with these labels; None if there is none."""
-        found = [
-            sample.value
-            for sample in self._samples
-            if sample.name == f"flask_background_{name}" and labels.items() <= sample.labels.items()
-        ]
-        return sum(found) if found else None
-
-    def labels(self, name: str, label: str) -> set[str]:
-        """The values of a label."""
-        return {sample.labels[label] for sample in self._samples if sample.name == f"flask_background_{name}"}
+from .scrape import Scrape
 
 
 class Counted:
