@@ -274,7 +274,7 @@ class BackgroundState:
         host = hosts.current()
         app, settings = self.app, self.settings
         kind = LocalBackend if self.holds_items else ChildBackend
-        made = kind(app, settings, host, self.registry.tasks)
+        made = kind(app, settings, host, self.registry)
         with _building:
             if self._local is not None:  # another thread was faster
                 return self._local

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+#: A generator function that yields once.
+AroundItem = Callable[[], Generator[Any, None, object]]
 #: A generator function of the name of the task; it yields a trace context or None, and is sent the item.
 AroundEnqueue = Callable[[str], Generator[Mapping[str, str] | None, WorkItem[Any], object]]
 T = TypeVar("T")
@@ -181,6 +183,18 @@ class Background:
         """
         self._processors.append(processor)
         return processor
+
+    def around_item(self, function: AroundItem) -> AroundItem:
+        """Add a generator function that runs around each run of each item, inside its app context.
+
+        The code before its ``yield`` runs before the item's function, the code after it when the run is over,
+        once, wherever the item runs; ``current_item`` is the item. The ``yield`` raises what the item's
+        function raises. What the generator function itself raises fails the run, like an error of the item's
+        function; but to swallow the error does not make the run succeed. The function added first is the
+        outermost. A direct call of a task is no item. Raises ConfigurationError.
+        """
+        self._add_around("around_item", self._registry.around_item, function)
+        return function
 
     def around_enqueue(self, function: AroundEnqueue) -> AroundEnqueue:
         """Add a generator function that runs around each enqueue, in the context of the caller.

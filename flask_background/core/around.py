@@ -6,7 +6,8 @@ They are like those of ``contextlib.contextmanager``, but cannot swallow an erro
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator
+import os
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from flask_background.core.odd_errors import add_note
@@ -62,6 +63,7 @@ class Around:
 
         Returns the error that the code raised, else the given one: to swallow it changes nothing.
         """
+        trace = None if error is None else error.__traceback__  # which need not show the generator
         try:
             if error is None:
                 self._generator.send(value)
@@ -71,11 +73,10 @@ class Around:
             return error
         except BaseException as raised:
             # A StopIteration cannot leave a generator, see PEP 479.
-            is_same = raised is error or (isinstance(error, StopIteration) and raised.__cause__ is error)
-            if is_same:
-                return error
-            self._claim(raised)
-            return raised
+            if raised is not error and not (isinstance(error, StopIteration) and raised.__cause__ is error):
+                self._claim(raised)
+                return raised
+            return error if error is None else error.with_traceback(trace)
         again = ConfigurationError(f"{self._named()} yielded twice: let it yield once")
         again.__cause__ = error
         try:
@@ -89,6 +90,33 @@ class Around:
 
     def _named(self) -> str:
         return f"the {self._decorator} function {_name_of(self._function)}"
+
+
+class AroundRun:
+    """The ``around_item`` functions of the app around one run of an item."""
+
+    def __init__(self) -> None:
+        self._entered: list[Around] = []
+        self._pid = os.getpid()
+
+    def enter(self, functions: Iterable[AroundFunction]) -> None:
+        """Run the code before each yield. If one raises, those before it still have to be left."""
+        for function in functions:
+            self._entered.append(Around("around_item", function))
+
+    def leave(self, error: BaseException | None) -> BaseException | None:
+        """Run the code after each yield, in reverse, and return the error that the run ends with, if any."""
+        if os.getpid() != self._pid:
+            _of_parents.append(self)
+            return error
+        while self._entered:
+            error = self._entered.pop().leave(None, error)
+        return error
+
+
+# In a process that an item has forked: a generator that is deleted runs its code after the yield, which only
+# the parent may do.
+_of_parents: list[AroundRun] = []
 
 
 def _name_of(function: object) -> str:

@@ -51,7 +51,7 @@ class Runs(RunHost):
         self, session: JournalSession, backlog: Backlog, in_this_process: Callable[[], JournalHost]
     ) -> None:
         local = session.local
-        super().__init__(local.app, local.events, local.timers, local.lock)
+        super().__init__(local.app, local.events, local.timers, local.lock, local.around)
         self.in_this_process = in_this_process
         self._local = local
         self._session = session

@@ -62,6 +62,8 @@ class Record(NamedTuple):
     cancel: int = 0
     #: Its run's worker is stopping.
     stopping: int = 0
+    #: The item's description.
+    description: str | None = None
 
     @classmethod
     def of_item(
@@ -84,6 +86,7 @@ class Record(NamedTuple):
             due=due,
             uploads=uploads,
             key=key,
+            description=item.description,
         )
 
     @classmethod
@@ -103,6 +106,7 @@ class Record(NamedTuple):
             finished=row.finished,
             reason=row.reason,
             uploads=uploads,
+            description=row.description,
         )
 
     def as_row(self, item_id: str) -> OutboxRow:
@@ -112,7 +116,16 @@ class Record(NamedTuple):
         """
         options = json.dumps({**json.loads(self.options), _UPLOADS: self.uploads})
         payload = self.payload or ""
-        return OutboxRow(item_id, self.task, payload, options, self.state, self.due, self.enqueued)
+        return OutboxRow(
+            item_id,
+            self.task,
+            payload,
+            options,
+            self.state,
+            self.due,
+            self.enqueued,
+            description=self.description,
+        )
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, str]) -> Self:

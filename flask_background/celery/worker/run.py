@@ -160,6 +160,7 @@ class ItemRun:
         keeper = RunningItem(self._session, self._table, row, self._run, record.attempt, limit)
         item: WorkItem[Any] = WorkItem(task, args, kwargs, record.request_state(), keeper)
         item._identify(self._run.item_id, record.enqueued)
+        item._describe(record.description)
         item._set_source(keeper.source_of(item))
         try:
             with keeper.heeding_term():

@@ -37,6 +37,7 @@ class OutboxRow(NamedTuple):
     finished: float | None = None
     #: Why the item has failed.
     reason: str | None = None
+    description: str | None = None
 
     def as_item(self) -> ItemRow:
         """Return the row as an ItemRow, for lists of items."""

@@ -47,6 +47,7 @@ class Call(NamedTuple):
     reason: str | None
     pickled: bytes
     uploads: list[Sent]
+    description: str | None
 
 
 class TokenFired(NamedTuple):
