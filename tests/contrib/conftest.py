@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -76,11 +76,18 @@ class Collector:
 
 
 class Site(NamedTuple):
-    """The site under gunicorn with two workers, a Celery worker beside it, and the collector of both."""
+    """The site under gunicorn with two workers, and its collector. Other processes run most of its items."""
 
     server: Server
     collector: Collector
     env: dict[str, str]
+
+
+#: Commands that run items, beside gunicorn, and what each logs when it does.
+RUNNERS = {
+    "worker": (("worker",), "started: runs items of"),
+    "celery-worker": (("celery-worker", "--concurrency", "1", "--loglevel", "info"), " ready."),
+}
 
 
 @pytest.fixture(scope="module")
@@ -106,24 +113,37 @@ def site_server(
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "FLASK_BACKGROUND_JOURNAL": json.dumps(str(folder / "journal")),
         "FLASK_BACKGROUND_PUBLISH_TIMEOUT": json.dumps(BOUND),
+        "FLASK_BACKGROUND_RUN_IN_WEB": "false",
     }
-    with (
-        celery_worker(folder, env),
-        gunicorn(
-            folder, "--workers", "2", "--threads", "4", env=env, app="tests.contrib.site:create_app()"
-        ) as server,
-    ):
+    with ExitStack() as stack:
+        runners = [
+            stack.enter_context(run_command(folder / name, env, *RUNNERS[name][0])) for name in RUNNERS
+        ]
+        server = stack.enter_context(
+            gunicorn(
+                folder,
+                *("--workers", "2", "--threads", "4"),
+                env={**env, "PYTHONWARNINGS": "error"},
+                app="tests.contrib.site:create_app()",
+            )
+        )
+        for process, name in zip(runners, RUNNERS, strict=True):
+            wait_for_line(process, folder / name, RUNNERS[name][1])
         yield Site(server, collector, env)
 
 
+def wait_for_line(process: subprocess.Popen[bytes], log: Path, words: str) -> None:
+    """Wait until a process has logged this."""
+    until(lambda: words in log.read_text() or process.poll() is not None)
+    assert process.poll() is None, log.read_text()
+
+
 @contextmanager
-def celery_worker(folder: Path, env: dict[str, str]) -> Iterator[None]:
-    """A Celery worker with the site's tasks."""
-    log = folder / "celery.log"
-    command = ["-m", "flask", "--app", "tests.contrib.site", "background", "celery-worker"]
+def run_command(log: Path, env: dict[str, str], *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command of ``flask background`` for the site; in the end kill it with its children."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *command, "--concurrency", "1", "--loglevel", "info"],
+            [sys.executable, "-m", "flask", "--app", "tests.contrib.site", "background", *command],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), **env},
             stdin=subprocess.DEVNULL,
@@ -132,9 +152,7 @@ def celery_worker(folder: Path, env: dict[str, str]) -> Iterator[None]:
             start_new_session=True,
         )
     try:
-        until(lambda: " ready." in log.read_text() or process.poll() is not None, 60)
-        assert process.poll() is None, log.read_text()
-        yield
+        yield process
     finally:
         try:
             os.killpg(process.pid, signal.SIGKILL)

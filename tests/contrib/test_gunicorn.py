@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -17,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from ..helpers import BOUND, ROOT, free_port, until
-from .conftest import Site
+from ..helpers import BOUND, free_port, until
+from .conftest import Site, run_command
 from .scrape import Scrape
 
 TASKS = ("site.here", "site.kept", "site.elsewhere", "site.far")
@@ -77,26 +75,37 @@ def test_counts_of_both_workers(site_server: Site, work: list[dict[str, Any]]) -
 
 def test_exporter(site_server: Site, work: list[dict[str, Any]], tmp_path: Path) -> None:
     """``flask background metrics`` serves the same, in a process of its own that runs no item."""
-    command = ("-m", "flask", "--app", "tests.contrib.site", "background", "metrics", "--port", "0")
     log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env={**os.environ, **site_server.env, "PYTHONPATH": str(ROOT)},
-            stdout=output,
-            stderr=output,
-        )
-    try:
+    with run_command(log, site_server.env, "metrics", "--port", "0") as process:
         url = until(lambda: re.search(r"http://127\S+", log.read_text()))[0]
         scrape = Scrape(get(url))
         assert scrape.get("items_total", task="site.kept", status="succeeded") == len(work)
         assert scrape.get("processes", role="gunicorn worker") == 2
         process.terminate()
         assert process.wait(BOUND) in (-signal.SIGTERM, 128 + signal.SIGTERM), log.read_text()
-    finally:
-        process.kill()
-        process.wait(BOUND)
+
+
+def test_trace_in_all_four_ways(site_server: Site, work: list[dict[str, Any]]) -> None:
+    """The trace of a view goes on in memory, in the journal, in a child process and in a Celery worker."""
+    collector = site_server.collector
+    pids = set()
+    for answer in work:
+        for saw in answer["saw"]:
+            run = collector.get(bytes.fromhex(saw["span"]))
+            send = collector.get(run.parent_span_id)
+            view = collector.get(send.parent_span_id)
+            assert (run.name, send.name) == (f"process {saw['task']}", f"send {saw['task']}")
+            assert (run.kind, send.kind) == (run.SPAN_KIND_CONSUMER, run.SPAN_KIND_PRODUCER)
+            assert view.name == "GET /work"
+            assert run.trace_id == send.trace_id == view.trace_id
+            assert not view.parent_span_id
+            pids.add((saw["task"], saw["pid"] == answer["pid"]))
+    assert pids == {
+        ("site.here", True),
+        ("site.kept", False),  # in the worker, which has taken it from the journal
+        ("site.elsewhere", False),
+        ("site.far", False),
+    }
 
 
 @pytest.fixture
