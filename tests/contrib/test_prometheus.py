@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_cancelled_in_the_queue(counted: Counted, gate: threading.Event) -> None
     gate.set()
     scrape = counted.scrape()
     assert scrape.get("items_total", task="shop.never", status="cancelled") == 1
-    assert scrape.get("item_run_seconds_count", task="shop.never") is None
+    assert scrape.get("item_run_seconds_count", task="shop.never") == 0
 
 
 def test_number_of_labels_is_bounded(make_site: Callable[..., Site]) -> None:
@@ -146,9 +147,34 @@ def test_journal_that_cannot_be_asked(counted: Counted, monkeypatch: pytest.Monk
 
 
 def test_needs_a_background(make_site: Callable[..., Site]) -> None:
-    """An app without a Background, and a second app, are refused."""
+    """An app without a Background is refused, and an app that has metrics already."""
     with pytest.raises(RuntimeError, match="has no Background"):
         PrometheusMetrics(Flask("bare"), registry=CollectorRegistry())
-    metrics = PrometheusMetrics(make_site().app, registry=CollectorRegistry())
-    with pytest.raises(RuntimeError, match="the items of one app"):
-        metrics.init_app(make_site().app)
+    app = make_site().app
+    metrics = PrometheusMetrics(app, registry=CollectorRegistry())
+    with pytest.raises(RuntimeError, match="already has metrics"):
+        metrics.init_app(app)
+
+
+def test_several_apps(make_site: Callable[..., Site]) -> None:
+    """One object adds up the items of several apps, such as those that a factory makes."""
+    metrics = PrometheusMetrics(registry=CollectorRegistry())
+    sites = [make_site(), make_site()]
+    for site in sites:
+        metrics.init_app(site.app)
+        site.background.task(name="shop.mail")(lambda: None).enqueue().wait(BOUND)
+        assert site.background.wait_idle(BOUND)
+    scrape = Scrape(generate_latest(metrics.registry).decode())
+    assert scrape.get("up") == 1
+    assert scrape.get("items_total", task="shop.mail", status="succeeded") == 2
+
+
+def test_app_is_freed(make_site: Callable[..., Site]) -> None:
+    """Metrics keep no app alive; without an app a scrape says that there is nothing to look at."""
+    metrics = PrometheusMetrics(registry=CollectorRegistry())
+    site = make_site()
+    metrics.init_app(site.app)
+    app = weakref.ref(site.app)
+    del site
+    assert app() is None
+    assert Scrape(generate_latest(metrics.registry).decode()).get("up") == 0
