@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flask_background.core.odd_errors import is_from_signal
+from flask_background.core.one_line import one_line
 from flask_background.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
 
 #: How many characters a description has at most.
 LONGEST = 200
-_MARK = "…"
-# Joins letters of some scripts, and parts of some emoji.
-_JOINERS = "\u200c\u200d"
 
 
 def check_describe(describe: Describe, func: Callable[..., Any], name: str) -> None:
@@ -79,26 +77,9 @@ def describe(
     """Return the description that make gives an item with these arguments; call failed if make raises."""
     try:
         made = make(*args, **kwargs)
-        return None if made is None else one_line(made) or None
+        return None if made is None else one_line(str(made), LONGEST) or None
     except BaseException as error:
         if is_from_signal(error):
             raise
         failed(error)
         return None
-
-
-def one_line(value: object, longest: int = LONGEST) -> str:
-    """Return the text of a value as one line, cut at ``longest`` characters, that can be shown anywhere.
-
-    Control characters, those that turn the direction of writing, and halves of surrogate pairs become U+FFFD.
-    """
-    text = " ".join(str(value)[: 4 * longest].split())
-    if not text.isprintable():
-        text = "".join(one if one.isprintable() or _is_harmless(one) else "\ufffd" for one in text)
-    return text if len(text) <= longest else text[: longest - 1] + _MARK
-
-
-def _is_harmless(character: str) -> bool:
-    from unicodedata import category  # imported for the few texts that need it
-
-    return character in _JOINERS or category(character) not in ("Cc", "Cf", "Cs")

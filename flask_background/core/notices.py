@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background import signals
 from flask_background.core.item import WorkItem
+from flask_background.core.log_fields import fields_about, fields_of
 from flask_background.core.reporter import Reporter
-from flask_background.core.status import Outcome
+from flask_background.core.status import QUEUED, RUNNING, Outcome
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -129,6 +130,7 @@ class Notices:
             item_id,
             task_name,
             age,
+            fields=fields_about(item_id, task_name, QUEUED),
         )
 
     def run_lost(self, item_id: str, task_name: str) -> None:
@@ -138,6 +140,7 @@ class Notices:
             "Item %s (%s) lost its run because a process died: it runs again",
             item_id,
             task_name,
+            fields=fields_about(item_id, task_name, QUEUED),
         )
         self._tell_recovered(1)
 
@@ -169,6 +172,7 @@ class Notices:
             task_name,
             type(error).__name__,
             where,
+            fields=fields_about(None, task_name),
         )
 
     def beyond_grace(self, item_id: str) -> None:
@@ -178,6 +182,7 @@ class Notices:
             "Item %s goes on beyond the grace period, and the worker waits for it: in a pool of threads only"
             " the item itself can end its run",
             item_id,
+            fields=fields_about(item_id, None, RUNNING),
         )
 
     def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
@@ -188,6 +193,7 @@ class Notices:
             item.id,
             item.task_name,
             outcome[0],
+            fields=fields_of(item, outcome[0]),
         )
 
     def child_killed(self, item: WorkItem[Any], pid: int, why: str, where: str) -> None:
@@ -200,6 +206,7 @@ class Notices:
             pid,
             why,
             f"It was here:\n{where}" if where else "It did not say where it was",
+            fields=fields_of(item, RUNNING),
         )
 
     def logged_elsewhere(self, logger: logging.Logger, record: logging.LogRecord) -> None:
@@ -216,9 +223,15 @@ class Notices:
             most,
         )
 
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log an error that affects no item."""
-        self._reporter.log_error(what, error)
+    def log_error(self, what: str, error: BaseException, about: WorkItem[Any] | str | None = None) -> None:
+        """Log an error that is no outcome. ``about``: the item that the line is about, or its id."""
+        if about is None:
+            fields = None
+        elif isinstance(about, str):
+            fields = fields_about(about, None)
+        else:
+            fields = fields_of(about, about._status)
+        self._reporter.log_error(what, error, fields)
 
     def wait_for_receivers(self, timeout: float) -> bool:
         """Wait until receivers on other threads have been called; return False after timeout seconds."""

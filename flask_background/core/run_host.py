@@ -103,9 +103,9 @@ class RunHost(ABC):
         let_frames_go(error)
         self.events.retried(item, error, delay)
 
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log an error that affects no item."""
-        self.events.log_error(what, error)
+    def log_error(self, what: str, error: BaseException, about: WorkItem[Any] | str | None = None) -> None:
+        """Log an error that is no outcome. ``about``: the item that the line is about, or its id."""
+        self.events.log_error(what, error, about)
 
     def callback_failed(self, error: BaseException) -> None:
         """Log the error of a token's callback."""

@@ -163,7 +163,7 @@ class Run:
         """Return the outcome of a run after whose end a teardown function raised error."""
         if outcome[0] is SUCCEEDED:
             return FAILED, None, error
-        self._host.log_error(f"The teardown of item {self._item.id} failed", error)
+        self._host.log_error(f"The teardown of item {self._item.id} failed", error, self._item)
         return outcome
 
     def _settle_failure(self, outcome: Outcome) -> None:

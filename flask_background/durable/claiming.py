@@ -143,7 +143,9 @@ class Claimer:
     def _put_off(self, row: ItemRow, error: Exception) -> None:
         """Leave an item to all processes, a little later, that could not be taken because of an error."""
         self._local.log_error(
-            f"Item {row.id} ({row.task}) could not be taken; it is tried again in {_NOT_TAKEN:g} s", error
+            f"Item {row.id} ({row.task}) could not be taken; it is tried again in {_NOT_TAKEN:g} s",
+            error,
+            row.id,
         )
         item = self._handles.known(row.id)
         if item is None or item.row is not row:
@@ -158,6 +160,6 @@ class Claimer:
 
     def _park_unread(self, row: ItemRow, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"
-        self._local.log_error(str(parked_error(row.id, row.task, reason)), error)
+        self._local.log_error(str(parked_error(row.id, row.task, reason)), error, row.id)
         step = partial(statements.park, item_id=row.id, fence=row.fence, reason=reason, now=time.time())
         self._writer.write_later(step)

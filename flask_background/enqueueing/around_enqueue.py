@@ -51,7 +51,9 @@ def _leave(
     for around in reversed(entered):
         failed = around.leave(item, refusal)
         if failed is not None and failed is not refusal:
-            app_state.backend.events.log_error(f"An around_enqueue function failed after {event}", failed)
+            app_state.backend.events.log_error(
+                f"An around_enqueue function failed after {event}", failed, item
+            )
 
 
 def _trace_context(yielded: object) -> dict[str, str]:

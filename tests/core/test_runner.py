@@ -84,7 +84,7 @@ class Host(RunHost):
         assert not has_app_context()
         self.outcomes.append(outcome)
 
-    def log_error(self, what: str, error: BaseException) -> None:
+    def log_error(self, what: str, error: BaseException, about: WorkItem[Any] | str | None = None) -> None:
         """Remember the call."""
         self.errors.append(error)
 

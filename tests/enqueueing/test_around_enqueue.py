@@ -114,7 +114,8 @@ def test_inner_counts(background: Background) -> None:
 def test_refusal(make_site: Callable[..., Site], caplog: pytest.LogCaptureFixture) -> None:
     """A refusal is raised at the yield and then by enqueue, whatever the function makes of it."""
     executors = {"thread": {"kind": "thread", "workers": 1}}
-    background = make_site(BACKGROUND_EXECUTORS=executors, BACKGROUND_MAX_QUEUED=1).background
+    site = make_site(BACKGROUND_EXECUTORS=executors, BACKGROUND_MAX_QUEUED=1)
+    background = site.background
     seen: list[BaseException] = []
     gate = Event()
 

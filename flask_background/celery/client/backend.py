@@ -79,7 +79,7 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
             self.submit_reserved(item, None)
         except BrokerError as error:  # the view that could be told is over
             self.session.events.log_error(
-                f"Item {item.id} ({item.task_name}) could not be handed over", error
+                f"Item {item.id} ({item.task_name}) could not be handed over", error, item
             )
 
     def cancel_held(self, item: CeleryItem[Any], why: str) -> None:

@@ -162,7 +162,7 @@ class RunningItem(RunHost):
             self._in_trouble = False
         except Exception as error:
             if not self._in_trouble:  # one line for each time of trouble
-                self.log_error(f"Item {item.id} could not be looked after; it goes on", error)
+                self.log_error(f"Item {item.id} could not be looked after; it goes on", error, item)
             self._in_trouble = True
         _looks.set(_LOOK, partial(self._look_after, item))
 

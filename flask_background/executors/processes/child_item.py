@@ -110,7 +110,9 @@ class ChildHost(RunHost):
                 add_note(error, f"in work item {call.item_id} ({call.task})")
                 self._outcome = Status.FAILED, None, error
             else:
-                self.log_error(f"Cleaning up after item {call.item_id} ({call.task}) failed", error)
+                self.log_error(
+                    f"Cleaning up after item {call.item_id} ({call.task}) failed", error, call.item_id
+                )
         if os.getpid() != self.pid:
             flush()
             os._exit(0)  # a process that the item has forked must not answer the parent
