@@ -164,6 +164,7 @@ class Events(Notices):
         if signals.child_ending.receivers:
             self._reporter.send(signals.child_ending)
 
+
 def _shown(item: WorkItem[Any], error: BaseException) -> str:
     """Return the error's type and text, with its notes but the one that names the item, as one line."""
     text = f"{type(error).__name__}: {text_of(error)}"
