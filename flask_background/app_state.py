@@ -91,6 +91,8 @@ class BackgroundState:
         self.executors: frozenset[str] | None = None
         #: What this process is, for people; None: what its host is.
         self.role: str | None = None
+        #: Whether pages, commands or metrics look at the app's items: then the app has a journal in any case.
+        self.is_monitored = False
         #: Whether the arguments of in-memory items are checked like those of durable ones.
         self.strict = self.settings.strict
         self._forget_parts()
@@ -216,11 +218,13 @@ class BackgroundState:
         return self.settings.journal or Path(self.app.instance_path, f"background-{self.app.name}")
 
     def has_journal(self) -> bool:
-        """Return whether the app has durable items, or may have."""
+        """Return whether the app has durable items, or may have, or is monitored."""
         if self._journal.made is not None:
             return True
         may_have = (
-            self.registry.has_durable(self.settings.backend) or (self.folder / "journal.sqlite3").exists()
+            self.is_monitored
+            or self.registry.has_durable(self.settings.backend)
+            or (self.folder / "journal.sqlite3").exists()
         )
         return may_have and self.settings.backend not in ("immediate", "manual")
 

@@ -282,6 +282,16 @@ class Background:
 
         return Monitor(self._state())
 
+    def enable_monitoring(self, app: Flask | None = None) -> None:
+        """Let the app have a journal even if none of its tasks is durable, because something looks at it.
+
+        The journal is how the processes of an app tell each other of the items in their memory. Whatever
+        shows or exports what ``monitor`` returns calls this while the app is made; a second call changes
+        nothing. ``app``: the app, if it is not the current one or the one given to the constructor.
+        """
+        state = self._state() if app is None else state_of(app)
+        state.is_monitored = True
+
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no item is queued or running; return False after timeout seconds (None: no limit).
 

@@ -47,6 +47,7 @@ class OutboxRow(NamedTuple):
             executor="outbox",
             options=self.options,
             payload=self.payload,
+            state=self.state,
             status=self.status,
             max_crashes=0,
             due=self.enqueued if self.due is None else self.due,
@@ -54,6 +55,7 @@ class OutboxRow(NamedTuple):
             owner=self.owner,
             finished=self.finished,
             reason=self.reason,
+            description=self.description,
         )
 
 

@@ -49,6 +49,8 @@ class ItemRow(NamedTuple):
     error: str | None = None
     #: Why the item was parked.
     reason: str | None = None
+    #: The app's short text about the item.
+    description: str | None = None
 
 
 COLUMNS = ItemRow._fields
@@ -91,6 +93,7 @@ def make_row(
         max_crashes=options.max_crashes,
         due=due,
         enqueued=item._enqueued,
+        description=item.description,
     )
 
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flask_background.core.status import Status
 from flask_background.durable.journal.queries import listed
+from flask_background.payload.outcomes import error_line
 
 if TYPE_CHECKING:
+    from flask_background.durable.journal.row import ItemRow
     from flask_background.durable.journal.writer import Writer
 
 # How many rows of one task one query looks at.
@@ -35,6 +37,30 @@ class Conditions(NamedTuple):
     def names(self, task: str) -> bool:
         """Return whether a task fulfils the condition."""
         return self.task is None or task == self.task or fnmatchcase(task, self.task)
+
+    @property
+    def looks_into_rows(self) -> bool:
+        """Whether there is a condition besides that of the task, which no index knows."""
+        return any(condition is not None for condition in self[1:])
+
+    def select(self, row: ItemRow) -> bool:
+        """Return whether a row fulfils all conditions but that of the task."""
+        return (
+            (self.executor is None or row.executor == self.executor)
+            and (self.key is None or row.key == self.key)
+            and (self.since is None or row.enqueued >= self.since)
+            and (self.until is None or row.enqueued <= self.until)
+            and (self.text is None or self.mentions(row.description, row.reason, _error_of(row.error)))
+        )
+
+    def mentions(self, *parts: str | None) -> bool:
+        """Return whether a part of an item has the text, in any case."""
+        text = (self.text or "").casefold()
+        return any(part is not None and text in part.casefold() for part in parts)
+
+
+def _error_of(text: str | None) -> str | None:
+    return None if text is None else error_line(text)
 
 
 _WHERE = (
