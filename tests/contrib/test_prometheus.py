@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +73,21 @@ def test_repeated_runs(counted: Counted) -> None:
     assert scrape.get("item_run_seconds_count", task="shop.mail") == 3
     assert scrape.get("item_wait_seconds_count", task="shop.mail") == 1
     assert scrape.get("items_total", task="shop.mail", status="failed") == 1
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["memory", "journal"])
+def test_delay_is_no_wait(make_site: Callable[..., Site], tmp_path: Path, durable: bool) -> None:
+    """An item waits from the time at which it was due, not from its enqueue."""
+    counted = Counted(make_site(BACKGROUND_JOURNAL=str(tmp_path)))
+    task = counted.background.task(name="shop.later", durable=durable)(lambda: None)
+    item = task.using(delay=0.2).enqueue()
+    assert item.due_at - item.enqueued_at == pytest.approx(
+        timedelta(seconds=0.2), abs=timedelta(seconds=0.01)
+    )
+    assert item.wait(BOUND)
+    assert item.started_at is not None
+    waited = (item.started_at - item.due_at).total_seconds()
+    assert counted.scrape().get("item_wait_seconds_sum", task="shop.later") == pytest.approx(waited, abs=0.01)
 
 
 def test_refusals(counted: Counted, gate: threading.Event) -> None:

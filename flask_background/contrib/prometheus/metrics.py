@@ -70,6 +70,8 @@ class PrometheusMetrics:
             (signals.items_recovered, self._recovered),
         ):
             signal.connect(receiver, app)
+        if MULTIPROC_DIR in os.environ:
+            app.extensions["background"].enable_monitoring(app)  # so that gauges know of other processes
         self._gauges.add(app)
         app.extensions[EXTENSION] = self  # the signals refer weakly to their receivers
 
@@ -111,7 +113,9 @@ class PrometheusMetrics:
 
     def _started(self, app: Flask, item: WorkItem[Any], **_: object) -> None:
         if item.attempt == 1:
-            self._of(app, item.task_name).waits.observe(_seconds(item.enqueued_at, item.started_at))
+            self._of(app, item.task_name).waits.observe(
+                _seconds(max(item.enqueued_at, item.due_at), item.started_at)
+            )
 
     def _retried(self, app: Flask, item: WorkItem[Any], **_: object) -> None:
         metrics = self._of(app, item.task_name)
