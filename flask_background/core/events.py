@@ -34,7 +34,7 @@ class Events(Notices):
         """Report that the item was accepted."""
         if self.log.isEnabledFor(logging.DEBUG):
             fields = fields_of(item, QUEUED)
-            self._reporter.say(logging.DEBUG, "Item %s (%s) enqueued", item.id, item.task_name, fields=fields)
+            self._reporter.say(logging.DEBUG, "Item %s (%s) enqueued", item.id, _named(item), fields=fields)
         if signals.item_enqueued.receivers:
             self._reporter.send(signals.item_enqueued, item=item)
 
@@ -42,7 +42,7 @@ class Events(Notices):
         """Report that the item's run begins."""
         if self.log.isEnabledFor(logging.DEBUG):
             fields = fields_of(item, RUNNING)
-            self._reporter.say(logging.DEBUG, "Item %s (%s) started", item.id, item.task_name, fields=fields)
+            self._reporter.say(logging.DEBUG, "Item %s (%s) started", item.id, _named(item), fields=fields)
         if signals.item_started.receivers:
             self._reporter.send(signals.item_started, item=item)
 
@@ -52,7 +52,7 @@ class Events(Notices):
             logging.WARNING,
             "Item %s (%s) failed in attempt %d of %d; the next one follows in %.1f s. %s",
             item.id,
-            item.task_name,
+            _named(item),
             item.attempt,
             item._task.retry.max_attempts,
             delay,
@@ -69,7 +69,7 @@ class Events(Notices):
             logging.INFO,
             "Item %s (%s) interrupted by the stop: it runs again",
             item.id,
-            item.task_name,
+            _named(item),
             fields=fields_of(item, QUEUED),
         )
 
@@ -80,7 +80,7 @@ class Events(Notices):
             if self.log.isEnabledFor(logging.INFO):
                 fields = fields_of(item, SUCCEEDED)
                 self._reporter.say(
-                    logging.INFO, "Item %s (%s) succeeded", item.id, item.task_name, fields=fields
+                    logging.INFO, "Item %s (%s) succeeded", item.id, _named(item), fields=fields
                 )
         else:
             if status is Status.INTERRUPTED:
@@ -97,7 +97,7 @@ class Events(Notices):
                 ending_item_var.reset(ending)
 
     def _log_end(self, item: WorkItem[Any], status: Status, error: BaseException | None, suffix: str) -> None:
-        name, fields = f"{item.id} ({item.task_name})", fields_of(item, status)
+        name, fields = f"{item.id} ({_named(item)})", fields_of(item, status)
         if status is Status.FAILED:
             self._reporter.say(logging.ERROR, "Item %s failed%s", name, suffix, exc_info=error, fields=fields)
         elif status is Status.INTERRUPTED and is_kept(item):
@@ -115,7 +115,7 @@ class Events(Notices):
         """Report why an item was dropped; ``finished`` has been reported before."""
         fields = fields_of(item, Status.CANCELLED)
         self._reporter.say(
-            logging.WARNING, "Item %s (%s) dropped: %s", item.id, item.task_name, why, fields=fields
+            logging.WARNING, "Item %s (%s) dropped: %s", item.id, _named(item), why, fields=fields
         )
 
     def refused(self, task_name: str, error: EnqueueError) -> None:
@@ -163,6 +163,12 @@ class Events(Notices):
         """Report, in a child process, that the process is about to end."""
         if signals.child_ending.receivers:
             self._reporter.send(signals.child_ending)
+
+
+def _named(item: WorkItem[Any]) -> str:
+    """Return the name of the item's task, and the item's description if there is one."""
+    description = item.description
+    return item.task_name if description is None else f"{item.task_name}, {description}"
 
 
 def _shown(item: WorkItem[Any], error: BaseException) -> str:

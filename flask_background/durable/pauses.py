@@ -41,8 +41,9 @@ class Pauses:
             self._mark = PauseMark(self._writer.folder)
         except OSError as error:
             raise self._writer.failure(error) from error
-        # One attribute, because several threads may read the pauses at the same time.
-        self._known = _Known(b"", frozenset(), frozenset(), frozenset())
+        # One attribute, because several threads may read the pauses at the same time. No mark is like this
+        # one, so the pauses are read before the first run.
+        self._known = _Known(b"none", frozenset(), frozenset(), frozenset())
         self._told = self._own = self._known.rows
 
     @property

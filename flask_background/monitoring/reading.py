@@ -74,9 +74,7 @@ class Reader:
             sources["journal"] = JournalSource(writer, conditions, status, self._is_paused())
             sources["outbox"] = outbox_source(writer, conditions, status)
         if self._state.has_celery():
-            records: list[tuple[str, Record]] = []
-            records = self._ask_celery(lambda celery: celery.in_flight(_MOST_IN_CELERY), records)
-            sources["celery"] = celery_source(records, conditions, status)
+            sources["celery"] = celery_source(self.in_celery(_MOST_IN_CELERY), conditions, status)
         return page(sources, limit, after)
 
     def count(self, query: ItemQuery) -> int:
@@ -179,6 +177,11 @@ class Reader:
     def _is_paused(self) -> Callable[[str, str], bool]:
         paused = {(pause.kind, pause.name) for pause in self.pauses()}
         return lambda task, executor: ("task", task) in paused or ("executor", executor) in paused
+
+    def in_celery(self, limit: int) -> list[tuple[str, Record]]:
+        """Return the ids and records of the app's items in flight in Celery, at most so many of each kind."""
+        nothing: list[tuple[str, Record]] = []
+        return self._ask_celery(lambda celery: celery.in_flight(limit), nothing)
 
     def _ask_celery(self, ask: Callable[[CeleryBackend], T], otherwise: T) -> T:
         try:
