@@ -5,7 +5,6 @@ counters of all processes of a machine are added up at each scrape. The gauges a
 scrape, by the process that answers it, so there is no gauge to remove when a process has died.
 """
 
-from flask_background.contrib.prometheus import command
 from flask_background.contrib.prometheus.metrics import PrometheusMetrics
 
-__all__ = ["PrometheusMetrics", "command"]
+__all__ = ["PrometheusMetrics"]

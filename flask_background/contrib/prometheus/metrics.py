@@ -7,11 +7,14 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+import click
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from flask_background import Background, Status, WorkItem, signals
+from flask_background.cli import METRICS
 from flask_background.contrib.prometheus.gauges import Gauges
+from flask_background.errors import ConfigurationError
 from flask_background.monitoring.snapshots import BUCKETS
 
 if TYPE_CHECKING:
@@ -21,8 +24,6 @@ if TYPE_CHECKING:
 
 #: The environment variable of prometheus_client's multiprocess mode.
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
-#: The key of an app's metrics among its extensions.
-EXTENSION = "background.prometheus"
 #: The ``task`` of items that have no label of their own.
 OTHER = "other"
 
@@ -59,7 +60,7 @@ class PrometheusMetrics:
         """
         if "background" not in app.extensions:
             raise RuntimeError(f"app {app.name!r} has no Background: call Background(app) before this line")
-        if EXTENSION in app.extensions:
+        if METRICS in app.extensions:
             raise RuntimeError(f"app {app.name!r} already has metrics: call PrometheusMetrics(app) once")
         for signal, receiver in (
             (signals.item_enqueued, self._enqueued),
@@ -73,7 +74,7 @@ class PrometheusMetrics:
         if MULTIPROC_DIR in os.environ:
             app.extensions["background"].enable_monitoring(app)  # so that gauges know of other processes
         self._gauges.add(app)
-        app.extensions[EXTENSION] = self  # the signals refer weakly to their receivers
+        app.extensions[METRICS] = self  # the signals refer weakly to their receivers
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -87,6 +88,21 @@ class PrometheusMetrics:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         registry.register(self._gauges)
         return registry
+
+    def serve(self, host: str = "127.0.0.1", port: int = 9464) -> None:
+        """Answer Prometheus for all processes of the app on this machine, until this process is told to stop.
+
+        ``port`` 0: a free one. Raises ConfigurationError outside of multiprocess mode, OSError if the address
+        cannot be used.
+        """
+        if MULTIPROC_DIR not in os.environ:
+            raise ConfigurationError(
+                f"the counts of other processes cannot be seen: set {MULTIPROC_DIR} to one folder, for this"
+                " process and for those that run items"
+            )
+        server, thread = start_http_server(port, host, self.registry)
+        click.echo(f"Serving metrics on http://{host}:{server.server_port}/metrics", err=True)
+        thread.join()
 
     def _of(self, app: Flask, task: str) -> _TaskMetrics:
         """Return the metrics of a task."""
