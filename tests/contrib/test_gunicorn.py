@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ..docs.pages import DOCS, blocks, save
 from ..helpers import BOUND, free_port, until
 from .conftest import Site, run_command
 from .scrape import Scrape
@@ -162,3 +163,12 @@ def test_dashboard_in_prometheus(site_server: Site, work: list[dict[str, Any]], 
             until(lambda query=query: ask(query))  # type: ignore[misc]
         else:
             ask(query)
+
+
+def test_alerts(site_server: Site, work: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Prometheus finds nothing wrong with the alerts of the guide, whose metrics there are."""
+    (alerts,) = blocks(DOCS / "guides" / "metrics.md", "yaml")
+    save(tmp_path, alerts)
+    subprocess.run(["promtool", "check", "rules", tmp_path / "alerts.yml"], check=True, capture_output=True)
+    names = set(re.findall(r"flask_background_\w+", alerts.text))
+    assert names <= Scrape(get(f"{site_server.server.url}/metrics")).names

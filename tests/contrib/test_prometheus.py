@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +198,53 @@ def test_app_is_freed(make_site: Callable[..., Site]) -> None:
     del site
     assert app() is None
     assert Scrape(generate_latest(metrics.registry).decode()).get("up") == 0
+
+
+def test_dashboard_file() -> None:
+    """The Grafana dashboard has what an import needs, and refers to nothing of one installation."""
+    board = json.loads((files("flask_background.contrib") / "grafana.json").read_text())
+    assert board["title"] == "Flask-Background"
+    assert (board["id"], board["uid"], board["schemaVersion"]) == (None, "flask-background", 37)
+    variables = {variable["name"]: variable["type"] for variable in board["templating"]["list"]}
+    assert variables == {"datasource": "datasource", "job": "query", "instance": "query", "task": "query"}
+    places = set()
+    for number, panel in enumerate(board["panels"], 1):
+        assert (panel["id"], panel["type"] in ("stat", "timeseries")) == (number, True)
+        assert panel["title"]
+        assert panel["description"].endswith(".")
+        place = panel["gridPos"]
+        taken = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not taken & places
+        assert place["x"] + place["w"] <= 24
+        places |= taken
+        assert [target["refId"] for target in panel["targets"]] == list("ABCDEFG"[: len(panel["targets"])])
+        for part in (panel, *panel["targets"]):
+            assert part["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
+def test_command_without_metrics(make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``flask background metrics`` says what it lacks: metrics, a folder, or an address."""
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    app = make_site().app
+
+    def run(*options: str) -> str:
+        result = app.test_cli_runner().invoke(args=["background", "metrics", *options])
+        assert result.exit_code == 1
+        return result.output
+
+    assert "has no metrics: call PrometheusMetrics(app)" in run()
+    PrometheusMetrics(app, registry=CollectorRegistry())
+    assert "set PROMETHEUS_MULTIPROC_DIR to one folder" in run()
+
+
+def test_address_that_is_taken(
+    make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An address that cannot be used is an error of one line."""
+    app = make_site(BACKGROUND_JOURNAL=str(tmp_path)).app
+    PrometheusMetrics(app, registry=CollectorRegistry())
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = app.test_cli_runner().invoke(args=["background", "metrics", "--port", port])
+    assert f"Error: the address 127.0.0.1:{port} cannot be used" in result.output
