@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
-from opentelemetry.metrics import MeterProvider, get_meter
+from opentelemetry.metrics import MeterProvider, get_meter, get_meter_provider
 from opentelemetry.trace import (
     Link,
     Span,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 #: A run that begins later than this many seconds after its enqueue, or is not the first, has its own trace.
 OWN_TRACE_AFTER = 60.0
-# How long a child process that ends may take to export its last spans, in seconds.
+# How long a child process that ends may take to export its last spans and metrics, in seconds.
 _EXPORTED_WITHIN = 0.9
 # The boundaries that the conventions name, for durations in seconds.
 _SEND_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -93,7 +93,7 @@ class _Tracing:
     """The spans and metrics of one Background."""
 
     def __init__(self, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
-        self._tracer_provider = tracer_provider
+        self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         self._tracer = get_tracer(__name__, __version__, tracer_provider)
         meter = get_meter(__name__, __version__, meter_provider)
         self._sent = meter.create_counter(
@@ -176,11 +176,15 @@ class _Tracing:
         )
 
     def _child_ending(self, app: Flask, **_: object) -> None:
-        # The child would otherwise lose the spans that its provider has not exported yet.
-        provider = self._tracer_provider or get_tracer_provider()
-        flush = getattr(provider, "force_flush", None)  # the provider of the API alone has none
-        if flush is not None:
-            flush(int(_EXPORTED_WITHIN * 1000))
+        """Export what the providers of a child process hold, which would be lost with the child."""
+        end = time.monotonic() + _EXPORTED_WITHIN
+        for provider in (
+            self._tracer_provider or get_tracer_provider(),
+            self._meter_provider or get_meter_provider(),
+        ):
+            flush = getattr(provider, "force_flush", None)  # the providers of the API alone have none
+            if flush is not None:
+                flush(max(1, int((end - time.monotonic()) * 1000)))
 
 
 _instrumented: weakref.WeakKeyDictionary[Background, _Tracing] = weakref.WeakKeyDictionary()

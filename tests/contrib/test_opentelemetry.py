@@ -305,6 +305,35 @@ def test_cancelled_item_is_no_error(site: Site, telemetry: Telemetry, kind: str)
     assert telemetry.span(f"process {task.name}").status.status_code is StatusCode.UNSET
 
 
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_timeout_is_an_error(site: Site, telemetry: Telemetry, kind: str) -> None:
+    """A run that its timeout has ended has an error, also where that was raised as a cancellation."""
+
+    @site.background.task(timeout=0.05)
+    def function() -> None:
+        current_item.token.wait(BOUND)
+        current_item.token.raise_if_cancelled()
+
+    @site.background.task(timeout=0.05)
+    async def coroutine() -> None:
+        await asyncio.sleep(BOUND)
+
+    task = function if kind == "function" else coroutine
+    item = task.enqueue()
+    assert item.wait(BOUND)
+    assert item.status is Status.FAILED
+    assert telemetry.span(f"process {task.name}").status.status_code is StatusCode.ERROR
+
+
+def test_end_of_a_child(site: Site, telemetry: Telemetry) -> None:
+    """A child process that ends exports what its providers hold; one that exports nothing ends, too."""
+    flushed = []
+    telemetry.tracers.force_flush = lambda milliseconds: flushed.append(milliseconds)  # type: ignore[assignment]
+    telemetry.meters.force_flush = lambda milliseconds: flushed.append(milliseconds)  # type: ignore[assignment]
+    signals.child_ending.send(site.app)
+    assert [0 < milliseconds < 1000 for milliseconds in flushed] == [True, True]
+
+
 def test_metrics(site: Site, telemetry: Telemetry) -> None:
     """The metrics have the names, units and attributes of the conventions."""
     site.background.task(name="shop.mail")(lambda: None).enqueue().result(BOUND)
