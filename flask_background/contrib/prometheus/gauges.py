@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -15,6 +16,9 @@ from flask_background.errors import BackgroundError
 
 if TYPE_CHECKING:
     from flask import Flask
+
+# A short period: its counts are not shown, so they are not worth the time to add them up.
+_PERIOD = timedelta(minutes=1)
 
 
 class Gauges(Collector):
@@ -67,7 +71,7 @@ class _Seen:
         self._oldest_wait = max(self._oldest_wait, counts.oldest_wait or 0.0)
         for status, count in counts.celery.items():
             self._at_celery[(status.value,)] += count
-        for task in monitor.tasks():
+        for task in monitor.tasks(_PERIOD):
             label, executor = label_of(background, task.name), task.executor or ""
             self._late[(label,)] += task.late
             self._in_flight[label, executor, "queued"] += task.queued
