@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
@@ -32,11 +34,30 @@ from flask_background.contrib import opentelemetry
 from flask_background.contrib.opentelemetry import FlaskBackgroundInstrumentor
 from flask_background.errors import QueueFull
 
-from ..helpers import BOUND, Site, until
+from ..helpers import BOUND, Script, Site, until
 
 #: What the client of a request sent, and the ids in it.
 CLIENT_TRACE, CLIENT_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CLIENT = {"traceparent": f"00-{CLIENT_TRACE}-{CLIENT_SPAN}-01", "tracestate": "vendor=1"}
+
+#: An app whose process was started by ``opentelemetry-instrument``.
+AUTOMATIC = f"""
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+trace.set_tracer_provider(TracerProvider())
+
+from flask import Flask
+from flask_background import Background, current_item
+
+app = Flask(__name__)
+background = Background(app)
+
+@app.get("/")
+def index():
+    return background.enqueue(lambda: current_item.state.traceparent).result(60)
+
+print(app.test_client().get("/", headers={CLIENT}).text)
+"""
 
 
 class Telemetry:
@@ -428,9 +449,18 @@ def test_several_apps_of_one_background(telemetry: Telemetry) -> None:
 
 
 def test_entry_point() -> None:
-    """``opentelemetry-instrument`` finds the instrumentor, which accepts this version of the package."""
+    """The instrumentor is found by its entry point, and accepts this version of the package."""
     (entry,) = entry_points(group="opentelemetry_instrumentor", name="flask_background")
     assert entry.load() is FlaskBackgroundInstrumentor
     instrumentor = FlaskBackgroundInstrumentor()
     instrumentor.instrument(raise_exception_on_conflict=True)
     instrumentor.uninstrument()
+
+
+def test_automatic_instrumentation(script: Callable[..., Script]) -> None:
+    """``opentelemetry-instrument`` instruments an app that says nothing of OpenTelemetry."""
+    program = script(AUTOMATIC, within=[str(Path(sys.executable).parent / "opentelemetry-instrument")])
+    assert program.ends() == 0, program.said
+    trace, parent = re.findall(r"00-([0-9a-f]{32})-([0-9a-f]{16})-", program.said)[0]
+    assert trace == CLIENT_TRACE
+    assert parent != CLIENT_SPAN

@@ -46,7 +46,6 @@ class PrometheusMetrics:
         )
         self._gauges = Gauges(self._label)
         self._metrics = _Metrics(registry)
-        self._other = _TaskMetrics(self._metrics, OTHER)
         if MULTIPROC_DIR not in os.environ:
             registry.register(self._gauges)
         if app is not None:
@@ -111,9 +110,9 @@ class PrometheusMetrics:
         if known is None:
             known = self._tasks.setdefault(background, {})
         if (found := known.get(task)) is None:
-            if (label := self._label(background, task)) == OTHER:
-                return self._other  # not kept by name: the names of callables have no bound
-            found = known.setdefault(task, _TaskMetrics(self._metrics, label))
+            label = self._label(background, task)
+            # Not by the names of callables, which have no bound.
+            found = known.get(label) or known.setdefault(label, _TaskMetrics(self._metrics, label))
         return found
 
     def _label(self, background: Background, task: str) -> str:
