@@ -30,5 +30,5 @@ items_recovered = _signals.signal("items-recovered")
 stopping = _signals.signal("stopping")
 #: The app accepts no more items. ``unfinished``: a list of the items that had not ended.
 stopped = _signals.signal("stopped")
-#: A child process of an executor ends, because it is replaced. Sent in the child, which is killed a second later.
+#: A child process is replaced, and ends. Sent in the child, which is killed a second later.
 child_ending = _signals.signal("child-ending")
