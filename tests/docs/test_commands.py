@@ -23,6 +23,7 @@ pytestmark = pytest.mark.server
 ELSEWHERE = {
     'pip install ".[gunicorn]"': "make lint installs the package with extras in the same way",
     "gunicorn --workers 2 --threads 4 --graceful-timeout 91 shop:app": "tests/test_readme.py",
+    "flask --app shop background metrics --port 9464": "tests/contrib/test_gunicorn.py",
 }
 ENQUEUE = """
 from shop import create_app, tidy
