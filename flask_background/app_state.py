@@ -88,6 +88,8 @@ class BackgroundState:
         self.is_fork_of_item = False
         #: The executors whose durable items this process runs; None: all.
         self.executors: frozenset[str] | None = None
+        #: What this process is, for people; None: what its host is.
+        self.role: str | None = None
         #: Whether the arguments of in-memory items are checked like those of durable ones.
         self.strict = self.settings.strict
         self._forget_parts()
@@ -305,6 +307,7 @@ class BackgroundState:
             self.folder,
             self.registry,
             executors=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
+            role=self.role or hosts.current().role,
             only_awaited=self.is_fork_of_item,
             sender=(lambda: self.celery.sender) if self._has_cluster() else None,
             in_this_process=lambda: self.durable,

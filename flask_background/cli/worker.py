@@ -40,6 +40,7 @@ def run_worker(
 ) -> None:
     """Run items until TERM or INT, or, in a burst, until none is left. Raises JournalError."""
     state.runs_durable = True
+    state.role = "worker"
     state.executors = frozenset(executors) or None
     if count == 1 and not _inherits_orphans():
         _work(state, burst)

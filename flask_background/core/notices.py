@@ -102,6 +102,20 @@ class Notices:
             seconds,
         )
 
+    def acted(self, what: str, by: str | None) -> None:
+        """Report what was done by hand. ``by``: who has asked for it, if that is known."""
+        self._reporter.say(logging.INFO, "%s%s", what, "" if by is None else f" by {by}")
+
+    def paused(self, kind: str, name: str, by: str | None) -> None:
+        """Report that this process leaves the durable items of a task or an executor alone."""
+        self._reporter.say(
+            logging.INFO,
+            "The %s %s is paused%s: its durable items wait until it is resumed",
+            kind,
+            name,
+            "" if by is None else f" by {by}",
+        )
+
     def requeued(self, item_id: str, task_name: str, age: float) -> None:
         """Report that an item was queued again because its worker stopped; age is in seconds."""
         self._reporter.say(

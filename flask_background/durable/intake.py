@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.core.item import WorkItem
 from flask_background.durable.handle import DurableItem
-from flask_background.durable.journal import statements, wakeups
+from flask_background.durable.journal import schedules, statements, wakeups
 from flask_background.durable.journal.group_commit import Insert, Step
 from flask_background.durable.journal.row import ItemRow, make_row
 from flask_background.durable.journal.schedules import PERIODIC
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from flask_background.core.callee import Callee
     from flask_background.durable.backlog import Backlog
     from flask_background.durable.handles import Handles
+    from flask_background.durable.pauses import Pauses
     from flask_background.durable.runs import Runs
     from flask_background.durable.session import JournalSession
 
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 class Intake:
     """Enters items, claimed for this process while it has room. The methods are those of a backend."""
 
-    def __init__(self, session: JournalSession, handles: Handles, runs: Runs, backlog: Backlog) -> None:
+    def __init__(
+        self, session: JournalSession, handles: Handles, runs: Runs, backlog: Backlog, pauses: Pauses
+    ) -> None:
         self._session = session
         self._local = session.local
         self._uploads = session.uploads
@@ -34,12 +38,14 @@ class Intake:
         self._handles = handles
         self._runs = runs
         self._backlog = backlog
+        self._pauses = pauses
         self._woken_at = 0
 
     @uninterruptible
     def accept(self, item: DurableItem[Any], held: bool, due: float | None) -> WorkItem[Any]:
         """Enter an item; see ``Backend.accept``."""
-        here = due is None and (held or self._backlog.lets_pass(item._task.executor))
+        waits = self._pauses.any and self._pauses.holds(item.task_name, item._task.executor)
+        here = due is None and (held or (not waits and self._backlog.lets_pass(item._task.executor)))
         try:
             row = self._pack(item, due, here)
             if not here:  # before the journal has the item, because this process may claim it at once
@@ -61,8 +67,9 @@ class Intake:
             self._local.events.enqueued(item)
         finally:  # a signal may raise here, when the item has been accepted
             if not here:
-                self._backlog.left += due is None
-                self._offer_to_all()
+                if not waits or not self._pauses.holds(item.task_name, item._task.executor):
+                    self._backlog.left += due is None
+                    self._offer_to_all()
             elif not self._local.take(item, held):
                 self._runs.give_back(item)
         return item
@@ -120,6 +127,17 @@ class Intake:
         payload, _ = self._uploads.pack(item.id, task.func, (), {})
         row = make_row(item, task, payload=payload, uploads=False, due=planned, owner=None)
         return row._replace(key=f"{PERIODIC} {planned!r}" if overlap else PERIODIC)
+
+    def run_now(self, task: Callee, overlap: bool) -> str | None:
+        """Enqueue a periodic task now; return the item's id, or None if an item of the task is in flight.
+
+        With ``overlap``, an item that runs does not count. Raises JournalError.
+        """
+        row = self.make_periodic_row(task, time.time(), overlap)
+        if not self._writer.write(partial(schedules.enqueue, row=row)):
+            return None
+        self._session.wake_all()
+        return row.id
 
     def _pack(self, item: DurableItem[Any], due: float | None, here: bool) -> ItemRow:
         task = item._task

@@ -58,6 +58,10 @@ class DelayedItems:
         if not self._enter(item, delay):
             self._end(item)
 
+    def has(self, item: WorkItem[Any]) -> bool:
+        """Return whether the item waits for its time."""
+        return item.id in self._waiting
+
     def dismiss(self) -> None:
         """End the waiting items because the process stops, and take no more."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from flask_background.monitoring import processes
 from flask_background.monitoring.snapshots import (
     Counts,
     ItemQuery,
@@ -51,7 +52,7 @@ class Reader:
         raise NotImplementedError
 
     def processes(self, wait: float) -> list[ProcessSnapshot]:
-        raise NotImplementedError
+        return processes.processes(self._state, wait)
 
     def pauses(self) -> list[PauseInfo]:
-        raise NotImplementedError
+        return processes.pauses(self._state)

@@ -189,7 +189,9 @@ class ProcessSnapshot:
     ``role``: for example "gunicorn worker", "worker" (of ``flask background worker``) or "process".
     ``phase``: "running", "stopping" or "stopped". ``queued``, ``running`` and ``oldest``: the items that only
     this process's memory has, and how long the oldest of them has waited, in seconds. ``answered_at``: when
-    the process said so; None if it never has. ``is_this``: the process that was asked.
+    the process said so; None if it never has. ``is_this``: the process that was asked. ``runs``: the
+    executors whose durable items the process runs; empty if it leaves durable items to other processes.
+    ``tasks``: how many of the ``queued`` and ``running`` items each task has.
     """
 
     id: str
@@ -204,6 +206,8 @@ class ProcessSnapshot:
     oldest: float | None
     answered_at: datetime | None
     is_this: bool
+    runs: tuple[str, ...] = ()
+    tasks: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,6 +29,11 @@ def fire(db: sqlite3.Connection, name: str, planned: float, following: float, ro
     done = db.execute("update schedule set next = ? where name = ? and next = ?", (following, name, planned))
     if not done.rowcount:
         return False
+    return enqueue(db, row)
+
+
+def enqueue(db: sqlite3.Connection, row: ItemRow) -> bool:
+    """Enter an item of a periodic task, unless another one waits, or an item in flight has the row's key."""
     waiting = db.execute(
         "select 1 from item indexed by item_key where task = ? and key between ? and ?"
         " and key is not null and status in ('queued', 'running')"  # the condition of the index

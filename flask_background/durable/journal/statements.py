@@ -66,18 +66,22 @@ def claim(
     tasks: Collection[str],
     now: float,
     wanted: Collection[str] = (),
+    executors: Collection[str] = (),
 ) -> list[ItemRow]:
     """Claim free items that are due, the oldest first, as many as each executor has room for.
 
-    ``wanted``: the ids of items to claim in any case.
+    ``wanted``: the ids of items to claim even if there is no room on their executor, if that is one of
+    ``executors``.
     """
     claimed = []
     known = ", ".join("?" * len(tasks))
+    named = ", ".join("?" * len(executors))
     for item_id in wanted:
         rows = db.execute(
             f"update item set owner = ?, fence = fence + 1 where id = ? and status = 'queued'"
-            f" and owner is null and due <= ? and task in ({known}) returning {ALL}",
-            (owner, item_id, now, *tasks),
+            f" and owner is null and due <= ? and task in ({known}) and executor in ({named})"
+            f" returning {ALL}",
+            (owner, item_id, now, *tasks, *executors),
         ).fetchall()
         claimed += [to_row(row) for row in rows]
     for executor, count in room.items():
@@ -250,6 +254,15 @@ def retry(db: sqlite3.Connection, item_id: str, now: float) -> bool:
         (now, item_id),
     )
     return bool(done.rowcount)
+
+
+def delete(db: sqlite3.Connection, item_ids: Collection[str]) -> list[str]:
+    """Delete those of these items that have ended; return their ids."""
+    marks = ", ".join("?" * len(item_ids))
+    rows = db.execute(
+        f"delete from item where id in ({marks}) and finished is not null returning id", tuple(item_ids)
+    ).fetchall()
+    return [item_id for (item_id,) in rows]
 
 
 def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:

@@ -1,0 +1,116 @@
+"""Actions on many items of the journal, some at a time: other steps are written in between."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from flask_background.concurrency import native
+from flask_background.core.status import Status
+from flask_background.durable.journal import queries, statements
+from flask_background.durable.journal.selection import Conditions, select_ids
+from flask_background.durable.removal import BREATH
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from flask_background.durable.handles import Handles
+    from flask_background.durable.journal.row import ItemRow
+    from flask_background.durable.runs import Runs
+    from flask_background.durable.session import JournalSession
+
+# How many items one transaction changes.
+_MOST = 100
+
+_LIVE = (Status.QUEUED, Status.RUNNING)
+_RETRIED = (Status.FAILED, Status.CANCELLED)
+_ENDED = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class BulkActions:
+    """Cancels, retries and deletes items. Every method raises JournalError.
+
+    ``items`` are ids, or conditions and perhaps a status; of these, only items that exist already count.
+    """
+
+    def __init__(self, session: JournalSession, handles: Handles, runs: Runs) -> None:
+        self._session = session
+        self._writer = session.writer
+        self._handles = handles
+        self._runs = runs
+
+    def cancel(self, items: Sequence[str] | Conditions, status: Status | None = None) -> int:
+        """Cancel queued items, and ask running ones to end; return how many."""
+        return sum(map(self._cancel_some, self._parts(items, status, _LIVE)))
+
+    def retry(self, items: Sequence[str] | Conditions, status: Status | None = None) -> int:
+        """Let items run again that have failed or were cancelled; return how many.
+
+        An item whose key another item in flight has is left out.
+        """
+        count = 0
+        for ids in self._parts(items, status, _RETRIED):
+            step = partial(_each, change=partial(statements.retry, now=time.time()), ids=ids)
+            count += len(self._writer.write(step))
+            self._session.wake_all()
+        return count
+
+    def delete(self, items: Sequence[str] | Conditions, status: Status | None = None) -> int:
+        """Delete items that have ended, and their uploads; return how many."""
+        count = 0
+        for ids in self._parts(items, status, _ENDED):
+            gone = self._writer.write(partial(statements.delete, item_ids=ids))
+            for item_id in gone:
+                self._session.uploads.forget(item_id)
+            count += len(gone)
+        return count
+
+    def _parts(
+        self, items: Sequence[str] | Conditions, status: Status | None, allowed: tuple[Status, ...]
+    ) -> Iterator[list[str]]:
+        """Return the ids in parts, each for one transaction, with a pause in between."""
+        found: Iterable[list[str]]
+        if isinstance(items, Conditions):
+            statuses = [each for each in allowed if status in (None, each)]
+            found = select_ids(self._writer, statuses, items, time.time()) if statuses else ()
+        else:
+            found = [list(items)]
+        is_first = True
+        for ids in found:
+            for start in range(0, len(ids), _MOST):
+                if not is_first:
+                    native.sleep(BREATH)
+                is_first = False
+                yield ids[start : start + _MOST]
+
+    def _cancel_some(self, ids: list[str]) -> int:
+        answers = self._writer.write(partial(_request_cancels, ids=ids, now=time.time()))
+        asked = False
+        for row, answer in answers:
+            item = self._handles.known(row.id)
+            if item is not None and item.here:
+                self._runs.cancel_here(item)
+            elif answer == "cancelled":
+                self._handles.announce_end(row)
+            else:
+                asked = True
+        if asked:
+            self._session.wake_all()
+        return len(answers)
+
+
+def _each(db: sqlite3.Connection, change: Callable[..., bool], ids: Sequence[str]) -> list[str]:
+    """Change items one after the other, and return the ids of those that were changed."""
+    return [item_id for item_id in ids if change(db, item_id=item_id)]
+
+
+def _request_cancels(db: sqlite3.Connection, ids: Sequence[str], now: float) -> list[tuple[ItemRow, str]]:
+    """Cancel items, or request their ends; return their rows, and how each was answered."""
+    answers: list[tuple[ItemRow, str]] = []
+    for item_id in ids:
+        answer = statements.request_cancel(db, item_id, now)
+        if answer is not None and (row := queries.get(db, item_id)) is not None:
+            answers.append((row, answer))
+    return answers
