@@ -21,7 +21,7 @@ Item = WorkItem[Any]
 
 _ELEMENT = Path(__file__).parent / "element" / "background-progress.js"
 # When to ask again, in seconds: other processes see the progress of a durable item within about a second.
-_ASK_AGAIN = {Status.RUNNING: 1, Status.QUEUED: 2}
+_ASK_AGAIN = 1
 
 
 def create_status(
@@ -65,8 +65,8 @@ def create_status(
         except RecordGoneError:
             return _unknown()
         response = _never_stored(_json_response(item, values))
-        if status in _ASK_AGAIN:
-            response.headers["Retry-After"] = str(_ASK_AGAIN[status])
+        if not status.is_final:
+            response.headers["Retry-After"] = str(_ASK_AGAIN)
         return response
 
     return blueprint

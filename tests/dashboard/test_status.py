@@ -203,7 +203,7 @@ def test_durable_item_of_another_process(make_site: Callable[..., Site], tmp_pat
     answer = other.test_client().get(f"/{item.id}")
     assert answer.json is not None
     assert answer.json["status"] == Status.QUEUED
-    assert answer.headers["Retry-After"] == "2"
+    assert answer.headers["Retry-After"] == "1"
     with other.app_context():
         background.monitor.cancel([item.id])
         background.monitor.delete([item.id])
