@@ -72,6 +72,7 @@ class BackgroundState:
         self._app = weakref.ref(app)
         self.registry = registry
         self.processors = processors
+        self.around_enqueue = registry.around_enqueue
         self.settings = Settings.from_config(app.config)
         if not _is_child_process:
             # Not app.logger, whose first use gives it a handler, perhaps before the app configures logging
@@ -90,6 +91,8 @@ class BackgroundState:
         self.executors: frozenset[str] | None = None
         #: What this process is, for people; None: what its host is.
         self.role: str | None = None
+        #: Whether pages, commands or metrics look at the app's items: then the app has a journal in any case.
+        self.is_monitored = False
         #: Whether the arguments of in-memory items are checked like those of durable ones.
         self.strict = self.settings.strict
         self._forget_parts()
@@ -215,11 +218,13 @@ class BackgroundState:
         return self.settings.journal or Path(self.app.instance_path, f"background-{self.app.name}")
 
     def has_journal(self) -> bool:
-        """Return whether the app has durable items, or may have."""
+        """Return whether the app has durable items, or may have, or is monitored."""
         if self._journal.made is not None:
             return True
         may_have = (
-            self.registry.has_durable(self.settings.backend) or (self.folder / "journal.sqlite3").exists()
+            self.is_monitored
+            or self.registry.has_durable(self.settings.backend)
+            or (self.folder / "journal.sqlite3").exists()
         )
         return may_have and self.settings.backend not in ("immediate", "manual")
 
@@ -275,7 +280,7 @@ class BackgroundState:
         host = hosts.current()
         app, settings = self.app, self.settings
         kind = LocalBackend if self.holds_items else ChildBackend
-        made = kind(app, settings, host, self.registry.tasks)
+        made = kind(app, settings, host, self.registry)
         with _building:
             if self._local is not None:  # another thread was faster
                 return self._local

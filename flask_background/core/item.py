@@ -85,6 +85,7 @@ class WorkItem(Generic[R]):
         "_announced",
         "_args",
         "_attempt",
+        "_description",
         "_enqueued",
         "_host",
         "_kwargs",
@@ -131,6 +132,12 @@ class WorkItem(Generic[R]):
     def task_name(self) -> str:
         """The name of the item's task."""
         return self._task.name
+
+    @property
+    def description(self) -> str | None:
+        """The short text about the item that the task's ``describe`` returned, or None."""
+        text: str | None = getattr(self, "_description", None)  # not set for items without one
+        return text
 
     @property
     def token(self) -> CancellationToken:
@@ -266,6 +273,11 @@ class WorkItem(Generic[R]):
     def _change_host(self, host: ItemHost) -> None:
         """Hand the item over to another host in this process."""
         self._host = host
+
+    def _describe(self, description: str | None) -> None:
+        """Give the item the text that stands for its arguments on pages and in logs."""
+        if description is not None:
+            self._description = description
 
     def _take_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         """Set the arguments of the next run."""

@@ -45,12 +45,12 @@ class Claimer:
         backlog = self._backlog
         tasks = self._pauses.free_tasks(self._session.registry.tasks)
         executors = self._pauses.free_executors(self._session.executors)
-        room = {name: room for name in executors if (room := backlog.room(name)) > 0}
+        room = {name: max(0, backlog.room(name)) for name in executors}
         left = backlog.left
         backlog.exists = self._is_free(tasks, executors, now)
         if not backlog.exists and not backlog.is_claiming:  # otherwise the claimed items have not arrived yet
             backlog.caught_up = left
-        if not backlog.exists or not (room or backlog.wanted):
+        if not backlog.exists or not (any(room.values()) or backlog.wanted):
             return
         backlog.claims_again = True
         if backlog.is_claiming:
@@ -62,7 +62,6 @@ class Claimer:
             owner=self._session.process_lock.id,
             room=room,
             tasks=tasks,
-            executors=executors,
             now=now,
             wanted=wanted,
         )
@@ -144,7 +143,9 @@ class Claimer:
     def _put_off(self, row: ItemRow, error: Exception) -> None:
         """Leave an item to all processes, a little later, that could not be taken because of an error."""
         self._local.log_error(
-            f"Item {row.id} ({row.task}) could not be taken; it is tried again in {_NOT_TAKEN:g} s", error
+            f"Item {row.id} ({row.task}) could not be taken; it is tried again in {_NOT_TAKEN:g} s",
+            error,
+            row.id,
         )
         item = self._handles.known(row.id)
         if item is None or item.row is not row:
@@ -159,6 +160,6 @@ class Claimer:
 
     def _park_unread(self, row: ItemRow, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"
-        self._local.log_error(str(parked_error(row.id, row.task, reason)), error)
+        self._local.log_error(str(parked_error(row.id, row.task, reason)), error, row.id)
         step = partial(statements.park, item_id=row.id, fence=row.fence, reason=reason, now=time.time())
         self._writer.write_later(step)

@@ -71,6 +71,7 @@ class DurableItem(RemoteItem[R]):
         """Return the handle of an item that is in the journal, and not in this process."""
         item = cls(task, (), {}, state, host)
         item._identify(row.id, row.enqueued)
+        item._describe(row.description)
         item.row, item.here = row, False
         return item
 

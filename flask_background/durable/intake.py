@@ -124,6 +124,11 @@ class Intake:
     def make_periodic_row(self, task: Callee, planned: float, overlap: bool) -> ItemRow:
         """Return the row of a new item of a periodic task that was planned for this time."""
         item = DurableItem[Any](task, (), {}, None, self._runs)
+        if task.describe is not None:
+            from flask_background.core.description import describe  # imported for tasks that have one
+
+            failed = partial(self._local.events.not_described, task.name)
+            item._describe(describe(task.describe, (), {}, failed))
         payload, _ = self._uploads.pack(item.id, task.func, (), {})
         row = make_row(item, task, payload=payload, uploads=False, due=planned, owner=None)
         return row._replace(key=f"{PERIODIC} {planned!r}" if overlap else PERIODIC)

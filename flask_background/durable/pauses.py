@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flask_background.durable.journal import pauses
-from flask_background.durable.journal.pauses import PauseMark, PauseRow
+from flask_background.durable.journal.pauses import KINDS, PauseMark, PauseRow
 from flask_background.errors import JournalError
 
 if TYPE_CHECKING:
@@ -22,8 +22,17 @@ if TYPE_CHECKING:
     from flask_background.durable.session import JournalSession
 
 
+class _Known(NamedTuple):
+    """The pauses that were read last, and the content of the mark before that."""
+
+    mark: bytes
+    rows: frozenset[PauseRow]
+    tasks: frozenset[str]
+    executors: frozenset[str]
+
+
 class Pauses:
-    """The pauses of one app. Raises JournalError where the journal cannot be opened."""
+    """The pauses of one app. Raises JournalError if the journal's folder cannot be used."""
 
     def __init__(self, session: JournalSession) -> None:
         self._session = session
@@ -32,38 +41,36 @@ class Pauses:
             self._mark = PauseMark(self._writer.folder)
         except OSError as error:
             raise self._writer.failure(error) from error
-        self._seen = b""
-        self._rows: frozenset[PauseRow] = frozenset()
-        self._told = self._own = self._rows
-        #: The names of the paused tasks and executors.
-        self.tasks: frozenset[str] = frozenset()
-        self.executors: frozenset[str] = frozenset()
+        # One attribute, because several threads may read the pauses at the same time. No mark is like this
+        # one, so the pauses are read before the first run.
+        self._known = _Known(b"none", frozenset(), frozenset(), frozenset())
+        self._told = self._own = self._known.rows
 
     @property
     def any(self) -> bool:
         """Whether this process knows of a pause."""
-        return bool(self._rows)
+        return bool(self._known.rows)
 
     def holds(self, task: str, executor: str) -> bool:
         """Return whether an item has to wait at this moment. Looks at one small file."""
-        if self._mark.read() != self._seen:
+        if self._mark.read() != self._known.mark:
             try:
                 self.refresh()
             except JournalError:  # the maintenance thread logs it; what was known holds until then
                 self._session.wake_self()
-        return task in self.tasks or executor in self.executors
+        known = self._known
+        return task in known.tasks or executor in known.executors
 
     def refresh(self) -> None:
         """Read the pauses from the journal. Raises JournalError."""
-        seen = self._mark.read()  # before the pauses: a change in between is then seen at the next look
-        rows = frozenset(self._writer.read(pauses.pauses))
-        self.tasks = frozenset(row.name for row in rows if row.kind == "task")
-        self.executors = frozenset(row.name for row in rows if row.kind == "executor")
-        self._rows, self._seen = rows, seen
+        mark = self._mark.read()  # before the pauses: a change in between is then seen at the next look
+        rows = self.rows()
+        tasks, executors = (frozenset(row.name for row in rows if row.kind == kind) for kind in KINDS)
+        self._known = _Known(mark, frozenset(rows), tasks, executors)
 
     def take_new(self) -> frozenset[PauseRow]:
         """Return the pauses that other processes made, and that no earlier call has returned; for the log."""
-        before, self._told = self._told, self._rows
+        before, self._told = self._told, self._known.rows
         return self._told - before - self._own
 
     def restore(self) -> None:
@@ -86,11 +93,11 @@ class Pauses:
 
     def free_tasks(self, names: Iterable[str]) -> list[str]:
         """Return those of these tasks that are not paused."""
-        return [name for name in list(names) if name not in self.tasks]
+        return [name for name in list(names) if name not in self._known.tasks]
 
     def free_executors(self, names: Iterable[str]) -> list[str]:
         """Return those of these executors that are not paused."""
-        return [name for name in names if name not in self.executors]
+        return [name for name in names if name not in self._known.executors]
 
     def _change(self, changed: bool) -> bool:
         with suppress(OSError):  # the other processes then learn of the change when they are woken

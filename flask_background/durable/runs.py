@@ -56,7 +56,7 @@ class Runs(RunHost):
         in_this_process: Callable[[], JournalHost],
     ) -> None:
         local = session.local
-        super().__init__(local.app, local.events, local.timers, local.lock)
+        super().__init__(local.app, local.events, local.timers, local.lock, local.around)
         self.in_this_process = in_this_process
         self._local = local
         self._session = session
@@ -85,7 +85,9 @@ class Runs(RunHost):
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 # Perhaps too many open files: not the item's fault.
-                self.log_error(f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error)
+                self.log_error(
+                    f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error, item
+                )
                 self.put_off(item, _PUT_OFF)
             else:
                 self._park(item, f"its arguments no longer fit the function: {error}")
@@ -93,7 +95,9 @@ class Runs(RunHost):
         try:
             self._session.process_lock.begin_run(item.id)
         except OSError as error:
-            self.log_error(f"Item {item.id} runs, but a crash of its process would not be counted", error)
+            self.log_error(
+                f"Item {item.id} runs, but a crash of its process would not be counted", error, item
+            )
         attempt.number = row.attempt + 1
         if not self._local.start(item, attempt):
             self._session.process_lock.end_run(item.id)

@@ -31,11 +31,10 @@ from flask_background.local.shutdown import ShutdownSequence
 from flask_background.local.uploads import UploadRoom, put_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from flask import Flask
 
     from flask_background.core.callee import Callee
+    from flask_background.core.registry import Registry
     from flask_background.core.request_state import RequestState
     from flask_background.hosts.base import Host
     from flask_background.local.uploads import Copies
@@ -46,15 +45,16 @@ _RUNNING = Phase.RUNNING  # a local name, because every item passes here
 class LocalBackend(InProcessBackend, RunHost):
     """The items of one app in one process."""
 
-    def __init__(self, app: Flask, settings: Settings, host: Host, tasks: Mapping[str, Callee]) -> None:
+    def __init__(self, app: Flask, settings: Settings, host: Host, registry: Registry) -> None:
         self._max_queued = settings.max_queued
         self._watcher = host
         self.keys = Keys()
-        self.executors = make_executors(app, settings, perform, tasks)
+        self.executors = make_executors(app, settings, perform, registry.tasks)
         # An item refers to its backend; an idle executor does not, and is closed when the backend is deleted.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
-        super().__init__(app, make_events(app), Timers(self.timer_failed), self.ledger.lock)
+        timers = Timers(self.timer_failed)
+        super().__init__(app, make_events(app), timers, self.ledger.lock, registry.around_item)
         self.later = DelayedItems(
             self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
         )

@@ -33,7 +33,7 @@ class DelayedItems:
         *,
         start: Callable[[WorkItem[Any]], None],
         withdraw: Callable[[WorkItem[Any], Outcome], bool],
-        log_error: Callable[[str, BaseException], None],
+        log_error: Callable[[str, BaseException, WorkItem[Any]], None],
     ) -> None:
         self._timers = timers
         self._start = start
@@ -85,7 +85,7 @@ class DelayedItems:
             self._start(item)
         except RuntimeError as error:  # no thread can be started at this moment
             self._log_error(
-                f"Item {item.id} ({item.task_name}) could not be started; the next try follows", error
+                f"Item {item.id} ({item.task_name}) could not be started; the next try follows", error, item
             )
             if not self._enter(item, _NO_THREAD):
                 self._end(item)

@@ -9,13 +9,17 @@ from flask_background.core.status import Status
 from flask_background.core.stop_tally import is_kept
 from flask_background.durable.journal.selection import Conditions
 from flask_background.errors import BrokerError
-from flask_background.monitoring.reading import Reader
+from flask_background.monitoring import celery_items, memory_items
+from flask_background.monitoring.reading import Reader, conditions_of
 from flask_background.monitoring.snapshots import ItemQuery, PauseKind
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
     from flask_background.core.item import WorkItem
     from flask_background.durable.bulk import BulkActions
+
+# How many items in flight of each kind a Celery cluster is asked for, to cancel them.
+_MOST_IN_CELERY = 100_000
 
 
 class Actions:
@@ -27,10 +31,10 @@ class Actions:
 
     def cancel(self, items: ItemQuery | Sequence[str], by: str | None) -> int:
         """See ``Monitor.cancel``."""
+        elsewhere = self._elsewhere(items) if isinstance(items, ItemQuery) else items
         count = sum(item.cancel() for item in self._in_memory(items))
         count += self._in_journal(items, lambda bulk: bulk.cancel)
-        if not isinstance(items, ItemQuery):
-            count += sum(map(self._cancel_celery, items))
+        count += self._cancel_elsewhere(elsewhere)
         self._log(count, "cancelled", by)
         return count
 
@@ -80,10 +84,14 @@ class Actions:
         _check_name(kind, name, known)
 
     def _in_memory(self, items: ItemQuery | Sequence[str]) -> Iterator[WorkItem[Any]]:
-        """Return the items that only this process's memory has, and that have not ended."""
-        local = self._state.backend
-        for item in local.ledger.unfinished():
-            if not is_kept(item) and _selects(items, item):
+        """Return the selected items in flight that only this process's memory has."""
+        for item in self._state.backend.ledger.unfinished():
+            if is_kept(item):
+                continue
+            if not isinstance(items, ItemQuery):
+                if item.id in items:
+                    yield item
+            elif memory_items.selects(conditions_of(items), items.status, item):
                 yield item
 
     def _in_journal(
@@ -94,21 +102,27 @@ class Actions:
         if not self._state.has_journal():
             return 0
         act = action(self._state.durable.bulk)
-        if not isinstance(items, ItemQuery):
-            return act(items, None)
-        conditions = Conditions(
-            task=items.task,
-            executor=items.executor,
-            key=items.key,
-            text=items.text,
-            since=None if items.since is None else items.since.timestamp(),
-            until=None if items.until is None else items.until.timestamp(),
-        )
-        return act(conditions, items.status)
+        return act(conditions_of(items), items.status) if isinstance(items, ItemQuery) else act(items, None)
 
-    def _cancel_celery(self, item_id: str) -> bool:
-        """Cancel an item in Celery, or on its way there."""
-        if not self._state.has_celery() or self._state.backend.get(item_id) is not None:
+    def _elsewhere(self, query: ItemQuery) -> list[str]:
+        """Return the ids of the selected items in Celery, or in the journal on their way there."""
+        conditions, found = conditions_of(query), list[str]()
+        if self._state.has_journal() and query.status in (None, Status.QUEUED):
+            found += self._state.durable.bulk.waiting(conditions)
+        if self._state.has_celery():
+            for item_id, record in self._reader.in_celery(_MOST_IN_CELERY):
+                if celery_items.selects(conditions, query.status, record):
+                    found.append(item_id)
+        return found
+
+    def _cancel_elsewhere(self, item_ids: Sequence[str]) -> int:
+        """Cancel items in Celery, or on their way there."""
+        if self._state.has_celery():
+            return sum(map(self._cancel_in_celery, item_ids))
+        return self._state.durable.bulk.cancel_waiting(item_ids) if self._state.has_journal() else 0
+
+    def _cancel_in_celery(self, item_id: str) -> bool:
+        if self._state.backend.get(item_id) is not None:
             return False
         try:
             item = self._state.celery.get(item_id)
@@ -126,19 +140,3 @@ def _check_name(what: str, name: str, known: Collection[str]) -> None:
         raise ValueError(
             f"there is no {what} named {name!r}; there are: {', '.join(sorted(known)) or 'none'}"
         )
-
-
-def _selects(items: ItemQuery | Sequence[str], item: WorkItem[Any]) -> bool:
-    """Return whether an item in flight is among the selected ones."""
-    if not isinstance(items, ItemQuery):
-        return item.id in items
-    conditions = Conditions(task=items.task)
-    return (
-        items.status in (None, item.status)
-        and conditions.names(item.task_name)
-        and items.executor in (None, item._task.executor)
-        and items.key in (None, item._task.key)
-        and items.text is None
-        and (items.since is None or item.enqueued_at >= items.since)
-        and (items.until is None or item.enqueued_at <= items.until)
-    )

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from flask_background.core.buckets import BUCKETS as BUCKETS
 from flask_background.core.status import Progress, Status
-
-#: The upper bounds of the buckets into which waits and run times are counted, in seconds; one more is above.
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0)
 
 #: Where an item is: in the journal, in the memory of this process, or in a Celery cluster.
 Place = Literal["journal", "memory", "celery"]

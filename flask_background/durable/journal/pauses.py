@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from flask_background.durable.journal.write_lock import place_of
 
+#: What can be paused.
+KINDS = "task", "executor"
+
 _SIZE = 16
 
 

@@ -75,7 +75,7 @@ def _journal(kind: str, count: int) -> sqlite3.Connection:
         enter(_JOURNALS[kind])
         outbox.insert(db, OutboxRow(f"{number:024x}", "task", "", "", None, None, NOW))
     enter_others()
-    db.execute("insert into schedule values ('tick', '', 1.0)")
+    db.execute("insert into schedule (name, spec, next) values ('tick', '', 1.0)")
     return db
 
 
