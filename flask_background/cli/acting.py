@@ -11,7 +11,7 @@ import click
 
 from flask_background.cli.base import json_option, monitor_command, nothing_done, operator
 from flask_background.cli.fields import print_json
-from flask_background.cli.filters import Span, described, selects
+from flask_background.cli.filters import as_span, described, selects
 from flask_background.cli.formatting import printable, say, warn
 from flask_background.core.status import Status
 from flask_background.monitoring.snapshots import ItemQuery
@@ -52,7 +52,9 @@ def retry(monitor: Monitor, ids: tuple[str, ...], query: ItemQuery | None, yes: 
 @monitor_command("purge")
 @_ids
 @selects(_ENDED)
-@click.option("--older-than", type=Span(), help='Only items enqueued longer ago, such as "7d".')
+@click.option(
+    "--older-than", metavar="SPAN", callback=as_span, help='Only items enqueued longer ago, such as "7d".'
+)
 @_yes
 @json_option
 def purge(

@@ -17,40 +17,29 @@ _UNITS = {"s": "seconds", "min": "minutes", "m": "minutes", "h": "hours", "d": "
 _NAMES = ("task", "executor", "key", "text", "since", "until")
 
 
-class Span(click.ParamType[Any]):
-    """A length of time, such as "90s", "5min", "2h", "7d" or "2w"."""
-
-    name = "span"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Return the time as a timedelta."""
-        found = value if isinstance(value, timedelta) else _span(value)
-        if found is None:
-            self.fail(
-                f'{value!r} is no length of time: write for example "90s", "5min", "2h" or "7d"', param, ctx
-            )
-        return found
+def as_span(context: click.Context, param: click.Parameter, text: str | None) -> timedelta | None:
+    """Return a length of time, such as "90s", "5min", "2h", "7d" or "2w"; the callback of an option."""
+    span = None if text is None else _span(text)
+    if span is None and text is not None:
+        raise click.BadParameter(f'{text!r} is no length of time: write for example "90s", "2h" or "7d"')
+    return span
 
 
-class Moment(click.ParamType[Any]):
-    """A time, in ISO 8601, or so long ago."""
+def as_moment(context: click.Context, param: click.Parameter, text: str | None) -> datetime | None:
+    """Return a time in UTC: so long ago, or in ISO 8601; the callback of an option.
 
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Return the time in UTC. A time without an offset is the machine's local time."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            ago = _span(value)
-            at = datetime.now(UTC) - ago if ago is not None else datetime.fromisoformat(value)
-            return at.astimezone(UTC)
-        except (ValueError, OverflowError):
-            self.fail(
-                f'{value!r} is no time: write for example "2h" for two hours ago, or "2026-01-31T12:00"',
-                param,
-                ctx,
-            )
+    A time without an offset is the machine's local time.
+    """
+    if text is None:
+        return None
+    try:
+        span = _span(text)
+        at = datetime.fromisoformat(text) if span is None else datetime.now(UTC) - span
+        return at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f'{text!r} is no time: write for example "2h" for two hours ago, or "2026-01-31T12:00"'
+        ) from None
 
 
 def _span(text: str) -> timedelta | None:
@@ -83,8 +72,10 @@ def selects(statuses: Sequence[Status]) -> Callable[[Callable[..., None]], Calla
                 click.option(
                     "--text", help="Only items whose description or error has this text, in any case."
                 ),
-                click.option("--since", type=Moment(), help='Only items enqueued since, such as "2h" ago.'),
-                click.option("--until", type=Moment(), help="Only items enqueued until then."),
+                click.option(
+                    "--since", callback=as_moment, help='Only items enqueued since, such as "2h" ago.'
+                ),
+                click.option("--until", callback=as_moment, help="Only items enqueued until then."),
             )
         ):
             call = option(call)

@@ -10,7 +10,7 @@ import click
 
 from flask_background.cli.base import json_option, monitor_command
 from flask_background.cli.fields import print_json
-from flask_background.cli.filters import Span
+from flask_background.cli.filters import as_span
 from flask_background.cli.formatting import NONE, Table, ago, cut, say, span
 from flask_background.core.status import Status
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 @monitor_command("stats")
 @click.option(
     "--period",
-    type=Span(),
+    metavar="SPAN",
+    callback=as_span,
     default="1h",
     show_default=True,
     help="How far back the waits and run times go; they are kept for two days.",
