@@ -1,4 +1,4 @@
-"""``guides/around.md``: what Sentry gets of items, wherever they run."""
+"""``guides/around-recipes.md``: what Sentry gets of items, wherever they run."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ print(json.dumps({"pid": os.getpid(), "items": {name: item.id for name, item in 
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What the script says, and the events that Sentry has sent."""
     folder = tmp_path_factory.mktemp("sentry")
-    (block,) = [one for one in blocks(DOCS / "guides" / "around.md") if one.file_name == "shop_sentry.py"]
+    (block,) = [
+        one for one in blocks(DOCS / "guides" / "around-recipes.md") if one.file_name == "shop_sentry.py"
+    ]
     save(folder, block)
     (folder / "shop.py").write_text(SHOP)
     (folder / "run.py").write_text(RUN)
