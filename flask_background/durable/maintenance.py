@@ -176,8 +176,7 @@ class JournalMaintenance:
 
     def _follow_pauses(self) -> None:
         """Learn what is paused now; leave items to other processes that must not start here."""
-        self._pauses.restore()
-        self._pauses.refresh()
+        self._pauses.look()
         for row in self._pauses.take_new():
             self._local.events.paused(row.kind, row.name, row.by)
         if self._pauses.any:

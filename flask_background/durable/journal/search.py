@@ -125,6 +125,12 @@ class Search:
         return sorted(numbers, reverse=True)[: self._chunk]
 
 
+def entered_since(db: sqlite3.Connection, at: float) -> int:
+    """Return how many items were entered since then, those included that are gone by now."""
+    (last,) = db.execute("select max(number) from item").fetchone()
+    return 0 if last is None else int(last) + 1 - _first_number(db, at)
+
+
 def _first_number(db: sqlite3.Connection, at: float) -> int:
     """Return the number from which on rows were enqueued at this time or later, by bisection."""
     low, high = db.execute("select min(number), max(number) + 1 from item").fetchone()
