@@ -53,7 +53,7 @@ def retry(monitor: Monitor, ids: tuple[str, ...], query: ItemQuery | None, yes: 
 @_ids
 @selects(_ENDED)
 @click.option(
-    "--older-than", metavar="SPAN", callback=as_span, help='Only items enqueued longer ago, such as "7d".'
+    "--older-than", metavar="SPAN", callback=as_span, help='Only items enqueued longer ago, as in "7d".'
 )
 @_yes
 @json_option

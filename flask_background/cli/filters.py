@@ -47,6 +47,21 @@ def _span(text: str) -> timedelta | None:
     return found and timedelta(**{_UNITS[found[2]]: float(found[1])})
 
 
+_OPTIONS = (
+    click.option("--task", metavar="PATTERN", help='Only items of these tasks, as in "mail.*".'),
+    click.option("--executor", metavar="NAME", help="Only items of this executor."),
+    click.option("--key", help="Only items with this key."),
+    click.option("--text", help="Only items whose description or error has this text, in any case."),
+    click.option(
+        "--since",
+        callback=as_moment,
+        metavar="TIME",
+        help='Only items enqueued since then: "2h" ago, or a time in ISO 8601.',
+    ),
+    click.option("--until", callback=as_moment, metavar="TIME", help="Only items enqueued until then."),
+)
+
+
 def selects(statuses: Sequence[Status]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that gives a command options which select items, as its argument ``query``.
 
@@ -61,23 +76,10 @@ def selects(statuses: Sequence[Status]) -> Callable[[Callable[..., None]], Calla
             is_given = any(value is not None for value in values.values())
             func(*args, query=ItemQuery(**values) if is_given else None, **options)
 
-        for option in reversed(
-            (
-                click.option(
-                    "--status", type=click.Choice([*map(str, statuses)]), help="Only items with this status."
-                ),
-                click.option("--task", metavar="PATTERN", help='Only items of these tasks, as in "mail.*".'),
-                click.option("--executor", metavar="NAME", help="Only items of this executor."),
-                click.option("--key", help="Only items with this key."),
-                click.option(
-                    "--text", help="Only items whose description or error has this text, in any case."
-                ),
-                click.option(
-                    "--since", callback=as_moment, help='Only items enqueued since, such as "2h" ago.'
-                ),
-                click.option("--until", callback=as_moment, help="Only items enqueued until then."),
-            )
-        ):
+        status = click.option(
+            "--status", type=click.Choice([*map(str, statuses)]), help="Only items with this status."
+        )
+        for option in (*reversed(_OPTIONS), status):
             call = option(call)
         return call
 

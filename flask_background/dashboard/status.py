@@ -150,4 +150,5 @@ def _error_of(item: Item) -> str:
     if error is None or isinstance(error, BackgroundError):
         return text_of(error)
     kind = type(error)
-    return f"item {item.id} ({item.task_name}) failed with {kind.__module__}.{kind.__qualname__}: {text_of(error)}"
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    return f"item {item.id} ({item.task_name}) failed with {name}: {text_of(error)}"
