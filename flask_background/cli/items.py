@@ -127,7 +127,7 @@ def _lines_of(item: ItemSnapshot) -> Iterator[tuple[str, object]]:
     yield "task", item.task
     yield "description", item.description
     yield "status", f"{item.status} (paused)" if item.is_paused else item.status
-    yield "executor", f"{item.executor}, in {item.place}"
+    yield "executor", f"{item.executor} ({item.place})"
     yield "key", item.key
     yield "process", item.process
     yield "attempt", f"{item.attempt} of {item.max_attempts}"

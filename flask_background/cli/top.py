@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 _PERIOD = timedelta(hours=1)
 _SHOWN = 10
-# Escape sequences: the terminal's other screen without a cursor, its first place, and clearing the rest.
-_ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+# Escape sequences: the terminal's other screen, without a cursor, where long lines are cut and not continued;
+# the way back; the first place; and what clears the rest of a line and of the screen.
+_ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
 _QUIT = {b"q", b"Q", b"\x03", b"\x04", b""}
 
