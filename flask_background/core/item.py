@@ -160,6 +160,15 @@ class WorkItem(Generic[R]):
         return datetime.fromtimestamp(self._enqueued, UTC)
 
     @property
+    def due_at(self) -> datetime:
+        """The time before which the item does not start, in UTC; a Celery worker knows the enqueue time only.
+
+        A durable item that is retried has the time of its next run here.
+        """
+        due = self._task.due
+        return datetime.fromtimestamp(self._enqueued if due is None else due(self._enqueued), UTC)
+
+    @property
     def started_at(self) -> datetime | None:
         """The time at which the item's last run began, in UTC; None before the first run."""
         return _moment(None if self._attempt is None else self._attempt.started)

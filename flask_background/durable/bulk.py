@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from flask_background.concurrency import native
 from flask_background.core.status import Status
 from flask_background.durable.journal import outbox, queries, statements
-from flask_background.durable.journal.selection import Conditions, select_ids, select_waiting_ids
+from flask_background.durable.journal.conditions import Conditions
+from flask_background.durable.journal.selection import select_ids, select_waiting_ids
 from flask_background.durable.removal import BREATH
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from flask_background.core.status import Status
 from flask_background.core.stop_tally import is_kept
-from flask_background.durable.journal.selection import Conditions
+from flask_background.durable.journal.conditions import Conditions
 from flask_background.errors import BrokerError
 from flask_background.monitoring import celery_items, memory_items
 from flask_background.monitoring.reading import Reader, conditions_of

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from flask_background.core.description import one_line
 from flask_background.core.status import Status
 from flask_background.monitoring.secrets import without_secrets
 from flask_background.monitoring.snapshots import ItemSnapshot, RunSnapshot
@@ -13,6 +12,7 @@ from flask_background.monitoring.values import (
     EPOCH,
     LONGEST_ERROR,
     between,
+    line,
     max_attempts,
     moment,
     progress_from,
@@ -21,7 +21,7 @@ from flask_background.payload.outcomes import error_and_trace
 
 if TYPE_CHECKING:
     from flask_background.celery.records.record import Record
-    from flask_background.durable.journal.selection import Conditions
+    from flask_background.durable.journal.conditions import Conditions
 
 #: The executor of these items, as far as pages are concerned.
 EXECUTOR = "celery"
@@ -29,15 +29,11 @@ EXECUTOR = "celery"
 
 def selects(conditions: Conditions, status: Status | None, record: Record) -> bool:
     """Return whether an item fulfils all conditions. Keys are not on record as they were given."""
-    error = None if record.error is None else error_and_trace(record.error)[0]
     return (
-        (status is None or record.status is status)
-        and conditions.names(record.task)
-        and conditions.executor in (None, EXECUTOR)
+        status in (None, record.status)
         and conditions.key is None
-        and (conditions.since is None or record.enqueued >= conditions.since)
-        and (conditions.until is None or record.enqueued <= conditions.until)
-        and (conditions.text is None or conditions.mentions(record.description, record.reason, error))
+        and conditions.fit(record.task, EXECUTOR, None, record.enqueued)
+        and conditions.mentioned(record.description, record.reason, record.error)
     )
 
 
@@ -45,7 +41,7 @@ def snapshot(item_id: str, record: Record, *, is_full: bool = False) -> ItemSnap
     """Return an item, with its traceback, state and last run if ``is_full``."""
     now = time.time()
     error, trace = (record.reason, None) if record.error is None else error_and_trace(record.error)
-    line = None if error is None else one_line(error, LONGEST_ERROR)
+    shown = None if error is None else line(error, LONGEST_ERROR)
     due = record.enqueued if record.due is None else record.due
     has_run = record.started is not None and record.status is not Status.QUEUED
     until = record.started if has_run else now if record.finished is None else record.finished
@@ -55,7 +51,7 @@ def snapshot(item_id: str, record: Record, *, is_full: bool = False) -> ItemSnap
         how=str(record.status),
         started_at=moment(record.started),
         finished_at=moment(record.finished),
-        error=line,
+        error=shown,
         traceback=trace,
     )
     return ItemSnapshot(
@@ -65,7 +61,7 @@ def snapshot(item_id: str, record: Record, *, is_full: bool = False) -> ItemSnap
         executor=EXECUTOR,
         place="celery",
         enqueued_at=moment(record.enqueued) or EPOCH,
-        description=None if record.description is None else one_line(record.description),
+        description=None if record.description is None else line(record.description),
         attempt=record.attempt,
         max_attempts=max_attempts(record.options),
         crashes=record.crashes,
@@ -76,7 +72,7 @@ def snapshot(item_id: str, record: Record, *, is_full: bool = False) -> ItemSnap
         wait=between(due, until),
         duration=between(record.started, ended) if has_run else None,
         progress=progress_from(record.progress),
-        error=line,
+        error=shown,
         traceback=trace if is_full else None,
         state=_state_of(record) if is_full else {},
         runs=(run,) if is_full and has_run else (),

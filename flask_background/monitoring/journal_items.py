@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from flask_background.core.description import one_line
 from flask_background.core.status import Status
 from flask_background.durable.journal.ended_runs import EndedRun
 from flask_background.durable.journal.row import ItemRow
@@ -15,6 +14,7 @@ from flask_background.monitoring.values import (
     EPOCH,
     LONGEST_ERROR,
     between,
+    line,
     max_attempts,
     moment,
     progress_from,
@@ -26,9 +26,9 @@ from flask_background.payload.outcomes import error_and_trace
 def error_of(row: ItemRow | EndedRun) -> tuple[str | None, str | None]:
     """Return an error's line and its traceback."""
     if row.error is not None:
-        line, trace = error_and_trace(row.error)
-        return one_line(line, LONGEST_ERROR), trace
-    return (None if row.reason is None else one_line(row.reason, LONGEST_ERROR)), None
+        error, trace = error_and_trace(row.error)
+        return line(error, LONGEST_ERROR), trace
+    return (None if row.reason is None else line(row.reason, LONGEST_ERROR)), None
 
 
 def snapshot(row: ItemRow, now: float, *, is_paused: bool = False) -> ItemSnapshot:
@@ -45,7 +45,7 @@ def snapshot(row: ItemRow, now: float, *, is_paused: bool = False) -> ItemSnapsh
         place="journal",
         enqueued_at=moment(row.enqueued) or EPOCH,
         key=row.key,
-        description=None if row.description is None else one_line(row.description),
+        description=None if row.description is None else line(row.description),
         process=row.owner,
         attempt=row.attempt,
         max_attempts=max_attempts(row.options),

@@ -6,18 +6,17 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from flask_background.core.description import one_line
 from flask_background.core.odd_errors import text_of, trace_of
 from flask_background.core.status import Attempt, Status
 from flask_background.core.stop_tally import is_kept
 from flask_background.monitoring.secrets import without_secrets
 from flask_background.monitoring.snapshots import ItemSnapshot, RunSnapshot
-from flask_background.monitoring.values import LONGEST_ERROR, harmless, moment
+from flask_background.monitoring.values import LONGEST_ERROR, harmless, line, moment
 from flask_background.payload.outcomes import described
 
 if TYPE_CHECKING:
     from flask_background.core.item import WorkItem
-    from flask_background.durable.journal.selection import Conditions
+    from flask_background.durable.journal.conditions import Conditions
     from flask_background.local.backend import LocalBackend
 
 
@@ -31,12 +30,8 @@ def items_of(local: LocalBackend) -> Iterator[WorkItem[Any]]:
 def selects(conditions: Conditions, status: Status | None, item: WorkItem[Any]) -> bool:
     """Return whether an item fulfils all conditions."""
     return (
-        (status is None or item._status is status)
-        and conditions.names(item.task_name)
-        and (conditions.executor is None or item._task.executor == conditions.executor)
-        and (conditions.key is None or item._task.key == conditions.key)
-        and (conditions.since is None or item._enqueued >= conditions.since)
-        and (conditions.until is None or item._enqueued <= conditions.until)
+        status in (None, item._status)
+        and conditions.fit(item.task_name, item._task.executor, item._task.key, item._enqueued)
         and (conditions.text is None or conditions.mentions(item.description, _error_of(item)))
     )
 
@@ -46,10 +41,10 @@ def snapshot(item: WorkItem[Any], process: str, *, is_full: bool = False) -> Ite
     attempt = item._attempt or Attempt()
     status, started, finished, now = item._status, attempt.started, attempt.finished, time.time()
     is_queued = status is Status.QUEUED
-    due = _due_of(item)
+    due = item.due_at.timestamp()
     has_run = started is not None and not is_queued
     until = started if has_run else finished if finished is not None else now
-    error = None if attempt.error is None else one_line(_error_of(item), LONGEST_ERROR)
+    error = None if attempt.error is None else line(_error_of(item), LONGEST_ERROR)
     trace = trace_of(attempt.error) if is_full and attempt.error is not None else None
     run = RunSnapshot(
         attempt=attempt.number,
@@ -85,11 +80,6 @@ def snapshot(item: WorkItem[Any], process: str, *, is_full: bool = False) -> Ite
         state=without_secrets(item.state) if is_full else {},
         runs=(run,) if is_full and started is not None else (),
     )
-
-
-def _due_of(item: WorkItem[Any]) -> float:
-    """Return when the item was to start first."""
-    return item._enqueued if item._task.due is None else item._task.due(item._enqueued)
 
 
 def _error_of(item: WorkItem[Any]) -> str | None:

@@ -54,7 +54,7 @@ def page(sources: Mapping[str, Source], limit: int, after: str | None) -> Page:
     """Return the next page. ``after``: the cursor of the page before; raises ValueError if it is none."""
     positions = {} if after is None else _read(after)
     parts = {
-        name: source.part(positions.get(name), limit)
+        name: source.part(positions.get(name), limit + 1)  # to know whether there is a next page
         for name, source in sources.items()
         if positions.get(name) != _OVER
     }

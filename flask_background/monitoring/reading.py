@@ -14,7 +14,8 @@ from flask_background.core.checks import is_text
 from flask_background.core.status import Status
 from flask_background.core.stop_tally import is_kept
 from flask_background.durable.journal import counts, ended_runs, outbox
-from flask_background.durable.journal.selection import Conditions, select_ids
+from flask_background.durable.journal.conditions import Conditions
+from flask_background.durable.journal.selection import select_ids
 from flask_background.errors import BrokerError
 from flask_background.monitoring import (
     celery_items,

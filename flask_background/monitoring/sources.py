@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background.core.status import Status
 from flask_background.durable.journal import outbox
+from flask_background.durable.journal.conditions import Conditions
 from flask_background.durable.journal.search import Search
-from flask_background.durable.journal.selection import Conditions
 from flask_background.monitoring import celery_items, journal_items, memory_items
 from flask_background.monitoring.pages import Entry, Part, Position
 from flask_background.monitoring.snapshots import ItemSnapshot
@@ -71,9 +71,9 @@ class ListSource:
         """See ``Source``."""
         before = None if after is None else _key_of(after)
         left = (item for item in self._items if before is None or item[:2] < before)
-        found = heapq.nlargest(limit + 1, left, key=lambda item: item[:2])
-        entries = [Entry(enqueued, [enqueued, one], make()) for enqueued, one, make in found[:limit]]
-        return Part(entries, entries[-1].position if len(found) > limit else None)
+        found = heapq.nlargest(limit, left, key=lambda item: item[:2])
+        entries = [Entry(enqueued, [enqueued, one], make()) for enqueued, one, make in found]
+        return Part(entries, entries[-1].position if len(found) == limit else None)
 
 
 def _key_of(position: Position) -> tuple[float, str]:
@@ -90,7 +90,8 @@ def outbox_source(writer: Writer, conditions: Conditions, status: Status | None)
     return ListSource(
         (row.enqueued, row.id, partial(journal_items.snapshot, row, now))
         for row in rows
-        if conditions.names(row.task) and conditions.select(row)
+        if conditions.fit(row.task, row.executor, row.key, row.enqueued)
+        and conditions.mentioned(row.description, row.reason, row.error)
     )
 
 

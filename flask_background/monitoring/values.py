@@ -7,14 +7,20 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from flask_background.core.description import one_line
+from flask_background.core.description import LONGEST
 from flask_background.core.odd_errors import text_of
+from flask_background.core.one_line import one_line
 from flask_background.core.status import Progress
 from flask_background.payload.outcomes import progress_of
 
 #: How many characters an error has at most that is shown as one line.
 LONGEST_ERROR = 500
 EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+def line(text: object, longest: int = LONGEST) -> str:
+    """Return the text of a value as one line that can be shown anywhere."""
+    return one_line(text_of(text), longest)
 
 
 def moment(at: float | None) -> datetime | None:
@@ -59,7 +65,7 @@ def harmless(progress: Progress) -> Progress | None:
         return Progress(
             float(done),
             whole if whole is not None and math.isfinite(whole) else None,
-            None if message is None else one_line(text_of(message)),
+            None if message is None else line(message),
         )
     except Exception:
         return None

@@ -4,64 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterator
-from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from flask_background.core.status import Status
+from flask_background.durable.journal.conditions import Conditions
 from flask_background.durable.journal.outbox import OUTBOX
 from flask_background.durable.journal.queries import listed
-from flask_background.payload.outcomes import error_line
 
 if TYPE_CHECKING:
-    from flask_background.durable.journal.row import ItemRow
     from flask_background.durable.journal.writer import Writer
 
 # How many rows of one task one query looks at.
 _MOST = 500
-
-
-class Conditions(NamedTuple):
-    """Conditions that all have to hold; None: none. Times are ``time.time()``.
-
-    ``task``: a name or a pattern such as "mail.*". ``text``: a part of the description or the error, in any
-    case.
-    """
-
-    task: str | None = None
-    executor: str | None = None
-    key: str | None = None
-    text: str | None = None
-    since: float | None = None
-    until: float | None = None
-
-    def names(self, task: str) -> bool:
-        """Return whether a task fulfils the condition."""
-        return self.task is None or task == self.task or fnmatchcase(task, self.task)
-
-    @property
-    def looks_into_rows(self) -> bool:
-        """Whether there is a condition besides that of the task, which no index knows."""
-        return any(condition is not None for condition in self[1:])
-
-    def select(self, row: ItemRow) -> bool:
-        """Return whether a row fulfils all conditions but that of the task."""
-        return (
-            (self.executor is None or row.executor == self.executor)
-            and (self.key is None or row.key == self.key)
-            and (self.since is None or row.enqueued >= self.since)
-            and (self.until is None or row.enqueued <= self.until)
-            and (self.text is None or self.mentions(row.description, row.reason, _error_of(row.error)))
-        )
-
-    def mentions(self, *parts: str | None) -> bool:
-        """Return whether a part of an item has the text, in any case."""
-        text = (self.text or "").casefold()
-        return any(part is not None and text in part.casefold() for part in parts)
-
-
-def _error_of(text: str | None) -> str | None:
-    return None if text is None else error_line(text)
 
 
 _TIMES = "(:since is null or enqueued >= :since) and (:until is null or enqueued <= :until)"
@@ -125,7 +80,7 @@ def _part_of_outbox(
     rows = [
         (item_id, task, status)
         for _, item_id, task, status, *texts, matches in found
-        if matches and (conditions.text is None or conditions.mentions(*texts))
+        if matches and conditions.mentions(*texts)
     ]
     return rows, found[-1][0] if len(found) == _MOST else None
 
@@ -152,6 +107,6 @@ def _part(
     ids = [
         item_id
         for _, item_id, description, reason, error, matches in found
-        if matches and (conditions.text is None or conditions.mentions(description, reason, _error_of(error)))
+        if matches and conditions.mentioned(description, reason, error)
     ]
     return ids, found[-1][0] if len(found) == _MOST else None
