@@ -8,6 +8,7 @@ also looks every few seconds.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -145,8 +146,9 @@ class JournalMaintenance:
             self.recovery.recover(name)
         for item_id in self._writer.read(partial(queries.cancels, owner=session.process_lock.id)):
             self._cancel_here(item_id)
-        if (request := self._load_file.asked()) is not None:
-            self._load_file.write(request, self._load())
+        if self._watch.is_asked():
+            with suppress(OSError):  # the process that has asked then sees no answer
+                self._load_file.answer(self._load())
         self._follow_pauses()
         if session.executors and self._local.ledger.phase is Phase.RUNNING:
             if self.fires:

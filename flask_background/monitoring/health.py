@@ -90,7 +90,8 @@ def _paused(paused: Sequence[PauseInfo], waiting: Sequence[Waiting]) -> Iterator
             f"{pause.kind} {pause.name}",
             f"paused since {pause.since:%Y-%m-%d %H:%M} UTC{f' by {pause.by}' if pause.by else ''}:"
             f" {_items(count, 'wait')}",
-            f"resume it once the cause is gone: flask background resume {pause.kind} {pause.name}",
+            "resume it once the cause is gone: flask background resume"
+            f" {'--executor ' if pause.kind == 'executor' else ''}{pause.name}",
         )
 
 
@@ -189,7 +190,8 @@ def _outbox(writer: Writer, now: float) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "outbox",
-            f"{_items(count, 'wait')} to be forwarded to another backend, the oldest for {_time(now - oldest)}",
+            f"{_items(count, 'wait')} to be forwarded to another backend,"
+            f" the oldest for {_time(now - oldest)}",
             "see whether Celery's broker can be reached",
         )
 
@@ -200,8 +202,9 @@ def _in_memory(state: BackgroundState, up: Sequence[ProcessSnapshot]) -> Iterato
             yield Finding(
                 "warning",
                 f"process {process.pid}",
-                f"late: {_items(process.queued, 'wait')} in its memory, the oldest for {_time(process.oldest)}"
-                f" (BACKGROUND_MAX_QUEUED is {state.settings.max_queued})",
+                f"late: {_items(process.queued, 'wait')} in its memory,"
+                f" the oldest for {_time(process.oldest)}; BACKGROUND_MAX_QUEUED is"
+                f" {state.settings.max_queued}",
                 "start more processes, or give the executor more workers, unless runs are stuck",
             )
 

@@ -264,4 +264,20 @@ def test_without_a_journal(make_site: Callable[..., Site], gate: threading.Event
     assert monitor.cancel(ItemQuery(status=Status.FAILED)) == 0
     assert monitor.cancel([items[1].id]) <= 1
     assert monitor.retry(ItemQuery()) == monitor.delete(ItemQuery()) == 0
+    site.background.task(name="work")(lambda: None)
+    with pytest.raises(ValueError, match="the task work cannot be paused: only durable items wait"):
+        monitor.pause("task", "work")
     assert not state_of(site.app).has_journal()
+
+
+def test_manual_backend(make_site: Callable[..., Site], tmp_path: Path) -> None:
+    """In a test with the manual backend a periodic task is enqueued there."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_BACKEND="manual")
+
+    @site.background.periodic(seconds=60)
+    def tick() -> None:
+        pass
+
+    with site.app.app_context():
+        assert site.background.monitor.run_now(tick.name) is not None
+    assert not (tmp_path / "journal").exists()

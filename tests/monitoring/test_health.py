@@ -90,7 +90,7 @@ def test_late_though_processes_are_up(shop: Shop, make_site: Callable[..., Site]
     assert finding.level == "ok"
     assert finding.text.endswith("UTC by ada: 4 items wait")
     assert finding.cure is not None
-    assert "flask background resume task work" in finding.cure
+    assert "flask background resume work" in finding.cure
     site.background.monitor.pause("executor", "thread")
     assert findings(site)["executor thread"].text.endswith("UTC: 4 items wait")
     site.background.monitor.resume("task", "work")
