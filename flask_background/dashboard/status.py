@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from flask import Blueprint, Response, current_app, make_response, send_file
+from flask import Blueprint, Response, current_app, make_response, request
 from flask.typing import ResponseReturnValue
 
 from flask_background.core.item import WorkItem
@@ -45,7 +45,11 @@ def create_status(
 
     @blueprint.get("/progress.js", endpoint="element")
     def send_element() -> Response:
-        return send_file(_ELEMENT, mimetype="text/javascript")
+        response = Response(_ELEMENT.read_bytes(), mimetype="text/javascript")
+        response.headers["Cache-Control"] = "no-cache"  # browsers keep it, and ask whether it has changed
+        response.add_etag()
+        response.make_conditional(request)
+        return response
 
     @blueprint.get("/<item_id>", endpoint="show")
     def show(item_id: str) -> ResponseReturnValue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -19,6 +20,7 @@ from click.testing import Result
 
 from ..helpers import BOUND, ROOT, Script, Site
 from .conftest import said
+from .test_fields import documented
 
 Command = Callable[..., Result]
 
@@ -104,6 +106,9 @@ def test_processes_and_top(shop: Path) -> None:
     _, row = output("processes").splitlines()
     assert "0 queued, 1 running" in row
     assert "thread 2/" in row
+    (process,) = json.loads(output("processes", "--json"))["processes"]
+    assert process.keys() == documented("A process")
+    assert {load["name"] for load in process["executors"]} == {"asyncio", "thread"}
     once = output("top", "--once")
     assert "\x1b" not in once
     assert re.search(r"^\w{24}  \w+\.pack  .* ago +25% wrapping  the book$", once, re.M)

@@ -227,5 +227,3 @@ def test_element(ask: Ask, site: Site) -> None:
     assert len(answer.data) < 3_200
     again = site.client.get("/items/progress.js", headers={"If-None-Match": answer.headers["ETag"]})
     assert again.status_code == 304
-    answer.close()
-    again.close()
