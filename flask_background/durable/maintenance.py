@@ -23,6 +23,7 @@ from flask_background.durable.journal.watch import ProcessWatch
 from flask_background.durable.periodic import PeriodicTasks
 from flask_background.durable.recovery import Recovery
 from flask_background.durable.removal import BREATH, Removal
+from flask_background.durable.tally import TallyWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,7 @@ class JournalMaintenance:
         self.recovery = Recovery(session, handles)
         self._outbox = outbox
         self.removal = Removal(session, keep)
+        self.tally = TallyWriter(session)
         self._park_after = park_after
         self._load, self._load_file = load, LoadFile(self._folder, session.process_lock.id)
         self._warned: set[str] = set()
@@ -156,6 +158,7 @@ class JournalMaintenance:
             self._claimer.give_back_stuck()
             self._claimer.claim(now)
         self._outbox.look()
+        self.tally.look(now)
         if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
             self._looked_over_at = now
             self._look_over(now)

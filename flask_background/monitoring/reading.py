@@ -13,21 +13,14 @@ from typing import TYPE_CHECKING, TypeVar
 from flask_background.core.checks import is_text
 from flask_background.core.status import Status
 from flask_background.core.stop_tally import is_kept
-from flask_background.durable.journal import counts, ended_runs, outbox
+from flask_background.durable.journal import ended_runs, outbox
 from flask_background.durable.journal.conditions import Conditions
-from flask_background.durable.journal.selection import select_ids
+from flask_background.durable.journal.selection import select_waiting_ids
 from flask_background.errors import BrokerError
-from flask_background.monitoring import (
-    celery_items,
-    journal_items,
-    memory_items,
-    processes,
-    summaries,
-    tallies,
-)
+from flask_background.monitoring import celery_items, journal_items, memory_items, processes, summaries
+from flask_background.monitoring.counting import JournalCounts
 from flask_background.monitoring.pages import Source, page
 from flask_background.monitoring.snapshots import (
-    LATE,
     Counts,
     ItemQuery,
     ItemSnapshot,
@@ -44,6 +37,7 @@ from flask_background.monitoring.sources import (
     memory_source,
     outbox_source,
 )
+from flask_background.monitoring.tallies import TallyReader
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
@@ -53,6 +47,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# How long other processes have to answer with their loads, in seconds.
+_WAIT = 0.05
 # How many items in flight of each kind a Celery cluster is asked for.
 _MOST_IN_CELERY = 200
 
@@ -64,6 +60,8 @@ class Reader:
 
     def __init__(self, state: BackgroundState) -> None:
         self._state = state
+        self._counts = JournalCounts()
+        self._tally = TallyReader(state)
 
     def items(self, query: ItemQuery, limit: int, after: str | None) -> Page:
         """See ``Monitor.items``."""
@@ -86,8 +84,9 @@ class Reader:
             for item in memory_items.items_of(self._state.backend)
         )
         if (writer := self._writer) is not None:
+            found += self._counts.count(writer, conditions, status)
             statuses = [*Status] if status is None else [status]
-            found += sum(map(len, select_ids(writer, statuses, conditions, time.time())))
+            found += sum(map(len, select_waiting_ids(writer, statuses, conditions, time.time())))
         return found
 
     def get(self, item_id: str) -> ItemSnapshot | None:
@@ -117,14 +116,14 @@ class Reader:
         journal: Counter[Status] = Counter()
         late, oldest, now = 0, None, time.time()
         if (writer := self._writer) is not None:
-            for task in writer.read(partial(counts.task_counts, now=now, late_before=now - LATE)).values():
+            for task in self._counts.by_task(writer).values():
                 journal.update(task.items)
                 late += task.late
                 if task.oldest is not None and (oldest is None or task.oldest < oldest):
                     oldest = task.oldest
             journal.update(writer.read(outbox.stats))
         memory = Counter(item._status for item in memory_items.items_of(self._state.backend))
-        for process in self.processes(0.05):
+        for process in self.processes(_WAIT):
             if not process.is_this:
                 memory[Status.QUEUED] += process.queued
                 memory[Status.RUNNING] += process.running
@@ -143,13 +142,15 @@ class Reader:
 
     def tally(self, since: datetime, until: datetime, step: timedelta | None) -> list[TallyEntry]:
         """See ``Monitor.tally``."""
-        return tallies.entries(self._writer, since.timestamp(), until.timestamp(), step)
+        minutes = None if step is None else max(1, int(step.total_seconds() // 60))
+        return self._tally.entries(since.timestamp(), until.timestamp(), minutes)
 
     def tasks(self, period: timedelta) -> list[TaskSummary]:
         """See ``Monitor.tasks``."""
-        return summaries.tasks(
-            self._state, self._writer, period.total_seconds(), self.processes(0.05), self.pauses()
-        )
+        writer, now = self._writer, time.time()
+        found = {} if writer is None else self._counts.by_task(writer)
+        ended = self._tally.total(now - period.total_seconds(), now)
+        return summaries.tasks(self._state, writer, found, ended, self.processes(_WAIT), self.pauses())
 
     def schedules(self) -> list[ScheduleSnapshot]:
         """See ``Monitor.schedules``."""

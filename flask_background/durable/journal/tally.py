@@ -10,12 +10,14 @@ import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
-#: How long the tally is kept, and for how long minute by minute; after that, in steps of so many minutes.
+#: How long the tally is kept, in minutes.
 KEPT_MINUTES = 2 * 24 * 60
-_FINE_MINUTES = 120
-COARSE_STEP = 10
-# Rows that are older by so many minutes are coarse already, unless no process of the app ran meanwhile.
-_LATEST_MINUTES = 120
+#: The length of the steps, in minutes, in which older parts of the tally are kept, and much older ones.
+STEP, COARSE_STEP = 5, 30
+# How old a minute is when it becomes a part of a step, and how old a step is when it becomes one of a coarse
+# step, in minutes; each time that far back rows are looked at.
+_FINE, _FINER = 15, 200
+_BACK = 90
 # How many rows one transaction makes coarser or deletes.
 _MOST = 2_000
 
@@ -64,22 +66,28 @@ def read(db: sqlite3.Connection, first: int, last: int, step: int | None = None)
 
 
 def condense(db: sqlite3.Connection, now: float) -> bool:
-    """Make old rows coarser, and delete very old ones; return whether there may be more to do."""
+    """Make older rows coarser, and delete very old ones; return whether there may be more to do."""
     minute = int(now // 60)
     gone = db.execute(
         "delete from tally where (minute, task, status, waited, ran) in"
         " (select minute, task, status, waited, ran from tally where minute < ? limit ?)",
         (minute - KEPT_MINUTES, _MOST),
     ).rowcount
-    until = (minute - _FINE_MINUTES) // COARSE_STEP * COARSE_STEP
+    counts = [gone, _merge(db, minute - _FINE, STEP), _merge(db, minute - _FINER, COARSE_STEP)]
+    return _MOST in counts
+
+
+def _merge(db: sqlite3.Connection, until: int, step: int) -> int:
+    """Make rows before a minute parts of steps; return how many rows that were."""
+    until -= until % step
     found = db.execute(
         f"select {_ALL} from tally where minute between ? and ? and minute % ? != 0 limit ?",
-        (until - _LATEST_MINUTES, until - 1, COARSE_STEP, _MOST),
+        (until - _BACK, until - 1, step, _MOST),
     ).fetchall()
     rows = [TallyRow._make(row) for row in found]
     db.executemany(
         "delete from tally where minute = ? and task = ? and status = ? and waited = ? and ran = ?",
         [row[:5] for row in rows],
     )
-    add(db, [row._replace(minute=row.minute // COARSE_STEP * COARSE_STEP) for row in rows])
-    return _MOST in (gone, len(rows))
+    add(db, [row._replace(minute=row.minute - row.minute % step) for row in rows])
+    return len(rows)
