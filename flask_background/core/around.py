@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Generator, Iterable
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, cast
 
 from flask_background.core.odd_errors import add_note
 from flask_background.errors import ConfigurationError
 
-AroundFunction = Callable[..., Generator[Any, Any, Any]]
+AroundFunction = Callable[..., Iterator[Any]]
 
 
 def check_function(decorator: str, func: AroundFunction, *args: object) -> None:
@@ -49,7 +49,7 @@ class Around:
         self._decorator = decorator
         self._function = function
         try:
-            self._generator = function(*args)
+            self._generator = cast(Generator[Any, Any, Any], function(*args))
             #: What the function yielded.
             self.yielded = next(self._generator)
         except StopIteration:

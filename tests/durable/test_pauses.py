@@ -207,9 +207,12 @@ def test_wanted_item(site: Site) -> None:
 def test_in_memory_items_are_not_paused(site: Site) -> None:
     """A pause concerns durable items alone."""
     task = site.background.task(name="work")(lambda: 42)
+    durable = site.background.task(durable=True, name="durable")(lambda: None)
     site.background.monitor.pause("task", "work")
     site.background.monitor.pause("executor", "thread")
+    waits = durable.enqueue()
     assert task.enqueue().result(BOUND) == 42
+    assert is_free(site, waits)
 
 
 def test_other_process(shop: Shop, make_site: Callable[..., Site]) -> None:
