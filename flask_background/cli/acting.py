@@ -111,11 +111,11 @@ class _Action(NamedTuple):
 
     def _all(self, query: ItemQuery, yes: bool) -> int:
         """Act on all items that a query selects, once the user has agreed to their number."""
-        statuses = self.allowed if query.status is None else [query.status]
-        count = sum(self.monitor.count(replace(query, status=status)) for status in statuses)
-        if not count:
-            return 0
         if not yes:
+            statuses = self.allowed if query.status is None else [query.status]
+            count = sum(self.monitor.count(replace(query, status=status)) for status in statuses)
+            if not count:
+                return 0
             question = f"{self.verb.capitalize()} {_items(count)} ({described(query)})?"
             click.confirm(printable(question), abort=True, err=True)
         return self.act(query, by=operator())

@@ -45,7 +45,8 @@ def list_(
     if monitor.celery_error is not None:
         warn(f"Items in Celery are left out: {monitor.celery_error}")
     if last.next is not None and not as_json:
-        how_far = "" if last.looked_back_to is None else f"Looked back to {last.looked_back_to}. "
+        to = last.looked_back_to
+        how_far = "" if to is None else f"Looked back to {to.isoformat(' ', 'seconds')}. "
         warn(f"{how_far}There may be more: --after {last.next}")
 
 
