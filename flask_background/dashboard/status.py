@@ -11,11 +11,9 @@ from typing import Any, Literal
 from flask import Blueprint, Response, current_app, make_response, request
 from flask.typing import ResponseReturnValue
 
-from flask_background.core.item import WorkItem
+from flask_background import Background, Progress, Status, WorkItem
 from flask_background.core.odd_errors import text_of
-from flask_background.core.status import Progress, Status
 from flask_background.errors import BackgroundError, RecordGoneError
-from flask_background.extension import Background
 
 Item = WorkItem[Any]
 
