@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from operator import add
 from typing import TYPE_CHECKING
 
 from flask_background.core.finding import Finding
@@ -13,8 +15,8 @@ from flask_background.durable.journal import health, outbox, search, takeover
 from flask_background.durable.journal.process_identity import short_name
 from flask_background.errors import JournalError
 from flask_background.monitoring.processes import pauses, processes
-from flask_background.monitoring.snapshots import LATE, PauseInfo, ProcessSnapshot
-from flask_background.monitoring.tallies import Sums, rows
+from flask_background.monitoring.reading import Reader
+from flask_background.monitoring.snapshots import LATE, Distribution, PauseInfo, ProcessSnapshot
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
@@ -58,8 +60,8 @@ def _examine(state: BackgroundState) -> Iterator[Finding]:
         if ("task", each.task) not in names and ("executor", each.executor) not in names
     ]
     yield from _late(state, open_, up, now)
-    yield from _piling_up(writer, open_, now)
-    yield from _stuck(writer, now)
+    yield from _piling_up(state, writer, open_, now)
+    yield from _stuck(state, writer, now)
     yield from _outbox(writer, now)
     yield from _in_memory(state, up)
 
@@ -131,17 +133,19 @@ def _is_anybody_up(state: BackgroundState, waiting: Waiting, up: Sequence[Proces
     return False
 
 
-def _piling_up(writer: Writer, waiting: Sequence[Waiting], now: float) -> Iterator[Finding]:
+def _piling_up(
+    state: BackgroundState, writer: Writer, waiting: Sequence[Waiting], now: float
+) -> Iterator[Finding]:
     """Tell of tasks that would take long for what waits, while more items come than end."""
     many = [each for each in waiting if each.items >= _FEW]
     if not many:
         return
-    ended = _sums(writer, now - _PACE, now)
+    ended = _ended(state, _PACE)
     entered = writer.read(partial(search.entered_since, at=now - _PACE))
-    if entered <= sum(sums.items for sums in ended.values()):
+    if entered <= sum(runs.total for runs in ended.values()):
         return
     for each in many:
-        count = ended[each.task].items if each.task in ended else 0
+        count = ended[each.task].total if each.task in ended else 0
         if count < each.items:
             yield Finding(
                 "warning",
@@ -151,13 +155,13 @@ def _piling_up(writer: Writer, waiting: Sequence[Waiting], now: float) -> Iterat
             )
 
 
-def _stuck(writer: Writer, now: float) -> Iterator[Finding]:
+def _stuck(state: BackgroundState, writer: Writer, now: float) -> Iterator[Finding]:
     running = writer.read(health.running)
     if not running:
         return
-    sums = _sums(writer, now - _DAY, now)
+    ended = _ended(state, _DAY)
     for item in running:
-        limit, why = _limit_of(item, sums.get(item.task))
+        limit, why = _limit_of(item, ended.get(item.task))
         if limit is not None and now - item.started > limit:
             yield Finding(
                 "warning",
@@ -169,7 +173,7 @@ def _stuck(writer: Writer, now: float) -> Iterator[Finding]:
             )
 
 
-def _limit_of(item: Running, sums: Sums | None) -> tuple[float | None, str]:
+def _limit_of(item: Running, runs: Distribution | None) -> tuple[float | None, str]:
     """Return after how many seconds a run is stuck, and why; None: this is not known."""
     try:
         timeout = json.loads(item.options)["timeout"]
@@ -177,9 +181,9 @@ def _limit_of(item: Running, sums: Sums | None) -> tuple[float | None, str]:
             return float(timeout) + _SHORTEST, f"and its timeout is {_time(timeout)}"
     except (ValueError, TypeError, KeyError):  # the row can hold anything
         pass
-    if sums is None or sums.runs.total < _KNOWN_RUNS:
+    if runs is None or runs.total < _KNOWN_RUNS:
         return None, ""
-    usual = sums.runs.quantile(0.95) or 0.0
+    usual = runs.quantile(0.95) or 0.0
     return max(_SHORTEST, _TIMES_LONGER * usual), f"and 95 of 100 runs take {_time(usual)} at most"
 
 
@@ -209,11 +213,14 @@ def _in_memory(state: BackgroundState, up: Sequence[ProcessSnapshot]) -> Iterato
             )
 
 
-def _sums(writer: Writer, since: float, now: float) -> dict[str, Sums]:
-    """Return the items of each task that ended since then."""
-    found: dict[str, Sums] = {}
-    for row in rows(writer, since, now + 60, None):
-        found.setdefault(row.task, Sums()).add(row)
+def _ended(state: BackgroundState, seconds: float) -> dict[str, Distribution]:
+    """Return how long the last runs took of each task's items that ended in so many seconds."""
+    now = datetime.now(UTC)
+    found: dict[str, Distribution] = {}
+    for entry in Reader(state).tally(now - timedelta(seconds=seconds), now + timedelta(minutes=1), None):
+        before = found.get(entry.task)
+        counts = entry.runs.counts if before is None else map(add, before.counts, entry.runs.counts)
+        found[entry.task] = Distribution(counts=tuple(counts), seconds=0.0)
     return found
 
 

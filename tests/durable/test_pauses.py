@@ -228,12 +228,13 @@ def test_other_process(shop: Shop, make_site: Callable[..., Site]) -> None:
         while not (folder / "enough").exists():
             work.enqueue(f"item-{number}")
             number += 1
+            time.sleep(0.01)
         say("enqueued", number)
         serve_thread.join()
         """
     )
     site = make_site(**settings)
-    until(lambda: len(shop.runs()) > 20)
+    until(lambda: len(shop.runs()) > 10)
     site.background.task(durable=True, name="work")(lambda name: None)
     site.background.monitor.pause("task", "work")
     paused_at = time.time()

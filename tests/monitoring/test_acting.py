@@ -256,6 +256,25 @@ def test_run_now_with_overlap(site: Site, monitor: Monitor, gate: threading.Even
     assert monitor.run_now(tick.name) is None
 
 
+def test_odd_texts(site: Site, monitor: Monitor, caplog: pytest.LogCaptureFixture) -> None:
+    """Texts that no item can have select none, and a name is one line in the log, whatever is in it."""
+    caplog.set_level("INFO")
+    failed(site, 1)
+    half = "\ud800"
+    assert (
+        monitor.retry([half], by="ada\nItem 1 succeeded")
+        == monitor.delete([half])
+        == monitor.cancel([half])
+        == 0
+    )
+    for query in (ItemQuery(task=half), ItemQuery(key=half), ItemQuery(executor=half), ItemQuery(text=half)):
+        assert monitor.retry(query, by=half) == monitor.cancel(query) == monitor.delete(query) == 0
+    assert "0 items retried by ada Item 1 succeeded" in lines(caplog)
+    assert "0 items retried by \ufffd" in lines(caplog)
+    assert monitor.pause("task", "mail.send", by=half)
+    assert monitor.pauses()[0].by == "\ufffd"
+
+
 def test_without_a_journal(make_site: Callable[..., Site], gate: threading.Event) -> None:
     """An app with items in memory alone makes no journal because somebody acts."""
     site = make_site()

@@ -22,7 +22,7 @@ from flask_background.monitoring import health
 
 from ..durable.rows import ROW
 from ..durable.shop import Shop
-from ..helpers import BOUND, Script, Site, until
+from ..helpers import BOUND, Script, Site, stands_still, until
 
 pytestmark = pytest.mark.process
 
@@ -79,6 +79,7 @@ def test_late_though_processes_are_up(shop: Shop, make_site: Callable[..., Site]
     """Items that wait in the journal, or behind a long run in the process that has claimed them."""
     script = shop.start("items = [work.enqueue('hold') for _ in range(6)]", "\n    serve()")
     until(lambda: len(shop.runs()) == 2)
+    until(lambda: [row["status"] for row in shop.rows()].count("running") == 2)
     site = make_site(BACKGROUND_JOURNAL=shop.folder / "journal", BACKGROUND_RUN_IN_WEB=False)
     site.background.task(durable=True, name="work")(print)
     write(site, lambda db: db.execute("update item set due = ? where status = 'queued'", (NOW - 90,)))
@@ -154,6 +155,7 @@ def test_process_that_does_not_answer(
     pid = script.process.pid
     assert f"process {pid}" not in findings(site)
     script.send(signal.SIGSTOP)
+    until(lambda: stands_still(pid))
     time.sleep(0.6)
     finding = findings(site)[f"process {pid}"]
     assert finding.level == "error"
