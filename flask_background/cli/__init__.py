@@ -27,10 +27,10 @@ class _Group(AppGroup):
 
 
 def _load() -> None:
-    for module in ("commands", "items", "metrics"):
+    for module in ("commands", "items", "acting", "pausing", "overview", "top", "metrics"):
         import_module(f"flask_background.cli.{module}")
 
 
 background = _Group(
-    "background", help="Run items, show and change durable ones, and check the app for unsafe settings."
+    "background", help="Run items, show what they do, change them, and check the app for unsafe settings."
 )
