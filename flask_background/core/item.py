@@ -319,6 +319,7 @@ class WorkItem(Generic[R]):
         before = self._attempt
         if before is not None and before.started is not None:
             attempt.number = before.number + 1
+            attempt.due = before.next_due
         self._attempt = attempt
         if self._status is QUEUED:
             self._status = RUNNING  # the move of nearly every item; to look it up would cost 0.2 µs
@@ -337,10 +338,14 @@ class WorkItem(Generic[R]):
         else:
             self._move(status)
 
-    def _requeue(self, error: BaseException) -> None:
-        """Queue a running item again after its run failed with error. The next run has a new token."""
+    def _requeue(self, error: BaseException, delay: float) -> None:
+        """Queue a running item again after its run failed with error, for a run in delay seconds.
+
+        The next run has a new token.
+        """
         if self._attempt is not None:
             self._attempt.error = error
+            self._attempt.next_due = self._host.clock.time() + delay
         self._move(QUEUED)
         self._renew_token()
 

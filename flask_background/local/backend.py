@@ -219,7 +219,7 @@ class LocalBackend(InProcessBackend, RunHost):
 
     def requeue(self, item: WorkItem[Any], error: BaseException, delay: float) -> bool:
         """Queue a running item again, and report it; return False in a stop, in which nothing is retried."""
-        if not self.ledger.requeue(item, self.executors[item._task.executor], error):
+        if not self.ledger.requeue(item, self.executors[item._task.executor], error, delay):
             return False
         self._lending.give_back(item)
         self.tell_retried(item, error, delay)

@@ -13,21 +13,14 @@ from typing import TYPE_CHECKING, TypeVar
 from flask_background.core.checks import is_text
 from flask_background.core.status import Status
 from flask_background.core.stop_tally import is_kept
-from flask_background.durable.journal import counts, ended_runs, outbox
+from flask_background.durable.journal import ended_runs, outbox
 from flask_background.durable.journal.conditions import Conditions
-from flask_background.durable.journal.selection import select_ids
+from flask_background.durable.journal.selection import select_waiting_ids
 from flask_background.errors import BrokerError
-from flask_background.monitoring import (
-    celery_items,
-    journal_items,
-    memory_items,
-    processes,
-    summaries,
-    tallies,
-)
+from flask_background.monitoring import celery_items, journal_items, memory_items, processes, summaries
+from flask_background.monitoring.kept import kept_of
 from flask_background.monitoring.pages import Source, page
 from flask_background.monitoring.snapshots import (
-    LATE,
     Counts,
     ItemQuery,
     ItemSnapshot,
@@ -53,6 +46,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# How long other processes have to answer with their loads, in seconds.
+_WAIT = 0.05
 # How many items in flight of each kind a Celery cluster is asked for.
 _MOST_IN_CELERY = 200
 
@@ -60,10 +55,18 @@ _MOST_IN_CELERY = 200
 class Reader:
     """The part of a ``Monitor`` that looks."""
 
-    celery_error: str | None = None
-
     def __init__(self, state: BackgroundState) -> None:
         self._state = state
+        self._kept = kept_of(state)
+
+    @property
+    def celery_error(self) -> str | None:
+        """See ``Monitor.celery_error``."""
+        return self._kept.celery_error
+
+    @celery_error.setter
+    def celery_error(self, error: str | None) -> None:
+        self._kept.celery_error = error
 
     def items(self, query: ItemQuery, limit: int, after: str | None) -> Page:
         """See ``Monitor.items``."""
@@ -86,8 +89,9 @@ class Reader:
             for item in memory_items.items_of(self._state.backend)
         )
         if (writer := self._writer) is not None:
+            found += self._kept.counts.count(writer, conditions, status)
             statuses = [*Status] if status is None else [status]
-            found += sum(map(len, select_ids(writer, statuses, conditions, time.time())))
+            found += sum(map(len, select_waiting_ids(writer, statuses, conditions, time.time())))
         return found
 
     def get(self, item_id: str) -> ItemSnapshot | None:
@@ -110,21 +114,23 @@ class Reader:
             if record is not None:
                 return celery_items.snapshot(item_id, record, is_full=True)
         # An item that waits for a commit is in no journal yet.
-        return None if item is None else memory_items.snapshot(item, self._process, is_full=True)
+        if item is not None and not item._status.is_final:
+            return memory_items.snapshot(item, self._process, is_full=True)
+        return None
 
     def counts(self) -> Counts:
         """See ``Monitor.counts``."""
         journal: Counter[Status] = Counter()
         late, oldest, now = 0, None, time.time()
         if (writer := self._writer) is not None:
-            for task in writer.read(partial(counts.task_counts, now=now, late_before=now - LATE)).values():
+            for task in self._kept.counts.by_task(writer).values():
                 journal.update(task.items)
                 late += task.late
                 if task.oldest is not None and (oldest is None or task.oldest < oldest):
                     oldest = task.oldest
             journal.update(writer.read(outbox.stats))
         memory = Counter(item._status for item in memory_items.items_of(self._state.backend))
-        for process in self.processes(0.05):
+        for process in self.processes(_WAIT):
             if not process.is_this:
                 memory[Status.QUEUED] += process.queued
                 memory[Status.RUNNING] += process.running
@@ -143,13 +149,15 @@ class Reader:
 
     def tally(self, since: datetime, until: datetime, step: timedelta | None) -> list[TallyEntry]:
         """See ``Monitor.tally``."""
-        return tallies.entries(self._writer, since.timestamp(), until.timestamp(), step)
+        minutes = None if step is None else max(1, int(step.total_seconds() // 60))
+        return self._kept.tally.entries(self._state, since.timestamp(), until.timestamp(), minutes)
 
     def tasks(self, period: timedelta) -> list[TaskSummary]:
         """See ``Monitor.tasks``."""
-        return summaries.tasks(
-            self._state, self._writer, period.total_seconds(), self.processes(0.05), self.pauses()
-        )
+        writer, now = self._writer, time.time()
+        found = {} if writer is None else self._kept.counts.by_task(writer)
+        ended = self._kept.tally.total(self._state, now - period.total_seconds(), now)
+        return summaries.tasks(self._state, writer, found, ended, self.processes(_WAIT), self.pauses())
 
     def schedules(self) -> list[ScheduleSnapshot]:
         """See ``Monitor.schedules``."""

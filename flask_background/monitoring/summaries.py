@@ -12,14 +12,13 @@ from flask_background.durable.journal import counts, queries
 from flask_background.durable.journal import schedules as journal_schedules
 from flask_background.monitoring import journal_items, memory_items
 from flask_background.monitoring.snapshots import (
-    LATE,
     ItemSnapshot,
     PauseInfo,
     ProcessSnapshot,
     ScheduleSnapshot,
     TaskSummary,
 )
-from flask_background.monitoring.tallies import Sums, rows
+from flask_background.monitoring.tallies import Step, Sums
 from flask_background.monitoring.values import moment
 
 if TYPE_CHECKING:
@@ -30,20 +29,20 @@ if TYPE_CHECKING:
 def tasks(
     state: BackgroundState,
     writer: Writer | None,
-    period: float,
+    found: dict[str, counts.TaskCounts],
+    ended: Step,
     processes: Iterable[ProcessSnapshot],
     pauses: Iterable[PauseInfo],
 ) -> list[TaskSummary]:
-    """Return all tasks, by name; see ``Monitor.tasks``. Raises JournalError."""
-    now = time.time()
-    found: dict[str, counts.TaskCounts] = {}
-    if writer is not None:
-        found = writer.read(partial(counts.task_counts, now=now, late_before=now - LATE))
+    """Return all tasks, by name; see ``Monitor.tasks``. Raises JournalError.
+
+    ``found``: the items in the journal, by task. ``ended``: the items that ended in the period.
+    """
     sums: dict[str, tuple[Sums, int]] = {}
-    for row in rows(writer, now - period, now + 60, None):
-        total, failed = sums.get(row.task, (Sums(), 0))
-        total.add(row)
-        sums[row.task] = total, failed + row.items * (row.status == Status.FAILED)
+    for (name, status), one in ended.sums.items():
+        total, failed = sums.get(name, (Sums(), 0))
+        total.add(one)
+        sums[name] = total, failed + one.items * (status == Status.FAILED)
     in_memory: dict[str, list[int]] = {}
     for process in processes:
         for name, (queued, running) in process.tasks.items():
@@ -51,7 +50,7 @@ def tasks(
             both[0] += queued
             both[1] += running
     paused = {pause.name: pause for pause in pauses if pause.kind == "task"}
-    failures = _last_failures(state, writer, found, now)
+    failures = _last_failures(state, writer, found, time.time())
     known = state.registry.tasks
     summaries = []
     for name in sorted(known.keys() | found.keys() | sums.keys() | in_memory.keys()):
@@ -59,6 +58,7 @@ def tasks(
         total, failed = sums.get(name, (Sums(), 0))
         items = found[name].items if name in found else {}
         queued, running = in_memory.get(name, (0, 0))
+        waits, runs = total.distributions()
         summaries.append(
             TaskSummary(
                 name=name,
@@ -70,8 +70,8 @@ def tasks(
                 late=found[name].late if name in found else 0,
                 ended=total.items,
                 failed=failed,
-                waits=total.waits,
-                runs=total.runs,
+                waits=waits,
+                runs=runs,
                 last_failure=failures.get(name),
                 paused=paused.get(name),
             )

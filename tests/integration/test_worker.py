@@ -166,11 +166,15 @@ def test_second_press(background: Background, worker: Start) -> None:
 
 
 def test_burst(background: Background, worker: Start) -> None:
-    """A burst ends when there is nothing left to run, and not before."""
+    """A burst ends when there is nothing left to run, and not before; it does not wait for paused items."""
     task = background.task(durable=True, name="work")(lambda seconds: None)
     items = [task.enqueue(0.05) for _ in range(40)]
+    paused = background.task(durable=True, name="polite")(lambda: None)
+    background.monitor.pause("task", "polite")
+    waits = paused.enqueue()
     assert worker("--burst", "--executor", "thread").wait(30) == 0
     assert {item.status for item in items} == {Status.SUCCEEDED}
+    assert waits.status is Status.QUEUED
 
 
 def test_burst_after_a_crash(background: Background, worker: Start) -> None:

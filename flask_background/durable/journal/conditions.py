@@ -50,7 +50,9 @@ class Conditions(NamedTuple):
                 " or instr(lower(error), :escaped))"
             )
             values["text"] = self.text.lower()
-            values["escaped"] = json.dumps(self.text)[1:-1].lower()
+            # In JSON there is no colon between the type and the message.
+            part = max(self.text.split(":"), key=len).strip()
+            values["escaped"] = json.dumps(part)[1:-1].lower()
         elif self.text is not None:  # SQLite knows no other letters, and errors are JSON
             parts.append("coalesce(description, reason, error) is not null")
         return " and ".join(parts), values
