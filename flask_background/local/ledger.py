@@ -101,6 +101,25 @@ class Ledger:
         if self._idle_latches and self.is_idle():
             _open(self._idle_latches)
 
+    def take_out(self, items: Iterable[WorkItem[Any]], executor: Executor) -> list[WorkItem[Any]]:
+        """Move queued items to the leaving ones, so that none starts; return those that were queued."""
+        taken = []
+        with self.lock:
+            for item in items:
+                # Set before the item leaves the queued ones, so that it is counted all the time.
+                self.leaving[item.id] = item
+                if executor.queued.pop(item.id, None) is None:
+                    del self.leaving[item.id]
+                else:
+                    taken.append(item)
+        return taken
+
+    def put_back(self, item: WorkItem[Any], executor: Executor) -> None:
+        """Queue an item again that was taken out."""
+        with self.lock:
+            executor.queued[item.id] = item
+            del self.leaving[item.id]
+
     def let_go(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> bool:
         """Remove an item that goes on elsewhere from its book; return False if it is no longer there.
 
