@@ -228,7 +228,11 @@ class BackgroundState:
         """Return whether the app has durable items, or may have."""
         if self._journal.made is not None:
             return True
-        may_have = self.registry.has_durable(self.settings.backend) or (self.folder / FILE_NAME).exists()
+        may_have = (
+            self.registry.has_durable(self.settings.backend)
+            or self.settings.overflow == "journal"
+            or (self.folder / FILE_NAME).exists()
+        )
         return may_have and self.settings.backend not in ("immediate", "manual")
 
     def look_for_work(self) -> None:

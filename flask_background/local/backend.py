@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.concurrency.timers import Timers
-from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats
+from flask_background.core.backend import Companion, Entry, InProcessBackend, Phase, Stats
 from flask_background.core.executor_check import mismatch
 from flask_background.core.hub_events import make_events
 from flask_background.core.item import WorkItem
@@ -19,7 +19,15 @@ from flask_background.core.runner import perform
 from flask_background.core.settings import Settings
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
-from flask_background.errors import BackgroundError, EnqueuedInChildError, EnqueueError, ItemCancelledError
+from flask_background.errors import (
+    ArgumentError,
+    BackgroundError,
+    ConfigurationError,
+    EnqueuedInChildError,
+    EnqueueError,
+    ItemCancelledError,
+    Stopping,
+)
 from flask_background.executors import close_all, make_executors
 from flask_background.executors.base import Executor
 from flask_background.local.admission import Admission
@@ -32,7 +40,7 @@ from flask_background.local.shutdown import ShutdownSequence
 from flask_background.local.uploads import UploadRoom, put_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from flask import Flask
 
@@ -47,6 +55,8 @@ _RUNNING = Phase.RUNNING  # a local name, because every item passes here
 
 class LocalBackend(InProcessBackend, RunHost):
     """The items of one app in one process."""
+
+    can_retract = True
 
     def __init__(
         self,
@@ -153,6 +163,72 @@ class LocalBackend(InProcessBackend, RunHost):
             else:
                 self._put(item, executor)
         return item
+
+    @uninterruptible
+    def accept_many(
+        self, entries: Sequence[Entry[WorkItem[Any]]], rest: Callable[[], object]
+    ) -> list[WorkItem[Any]]:
+        copies: dict[str, Copies] = {}
+        items = [entry.item for entry in entries]
+        try:
+            if self.ledger.phase is not _RUNNING and any(entry.due is not None for entry in entries):
+                raise Stopping.refusing(items[0].task_name)
+            for entry in entries:
+                self._prepare(entry, copies)
+            accepted = self.admission.enter_all(items)
+            try:
+                rest()
+            except BaseException:
+                for item in items:
+                    self._retract(item)
+                raise
+        except BaseException as error:
+            for item in items:
+                self.discard_uploads(item, copies.get(item.id))
+            if isinstance(error, EnqueueError):
+                self.events.refused(items[0].task_name, error)
+            raise
+        if not self._watcher.awake:
+            self._wake_watcher()
+        for entry, taken in zip(entries, accepted, strict=True):
+            if taken is entry.item:
+                put_aside(copies.get(taken.id, []))
+                self._start_new(taken, entry.due)
+            else:
+                self.discard_uploads(entry.item, copies.get(entry.item.id))
+        return accepted
+
+    def _prepare(self, entry: Entry[WorkItem[Any]], copies: dict[str, Copies]) -> None:
+        item, task = entry.item, entry.item._task
+        executor = self.executors.get(task.executor)
+        try:
+            if executor is None or (executor.coroutines_only and not task.is_coroutine):
+                raise mismatch(task, self.executors)
+            executor.prepare(item)
+        except (ArgumentError, ConfigurationError) as error:
+            raise entry.refusing(error) from error
+        if item._uploads is not None:
+            copies[item.id] = self._uploads.enter(item)
+
+    def _retract(self, item: WorkItem[Any]) -> None:
+        """Take back an item that has not started, because its batch was refused."""
+        if item._task.key is not None:  # others may have its handle
+            self.cancel_held(item, "the batch that it was enqueued with was refused")
+        elif self.is_in_flight(item):  # otherwise the stop has ended it
+            self.let_go(item)
+
+    def _start_new(self, item: WorkItem[Any], due: float | None) -> None:
+        executor = self.executors[item._task.executor]
+        try:
+            self.events.enqueued(item)
+        finally:  # a signal may raise here, when the item has been accepted
+            if due is not None:
+                self.later.try_again(item, due - self.timers.clock.time())
+            elif len(executor.queued) + len(executor.running) > self.admission.most(executor):
+                executor.run_here(item)
+                item.wait()  # BACKGROUND_OVERFLOW slows the caller down
+            else:
+                self._put(item, executor)
 
     @uninterruptible
     def take(self, item: WorkItem[Any], held: bool = False) -> bool:
@@ -411,3 +487,8 @@ class ChildBackend(LocalBackend):
             " and would be lost with it: make the task durable=True, so that the journal keeps the item, or"
             " call it as a function"
         )
+
+    def accept_many(
+        self, entries: Sequence[Entry[WorkItem[Any]]], rest: Callable[[], object]
+    ) -> list[WorkItem[Any]]:
+        return [self.accept(entry.item) for entry in entries]

@@ -10,7 +10,7 @@ Nothing here calls foreign code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
@@ -52,6 +52,23 @@ class Ledger:
         accepted = executor.queued.pop(item.id, None) is None
         self._wake_if_idle()
         return accepted
+
+    def admit_all(
+        self, items: Mapping[Executor, Sequence[WorkItem[Any]]], most: Callable[[Executor], float]
+    ) -> bool:
+        """Enter items, all or none; return False if an executor has too little room, or after the stop.
+
+        ``most`` returns how many items of an executor there may be.
+        """
+        with self.lock:
+            if self.phase is _STOPPED:
+                return False
+            for executor, own in items.items():
+                if len(executor.queued) + len(executor.running) + len(own) > most(executor):
+                    return False
+            for executor, own in items.items():
+                executor.queued.update({item.id: item for item in own})
+            return True
 
     def claim(self, item: WorkItem[Any], executor: Executor, attempt: Attempt) -> bool:
         """Move a queued item to the running ones; return False if it was withdrawn, or after the stop."""
