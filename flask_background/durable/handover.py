@@ -41,8 +41,9 @@ class JournalHeir:
         self._registry.check_portable(task)
         payload, uploads = self._uploads.pack(item.id, task.func, args, kwargs)
         row = make_row(item, task, payload=payload, uploads=uploads, due=due, owner=None)
-        # Runs of an item that waits for another attempt have failed: max_attempts bounds them all.
-        self._rows.append(row._replace(attempt=item.attempt) if item.attempt else row)
+        if item._attempt is not None:  # the item waits for another attempt: max_attempts bounds them all
+            row = row._replace(attempt=item.attempt, started=item._attempt.started)
+        self._rows.append(row)
 
     def enter(self, seconds: float) -> Mapping[str, str]:
         """Enter the batch; see ``Heir.enter``."""

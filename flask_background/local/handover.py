@@ -114,8 +114,9 @@ class HandOver:
         """
         leaving = Leaving(end)
         for executor in self._executors.values():
-            recorded = self._ledger.recorded
-            queued = [item for item in tuple(executor.queued.values()) if item.id not in recorded]
+            recorded, kept = self._ledger.recorded, self._why_kept
+            queued = tuple(executor.queued.values())
+            queued = tuple(item for item in queued if item.id not in recorded and item.id not in kept)
             for item in self._take(leaving, queued, executor):
                 leaving.taken.append(_Taken(item, item._enqueued, self._requeue))
         return self._counted(leaving)

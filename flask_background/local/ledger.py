@@ -208,6 +208,10 @@ class Ledger:
             if requeues == self._requeues:
                 return True
 
+    def count_queued(self) -> int:
+        """Return how many items are queued."""
+        return sum(len(executor.queued) for executor in self._executors)
+
     def unfinished(self) -> list[WorkItem[Any]]:
         """Return the items in flight, in the order in which they were enqueued."""
         found: dict[str, WorkItem[Any]] = {}
@@ -250,7 +254,7 @@ class Ledger:
         with self.lock:
             counts = self._ended.counts()
             return Stats(
-                queued=sum(len(executor.queued) for executor in self._executors),
+                queued=self.count_queued(),
                 running=sum(len(executor.running) for executor in self._executors),
                 succeeded=counts[Status.SUCCEEDED],
                 failed=counts[Status.FAILED],
