@@ -168,9 +168,9 @@ def test_no_room(narrow: Callable[..., Site], gate: threading.Event) -> None:
     site, seen = narrow(gate, "raise"), list[int]()
     task = site.background.task(name="shop.work")(seen.append)
     durable = site.background.task(name="shop.durable", durable=True)(seen.append)
-    with receiving(signals.item_refused, site.app) as refused:
-        with pytest.raises(QueueFull, match=r"none of 4 calls was enqueued: with those of shop\.work more"):
-            site.background.enqueue_many([*map(task.call, range(4)), durable.call(4)])
+    why = r"none of 4 calls was enqueued: with those of shop\.work more"
+    with receiving(signals.item_refused, site.app) as refused, pytest.raises(QueueFull, match=why):
+        site.background.enqueue_many([*map(task.call, range(4)), durable.call(4)])
     assert len(refused) == 1
     assert site.background.items(task="shop.durable") == site.background.items(task="shop.work") == []
     items = site.background.enqueue_many([*map(task.call, range(3)), durable.call(3)])
