@@ -8,8 +8,8 @@ their queue no thread starts them. A batch that is in the journal is safe, whate
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flask_background.concurrency.stop_signals import uninterruptible
@@ -95,13 +95,22 @@ class HandOver:
         self._open_heir = open_heir
         # Why items were not handed over, by id.
         self._why_kept: dict[str, str] = {}
-        # The items of threads that are about to hand them over.
-        self._busy: list[Leaving] = []
+        # Until when threads hand items over, or are about to (``time.monotonic()``).
+        self._busy: list[float] = []
 
     def is_busy(self) -> bool:
-        """Return whether a thread is about to enter items; one that is late does not count."""
+        """Return whether a thread hands items over, or is about to; one that is late does not count."""
         now = time.monotonic()
-        return any(now < leaving.end for leaving in tuple(self._busy))
+        return any(now < end for end in tuple(self._busy))
+
+    @contextmanager
+    def announced(self, end: float) -> Iterator[None]:
+        """Return a context manager for code that may hand items over; the process waits until then."""
+        self._busy.append(end)
+        try:
+            yield
+        finally:
+            self._busy.remove(end)
 
     def why_kept(self, item: WorkItem[Any]) -> str:
         """Return why an item was not handed over, as the end of a sentence; "" if it was not to be."""
@@ -150,7 +159,7 @@ class HandOver:
                 count += self._enter_batch(leaving.heir, taken[start : start + _BATCH], leaving.end)
             except BaseException as error:  # from a signal, on the main thread: the other batches go first
                 first = first or error
-        self._busy.remove(leaving)
+        self._busy.remove(leaving.end)
         leaving.heir.close()
         if count:
             self._events.handed_over(count, leaving.heir.folder)
@@ -159,7 +168,7 @@ class HandOver:
 
     def _counted(self, leaving: Leaving) -> Leaving:
         if leaving.taken:
-            self._busy.append(leaving)
+            self._busy.append(leaving.end)
         elif leaving.heir is not None:
             leaving.heir.close()
             leaving.heir = None

@@ -138,7 +138,7 @@ class ShutdownSequence:
     def tick(self) -> None:
         """Take the next step of the stop, if it is due."""
         if self.on_record_at > time.monotonic() >= self.on_record_at - self._lead:
-            self._enter(self._hand_over.take(self._must_be_done_by()))
+            self._hand_queued_over()
         now = time.monotonic()
         if now >= self.on_record_at:
             self._record()
@@ -153,13 +153,15 @@ class ShutdownSequence:
 
     def time_is_up(self) -> list[WorkItem[Any]]:
         """Refuse items from now on, and log and return those that have not ended."""
-        if not self.ledger.close():
-            return self.ledger.unfinished()
-        now = time.monotonic()
-        if now < self.on_record_at:
-            self._killed_at = min(self._killed_at, now + _CUT_SHORT)
-        self.up_at = min(self.up_at, now)
-        self._record()
+        # Before the phase changes: another thread that sees the change must not end the process meanwhile.
+        with self._hand_over.announced(time.monotonic() + _AT_LEISURE):
+            if not self.ledger.close():
+                return self.ledger.unfinished()
+            now = time.monotonic()
+            if now < self.on_record_at:
+                self._killed_at = min(self._killed_at, now + _CUT_SHORT)
+            self.up_at = min(self.up_at, now)
+            self._record()
         unfinished = self.ledger.unfinished()
         for item in unfinished:
             self._withdraw(item, (Status.INTERRUPTED, None, self._unfinished(item)))
@@ -192,10 +194,16 @@ class ShutdownSequence:
 
     def _record(self) -> None:
         self._at_record()
-        leaving = self._hand_over.take(self._must_be_done_by())
+        self._hand_queued_over(self._name_unfinished)
         self._name_unfinished()
-        self._enter(leaving)
-        self._name_unfinished()
+
+    def _hand_queued_over(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Hand items over that have not started; call meanwhile as soon as no thread starts them any more."""
+        end = self._must_be_done_by()
+        with self._hand_over.announced(end):  # to open the journal takes its time, too
+            leaving = self._hand_over.take(end)
+            meanwhile()
+            self._enter(leaving)
 
     def _enter(self, leaving: Leaving) -> None:
         self._hand_over.enter(leaving)

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -21,8 +22,7 @@ from .servers import ROOT, alive, eventually
 
 # Of both workers together.
 ITEMS = 5_000 if FULL else 300
-# When the host may kill, in seconds.
-GRACEFUL = 3
+KINDS = ("gthread", "gevent", "sync") if FULL else ("gthread",)
 
 APP = """
 import logging
@@ -72,8 +72,9 @@ def status(item_id):
 class Shop:
     """A gunicorn that can be stopped and started again, and what its items did."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str) -> None:
         self.folder = folder
+        self._kind = kind
         (folder / "shop.py").write_text(APP.format(folder=str(folder)))
         self.log_file = folder / "log"
         self.server: subprocess.Popen[bytes]
@@ -84,15 +85,16 @@ class Shop:
         """The output of all servers so far."""
         return self.log_file.read_text()
 
-    def start(self) -> None:
-        """Start gunicorn, and wait until it listens."""
+    def start(self, graceful: int) -> None:
+        """Start gunicorn, which may kill a worker after so many seconds, and wait until it listens."""
         self.log_file.touch()
         seen = self.log.count("Listening at")
         with self.log_file.open("ab") as log:
             self.server = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:0", "-w", "2", "--threads", "2"),
-                    *("--graceful-timeout", str(GRACEFUL), "shop:app"),
+                    *(sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:0", "-w", "2", "-k", self._kind),
+                    *(() if self._kind == "sync" else ("--threads", "2")),
+                    *("--graceful-timeout", str(graceful), "shop:app"),
                 ],
                 cwd=self.folder,
                 env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}", "HOME": str(self.folder)},
@@ -144,11 +146,10 @@ class Shop:
         return (ended - began).total_seconds()
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    """The server, killed with its workers when the test is over."""
-    shop = Shop(tmp_path)
-    shop.start()
+@pytest.fixture(params=KINDS)
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+    """The server, stopped with its workers when the test is over."""
+    shop = Shop(tmp_path, request.param)
     yield shop
     (tmp_path / "go").touch()
     if shop.server.poll() is None:
@@ -164,6 +165,7 @@ def test_reload_and_restart(shop: Shop) -> None:
     The app has no durable task and no journal, and its workers of after the HUP get no request: they started
     before the old ones made one.
     """
+    shop.start(3)
     ids = shop.fill(0)
     assert not (shop.folder / "instance").exists()
     first = set(shop.pids)
@@ -181,7 +183,7 @@ def test_reload_and_restart(shop: Shop) -> None:
     shop.server.send_signal(signal.SIGTERM)
     shop.server.wait(20)
     assert len(shop.runs()) == ITEMS
-    shop.start()
+    shop.start(3)
     eventually(f"all have run\n{shop.log}", lambda: len(shop.runs()) == 2 * ITEMS, 60)
     assert shop.runs() == Counter(range(2 * ITEMS))
 
@@ -193,3 +195,19 @@ def test_reload_and_restart(shop: Shop) -> None:
     took = {pid: shop.took(pid) for pid in shop.pids}
     # The host kills one second after the record.
     assert all(took[pid] < 0.9 + slack() for pid in second), took
+
+
+def test_second_signal(shop: Shop) -> None:
+    """A second signal ends the wait long before its time, and the items are handed over all the same."""
+    shop.start(30)
+    shop.fill(0)
+    shop.server.send_signal(signal.SIGTERM)
+    eventually("both workers stop", lambda: shop.log.count("Stopping: waiting up to 29 s") == 2)
+    time.sleep(0.3)  # less than that might be one press of Ctrl-C
+    shop.server.send_signal(signal.SIGINT)
+    shop.server.wait(20)
+    assert shop.log.count(f"Stopping: {ITEMS // 2} items that had not started handed over") == 2, shop.log
+    (shop.folder / "go").touch()
+    shop.start(30)
+    eventually(f"all have run\n{shop.log}", lambda: len(shop.runs()) == ITEMS, 60)
+    assert shop.runs() == Counter(range(ITEMS))
