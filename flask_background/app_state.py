@@ -246,10 +246,10 @@ class BackgroundState:
                     "The journal could not be opened; the next durable item tries again", error
                 )
 
-    def worker_started(self) -> None:
-        """Run items that other processes left, or that the process before this one hands over at its end."""
+    def worker_started(self, *, follows: bool) -> None:
+        """Run items that other processes left. ``follows``: another one may still hand its items over."""
         self.look_for_work()
-        if not self.looked and self._may_inherit():
+        if follows and not self.looked and self._may_inherit():
             # gunicorn starts new workers before it stops the old ones, which may make a journal at their end.
             end = time.monotonic() + self.settings.grace_period + _STOPS_WITHIN
             with suppress(RuntimeError):  # no thread can be started: the next item looks
@@ -259,7 +259,7 @@ class BackgroundState:
         """Run items that other processes left, without a request, unless the app is being tested."""
         app = self._app()
         if app is not None and not app.testing:
-            self.worker_started()
+            self.look_for_work()
 
     def look_out(self) -> None:
         """Look whether another process has made a journal, and then run its items. Called now and then."""
