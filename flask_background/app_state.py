@@ -82,6 +82,7 @@ class BackgroundState:
         self._app = weakref.ref(app)
         self.registry = registry
         self.processors = processors
+        self.around_enqueue = registry.around_enqueue
         self.settings = Settings.from_config(app.config)
         if not _is_child_process:
             # Not app.logger, whose first use gives it a handler, perhaps before the app configures logging
@@ -98,6 +99,10 @@ class BackgroundState:
         self.is_fork_of_item = False
         #: The executors whose durable items this process runs; None: all.
         self.executors: frozenset[str] | None = None
+        #: What this process is, for people; None: what its host is.
+        self.role: str | None = None
+        #: Whether pages, commands or metrics look at the app's items: then the app has a journal in any case.
+        self.is_monitored = False
         #: Whether the arguments of in-memory items are checked like those of durable ones.
         self.strict = self.settings.strict
         self._forget_parts()
@@ -108,6 +113,8 @@ class BackgroundState:
         self._immediate: ImmediateBackend | None = None
         self._manual: ManualBackend | None = None
         self._celery: CeleryBackend | None = None
+        #: The Monitor of this process, which a room above this one makes.
+        self.monitor: object = None
         #: Whether this process has looked for items that other processes left in the journal.
         self.looked = False
         # When this process looks again whether another process has made a journal (``time.monotonic()``).
@@ -225,11 +232,12 @@ class BackgroundState:
         return self.settings.journal or Path(self.app.instance_path, f"background-{self.app.name}")
 
     def has_journal(self) -> bool:
-        """Return whether the app has durable items, or may have."""
+        """Return whether the app has durable items, or may have, or is monitored."""
         if self._journal.made is not None:
             return True
         may_have = (
-            self.registry.has_durable(self.settings.backend)
+            self.is_monitored
+            or self.registry.has_durable(self.settings.backend)
             or self.settings.overflow == "journal"
             or (self.folder / FILE_NAME).exists()
         )
@@ -330,7 +338,7 @@ class BackgroundState:
             app,
             settings,
             host,
-            self.registry.tasks,
+            self.registry,
             open_heir=self._open_heir,
             look_out=self.look_out,
         )
@@ -365,6 +373,7 @@ class BackgroundState:
             self.folder,
             self.registry,
             executors=(self.executors or self.settings.executors.keys()) if self.runs_durable else (),
+            role=self.role or hosts.current().role,
             only_awaited=self.is_fork_of_item,
             sender=(lambda: self.celery.sender) if self._has_cluster() else None,
             in_this_process=lambda: self.durable,

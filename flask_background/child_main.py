@@ -91,7 +91,7 @@ def _serve(pipes: Pipes, whereabouts: int) -> None:
     events = Events(app)
     while True:
         job = listener.jobs.get()
-        ChildHost(app, events, pipes, log, job).run(registry)
+        ChildHost(app, registry, events, pipes, log, job).run()
         job = None  # type: ignore[assignment]  # or an idle child would keep its last item alive
 
 

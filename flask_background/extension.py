@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
@@ -31,11 +31,16 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
+    from flask_background.core.around import AroundFunction
     from flask_background.local.backend import LocalBackend
     from flask_background.monitoring.monitor import Monitor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+#: A generator function that yields once.
+AroundItem = Callable[[], Generator[Any, None, object]]
+#: A generator function of the name of the task; it yields a trace context or None, and is sent the item.
+AroundEnqueue = Callable[[str], Generator[Mapping[str, str] | None, WorkItem[Any], object]]
 T = TypeVar("T")
 
 
@@ -98,7 +103,8 @@ class Background:
         between runs, or a function that takes the attempt's number and its exception and returns seconds;
         about 1, 2, 4 ... seconds by default. ``retry_on``: the exceptions that are worth another attempt.
         ``max_crashes``: how often a durable item may crash its process before the item fails; 3 by default.
-        Raises ConfigurationError.
+        ``describe``: a function that takes the item's arguments, at enqueue, and returns a short text about
+        the item: its ``description``, which logs, commands and pages show. Raises ConfigurationError.
         """
 
         check_names(options)
@@ -204,6 +210,38 @@ class Background:
         self._processors.append(processor)
         return processor
 
+    def around_item(self, function: AroundItem) -> AroundItem:
+        """Add a generator function that runs around each run of each item, inside its app context.
+
+        The code before its ``yield`` runs before the item's function, the code after it when the run is over,
+        once, wherever the item runs; ``current_item`` is the item. The ``yield`` raises what the item's
+        function raises. What the generator function itself raises fails the run, like an error of the item's
+        function; but to swallow the error does not make the run succeed. The function added first is the
+        outermost. A direct call of a task is no item. Raises ConfigurationError.
+        """
+        self._add_around("around_item", self._registry.around_item, function)
+        return function
+
+    def around_enqueue(self, function: AroundEnqueue) -> AroundEnqueue:
+        """Add a generator function that runs around each enqueue, in the context of the caller.
+
+        It is called with the name of the task. Its ``yield`` stands for the enqueue, and gives the accepted
+        WorkItem, or raises what enqueue raises. It may yield a dict with ``traceparent`` and ``tracestate``:
+        the item carries this W3C trace context in its ``state``, in place of the request's. What the function
+        raises before its ``yield``, enqueue raises; later errors are logged. The function added first is the
+        outermost. Items of periodic tasks have no caller. Raises ConfigurationError.
+        """
+        self._add_around("around_enqueue", self._registry.around_enqueue, function, "task")
+        return function
+
+    def _add_around(
+        self, decorator: str, functions: list[AroundFunction], function: AroundFunction, *args: str
+    ) -> None:
+        from flask_background.core.around import check_function  # imported for apps that have such functions
+
+        check_function(decorator, function, *args)
+        functions.append(function)
+
     def get(self, item_id: str) -> WorkItem[Any] | None:
         """Return the item with this id, or None.
 
@@ -257,7 +295,20 @@ class Background:
         """What pages, commands and metrics use: looks at all of the app's items and processes, and acts."""
         from flask_background.monitoring.monitor import Monitor  # imported for processes that look
 
-        return Monitor(self._state())
+        state = self._state()
+        if not isinstance(state.monitor, Monitor):
+            state.monitor = Monitor(state)
+        return state.monitor
+
+    def enable_monitoring(self, app: Flask | None = None) -> None:
+        """Let the app have a journal even if none of its tasks is durable, because something looks at it.
+
+        The journal is how the processes of an app tell each other of the items in their memory. Whatever
+        shows or exports what ``monitor`` returns calls this while the app is made; a second call changes
+        nothing. ``app``: the app, if it is not the current one or the one given to the constructor.
+        """
+        state = self._state() if app is None else state_of(app)
+        state.is_monitored = True
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no item is queued or running; return False after timeout seconds (None: no limit).

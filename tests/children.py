@@ -194,11 +194,29 @@ def add_tasks(background: Background, **options: Any) -> dict[str, Task[..., Any
     return tasks
 
 
+def add_around(background: Background, notes: SharedList) -> None:
+    """Note the beginning and the end of each run, and the process; an item of the name "broken" fails."""
+
+    @background.around_item
+    def around() -> Iterator[None]:
+        notes.append(f"{os.getpid()} begins {current_item.attempt}")
+        try:
+            yield
+        except BaseException as error:
+            notes.append(f"{os.getpid()} {type(error).__name__}")
+            raise
+        notes.append(f"{os.getpid()} ends")
+        if current_item.description == "broken":
+            raise OSError("no database")
+
+
 def create_app() -> Flask:
     """The app in the child. Its journal is the parent's, if that has one."""
     app = Flask("shop")
     app.config.from_prefixed_env()
     background = Background(app)
+    if (notes := app.config.get("AROUND")) is not None:
+        add_around(background, SharedList(Path(notes)))
     add_tasks(background)
     for name in ("shop.work", "shop.hold", "shop.stubborn"):  # durable ones need names of their own
         for number in range(10):

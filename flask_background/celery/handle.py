@@ -62,6 +62,7 @@ class CeleryItem(RemoteItem[R]):
         """The handle of an item that was enqueued elsewhere."""
         item = cls(task, (), {}, record.request_state(), keeper)
         item._identify(item_id, record.enqueued)
+        item._describe(record.description)
         item.here = False
         item.take(record)
         return item

@@ -165,7 +165,7 @@ class Uploads:
         try:
             self.remove(item_id, count)
         except Exception as error:
-            self._events.log_error(f"The uploads of item {item_id} could not be removed", error)
+            self._events.log_error(f"The uploads of item {item_id} could not be removed", error, item_id)
 
     def sweep(self, is_over: Callable[[str], bool]) -> None:
         """Remove, once in a while, the files of items that are over or were left. Raises nothing."""

@@ -36,6 +36,7 @@ def command(name: str) -> Callable[[Callable[..., None]], click.Command]:
         def call(**options: Any) -> None:
             state = current_state()
             state.runs_durable = False
+            state.role = "command"
             for name, value in options.items():
                 _check_text(name, value)
             try:

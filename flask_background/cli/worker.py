@@ -9,6 +9,7 @@ second time from its parent. The two count as one.
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import os
 import signal
@@ -18,9 +19,13 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from flask.logging import default_handler
+
 from flask_background.concurrency import native
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from flask_background.app_state import BackgroundState
 
 # How often a worker checks whether a burst is over, and how soon a dead worker is replaced (seconds).
@@ -40,6 +45,7 @@ def run_worker(
 ) -> None:
     """Run items until TERM or INT, or, in a burst, until none is left. Raises JournalError."""
     state.runs_durable = True
+    state.role = "worker"
     state.executors = frozenset(executors) or None
     if count == 1 and not _inherits_orphans():
         _work(state, burst)
@@ -81,6 +87,8 @@ def _work(state: BackgroundState, burst: bool, parent: int | None = None) -> Non
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     durable = state.durable
+    _show_items(state.app)
+    _say(_introduction(state))
     _say(f"started: runs items of {', '.join(durable.session.executors)} from {state.folder}")
     maintenance = durable.maintenance
     if burst:
@@ -93,6 +101,28 @@ def _work(state: BackgroundState, burst: bool, parent: int | None = None) -> Non
         native.Latch().wait(_LOOK if burst else _DOZE)  # gevent's hub goes on meanwhile
     _say("stops: nothing is left to run")
     state.backend.stop(None)
+
+
+def _introduction(state: BackgroundState) -> str:
+    import flask_background
+
+    settings, registry = state.settings, state.registry
+    ours = [(name, settings.executors[name].capacity) for name in state.durable.session.executors]
+    return (
+        f"is Flask-Background {flask_background.__version__} for the app {state.app.name!r}:"
+        f" {', '.join(f'{count} at a time on {name}' for name, count in ours)};"
+        f" {len(registry.tasks)} tasks, {len(registry.periodic)} periodic;"
+        f" grace period {settings.grace_period:g} s"
+    )
+
+
+def _show_items(app: Flask) -> None:
+    """Let the log show the end of each item, at INFO, unless the app has configured its log."""
+    log = app.logger.getChild("background")
+    root = logging.getLogger()
+    is_configured = log.level or app.logger.level or root.handlers or root.level != logging.WARNING
+    if not is_configured and app.logger.handlers in ([], [default_handler]):
+        log.setLevel(logging.INFO)
 
 
 def _say(what: str) -> None:

@@ -22,6 +22,7 @@ class Callee:
     __slots__ = (
         "backend",
         "check_call",
+        "describe",
         "due",
         "durable",
         "executor",
@@ -57,14 +58,19 @@ class Callee:
         self.backend = options.backend
         self.key = options.key
         self.retry = options.retry
+        self.describe = options.describe
         self.due = options.due if options.is_delayed else None
 
     @classmethod
     def of_task(cls, func: Callable[..., Any], options: dict[str, Any]) -> Callee:
         """Return the callee of a decorated function, which also determines a missing name or executor."""
         is_coroutine = is_coroutine_function(func)
-        named = {"name": name_of(func), "executor": _executor_for(is_coroutine), **options}
-        return cls(func, TaskOptions(**named), is_coroutine, call_checker(func), portable=True)
+        made = TaskOptions(**{"name": name_of(func), "executor": _executor_for(is_coroutine), **options})
+        if made.describe is not None:
+            from flask_background.core.description import check_describe  # imported for tasks that have one
+
+            check_describe(made.describe, func, made.name)
+        return cls(func, made, is_coroutine, call_checker(func), portable=True)
 
     @classmethod
     def of_callable(cls, func: Callable[..., Any]) -> Callee:

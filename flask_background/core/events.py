@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background import signals
 from flask_background.core.item import WorkItem, ending_item_var
+from flask_background.core.log_fields import fields_about, fields_of
 from flask_background.core.notices import Notices
-from flask_background.core.status import SUCCEEDED, Outcome, Status
+from flask_background.core.odd_errors import best_effort, text_of
+from flask_background.core.one_line import one_line
+from flask_background.core.status import QUEUED, RUNNING, SUCCEEDED, Outcome, Status
 from flask_background.core.stop_tally import StopTally, is_kept
 from flask_background.errors import EnqueueError
 
 if TYPE_CHECKING:
     from flask import Flask
+
+# How many characters of an error are shown in a line without its traceback.
+_LONGEST_ERROR = 500
 
 
 class Events(Notices):
@@ -27,14 +33,16 @@ class Events(Notices):
     def enqueued(self, item: WorkItem[Any]) -> None:
         """Report that the item was accepted."""
         if self.log.isEnabledFor(logging.DEBUG):
-            self._reporter.say(logging.DEBUG, "Item %s (%s) enqueued", item.id, item.task_name)
+            fields = fields_of(item, QUEUED)
+            self._reporter.say(logging.DEBUG, "Item %s (%s) enqueued", item.id, _named(item), fields=fields)
         if signals.item_enqueued.receivers:
             self._reporter.send(signals.item_enqueued, item=item)
 
     def started(self, item: WorkItem[Any]) -> None:
         """Report that the item's run begins."""
         if self.log.isEnabledFor(logging.DEBUG):
-            self._reporter.say(logging.DEBUG, "Item %s (%s) started", item.id, item.task_name)
+            fields = fields_of(item, RUNNING)
+            self._reporter.say(logging.DEBUG, "Item %s (%s) started", item.id, _named(item), fields=fields)
         if signals.item_started.receivers:
             self._reporter.send(signals.item_started, item=item)
 
@@ -42,13 +50,14 @@ class Events(Notices):
         """Report that a run failed, and that another one follows in delay seconds."""
         self._reporter.say(
             logging.WARNING,
-            "Item %s (%s) failed in attempt %d of %d; the next one follows in %.1f s",
+            "Item %s (%s) failed in attempt %d of %d; the next one follows in %.1f s. %s",
             item.id,
-            item.task_name,
+            _named(item),
             item.attempt,
             item._task.retry.max_attempts,
             delay,
-            exc_info=error,
+            _shown(item, error),
+            fields=fields_of(item, QUEUED),
         )
         if signals.item_retried.receivers:
             self._reporter.send(signals.item_retried, item=item, error=error, delay=delay)
@@ -57,7 +66,11 @@ class Events(Notices):
         """Report that a durable item has ended its run because of the stop, and runs again."""
         self._tally.runs_again(item)
         self._reporter.say(
-            logging.INFO, "Item %s (%s) interrupted by the stop: it runs again", item.id, item.task_name
+            logging.INFO,
+            "Item %s (%s) interrupted by the stop: it runs again",
+            item.id,
+            _named(item),
+            fields=fields_of(item, QUEUED),
         )
 
     def finished(self, item: WorkItem[Any], outcome: Outcome, corrects: bool = False) -> None:
@@ -65,7 +78,10 @@ class Events(Notices):
         status, _, error = outcome
         if status is SUCCEEDED and not corrects:
             if self.log.isEnabledFor(logging.INFO):
-                self._reporter.say(logging.INFO, "Item %s (%s) succeeded", item.id, item.task_name)
+                fields = fields_of(item, SUCCEEDED)
+                self._reporter.say(
+                    logging.INFO, "Item %s (%s) succeeded", item.id, _named(item), fields=fields
+                )
         else:
             if status is Status.INTERRUPTED:
                 self._tally.interrupted(item)
@@ -81,26 +97,31 @@ class Events(Notices):
                 ending_item_var.reset(ending)
 
     def _log_end(self, item: WorkItem[Any], status: Status, error: BaseException | None, suffix: str) -> None:
-        name = f"{item.id} ({item.task_name})"
+        name, fields = f"{item.id} ({_named(item)})", fields_of(item, status)
         if status is Status.FAILED:
-            self._reporter.say(logging.ERROR, "Item %s failed%s", name, suffix, exc_info=error)
+            self._reporter.say(logging.ERROR, "Item %s failed%s", name, suffix, exc_info=error, fields=fields)
         elif status is Status.INTERRUPTED and is_kept(item):
             what = "Item %s interrupted, %.1f s old: it runs again, in another process. %s"
-            self._reporter.say(logging.WARNING, what, name, item._age, error)
+            self._reporter.say(logging.WARNING, what, name, item._age, error, fields=fields)
         elif status is Status.INTERRUPTED:
-            self._reporter.say(logging.ERROR, "Item %s interrupted, %.1f s old: %s", name, item._age, error)
+            what = "Item %s interrupted, %.1f s old: %s"
+            self._reporter.say(logging.ERROR, what, name, item._age, error, fields=fields)
         elif suffix:
-            self._reporter.say(logging.WARNING, "Item %s %s%s", name, status, suffix)
+            self._reporter.say(logging.WARNING, "Item %s %s%s", name, status, suffix, fields=fields)
         else:
-            self._reporter.say(logging.INFO, "Item %s %s", name, status)
+            self._reporter.say(logging.INFO, "Item %s %s", name, status, fields=fields)
 
     def dropped(self, item: WorkItem[Any], why: str) -> None:
         """Report why an item was dropped; ``finished`` has been reported before."""
-        self._reporter.say(logging.WARNING, "Item %s (%s) dropped: %s", item.id, item.task_name, why)
+        fields = fields_of(item, Status.CANCELLED)
+        self._reporter.say(
+            logging.WARNING, "Item %s (%s) dropped: %s", item.id, _named(item), why, fields=fields
+        )
 
     def refused(self, task_name: str, error: EnqueueError) -> None:
         """Report that an item was not accepted."""
-        self._reporter.say(logging.WARNING, "An item (%s) was refused: %s", task_name, error)
+        fields = fields_about(None, task_name)
+        self._reporter.say(logging.WARNING, "An item (%s) was refused: %s", task_name, error, fields=fields)
         if signals.item_refused.receivers:
             self._reporter.send(signals.item_refused, task_name=task_name, error=error)
 
@@ -164,3 +185,17 @@ class Events(Notices):
                 self._reporter.say(logging.WARNING, "Stopped: all items done in %.1f s", seconds)
         if signals.stopped.receivers:
             self._reporter.send(signals.stopped, unfinished=list(unfinished))
+
+
+def _named(item: WorkItem[Any]) -> str:
+    """Return the name of the item's task, and the item's description if there is one."""
+    description = item.description
+    return item.task_name if description is None else f"{item.task_name}, {description}"
+
+
+def _shown(item: WorkItem[Any], error: BaseException) -> str:
+    """Return the error's type and text, with its notes but the one that names the item, as one line."""
+    text = f"{type(error).__name__}: {text_of(error)}"
+    with best_effort():  # some errors raise when an attribute is read
+        text = " ".join([text, *(note for note in getattr(error, "__notes__", ()) if item.id not in note)])
+    return one_line(text, _LONGEST_ERROR)

@@ -85,6 +85,7 @@ class WorkItem(Generic[R]):
         "_announced",
         "_args",
         "_attempt",
+        "_description",
         "_enqueued",
         "_host",
         "_kwargs",
@@ -133,6 +134,12 @@ class WorkItem(Generic[R]):
         return self._task.name
 
     @property
+    def description(self) -> str | None:
+        """The short text about the item that the task's ``describe`` returned, or None."""
+        text: str | None = getattr(self, "_description", None)  # not set for items without one
+        return text
+
+    @property
     def token(self) -> CancellationToken:
         """The item's cancellation token."""
         return self._host.source_of(self).token
@@ -151,6 +158,15 @@ class WorkItem(Generic[R]):
     def enqueued_at(self) -> datetime:
         """The time at which the item was enqueued, in UTC."""
         return datetime.fromtimestamp(self._enqueued, UTC)
+
+    @property
+    def due_at(self) -> datetime:
+        """The time before which the item does not start, in UTC; a Celery worker knows the enqueue time only.
+
+        A durable item that is retried has the time of its next run here.
+        """
+        due = self._task.due
+        return datetime.fromtimestamp(self._enqueued if due is None else due(self._enqueued), UTC)
 
     @property
     def started_at(self) -> datetime | None:
@@ -267,6 +283,11 @@ class WorkItem(Generic[R]):
         """Hand the item over to another host in this process."""
         self._host = host
 
+    def _describe(self, description: str | None) -> None:
+        """Give the item the text that stands for its arguments on pages and in logs."""
+        if description is not None:
+            self._description = description
+
     def _take_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         """Set the arguments of the next run."""
         self._args = args
@@ -298,6 +319,7 @@ class WorkItem(Generic[R]):
         before = self._attempt
         if before is not None and before.started is not None:
             attempt.number = before.number + 1
+            attempt.due = before.next_due
         self._attempt = attempt
         if self._status is QUEUED:
             self._status = RUNNING  # the move of nearly every item; to look it up would cost 0.2 µs
@@ -316,10 +338,14 @@ class WorkItem(Generic[R]):
         else:
             self._move(status)
 
-    def _requeue(self, error: BaseException) -> None:
-        """Queue a running item again after its run failed with error. The next run has a new token."""
+    def _requeue(self, error: BaseException, delay: float) -> None:
+        """Queue a running item again after its run failed with error, for a run in delay seconds.
+
+        The next run has a new token.
+        """
         if self._attempt is not None:
             self._attempt.error = error
+            self._attempt.next_due = self._host.clock.time() + delay
         self._move(QUEUED)
         self._renew_token()
 

@@ -9,8 +9,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from flask_background.core.item import WorkItem
+from flask_background.core.log_fields import fields_about, fields_of
 from flask_background.core.reporter import Reporter
-from flask_background.core.status import Outcome
+from flask_background.core.status import QUEUED, RUNNING, Outcome
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -22,6 +23,8 @@ class Notices:
     def __init__(self, app: Flask) -> None:
         self._reporter = Reporter(app)
         self.log = self._reporter.log
+        #: The tasks whose ``describe`` has failed: one line for each is enough.
+        self._not_described: set[str] = set()
 
     def recovered(self, count: int, owner: str, *, stopped: bool = False) -> None:
         """Report that items of a process that died will be run again. ``stopped``: it had begun to stop."""
@@ -102,6 +105,20 @@ class Notices:
             seconds,
         )
 
+    def acted(self, what: str, by: str | None) -> None:
+        """Report what was done by hand. ``by``: who has asked for it, if that is known."""
+        self._reporter.say(logging.INFO, "%s%s", what, "" if by is None else f" by {by}")
+
+    def paused(self, kind: str, name: str, by: str | None) -> None:
+        """Report that this process leaves the durable items of a task or an executor alone."""
+        self._reporter.say(
+            logging.INFO,
+            "The %s %s is paused%s: its durable items wait until it is resumed",
+            kind,
+            name,
+            "" if by is None else f" by {by}",
+        )
+
     def requeued(self, item_id: str, task_name: str, age: float) -> None:
         """Report that an item was queued again because its worker stopped; age is in seconds."""
         self._reporter.say(
@@ -110,6 +127,7 @@ class Notices:
             item_id,
             task_name,
             age,
+            fields=fields_about(item_id, task_name, QUEUED),
         )
 
     def run_lost(self, item_id: str, task_name: str) -> None:
@@ -119,6 +137,7 @@ class Notices:
             "Item %s (%s) lost its run because a process died: it runs again",
             item_id,
             task_name,
+            fields=fields_about(item_id, task_name, QUEUED),
         )
 
     def unknown_task(self, task_name: str) -> None:
@@ -130,6 +149,24 @@ class Notices:
             task_name,
         )
 
+    def not_described(self, task_name: str, error: BaseException) -> None:
+        """Report once for each task that its ``describe`` failed; the error's text may show an argument."""
+        if task_name in self._not_described:
+            return
+        self._not_described.add(task_name)
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        where = "" if frame is None else f" ({frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno})"
+        self._reporter.say(
+            logging.WARNING,
+            "The describe of task %s raised %s%s: the item is enqueued without a description",
+            task_name,
+            type(error).__name__,
+            where,
+            fields=fields_about(None, task_name),
+        )
+
     def beyond_grace(self, item_id: str) -> None:
         """Report that an item runs on after the grace period, because it cannot be ended from outside."""
         self._reporter.say(
@@ -137,6 +174,7 @@ class Notices:
             "Item %s goes on beyond the grace period, and the worker waits for it: in a pool of threads only"
             " the item itself can end its run",
             item_id,
+            fields=fields_about(item_id, None, RUNNING),
         )
 
     def late(self, item: WorkItem[Any], outcome: Outcome) -> None:
@@ -147,6 +185,7 @@ class Notices:
             item.id,
             item.task_name,
             outcome[0],
+            fields=fields_of(item, outcome[0]),
         )
 
     def child_killed(self, item: WorkItem[Any], pid: int, why: str, where: str) -> None:
@@ -159,6 +198,7 @@ class Notices:
             pid,
             why,
             f"It was here:\n{where}" if where else "It did not say where it was",
+            fields=fields_of(item, RUNNING),
         )
 
     def logged_elsewhere(self, logger: logging.Logger, record: logging.LogRecord) -> None:
@@ -175,9 +215,15 @@ class Notices:
             most,
         )
 
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log an error that affects no item."""
-        self._reporter.log_error(what, error)
+    def log_error(self, what: str, error: BaseException, about: WorkItem[Any] | str | None = None) -> None:
+        """Log an error that is no outcome. ``about``: the item that the line is about, or its id."""
+        if about is None:
+            fields = None
+        elif isinstance(about, str):
+            fields = fields_about(about, None)
+        else:
+            fields = fields_of(about, about._status)
+        self._reporter.log_error(what, error, fields)
 
     def wait_for_receivers(self, timeout: float) -> bool:
         """Wait until receivers on other threads have been called; return False after timeout seconds."""

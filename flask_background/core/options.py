@@ -19,6 +19,8 @@ When = Literal["now", "response", "commit"]
 BackendName = Literal["local", "immediate", "celery"]
 #: ``BACKGROUND_BACKEND``: "manual" is for tests, and not for one task alone.
 DefaultBackend = Literal["local", "immediate", "celery", "manual"]
+#: Returns a short text about an item, from the arguments of the item.
+Describe = Callable[..., object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class TaskOptions:
     delay: float | timedelta | None = None
     run_at: datetime | None = None
     key: str | None = None
+    describe: Describe | None = None
     retry: RetryPolicy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -113,6 +116,7 @@ class Options(_RunOptions, total=False):
     """The options that ``Background.task`` takes."""
 
     name: str
+    describe: Describe | None
 
 
 class Using(_RunOptions, total=False):

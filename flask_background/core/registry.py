@@ -1,4 +1,7 @@
-"""The tasks of a Background by name. Items in the journal can only run tasks of this registry."""
+"""The tasks of a Background by name, and the functions around their items.
+
+Items in the journal can only run tasks of this registry.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from flask_background.core.options import name_of
 from flask_background.errors import ConfigurationError, UnsupportedError
 
 if TYPE_CHECKING:
+    from flask_background.core.around import AroundFunction
     from flask_background.core.schedule import Schedule
 
 
@@ -30,11 +34,14 @@ class UsesRegistry(Protocol):
 
 
 class Registry:
-    """The tasks of a Background, and the schedules of the periodic ones."""
+    """The tasks of a Background, the schedules of the periodic ones, and the functions around items."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, Callee] = {}
         self.periodic: dict[str, Periodic] = {}
+        #: The functions around each run of an item, and around each enqueue, the outermost first.
+        self.around_item: list[AroundFunction] = []
+        self.around_enqueue: list[AroundFunction] = []
         self._has_durable = False
         self._apps: weakref.WeakSet[UsesRegistry] = weakref.WeakSet()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,20 @@ class Reporter:
         self.log = app.logger.getChild("background")
         self._elsewhere = CallsInOrder()
 
-    def say(self, level: int, message: str, *args: object, exc_info: BaseException | None = None) -> None:
-        """Log a line, even if a filter or handler of the app or the text of an item's error raises."""
+    def say(
+        self,
+        level: int,
+        message: str,
+        *args: object,
+        exc_info: BaseException | None = None,
+        fields: Mapping[str, object] | None = None,
+    ) -> None:
+        """Log a line, even if a filter or handler of the app or the text of an item's error raises.
+
+        ``fields``: attributes of the log record.
+        """
         try:
-            self.log.log(level, message, *args, exc_info=exc_info, stacklevel=2)
+            self.log.log(level, message, *args, exc_info=exc_info, extra=fields, stacklevel=2)
         except BaseException as error:
             report(error)
             if is_from_signal(error):
@@ -48,9 +59,9 @@ class Reporter:
             if is_from_signal(error):
                 raise
 
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log an error that affects no item."""
-        self.say(logging.ERROR, "%s", what, exc_info=error)
+    def log_error(self, what: str, error: BaseException, fields: Mapping[str, object] | None = None) -> None:
+        """Log an error that affects no item's outcome."""
+        self.say(logging.ERROR, "%s", what, exc_info=error, fields=fields)
 
     def send(self, signal: NamedSignal, **values: Any) -> None:
         """Call the receivers of a signal, here or on another thread; the error of a receiver is logged."""

@@ -24,8 +24,9 @@ _KEPT_AS = "_flask_background_state"  # an attribute of the request
 class RequestState(NamedTuple):
     """A copy of values of the request that enqueued the item, without headers, cookies, form and session.
 
-    ``values`` is a dict of all values that the state processors returned; ``traceparent`` is the W3C trace
-    context, or None. Outside of a request the state is false, its texts are "", and its ``values`` are empty.
+    ``values`` is a dict of all values that the state processors returned; ``traceparent`` and ``tracestate``
+    are the W3C trace context, or None: that of the request, or what ``Background.around_enqueue`` made of it.
+    Outside of a request the state is false, its texts are "", and its ``values`` are empty.
     """
 
     method: str = ""
@@ -36,6 +37,7 @@ class RequestState(NamedTuple):
     endpoint: str | None = None
     remote_addr: str | None = None
     traceparent: str | None = None
+    tracestate: str | None = None
     values: Mapping[str, Any] = _NOTHING
 
     def __bool__(self) -> bool:
@@ -45,6 +47,10 @@ class RequestState(NamedTuple):
     def url_root(self) -> str:
         """The root URL of the app, as in ``https://example.com/shop/``; "" outside of a request."""
         return f"{self.scheme}://{self.host}{self.root_path}/" if self else ""
+
+    def _with_trace(self, traceparent: str | None = None, tracestate: str | None = None) -> RequestState:
+        """Return the state with another W3C trace context; one outside of a request stays false."""
+        return self._replace(traceparent=traceparent, tracestate=tracestate)
 
     @classmethod
     def _capture(cls, request: Request, processors: Iterable[StateProcessor] = ()) -> RequestState:
@@ -67,6 +73,7 @@ class RequestState(NamedTuple):
                 request.endpoint,
                 request.remote_addr,
                 environ.get("HTTP_TRACEPARENT"),
+                environ.get("HTTP_TRACESTATE"),
                 _NOTHING,
             )
             state = tuple.__new__(cls, values)  # cls(*values) takes 0.3 µs more, and most views enqueue once

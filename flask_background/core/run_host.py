@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from flask_background.concurrency.timers import Timer, Timers
+    from flask_background.core.around import AroundFunction
     from flask_background.core.events import Events
     from flask_background.core.item import PlaceLender
     from flask_background.core.token import CancellationSource
@@ -37,13 +39,17 @@ class RunHost(ABC):
     #: Whether items outlive this process; an item that cannot be started now then waits in the journal.
     keeps_items: ClassVar[bool] = False
 
-    def __init__(self, app: Flask, events: Events, timers: Timers, lock: LockType) -> None:
+    def __init__(
+        self, app: Flask, events: Events, timers: Timers, lock: LockType, around: Sequence[AroundFunction]
+    ) -> None:
         self.app = app
         self.pid = os.getpid()
         self.events = events
         self.timers = timers
         self.clock = timers.clock
         self.lock = lock
+        #: The functions of the app around each run, the outermost first.
+        self.around = around
 
     @abstractmethod
     def source_of(self, item: WorkItem[Any]) -> CancellationSource:
@@ -97,9 +103,9 @@ class RunHost(ABC):
         let_frames_go(error)
         self.events.retried(item, error, delay)
 
-    def log_error(self, what: str, error: BaseException) -> None:
-        """Log an error that affects no item."""
-        self.events.log_error(what, error)
+    def log_error(self, what: str, error: BaseException, about: WorkItem[Any] | str | None = None) -> None:
+        """Log an error that is no outcome. ``about``: the item that the line is about, or its id."""
+        self.events.log_error(what, error, about)
 
     def callback_failed(self, error: BaseException) -> None:
         """Log the error of a token's callback."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flask.ctx import AppContext
 
     from flask_background.concurrency.timers import Timer
+    from flask_background.core.around import AroundRun
 
 #: Awaits an awaitable that a run's function returned, and ends the run.
 Adopt = Callable[["Run", Awaitable[Any]], None]
@@ -84,6 +85,7 @@ class Run:
 
     # Attributes that most runs never set are not set for each run.
     _app_context: AppContext | None = None
+    _around: AroundRun | None = None
     _timer: Timer | None = None
     _cancel: Callable[[], object] | None = None
     _aborted = False
@@ -110,14 +112,22 @@ class Run:
             self._app_context = app_context
             if task.timeout is not None:
                 self._timer = self._host.set_timer(item, task.timeout)
+            if self._host.around:
+                self._enter_around()
             value = task.func(*item._args, **item._kwargs) if item._kwargs else task.func(*item._args)
             if value is not None and value is not item and _is_pending(value):
                 return value
         except BaseException as error:
-            self._end(outcome_of(item, error))
+            self._end(outcome_of(item, error), error)
         else:
             self._end((SUCCEEDED, value, None))
         return None
+
+    def _enter_around(self) -> None:
+        from flask_background.core.around import AroundRun  # imported for apps that have such functions
+
+        self._around = AroundRun()
+        self._around.enter(self._host.around)
 
     def call_elsewhere(self, call: CallElsewhere) -> None:
         """Wait for a call in another process, which has the app context. This process has the timer."""
@@ -131,7 +141,12 @@ class Run:
             outcome = outcome_of(item, error)
         self._end(outcome)
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Outcome, raised: BaseException | None = None) -> None:
+        """End the run. ``raised``: the error that the function raised, whatever outcome that means."""
+        if self._around is not None:
+            error = self._around.leave(raised)
+            if error is not None and error is not raised:
+                outcome = outcome_of(self._item, error, self._aborted)
         if self._timer is not None:
             self._host.cancel_timer(self._timer)
         if self._app_context is not None:
@@ -148,7 +163,7 @@ class Run:
         """Return the outcome of a run after whose end a teardown function raised error."""
         if outcome[0] is SUCCEEDED:
             return FAILED, None, error
-        self._host.log_error(f"The teardown of item {self._item.id} failed", error)
+        self._host.log_error(f"The teardown of item {self._item.id} failed", error, self._item)
         return outcome
 
     def _settle_failure(self, outcome: Outcome) -> None:
@@ -210,20 +225,20 @@ class Run:
         """End the run, because the awaitable raised error, perhaps after the item's own token fired."""
         item = getattr(self, "_item", None)
         if item is not None:
-            self._end_awaited(outcome_of(item, error, self._aborted))
+            self._end_awaited(outcome_of(item, error, self._aborted), error)
 
-    def _end_awaited(self, outcome: Outcome) -> None:
+    def _end_awaited(self, outcome: Outcome, raised: BaseException | None = None) -> None:
         try:
             del self.context  # the thread that deletes the context ends the run
         except AttributeError:
             return
         self._attempt.abort = None
         try:
-            self._end(outcome)
+            self._end(outcome, raised)
         finally:
             # A Future may keep this run alive, and the run must not keep the item alive.
             del self._item, self._attempt
-            self._app_context = None
+            self._app_context = self._around = None
 
 
 def delay_until_next(item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> float | None:

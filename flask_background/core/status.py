@@ -53,9 +53,13 @@ Outcome = tuple[Status, Any, BaseException | None]
 class Attempt:
     """One run of an item: its times, the progress that it reported, and its outcome.
 
-    Times are ``time.time()``. ``abort`` cancels what a running coroutine awaits, or ends a child process.
+    Times are ``time.time()``. ``due`` is when the run was to begin, if an earlier run failed; ``next_due`` is
+    when the run after this one is to begin. ``abort`` cancels what a running coroutine awaits, or ends a
+    child process.
     """
 
+    due: float | None = None
+    next_due: float | None = None
     finished: float | None = None
     progress: Progress | None = None
     value: Any = None

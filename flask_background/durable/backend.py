@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.concurrency import native
@@ -18,15 +19,18 @@ from flask_background.concurrency.durations import deadline
 from flask_background.core.backend import Backend, Entry, Phase
 from flask_background.core.status import Status
 from flask_background.durable.backlog import Backlog
+from flask_background.durable.bulk import BulkActions
 from flask_background.durable.claiming import Claimer
 from flask_background.durable.handle import DurableItem
 from flask_background.durable.handles import Handles
 from flask_background.durable.intake import Intake
 from flask_background.durable.maintenance import JournalMaintenance
 from flask_background.durable.outbox import Outbox, Sender
+from flask_background.durable.pauses import Pauses
 from flask_background.durable.runs import Runs
 from flask_background.durable.session import JournalSession
 from flask_background.errors import JournalError
+from flask_background.local.load import load_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +51,8 @@ _LOOK = 0.02
 class DurableBackend(Backend[DurableItem[Any]]):
     """The durable items of one app, as one process sees them.
 
-    ``executors``: the executors whose items this process runs; ``only_awaited``: only the items for which a
+    ``executors``: the executors whose items this process runs; ``role``: what the process is, for people;
+    ``only_awaited``: only the items for which a
     run waits in this process. ``sender`` returns the object that forwards items to another backend.
     ``in_this_process`` gives a forked process the backend in place of this one.
     Raises JournalError.
@@ -61,26 +66,31 @@ class DurableBackend(Backend[DurableItem[Any]]):
         registry: Registry,
         *,
         executors: Collection[str],
+        role: str = "process",
         only_awaited: bool = False,
         sender: Callable[[], Sender] | None = None,
         in_this_process: Callable[[], DurableBackend],
     ) -> None:
-        self.session = session = JournalSession.open(local, settings, folder, registry, executors)
+        self.session = session = JournalSession.open(local, settings, folder, registry, executors, role)
         backlog = Backlog(session, only_awaited)
-        self.runs = Runs(session, backlog, lambda: in_this_process().runs)
+        self.pauses = Pauses(session)
+        self.runs = Runs(session, backlog, self.pauses, lambda: in_this_process().runs)
         self.handles = Handles(session, self.runs)
-        self.claimer = Claimer(session, self.handles, self.runs, backlog)
+        self.bulk = BulkActions(session, self.handles, self.runs)
+        self.claimer = Claimer(session, self.handles, self.runs, backlog, self.pauses)
         self.outbox = Outbox(session, sender)
-        self._intake = Intake(session, self.handles, self.runs, backlog)
+        self.intake = Intake(session, self.handles, self.runs, backlog, self.pauses)
         self.maintenance = JournalMaintenance(
             session,
             self.handles,
             self.runs,
-            self._intake,
+            self.intake,
             self.claimer,
+            self.pauses,
             self.outbox,
             keep=settings.keep,
             park_after=settings.park_after,
+            load=partial(load_of, local, settings.executors),
         )
         self.maintenance.fires = not only_awaited
         self._local = local
@@ -98,25 +108,25 @@ class DurableBackend(Backend[DurableItem[Any]]):
         return DurableItem(callee, args, kwargs, state, self.runs)
 
     def accept(self, item: DurableItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
-        return self._intake.accept(item, held, due)
+        return self.intake.accept(item, held, due)
 
     def accept_many(
         self, entries: Sequence[Entry[DurableItem[Any]]], rest: Callable[[], object]
     ) -> list[WorkItem[Any]]:
         rest()
-        return self._intake.accept_many(entries)
+        return self.intake.accept_many(entries)
 
     def start_held(self, item: DurableItem[Any]) -> None:
-        self._intake.start_held(item)
+        self.intake.start_held(item)
 
     def cancel_held(self, item: DurableItem[Any], why: str) -> None:
-        self._intake.cancel_held(item, why)
+        self.intake.cancel_held(item, why)
 
     def reserve(self, item: DurableItem[Any]) -> WorkItem[Any]:
-        return self._intake.reserve(item)
+        return self.intake.reserve(item)
 
     def submit_reserved(self, item: DurableItem[Any], due: float | None) -> None:
-        self._intake.submit_reserved(item, due)
+        self.intake.submit_reserved(item, due)
 
     # Queries about items.
 
@@ -172,6 +182,7 @@ class DurableBackend(Backend[DurableItem[Any]]):
             return
         writer = self.session.writer
         has_ended = self.outbox.close(_LAST_WRITES) & self.maintenance.close(_LAST_WRITES)
+        self.maintenance.tally.close()
         if writer.flush(_LAST_WRITES) and has_ended and self._local.ledger.is_idle():
             with suppress(JournalError):  # the items of this process are recovered when it is gone
                 self._give_all_back()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.core.backend import Phase
 from flask_background.durable.handle import DurableItem
@@ -15,6 +15,7 @@ from flask_background.payload.outcomes import parked_error
 if TYPE_CHECKING:
     from flask_background.durable.backlog import Backlog
     from flask_background.durable.handles import Handles
+    from flask_background.durable.pauses import Pauses
     from flask_background.durable.runs import Runs
     from flask_background.durable.session import JournalSession
 
@@ -28,24 +29,28 @@ _NOT_TAKEN = 0.5
 class Claimer:
     """Claims items, and hands them to the executors of this process."""
 
-    def __init__(self, session: JournalSession, handles: Handles, runs: Runs, backlog: Backlog) -> None:
+    def __init__(
+        self, session: JournalSession, handles: Handles, runs: Runs, backlog: Backlog, pauses: Pauses
+    ) -> None:
         self._session = session
         self._local = session.local
         self._writer = session.writer
         self._handles = handles
         self._runs = runs
         self._backlog = backlog
+        self._pauses = pauses
 
     def claim(self, now: float) -> None:
         """Claim the items that this process has room for. Raises JournalError."""
-        backlog, executors = self._backlog, self._session.executors
-        tasks = list(self._session.registry.tasks)
-        room = {name: room for name in executors if (room := backlog.room(name)) > 0}
+        backlog = self._backlog
+        tasks = self._pauses.free_tasks(self._session.registry.tasks)
+        executors = self._pauses.free_executors(self._session.executors)
+        room = {name: max(0, backlog.room(name)) for name in executors}
         left = backlog.left
-        backlog.exists = self._is_free(tasks, now)
+        backlog.exists = self._is_free(tasks, executors, now)
         if not backlog.exists and not backlog.is_claiming:  # otherwise the claimed items have not arrived yet
             backlog.caught_up = left
-        if not backlog.exists or not (room or backlog.wanted):
+        if not backlog.exists or not (any(room.values()) or backlog.wanted):
             return
         backlog.claims_again = True
         if backlog.is_claiming:
@@ -78,6 +83,14 @@ class Claimer:
                     if isinstance(item, DurableItem) and not item.held and self._local.let_go(item):
                         self._runs.give_back(item)
 
+    def give_back_paused(self) -> None:
+        """Give items that have not started back to the journal, if they are paused."""
+        for name in self._session.executors:
+            for item in list(self._local.executors[name].queued.values()):
+                may_leave = isinstance(item, DurableItem) and not item.held
+                if may_leave and self._pauses.holds(item.task_name, name):
+                    self._runs.let_wait(cast("DurableItem[Any]", item))
+
     def has_nothing_to_do(self, until: float | None = None) -> bool:
         """Return whether no item is in flight here, and none is due that this process could claim.
 
@@ -86,13 +99,13 @@ class Claimer:
         if self._is_busy():  # checked before the look into the journal, too: a run may leave an item there
             return False
         if self._local.ledger.phase is Phase.RUNNING:
-            tasks = list(self._session.registry.tasks)
-            if self._is_free(tasks, time.time() if until is None else until):
+            tasks = self._pauses.free_tasks(self._session.registry.tasks)
+            executors = self._pauses.free_executors(self._session.executors)
+            if self._is_free(tasks, executors, time.time() if until is None else until):
                 return False
         return not self._is_busy()
 
-    def _is_free(self, tasks: list[str], now: float) -> bool:
-        executors = list(self._session.executors)
+    def _is_free(self, tasks: list[str], executors: list[str], now: float) -> bool:
         return self._writer.read(partial(queries.is_free, tasks=tasks, now=now, executors=executors))
 
     def _is_busy(self) -> bool:
@@ -130,7 +143,9 @@ class Claimer:
     def _put_off(self, row: ItemRow, error: Exception) -> None:
         """Leave an item to all processes, a little later, that could not be taken because of an error."""
         self._local.log_error(
-            f"Item {row.id} ({row.task}) could not be taken; it is tried again in {_NOT_TAKEN:g} s", error
+            f"Item {row.id} ({row.task}) could not be taken; it is tried again in {_NOT_TAKEN:g} s",
+            error,
+            row.id,
         )
         item = self._handles.known(row.id)
         if item is None or item.row is not row:
@@ -145,6 +160,6 @@ class Claimer:
 
     def _park_unread(self, row: ItemRow, error: Exception) -> None:
         reason = f"its row cannot be read: {error}"
-        self._local.log_error(str(parked_error(row.id, row.task, reason)), error)
+        self._local.log_error(str(parked_error(row.id, row.task, reason)), error, row.id)
         step = partial(statements.park, item_id=row.id, fence=row.fence, reason=reason, now=time.time())
         self._writer.write_later(step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from flask_background.concurrency import native
@@ -71,8 +72,14 @@ class DurableItem(RemoteItem[R]):
         """Return the handle of an item that is in the journal, and not in this process."""
         item = cls(task, (), {}, state, host)
         item._identify(row.id, row.enqueued)
+        item._describe(row.description)
         item.row, item.here = row, False
         return item
+
+    @property
+    def due_at(self) -> datetime:
+        """The time before which the item does not start, in UTC."""
+        return super().due_at if self.row is None else datetime.fromtimestamp(self.row.due, UTC)
 
     def report_progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Report the progress of the run, which every process of the app can show."""

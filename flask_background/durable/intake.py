@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.core.item import WorkItem
 from flask_background.durable.handle import DurableItem
-from flask_background.durable.journal import statements, wakeups
+from flask_background.durable.journal import schedules, statements, wakeups
 from flask_background.durable.journal.group_commit import Insert, Step
 from flask_background.durable.journal.row import ItemRow, make_row
 from flask_background.durable.journal.schedules import PERIODIC
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flask_background.core.callee import Callee
     from flask_background.durable.backlog import Backlog
     from flask_background.durable.handles import Handles
+    from flask_background.durable.pauses import Pauses
     from flask_background.durable.runs import Runs
     from flask_background.durable.session import JournalSession
 
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 class Intake:
     """Enters items, claimed for this process while it has room. The methods are those of a backend."""
 
-    def __init__(self, session: JournalSession, handles: Handles, runs: Runs, backlog: Backlog) -> None:
+    def __init__(
+        self, session: JournalSession, handles: Handles, runs: Runs, backlog: Backlog, pauses: Pauses
+    ) -> None:
         self._session = session
         self._local = session.local
         self._uploads = session.uploads
@@ -39,12 +42,14 @@ class Intake:
         self._handles = handles
         self._runs = runs
         self._backlog = backlog
+        self._pauses = pauses
         self._woken_at = 0
 
     @uninterruptible
     def accept(self, item: DurableItem[Any], held: bool, due: float | None) -> WorkItem[Any]:
         """Enter an item; see ``Backend.accept``."""
-        here = due is None and (held or self._backlog.lets_pass(item._task.executor))
+        waits = self._pauses.any and self._pauses.holds(item.task_name, item._task.executor)
+        here = due is None and (held or (not waits and self._backlog.lets_pass(item._task.executor)))
         try:
             row = self._pack(item, due, here)
             if not here:  # before the journal has the item, because this process may claim it at once
@@ -66,8 +71,9 @@ class Intake:
             self._local.events.enqueued(item)
         finally:  # a signal may raise here, when the item has been accepted
             if not here:
-                self._backlog.left += due is None
-                self._offer_to_all()
+                if not waits or not self._pauses.holds(item.task_name, item._task.executor):
+                    self._backlog.left += due is None
+                    self._offer_to_all()
             elif not self._local.take(item, held):
                 self._runs.give_back(item)
         return item
@@ -81,7 +87,7 @@ class Intake:
             for entry in entries:
                 try:
                     rows.append(
-                        self._pack(entry.item, entry.due, entry.due is None and self._fits(room, entry))
+                        self._pack(entry.item, entry.due, entry.due is None and self._fits(room, entry.item))
                     )
                 except (ArgumentError, ConfigurationError) as error:
                     raise entry.refusing(error) from error
@@ -98,6 +104,7 @@ class Intake:
                 self._local.events.refused(entries[0].item.task_name, error)
             raise
         accepted: list[WorkItem[Any]] = []
+        offered = False
         for entry, row, other in zip(entries, rows, others, strict=True):
             entry.item._release_arguments()
             if other is not None:
@@ -109,20 +116,26 @@ class Intake:
                 self._let_in(entry.item, row, held=False)
                 if not self._local.take(entry.item):
                     self._runs.give_back(entry.item)
-            else:
+            elif not self._is_paused(entry.item):
                 self._backlog.left += entry.due is None
+                offered = True
             self._local.events.enqueued(entry.item)
-        if any(row.owner is None for row in rows):
+        if offered:
             self._offer_to_all()
         return accepted
 
-    def _fits(self, room: dict[str, int], entry: Entry[DurableItem[Any]]) -> bool:
+    def _fits(self, room: dict[str, int], item: DurableItem[Any]) -> bool:
         """Return whether one more item may go straight to its executor; ``room`` has the places left."""
-        name = entry.item._task.executor
+        if self._is_paused(item):
+            return False
+        name = item._task.executor
         if name not in room:
             room[name] = self._backlog.room(name) if self._backlog.lets_pass(name) else 0
         room[name] -= 1
         return room[name] >= 0
+
+    def _is_paused(self, item: DurableItem[Any]) -> bool:
+        return self._pauses.any and self._pauses.holds(item.task_name, item._task.executor)
 
     @uninterruptible
     def start_held(self, item: DurableItem[Any]) -> None:
@@ -174,9 +187,25 @@ class Intake:
     def make_periodic_row(self, task: Callee, planned: float, overlap: bool) -> ItemRow:
         """Return the row of a new item of a periodic task that was planned for this time."""
         item = DurableItem[Any](task, (), {}, None, self._runs)
+        if task.describe is not None:
+            from flask_background.core.description import describe  # imported for tasks that have one
+
+            failed = partial(self._local.events.not_described, task.name)
+            item._describe(describe(task.describe, (), {}, failed))
         payload, _ = self._uploads.pack(item.id, task.func, (), {})
         row = make_row(item, task, payload=payload, uploads=False, due=planned, owner=None)
         return row._replace(key=f"{PERIODIC} {planned!r}" if overlap else PERIODIC)
+
+    def run_now(self, task: Callee, overlap: bool) -> str | None:
+        """Enqueue a periodic task now; return the item's id, or None if an item of the task is in flight.
+
+        With ``overlap``, an item that runs does not count. Raises JournalError.
+        """
+        row = self.make_periodic_row(task, time.time(), overlap)
+        if not self._writer.write(partial(schedules.enqueue, row=row)):
+            return None
+        self._session.wake_all()
+        return row.id
 
     def _pack(self, item: DurableItem[Any], due: float | None, here: bool) -> ItemRow:
         task = item._task

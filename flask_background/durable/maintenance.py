@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase
 from flask_background.core.status import Status
 from flask_background.durable.journal import queries, statements, takeover
 from flask_background.durable.journal.failure import RemovedError
+from flask_background.durable.journal.loads import LoadFile
 from flask_background.durable.journal.row import first_id_after
 from flask_background.durable.journal.watch import ProcessWatch
 from flask_background.durable.periodic import PeriodicTasks
 from flask_background.durable.recovery import Recovery
 from flask_background.durable.removal import BREATH, Removal
+from flask_background.durable.tally import TallyWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask_background.durable.claiming import Claimer
     from flask_background.durable.handles import Handles
     from flask_background.durable.intake import Intake
     from flask_background.durable.journal.row import ItemRow
     from flask_background.durable.outbox import Outbox
+    from flask_background.durable.pauses import Pauses
     from flask_background.durable.runs import Runs
     from flask_background.durable.session import JournalSession
 
@@ -46,7 +51,7 @@ class JournalMaintenance:
     """Recovers, claims, cancels, fires schedules and prunes, for one app in one process.
 
     ``keep``: how long an item is kept after its end; ``park_after``: how long an item that no process can run
-    waits. Both are in seconds.
+    waits. Both are in seconds. ``load`` returns what this process has in memory.
     """
 
     def __init__(
@@ -56,10 +61,12 @@ class JournalMaintenance:
         runs: Runs,
         intake: Intake,
         claimer: Claimer,
+        pauses: Pauses,
         outbox: Outbox,
         *,
         keep: float,
         park_after: float,
+        load: Callable[[], dict[str, Any]],
     ) -> None:
         self._session = session
         self._local = session.local
@@ -69,11 +76,14 @@ class JournalMaintenance:
         self._handles = handles
         self._runs = runs
         self._claimer = claimer
+        self._pauses = pauses
         self._periodic = PeriodicTasks(session, intake)
         self.recovery = Recovery(session, handles)
         self._outbox = outbox
         self.removal = Removal(session, keep)
+        self.tally = TallyWriter(session)
         self._park_after = park_after
+        self._load, self._load_file = load, LoadFile(self._folder, session.process_lock.id)
         self._warned: set[str] = set()
         # Whether items wait for a task that may be imported a moment later.
         self._waits_for_tasks = False
@@ -137,12 +147,16 @@ class JournalMaintenance:
             self.recovery.recover(name)
         for item_id in self._writer.read(partial(queries.cancels, owner=session.process_lock.id)):
             self._cancel_here(item_id)
+        if (request := self._load_file.asked()) is not None:
+            self._load_file.write(request, self._load())
+        self._follow_pauses()
         if session.executors and self._local.ledger.phase is Phase.RUNNING:
             if self.fires:
                 self._periodic.fire(now)
             self._claimer.give_back_stuck()
             self._claimer.claim(now)
         self._outbox.look()
+        self.tally.look(now)
         if abs(now - self._looked_over_at) >= _LOOK_OVER_EVERY:
             self._looked_over_at = now
             self._look_over(now)
@@ -150,7 +164,8 @@ class JournalMaintenance:
         if self._prunes:
             self._prunes = self.removal.prune(now)
         periodic = list(self._registry.periodic) if session.executors and self.fires else []
-        next_due = partial(queries.next_due, now=now, executors=session.executors, periodic=periodic)
+        executors = self._pauses.free_executors(session.executors)
+        next_due = partial(queries.next_due, now=now, executors=executors, periodic=periodic)
         due = self._writer.read(next_due)
         looks_soon = self._waits_for_tasks or self._claimer.has_waiting()
         most = BREATH if self._prunes else _SOON if looks_soon else _NET
@@ -161,6 +176,15 @@ class JournalMaintenance:
         item = self._handles.known(item_id)
         if item is not None and item.here and not item._is_unwanted():
             self._runs.cancel_here(item)
+
+    def _follow_pauses(self) -> None:
+        """Learn what is paused now; leave items to other processes that must not start here."""
+        self._pauses.restore()
+        self._pauses.refresh()
+        for row in self._pauses.take_new():
+            self._local.events.paused(row.kind, row.name, row.by)
+        if self._pauses.any:
+            self._claimer.give_back_paused()
 
     def _follow_clock(self, now: float) -> None:
         """Make items due that were enqueued without a delay while the clock was ahead."""

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flask_background.concurrency import native
-from flask_background.durable.journal import outbox, statements
+from flask_background.durable.journal import outbox, statements, tally
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,12 +32,16 @@ class Removal:
         self._orphans_at = 0.0
 
     def prune(self, now: float) -> bool:
-        """Remove some items that ended long ago; return whether there may be more. Raises JournalError."""
+        """Remove some items that ended long ago, and condense the tally; return whether there may be more.
+
+        Raises JournalError.
+        """
         writer, before = self._session.writer, now - self._keep
         gone = writer.write(partial(statements.prune, before=before, limit=_MOST), sync=False)
         self._forget_uploads(gone)
         count = writer.write(partial(outbox.prune, before=before, limit=_MOST), sync=False)
-        return _MOST in (len(gone), count)
+        is_more = writer.write(partial(tally.condense, now=now), sync=False)
+        return is_more or _MOST in (len(gone), count)
 
     def purge(self, statuses: Collection[Status]) -> int:
         """Remove all items that ended with these statuses; return their number. Raises JournalError."""

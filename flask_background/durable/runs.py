@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from flask_background.core.token import CancellationSource
     from flask_background.durable.backlog import Backlog
+    from flask_background.durable.pauses import Pauses
     from flask_background.durable.session import JournalSession
 
 # The shortest time between two progress reports to the journal, in seconds.
@@ -48,15 +49,20 @@ class Runs(RunHost):
     keeps_items = True
 
     def __init__(
-        self, session: JournalSession, backlog: Backlog, in_this_process: Callable[[], JournalHost]
+        self,
+        session: JournalSession,
+        backlog: Backlog,
+        pauses: Pauses,
+        in_this_process: Callable[[], JournalHost],
     ) -> None:
         local = session.local
-        super().__init__(local.app, local.events, local.timers, local.lock)
+        super().__init__(local.app, local.events, local.timers, local.lock, local.around)
         self.in_this_process = in_this_process
         self._local = local
         self._session = session
         self.lending = session.local.lending
         self._backlog = backlog
+        self._pauses = pauses
         self._uploads = session.uploads
         self._writer = session.writer
 
@@ -68,6 +74,9 @@ class Runs(RunHost):
         row, task = item.row, cast(Any, item._task)
         if item.id not in self._local.executors[task.executor].queued:
             return False  # a stale entry of the executor's queue: the item left, or runs already
+        if self._pauses.holds(row.task, row.executor):
+            self.let_wait(item)
+            return False
         try:
             args, kwargs, uploads = self._uploads.unpack(row)
             item._take_arguments(args, kwargs)
@@ -76,7 +85,9 @@ class Runs(RunHost):
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 # Perhaps too many open files: not the item's fault.
-                self.log_error(f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error)
+                self.log_error(
+                    f"Item {item.id} ({item.task_name}) is tried again in {_PUT_OFF:g} s", error, item
+                )
                 self.put_off(item, _PUT_OFF)
             else:
                 self._park(item, f"its arguments no longer fit the function: {error}")
@@ -84,7 +95,9 @@ class Runs(RunHost):
         try:
             self._session.process_lock.begin_run(item.id)
         except OSError as error:
-            self.log_error(f"Item {item.id} runs, but a crash of its process would not be counted", error)
+            self.log_error(
+                f"Item {item.id} runs, but a crash of its process would not be counted", error, item
+            )
         attempt.number = row.attempt + 1
         if not self._local.start(item, attempt):
             self._session.process_lock.end_run(item.id)
@@ -189,6 +202,13 @@ class Runs(RunHost):
     def give_back(self, item: DurableItem[Any], due: float | None = None) -> None:
         """Leave an item that has not started to all processes, also to later ones; at once, or when due."""
         self._release_unrun(item, due)
+
+    def let_wait(self, item: DurableItem[Any]) -> None:
+        """Leave an item that has not started to all processes, because its task or executor is paused."""
+        if self._local.let_go(item):
+            assert item.row is not None
+            step = partial(_release, _claim_of(item.row), now=time.time())
+            self._writer.write_later(step, partial(self._leave_paused, item), sync=False)
 
     def end_unrun(self, item: WorkItem[Any]) -> None:
         """Record that an item was cancelled before it ran."""
@@ -297,6 +317,14 @@ class Runs(RunHost):
             self._session.wake_all()
         else:
             self._session.announce_end(item, ended)
+
+    def _leave_paused(self, item: DurableItem[Any], ended: ItemRow | None) -> None:
+        """Announce that the item has left, or has ended instead. No process has to look for the item now."""
+        assert item.row is not None
+        if ended is not None or not self._pauses.holds(item.row.task, item.row.executor):
+            self._leave(item, ended)
+        else:
+            item.leave()
 
 
 def _claim_of(row: ItemRow) -> tuple[str, int]:

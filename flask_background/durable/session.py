@@ -50,13 +50,16 @@ class JournalSession:
         folder: Path,
         registry: Registry,
         executors: Collection[str],
+        role: str = "process",
     ) -> Self:
         """Open the journal in a folder. Raises JournalError."""
         power = settings.durability == "power"
         writer = writer_at(folder, power=power)
         writer.open()
         try:
-            process_lock = ProcessLock(folder / "owners", registry.tasks, local.executors)
+            process_lock = ProcessLock(
+                folder / "owners", registry.tasks, local.executors, runs=executors, role=role
+            )
         except OSError as error:
             writer.close()
             raise writer.failure(error) from error

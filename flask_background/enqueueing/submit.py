@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flask
@@ -11,7 +12,7 @@ import flask
 from flask_background.core.backend import Overflow
 from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.item import WorkItem, current_item_var
-from flask_background.core.request_state import RequestState
+from flask_background.core.request_state import NO_REQUEST, RequestState
 from flask_background.enqueueing import after_commit as commit
 from flask_background.enqueueing import after_response as response
 from flask_background.errors import ArgumentError, EnqueueError, PayloadTooLargeError, SerializationError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from flask_background.app_state import BackgroundState
     from flask_background.core.backend import Backend
-    from flask_background.core.options import When
+    from flask_background.core.options import Describe, When
 
 _current_request: Callable[[], Request] = flask.request._get_current_object  # type: ignore[attr-defined]
 
@@ -38,8 +39,18 @@ def submit(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     when: When = "now",
+    carried: Mapping[str, str] | None = None,
 ) -> WorkItem[Any]:
-    """Copy the request's state, take the arguments over, and let the backend accept the item."""
+    """Copy the request's state, take the arguments over, and let the backend accept the item.
+
+    ``carried``: the trace context from the functions around this call; None: they have not been called.
+    """
+    if app_state.around_enqueue and carried is None:
+        from flask_background.enqueueing.around_enqueue import (
+            enqueue_inside,  # imported for apps that have such functions
+        )
+
+        return enqueue_inside(app_state, callee.name, partial(submit, app_state, callee, args, kwargs, when))
     try:
         if app_state.elsewhere or callee.backend is not None:
             backend: Backend[Any] = app_state.backend_for(callee)
@@ -57,11 +68,15 @@ def submit(
         state = None if outer is None else outer.state
     else:
         state = RequestState._capture(request, app_state.processors)
+    if carried:
+        state = (state or NO_REQUEST)._with_trace(**carried)
     args, kwargs, moved = arguments.take_over(callee.func, args, kwargs, request)
     try:
         if app_state.strict and callee.portable:
             check_data(callee, args, kwargs, app_state.settings.max_payload)
         item: WorkItem[Any] = backend.make_item(callee, args, kwargs, state)
+        if callee.describe is not None:
+            _describe(item, callee.describe, app_state)
         held = response.hold() if when == "response" else None
         due = None if callee.due is None else callee.due(item._enqueued)
         if moved is not None:
@@ -142,6 +157,13 @@ def submit_callable(
     else:
         signature.bind(*args, **kwargs)
     return submit(app_state, Callee.of_callable(func), args, kwargs)
+
+
+def _describe(item: WorkItem[Any], make: Describe, app_state: BackgroundState) -> None:
+    from flask_background.core.description import describe  # imported for tasks that describe their items
+
+    failed = partial(app_state.backend.events.not_described, item.task_name)
+    item._describe(describe(make, item._args, item._kwargs or {}, failed))
 
 
 def check_data(callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int) -> None:

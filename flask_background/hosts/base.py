@@ -91,6 +91,8 @@ class Host(ABC):
     allowance = math.inf
     #: Seconds after which no host of this kind waits for items, whatever their grace period.
     longest_grace = math.inf
+    #: What the process is, for people.
+    role = "process"
     #: An addition to the log line that says how many items are waited for.
     how_to_cut = ""
 

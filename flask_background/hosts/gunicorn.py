@@ -50,6 +50,7 @@ _ANOTHER = 0.2
 class GunicornHost(Host):
     """The host of a gunicorn worker."""
 
+    role = "gunicorn worker"
     how_to_cut = "; one more INT or QUIT (Ctrl-C) ends the wait"
 
     def __init__(self, worker: Worker) -> None:

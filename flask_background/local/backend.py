@@ -40,11 +40,12 @@ from flask_background.local.shutdown import ShutdownSequence
 from flask_background.local.uploads import UploadRoom, put_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from flask import Flask
 
     from flask_background.core.callee import Callee
+    from flask_background.core.registry import Registry
     from flask_background.core.request_state import RequestState
     from flask_background.hosts.base import Host
     from flask_background.local.handover import Heir, Leaving
@@ -63,7 +64,7 @@ class LocalBackend(InProcessBackend, RunHost):
         app: Flask,
         settings: Settings,
         host: Host,
-        tasks: Mapping[str, Callee],
+        registry: Registry,
         *,
         open_heir: Callable[[], Heir | None] = lambda: None,
         look_out: Callable[[], object] = lambda: None,
@@ -75,11 +76,12 @@ class LocalBackend(InProcessBackend, RunHost):
         self._max_queued = settings.max_queued
         self._watcher = host
         self.keys = Keys()
-        self.executors = make_executors(app, settings, perform, tasks)
+        self.executors = make_executors(app, settings, perform, registry.tasks)
         # An item refers to its backend; an idle executor does not, and is closed when the backend is deleted.
         weakref.finalize(self, close_all, self.executors).atexit = False
         self.ledger = Ledger(self.executors.values())
-        super().__init__(app, make_events(app), Timers(self.timer_failed), self.ledger.lock)
+        timers = Timers(self.timer_failed)
+        super().__init__(app, make_events(app), timers, self.ledger.lock, registry.around_item)
         self.later = DelayedItems(
             self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
         )
@@ -329,7 +331,7 @@ class LocalBackend(InProcessBackend, RunHost):
 
     def requeue(self, item: WorkItem[Any], error: BaseException, delay: float) -> bool:
         """Queue a running item again, and report it; return False in a stop, in which nothing is retried."""
-        if not self.ledger.requeue(item, self.executors[item._task.executor], error):
+        if not self.ledger.requeue(item, self.executors[item._task.executor], error, delay):
             return False
         self._lending.give_back(item)
         self.tell_retried(item, error, delay)

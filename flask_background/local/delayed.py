@@ -33,7 +33,7 @@ class DelayedItems:
         *,
         start: Callable[[WorkItem[Any]], None],
         withdraw: Callable[[WorkItem[Any], Outcome], bool],
-        log_error: Callable[[str, BaseException], None],
+        log_error: Callable[[str, BaseException, WorkItem[Any]], None],
     ) -> None:
         self._timers = timers
         self._start = start
@@ -58,6 +58,10 @@ class DelayedItems:
         """Let an item that is queued again wait delay seconds for its run; end it if the process stops."""
         if not self._enter(item, delay):
             self.end(item)
+
+    def has(self, item: WorkItem[Any]) -> bool:
+        """Return whether the item waits for its time."""
+        return item.id in self._waiting
 
     def dismiss(self) -> list[tuple[WorkItem[Any], float]]:
         """Let go of the waiting items because the process stops, and take no more.
@@ -96,7 +100,7 @@ class DelayedItems:
             self._start(item)
         except RuntimeError as error:  # no thread can be started at this moment
             self._log_error(
-                f"Item {item.id} ({item.task_name}) could not be started; the next try follows", error
+                f"Item {item.id} ({item.task_name}) could not be started; the next try follows", error, item
             )
             if not self._enter(item, _NO_THREAD):
                 self.end(item)

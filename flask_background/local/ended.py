@@ -17,6 +17,8 @@ from flask_background.local.sizes import SMALL, size_of
 if TYPE_CHECKING:
     from _thread import LockType
 
+    from flask_background.local.tally import MemoryTally
+
 #: A page is full at this number of items, or at this number of bytes of their results; and a page is turned
 #: after this number of seconds.
 KEPT = 1_000
@@ -39,6 +41,9 @@ class EndedItems:
         self._began = monotonic()
         self._counts: Counter[Status] = Counter()
         self._lock = lock
+        self._tally: MemoryTally | None = None
+        # How many items of the page before, and of the current one, are in the tally.
+        self._counted_before = self._counted = 0
 
     def weigh(self, attempt: Attempt) -> None:
         """Add the size of an outcome to the bytes of the page."""
@@ -52,12 +57,31 @@ class EndedItems:
 
         No thread has written to that page for long, so its items can be counted.
         """
+        left: list[WorkItem[Any]] = []
         with self._lock:
             if self.page is full:
+                if self._tally is not None:
+                    left = [*self._before.values()][self._counted_before :]
+                    self._counted_before, self._counted = self._counted, 0
                 self._counts.update(_statuses(self._before))
                 self._before, self.page = full, {}
                 self.bytes = 0
                 self._began = monotonic()
+        if left and self._tally is not None:
+            self._tally.count(left)
+
+    def count(self) -> MemoryTally:
+        """Return the tally with all kept items in it; the first call begins the tally."""
+        from flask_background.local.tally import MemoryTally  # imported for apps that have a journal
+
+        with self._lock:
+            tally = self._tally = self._tally or MemoryTally()
+            before, now = [*self._before.values()], [*self.page.values()]
+            left = before[self._counted_before :] + now[self._counted :]
+            self._counted_before, self._counted = len(before), len(now)
+        if left:
+            tally.count(left)
+        return tally
 
     def let_old_go(self) -> None:
         """Forget items that ended long ago, even if few have ended after them."""

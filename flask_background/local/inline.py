@@ -38,7 +38,7 @@ class InlineBackend(Backend[WorkItem[Any]], RunHost):
     """Accepts items, and converts their arguments as another backend would."""
 
     def __init__(self, local: LocalBackend, timers: Timers, max_bytes: int, *, strict: bool) -> None:
-        super().__init__(local.app, local.events, timers, local.lock)
+        super().__init__(local.app, local.events, timers, local.lock, local.around)
         self._local = local
         self._max_bytes = max_bytes
         self._strict = strict

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
 from flask_background.core.backend import Phase, Stats
@@ -20,6 +20,9 @@ from flask_background.core.item import WorkItem
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.executors.base import Executor
 from flask_background.local.ended import KEPT, KEPT_BYTES, EndedItems
+
+if TYPE_CHECKING:
+    from flask_background.local.tally import MemoryTally
 
 # Local names, because looking a member up in its enum's class takes longer than a dict does.
 _RUNNING, _STOPPED = Phase.RUNNING, Phase.STOPPED
@@ -103,12 +106,12 @@ class Ledger:
             item._end(outcome)
             return True
 
-    def requeue(self, item: WorkItem[Any], executor: Executor, error: BaseException) -> bool:
-        """Move a running item back to the queued ones, for another run; return False in a stop."""
+    def requeue(self, item: WorkItem[Any], executor: Executor, error: BaseException, delay: float) -> bool:
+        """Move a running item back to the queued ones, for a run in delay seconds; return False in a stop."""
         with self.lock:
             if self.phase is not _RUNNING:
                 return False
-            item._requeue(error)
+            item._requeue(error, delay)
             self._requeues += 1
             executor.queued[item.id] = item
             del executor.running[item.id]
@@ -248,6 +251,10 @@ class Ledger:
         unfinished = {item.id: item for item in self.unfinished()}
         with self.lock:
             return [*(self._ended.all() | unfinished).values()]
+
+    def tally(self) -> MemoryTally:
+        """Return the tally of the ended items, brought up to date; the first call begins it."""
+        return self._ended.count()
 
     def stats(self) -> Stats:
         """Return all counts."""

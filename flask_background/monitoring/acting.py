@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
-from flask_background.monitoring.reading import Reader
+from flask_background.core.status import Status
+from flask_background.core.stop_tally import is_kept
+from flask_background.durable.journal.conditions import Conditions
+from flask_background.errors import BrokerError
+from flask_background.monitoring import celery_items, memory_items
+from flask_background.monitoring.reading import Reader, conditions_of
 from flask_background.monitoring.snapshots import ItemQuery, PauseKind
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
+    from flask_background.core.item import WorkItem
+    from flask_background.durable.bulk import BulkActions
+
+# How many items in flight of each kind a Celery cluster is asked for, to cancel them.
+_MOST_IN_CELERY = 100_000
 
 
 class Actions:
@@ -20,19 +30,113 @@ class Actions:
         self._reader = reader
 
     def cancel(self, items: ItemQuery | Sequence[str], by: str | None) -> int:
-        raise NotImplementedError
+        """See ``Monitor.cancel``."""
+        elsewhere = self._elsewhere(items) if isinstance(items, ItemQuery) else items
+        count = sum(item.cancel() for item in self._in_memory(items))
+        count += self._in_journal(items, lambda bulk: bulk.cancel)
+        count += self._cancel_elsewhere(elsewhere)
+        self._log(count, "cancelled", by)
+        return count
 
     def retry(self, items: ItemQuery | Sequence[str], by: str | None) -> int:
-        raise NotImplementedError
+        """See ``Monitor.retry``."""
+        count = self._in_journal(items, lambda bulk: bulk.retry)
+        self._log(count, "retried", by)
+        return count
 
     def delete(self, items: ItemQuery | Sequence[str], by: str | None) -> int:
-        raise NotImplementedError
+        """See ``Monitor.delete``."""
+        count = self._in_journal(items, lambda bulk: bulk.delete)
+        self._log(count, "deleted", by)
+        return count
 
     def run_now(self, task: str, by: str | None) -> str | None:
-        raise NotImplementedError
+        """See ``Monitor.run_now``."""
+        periodic = self._state.registry.periodic
+        _check_name("periodic task", task, periodic)
+        item_id = self._state.durable.intake.run_now(periodic[task].task, periodic[task].overlap)
+        if item_id is not None:
+            self._state.backend.events.acted(f"Item {item_id} ({task}) enqueued beside its schedule", by)
+        return item_id
 
     def pause(self, kind: PauseKind, name: str, by: str | None) -> bool:
-        raise NotImplementedError
+        """See ``Monitor.pause``."""
+        self._check(kind, name)
+        paused = self._state.durable.pauses.add(kind, name, by)
+        if paused:
+            self._state.backend.events.acted(f"The {kind} {name} paused", by)
+        return paused
 
     def resume(self, kind: PauseKind, name: str, by: str | None) -> bool:
-        raise NotImplementedError
+        """See ``Monitor.resume``."""
+        resumed = self._state.has_journal() and self._state.durable.pauses.remove(kind, name)
+        if resumed:
+            self._state.backend.events.acted(f"The {kind} {name} resumed", by)
+        else:  # the pause of a task that the app no longer has can be ended
+            self._check(kind, name)
+        return resumed
+
+    def _check(self, kind: str, name: str) -> None:
+        _check_name("kind of pause", kind, get_args(PauseKind))
+        known: Collection[str] = (
+            self._state.registry.tasks if kind == "task" else self._state.settings.executors
+        )
+        _check_name(kind, name, known)
+
+    def _in_memory(self, items: ItemQuery | Sequence[str]) -> Iterator[WorkItem[Any]]:
+        """Return the selected items in flight that only this process's memory has."""
+        for item in self._state.backend.ledger.unfinished():
+            if is_kept(item):
+                continue
+            if not isinstance(items, ItemQuery):
+                if item.id in items:
+                    yield item
+            elif memory_items.selects(conditions_of(items), items.status, item):
+                yield item
+
+    def _in_journal(
+        self,
+        items: ItemQuery | Sequence[str],
+        action: Callable[[BulkActions], Callable[[Sequence[str] | Conditions, Status | None], int]],
+    ) -> int:
+        if not self._state.has_journal():
+            return 0
+        act = action(self._state.durable.bulk)
+        return act(conditions_of(items), items.status) if isinstance(items, ItemQuery) else act(items, None)
+
+    def _elsewhere(self, query: ItemQuery) -> list[str]:
+        """Return the ids of the selected items in Celery, or in the journal on their way there."""
+        conditions, found = conditions_of(query), list[str]()
+        if self._state.has_journal() and query.status in (None, Status.QUEUED):
+            found += self._state.durable.bulk.waiting(conditions)
+        if self._state.has_celery():
+            for item_id, record in self._reader.in_celery(_MOST_IN_CELERY):
+                if celery_items.selects(conditions, query.status, record):
+                    found.append(item_id)
+        return found
+
+    def _cancel_elsewhere(self, item_ids: Sequence[str]) -> int:
+        """Cancel items in Celery, or on their way there."""
+        if self._state.has_celery():
+            return sum(map(self._cancel_in_celery, item_ids))
+        return self._state.durable.bulk.cancel_waiting(item_ids) if self._state.has_journal() else 0
+
+    def _cancel_in_celery(self, item_id: str) -> bool:
+        if self._state.backend.get(item_id) is not None:
+            return False
+        try:
+            item = self._state.celery.get(item_id)
+            return item is not None and item.cancel()
+        except BrokerError as error:
+            self._reader.celery_error = str(error)
+            return False
+
+    def _log(self, count: int, what: str, by: str | None) -> None:
+        self._state.backend.events.acted(f"{count} item{'s'[: count != 1]} {what}", by)
+
+
+def _check_name(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ValueError(
+            f"there is no {what} named {name!r}; there are: {', '.join(sorted(known)) or 'none'}"
+        )

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
+from flask_background.core.checks import is_text
+from flask_background.core.status import Status
+from flask_background.core.stop_tally import is_kept
+from flask_background.durable.journal import ended_runs, outbox
+from flask_background.durable.journal.conditions import Conditions
+from flask_background.durable.journal.selection import select_waiting_ids
+from flask_background.errors import BrokerError
+from flask_background.monitoring import celery_items, journal_items, memory_items, processes, summaries
+from flask_background.monitoring.counting import JournalCounts
+from flask_background.monitoring.pages import Source, page
 from flask_background.monitoring.snapshots import (
     Counts,
     ItemQuery,
@@ -16,9 +31,26 @@ from flask_background.monitoring.snapshots import (
     TallyEntry,
     TaskSummary,
 )
+from flask_background.monitoring.sources import (
+    JournalSource,
+    celery_source,
+    memory_source,
+    outbox_source,
+)
+from flask_background.monitoring.tallies import TallyReader
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
+    from flask_background.celery.client.backend import CeleryBackend
+    from flask_background.celery.records.record import Record
+    from flask_background.durable.journal.writer import Writer
+
+T = TypeVar("T")
+
+# How long other processes have to answer with their loads, in seconds.
+_WAIT = 0.05
+# How many items in flight of each kind a Celery cluster is asked for.
+_MOST_IN_CELERY = 200
 
 
 class Reader:
@@ -28,30 +60,148 @@ class Reader:
 
     def __init__(self, state: BackgroundState) -> None:
         self._state = state
+        self._counts = JournalCounts()
+        self._tally = TallyReader(state)
 
     def items(self, query: ItemQuery, limit: int, after: str | None) -> Page:
-        raise NotImplementedError
+        """See ``Monitor.items``."""
+        conditions, status = conditions_of(query), query.status
+        sources: dict[str, Source] = {
+            "memory": memory_source(self._state.backend, conditions, status, self._process)
+        }
+        if (writer := self._writer) is not None:
+            sources["journal"] = JournalSource(writer, conditions, status, self._is_paused())
+            sources["outbox"] = outbox_source(writer, conditions, status)
+        if self._state.has_celery():
+            sources["celery"] = celery_source(self.in_celery(_MOST_IN_CELERY), conditions, status)
+        return page(sources, limit, after)
 
     def count(self, query: ItemQuery) -> int:
-        raise NotImplementedError
+        """See ``Monitor.count``."""
+        conditions, status = conditions_of(query), query.status
+        found = sum(
+            memory_items.selects(conditions, status, item)
+            for item in memory_items.items_of(self._state.backend)
+        )
+        if (writer := self._writer) is not None:
+            found += self._counts.count(writer, conditions, status)
+            statuses = [*Status] if status is None else [status]
+            found += sum(map(len, select_waiting_ids(writer, statuses, conditions, time.time())))
+        return found
 
     def get(self, item_id: str) -> ItemSnapshot | None:
-        raise NotImplementedError
+        """See ``Monitor.get``."""
+        if not is_text(item_id):
+            return None
+        item = self._state.backend.get(item_id)
+        if item is not None and not is_kept(item):
+            return memory_items.snapshot(item, self._process, is_full=True)
+        if (writer := self._writer) is not None:
+            row = self._state.durable.session.read_row(item_id)
+            if row is not None:
+                earlier = writer.read(partial(ended_runs.ended_runs, item_id=item_id))
+                return journal_items.full_snapshot(row, earlier, time.time(), self._is_paused())
+            waiting = writer.read(partial(outbox.get, item_id=item_id))
+            if waiting is not None:
+                return journal_items.full_snapshot(waiting.as_item(), [], time.time())
+        if self._state.has_celery():
+            record = self._ask_celery(lambda celery: celery.record_of(item_id), None)
+            if record is not None:
+                return celery_items.snapshot(item_id, record, is_full=True)
+        # An item that waits for a commit is in no journal yet.
+        return None if item is None else memory_items.snapshot(item, self._process, is_full=True)
 
     def counts(self) -> Counts:
-        raise NotImplementedError
+        """See ``Monitor.counts``."""
+        journal: Counter[Status] = Counter()
+        late, oldest, now = 0, None, time.time()
+        if (writer := self._writer) is not None:
+            for task in self._counts.by_task(writer).values():
+                journal.update(task.items)
+                late += task.late
+                if task.oldest is not None and (oldest is None or task.oldest < oldest):
+                    oldest = task.oldest
+            journal.update(writer.read(outbox.stats))
+        memory = Counter(item._status for item in memory_items.items_of(self._state.backend))
+        for process in self.processes(_WAIT):
+            if not process.is_this:
+                memory[Status.QUEUED] += process.queued
+                memory[Status.RUNNING] += process.running
+            if process.oldest is not None and (oldest is None or now - process.oldest < oldest):
+                oldest = now - process.oldest
+        celery: dict[Status, int] = {}
+        if self._state.has_celery():
+            celery = self._ask_celery(lambda celery: celery.count_in_flight(), {})
+        return Counts(
+            journal=dict(journal),
+            memory=dict(memory),
+            celery=celery,
+            late=late,
+            oldest_wait=None if oldest is None else max(0.0, now - oldest),
+        )
 
     def tally(self, since: datetime, until: datetime, step: timedelta | None) -> list[TallyEntry]:
-        raise NotImplementedError
+        """See ``Monitor.tally``."""
+        minutes = None if step is None else max(1, int(step.total_seconds() // 60))
+        return self._tally.entries(since.timestamp(), until.timestamp(), minutes)
 
     def tasks(self, period: timedelta) -> list[TaskSummary]:
-        raise NotImplementedError
+        """See ``Monitor.tasks``."""
+        writer, now = self._writer, time.time()
+        found = {} if writer is None else self._counts.by_task(writer)
+        ended = self._tally.total(now - period.total_seconds(), now)
+        return summaries.tasks(self._state, writer, found, ended, self.processes(_WAIT), self.pauses())
 
     def schedules(self) -> list[ScheduleSnapshot]:
-        raise NotImplementedError
+        """See ``Monitor.schedules``."""
+        return summaries.schedules(self._state, self._writer, self.pauses())
 
     def processes(self, wait: float) -> list[ProcessSnapshot]:
-        raise NotImplementedError
+        """See ``Monitor.processes``."""
+        return processes.processes(self._state, wait)
 
     def pauses(self) -> list[PauseInfo]:
-        raise NotImplementedError
+        """See ``Monitor.pauses``."""
+        return processes.pauses(self._state)
+
+    @property
+    def _writer(self) -> Writer | None:
+        """The journal, if the app has one. Raises JournalError."""
+        return self._state.durable.session.writer if self._state.has_journal() else None
+
+    @property
+    def _process(self) -> str:
+        """The id of this process."""
+        if not self._state.has_journal():
+            return str(os.getpid())
+        return self._state.durable.session.process_lock.id
+
+    def _is_paused(self) -> Callable[[str, str], bool]:
+        paused = {(pause.kind, pause.name) for pause in self.pauses()}
+        return lambda task, executor: ("task", task) in paused or ("executor", executor) in paused
+
+    def in_celery(self, limit: int) -> list[tuple[str, Record]]:
+        """Return the ids and records of the app's items in flight in Celery, at most so many of each kind."""
+        nothing: list[tuple[str, Record]] = []
+        return self._ask_celery(lambda celery: celery.in_flight(limit), nothing)
+
+    def _ask_celery(self, ask: Callable[[CeleryBackend], T], otherwise: T) -> T:
+        try:
+            answer = ask(self._state.celery)
+        except BrokerError as error:
+            self.celery_error = str(error)
+            return otherwise
+        self.celery_error = None
+        return answer
+
+
+def conditions_of(query: ItemQuery) -> Conditions:
+    """Return a query as the conditions of the journal."""
+    return Conditions(
+        task=query.task,
+        executor=query.executor,
+        key=query.key,
+        text=query.text,
+        since=None if query.since is None else query.since.timestamp(),
+        until=None if query.until is None else query.until.timestamp(),
+    )

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from flask_background.core.buckets import BUCKETS as BUCKETS
 from flask_background.core.status import Progress, Status
-
-#: The upper bounds of the buckets into which waits and run times are counted, in seconds; one more is above.
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0)
 
 #: Where an item is: in the journal, in the memory of this process, or in a Celery cluster.
 Place = Literal["journal", "memory", "celery"]
@@ -189,7 +187,9 @@ class ProcessSnapshot:
     ``role``: for example "gunicorn worker", "worker" (of ``flask background worker``) or "process".
     ``phase``: "running", "stopping" or "stopped". ``queued``, ``running`` and ``oldest``: the items that only
     this process's memory has, and how long the oldest of them has waited, in seconds. ``answered_at``: when
-    the process said so; None if it never has. ``is_this``: the process that was asked.
+    the process said so; None if it never has. ``is_this``: the process that was asked. ``runs``: the
+    executors whose durable items the process runs; empty if it leaves durable items to other processes.
+    ``tasks``: how many of the ``queued`` and ``running`` items each task has.
     """
 
     id: str
@@ -204,6 +204,8 @@ class ProcessSnapshot:
     oldest: float | None
     answered_at: datetime | None
     is_this: bool
+    runs: tuple[str, ...] = ()
+    tasks: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

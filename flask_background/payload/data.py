@@ -91,8 +91,8 @@ def dump_state(state: RequestState) -> str:
 def load_state(text: str) -> RequestState:
     """Return the frozen state from its text."""
     fields = json.loads(text)
-    # The default is for journals from before traceparent was added.
-    return RequestState(**{"traceparent": None, **fields, "values": MappingProxyType(fields["values"])})
+    # Journals of earlier versions may lack some fields, which have defaults.
+    return RequestState(**{**fields, "values": MappingProxyType(fields["values"])})
 
 
 def _all_plain(values: Iterable[Any]) -> bool:

@@ -78,6 +78,27 @@ def error_of(text: str, name: str) -> ItemFailedError:
     return failed
 
 
+def error_line(text: str) -> str:
+    """Return the type and the message of an error from its text; the text itself if it is not readable."""
+    return error_and_trace(text)[0]
+
+
+def error_and_trace(text: str) -> tuple[str, str | None]:
+    """Return the type and message of an error, and its traceback; raises nothing."""
+    try:
+        what = json.loads(text)
+        kind, message, trace = what["type"], what["message"], what["trace"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return text, None
+    return described(str(kind), str(message)), str(trace)
+
+
+def described(kind: str, message: str) -> str:
+    """Return a type and a message as Python prints them; a builtin's type has no module."""
+    name = kind.removeprefix("builtins.")
+    return f"{name}: {message}" if message else name
+
+
 def progress_of(text: str) -> Progress:
     """Return the progress from its text."""
     return Progress(*json.loads(text))

@@ -13,7 +13,7 @@ from flask_background.payload.outcomes import error_as_data, progress_as_data, r
 
 from ..helpers import MAX_BYTES
 
-STATE = RequestState("GET", "http", "example.com", "", "/", None, None, None, MappingProxyType({"user": 7}))
+STATE = RequestState("GET", "http", "example.com", path="/", values=MappingProxyType({"user": 7}))
 
 
 def test_there_and_back() -> None:

@@ -49,6 +49,7 @@ class Shop:
 WAITING = ("memory", "durable")
 CELERY = ("celery", "rabbitmq")
 everywhere = pytest.mark.parametrize("shop", [*WAITING, "immediate", *CELERY], indirect=True)
+in_process = pytest.mark.parametrize("shop", WAITING, indirect=True)
 but_celery = pytest.mark.parametrize("shop", [*WAITING, "immediate"], indirect=True)
 but_immediate = pytest.mark.parametrize("shop", [*WAITING, *CELERY], indirect=True)
 

@@ -57,13 +57,13 @@ def test_values(app: Flask, background: Background, client: FlaskClient) -> None
 
     @app.put("/orders/<int:number>")
     def order(number: int) -> str:
-        for name in RequestState._fields[:-2]:
+        for name in RequestState._fields[:-3]:
             of_request[name] = getattr(request, name)
         of_request["url_root"] = request.url_root
         items.append(background.enqueue(lambda: current_item.state))
         return ""
 
-    headers = {"Host": "example.com", "traceparent": TRACE}
+    headers = {"Host": "example.com", "traceparent": TRACE, "tracestate": "a=1"}
     client.put("/orders/7?page=2", headers=headers, environ_base={"REMOTE_ADDR": "192.0.2.1"})
     state = items[0].result(BOUND)
     assert state is items[0].state
@@ -76,9 +76,14 @@ def test_values(app: Flask, background: Background, client: FlaskClient) -> None
         endpoint="order",
         remote_addr="192.0.2.1",
         traceparent=TRACE,
+        tracestate="a=1",
         values={},
     )
-    assert state._asdict() | {"url_root": state.url_root} == of_request | {"traceparent": TRACE, "values": {}}
+    assert state._asdict() | {"url_root": state.url_root} == of_request | {
+        "traceparent": TRACE,
+        "tracestate": "a=1",
+        "values": {},
+    }
 
 
 def test_values_behind_a_proxy(site: Site) -> None:

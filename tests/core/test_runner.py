@@ -43,7 +43,7 @@ class Host(RunHost):
     """Holds items for runs, and remembers what the runs ask for."""
 
     def __init__(self, app: Flask) -> None:
-        super().__init__(app, Events(app), Timers(), threading.Lock())
+        super().__init__(app, Events(app), Timers(), threading.Lock(), ())
         self.starts = True
         self.runs_again = True
         self.source = CancellationSource()
@@ -84,7 +84,7 @@ class Host(RunHost):
         assert not has_app_context()
         self.outcomes.append(outcome)
 
-    def log_error(self, what: str, error: BaseException) -> None:
+    def log_error(self, what: str, error: BaseException, about: WorkItem[Any] | str | None = None) -> None:
         """Remember the call."""
         self.errors.append(error)
 

@@ -642,3 +642,23 @@ def test_child_process(make_site: Callable[..., Site], caplog: pytest.LogCapture
     assert "sent" in caplog.text
     assert "in spin" in caplog.text
     site.background.stop(0)
+
+
+def test_around_item(background: Background) -> None:
+    """The code around an item runs on the item's greenlet, and sees how the run ends."""
+    seen: list[Any] = []
+
+    @background.around_item
+    def around() -> Iterator[None]:
+        greenlet = gevent.getcurrent()
+        gevent.sleep(0)
+        try:
+            yield
+        except ValueError:
+            seen.append("failed")
+            raise
+        seen.append(gevent.getcurrent() is greenlet)
+
+    assert background.enqueue(int, "7").result(BOUND) == 7
+    assert isinstance(background.enqueue(int, "no").exception(BOUND), ValueError)
+    assert seen == [True, "failed"]

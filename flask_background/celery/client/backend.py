@@ -81,7 +81,7 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
             self.submit_reserved(item, None)
         except BrokerError as error:  # the view that could be told is over
             self.session.events.log_error(
-                f"Item {item.id} ({item.task_name}) could not be handed over", error
+                f"Item {item.id} ({item.task_name}) could not be handed over", error, item
             )
 
     def cancel_held(self, item: CeleryItem[Any], why: str) -> None:
@@ -120,6 +120,18 @@ class CeleryBackend(Backend[CeleryItem[Any]]):
                 self._handles[item_id] = handle = self.handle_of(item_id, record)
                 handle.place(here=False, in_outbox=row is not None)
         return handle
+
+    def record_of(self, item_id: str) -> Record | None:
+        """The record of an item that was sent. Raises BrokerError."""
+        return self.session.records.read(item_id) if _ID.fullmatch(item_id) else None
+
+    def in_flight(self, limit: int) -> list[tuple[str, Record]]:
+        """The app's items that are queued or running there; see ``Records.in_flight``. Raises BrokerError."""
+        return self.session.records.in_flight(self.session.home, limit)
+
+    def count_in_flight(self) -> dict[Status, int]:
+        """How many of the app's items are queued, and how many run. Raises BrokerError."""
+        return self.session.records.count_in_flight(self.session.home)
 
     def look(self, item: CeleryItem[Any]) -> Record | None:
         """The row or record of an item, if there is one."""

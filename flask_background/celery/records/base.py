@@ -104,6 +104,17 @@ class Records(ABC):
         ``is_stopping``: their worker stops, so should they die now, that is no crash.
         """
 
+    def in_flight(self, home: str, limit: int) -> list[tuple[str, Record]]:
+        """The items of an app that are queued or running, without their arguments, at most so many of each.
+
+        Those enqueued last come first. None where items are not listed.
+        """
+        return []
+
+    def count_in_flight(self, home: str) -> dict[Status, int]:
+        """How many items of an app are queued, and how many run; empty where items are not listed."""
+        return {}
+
     def wait_for_end(self, item_id: str, seconds: float) -> bool:
         """Wait up to so many seconds for the end of an item. False, at once, where records tell no ends."""
         return False

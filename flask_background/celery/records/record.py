@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from flask_background.core.request_state import RequestState
+from flask_background.core.request_state import NO_REQUEST, RequestState
 from flask_background.core.status import Attempt, Status
 from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.errors import ItemCancelledError, ItemFailedError
@@ -62,6 +62,8 @@ class Record(NamedTuple):
     cancel: int = 0
     #: Its run's worker is stopping.
     stopping: int = 0
+    #: The item's description.
+    description: str | None = None
 
     @classmethod
     def of_item(
@@ -79,11 +81,12 @@ class Record(NamedTuple):
             item._enqueued,
             json.dumps(options),
             payload,
-            data.dump_state(state) if state else None,
+            None if state is NO_REQUEST else data.dump_state(state),
             state.traceparent,
             due=due,
             uploads=uploads,
             key=key,
+            description=item.description,
         )
 
     @classmethod
@@ -103,6 +106,7 @@ class Record(NamedTuple):
             finished=row.finished,
             reason=row.reason,
             uploads=uploads,
+            description=row.description,
         )
 
     def as_row(self, item_id: str) -> OutboxRow:
@@ -112,7 +116,16 @@ class Record(NamedTuple):
         """
         options = json.dumps({**json.loads(self.options), _UPLOADS: self.uploads})
         payload = self.payload or ""
-        return OutboxRow(item_id, self.task, payload, options, self.state, self.due, self.enqueued)
+        return OutboxRow(
+            item_id,
+            self.task,
+            payload,
+            options,
+            self.state,
+            self.due,
+            self.enqueued,
+            description=self.description,
+        )
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, str]) -> Self:

@@ -109,8 +109,7 @@ class RedisRecords(Records):
     def read(self, item_id: str) -> Record | None:
         with reaching():
             texts: Any = self._client.hmget(f"{self._prefix}item:{item_id}", _FIELDS)
-        known = {name: text for name, text in zip(_FIELDS, texts, strict=True) if text is not None}
-        return Record.of_fields(known) if "status" in known else None
+        return _record_of(texts)
 
     def claim(self, run: RunId, limit: float | None, sent: Record | None) -> Record | None:
         found = self._ask(scripts.CLAIM, *run, LOST_AFTER, "" if limit is None else limit)
@@ -150,6 +149,34 @@ class RedisRecords(Records):
         except Exception:  # too many of them, or Redis is away: whoever looks next hears of that
             native.Latch().wait(min(seconds, _READ / 10))
         return True
+
+    def in_flight(self, home: str, limit: int) -> list[tuple[str, Record]]:
+        with reaching():
+            sets = self._sets_of(home)
+            pipeline: Any = self._client.pipeline(transaction=False)
+            for name in sets:
+                pipeline.zrevrange(name, 0, limit - 1)
+            ids = list(dict.fromkeys(item_id for found in pipeline.execute() for item_id in found))
+            pipeline = self._client.pipeline(transaction=False)
+            for item_id in ids:
+                pipeline.hmget(f"{self._prefix}item:{item_id}", _FIELDS)
+            records = [_record_of(texts) for texts in pipeline.execute()] if ids else []
+        found = [(one, record) for one, record in zip(ids, records, strict=True) if record is not None]
+        return sorted(found, key=lambda entry: (entry[1].enqueued, entry[0]), reverse=True)
+
+    def count_in_flight(self, home: str) -> dict[Status, int]:
+        with reaching():
+            pipeline: Any = self._client.pipeline(transaction=False)
+            for name in self._sets_of(home):
+                pipeline.zcard(name)
+            running, *queued = pipeline.execute()
+        return {Status.QUEUED: sum(queued), Status.RUNNING: running}
+
+    def _sets_of(self, home: str) -> list[str]:
+        """The sets of an app's items in flight, first that of the running ones."""
+        queues: Any = self._client.smembers(f"{self._prefix}{home}:queues")
+        start = f"{self._prefix}{home}:"
+        return [f"{start}runs", f"{start}due", *(f"{start}sent:{queue}" for queue in sorted(queues))]
 
     # For the reconciler.
 
@@ -211,6 +238,11 @@ class RedisRecords(Records):
     def _ask(self, script: str, *values: Any) -> Any:
         with reaching():
             return self._client.register_script(script)(args=(self._prefix, *values))
+
+
+def _record_of(texts: Sequence[str | None]) -> Record | None:
+    known = {name: text for name, text in zip(_FIELDS, texts, strict=True) if text is not None}
+    return Record.of_fields(known) if "status" in known else None
 
 
 def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:

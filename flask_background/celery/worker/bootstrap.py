@@ -189,4 +189,4 @@ def _task_is_revoked(sender: Any, request: Any, **_: Any) -> None:
             session.cancel(request.id, force=True)
         except BackgroundError as error:
             what = f"That item {request.id} was revoked could not be put on record"
-            session.events.log_error(what, error)
+            session.events.log_error(what, error, request.id)

@@ -151,7 +151,7 @@ class ItemRun:
             task.check_call(*args, **kwargs)
         except _StoreAwayError as error:
             what = f"Item {self._run.item_id} ({record.task}) is tried again in {_PUT_OFF:g} s"
-            self._events.log_error(what, error)
+            self._events.log_error(what, error, self._run.item_id)
             self._again(record, time.time() + _PUT_OFF, None, attempt=record.attempt - 1)
         except _UnreadableError as error:
             self._park(record, str(error))
@@ -160,6 +160,7 @@ class ItemRun:
         keeper = RunningItem(self._session, self._table, row, self._run, record.attempt, limit)
         item: WorkItem[Any] = WorkItem(task, args, kwargs, record.request_state(), keeper)
         item._identify(self._run.item_id, record.enqueued)
+        item._describe(record.description)
         item._set_source(keeper.source_of(item))
         try:
             with keeper.heeding_term():
@@ -265,6 +266,6 @@ class ItemRun:
                     raise
                 if not tries:  # one line is enough
                     what = f"What item {self._run.item_id} came to cannot be put on record yet"
-                    self._events.log_error(what, error)
+                    self._events.log_error(what, error, self._run.item_id)
             tries += 1
             native.sleep(_PAUSE)

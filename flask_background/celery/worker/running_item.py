@@ -44,7 +44,8 @@ class RunningItem(RunHost):
         self, session: CelerySession, table: RunTable, row: int, run: RunId, number: int, limit: float | None
     ) -> None:
         """``number``: of the attempt. ``limit``: when Celery kills this process (``time.monotonic()``)."""
-        super().__init__(session.process.app, session.events, _timeouts, native.new_lock())
+        around = session.registry.around_item
+        super().__init__(session.process.app, session.events, _timeouts, native.new_lock(), around)
         self._ended = native.Latch()
         self.outcome: Outcome | None = None
         #: Seconds until another run follows, if one does.
@@ -161,7 +162,7 @@ class RunningItem(RunHost):
             self._in_trouble = False
         except Exception as error:
             if not self._in_trouble:  # one line for each time of trouble
-                self.log_error(f"Item {item.id} could not be looked after; it goes on", error)
+                self.log_error(f"Item {item.id} could not be looked after; it goes on", error, item)
             self._in_trouble = True
         _looks.set(_LOOK, partial(self._look_after, item))
 

@@ -14,6 +14,9 @@ from typing import Any, Literal, NamedTuple
 from flask_background.core.status import Status
 from flask_background.durable.journal.row import ItemRow
 
+#: Stands for the executor of such an item in lists of items.
+OUTBOX = "outbox"
+
 
 class OutboxRow(NamedTuple):
     """One row. Times are ``time.time()``. The journal does not read ``payload``, ``options``, ``state``."""
@@ -37,15 +40,17 @@ class OutboxRow(NamedTuple):
     finished: float | None = None
     #: Why the item has failed.
     reason: str | None = None
+    description: str | None = None
 
     def as_item(self) -> ItemRow:
         """Return the row as an ItemRow, for lists of items."""
         return ItemRow(
             id=self.id,
             task=self.task,
-            executor="outbox",
+            executor=OUTBOX,
             options=self.options,
             payload=self.payload,
+            state=self.state,
             status=self.status,
             max_crashes=0,
             due=self.enqueued if self.due is None else self.due,
@@ -53,6 +58,7 @@ class OutboxRow(NamedTuple):
             owner=self.owner,
             finished=self.finished,
             reason=self.reason,
+            description=self.description,
         )
 
 
@@ -175,6 +181,18 @@ def retry(db: sqlite3.Connection, item_id: str) -> bool:
         (item_id,),
     )
     return bool(done.rowcount)
+
+
+def delete(db: sqlite3.Connection, item_ids: Collection[str]) -> list[str]:
+    """Delete those of these items that have failed; return their ids.
+
+    A cancelled row is kept until the backend knows of the cancellation.
+    """
+    marks = ", ".join("?" * len(item_ids))
+    gone = db.execute(
+        f"delete from outbox where id in ({marks}) and status = 'failed' returning id", tuple(item_ids)
+    ).fetchall()
+    return [item_id for (item_id,) in gone]
 
 
 def prune(db: sqlite3.Connection, before: float, limit: int) -> int:

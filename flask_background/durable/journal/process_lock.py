@@ -1,10 +1,11 @@
 """The files of a process that may own items: they show that the process lives, and what it runs.
 
 ``owners/<id>`` is locked as long as its process lives. The kernel releases the lock at once when the process
-dies, however it dies, and not while it is merely stopped or starved: no clock takes part. The file says which
-tasks and executors the process has, and then, a line each, which runs began and ended, and whether the host
-was about to kill the process. A line is in the system's cache before its run begins, where kill -9 does not
-reach it.
+dies, however it dies, and not while it is merely stopped or starved: no clock takes part. The first line of
+the file says which tasks and executors the process has. A line that begins with "=" describes the process for
+people; earlier versions have no such line, and pass over it. Then follow, a line each, which runs began and
+ended, and whether the host was about to kill the process. A line is in the system's cache before its run
+begins, where kill -9 does not reach it.
 
 A file that has become long is replaced: the new file is written and locked, then renamed over the old one.
 So the name always leads to a file that is true, and locked as long as the process lives. Another process that
@@ -21,13 +22,16 @@ import errno
 import fcntl
 import json
 import os
+import socket
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakSet
 
 from flask_background.concurrency import native
-from flask_background.durable.journal import process_identity
+from flask_background.durable.journal import loads, process_identity
 from flask_background.durable.journal.wakeups import wake_all
 
 # The file is replaced when it is this long, in bytes, or twice as long as its necessary content.
@@ -38,15 +42,40 @@ _own: set[str] = set()
 _locks: WeakSet[ProcessLock] = WeakSet()
 
 
+class About(NamedTuple):
+    """A process, for people. ``since`` is ``time.time()``."""
+
+    host: str
+    pid: int
+    #: For example "gunicorn worker".
+    role: str
+    since: float
+    #: The executors whose durable items the process runs.
+    runs: tuple[str, ...]
+
+
 class ProcessLock:
     """This process and app, as other processes see them."""
 
-    def __init__(self, folder: Path, tasks: Collection[str], executors: Collection[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tasks: Collection[str],
+        executors: Collection[str],
+        *,
+        runs: Collection[str] = (),
+        role: str = "process",
+    ) -> None:
         self.folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.id = process_identity.new_id()
         self._lock = native.new_lock()
-        self._header = json.dumps([sorted(tasks), sorted(executors)]).encode() + b"\n"
+        #: What other processes read of this one.
+        self.about = About(socket.gethostname(), os.getpid(), role, time.time(), tuple(sorted(runs)))
+        self._header = b"%s\n=%s\n" % (
+            json.dumps([sorted(tasks), sorted(executors)]).encode(),
+            json.dumps(self.about._asdict()).encode(),
+        )
         self._running: set[str] = set()
         self._expects_kill = False
         self._closed = False
@@ -132,6 +161,7 @@ class ProcessLock:
             self._closed = True  # the descriptors may soon belong to other files
             for suffix in ("", ".bell"):
                 self._path.with_suffix(suffix).unlink(missing_ok=True)
+            loads.forget(self.folder, self.id)
             _own.difference_update((self._path.name, self._new_path.name))
             os.close(self._file)
             os.close(self.fifo)

@@ -110,6 +110,18 @@ def kinds(executors: Collection[str]) -> str:
     )
 
 
+def free_executors(db: sqlite3.Connection) -> list[str]:
+    """Return the executors of all free items."""
+    named = db.execute(
+        "with recursive named (executor) as ("
+        f"select min(executor) from item indexed by item_free where {FREE} union all"
+        f" select (select min(executor) from item indexed by item_free where {FREE}"
+        " and executor > named.executor) from named where executor is not null)"
+        " select executor from named where executor is not null"
+    )
+    return [executor for (executor,) in named]
+
+
 def owners(db: sqlite3.Connection) -> list[str]:
     """Return all processes that have claimed items or rows of the outbox."""
     found = db.execute(
@@ -139,15 +151,8 @@ def unknown(
 
     Of each such task some items are returned, first those that have waited longest.
     """
-    named = db.execute(
-        f"with recursive named (executor) as ("
-        f"select min(executor) from item indexed by item_free where {FREE} union all"
-        f" select (select min(executor) from item indexed by item_free where {FREE}"
-        " and executor > named.executor) from named where executor is not null)"
-        " select executor from named where executor is not null"
-    )
     found: list[ItemRow] = []
-    for executor in [executor for (executor,) in named]:
+    for executor in free_executors(db):
         all_tasks = db.execute(
             f"{kinds((executor,))} select task from kind where task is not null", (executor,)
         )

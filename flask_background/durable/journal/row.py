@@ -6,6 +6,7 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flask_background.core.request_state import NO_REQUEST
 from flask_background.core.status import Attempt, Status
 from flask_background.errors import ItemCancelledError
 from flask_background.payload import data
@@ -48,6 +49,8 @@ class ItemRow(NamedTuple):
     error: str | None = None
     #: Why the item was parked.
     reason: str | None = None
+    #: The app's short text about the item.
+    description: str | None = None
 
 
 COLUMNS = ItemRow._fields
@@ -82,7 +85,7 @@ def make_row(
         ),
         payload=payload,
         uploads=uploads,
-        state=data.dump_state(item.state) if item.state else None,
+        state=None if item.state is NO_REQUEST else data.dump_state(item.state),
         key=options.key,
         status=Status.QUEUED,
         owner=owner,
@@ -90,6 +93,7 @@ def make_row(
         max_crashes=options.max_crashes,
         due=due,
         enqueued=item._enqueued,
+        description=item.description,
     )
 
 

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from flask_background.core.status import Status
-from flask_background.durable.journal import outbox
+from flask_background.durable.journal import ended_runs, outbox
 from flask_background.durable.journal.queries import ALL, FREE, kinds, listed, select, to_row
 from flask_background.durable.journal.row import COLUMNS, ItemRow
 
@@ -80,18 +80,22 @@ def claim(
 ) -> list[ItemRow]:
     """Claim free items that are due, the oldest first, as many as each executor has room for.
 
-    ``wanted``: the ids of items to claim in any case.
+    ``wanted``: the ids of items to claim even if their executor's room is 0.
     """
     claimed = []
     known = ", ".join("?" * len(tasks))
+    named = ", ".join("?" * len(room))
     for item_id in wanted:
         rows = db.execute(
             f"update item set owner = ?, fence = fence + 1 where id = ? and status = 'queued'"
-            f" and owner is null and due <= ? and task in ({known}) returning {ALL}",
-            (owner, item_id, now, *tasks),
+            f" and owner is null and due <= ? and task in ({known}) and executor in ({named})"
+            f" returning {ALL}",
+            (owner, item_id, now, *tasks, *room),
         ).fetchall()
         claimed += [to_row(row) for row in rows]
     for executor, count in room.items():
+        if not count:
+            continue
         # The oldest items of each task, and the oldest of those: items of other tasks are not even read.
         rows = db.execute(
             "update item set owner = ?, fence = fence + 1 where number in ("
@@ -160,6 +164,10 @@ def release(
     ended = "update item set status = 'cancelled', finished = :now, owner = null, cancel = 0"
     if _change(db, f"{ended} {_MINE} and cancel", item_id, fence, now=now):
         return next(iter(select(db, "where id = ?", (item_id,))))
+    if error is not None:
+        ended_runs.record(db, item_id, fence, "failed", now, error)
+    elif not charged:
+        ended_runs.record(db, item_id, fence, "interrupted", now)
     _change(
         db,
         "update item set status = 'queued', owner = null, due = coalesce(:due, due),"
@@ -213,10 +221,12 @@ def recover(
             ended += select(db, "where id = ?", (row.id,))
         else:
             attempt = row.attempt
-            if ran and charged and row.status is Status.QUEUED:
+            if row.status is Status.RUNNING:
+                ended_runs.record(db, row.id, row.fence, "crashed" if charged else "interrupted", now)
+                attempt -= not charged
+            elif ran and charged:
                 attempt += 1  # the process died before the journal had the run
-            elif not charged and row.status is Status.RUNNING:
-                attempt -= 1
+                ended_runs.record_unknown(db, row.id, attempt, now)
             db.execute(
                 "update item set status = 'queued', owner = null, crashes = ?, attempt = ? where id = ?",
                 (crashes, attempt, row.id),
@@ -261,6 +271,15 @@ def retry(db: sqlite3.Connection, item_id: str, now: float) -> bool:
         (now, item_id),
     )
     return bool(done.rowcount)
+
+
+def delete(db: sqlite3.Connection, item_ids: Collection[str]) -> list[str]:
+    """Delete those of these items that have ended; return their ids."""
+    marks = ", ".join("?" * len(item_ids))
+    rows = db.execute(
+        f"delete from item where id in ({marks}) and finished is not null returning id", tuple(item_ids)
+    ).fetchall()
+    return [item_id for (item_id,) in rows]
 
 
 def prune(db: sqlite3.Connection, before: float, limit: int) -> list[str]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from flask_background.durable.journal import process_identity, wakeups
-from flask_background.durable.journal.process_lock import is_own
+from flask_background.durable.journal import loads, process_identity, wakeups
+from flask_background.durable.journal.process_lock import About, is_own
 
 # How long a file that is not yet renamed into place is left alone, in seconds.
 _NEW = 60.0
@@ -45,6 +45,7 @@ class Takeover:
         """Remove the files of the dead process, which owns no item now."""
         self._path.with_suffix(".bell").unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
+        loads.forget(self._path.parent, self._path.name)
 
     def __enter__(self) -> Self:
         return self
@@ -124,6 +125,29 @@ def sweep(folder: Path) -> None:
             # In this order, because the file is renamed from the one to the other.
             if not new.exists() and not renamed.exists():
                 path.unlink(missing_ok=True)
+    loads.sweep(folder)
+
+
+def living(folder: Path) -> list[str]:
+    """Return the ids of all other processes that live."""
+    return [name for name in others(folder) if not is_dead(folder, name)]
+
+
+def about(folder: Path, process_id: str) -> About | None:
+    """Return the description of another process; None if its file is gone."""
+    path = folder / process_id
+    try:
+        with open(path, "rb") as file:
+            file.readline()
+            line, began = file.readline(), os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return None
+    try:
+        found = About(**json.loads(line.removeprefix(b"=")))
+        return found._replace(runs=tuple(found.runs))
+    except (TypeError, ValueError):  # the process has another version of this package
+        pid = process_identity.short_name(process_id)
+        return About("", int(pid) if pid.isdigit() else 0, "process", began, ())
 
 
 def _is_old(path: Path) -> bool:

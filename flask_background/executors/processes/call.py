@@ -76,6 +76,7 @@ class Call:
             reason=None if token.reason is None else token.reason.value,
             pickled=parcel.pickled,
             uploads=[send_upload(upload) for upload in parcel.uploads],
+            description=item.description,
         )
 
     def run(self, message: parcels.Call) -> Outcome:

@@ -85,21 +85,24 @@ class ChildHost(RunHost):
     _outcome: Outcome | None = None
     _has_returned = False
 
-    def __init__(self, app: Flask, events: Events, pipes: Pipes, log: LogForwarder, job: Job) -> None:
-        super().__init__(app, events, _timers, native.new_lock())
+    def __init__(
+        self, app: Flask, registry: Registry, events: Events, pipes: Pipes, log: LogForwarder, job: Job
+    ) -> None:
+        super().__init__(app, events, _timers, native.new_lock(), registry.around_item)
+        self._tasks = registry.tasks
         self._pipes = pipes
         self._log = log
         self._job = job
         self._progress = Throttle(_REPORT_EVERY, _timers)
         self._uploads: list[Any] = []
 
-    def run(self, registry: Registry) -> None:
+    def run(self) -> None:
         """Run the item to its end, and report its outcome. An error raised by this method ends the child."""
         call = self._job.take_call()
         self._log.begin()
         memory.set_reserve_aside()
         try:
-            perform(self._make_item(registry, call), await_here)
+            perform(self._make_item(call), await_here)
         except BaseException as error:
             memory.release_reserve()
             let_frames_go(error)  # perhaps these variables hold all the memory that there is
@@ -107,7 +110,9 @@ class ChildHost(RunHost):
                 add_note(error, f"in work item {call.item_id} ({call.task})")
                 self._outcome = Status.FAILED, None, error
             else:
-                self.log_error(f"Cleaning up after item {call.item_id} ({call.task}) failed", error)
+                self.log_error(
+                    f"Cleaning up after item {call.item_id} ({call.task}) failed", error, call.item_id
+                )
         if os.getpid() != self.pid:
             flush()
             os._exit(0)  # a process that the item has forked must not answer the parent
@@ -117,8 +122,8 @@ class ChildHost(RunHost):
         if outcome is not None:
             self._tell_end(outcome)
 
-    def _make_item(self, registry: Registry, call: parcels.Call) -> ChildItem:
-        task: Any = registry.tasks.get(call.task)
+    def _make_item(self, call: parcels.Call) -> ChildItem:
+        task: Any = self._tasks.get(call.task)
         if task is None:
             raise LookupError(
                 f"the app has no task {call.task!r} in a child process, which loads the app again: make the"
@@ -131,6 +136,7 @@ class ChildHost(RunHost):
         args, kwargs = unpack(call.pickled, self._uploads)
         item = ChildItem(task, args, kwargs, parcels.state_of(call.state), self)
         item._identify(call.item_id, call.enqueued)
+        item._describe(call.description)
         return item
 
     # For the run.

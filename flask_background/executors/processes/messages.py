@@ -6,7 +6,7 @@ import traceback
 from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
-from flask_background.core.request_state import RequestState
+from flask_background.core.request_state import NO_REQUEST, RequestState
 from flask_background.core.status import SUCCEEDED, Outcome, Progress, Status
 from flask_background.errors import ItemCancelledError, ItemFailedError, ResultLostError
 from flask_background.executors.processes import safe_pickle
@@ -47,6 +47,7 @@ class Call(NamedTuple):
     reason: str | None
     pickled: bytes
     uploads: list[Sent]
+    description: str | None
 
 
 class TokenFired(NamedTuple):
@@ -115,8 +116,8 @@ class ChildTraceback(Exception):
 
 
 def state_as_tuple(state: RequestState) -> tuple[Any, ...] | None:
-    """Return the state without the unpicklable proxy around its values; None outside a request."""
-    return (*state[:-1], dict(state.values)) if state else None
+    """Return the state without the unpicklable proxy around its values; None for an empty state."""
+    return None if state is NO_REQUEST else (*state[:-1], dict(state.values))
 
 
 def state_of(values: tuple[Any, ...] | None) -> RequestState | None:

@@ -39,7 +39,9 @@ def refusal(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def write(writer: Writer, sql: str = "insert or replace into schedule values ('a', 'b', 1)") -> None:
+def write(
+    writer: Writer, sql: str = "insert or replace into schedule (name, spec, next) values ('a', 'b', 1)"
+) -> None:
     """Write something."""
     writer.write(lambda db: db.execute(sql))
 
@@ -51,7 +53,7 @@ def test_disk_full(writer: Writer) -> None:
     def fill(db: sqlite3.Connection) -> None:
         (pages,) = db.execute("pragma page_count").fetchone()
         db.execute(f"pragma max_page_count = {pages}")
-        db.execute("insert into schedule values (?, 'b', 1)", (text,))
+        db.execute("insert into schedule (name, spec, next) values (?, 'b', 1)", (text,))
 
     said = refusal(lambda: writer.write(fill))
     assert said.startswith(f"the journal in {writer.folder} cannot be used: the disk or the quota is full")

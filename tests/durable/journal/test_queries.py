@@ -9,9 +9,20 @@ from functools import cache
 import pytest
 
 from flask_background.core.status import Status
-from flask_background.durable.journal import migrations, outbox, queries, schedules, statements
+from flask_background.durable.journal import (
+    counts,
+    ended_runs,
+    migrations,
+    outbox,
+    queries,
+    schedules,
+    statements,
+    tally,
+)
+from flask_background.durable.journal.conditions import Conditions
 from flask_background.durable.journal.outbox import OutboxRow
 from flask_background.durable.journal.row import ItemRow, first_id_after, timed_id
+from flask_background.durable.journal.search import Search
 
 from ..rows import ROW
 
@@ -75,7 +86,7 @@ def _journal(kind: str, count: int) -> sqlite3.Connection:
         enter(_JOURNALS[kind])
         outbox.insert(db, OutboxRow(f"{number:024x}", "task", "", "", None, None, NOW))
     enter_others()
-    db.execute("insert into schedule values ('tick', '', 1.0)")
+    db.execute("insert into schedule (name, spec, next) values ('tick', '', 1.0)")
     return db
 
 
@@ -127,6 +138,15 @@ _QUESTIONS: dict[str, _Question] = {
     "retry": lambda db: statements.retry(db, _AN_ID, NOW),
     "prune": lambda db: statements.prune(db, NOW, 5),
     "purge": lambda db: statements.purge(db, list(Status), _LIMIT),
+    "delete": lambda db: statements.delete(db, [_AN_ID]),
+    "earlier runs": lambda db: ended_runs.ended_runs(db, _AN_ID),
+    "last failed": lambda db: counts.last_failed(db, _TASKS),
+    "a page": lambda db: Search(Conditions(), None, None, _LIMIT).look(db, 9.0),
+    "a page of failed items": lambda db: Search(Conditions(), Status.FAILED, None, _LIMIT).look(db, 9.0),
+    "a page of tasks": lambda db: Search(Conditions(task="shop.*"), None, None, 5).look(db, 9.0),
+    "a page of a time": lambda db: Search(Conditions(since=NOW - 9.0), None, None, 5).look(db, 9.0),
+    "condense": lambda db: tally.condense(db, NOW),
+    "schedules": schedules.schedules,
     "purge failed items": lambda db: statements.purge(db, [Status.FAILED], _LIMIT),
     "fire": lambda db: schedules.fire(db, "tick", 1.0, 2.0, _WITH_KEY),
     "outbox: get": lambda db: outbox.get(db, f"{1:024x}"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from flask_background.core.status import Status
-from flask_background.durable.journal import queries, statements
+from flask_background.durable.journal import ended_runs, queries, statements
+from flask_background.durable.journal.counts import task_counts
 from flask_background.durable.journal.database import Database
 from flask_background.durable.journal.row import ItemRow
 
@@ -39,6 +41,9 @@ class Journal(RuleBasedStateMachine):
         # What each owner has on its own file: the ids that it is running.
         self.running: dict[str, set[str]] = {owner: set() for owner in OWNERS}
         self.fences: dict[str, int] = {}
+        # How often items have ended, and the items' runs that were not their last.
+        self.ends = 0
+        self.earlier: Counter[str] = Counter()
         self.now = 1_000_000.0
 
     def teardown(self) -> None:
@@ -61,7 +66,9 @@ class Journal(RuleBasedStateMachine):
 
     def change(self, item_id: str, **values: Any) -> None:
         """Change the model."""
-        self.model[item_id] = self.model[item_id]._replace(**values)
+        before = self.model[item_id]
+        after = self.model[item_id] = before._replace(**values)
+        self.ends += before.status in LIVE and after.status in ENDS
 
     def mine(self, item_id: str, fence: int) -> bool:
         """Whether a write with this fence counts."""
@@ -192,6 +199,7 @@ class Journal(RuleBasedStateMachine):
             assert ended == self.model[item_id]
         elif mine:
             back = not charged and row.status is Status.RUNNING
+            self.earlier[item_id] += back
             self.change(
                 item_id,
                 status=Status.QUEUED,
@@ -234,6 +242,7 @@ class Journal(RuleBasedStateMachine):
         done = self.do(statements.retry, item_id, self.now)
         assert done is (row.status in (Status.FAILED, Status.CANCELLED) and not taken)
         if done:
+            self.earlier[item_id] += row.started is not None
             values: dict[str, Any] = dict.fromkeys(("started", "finished", "progress", "error", "reason"))
             self.change(
                 item_id, status=Status.QUEUED, due=self.now, attempt=0, crashes=0, cancel=False, **values
@@ -256,8 +265,10 @@ class Journal(RuleBasedStateMachine):
                 assert f"died in {crashes} of its runs" in after.reason
             else:
                 assert (after.status, after.crashes) == (Status.QUEUED, crashes)
+                has_run = row.status is Status.RUNNING or (charged and row.id in self.running[owner])
+                self.earlier[row.id] += has_run
             assert after.owner is None
-            self.model[row.id] = after
+            self.change(row.id, **after._asdict())
         self.running[owner].clear()
 
     @rule(item_id=items)
@@ -296,6 +307,21 @@ class Journal(RuleBasedStateMachine):
             assert row.attempt >= 0
         counts = self.do(queries.stats)
         assert sum(counts.values()) == len(self.model)
+
+    @invariant()
+    def everything_is_counted(self) -> None:
+        """The counters of ended items, the tally and the earlier runs are those of the items."""
+        if not hasattr(self, "database"):
+            return
+        found = self.do(task_counts, self.now, self.now - 10.0)
+        statuses = Counter(row.status for row in self.model.values())
+        assert (found["mail"].items if found else {}) == statuses
+        late = [row for row in self.model.values() if row.status is Status.QUEUED and row.owner is None]
+        assert sum(task.late for task in found.values()) == sum(row.due < self.now - 10.0 for row in late)
+        (ends,) = self.do(lambda db: db.execute("select total(items) from tally").fetchone())
+        assert ends == self.ends
+        for item_id in self.model:
+            assert len(self.do(ended_runs.ended_runs, item_id)) == self.earlier[item_id]
 
 
 # On a busy machine the many examples take longer than other tests do.

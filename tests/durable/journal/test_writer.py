@@ -354,7 +354,11 @@ def test_no_fork_in_a_transaction(tmp_path: Path) -> None:
     def write() -> None:
         while not stop.is_set():
             try:
-                writer.write(lambda db: db.execute("insert or replace into schedule values ('a', 'b', 1)"))
+                writer.write(
+                    lambda db: db.execute(
+                        "insert or replace into schedule (name, spec, next) values ('a', 'b', 1)"
+                    )
+                )
             except JournalError as error:
                 outcomes.append(error)
 

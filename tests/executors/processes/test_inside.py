@@ -11,8 +11,10 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,10 +27,11 @@ from flask_background.errors import (
     ArgumentError,
     ItemCancelledError,
     ItemInterruptedError,
+    ItemTimeoutError,
     ResultLostError,
 )
 
-from ...children import SharedEvent, SharedList, hold
+from ...children import SharedEvent, SharedList, Shipping, call, hold
 from ...helpers import BOUND, receiving, until
 from ...integration.servers import alive
 from .conftest import ONE, Shop, children
@@ -305,3 +308,83 @@ def test_periodic(make_shop: Callable[..., Shop]) -> None:
         shop.site.client.get("/")  # an app that nobody asks anything starts nothing
         until(lambda: len(ended) >= 3)
     assert {end["item"].result(BOUND) for end in ended} <= children()
+
+
+def look_at_trace() -> Any:
+    """Return the trace context that an item finds."""
+    state = current_item.state
+    return bool(state), state.traceparent, state.tracestate
+
+
+def test_trace_context(shop: Shop) -> None:
+    """An item has the trace context of its enqueue, also outside of a request."""
+
+    @shop.background.around_enqueue
+    def trace(task_name: str) -> Any:
+        yield {"traceparent": "00-1", "tracestate": "a=1"}
+
+    assert shop.call(look_at_trace).result(BOUND) == (False, "00-1", "a=1")
+
+
+def describe() -> Any:
+    """Return the description that an item finds."""
+    return current_item.description
+
+
+def test_description(shop: Shop) -> None:
+    """An item has its description."""
+    task = shop.background.task(
+        name="shop.work", executor="cpu", describe=lambda *args, **kwargs: "one order"
+    )(call)
+    assert Shipping(task, describe).enqueue().result(BOUND) == "one order"
+
+
+def fail_once() -> int:
+    """Fail in the first attempt."""
+    if current_item.attempt == 1:
+        raise ValueError("not yet")
+    return os.getpid()
+
+
+async def sleep_long() -> None:
+    """Wait to be cancelled."""
+    await asyncio.sleep(BOUND)
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SharedList:
+    """Notes of the code around each item in the child processes."""
+    monkeypatch.setenv("FLASK_AROUND", str(tmp_path / "notes"))
+    return SharedList(tmp_path / "notes")
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_around_item(make_shop: Callable[..., Shop], notes: SharedList, durable: bool) -> None:
+    """The code around an item runs in the child, once for each attempt; that of the parent is not used."""
+    shop = make_shop(durable, **ONE)
+
+    @shop.background.around_item
+    def in_parent() -> Any:
+        raise AssertionError("this is the child's")
+        yield
+
+    pid = shop.call(fail_once, max_attempts=2, backoff=0).result(BOUND)
+    assert notes == [f"{pid} begins 1", f"{pid} ValueError", f"{pid} begins 2", f"{pid} ends"]
+
+
+def test_around_coroutine(make_shop: Callable[..., Shop], notes: SharedList) -> None:
+    """A coroutine whose time is up passes through the code around it."""
+    shop = make_shop(**ONE, BACKGROUND_KILL_AFTER=60)
+    pid = shop.pid()
+    error = shop.call(sleep_long, timeout=0.1).exception(BOUND)
+    assert isinstance(error, ItemTimeoutError)
+    assert notes[-2:] == [f"{pid} begins 1", f"{pid} CancelledError"]
+
+
+def test_around_fails(shop: Shop, notes: SharedList) -> None:
+    """An error of the code around an item fails it, by name."""
+    options: dict[str, Any] = {"executor": "cpu", "describe": lambda *args, **kwargs: "broken"}
+    task = shop.background.task(name="shop.work", **options)(call)
+    error = Shipping(task, os.getpid).enqueue().exception(BOUND)
+    assert isinstance(error, OSError)
+    assert "the around_item function tests.children" in "".join(traceback.format_exception(error))

@@ -64,7 +64,9 @@ def test_messages_to_a_child(ends: tuple[Pipes, Pipes]) -> None:
     here, there = ends
     sent = [
         Setup("shop:app", 10, None, {"shop": 20}),
-        Call("work", "children", "a1", 1, 1.5, 2.5, ("GET", {"user": 1}), None, None, None, b"\x80", []),
+        Call(
+            "work", "children", "a1", 1, 1.5, 2.5, ("GET", {"user": 1}), None, None, None, b"\x80", [], None
+        ),
         TokenFired("timeout", 0.5),
     ]
     for message in sent:
