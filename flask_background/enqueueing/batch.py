@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from flask_background.core.backend import Entry, Overflow, name_call
 from flask_background.core.callee import BareCall, Callee
 from flask_background.core.item import WorkItem, current_item_var
-from flask_background.core.request_state import RequestState
-from flask_background.enqueueing.submit import check_data, current_request
+from flask_background.core.request_state import NO_REQUEST, RequestState
+from flask_background.enqueueing.submit import check_data, current_request, describe_item
 from flask_background.errors import ArgumentError, EnqueueError, UnsupportedError, UploadMovedError
 from flask_background.payload import arguments
 
@@ -23,7 +24,15 @@ def submit_many(app_state: BackgroundState, calls: Sequence[BareCall]) -> list[W
     """Enter the items of all calls, and return them in order; or raise an error, and enter none."""
     for number, call in enumerate(calls):
         _refuse_later(number, call.callee)
-    batch = _Batch(app_state)
+    if app_state.around_enqueue:
+        return _submit_inside(app_state, calls)
+    return _submit(app_state, calls)
+
+
+def _submit(
+    app_state: BackgroundState, calls: Sequence[BareCall], carried: Sequence[Mapping[str, str]] | None = None
+) -> list[WorkItem[Any]]:
+    batch = _Batch(app_state, carried)
     try:
         for number, call in enumerate(calls):
             batch.take_over(number, call)
@@ -31,6 +40,32 @@ def submit_many(app_state: BackgroundState, calls: Sequence[BareCall]) -> list[W
     except BaseException:
         batch.give_back()
         raise
+
+
+def _submit_inside(app_state: BackgroundState, calls: Sequence[BareCall]) -> list[WorkItem[Any]]:
+    """Do it inside the app's around functions, which are called for each item.
+
+    Each call has a context of its own: its span is no child of the span of the call before it.
+    """
+    from flask_background.enqueueing.around_enqueue import (
+        Inside,  # imported for apps that have such functions
+    )
+
+    entered: list[tuple[Context, Inside]] = []
+    carried = []
+    try:
+        for call in calls:
+            context, inside = copy_context(), Inside(app_state, call.callee.name)
+            entered.append((context, inside))
+            carried.append(context.run(inside.enter))
+        items = _submit(app_state, calls, carried)
+    except BaseException as refusal:
+        for context, inside in entered:
+            context.run(inside.leave, None, refusal)
+        raise
+    for (context, inside), item in zip(entered, items, strict=True):
+        context.run(inside.leave, item, None)
+    return items
 
 
 def _refuse_later(number: int, callee: Callee) -> None:
@@ -43,10 +78,11 @@ def _refuse_later(number: int, callee: Callee) -> None:
 
 
 class _Batch:
-    """The calls of one batch, on their way."""
+    """The calls of one batch, on their way. ``carried``: the trace context of each, or None."""
 
-    def __init__(self, app_state: BackgroundState) -> None:
+    def __init__(self, app_state: BackgroundState, carried: Sequence[Mapping[str, str]] | None) -> None:
         self._app_state = app_state
+        self._carried = carried
         self._request = request = current_request()
         self._state: RequestState | None
         if request is not None:
@@ -101,7 +137,9 @@ class _Batch:
         groups: dict[Backend[Any], list[Entry[Any]]] = {}
         for number, (callee, args, kwargs) in enumerate(calls):
             backend = self._backends[callee]
-            item = backend.make_item(callee, args, kwargs, self._state)
+            item = backend.make_item(callee, args, kwargs, self._state_of(number))
+            if callee.describe is not None:
+                describe_item(item, callee.describe, self._app_state)
             if (moved := self._moved.get(number)) is not None:
                 item._adopt_uploads(moved.own)
             due = None if callee.due is None else callee.due(item._enqueued)
@@ -122,6 +160,11 @@ class _Batch:
 
         enter_from(0)
         return [accepted[number] for number in range(len(calls))]
+
+    def _state_of(self, number: int) -> RequestState | None:
+        if self._carried is None or not self._carried[number]:
+            return self._state
+        return (self._state or NO_REQUEST)._with_trace(**self._carried[number])
 
     def _find_backend(self, number: int, callee: Callee) -> None:
         if callee in self._backends:

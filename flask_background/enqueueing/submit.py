@@ -76,7 +76,7 @@ def submit(
             check_data(callee, args, kwargs, app_state.settings.max_payload)
         item: WorkItem[Any] = backend.make_item(callee, args, kwargs, state)
         if callee.describe is not None:
-            _describe(item, callee.describe, app_state)
+            describe_item(item, callee.describe, app_state)
         held = response.hold() if when == "response" else None
         due = None if callee.due is None else callee.due(item._enqueued)
         if moved is not None:
@@ -116,7 +116,10 @@ def _make_durable(
     except EnqueueError as error:
         app_state.backend.events.refused(callee.name, error)
         raise
-    return backend, backend.make_item(durable, args, kwargs, state)
+    item: WorkItem[Any] = backend.make_item(durable, args, kwargs, state)
+    if durable.describe is not None:
+        describe_item(item, durable.describe, app_state)
+    return backend, item
 
 
 def _accept_overflow(
@@ -159,7 +162,8 @@ def submit_callable(
     return submit(app_state, Callee.of_callable(func), args, kwargs)
 
 
-def _describe(item: WorkItem[Any], make: Describe, app_state: BackgroundState) -> None:
+def describe_item(item: WorkItem[Any], make: Describe, app_state: BackgroundState) -> None:
+    """Give an item the text that its task makes of its arguments."""
     from flask_background.core.description import describe  # imported for tasks that describe their items
 
     failed = partial(app_state.backend.events.not_described, item.task_name)

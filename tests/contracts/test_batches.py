@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from flask import request
 from werkzeug.datastructures import FileStorage
 
-from flask_background import Status, WorkItem, signals
+from flask_background import Status, WorkItem, current_item, signals
 from flask_background.errors import (
     ArgumentError,
     ConfigurationError,
@@ -22,7 +23,7 @@ from flask_background.errors import (
     Stopping,
     UnsupportedError,
 )
-from flask_background.testing import record_items
+from flask_background.testing import record_items, run_items
 
 from ..helpers import BOUND, Site, receiving, until
 from .conftest import Shop, but_celery
@@ -143,6 +144,46 @@ def test_recorded(shop: Shop) -> None:
             shop.background.enqueue_many([task.call(3), task.call(request)])
     assert [(record.item, record.args) for record in recorded] == [(items[0], (1,)), (items[1], (2,))]
     assert shop.background.wait_idle(BOUND)
+
+
+def test_around_each_call(shop: Shop) -> None:
+    """The functions around an enqueue enclose each call, in its own context; describe works."""
+    seen: list[Any] = []
+    current: ContextVar[str | None] = ContextVar("current", default=None)
+
+    @shop.background.around_enqueue
+    def around(task_name: str) -> Generator[Any, WorkItem[Any], None]:
+        assert current.get() is None
+        token = current.set(task_name)
+        try:
+            item = yield {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+            seen.append(item.id)
+        except QueueFull:
+            seen.append("refused")
+        finally:
+            current.reset(token)
+
+    task = shop.task(lambda number: current_item.state.traceparent, describe="number {number}".format)
+    items = shop.background.enqueue_many(task.call(number=number) for number in range(2))
+    assert seen == [item.id for item in items]
+    assert [item.description for item in items] == ["number 0", "number 1"]
+    assert all(item.result(BOUND).startswith("00-0af7") for item in items)
+    assert current.get() is None
+
+
+@pytest.mark.parametrize("backend", ["immediate", "manual"])
+def test_backends_of_tests(make_site: Callable[..., Site], backend: str) -> None:
+    """With the backends for tests a batch is checked before its first item runs, and then runs in order."""
+    site, seen = make_site(BACKGROUND_BACKEND=backend), list[Any]()
+    task = site.background.task(name="shop.work", durable=True)(seen.append)
+    with pytest.raises(SerializationError, match=r"calls\[1\] \(shop\.work\)"):
+        site.background.enqueue_many([task.call(1), task.call({2})])
+    assert seen == []
+    with site.app.app_context():
+        items = site.background.enqueue_many(map(task.call, range(3)))
+        if backend == "manual":
+            assert run_items() == items
+    assert seen == [0, 1, 2]
 
 
 @pytest.fixture
