@@ -109,7 +109,9 @@ class Reader:
             if record is not None:
                 return celery_items.snapshot(item_id, record, is_full=True)
         # An item that waits for a commit is in no journal yet.
-        return None if item is None else memory_items.snapshot(item, self._process, is_full=True)
+        if item is not None and not item._status.is_final:
+            return memory_items.snapshot(item, self._process, is_full=True)
+        return None
 
     def counts(self) -> Counts:
         """See ``Monitor.counts``."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # How long one search reads without a break, in which views may read, and how long it takes in all (seconds).
 _CHUNK = 0.01
 _IN_ALL = 0.05
+# Above all numbers of rows that SQLite knows.
+_MOST_NUMBERS = 1 << 63
 # How many waiting rows of the outbox are looked at.
 _MOST_WAITING = 1_000
 
@@ -44,7 +46,7 @@ class JournalSource:
 
     def part(self, after: Position | None, limit: int) -> Part:
         """See ``Source``."""
-        if after is not None and not isinstance(after, int):
+        if after is not None and not (isinstance(after, int) and 0 <= after < _MOST_NUMBERS):
             raise ValueError(f"{after!r} is no position in the journal")
         search = Search(self._conditions, self._status, after, limit)
         end = time.monotonic() + _IN_ALL
