@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-#: A generator function that yields once.
-AroundItem = Callable[[], Generator[Any, None, object]]
+#: A generator function that yields once; it may be annotated with Iterator, too.
+AroundItem = TypeVar("AroundItem", bound=Callable[[], Iterator[Any]])
 #: A generator function of the name of the task; it yields a trace context or None, and is sent the item.
-AroundEnqueue = Callable[[str], Generator[Mapping[str, str] | None, WorkItem[Any], object]]
+AroundEnqueue = TypeVar("AroundEnqueue", bound=Callable[[str], Iterator[Any]])
 T = TypeVar("T")
 
 

@@ -71,6 +71,11 @@ def until(look: Callable[[], T], seconds: float = BOUND) -> T:
     return seen
 
 
+def stands_still(pid: int) -> bool:
+    """Whether a process has been stopped: SIGSTOP takes a moment."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def slack() -> float:
     """Return the seconds that anything may take longer because the machine has far more to do than it can."""
     return 0.2 * max(0.0, os.getloadavg()[0] / (os.cpu_count() or 1) - 3)

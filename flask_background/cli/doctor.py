@@ -1,4 +1,4 @@
-"""The checks of ``flask background doctor``: settings, the journal's folder, Celery and its servers."""
+"""The checks of ``flask background doctor``: settings, the journal and its items, Celery and its servers."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ def examine(state: BackgroundState) -> Iterator[Finding]:
     if state.has_journal():
         yield _folder(state)
         yield _durability(state)
+        from flask_background.monitoring import health  # imports sqlite3, for apps that have a journal
+
+        yield from health.examine(state)
     if state.has_celery():
         from flask_background.celery import doctor  # imports Celery, for apps that name it
 

@@ -104,12 +104,10 @@ def _work(state: BackgroundState, burst: bool, parent: int | None = None) -> Non
 
 
 def _introduction(state: BackgroundState) -> str:
-    import flask_background
-
     settings, registry = state.settings, state.registry
     ours = [(name, settings.executors[name].capacity) for name in state.durable.session.executors]
     return (
-        f"is Flask-Background {flask_background.__version__} for the app {state.app.name!r}:"
+        f"is for the app {state.app.name!r}:"
         f" {', '.join(f'{count} at a time on {name}' for name, count in ours)};"
         f" {len(registry.tasks)} tasks, {len(registry.periodic)} periodic;"
         f" grace period {settings.grace_period:g} s"

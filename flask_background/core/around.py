@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Generator, Iterable
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, cast
 
 from flask_background.core.odd_errors import add_note
 from flask_background.errors import ConfigurationError
 
-AroundFunction = Callable[..., Generator[Any, Any, Any]]
+AroundFunction = Callable[..., Iterator[Any]]
 
 
 def check_function(decorator: str, func: AroundFunction, *args: object) -> None:
@@ -49,11 +49,11 @@ class Around:
         self._decorator = decorator
         self._function = function
         try:
-            self._generator = function(*args)
+            self._generator = cast(Generator[Any, Any, Any], function(*args))
             #: What the function yielded.
             self.yielded = next(self._generator)
         except StopIteration:
-            raise ConfigurationError(f"{self._named()} ended without a yield: let it yield once") from None
+            raise ConfigurationError(f"{self.name} ended without a yield: let it yield once") from None
         except BaseException as error:
             self._claim(error)
             raise
@@ -77,7 +77,7 @@ class Around:
                 self._claim(raised)
                 return raised
             return error if error is None else error.with_traceback(trace)
-        again = ConfigurationError(f"{self._named()} yielded twice: let it yield once")
+        again = ConfigurationError(f"{self.name} yielded twice: let it yield once")
         again.__cause__ = error
         try:
             self._generator.close()
@@ -86,9 +86,11 @@ class Around:
         return again
 
     def _claim(self, error: BaseException) -> None:
-        add_note(error, f"raised by {self._named()}")
+        add_note(error, f"raised by {self.name}")
 
-    def _named(self) -> str:
+    @property
+    def name(self) -> str:
+        """The function, as messages name it."""
         return f"the {self._decorator} function {_name_of(self._function)}"
 
 

@@ -59,7 +59,7 @@ class Backlog:
     def room(self, name: str) -> int:
         """Return how many more items of an executor this process would claim."""
         executor = self._session.local.executors[name]
-        if self._only_awaited or executor.paused_until > time.monotonic():
+        if self._only_awaited or executor.unable_until > time.monotonic():
             return 0
         is_quick = self._durations.get(name, _SHORT) < _SHORT and not self.is_stuck(name)
         ahead = _AHEAD if is_quick else 1

@@ -98,7 +98,7 @@ class BulkActions:
         for ids in found:
             for start in range(0, len(ids), _MOST):
                 if not is_first:
-                    native.sleep(BREATH)
+                    native.Latch().wait(BREATH)  # gevent's hub goes on meanwhile
                 is_first = False
                 yield ids[start : start + _MOST]
 

@@ -8,6 +8,7 @@ also looks every few seconds.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,9 @@ class JournalMaintenance:
             self.recovery.recover(name)
         for item_id in self._writer.read(partial(queries.cancels, owner=session.process_lock.id)):
             self._cancel_here(item_id)
-        if (request := self._load_file.asked()) is not None:
-            self._load_file.write(request, self._load())
+        if self._watch.is_asked():
+            with suppress(OSError):  # the process that has asked then sees no answer
+                self._load_file.answer(self._load())
         self._follow_pauses()
         if session.executors and self._local.ledger.phase is Phase.RUNNING:
             if self.fires:
@@ -179,8 +181,7 @@ class JournalMaintenance:
 
     def _follow_pauses(self) -> None:
         """Learn what is paused now; leave items to other processes that must not start here."""
-        self._pauses.restore()
-        self._pauses.refresh()
+        self._pauses.look()
         for row in self._pauses.take_new():
             self._local.events.paused(row.kind, row.name, row.by)
         if self._pauses.any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 from flask_background.durable.journal import pauses
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from flask_background.durable.session import JournalSession
+
+# How often the pauses are read if no change was told, in seconds.
+_NET = 5.0
 
 
 class _Known(NamedTuple):
@@ -44,6 +48,7 @@ class Pauses:
         # One attribute, because several threads may read the pauses at the same time. No mark is like this
         # one, so the pauses are read before the first run.
         self._known = _Known(b"none", frozenset(), frozenset(), frozenset())
+        self._read_at = 0.0
         self._told = self._own = self._known.rows
 
     @property
@@ -66,16 +71,19 @@ class Pauses:
         mark = self._mark.read()  # before the pauses: a change in between is then seen at the next look
         rows = self.rows()
         tasks, executors = (frozenset(row.name for row in rows if row.kind == kind) for kind in KINDS)
-        self._known = _Known(mark, frozenset(rows), tasks, executors)
+        self._known, self._read_at = _Known(mark, frozenset(rows), tasks, executors), monotonic()
 
     def take_new(self) -> frozenset[PauseRow]:
         """Return the pauses that other processes made, and that no earlier call has returned; for the log."""
         before, self._told = self._told, self._known.rows
         return self._told - before - self._own
 
-    def restore(self) -> None:
-        """Find the file again if it was removed or replaced. Raises OSError."""
+    def look(self) -> None:
+        """Read the pauses if they may have changed; called now and then. Raises JournalError or OSError."""
         self._mark.restore()
+        is_old = monotonic() - self._read_at >= _NET  # the process that made the change may have died
+        if is_old or self._mark.read() != self._known.mark:
+            self.refresh()
 
     def rows(self) -> list[PauseRow]:
         """Return all pauses. Raises JournalError."""

@@ -50,7 +50,7 @@ class Inside:
         for function in self._app_state.around_enqueue:
             around = Around("around_enqueue", function, self._task_name)
             self._entered.append(around)
-            carried = _trace_context(around.yielded) or carried
+            carried = _trace_context(around) or carried
         return carried
 
     def leave(self, item: WorkItem[Any] | None, refusal: BaseException | None) -> None:
@@ -66,16 +66,17 @@ class Inside:
                 )
 
 
-def _trace_context(yielded: object) -> dict[str, str]:
+def _trace_context(around: Around) -> dict[str, str]:
+    yielded = around.yielded
     if yielded is None:
         return {}
     if not isinstance(yielded, Mapping):
         raise StateError(
-            f"an around_enqueue function yielded {type(yielded).__name__}: yield None, or a dict with"
-            " traceparent and tracestate for the item to carry"
+            f"{around.name} yielded {type(yielded).__name__}: yield None, or a dict with traceparent and"
+            " tracestate for the item to carry"
         )
     found = {name: yielded[name] for name in _TRACE_CONTEXT if yielded.get(name) is not None}
-    for name, value in found.items():
+    for key, value in found.items():
         if not is_text(value):
-            raise StateError(f"an around_enqueue function yielded a {name} that is no text: yield a string")
+            raise StateError(f"{around.name} yielded a {key} that is no text: yield a string")
     return found

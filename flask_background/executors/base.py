@@ -24,7 +24,7 @@ class Executor(ABC):
         self.queued: dict[str, WorkItem[Any]] = {}
         self.running: dict[str, WorkItem[Any]] = {}
         #: Until when it starts no durable item, because it cannot run any (``time.monotonic()``).
-        self.paused_until = 0.0
+        self.unable_until = 0.0
 
     def check(self, task: Callee) -> None:
         """Raise ConfigurationError if the task cannot run here."""

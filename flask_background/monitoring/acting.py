@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
+from flask_background.core.checks import is_text
+from flask_background.core.one_line import one_line
 from flask_background.core.status import Status
 from flask_background.core.stop_tally import is_kept
 from flask_background.durable.journal.conditions import Conditions
+from flask_background.enqueueing.submit import submit
 from flask_background.errors import BrokerError
 from flask_background.monitoring import celery_items, memory_items
 from flask_background.monitoring.reading import Reader, conditions_of
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 # How many items in flight of each kind a Celery cluster is asked for, to cancel them.
 _MOST_IN_CELERY = 100_000
+# How many characters the name of whoever has asked may have.
+_LONGEST_NAME = 200
 
 
 class Actions:
@@ -31,7 +36,7 @@ class Actions:
 
     def cancel(self, items: ItemQuery | Sequence[str], by: str | None) -> int:
         """See ``Monitor.cancel``."""
-        elsewhere = self._elsewhere(items) if isinstance(items, ItemQuery) else items
+        elsewhere = self._elsewhere(items) if isinstance(items, ItemQuery) else [*filter(is_text, items)]
         count = sum(item.cancel() for item in self._in_memory(items))
         count += self._in_journal(items, lambda bulk: bulk.cancel)
         count += self._cancel_elsewhere(elsewhere)
@@ -54,24 +59,32 @@ class Actions:
         """See ``Monitor.run_now``."""
         periodic = self._state.registry.periodic
         _check_name("periodic task", task, periodic)
-        item_id = self._state.durable.intake.run_now(periodic[task].task, periodic[task].overlap)
+        item_id: str | None
+        if self._state.has_journal():
+            item_id = self._state.durable.intake.run_now(periodic[task].task, periodic[task].overlap)
+        else:  # items do not go to the journal, as BACKGROUND_BACKEND says in tests
+            item_id = submit(self._state, periodic[task].task, (), {}, "now").id
         if item_id is not None:
-            self._state.backend.events.acted(f"Item {item_id} ({task}) enqueued beside its schedule", by)
+            self._tell(f"Item {item_id} ({task}) enqueued beside its schedule", by)
         return item_id
 
     def pause(self, kind: PauseKind, name: str, by: str | None) -> bool:
         """See ``Monitor.pause``."""
         self._check(kind, name)
-        paused = self._state.durable.pauses.add(kind, name, by)
+        if not self._state.has_journal():
+            raise ValueError(
+                f"the {kind} {name} cannot be paused: only durable items wait, and this app has no journal"
+            )
+        paused = self._state.durable.pauses.add(kind, name, _name(by))
         if paused:
-            self._state.backend.events.acted(f"The {kind} {name} paused", by)
+            self._tell(f"The {kind} {name} paused", by)
         return paused
 
     def resume(self, kind: PauseKind, name: str, by: str | None) -> bool:
         """See ``Monitor.resume``."""
         resumed = self._state.has_journal() and self._state.durable.pauses.remove(kind, name)
         if resumed:
-            self._state.backend.events.acted(f"The {kind} {name} resumed", by)
+            self._tell(f"The {kind} {name} resumed", by)
         else:  # the pause of a task that the app no longer has can be ended
             self._check(kind, name)
         return resumed
@@ -102,7 +115,11 @@ class Actions:
         if not self._state.has_journal():
             return 0
         act = action(self._state.durable.bulk)
-        return act(conditions_of(items), items.status) if isinstance(items, ItemQuery) else act(items, None)
+        if not isinstance(items, ItemQuery):
+            return act([*filter(is_text, items)], None)  # the journal has no other ids
+        if not all(is_text(value) for value in (items.executor, items.key) if value is not None):
+            return 0
+        return act(conditions_of(items), items.status)
 
     def _elsewhere(self, query: ItemQuery) -> list[str]:
         """Return the ids of the selected items in Celery, or in the journal on their way there."""
@@ -132,7 +149,15 @@ class Actions:
             return False
 
     def _log(self, count: int, what: str, by: str | None) -> None:
-        self._state.backend.events.acted(f"{count} item{'s'[: count != 1]} {what}", by)
+        self._tell(f"{count} item{'s'[: count != 1]} {what}", by)
+
+    def _tell(self, what: str, by: str | None) -> None:
+        self._state.backend.events.acted(what, _name(by))
+
+
+def _name(by: str | None) -> str | None:
+    """Return the name of whoever has asked as one line, for the log."""
+    return None if by is None else one_line(by, _LONGEST_NAME)
 
 
 def _check_name(what: str, name: str, known: Collection[str]) -> None:

@@ -95,11 +95,17 @@ class Monitor:
     # Acts.
 
     def cancel(self, items: ItemQuery | Sequence[str], *, by: str | None = None) -> int:
-        """Cancel queued items, and ask running ones to end; return how many. ``items``: a query, or ids."""
+        """Cancel queued items, and ask running ones to end; return how many. ``items``: a query, or ids.
+
+        Of the items that a query selects, those are concerned that exist when the action begins.
+        """
         return self._actions.cancel(items, by)
 
     def retry(self, items: ItemQuery | Sequence[str], *, by: str | None = None) -> int:
-        """Run items again that failed or were cancelled; return how many. Only the journal can."""
+        """Run items again that failed or were cancelled; return how many. Only the journal can.
+
+        An item is left out while another item in flight has its key.
+        """
         return self._actions.retry(items, by)
 
     def delete(self, items: ItemQuery | Sequence[str], *, by: str | None = None) -> int:
@@ -109,7 +115,8 @@ class Monitor:
     def run_now(self, task: str, *, by: str | None = None) -> str | None:
         """Enqueue a periodic task now, beside its schedule; return the item's id.
 
-        None: an item of it waits already. Raises ValueError if no periodic task of this process has the name.
+        None: an item of it waits already, or runs and may not overlap with another one. Raises ValueError if
+        no periodic task of this process has the name.
         """
         return self._actions.run_now(task, by)
 
@@ -117,7 +124,7 @@ class Monitor:
         """Let the durable items of a task or an executor wait, in all processes, until ``resume``.
 
         Runs that have begun go on. Items in memory and in Celery are not paused. Returns False if it was
-        paused already. Raises ValueError if the app has no such task or executor.
+        paused already. Raises ValueError if the app has no such task or executor, or no journal.
         """
         return self._actions.pause(kind, name, by)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background import hosts
 from flask_background.concurrency import native
-from flask_background.durable.journal import loads, takeover, wakeups
+from flask_background.durable.journal import loads, takeover
 from flask_background.durable.journal.process_lock import About
 from flask_background.local.load import load_of
 from flask_background.monitoring.snapshots import ExecutorLoad, PauseInfo, ProcessSnapshot
@@ -34,8 +34,7 @@ def processes(state: BackgroundState, wait: float) -> list[ProcessSnapshot]:
     session = state.durable.session
     lock, folder = session.process_lock, session.process_lock.folder
     try:
-        asked = loads.ask(folder)
-        wakeups.wake_all(folder, but=lock.id)
+        asked = loads.ask(folder, lock.id)
         others = takeover.living(folder)
         answers = _wait_for_answers(state, others, asked, wait)
     except OSError as error:

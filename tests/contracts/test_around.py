@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import traceback
 from collections.abc import Generator
+from contextvars import ContextVar
 from typing import Any
 
 from flask import current_app
@@ -131,3 +133,33 @@ def test_around_stop(shop: Shop, gate: threading.Event) -> None:
     until(lambda: item.status is Status.RUNNING)
     shop.background.stop(BOUND)
     assert seen == ["shop 1", "ItemCancelledError"]
+
+
+mode: ContextVar[str] = ContextVar("mode", default="none")
+
+
+@everywhere
+def test_end_is_logged_inside(shop: Shop) -> None:
+    """Failures and retries are logged in the context of the run, which the code around it has prepared."""
+    seen: list[tuple[str, str, str]] = []
+
+    @shop.background.around_item
+    def prepare() -> Around:
+        mode.set("prepared")
+        yield
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.WARNING:
+                seen.append((record.levelname, mode.get(), record.__dict__["item_id"]))
+
+    handler = Handler()
+    logger = shop.app.logger.getChild("background")
+    logger.addHandler(handler)
+    try:
+        item = shop.task(lambda: int("no"), max_attempts=2, backoff=0).enqueue()
+        assert item.wait(BOUND)
+        until(lambda: len(seen) == 2)
+    finally:
+        logger.removeHandler(handler)
+    assert seen == [("WARNING", "prepared", item.id), ("ERROR", "prepared", item.id)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from werkzeug.datastructures import FileStorage
 
-from flask_background import Status
+from flask_background import Status, current_item
 from flask_background.app_state import state_of
 from flask_background.durable.backend import DurableBackend
 from flask_background.durable.journal.writer import Writer
@@ -95,3 +95,29 @@ def test_claimed_and_not_arrived(site: Site) -> None:
     backlog.is_claiming = False
     journal.claimer.claim(time.time())
     assert backlog.caught_up == backlog.left
+
+
+def test_descriptions(make_site: Callable[..., Site], tmp_path: Path) -> None:
+    """The items of periodic tasks have descriptions, and other processes find those of all durable items."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
+    seen: list[str | None] = []
+
+    @site.background.periodic(seconds=0.05, describe=lambda: "every now\nand then")
+    def poll() -> None:
+        seen.append(current_item.description)
+
+    @site.background.task(durable=True, describe=lambda number: f"order {number}")
+    def order(number: int) -> str | None:
+        return current_item.description
+
+    with site.app.app_context():
+        item = order.using(delay=60).enqueue(7)
+        until(lambda: seen)
+        site.background.stop(0)
+    assert seen[0] == "every now and then"
+    other = make_site(BACKGROUND_JOURNAL=tmp_path / "journal")
+    with other.app.app_context():
+        found = other.background.get(item.id)
+        assert found is not None
+        assert found.description == "order 7"
+        other.background.stop(0)

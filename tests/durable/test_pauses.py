@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from flask_background import Status, WorkItem, current_item
 from flask_background.app_state import state_of
-from flask_background.durable.journal import queries
+from flask_background.durable.journal import queries, statements
 from flask_background.durable.journal.row import ItemRow
 
 from ..helpers import BOUND, Site, lines, until
@@ -192,12 +193,26 @@ def test_awaited_item(site: Site) -> None:
     assert item.result(BOUND) == 42
 
 
+def test_wanted_item(site: Site) -> None:
+    """A claim takes an item that is waited for only if its executor is among those that are not paused."""
+    task = site.background.task(durable=True, name="work", executor="mail")(lambda: None)
+    site.background.monitor.pause("executor", "mail")
+    item = task.enqueue()
+    writer = state_of(site.app).durable.session.writer
+    claim = partial(statements.claim, owner="1-other", tasks=["work"], now=time.time(), wanted=[item.id])
+    assert writer.write(partial(claim, room={"thread": 0})) == []
+    assert [found.id for found in writer.write(partial(claim, room={"thread": 0, "mail": 0}))] == [item.id]
+
+
 def test_in_memory_items_are_not_paused(site: Site) -> None:
     """A pause concerns durable items alone."""
     task = site.background.task(name="work")(lambda: 42)
+    durable = site.background.task(durable=True, name="durable")(lambda: None)
     site.background.monitor.pause("task", "work")
     site.background.monitor.pause("executor", "thread")
+    waits = durable.enqueue()
     assert task.enqueue().result(BOUND) == 42
+    assert is_free(site, waits)
 
 
 def test_other_process(shop: Shop, make_site: Callable[..., Site]) -> None:
@@ -213,12 +228,13 @@ def test_other_process(shop: Shop, make_site: Callable[..., Site]) -> None:
         while not (folder / "enough").exists():
             work.enqueue(f"item-{number}")
             number += 1
+            time.sleep(0.01)
         say("enqueued", number)
         serve_thread.join()
         """
     )
     site = make_site(**settings)
-    until(lambda: len(shop.runs()) > 20)
+    until(lambda: len(shop.runs()) > 10)
     site.background.task(durable=True, name="work")(lambda name: None)
     site.background.monitor.pause("task", "work")
     paused_at = time.time()

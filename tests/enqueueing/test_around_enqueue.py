@@ -209,6 +209,7 @@ def test_wrong_context(background: Background, yielded: Any, error: str) -> None
 
     with pytest.raises(StateError, match=error):
         background.enqueue(int)
+    assert background.items() == []
 
 
 def test_no_yield(background: Background) -> None:

@@ -24,6 +24,7 @@ from gevent.event import Event
 from flask_background import Background, Status, current_item
 from flask_background.concurrency import native
 from flask_background.errors import ItemTimeoutError
+from flask_background.logging import ItemFilter
 
 from ..children import add_tasks, ship
 from ..helpers import BOUND, Site, until
@@ -662,3 +663,26 @@ def test_around_item(background: Background) -> None:
     assert background.enqueue(int, "7").result(BOUND) == 7
     assert isinstance(background.enqueue(int, "no").exception(BOUND), ValueError)
     assert seen == [True, "failed"]
+
+
+def test_item_filter(background: Background) -> None:
+    """The filter puts the item on the lines of its greenlet."""
+    records: list[logging.LogRecord] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    handler = Handler()
+    handler.addFilter(ItemFilter())
+    logger = logging.getLogger("shop.mail")
+    logger.addHandler(handler)
+
+    def work() -> None:
+        gevent.sleep(0)
+        logger.warning("hello")
+
+    items = [background.enqueue(work) for _ in range(3)]
+    assert all(item.wait(BOUND) for item in items)
+    logger.removeHandler(handler)
+    assert {record.__dict__["item_id"] for record in records} == {item.id for item in items}

@@ -81,7 +81,7 @@ class Crowd:
 
     def _enqueue(self) -> None:
         """Be a client that enqueues items again and again, and notes those that were accepted."""
-        while not self._calm.wait(0.02):
+        while not self._calm.wait(0.05):
             for item_id in self._server.try_get("/enqueue").get("ids", ()):
                 self._record.mark("ack", item_id)
 

@@ -166,11 +166,15 @@ def test_second_press(background: Background, worker: Start) -> None:
 
 
 def test_burst(background: Background, worker: Start) -> None:
-    """A burst ends when there is nothing left to run, and not before."""
+    """A burst ends when there is nothing left to run, and not before; it does not wait for paused items."""
     task = background.task(durable=True, name="work")(lambda seconds: None)
     items = [task.enqueue(0.05) for _ in range(40)]
+    paused = background.task(durable=True, name="polite")(lambda: None)
+    background.monitor.pause("task", "polite")
+    waits = paused.enqueue()
     assert worker("--burst", "--executor", "thread").wait(30) == 0
     assert {item.status for item in items} == {Status.SUCCEEDED}
+    assert waits.status is Status.QUEUED
 
 
 def test_burst_after_a_crash(background: Background, worker: Start) -> None:
@@ -281,3 +285,30 @@ def test_burst_with_a_periodic_task(tmp_path: Path, worker: Start) -> None:
     words = [line.split()[0] for line in log.read_text().splitlines()]
     assert words == ["begin", "end"] * (len(words) // 2)
     assert worker("--burst").wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("configured", "shows"),
+    [
+        ("", True),
+        ("app.logger.setLevel('WARNING')", False),
+        ("import logging; logging.basicConfig(level='WARNING')", False),
+        ("import logging; logging.basicConfig(level='INFO')", True),
+    ],
+)
+def test_says_what_it_does(
+    background: Background, tmp_path: Path, worker: Start, configured: str, shows: bool
+) -> None:
+    """A worker says what it is, and its log shows each item, unless the app's own set-up says otherwise."""
+    with (tmp_path / "shop.py").open("a") as code:
+        code.write(f"{configured}\n")
+    item = background.task(durable=True, name="work", describe=lambda seconds: "order 7")(
+        lambda seconds: None
+    ).enqueue(0)
+    with (tmp_path / "said").open("wb") as said:
+        process = worker("--burst", stderr=said)
+        assert process.wait(30) == 0
+    text = text_of(said)
+    assert re.search(rf"Worker {process.pid} is for the app 'shop': \d+ at a time on", text)
+    assert "3 tasks, 0 periodic; grace period 90 s\n" in text
+    assert (f"Item {item.id} (work, order 7) succeeded" in text) is shows

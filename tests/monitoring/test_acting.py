@@ -256,6 +256,25 @@ def test_run_now_with_overlap(site: Site, monitor: Monitor, gate: threading.Even
     assert monitor.run_now(tick.name) is None
 
 
+def test_odd_texts(site: Site, monitor: Monitor, caplog: pytest.LogCaptureFixture) -> None:
+    """Texts that no item can have select none, and a name is one line in the log, whatever is in it."""
+    caplog.set_level("INFO")
+    failed(site, 1)
+    half = "\ud800"
+    assert (
+        monitor.retry([half], by="ada\nItem 1 succeeded")
+        == monitor.delete([half])
+        == monitor.cancel([half])
+        == 0
+    )
+    for query in (ItemQuery(task=half), ItemQuery(key=half), ItemQuery(executor=half), ItemQuery(text=half)):
+        assert monitor.retry(query, by=half) == monitor.cancel(query) == monitor.delete(query) == 0
+    assert "0 items retried by ada Item 1 succeeded" in lines(caplog)
+    assert "0 items retried by \ufffd" in lines(caplog)
+    assert monitor.pause("task", "mail.send", by=half)
+    assert monitor.pauses()[0].by == "\ufffd"
+
+
 def test_without_a_journal(make_site: Callable[..., Site], gate: threading.Event) -> None:
     """An app with items in memory alone makes no journal because somebody acts."""
     site = make_site()
@@ -264,4 +283,20 @@ def test_without_a_journal(make_site: Callable[..., Site], gate: threading.Event
     assert monitor.cancel(ItemQuery(status=Status.FAILED)) == 0
     assert monitor.cancel([items[1].id]) <= 1
     assert monitor.retry(ItemQuery()) == monitor.delete(ItemQuery()) == 0
+    site.background.task(name="work")(lambda: None)
+    with pytest.raises(ValueError, match="the task work cannot be paused: only durable items wait"):
+        monitor.pause("task", "work")
     assert not state_of(site.app).has_journal()
+
+
+def test_manual_backend(make_site: Callable[..., Site], tmp_path: Path) -> None:
+    """In a test with the manual backend a periodic task is enqueued there."""
+    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_BACKEND="manual")
+
+    @site.background.periodic(seconds=60)
+    def tick() -> None:
+        pass
+
+    with site.app.app_context():
+        assert site.background.monitor.run_now(tick.name) is not None
+    assert not (tmp_path / "journal").exists()

@@ -20,7 +20,7 @@ from flask_background.durable.journal import takeover
 from flask_background.monitoring.snapshots import ProcessSnapshot
 
 from ..durable.shop import Shop
-from ..helpers import BOUND, Script, Site, until
+from ..helpers import BOUND, Script, Site, stands_still, until
 
 pytestmark = pytest.mark.process
 
@@ -103,6 +103,7 @@ def test_process_that_does_not_answer(shop: Shop, site: Site) -> None:
     script.wait_for("serves")
     (before,) = others(site)
     script.send(signal.SIGSTOP)
+    until(lambda: stands_still(script.process.pid))
     began = time.monotonic()
     (process,) = others(site, 0.2)
     assert 0.2 <= time.monotonic() - began < BOUND

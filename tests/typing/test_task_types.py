@@ -289,6 +289,35 @@ def views_and_processors(app: Flask) -> None:
     def wrong() -> int:
         return 1
 
+    @background.around_item
+    def locale() -> Iterator[None]:
+        yield
+
+    @background.around_item
+    def user_again() -> Generator[None, None, None]:
+        yield
+
+    @background.around_item  # type: ignore[type-var]
+    def of_item(item: str) -> Iterator[None]:
+        yield
+
+    @background.around_enqueue
+    def trace(task_name: str) -> Generator[dict[str, str] | None, WorkItem[Any], None]:
+        item = yield {"traceparent": "00-1"}
+        assert_type(item, WorkItem[Any])
+
+    @background.around_enqueue  # type: ignore[type-var]
+    def no_generator(task_name: str) -> None:
+        return None
+
+    @background.task(describe=lambda number: f"order {number}")
+    def order(number: int) -> None: ...
+
+    @background.task(describe="order")  # type: ignore[call-overload, untyped-decorator]
+    def other(number: int) -> None: ...
+
+    assert_type(locale(), Iterator[None])
+    assert_type(order.enqueue(7).description, str | None)
     assert_type(view.enqueue().result(), str)
     assert_type(background.get("id"), WorkItem[Any] | None)
     assert_type(background.items(), list[WorkItem[Any]])

@@ -197,25 +197,26 @@ class ItemRun:
         news = keeper.news(item)
         progress = {} if news is None else {"progress": news}
         if status is Status.INTERRUPTED:  # the worker stops, so the run does not count
-            requeued = partial(self._events.requeued, item.id, item.task_name, item._age)
+            tell = self._events.requeued
+            requeued = partial(keeper.context.run, tell, item.id, item.task_name, item._age)
             self._again(record, None, requeued, attempt=record.attempt - 1)
         max_bytes = self._session.settings.max_payload
         failed = None if error is None else error_as_data(error, max_bytes)
         if error is not None and delay is not None:
-            retried = partial(keeper.tell_retried, item, error, delay)
+            retried = partial(keeper.context.run, keeper.tell_retried, item, error, delay)
             self._again(record, time.time() + delay, retried, error=failed, **progress)
         fields: dict[str, Any] = {"error": failed, **progress}
         if status is Status.SUCCEEDED:
             fields["result"] = result_as_data(value, max_bytes)
         if not self._put_on_record(status, **fields):
-            self._events.late(item, outcome)
+            keeper.context.run(self._events.late, item, outcome)
             raise Ignore
         item._end(outcome, run)
         item._announce_end()
         if self._session.uploads is not None and record.uploads:
             self._session.uploads.discard(item.id, record.uploads)
             self._session.uploads.sweep(self._session.is_over)
-        self._events.finished(item, outcome)
+        keeper.context.run(self._events.finished, item, outcome)
         if error is not None:
             let_frames_go(error)
         if status is Status.FAILED and failed is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import signal
 import threading
 import time
@@ -48,6 +49,8 @@ class RunningItem(RunHost):
         super().__init__(session.process.app, session.events, _timeouts, native.new_lock(), around)
         self._ended = native.Latch()
         self.outcome: Outcome | None = None
+        #: The context in which the run has ended: what is logged about the item is logged there.
+        self.context = contextvars.copy_context()
         #: Seconds until another run follows, if one does.
         self.delay: float | None = None
         self._number = number
@@ -80,6 +83,7 @@ class RunningItem(RunHost):
     def finish(self, item: WorkItem[Any], attempt: Attempt, outcome: Outcome) -> None:
         """Wake whoever waits for the end of the run."""
         self._is_in_function = False
+        self.context = contextvars.copy_context()
         with self.lock:
             self.outcome = outcome
         self._ended.open()

@@ -1,7 +1,7 @@
 """The loads of processes, told on request: ``loads/<id>`` says what a process has in memory.
 
-A process that wants to know changes the time of the file ``loads/asked``, and wakes all processes. Each of
-them then writes its load once. So nothing is written while nobody asks.
+A process that wants to know changes the time of the file ``loads/asked``, and asks all processes through
+their FIFOs. Each of them then writes its load once. So nothing is written while nobody asks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from flask_background.durable.journal import wakeups
 
 _ASKED = "asked"
 
@@ -29,35 +31,25 @@ class LoadFile:
         folder = _folder_of(owners)
         self._asked = str(folder / _ASKED)
         self._path = folder / process_id
-        self._answered = 0
 
-    def asked(self) -> int | None:
-        """Return a number for the last request, unless it has been answered; None if there is none."""
-        try:
-            stamp = os.stat(self._asked).st_mtime_ns
-        except OSError:
-            return None
-        return None if stamp == self._answered else stamp
-
-    def write(self, stamp: int, load: dict[str, Any]) -> None:
-        """Answer a request. Raises OSError."""
+    def answer(self, load: dict[str, Any]) -> None:
+        """Write the load, as the answer to the last request. Raises OSError."""
+        stamp = os.stat(self._asked).st_mtime_ns
         new = self._path.with_suffix(".new")
         new.write_text(json.dumps({**load, "stamp": stamp, "at": time.time()}))
         new.rename(self._path)
-        self._answered = stamp
 
 
-def ask(owners: Path) -> int:
-    """Ask all processes for their loads, and return the number of the request. They have to be woken then.
-
-    Raises OSError.
-    """
+def ask(owners: Path, process_id: str) -> int:
+    """Ask all other processes for their loads; return the number of the request. Raises OSError."""
     folder = _folder_of(owners)
     folder.mkdir(mode=0o700, exist_ok=True)
     stamp = time.time_ns()
     os.close(os.open(folder / _ASKED, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     os.utime(folder / _ASKED, ns=(stamp, stamp))
-    return os.stat(folder / _ASKED).st_mtime_ns
+    stamp = os.stat(folder / _ASKED).st_mtime_ns  # some file systems round the time
+    wakeups.wake_all(owners, but=process_id, why=wakeups.LOAD)
+    return stamp
 
 
 def read(owners: Path, process_id: str) -> dict[str, Any] | None:

@@ -167,6 +167,12 @@ class Counting:
         return self._walk.is_over
 
 
+def entered_since(db: sqlite3.Connection, at: float) -> int:
+    """Return how many items were entered since then, those included that are gone by now."""
+    (last,) = db.execute("select max(number) from item").fetchone()
+    return 0 if last is None else int(last) + 1 - _first_number(db, at)
+
+
 def _first_number(db: sqlite3.Connection, at: float) -> int:
     """Return the number from which on rows were enqueued at this time or later, by bisection."""
     (low,) = db.execute("select min(number) from item").fetchone()

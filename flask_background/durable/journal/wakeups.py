@@ -20,24 +20,28 @@ YOUNG = 100_000_000
 _known: dict[str, tuple[int, list[str]]] = {}
 
 
-def wake_all(folder: Path, but: str | None = None) -> None:
+#: The byte that wakes a process for work, and the one that asks for its load besides.
+WORK, LOAD = b"!", b"?"
+
+
+def wake_all(folder: Path, but: str | None = None, why: bytes = WORK) -> None:
     """Wake every process of the app, except the one with this id."""
     name = str(folder)
     silent = f"{name}/{but}.bell"
     try:
         for fifo in _fifos(name):
             if fifo != silent:
-                wake(fifo)
+                wake(fifo, why)
     except OSError:  # for example no descriptors are left: those processes look for work themselves
         pass
 
 
-def wake(fifo: str | Path) -> None:
+def wake(fifo: str | Path, why: bytes = WORK) -> None:
     """Wake the process of this FIFO. Nothing happens if the process is dead, or its FIFO is full."""
     with suppress(OSError):
         descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            os.write(descriptor, b"!")
+            os.write(descriptor, why)
         finally:
             os.close(descriptor)
 

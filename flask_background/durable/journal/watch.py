@@ -11,7 +11,7 @@ from time import monotonic
 from flask_background.concurrency import native
 from flask_background.durable.journal import process_identity, takeover
 from flask_background.durable.journal.process_lock import ProcessLock
-from flask_background.durable.journal.wakeups import YOUNG
+from flask_background.durable.journal.wakeups import LOAD, YOUNG
 
 # How often the deaths of processes are checked if the kernel does not report them, in seconds.
 _LOOK = 0.5
@@ -27,6 +27,7 @@ class ProcessWatch:
         self._folder: Path = lock.folder
         self._changed_at = 0
         self._looked_at = 0.0
+        self._is_asked = False
         # The other processes, each with a descriptor that reports its death, or None.
         self._others: dict[str, int | None] = {}
 
@@ -56,6 +57,11 @@ class ProcessWatch:
             self._looked_at = monotonic()
             return self.dead()
         return []
+
+    def is_asked(self) -> bool:
+        """Return whether another process has asked for the load of this one since the last call."""
+        asked, self._is_asked = self._is_asked, False
+        return asked
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -101,7 +107,7 @@ class ProcessWatch:
 
     def _drain_fifo(self) -> None:
         try:
-            while os.read(self._lock.fifo, 4096):
-                pass
+            while why := os.read(self._lock.fifo, 4096):
+                self._is_asked = self._is_asked or LOAD in why
         except BlockingIOError:
             pass

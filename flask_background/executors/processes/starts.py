@@ -26,7 +26,7 @@ class Starts:
 
     def seconds_left(self) -> float:
         """Return how long the pause still lasts, in seconds."""
-        return max(0.0, self._executor.paused_until - time.monotonic())
+        return max(0.0, self._executor.unable_until - time.monotonic())
 
     def failed(self, host: RunHost, error: Exception) -> float:
         """Note that a child did not start; return the seconds until the next try."""
@@ -35,7 +35,7 @@ class Starts:
             if not pauses:
                 self._failed += 1
                 pause = min(_FIRST_PAUSE * 2.0 ** min(self._failed - 1, 30), _LONGEST_PAUSE)
-                self._executor.paused_until = time.monotonic() + pause
+                self._executor.unable_until = time.monotonic() + pause
             first = not pauses and self._failed == 1
         if first and host.keeps_items:
             host.log_error(
@@ -50,4 +50,4 @@ class Starts:
         if self._failed:
             with self._lock:
                 self._failed = 0
-                self._executor.paused_until = 0.0
+                self._executor.unable_until = 0.0

@@ -20,6 +20,7 @@ from flask_background.core.events import Events
 from flask_background.executors.processes import child_log
 from flask_background.executors.processes.child_log import LogReceiver
 from flask_background.executors.processes.messages import Logged
+from flask_background.logging import ItemFilter
 
 from ...children import SharedEvent
 from ...helpers import BOUND, Site, until
@@ -299,3 +300,30 @@ def test_odd_numbers(make_site: Callable[..., Site], odd: dict[str, float]) -> N
     receiver.receive(record, 1, events)
     ((handled, _),) = handler.records
     assert logging.Formatter("%(asctime)s %(levelname)s %(lineno)d").format(handled)
+
+
+def test_filter(shop: Shop) -> None:
+    """The worker's filter puts the item on the lines of a child."""
+
+    def work() -> None:
+        logging.getLogger("shop.mail").warning("hello")
+
+    with handling("shop.mail") as handler:
+        handler.addFilter(ItemFilter())
+        item = shop.call(work)
+        assert item.wait(BOUND)
+    ((record, _),) = handler.records
+    found = [record.__dict__[name] for name in ("item_id", "task", "attempt")]
+    assert found == [item.id, "shop.work", 1]
+
+
+def test_filter_in_the_child(shop: Shop) -> None:
+    """A filter works in a child, whose app may have handlers of its own."""
+
+    def work() -> list[object]:
+        record = logging.makeLogRecord({})
+        ItemFilter().filter(record)
+        return [record.__dict__[name] for name in ("item_id", "task", "attempt")]
+
+    item = shop.call(work)
+    assert item.result(BOUND) == [item.id, "shop.work", 1]
