@@ -113,8 +113,8 @@ class BackgroundState:
         self._immediate: ImmediateBackend | None = None
         self._manual: ManualBackend | None = None
         self._celery: CeleryBackend | None = None
-        #: The Monitor of this process, which a room above this one makes.
-        self.monitor: object = None
+        #: What monitors keep from one look to the next; a room above this one makes it.
+        self.kept_for_monitors: object = None
         #: Whether this process has looked for items that other processes left in the journal.
         self.looked = False
         # When this process looks again whether another process has made a journal (``time.monotonic()``).

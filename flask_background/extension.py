@@ -295,10 +295,7 @@ class Background:
         """What pages, commands and metrics use: looks at all of the app's items and processes, and acts."""
         from flask_background.monitoring.monitor import Monitor  # imported for processes that look
 
-        state = self._state()
-        if not isinstance(state.monitor, Monitor):
-            state.monitor = Monitor(state)
-        return state.monitor
+        return Monitor(self._state())
 
     def enable_monitoring(self, app: Flask | None = None) -> None:
         """Let the app have a journal even if none of its tasks is durable, because something looks at it.

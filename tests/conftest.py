@@ -178,6 +178,7 @@ _FOLDERS = {
     "server": ("celery", "demo", "integration"),
     "process": (
         "contracts",
+        "dashboard",
         "durable",
         "executors/processes",
         "faults",

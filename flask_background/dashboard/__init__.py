@@ -1,1 +1,5 @@
-"""Pages about an app's items: a dashboard for the people who run the app, and progress for its visitors."""
+"""Pages on which an app's operators see its items, tasks, schedules and processes, and act on them."""
+
+from flask_background.dashboard.blueprint import create_dashboard
+
+__all__ = ["create_dashboard"]

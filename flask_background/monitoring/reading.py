@@ -18,7 +18,7 @@ from flask_background.durable.journal.conditions import Conditions
 from flask_background.durable.journal.selection import select_waiting_ids
 from flask_background.errors import BrokerError
 from flask_background.monitoring import celery_items, journal_items, memory_items, processes, summaries
-from flask_background.monitoring.counting import JournalCounts
+from flask_background.monitoring.kept import kept_of
 from flask_background.monitoring.pages import Source, page
 from flask_background.monitoring.snapshots import (
     Counts,
@@ -37,7 +37,6 @@ from flask_background.monitoring.sources import (
     memory_source,
     outbox_source,
 )
-from flask_background.monitoring.tallies import TallyReader
 
 if TYPE_CHECKING:
     from flask_background.app_state import BackgroundState
@@ -56,12 +55,18 @@ _MOST_IN_CELERY = 200
 class Reader:
     """The part of a ``Monitor`` that looks."""
 
-    celery_error: str | None = None
-
     def __init__(self, state: BackgroundState) -> None:
         self._state = state
-        self._counts = JournalCounts()
-        self._tally = TallyReader(state)
+        self._kept = kept_of(state)
+
+    @property
+    def celery_error(self) -> str | None:
+        """See ``Monitor.celery_error``."""
+        return self._kept.celery_error
+
+    @celery_error.setter
+    def celery_error(self, error: str | None) -> None:
+        self._kept.celery_error = error
 
     def items(self, query: ItemQuery, limit: int, after: str | None) -> Page:
         """See ``Monitor.items``."""
@@ -84,7 +89,7 @@ class Reader:
             for item in memory_items.items_of(self._state.backend)
         )
         if (writer := self._writer) is not None:
-            found += self._counts.count(writer, conditions, status)
+            found += self._kept.counts.count(writer, conditions, status)
             statuses = [*Status] if status is None else [status]
             found += sum(map(len, select_waiting_ids(writer, statuses, conditions, time.time())))
         return found
@@ -118,7 +123,7 @@ class Reader:
         journal: Counter[Status] = Counter()
         late, oldest, now = 0, None, time.time()
         if (writer := self._writer) is not None:
-            for task in self._counts.by_task(writer).values():
+            for task in self._kept.counts.by_task(writer).values():
                 journal.update(task.items)
                 late += task.late
                 if task.oldest is not None and (oldest is None or task.oldest < oldest):
@@ -145,13 +150,13 @@ class Reader:
     def tally(self, since: datetime, until: datetime, step: timedelta | None) -> list[TallyEntry]:
         """See ``Monitor.tally``."""
         minutes = None if step is None else max(1, int(step.total_seconds() // 60))
-        return self._tally.entries(since.timestamp(), until.timestamp(), minutes)
+        return self._kept.tally.entries(self._state, since.timestamp(), until.timestamp(), minutes)
 
     def tasks(self, period: timedelta) -> list[TaskSummary]:
         """See ``Monitor.tasks``."""
         writer, now = self._writer, time.time()
-        found = {} if writer is None else self._counts.by_task(writer)
-        ended = self._tally.total(now - period.total_seconds(), now)
+        found = {} if writer is None else self._kept.counts.by_task(writer)
+        ended = self._kept.tally.total(self._state, now - period.total_seconds(), now)
         return summaries.tasks(self._state, writer, found, ended, self.processes(_WAIT), self.pauses())
 
     def schedules(self) -> list[ScheduleSnapshot]:

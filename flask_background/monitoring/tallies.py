@@ -107,43 +107,46 @@ def _entry(minute: int, key: tuple[str, str], sums: Sums) -> TallyEntry:
 class TallyReader:
     """Reads the tally of one app. Several threads may use one reader."""
 
-    def __init__(self, state: BackgroundState) -> None:
-        self._state = state
+    def __init__(self) -> None:
         # By the first minute of a step and its length in minutes.
         self._steps: OrderedDict[tuple[int, int], Step] = OrderedDict()
 
-    def entries(self, since: float, until: float, minutes: int | None) -> list[TallyEntry]:
+    def entries(
+        self, state: BackgroundState, since: float, until: float, minutes: int | None
+    ) -> list[TallyEntry]:
         """Return the entries between two times, for each step of so many minutes. Raises JournalError."""
         first, last = _minutes(since, until)
         if last < first:
             return []
-        steps = {first: self.total(since, until)} if minutes is None else self._read(first, last, minutes)
+        if minutes is None:
+            return self.total(state, since, until).entries(first)
+        steps = self._read(state, first, last, minutes)
         return [entry for start, step in sorted(steps.items()) for entry in step.entries(start)]
 
-    def total(self, since: float, until: float) -> Step:
+    def total(self, state: BackgroundState, since: float, until: float) -> Step:
         """Return all items between two times. Raises JournalError."""
         first, last = _minutes(since, until)
         length = STEP if last - first <= _LONG else COARSE_STEP
         total = Step()
         # The period begins with a full step, so that the same steps are asked for in the next minute.
-        for step in self._read(first - first % length, last, length).values():
+        for step in self._read(state, first - first % length, last, length).values():
             total.add(step)
         return total
 
-    def _read(self, first: int, last: int, length: int) -> dict[int, Step]:
+    def _read(self, state: BackgroundState, first: int, last: int, length: int) -> dict[int, Step]:
         """Return the steps of so many minutes from the first minute on."""
         starts = range(first, last + 1, length)
         found = {start: step for start in starts if (step := self._steps.get((start, length))) is not None}
         missing = [start for start in starts if start not in found]
         if missing:
             read = {start: Step() for start in missing}
-            for row in self._rows(missing[0], min(last, missing[-1] + length - 1), length):
+            for row in _rows(state, missing[0], min(last, missing[-1] + length - 1), length):
                 if row.minute in read:
                     read[row.minute].sums_of(row.task, row.status).add_row(row)
             self._keep(read, length, last)
             found |= read
         changed: set[int] = set()
-        for row in self._rows_in_memory():
+        for row in _rows_in_memory(state):
             if first <= row.minute <= last:
                 start = row.minute - (row.minute - first) % length
                 if start not in changed:  # the step may be one that is kept
@@ -153,16 +156,6 @@ class TallyReader:
                 found[start].sums_of(row.task, row.status).add_row(row)
         return found
 
-    def _rows(self, first: int, last: int, length: int) -> list[TallyRow]:
-        if not self._state.has_journal():
-            return []
-        query = partial(tally.read, first=first, last=last, step=length)
-        return self._state.durable.session.writer.read(query)
-
-    def _rows_in_memory(self) -> list[TallyRow]:
-        """Return the items of this process's memory that are not in the journal's tally yet."""
-        return rows_of(self._state.backend.ledger.tally().look(time.time()))
-
     def _keep(self, steps: dict[int, Step], length: int, last: int) -> None:
         over = min(last, int(time.time() // 60) - _SETTLED)
         for start, step in steps.items():
@@ -170,6 +163,17 @@ class TallyReader:
                 self._steps[start, length] = step
         while len(self._steps) > _MOST:
             self._steps.popitem(last=False)
+
+
+def _rows(state: BackgroundState, first: int, last: int, length: int) -> list[TallyRow]:
+    if not state.has_journal():
+        return []
+    return state.durable.session.writer.read(partial(tally.read, first=first, last=last, step=length))
+
+
+def _rows_in_memory(state: BackgroundState) -> list[TallyRow]:
+    """Return the items of this process's memory that are not in the journal's tally yet."""
+    return rows_of(state.backend.ledger.tally().look(time.time()))
 
 
 def _minutes(since: float, until: float) -> tuple[int, int]:
