@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # How many items are entered together: a transaction of them takes some hundredths of a second.
 _BATCH = 1_000
+# How long items have at least when the journal is open, which may have taken long, in seconds.
+_AT_LEAST = 0.5
 
 
 class Heir(Protocol):
@@ -192,6 +194,7 @@ class HandOver:
         if leaving.heir is None:
             try:
                 leaving.heir = self._open_heir()
+                leaving.end = max(leaving.end, time.monotonic() + _AT_LEAST)
             except Exception as error:
                 for item in items:
                     self._keep(item, str(error))

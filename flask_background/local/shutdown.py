@@ -42,8 +42,9 @@ _RECORD_BEFORE = 1.0
 _AT_LEISURE = 4.0
 _IN_HASTE = 0.75
 _BEFORE_KILL = 0.25
-# How much earlier many items are handed over: seconds for each, on a busy machine, and the largest share of
-# the time until then.
+# How much earlier items are handed over, on a busy machine: seconds to open the journal, seconds for each of
+# them, and the largest share of the time until then.
+_TO_OPEN = 0.5
 _LEAD = 0.0004
 _LARGEST_LEAD = 0.25
 # How soon the host may kill when a second signal has ended the wait, in seconds; gunicorn does so after 2 s.
@@ -200,7 +201,7 @@ class ShutdownSequence:
     def _hand_queued_over(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Hand items over that have not started; call meanwhile as soon as no thread starts them any more."""
         end = self._must_be_done_by()
-        with self._hand_over.announced(end):  # to open the journal takes its time, too
+        with self._hand_over.announced(time.monotonic() + _AT_LEISURE):
             leaving = self._hand_over.take(end)
             meanwhile()
             self._enter(leaving)
@@ -213,7 +214,8 @@ class ShutdownSequence:
     @property
     def _lead(self) -> float:
         """The seconds before the record at which items are handed over, which takes longer if many are."""
-        return min(_LEAD * self.ledger.count_queued(), _LARGEST_LEAD * (self.on_record_at - self._began))
+        seconds = _TO_OPEN + _LEAD * self.ledger.count_queued()
+        return min(seconds, _LARGEST_LEAD * (self.on_record_at - self._began))
 
     def _must_be_done_by(self) -> float:
         """Return when items that are handed over from now on have to be in the journal."""

@@ -25,6 +25,7 @@ from werkzeug.datastructures import FileStorage
 from flask_background import Status, WorkItem, current_item, signals
 from flask_background.durable.journal import statements
 from flask_background.errors import ItemCancelledError, ItemInterruptedError
+from flask_background.local import handover
 from flask_background.payload.data import load_call
 
 from ..helpers import BOUND, ROOT, Script, Site, lines, receiving, until
@@ -284,15 +285,17 @@ def test_write_fails(shop: Shop, gate: threading.Event, monkeypatch: pytest.Monk
     assert shop.seen == []
 
 
-def test_no_time(shop: Shop, gate: threading.Event) -> None:
-    """Items for which the time does not suffice are named as before."""
+def test_no_time(shop: Shop, gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items for which the time does not suffice are named as before, and go on."""
+    monkeypatch.setattr(handover, "_AT_LEAST", 0.0)
     site = shop.make()
     shop.hold(site)
     items = [shop.save.enqueue(number) for number in range(3)]
-    hand_over = site.backend._hand_over
-    hand_over.enter(hand_over.take(time.monotonic() - 1))
-    site.backend.shutdown.begin(time.monotonic(), grace=60)
-    assert [item.status for item in items] == [Status.QUEUED] * 3
+    clock = site.backend.shutdown
+    clock.begin(time.monotonic() - 60, grace=60, allowance=50)
+    monkeypatch.setattr(type(clock), "_must_be_done_by", lambda self: time.monotonic() - 1)
+    clock.tick()
+    assert {"the time was up" in str(item.exception(0)) for item in items} == {True}
     gate.set()
     assert site.background.wait_idle(BOUND)
     assert shop.values() == [0, 1, 2]
