@@ -23,7 +23,7 @@ nitpick_ignore_regex = [
     ("py:(class|exc|meth|obj|data)", r"(?!flask_background\.).*"),
     (
         "py:class",
-        r"flask_background\..*\.(P|Q|R|T|StateProcessor|Options|Using|When|Callee|TaskOptions|Submitter)",
+        r"flask_background\..*\.(P|Q|R|T|AroundItem|AroundEnqueue|StateProcessor|Options|Using|When|Callee|TaskOptions|Submitter)",
     ),
 ]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, KeysView
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
 
-from flask_background import cli, hosts
+from flask_background import cli, hosts, signals
 from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.cli.flask_run import in_flask_run
 from flask_background.core.backend import Stats
@@ -82,6 +82,7 @@ class Background:
         response.guard(app, state.look_for_work)
         hosts.prepare(state, serves=in_flask_run())
         state.join_celery()
+        signals.initialized.send(app, background=self)
 
     @overload
     def task(self, func: Callable[P, R], /) -> Task[P, R]: ...
@@ -234,6 +235,12 @@ class Background:
         self._add_around("around_enqueue", self._registry.around_enqueue, function, "task")
         return function
 
+    def remove_around(self, function: Callable[..., object]) -> None:
+        """Remove a function that ``around_item`` or ``around_enqueue`` has added; do nothing if none has."""
+        for functions in (self._registry.around_item, self._registry.around_enqueue):
+            if function in functions:
+                functions.remove(function)
+
     def _add_around(
         self, decorator: str, functions: list[AroundFunction], function: AroundFunction, *args: str
     ) -> None:
@@ -289,6 +296,11 @@ class Background:
         counted.
         """
         return self._state().backend.stats()
+
+    @property
+    def task_names(self) -> KeysView[str]:
+        """The names of the tasks, in the order in which the tasks were made."""
+        return self._registry.tasks.keys()
 
     @property
     def monitor(self) -> Monitor:

@@ -175,7 +175,7 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
 # What a test needs beside this process's memory, by its folder, its fixtures and its parameters. A module can
 # say it for itself: ``pytestmark = pytest.mark.process``.
 _FOLDERS = {
-    "server": ("celery", "demo", "integration"),
+    "server": ("celery", "contrib", "demo", "integration"),
     "process": (
         "contracts",
         "dashboard",

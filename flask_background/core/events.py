@@ -186,6 +186,11 @@ class Events(Notices):
         if signals.stopped.receivers:
             self._reporter.send(signals.stopped, unfinished=list(unfinished))
 
+    def child_ending(self) -> None:
+        """Report, in a child process, that the process is about to end."""
+        if signals.child_ending.receivers:
+            self._reporter.send(signals.child_ending)
+
 
 def _named(item: WorkItem[Any]) -> str:
     """Return the name of the item's task, and the item's description if there is one."""
