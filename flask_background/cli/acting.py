@@ -80,7 +80,7 @@ def _older_than(span: timedelta, query: ItemQuery) -> ItemQuery:
 
 
 class _Action(NamedTuple):
-    """What a command does with items. ``allowed``: the statuses of items that it can do this with."""
+    """The work of a command. ``allowed``: the statuses of the items that the command can act on."""
 
     monitor: Monitor
     act: Callable[..., int]

@@ -1,1 +1,1 @@
-"""What an app's items do, for people: pages, commands and metrics read it here, and act through it."""
+"""The look at an app's items, tasks and processes that pages, commands and metrics share, and their actions."""
