@@ -304,7 +304,7 @@ class Background:
 
     @property
     def monitor(self) -> Monitor:
-        """A ``Monitor``, for pages and metrics: it looks at the app's items and processes, and acts on them."""
+        """A ``Monitor``, for pages and metrics: it looks at items and processes, and acts on them."""
         from flask_background.monitoring.monitor import Monitor  # imported for processes that look
 
         return Monitor(self._state())
