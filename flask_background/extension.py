@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, KeysView
+from collections.abc import Awaitable, Callable, Iterable, Iterator, KeysView
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
@@ -24,7 +24,7 @@ from flask_background.core.status import Status
 from flask_background.enqueueing import after_response as response
 from flask_background.enqueueing.submit import submit_callable
 from flask_background.errors import ConfigurationError, NotInitializedError
-from flask_background.task import Task, make_task
+from flask_background.task import Call, Task, make_task
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -175,6 +175,33 @@ class Background:
             return func.enqueue(*args, **kwargs)
         return submit_callable(self._state(), func, args, kwargs)
 
+    def enqueue_many(self, calls: Iterable[Call[T]]) -> list[WorkItem[T]]:
+        """Enqueue several calls, all or none: ``background.enqueue_many(save.call(row) for row in rows)``.
+
+        Returns their work items in order. Tasks and their options (``save.using(...).call(row)``) may differ,
+        save that ``when`` has to be "now" and that no item may go to Celery. Durable items are entered in one
+        transaction. Raises what ``Task.enqueue`` raises: the error of an argument names its call, and
+        QueueFull means that there is no room for all items. Then nothing was enqueued, and no upload was
+        moved.
+        """
+        given = list(calls)
+        for number, call in enumerate(given):
+            if not isinstance(call, Call):
+                raise TypeError(
+                    f"enqueue_many() takes calls of tasks, such as save.call(1), and calls[{number}] is"
+                    f" of the type {type(call).__name__}"
+                )
+            if call._finder is not self:
+                raise ConfigurationError(
+                    f"calls[{number}] ({call.task_name}) is of a task of another Background: give it to the"
+                    " enqueue_many of that one"
+                )
+        if not given:
+            return []
+        from flask_background.enqueueing.batch import submit_many  # imported for apps that have batches
+
+        return submit_many(self._state(), [call._bare for call in given])
+
     def state_processor(self, processor: StateProcessor) -> StateProcessor:
         """Add a function that is called in the request at every enqueue, and returns a dict of JSON values.
 
@@ -277,7 +304,7 @@ class Background:
 
     @property
     def monitor(self) -> Monitor:
-        """A ``Monitor``, for pages, commands and metrics: it looks at the app's items and processes, and acts."""
+        """A ``Monitor``, for pages and metrics: it looks at items and processes, and acts on them."""
         from flask_background.monitoring.monitor import Monitor  # imported for processes that look
 
         return Monitor(self._state())

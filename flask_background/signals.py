@@ -19,6 +19,7 @@ item_enqueued = _signals.signal("item-enqueued")
 #: An item begins to run. ``item``: the WorkItem.
 item_started = _signals.signal("item-started")
 #: An item has its final status. ``item``: the WorkItem. Sent again if an "interrupted" status is corrected.
+#: An item that is handed over, or given back to the journal, has its end in the process that runs it.
 item_finished = _signals.signal("item-finished")
 #: A run failed, and another run follows. ``item``, ``error``: the exception, ``delay``: seconds until then.
 item_retried = _signals.signal("item-retried")

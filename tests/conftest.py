@@ -89,7 +89,7 @@ def make_site() -> Callable[..., Site]:
 
     def make(name: str = "shop", **settings: Any) -> Site:
         app = Flask(name)
-        app.config.update(settings)
+        app.config.update({"BACKGROUND_HAND_OVER": False} | settings)  # else a stop may make a journal
         return Site(app, Background(app))
 
     return make
