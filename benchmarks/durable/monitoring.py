@@ -33,6 +33,7 @@ from ..table import render
 _HEADINGS = ("question", "first, ms", "then: median", "worst", "CPU: first", "median", "goal")
 # What a refresh may take, and what a search and a count may, in milliseconds.
 _GOAL, _SEARCH = 20.0, 60.0
+_ENDED = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 _TASKS = 20
 _DAY = 86_400.0
 _CHUNK = 10_000
@@ -128,6 +129,10 @@ def _questions(monitor: Monitor) -> dict[str, tuple[Callable[[], object], float]
     def items(**query: object) -> Callable[[], object]:
         return lambda: monitor.items(ItemQuery(**query))  # type: ignore[arg-type]
 
+    def count(**query: object) -> Callable[[], object]:
+        return lambda: monitor.count(ItemQuery(**query))  # type: ignore[arg-type]
+
+    a_day_ago = now - timedelta(days=1)
     yesterday = {"since": now - timedelta(hours=25), "until": now - timedelta(hours=24)}
     return {
         "items()": (items(), _GOAL),
@@ -145,9 +150,19 @@ def _questions(monitor: Monitor) -> dict[str, tuple[Callable[[], object], float]
         "items(text=..., status=failed)": (items(text="no such", status=Status.FAILED), _GOAL),
         "get()": (lambda: monitor.get(an_id), _GOAL),
         "count()": (monitor.count, _GOAL),
-        "count(status=failed)": (lambda: monitor.count(ItemQuery(status=Status.FAILED)), _GOAL),
-        "count(task=...)": (lambda: monitor.count(ItemQuery(task="shop.work3")), _GOAL),
-        "count(text=...)": (lambda: monitor.count(ItemQuery(text="nowhere")), float("inf")),
+        "count(status=failed)": (count(status=Status.FAILED), _GOAL),
+        "count(task=...)": (count(task="shop.work3"), _GOAL),
+        "count(text=...)": (count(text="nowhere"), _SEARCH),
+        "count(executor=thread)": (count(executor="thread"), _SEARCH),
+        "count(until a day ago)": (count(until=a_day_ago), _SEARCH),
+        "count(an hour of yesterday)": (count(**yesterday), _GOAL),
+        "count(an hour of yesterday, failed)": (count(status=Status.FAILED, **yesterday), _GOAL),
+        "count(ended a day ago), as purge": (
+            lambda: monitor.count([ItemQuery(status=status, ended_before=a_day_ago) for status in _ENDED]),
+            _SEARCH,
+        ),
+        "count(ended a day ago, failed)": (count(status=Status.FAILED, ended_before=a_day_ago), _SEARCH),
+        "items(ended a day ago)": (items(ended_before=a_day_ago), _GOAL),
         "counts()": (monitor.counts, _GOAL),
         "tally(an hour)": (lambda: monitor.tally(now - timedelta(hours=1), now), _GOAL),
         "tally(3 hours, by 5 minutes)": (

@@ -48,6 +48,9 @@ _PAGES = {
     "processes": "/processes",
     "confirm": "/confirm/retry?status=failed",
     "confirm, a text": "/confirm/delete?text=smtp",
+    "confirm, all": "/confirm/delete",
+    "confirm, an executor": "/confirm/delete?executor=thread",
+    "confirm, a day": "/confirm/delete?since={day}&until={next}",
 }
 _GOAL, _REFRESH_GOAL = 100.0, 20.0
 _TASKS = 20

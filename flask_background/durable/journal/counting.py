@@ -17,6 +17,11 @@ from flask_background.durable.journal.search import LATE, MOST, Walk, first_numb
 
 # How many entries of an index one statement counts.
 _MOST_ENTRIES = 20_000
+# The entries of the index of ended rows that are before a time, and after an entry.
+_ENTRIES = (
+    "from item indexed by item_finished where finished is not null and finished < ?"
+    " and (finished, number) > (?, ?)"
+)
 # The statuses of rows that have ended.
 _ENDED = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 # Conditions on times alone.
@@ -159,12 +164,14 @@ class _Ended:
 
     def step(self, db: sqlite3.Connection) -> int:
         """See ``_Part``."""
-        numbers = db.execute(
-            "select finished, number from item indexed by item_finished where finished is not null"
-            " and finished < ? and (finished, number) > (?, ?) order by finished, number limit ?",
-            (self._before, *self._after, _MOST_ENTRIES),
-        ).fetchall()
-        self.is_over = len(numbers) < _MOST_ENTRIES
-        if numbers:
-            self._after = numbers[-1]
-        return len(numbers)
+        values = (self._before, *self._after)
+        # To pass over entries is faster than to return them.
+        last = db.execute(
+            f"select finished, number {_ENTRIES} order by finished, number limit 1 offset ?",
+            (*values, _MOST_ENTRIES - 1),
+        ).fetchone()
+        if last is not None:
+            self._after = last
+            return _MOST_ENTRIES
+        self.is_over = True
+        return int(db.execute(f"select count(*) {_ENTRIES}", values).fetchone()[0])
