@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from ast import literal_eval
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 
@@ -89,14 +88,10 @@ Schedule = Every | Cron
 
 def in_words(spec: str) -> str:
     """Return the text of a schedule for people, from its ``repr``; a text that is no such repr stays."""
-    if found := re.fullmatch(r"Every\(seconds=([0-9.e+]{1,30})\)", spec):
+    if found := re.fullmatch(r"Every\(seconds=(\d+(?:\.\d+)?(?:e\+\d{1,3})?)\)", spec):
         return _every(float(found[1]))
-    try:
-        if found := re.fullmatch(r"Cron\(expression=(.{2,200}), timezone=(.{2,200})\)", spec):
-            expression, timezone = map(literal_eval, found.groups())
-            return f"{expression} ({timezone})"
-    except (ValueError, SyntaxError):
-        pass
+    if found := re.fullmatch(r"Cron\(expression='([^'\\]+)', timezone='([^'\\]+)'\)", spec):
+        return f"{found[1]} ({found[2]})"
     return spec
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from flask_background import Status, WorkItem
+from flask_background.celery.client.backend import CeleryBackend
+from flask_background.celery.records.record import Record
+from flask_background.monitoring import reading
 from flask_background.monitoring.monitor import Monitor
 from flask_background.monitoring.snapshots import ItemQuery
 
@@ -67,14 +70,36 @@ def test_items_in_flight(monitor: Monitor, items: list[WorkItem[None]]) -> None:
     assert monitor.celery_error is None
 
 
-def test_no_redis(monitor: Monitor, items: list[WorkItem[None]], redis: Redis) -> None:
-    """If Redis cannot be asked, the other items are shown, and the monitor says why some are missing."""
+def test_no_redis(
+    monitor: Monitor, items: list[WorkItem[None]], redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If Redis cannot be asked, the other items are shown, and the monitor says why some are missing.
+
+    The looks of the next seconds say so without asking Redis; an action asks in any case.
+    """
+    asked: list[int] = []
+    in_flight = CeleryBackend.in_flight
+
+    def counted(backend: CeleryBackend, limit: int) -> list[tuple[str, Record]]:
+        asked.append(limit)
+        return in_flight(backend, limit)
+
+    monkeypatch.setattr(CeleryBackend, "in_flight", counted)
+    monkeypatch.setattr(reading, "_REST", 3_600.0)
     redis.stop()
     try:
         assert monitor.items().items == ()
         assert "cannot be reached" in (monitor.celery_error or "")
         assert monitor.counts().celery == {}
         assert monitor.get(items[0].id) is None
+        assert monitor.items().items == ()
+        assert "cannot be reached" in (monitor.celery_error or "")
+        assert len(asked) == 1
+        assert monitor.cancel(ItemQuery()) == 0
+        assert monitor.cancel([item.id for item in items]) == 0
+        assert len(asked) == 2
+        monkeypatch.setattr(reading, "_REST", 0.0)
+        assert monitor.cancel(ItemQuery()) == 0
     finally:
         redis.start()
     assert len(monitor.items().items) == len(items)

@@ -8,7 +8,10 @@ from collections.abc import Callable
 import pytest
 from click.testing import Result
 
+from flask_background.app_state import state_of
 from flask_background.cli.base import operator
+from flask_background.monitoring.monitor import Monitor
+from flask_background.monitoring.snapshots import Count
 
 from ..helpers import Site, lines
 from .conftest import one_line, said
@@ -74,14 +77,32 @@ def test_nothing_selected(flask: Command) -> None:
         assert (result.exit_code, result.stdout, result.stderr) == (1, f"{answer}\n", "")
 
 
-def test_purge(flask: Command) -> None:
-    """``purge`` deletes items that have ended, of one status, of an age, or all."""
+def test_many_items(site: Site, flask: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If counting would take long, the question says that there may be more, and all are changed."""
+    for number in range(3):
+        enqueue(flask, "double", str(number))
+    for count, text in ((Count(items=2, is_exact=False), "at least 2 items"),
+                        (Count(items=0, is_exact=False), "an unknown number of items")):  # fmt: skip
+        monkeypatch.setattr(Monitor, "count", lambda monitor, queries, count=count: count)
+        asked = site.app.test_cli_runner().invoke(args=["background", "cancel", "--text", "x"], input="n\n")
+        assert f"Cancel {text} (text x)?" in asked.stderr
+    command = ["background", "cancel", "--task", "*"]
+    assert site.app.test_cli_runner().invoke(args=command, input="y\n").exit_code == 0
+    assert statuses(flask) == ["cancelled"] * 3
+
+
+def test_purge(site: Site, flask: Command) -> None:
+    """``purge`` deletes items that have ended, of one status, that ended long ago, or all."""
     item_id = enqueue(flask, "double", "1")
     enqueue(flask, "double", "2")
     flask("cancel", item_id)
     assert flask("purge").exit_code == 1  # nobody has answered
     assert flask("purge", "--yes", "--status", "failed").exit_code == 1
-    assert flask("purge", "--yes", "--older-than", "1h").exit_code == 1
+    writer = state_of(site.app).durable.session.writer
+    writer.write(lambda db: db.execute("update item set enqueued = 1000000000") and None)
+    assert flask("purge", "--yes", "--older-than", "1h").exit_code == 1  # it is old, but has ended just now
+    asked = site.app.test_cli_runner().invoke(args=["background", "purge", "--older-than", "0s"], input="n\n")
+    assert "Purge 1 item (ended before 20" in asked.stderr
     assert said(flask("purge", "--yes", "--older-than", "0s", "--json")) == {"purged": 1}
     assert statuses(flask) == ["queued"]
 

@@ -55,7 +55,8 @@ def test_schedules(site: Site, flask: Command) -> None:
     (found,) = said(flask("schedules", "--json"))["schedules"]
     assert found["task"] == "shop.tidy"
     assert found["next_at"].endswith("+00:00")
-    assert "shop.tidy" in flask("schedules").output
+    assert (found["spec"], found["when"]) == ("Every(seconds=3600)", "every hour")
+    assert "shop.tidy  every hour" in flask("schedules").output
 
 
 SERVER = """

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from flask_background.core.schedule import Cron, Every, Schedule, to_timestamp
+from flask_background.core.schedule import Cron, Every, Schedule, in_words, to_timestamp
 from flask_background.errors import ConfigurationError
 
 BERLIN = "Europe/Berlin"
@@ -259,3 +259,28 @@ def test_delay_or_run_at() -> None:
     """A delay and a run_at together are refused."""
     with pytest.raises(ConfigurationError, match="not both"):
         to_timestamp(1, datetime(2024, 1, 1, tzinfo=UTC), 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        (repr(Every(seconds=600)), "every 10 minutes"),
+        (repr(Every(seconds=60.0)), "every minute"),
+        (repr(Every(seconds=3_600)), "every hour"),
+        (repr(Every(seconds=5_400)), "every 90 minutes"),
+        (repr(Every(seconds=172_800)), "every 2 days"),
+        (repr(Every(seconds=1)), "every second"),
+        (repr(Every(seconds=0.25)), "every 0.25 seconds"),
+        (repr(Every(seconds=90.5)), "every 90.5 seconds"),
+        (repr(Every(seconds=1e300)), "every 36,525 days"),
+        (repr(Cron("30 4 * * MON-FRI", "Europe/Berlin")), "30 4 * * MON-FRI (Europe/Berlin)"),
+        (repr(Cron("*/5 * * * *")), "*/5 * * * * (UTC)"),
+        ("Every(seconds=1.2.3)", "Every(seconds=1.2.3)"),
+        ("Cron(expression='x, timezone='y')", "Cron(expression='x, timezone='y')"),
+        ("Cron(expression=[[], timezone=1 + 1)", "Cron(expression=[[], timezone=1 + 1)"),
+        ("anything", "anything"),
+    ],
+)
+def test_words(spec: str, text: str) -> None:
+    """A schedule is told to people in words; a text that is no schedule stays."""
+    assert in_words(spec) == text

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from flask_background.monitoring.monitor import Monitor
+from flask_background.monitoring.snapshots import Count
+
 from ..helpers import until
 from .conftest import Shop, Visitor, text_of
 
@@ -66,6 +69,19 @@ def test_many(shop: Shop, admin: Visitor) -> None:
     assert "3 items were deleted." in after(admin, admin.submit(path, "/act/delete"))
     assert {shop.status(item) for item in failed} == {None}
     assert (shop.status(other), shop.status(well)) == ("failed", "succeeded")
+
+
+@pytest.mark.parametrize(("items", "said"), [(1, "at least 1 item"), (0, "an unknown number of items")])
+def test_many_whose_number_is_not_known(
+    shop: Shop, admin: Visitor, monkeypatch: pytest.MonkeyPatch, items: int, said: str
+) -> None:
+    """If counting would take long, the page says that there may be more, and all are changed."""
+    for number in range(3):
+        shop.ended("bounce", f"no such address {number}")
+    monkeypatch.setattr(Monitor, "count", lambda monitor, queries: Count(items=items, is_exact=False))
+    path = "/confirm/delete?text=ADDRESS"
+    assert f"Delete {said}?" in admin.text(path)
+    assert "3 items were deleted." in after(admin, admin.submit(path, "/act/delete"))
 
 
 def test_newer_items_were_not_asked_about(shop: Shop, admin: Visitor) -> None:

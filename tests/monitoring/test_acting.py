@@ -193,7 +193,11 @@ def test_delete(site: Site, monitor: Monitor, tmp_path: Path) -> None:
     uploads = tmp_path / "journal" / "uploads"
     assert len([*uploads.iterdir()]) == 4
     assert monitor.delete([items[0].id, waits.id]) == 1
-    assert monitor.delete(ItemQuery(task="photo")) == 2
+    assert monitor.delete(ItemQuery(ended_before=datetime.now(UTC) - timedelta(hours=1))) == 0
+    assert monitor.retry(ItemQuery(ended_before=datetime.now(UTC), status=Status.SUCCEEDED)) == 0
+    assert monitor.cancel(ItemQuery(ended_before=datetime.now(UTC))) == 0
+    assert monitor.delete(ItemQuery(ended_before=datetime.now(UTC), task="mail.*")) == 0
+    assert monitor.delete(ItemQuery(ended_before=datetime.now(UTC), task="ph*", text="NO PHOTO")) == 2
     assert [folder.name for folder in uploads.iterdir()] == [waits.id]
     assert site.background.get(items[1].id) is None or items[1].status is Status.FAILED
     assert monitor.cancel([waits.id]) == 1
@@ -211,7 +215,8 @@ def test_outbox(site: Site, monitor: Monitor) -> None:
     writer = state_of(site.app).durable.session.writer
     writer.write(lambda db: db.execute("update outbox set status = 'failed', finished = 1, reason = 'Gone'"))
     assert monitor.retry(ItemQuery(text="GONE", task="mail.2")) == 1
-    assert monitor.delete(ItemQuery(text="gone")) == 2
+    assert monitor.delete(ItemQuery(ended_before=datetime.fromtimestamp(1, UTC))) == 0
+    assert monitor.delete(ItemQuery(ended_before=datetime.now(UTC))) == 2
     assert monitor.cancel(ItemQuery()) == 1
     assert monitor.delete(["item-2"]) == 0  # the backend has to learn of the cancellation
 

@@ -14,7 +14,7 @@ import pytest
 from flask_background import Status, current_item
 from flask_background.app_state import state_of
 from flask_background.monitoring.monitor import Monitor
-from flask_background.monitoring.snapshots import ItemQuery, ItemSnapshot
+from flask_background.monitoring.snapshots import Count, ItemQuery, ItemSnapshot
 
 from ..helpers import BOUND, Site, until
 
@@ -69,13 +69,18 @@ def test_items_of_both_places(site: Site, monitor: Monitor) -> None:
     assert [item.description for item in found[:2]] == ["order 9", "photo 8"]
     assert {item.status for item in found} == {Status.SUCCEEDED}
     assert all(item.wait is not None and item.duration is not None for item in found)
-    assert monitor.count() == 10
+    assert monitor.count().items == 10
     assert [item.id for item in pages(monitor, ItemQuery(task="ke*"))] == [
         item.id for item in items[::-1] if item.task_name == "kept"
     ]
-    assert monitor.count(ItemQuery(text="ORDER")) == len(pages(monitor, ItemQuery(text="ORDER"))) == 5
-    assert monitor.count(ItemQuery(text="photo", status=Status.SUCCEEDED)) == 5
+    assert monitor.count(ItemQuery(text="ORDER")).items == len(pages(monitor, ItemQuery(text="ORDER"))) == 5
+    assert monitor.count(ItemQuery(text="photo", status=Status.SUCCEEDED)).items == 5
     assert not pages(monitor, ItemQuery(until=now() - HOUR))
+    assert not pages(monitor, ItemQuery(ended_before=now() - HOUR))
+    assert len(pages(monitor, ItemQuery(ended_before=now() + HOUR))) == 10
+    ended = [ItemQuery(status=status, ended_before=now() + HOUR) for status in Status if status.is_final]
+    assert monitor.count(ended) == monitor.count() == Count(items=10)
+    assert monitor.count([]) == Count(items=0)
 
 
 def test_an_item_with_runs(site: Site, monitor: Monitor) -> None:
@@ -250,7 +255,9 @@ def test_steps_that_are_over_are_kept(site: Site, monitor: Monitor, monkeypatch:
 def test_schedules(site: Site, monitor: Monitor) -> None:
     """Schedules have their next and last times, the last item, and whether this process has the task."""
     task = site.background.periodic(seconds=3_600, name="hourly")(lambda: None)
-    assert [(one.task, one.spec) for one in monitor.schedules()] == [("hourly", "Every(seconds=3600)")]
+    assert [(one.task, one.spec, one.when) for one in monitor.schedules()] == [
+        ("hourly", "Every(seconds=3600)", "every hour")
+    ]
     site.background.start()
     until(lambda: state_of(site.app).durable.session.writer.read(lambda db: db.execute(
         "select 1 from schedule").fetchone()))  # fmt: skip
@@ -266,6 +273,24 @@ def test_schedules(site: Site, monitor: Monitor) -> None:
     assert (gone.task, gone.is_known, gone.next_at) == ("gone", False, None)
     until(lambda: (item := site.background.get(run)) and item.status.is_final)
     assert task.name == "hourly"
+
+
+def test_count_that_stops(site: Site, monitor: Monitor) -> None:
+    """A count for which there is no time is not exact, and has no item too many; others are exact."""
+    task = site.background.task(durable=True, name="kept", describe=lambda: "order")(lambda: None)
+    assert task.enqueue().wait(BOUND)
+    columns = "task, executor, options, payload, status, max_crashes, due, enqueued, finished, description"
+    change(
+        site,
+        "with recursive one (n) as (select 1 union all select n + 1 from one where n < 3000)"
+        f" insert into item (id, {columns}) select 'x' || n, {columns} from item, one",
+    )
+    stopped = monitor.count(ItemQuery(text="ORDER"), within=0)
+    assert not stopped.is_exact
+    assert 0 < stopped.items < 3_001
+    assert monitor.count(ItemQuery(text="ORDER"), within=None) == Count(items=3_001)
+    assert monitor.count(ItemQuery(text="ORDER", task="other"), within=0) == Count(items=0)
+    assert monitor.delete(ItemQuery(text="ORDER")) == 3_001
 
 
 class Hostile(Exception):
@@ -314,7 +339,7 @@ def test_hostile_items(site: Site, monitor: Monitor) -> None:
             assert shown is not None
             for text in (shown.description, shown.error, shown.progress and shown.progress.message):
                 assert text is None or (len(text) <= 500 and "\n" not in text and "\x1b" not in text)
-        assert monitor.count(ItemQuery(text="nowhere")) == 0
+        assert monitor.count(ItemQuery(text="nowhere")).items == 0
         assert monitor.counts().journal == {Status.FAILED: 3}
         assert {task.name for task in monitor.tasks()} == {"kept", "lost"}
         monitor.schedules()
@@ -329,7 +354,7 @@ def test_app_without_a_journal(make_site: Callable[..., Site], tmp_path: Path) -
     since = now()
     site.background.enqueue(time.sleep, 0).wait(BOUND)
     assert [item.task for item in monitor.items().items] == ["time.sleep"]
-    assert monitor.count() == 1
+    assert monitor.count().items == 1
     assert site.background.wait_idle(BOUND)
     assert [entry.items for entry in monitor.tally(since, now() + timedelta(minutes=1))] == [1]
     assert [task.ended for task in monitor.tasks()] == [1]
