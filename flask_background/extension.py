@@ -265,7 +265,7 @@ class Background:
 
     @property
     def monitor(self) -> Monitor:
-        """What pages, commands and metrics use: looks at all of the app's items and processes, and acts."""
+        """The monitor of the app, for pages, commands and metrics: looks at items and processes, and acts."""
         from flask_background.monitoring.monitor import Monitor  # imported for processes that look
 
         return Monitor(self._state())

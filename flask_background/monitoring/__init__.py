@@ -1,1 +1,1 @@
-"""What an app's items do, for people: pages, commands and metrics read it here, and act through it."""
+"""The monitor of an app's items, for people: pages, commands and metrics look and act through it."""

@@ -1,4 +1,4 @@
-"""What a ``Monitor`` returns: values that were true when it looked. Times are aware datetimes in UTC."""
+"""The values that a ``Monitor`` returns, true when it looked. Times are aware datetimes in UTC."""
 
 from __future__ import annotations
 
