@@ -31,7 +31,7 @@ quick: $(VENV)/.quick
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m unit --numprocesses auto
 
 test: $(VENV)/.test
-	@sh tests/system.sh browser strace redis rabbitmq nginx supervisor systemd
+	@sh tests/system.sh browser strace redis rabbitmq nginx supervisor systemd prometheus
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 faults: $(VENV)/.test

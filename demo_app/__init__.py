@@ -12,6 +12,8 @@ from typing import Any
 
 from flask import Flask
 
+from flask_background.dashboard import create_status
+
 from . import (
     config,
     cpu,
@@ -51,6 +53,7 @@ def create_app() -> Flask:
     safety.init_app(app)
     for page in (home, gallery, signup, grace, cpu, patterns, journal, status):
         app.register_blueprint(page.bp)
+    app.register_blueprint(create_status(), url_prefix="/items")
 
     @app.template_filter()
     def source(function: Callable[..., Any]) -> str:

@@ -9,12 +9,13 @@ from flask_background.core.status import Progress, Status
 from flask_background.core.token import CancellationToken, CancelReason
 from flask_background.extension import Background
 from flask_background.globals import current_item
-from flask_background.task import Task
+from flask_background.task import Call, Task
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Background",
+    "Call",
     "CancelReason",
     "CancellationToken",
     "Progress",

@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from flask_background.core.request_state import StateProcessor
     from flask_background.durable.backend import DurableBackend
     from flask_background.local.backend import LocalBackend
+    from flask_background.local.handover import Heir
     from flask_background.local.immediate import ImmediateBackend
     from flask_background.local.manual import ManualBackend
 
@@ -43,6 +47,12 @@ if TYPE_CHECKING:
 
 #: The key of an app's state among its extensions, beside its Background, which several apps may share.
 STATE = "background.state"
+#: The journal's file in its folder. An app without a journal imports nothing of it.
+FILE_NAME = "journal.sqlite3"
+# How often a process without a journal looks whether another process has made one (seconds).
+_LOOK = 1.0
+# How much longer than the grace period the stop of a process may take (seconds).
+_STOPS_WITHIN = 30.0
 # How long a thread waits while another thread opens the journal, in seconds.
 _OPENED_WITHIN = 10.0
 
@@ -107,6 +117,8 @@ class BackgroundState:
         self.kept_for_monitors: object = None
         #: Whether this process has looked for items that other processes left in the journal.
         self.looked = False
+        # When this process looks again whether another process has made a journal (``time.monotonic()``).
+        self._looks_again_at = 0.0
 
     @property
     def app(self) -> Flask:
@@ -226,7 +238,8 @@ class BackgroundState:
         may_have = (
             self.is_monitored
             or self.registry.has_durable(self.settings.backend)
-            or (self.folder / "journal.sqlite3").exists()
+            or self.settings.overflow == "journal"
+            or (self.folder / FILE_NAME).exists()
         )
         return may_have and self.settings.backend not in ("immediate", "manual")
 
@@ -241,13 +254,48 @@ class BackgroundState:
                     "The journal could not be opened; the next durable item tries again", error
                 )
 
-    worker_started = look_for_work
+    def worker_started(self, *, follows: bool) -> None:
+        """Run items that other processes left. ``follows``: another one may still hand its items over."""
+        self.look_for_work()
+        if follows and not self.looked and self._may_inherit():
+            # gunicorn starts new workers before it stops the old ones, which may make a journal at their end.
+            end = time.monotonic() + self.settings.grace_period + _STOPS_WITHIN
+            with suppress(RuntimeError):  # no thread can be started: the next item looks
+                native.start_thread(partial(_look_until, weakref.ref(self), end), "background-lookout")
 
     def server_started(self) -> None:
         """Run items that other processes left, without a request, unless the app is being tested."""
         app = self._app()
         if app is not None and not app.testing:
             self.look_for_work()
+
+    def look_out(self) -> None:
+        """Look whether another process has made a journal, and then run its items. Called now and then."""
+        now = time.monotonic()
+        if self.looked or now < self._looks_again_at:
+            return
+        self._looks_again_at = now + _LOOK
+        if self._may_inherit() and (self.folder / FILE_NAME).exists():
+            with suppress(RuntimeError):  # no thread can be started: the next look tries again
+                native.start_thread(self.look_for_work, "background-start", runs_app_code=True)
+
+    def _hands_over(self) -> bool:
+        """Return whether the items in memory of this process are handed over at its end."""
+        app = self._app()
+        is_tested = app is None or app.testing or self.settings.backend in ("immediate", "manual")
+        return self.settings.hand_over and self.holds_items and not (is_tested or self.is_fork_of_item)
+
+    def _may_inherit(self) -> bool:
+        """Return whether this process runs items that others hand over."""
+        return self.runs_durable and self._hands_over() and bool(self.registry.tasks)
+
+    def _open_heir(self) -> Heir | None:
+        """Open the journal for items that are handed over; raises JournalError."""
+        if not self._hands_over():
+            return None
+        from flask_background.durable.handover import JournalHeir  # imported for a stop that needs it
+
+        return JournalHeir(self.folder, self.settings, self.registry)
 
     def wait_idle(self, timeout: float | None) -> bool:
         """Wait until no item is in flight in this process or waits in the journal for this process."""
@@ -268,7 +316,11 @@ class BackgroundState:
         local = self._local
         if local is None:
             return []
-        unfinished = local.stop(grace)
+        self.settings, settings = replace(self.settings, hand_over=False), self.settings
+        try:
+            unfinished = local.stop(grace)
+        finally:
+            self.settings = settings
         hosts.current().remove(local.shutdown)
         self._forget_parts()
         return unfinished
@@ -282,7 +334,14 @@ class BackgroundState:
         host = hosts.current()
         app, settings = self.app, self.settings
         kind = LocalBackend if self.holds_items else ChildBackend
-        made = kind(app, settings, host, self.registry)
+        made = kind(
+            app,
+            settings,
+            host,
+            self.registry,
+            open_heir=self._open_heir,
+            look_out=self.look_out,
+        )
         with _building:
             if self._local is not None:  # another thread was faster
                 return self._local
@@ -319,6 +378,14 @@ class BackgroundState:
             sender=(lambda: self.celery.sender) if self._has_cluster() else None,
             in_this_process=lambda: self.durable,
         )
+
+
+def _look_until(ref: weakref.ref[BackgroundState], end: float) -> None:
+    """Look for a journal until there is one, the app is gone, or the time has come (``time.monotonic()``)."""
+    while time.monotonic() < end and (state := ref()) is not None and not state.looked:
+        state.look_out()
+        del state
+        native.sleep(_LOOK)
 
 
 def states_in_use() -> set[BackgroundState]:

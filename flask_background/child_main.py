@@ -81,14 +81,14 @@ def _serve(pipes: Pipes, whereabouts: int) -> None:
     note_start()
     _leave_signals_to_parent()  # a module of the app may have installed other handlers
     where.answer_through(whereabouts)
-    listener = Listener(pipes)
+    events = Events(app)
+    listener = Listener(pipes, events)
     # No thread may start before the app is loaded: gevent cannot patch a process that has threads.
     native.start_thread(listener.run, "background-channel")
     pipes.send(parcels.Started(None))
     registry = state_of(app).registry
     log = LogForwarder(pipes, default_handler)
     log.install(app.logger, setup.log_levels)
-    events = Events(app)
     while True:
         job = listener.jobs.get()
         ChildHost(app, registry, events, pipes, log, job).run()

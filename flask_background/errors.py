@@ -158,7 +158,10 @@ class ItemCancelledError(BackgroundError):
 
 
 class ItemInterruptedError(BackgroundError):
-    """The item had not ended when the host's grace period was over; raised by ``result()``."""
+    """The item had not ended here when the host's grace period was over; raised by ``result()``.
+
+    The message says if the item was handed over, so that another process runs it.
+    """
 
 
 class ItemTimeoutError(BackgroundError, TimeoutError):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, KeysView
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import current_app
 
-from flask_background import cli, hosts
+from flask_background import cli, hosts, signals
 from flask_background.app_state import STATE, BackgroundState, state_of
 from flask_background.cli.flask_run import in_flask_run
 from flask_background.core.backend import Stats
@@ -24,7 +24,7 @@ from flask_background.core.status import Status
 from flask_background.enqueueing import after_response as response
 from flask_background.enqueueing.submit import submit_callable
 from flask_background.errors import ConfigurationError, NotInitializedError
-from flask_background.task import Task, make_task
+from flask_background.task import Call, Task, make_task
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -82,6 +82,7 @@ class Background:
         response.guard(app, state.look_for_work)
         hosts.prepare(state, serves=in_flask_run())
         state.join_celery()
+        signals.initialized.send(app, background=self)
 
     @overload
     def task(self, func: Callable[P, R], /) -> Task[P, R]: ...
@@ -174,6 +175,33 @@ class Background:
             return func.enqueue(*args, **kwargs)
         return submit_callable(self._state(), func, args, kwargs)
 
+    def enqueue_many(self, calls: Iterable[Call[T]]) -> list[WorkItem[T]]:
+        """Enqueue several calls, all or none: ``background.enqueue_many(save.call(row) for row in rows)``.
+
+        Returns their work items in order. Tasks and their options (``save.using(...).call(row)``) may differ,
+        save that ``when`` has to be "now" and that no item may go to Celery. Durable items are entered in one
+        transaction. Raises what ``Task.enqueue`` raises: the error of an argument names its call, and
+        QueueFull means that there is no room for all items. Then nothing was enqueued, and no upload was
+        moved.
+        """
+        given = list(calls)
+        for number, call in enumerate(given):
+            if not isinstance(call, Call):
+                raise TypeError(
+                    f"enqueue_many() takes calls of tasks, such as save.call(1), and calls[{number}] is"
+                    f" of the type {type(call).__name__}"
+                )
+            if call._finder is not self:
+                raise ConfigurationError(
+                    f"calls[{number}] ({call.task_name}) is of a task of another Background: give it to the"
+                    " enqueue_many of that one"
+                )
+        if not given:
+            return []
+        from flask_background.enqueueing.batch import submit_many  # imported for apps that have batches
+
+        return submit_many(self._state(), [call._bare for call in given])
+
     def state_processor(self, processor: StateProcessor) -> StateProcessor:
         """Add a function that is called in the request at every enqueue, and returns a dict of JSON values.
 
@@ -206,6 +234,12 @@ class Background:
         """
         self._add_around("around_enqueue", self._registry.around_enqueue, function, "task")
         return function
+
+    def remove_around(self, function: Callable[..., object]) -> None:
+        """Remove a function that ``around_item`` or ``around_enqueue`` has added; do nothing if none has."""
+        for functions in (self._registry.around_item, self._registry.around_enqueue):
+            if function in functions:
+                functions.remove(function)
 
     def _add_around(
         self, decorator: str, functions: list[AroundFunction], function: AroundFunction, *args: str
@@ -264,8 +298,13 @@ class Background:
         return self._state().backend.stats()
 
     @property
+    def task_names(self) -> KeysView[str]:
+        """The names of the tasks, in the order in which the tasks were made."""
+        return self._registry.tasks.keys()
+
+    @property
     def monitor(self) -> Monitor:
-        """The monitor of the app, for pages, commands and metrics: looks at items and processes, and acts."""
+        """A ``Monitor``, for pages and metrics: it looks at items and processes, and acts on them."""
         from flask_background.monitoring.monitor import Monitor  # imported for processes that look
 
         return Monitor(self._state())

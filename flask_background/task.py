@@ -24,7 +24,7 @@ from typing import (
 
 from flask_background.concurrency import native
 from flask_background.concurrency.clock import CLOCK
-from flask_background.core.callee import Callee, refuse_generator
+from flask_background.core.callee import BareCall, Callee, refuse_generator
 from flask_background.core.item import PlaceLender, WorkItem, current_item_var
 from flask_background.core.options import TaskOptions, Using, check_names
 from flask_background.core.status import Attempt
@@ -41,12 +41,16 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 # Method names of other task libraries, and what Flask-Background has in their place.
 _ENQUEUE = "{0}.enqueue(...) takes the function's own arguments"
 _USING = "{0}.using(delay=60).enqueue(...) separates options from the function's own arguments"
-_SIGNATURE = "enqueue the next step at the end of the first, or functools.partial({0}, ...) at once"
-_EACH = "[{0}.enqueue(value) for value in values] enqueues one item each"
+_SIGNATURE = (
+    "enqueue the next step at the end of the first; background.enqueue_many([{0}.call(...), ...]) enqueues"
+    " several at once"
+)
+_EACH = "background.enqueue_many({0}.call(value) for value in values) enqueues one item each"
 _CURES = {
     **dict.fromkeys(("apply", "defer", "delay", "queue", "send", "submit"), _ENQUEUE),
     **dict.fromkeys(("apply_async", "configure", "schedule", "send_with_options"), _USING),
@@ -60,6 +64,24 @@ class Finder(Protocol):
     """Finds the app that an item is enqueued for."""
 
     def _state(self) -> BackgroundState: ...
+
+
+class Call(Generic[T_co]):
+    """A call of a task that is not enqueued yet: made by ``Task.call``, for ``Background.enqueue_many``."""
+
+    __slots__ = ("_bare", "_finder")
+
+    def __init__(self, finder: Finder, bare: BareCall) -> None:
+        self._finder = finder
+        self._bare = bare
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task."""
+        return self._bare.callee.name
+
+    def __repr__(self) -> str:
+        return f"<Call {self.task_name}>"  # without the arguments, which may be secret
 
 
 class Task(Generic[P, R]):
@@ -125,6 +147,21 @@ class Task(Generic[P, R]):
         callee.check_call(*args, **kwargs)
         return submit(self._finder._state(), callee, args, kwargs, callee.options.when)
 
+    @overload
+    def call(self: Task[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> Call[T]: ...
+    @overload
+    def call(self: Task[P, Future[T]], *args: P.args, **kwargs: P.kwargs) -> Call[T]: ...
+    @overload
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
+    def call(self, *args: Any, **kwargs: Any) -> Call[Any]:
+        """Return a call of the function that ``Background.enqueue_many`` enqueues together with others.
+
+        Raises TypeError if the arguments do not fit the function.
+        """
+        callee, all_args = self._callee, self._all_args(args)
+        callee.check_call(*all_args, **kwargs)
+        return Call(self._finder, BareCall(callee, all_args, kwargs))
+
     def using(self, **options: Unpack[Using]) -> Self:
         """Return the same task with other options; this task stays as it is. Raises ConfigurationError.
 
@@ -184,15 +221,22 @@ class _MethodTask(Task[P, R]):
         return super().__call__(self._instance, *args, **kwargs)  # type: ignore[arg-type]
 
     def enqueue(self, *args: Any, **kwargs: Any) -> WorkItem[Any]:
+        self._refuse_durable()
+        callee, all_args = self._callee, self._all_args(args)
+        callee.check_call(*all_args, **kwargs)
+        return submit(self._finder._state(), callee, all_args, kwargs, callee.options.when)
+
+    def call(self, *args: Any, **kwargs: Any) -> Call[Any]:
+        self._refuse_durable()
+        return super().call(*args, **kwargs)
+
+    def _refuse_durable(self) -> None:
         if self._callee.durable:
             raise UnsupportedError(
                 f"task {self.name} is a durable method, and its object ({type(self._instance).__name__})"
                 " cannot be stored: make it a function or a static method, and pass it plain values, such as"
                 " the object's id"
             )
-        callee, all_args = self._callee, self._all_args(args)
-        callee.check_call(*all_args, **kwargs)
-        return submit(self._finder._state(), callee, all_args, kwargs, callee.options.when)
 
     def _all_args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (self._instance, *args)

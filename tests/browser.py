@@ -23,7 +23,7 @@ DESKTOP = (1200, 900)
 # What a visitor with a screen reader, or with a keyboard, would miss.
 UNNAMED = """
 const named = (e) => e.labels?.length || e.getAttribute("aria-label") || e.textContent.trim();
-return [...document.querySelectorAll("input, button, a, progress")]
+return [...document.querySelectorAll("input:not([type=hidden]), button, a, progress")]
   .filter((e) => !named(e)).map((e) => e.outerHTML);
 """
 # Text whose colour is too close to what is behind it (WCAG 2, level AA).

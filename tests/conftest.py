@@ -89,7 +89,7 @@ def make_site() -> Callable[..., Site]:
 
     def make(name: str = "shop", **settings: Any) -> Site:
         app = Flask(name)
-        app.config.update(settings)
+        app.config.update({"BACKGROUND_HAND_OVER": False} | settings)  # else a stop may make a journal
         return Site(app, Background(app))
 
     return make
@@ -175,9 +175,10 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
 # What a test needs beside this process's memory, by its folder, its fixtures and its parameters. A module can
 # say it for itself: ``pytestmark = pytest.mark.process``.
 _FOLDERS = {
-    "server": ("celery", "demo", "integration"),
+    "server": ("celery", "contrib", "demo", "integration"),
     "process": (
         "contracts",
+        "dashboard",
         "durable",
         "executors/processes",
         "faults",

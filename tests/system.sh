@@ -1,6 +1,6 @@
 #!/bin/sh
 # Programs of the system that the tests and benchmarks run, given by name: browser, strace, redis, rabbitmq,
-# nginx, supervisor, systemd.
+# nginx, supervisor, systemd, prometheus.
 # What is missing is installed where that is allowed, one line each; else one command that installs all is named.
 set -eu
 
@@ -13,6 +13,7 @@ is_there() {
         nginx) [ -x /usr/sbin/nginx ] ;;
         supervisor) command -v supervisord ;;
         systemd) command -v systemd-analyze ;;
+        prometheus) command -v prometheus ;;
     esac >/dev/null
 }
 
@@ -25,6 +26,7 @@ packages_of() {
         nginx) echo nginx-light ;;
         supervisor) echo supervisor ;;
         systemd) echo systemd ;;
+        prometheus) echo prometheus ;;
         *) echo "tests/system.sh does not know $1" >&2; exit 2 ;;
     esac
 }

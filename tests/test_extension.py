@@ -22,6 +22,7 @@ def test_exports() -> None:
     """The package exports what the design says, and nothing else."""
     assert set(flask_background.__all__) == {
         "Background",
+        "Call",
         "CancelReason",
         "CancellationToken",
         "Progress",

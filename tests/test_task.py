@@ -435,8 +435,8 @@ def test_options_in_the_wrong_place(background: Background) -> None:
     [
         *((word, r"add\.enqueue\(\.\.\.\)") for word in ("apply", "delay", "queue", "send", "submit")),
         *((word, r"add\.using\(delay=60\)\.enqueue") for word in ("apply_async", "schedule")),
-        ("s", r"functools\.partial\(add"),
-        ("map", r"\[add\.enqueue\(value\) for value in values\]"),
+        ("s", r"background\.enqueue_many\(\[add\.call"),
+        ("map", r"background\.enqueue_many\(add\.call\(value\) for value in values\)"),
         ("retry", r"max_attempts=5"),
     ],
 )

@@ -38,7 +38,7 @@ async function refresh() {
 }
 
 async function poll() {
-  const cards = [...document.querySelectorAll("[data-live]")];
+  const cards = [...document.querySelectorAll("[data-live]:not(:has(background-progress))")];
   if (cards.length === 0) return;
   const lost = document.getElementById("lost");
   let pause = POLL_MS;
@@ -58,6 +58,15 @@ async function poll() {
     pause = RETRY_MS;
   }
   setTimeout(poll, pause);
+}
+
+// An item that <background-progress> has shown has ended, and the page says more of it.
+async function showEnd() {
+  try {
+    await refresh();
+  } catch {
+    setTimeout(showEnd, RETRY_MS);
+  }
 }
 
 // Says what was chosen, and that it is too much before it is sent in vain.
@@ -93,6 +102,7 @@ function watchUpload(form) {
 }
 
 document.querySelectorAll("form[data-limit]").forEach(watchUpload);
+addEventListener("background-finished", showEnd);
 poll();
 
 // Times a view that does nothing, twenty times a second: while no items run, and while some do.

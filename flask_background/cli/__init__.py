@@ -10,6 +10,9 @@ from importlib import import_module
 import click
 from flask.cli import AppGroup
 
+#: The key of an app's metrics among its extensions, for the command that serves them.
+METRICS = "background.metrics"
+
 
 class _Group(AppGroup):
     """A group that loads its commands when it is asked for them."""
@@ -24,10 +27,10 @@ class _Group(AppGroup):
 
 
 def _load() -> None:
-    for module in ("commands", "items"):
+    for module in ("commands", "items", "acting", "pausing", "overview", "top", "metrics"):
         import_module(f"flask_background.cli.{module}")
 
 
 background = _Group(
-    "background", help="Run items, show and change durable ones, and check the app for unsafe settings."
+    "background", help="Run items, show what they do, change them, and check the app for unsafe settings."
 )

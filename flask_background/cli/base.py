@@ -1,14 +1,16 @@
 """The shared base of the commands of ``flask background``.
 
-Errors are one line, and the exit status is 1, or 2 for a wrong command line. The arguments of items are
-never shown.
+The exit status is 0 if all went well; 1 after an error, and if there was nothing to do or nothing was found;
+and 2 for a wrong command line. Errors are one line. The arguments of items are never shown.
 """
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from flask import current_app
@@ -17,6 +19,9 @@ from flask_background.app_state import BackgroundState, state_of
 from flask_background.cli import background
 from flask_background.cli.formatting import printable
 from flask_background.errors import BackgroundError
+
+if TYPE_CHECKING:
+    from flask_background.monitoring.monitor import Monitor
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable, with times in UTC.")
 
@@ -49,9 +54,37 @@ def command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     return decorate
 
 
+def monitor_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Return a decorator for a command that looks at items and acts on them, and gets the app's monitor."""
+
+    def decorate(func: Callable[..., None]) -> click.Command:
+        @wraps(func)
+        def call(state: BackgroundState, **options: Any) -> None:
+            monitor: Monitor = state.app.extensions["background"].monitor
+            func(monitor, **options)
+
+        return command(name)(call)
+
+    return decorate
+
+
+def nothing_done() -> click.exceptions.Exit:
+    """Return the exception that ends a command which has found nothing to do."""
+    return click.exceptions.Exit(1)
+
+
+def operator() -> str:
+    """Return the name of the user of the operating system who runs the command, for the log."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may run as a user that has no name
+        return f"uid {os.getuid()}"
+
+
 def _check_text(name: str, value: object) -> None:
     try:
-        if isinstance(value, str):
-            value.encode()
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str):
+                text.encode()
     except UnicodeEncodeError:
-        raise click.UsageError(f"{name}: {value!r} is no well-formed text") from None
+        raise click.UsageError(f"{name}: {text!r} is no well-formed text") from None

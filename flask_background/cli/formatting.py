@@ -1,48 +1,22 @@
-"""Items as commands print them."""
+"""Texts, tables and times as commands print them."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from flask_background.core.odd_errors import text_of
-from flask_background.durable.journal.row import attempt_of
 
 if TYPE_CHECKING:
-    from flask_background.durable.journal.row import ItemRow
+    from flask_background.core.status import Progress
 
-
-def fields(entry: ItemRow) -> dict[str, Any]:
-    """Return all fields of an item that are shown; its arguments are not."""
-    attempt = attempt_of(entry)
-    return {
-        "id": entry.id,
-        "task": entry.task,
-        "status": str(entry.status),
-        "executor": entry.executor,
-        "key": entry.key,
-        "process": entry.owner,
-        "attempt": entry.attempt,
-        "crashes": entry.crashes,
-        "due": _moment(entry.due),
-        "enqueued": _moment(entry.enqueued),
-        "started": _moment(entry.started),
-        "finished": _moment(entry.finished),
-        "progress": None if attempt.progress is None else list(attempt.progress),
-        "error": None if attempt.error is None else str(attempt.error),
-    }
-
-
-def row(entry: ItemRow) -> tuple[str, ...]:
-    """Return the cells of an item in a table."""
-    age = max(0, int(time.time() - entry.enqueued))
-    return entry.id, str(entry.status), str(entry.attempt), f"{age} s", entry.task
+#: What a table has where there is no value.
+NONE = "-"
 
 
 def printable(text: object) -> str:
@@ -61,12 +35,70 @@ def say(text: object) -> None:
     click.echo(printable(text))
 
 
-def table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Print columns."""
-    lines = [titles, *(tuple(map(printable, row)) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+def warn(text: object) -> None:
+    """Print a line for people on the standard error."""
+    click.echo(printable(text), err=True)
+
+
+class Table:
+    """Columns under titles. Rows may come part by part; a later part may make its columns wider."""
+
+    def __init__(self, *titles: str) -> None:
+        self._titles: tuple[str, ...] | None = titles
+        self._widths = [len(title) for title in titles]
+
+    def lines(self, rows: Iterable[Sequence[str]]) -> list[str]:
+        """Return the lines of some rows, below the titles if they are the first ones."""
+        cells = [tuple(map(printable, row)) for row in rows]
+        for row in cells:
+            self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row, strict=True)]
+        if self._titles is not None:
+            cells.insert(0, self._titles)
+            self._titles = None
+        return ["  ".join(map(str.ljust, row, self._widths)).rstrip() for row in cells]
+
+    def print(self, rows: Iterable[Sequence[str]]) -> None:
+        """Print some rows, below the titles if they are the first ones."""
+        for line in self.lines(rows):
+            click.echo(line)
+
+
+def cut(text: str | None, length: int) -> str:
+    """Return a text of a table's cell, of this length at most."""
+    if text is None:
+        return NONE
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def span(seconds: float | None) -> str:
+    """Return a length of time for people: "850 ms", "12 s", "5 min", "3 h" or "4 d"."""
+    if seconds is None:
+        return NONE
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    for limit, unit, name in ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def ago(at: datetime | None) -> str:
+    """Return how long ago a time was, or how far away it is, as in "in 5 min"."""
+    if at is None:
+        return NONE
+    seconds = (datetime.now(UTC) - at).total_seconds()
+    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
+
+
+def progress_text(progress: Progress | None) -> str:
+    """Return the progress of an item for a table."""
+    if progress is None:
+        return NONE
+    done, total, message = progress
+    number = f"{done:g}" if not total else f"{100 * done / total:.0f}%"
+    return f"{number} {message}" if message else number
 
 
 def shown(value: Any) -> Any:
@@ -84,7 +116,3 @@ def repr_of(value: Any) -> str:
         return repr(value)
     except Exception:
         return f"<{type(value).__qualname__}, whose repr raises>"
-
-
-def _moment(at: float | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

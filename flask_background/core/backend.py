@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from flask_background.core.item import WorkItem
+from flask_background.errors import EnqueueError
 
 if TYPE_CHECKING:
     from flask_background.core.callee import Callee
@@ -44,6 +45,34 @@ class Companion(Protocol):
     def stopped(self) -> None: ...
 
 
+class Overflow(Exception):
+    """The executor of an item is full, and BACKGROUND_OVERFLOW lets the item go to the journal.
+
+    ``refusal`` is the error of a caller whose item cannot go there.
+    """
+
+    def __init__(self, refusal: EnqueueError) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+
+
+class Entry(NamedTuple, Generic[Item]):
+    """One item of a batch; ``due`` as in ``Backend.accept``; ``number``: its place among the calls."""
+
+    item: Item
+    due: float | None
+    number: int
+
+    def refusing(self, error: Exception) -> Exception:
+        """Return the error for the caller of the batch, of which this item is the one that was refused."""
+        return name_call(error, self.number, self.item.task_name)
+
+
+def name_call(error: Exception, number: int, task_name: str) -> Exception:
+    """Return an error of the same class that says which call of a batch is to blame."""
+    return type(error)(f"calls[{number}] ({task_name}): {error} (none of the calls was enqueued)")
+
+
 class Backend(ABC, Generic[Item]):
     """Accepts items; ``Item`` is the class of the items that it makes and accepts.
 
@@ -54,6 +83,10 @@ class Backend(ABC, Generic[Item]):
     #: Whether items may have a key, and uploads among their arguments; False: enqueue refuses both.
     takes_keys: bool = True
     takes_uploads: bool = True
+    #: Whether a batch can be entered, all items or none.
+    takes_batches: bool = True
+    #: Whether items can be taken back that ``accept_many`` has entered.
+    can_retract: bool = False
 
     @abstractmethod
     def make_item(
@@ -68,6 +101,15 @@ class Backend(ABC, Generic[Item]):
         ``due``: when the item may start (``time.time()``), or None for now. A held item waits for
         ``start_held`` or ``cancel_held``.
         """
+
+    def accept_many(self, entries: Sequence[Entry[Item]], rest: Callable[[], object]) -> list[WorkItem[Any]]:
+        """Take items, all or none, and return them as ``accept`` does, in order; raise EnqueueError.
+
+        ``rest`` enters the other items of the batch. If it raises, these are not entered either, or taken
+        back.
+        """
+        rest()
+        return [self.accept(entry.item, due=entry.due) for entry in entries]
 
     @abstractmethod
     def start_held(self, item: Item) -> None:

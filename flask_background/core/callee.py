@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from keyword import iskeyword
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from flask_background.core.options import TaskOptions, Using, name_of
 from flask_background.errors import ConfigurationError
@@ -91,6 +91,14 @@ class Callee:
 
     def __repr__(self) -> str:
         return f"<Callee {self.name}>"
+
+
+class BareCall(NamedTuple):
+    """One call: the function with its options, and all of its arguments."""
+
+    callee: Callee
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 def is_coroutine_function(func: Callable[..., Any]) -> bool:

@@ -140,11 +140,38 @@ class Events(Notices):
         if signals.stopping.receivers:
             self._reporter.send(signals.stopping, grace=grace)
 
+    def handed_over(self, count: int, folder: object) -> None:
+        """Report that items in memory which had not started are in the journal, for other processes.
+
+        No signal is sent: the process that runs such an item reports its start and its end.
+        """
+        self._tally.handed_over += count
+        self._reporter.say(
+            logging.WARNING,
+            "Stopping: %d item%s that had not started handed over to the journal in %s; a process of the app"
+            " that uses this folder runs %s",
+            count,
+            "s"[: count != 1],
+            folder,
+            "it" if count == 1 else "them",
+        )
+
     def stopped(self, unfinished: Sequence[WorkItem[Any]]) -> None:
         """Report that no more items are accepted, and how the stop has ended if it waited for items."""
         if (seconds := self._tally.seconds()) is not None:
             again, lost = self._tally.count(unfinished)
-            if again or lost:
+            if handed_over := self._tally.handed_over:
+                self._reporter.say(
+                    logging.WARNING,
+                    "Stopped after %.1f s: %d item%s handed over, %d run%s again, %d lost",
+                    seconds,
+                    handed_over,
+                    "s"[: handed_over != 1],
+                    again,
+                    "s"[: again == 1],
+                    lost,
+                )
+            elif again or lost:
                 self._reporter.say(
                     logging.WARNING,
                     "Stopped after %.1f s: %d item%s run%s again, %d lost",
@@ -158,6 +185,11 @@ class Events(Notices):
                 self._reporter.say(logging.WARNING, "Stopped: all items done in %.1f s", seconds)
         if signals.stopped.receivers:
             self._reporter.send(signals.stopped, unfinished=list(unfinished))
+
+    def child_ending(self) -> None:
+        """Report, in a child process, that the process is about to end."""
+        if signals.child_ending.receivers:
+            self._reporter.send(signals.child_ending)
 
 
 def _named(item: WorkItem[Any]) -> str:

@@ -1,6 +1,7 @@
 """Log lines about other processes and other backends: what became of items there.
 
-These events have no signal. Items are known by their ids, because their objects may be in another process.
+Items are known by their ids, because their objects may be in another process; so only the recovery of items
+has a signal.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from flask_background import signals
 from flask_background.core.item import WorkItem
 from flask_background.core.log_fields import fields_about, fields_of
 from flask_background.core.reporter import Reporter
@@ -36,6 +38,7 @@ class Notices:
             owner,
             "stopped before they had ended" if stopped else "died",
         )
+        self._tell_recovered(count)
 
     def other_user(self, process: str, user: str, this_user: str, folder: object) -> None:
         """Report that another process of the app runs as another user, so that its items may be stuck."""
@@ -139,6 +142,11 @@ class Notices:
             task_name,
             fields=fields_about(item_id, task_name, QUEUED),
         )
+        self._tell_recovered(1)
+
+    def _tell_recovered(self, count: int) -> None:
+        if signals.items_recovered.receivers:
+            self._reporter.send(signals.items_recovered, count=count)
 
     def unknown_task(self, task_name: str) -> None:
         """Report that this process lacks a task and leaves its items to others; called once per task."""

@@ -25,7 +25,7 @@ from flask_background.core.setting_values import (
     switch_interval,
 )
 
-Overflow = Literal["raise", "block", "run"]
+Overflow = Literal["raise", "block", "run", "journal"]
 Durability = Literal["power", "process"]
 
 
@@ -54,8 +54,12 @@ class Settings:
     #: disk, however many.
     max_queued: int = 10_000
     #: When that many items wait: ``"raise"`` QueueFull (a 503 with Retry-After, if the view lets it pass),
-    #: ``"block"`` the view, or ``"run"`` the item in the view.
+    #: ``"block"`` the view, ``"run"`` the item in the view, or enter it in the ``"journal"`` if its arguments
+    #: are data (else QueueFull).
     overflow: Overflow = "raise"
+    #: Whether items in memory that have not started when their process must end are entered in the journal,
+    #: from which another process runs them: those of tasks, whose arguments are data.
+    hand_over: bool = True
     #: More executors, by name: ``{"mail": {"kind": "thread", "workers": 2}}``. The kinds are ``"thread"`` and
     #: ``"native-thread"`` (with ``"workers"``), ``"asyncio"`` (with ``"limit"``) and ``"process"`` (with
     #: ``"workers"``, ``"nice"``, ``"max_memory"`` in MiB, ``"max_items"``).
@@ -100,7 +104,8 @@ class Settings:
             grace_period=seconds(config, "BACKGROUND_GRACE_PERIOD", 90.0),
             host_limit=optional_seconds(config, "BACKGROUND_HOST_LIMIT"),
             max_queued=count(config, "BACKGROUND_MAX_QUEUED", 10_000),
-            overflow=one_of(config, "BACKGROUND_OVERFLOW", "raise", "block", "run"),
+            overflow=one_of(config, "BACKGROUND_OVERFLOW", *get_args(Overflow)),
+            hand_over=flag(config, "BACKGROUND_HAND_OVER", True),
             executors=read_executors(config.get("BACKGROUND_EXECUTORS", {}), workers),
             kill_after=seconds(config, "BACKGROUND_KILL_AFTER", 5.0),
             switch_interval=switch_interval(config, "BACKGROUND_SWITCH_INTERVAL"),

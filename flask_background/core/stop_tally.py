@@ -1,4 +1,4 @@
-"""The tally of a stop: which of the interrupted items run again, and which are lost."""
+"""The tally of a stop: how many items were handed over, which interrupted ones run again, which are lost."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from flask_background.core.item import WorkItem
 
 
 class StopTally:
-    """Counts, for the last log line of a stop, the items that the stop has interrupted."""
+    """Counts, for the last log line of a stop, the items that the stop kept from ending here."""
 
     def __init__(self) -> None:
         self._since: float | None = None  # when the stop began to wait for items (``time.monotonic()``)
+        #: How many items that had not started were handed over to other processes.
+        self.handed_over = 0
         self._run_again: set[str] = set()
         self._lost: set[str] = set()
 

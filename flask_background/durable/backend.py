@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask_background.concurrency import native
 from flask_background.concurrency.durations import deadline
-from flask_background.core.backend import Backend, Phase
+from flask_background.core.backend import Backend, Entry, Phase
 from flask_background.core.status import Status
 from flask_background.durable.backlog import Backlog
 from flask_background.durable.bulk import BulkActions
@@ -109,6 +109,12 @@ class DurableBackend(Backend[DurableItem[Any]]):
 
     def accept(self, item: DurableItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
         return self.intake.accept(item, held, due)
+
+    def accept_many(
+        self, entries: Sequence[Entry[DurableItem[Any]]], rest: Callable[[], object]
+    ) -> list[WorkItem[Any]]:
+        rest()
+        return self.intake.accept_many(entries)
 
     def start_held(self, item: DurableItem[Any]) -> None:
         self.intake.start_held(item)

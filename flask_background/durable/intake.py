@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,13 @@ from flask_background.durable.journal import schedules, statements, wakeups
 from flask_background.durable.journal.group_commit import Insert, Step
 from flask_background.durable.journal.row import ItemRow, make_row
 from flask_background.durable.journal.schedules import PERIODIC
-from flask_background.errors import EnqueueError, Stopping
+from flask_background.errors import ArgumentError, ConfigurationError, EnqueueError, Stopping
 from flask_background.local.admission import check_here
 
 if TYPE_CHECKING:
+    import sqlite3
+
+    from flask_background.core.backend import Entry
     from flask_background.core.callee import Callee
     from flask_background.durable.backlog import Backlog
     from flask_background.durable.handles import Handles
@@ -73,6 +77,65 @@ class Intake:
             elif not self._local.take(item, held):
                 self._runs.give_back(item)
         return item
+
+    @uninterruptible
+    def accept_many(self, entries: Sequence[Entry[DurableItem[Any]]]) -> list[WorkItem[Any]]:
+        """Enter items in one transaction; see ``Backend.accept_many``."""
+        rows: list[ItemRow] = []
+        room: dict[str, int] = {}
+        try:
+            for entry in entries:
+                try:
+                    rows.append(
+                        self._pack(entry.item, entry.due, entry.due is None and self._fits(room, entry.item))
+                    )
+                except (ArgumentError, ConfigurationError) as error:
+                    raise entry.refusing(error) from error
+            for entry, row in zip(entries, rows, strict=True):
+                if row.owner is None:  # before the journal has the item, as in ``accept``
+                    self._let_in(entry.item, row, held=False)
+                    entry.item.leave()
+            abandon = partial(_abandon_all, rows=rows, now=time.time())
+            others = self._writer.write(partial(statements.insert_each, rows=rows), undo=abandon)
+        except BaseException as error:
+            for row in rows:
+                self._uploads.forget(row.id)
+            if isinstance(error, EnqueueError):
+                self._local.events.refused(entries[0].item.task_name, error)
+            raise
+        accepted: list[WorkItem[Any]] = []
+        offered = False
+        for entry, row, other in zip(entries, rows, others, strict=True):
+            entry.item._release_arguments()
+            if other is not None:
+                self._uploads.forget(row.id)
+                accepted.append(self._handles.of_row(other))
+                continue
+            accepted.append(entry.item)
+            if row.owner is not None:
+                self._let_in(entry.item, row, held=False)
+                if not self._local.take(entry.item):
+                    self._runs.give_back(entry.item)
+            elif not self._is_paused(entry.item):
+                self._backlog.left += entry.due is None
+                offered = True
+            self._local.events.enqueued(entry.item)
+        if offered:
+            self._offer_to_all()
+        return accepted
+
+    def _fits(self, room: dict[str, int], item: DurableItem[Any]) -> bool:
+        """Return whether one more item may go straight to its executor; ``room`` has the places left."""
+        if self._is_paused(item):
+            return False
+        name = item._task.executor
+        if name not in room:
+            room[name] = self._backlog.room(name) if self._backlog.lets_pass(name) else 0
+        room[name] -= 1
+        return room[name] >= 0
+
+    def _is_paused(self, item: DurableItem[Any]) -> bool:
+        return self._pauses.any and self._pauses.holds(item.task_name, item._task.executor)
 
     @uninterruptible
     def start_held(self, item: DurableItem[Any]) -> None:
@@ -179,3 +242,8 @@ class Intake:
             self._woken_at = count
             lock = self._session.process_lock
             wakeups.wake_all(lock.folder, but=None if self._session.executors else lock.id)
+
+
+def _abandon_all(db: sqlite3.Connection, rows: Sequence[ItemRow], now: float) -> None:
+    for row in rows:
+        statements.abandon(db, row.id, now)

@@ -26,34 +26,44 @@ def enqueue_inside(app_state: BackgroundState, task_name: str, enqueue: Enqueue)
     Raises the error with which the item was refused, or what a function raised before its yield. Errors that
     come later do not concern the item: they are logged.
     """
-    entered: list[Around] = []
-    carried: dict[str, str] = {}
+    inside = Inside(app_state, task_name)
     try:
-        for function in app_state.around_enqueue:
-            around = Around("around_enqueue", function, task_name)
-            entered.append(around)
-            carried = _trace_context(around) or carried
-        item = enqueue(carried)
+        item = enqueue(inside.enter())
     except BaseException as refusal:
-        _leave(app_state, entered, f"the refusal of an item ({task_name})", None, refusal)
+        inside.leave(None, refusal)
         raise
-    _leave(app_state, entered, f"item {item.id} ({task_name}) was accepted", item, None)
+    inside.leave(item, None)
     return item
 
 
-def _leave(
-    app_state: BackgroundState,
-    entered: list[Around],
-    event: str,
-    item: WorkItem[Any] | None,
-    refusal: BaseException | None,
-) -> None:
-    for around in reversed(entered):
-        failed = around.leave(item, refusal)
-        if failed is not None and failed is not refusal:
-            app_state.backend.events.log_error(
-                f"An around_enqueue function failed after {event}", failed, item
-            )
+class Inside:
+    """The around functions of one call: all are entered, and then left in the opposite order."""
+
+    def __init__(self, app_state: BackgroundState, task_name: str) -> None:
+        self._app_state = app_state
+        self._task_name = task_name
+        self._entered: list[Around] = []
+
+    def enter(self) -> dict[str, str]:
+        """Enter the functions, and return the trace context for the item; raise what a function raises."""
+        carried: dict[str, str] = {}
+        for function in self._app_state.around_enqueue:
+            around = Around("around_enqueue", function, self._task_name)
+            self._entered.append(around)
+            carried = _trace_context(around) or carried
+        return carried
+
+    def leave(self, item: WorkItem[Any] | None, refusal: BaseException | None) -> None:
+        """Leave the functions that were entered, with the item or the error that refused it."""
+        event = f"the refusal of an item ({self._task_name})"
+        if item is not None:
+            event = f"item {item.id} ({self._task_name}) was accepted"
+        for around in reversed(self._entered):
+            failed = around.leave(item, refusal)
+            if failed is not None and failed is not refusal:
+                self._app_state.backend.events.log_error(
+                    f"An around_enqueue function failed after {event}", failed, item
+                )
 
 
 def _trace_context(around: Around) -> dict[str, str]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import flask
 
+from flask_background.core.backend import Overflow
 from flask_background.core.callee import Callee, refuse_generator
 from flask_background.core.item import WorkItem, current_item_var
 from flask_background.core.request_state import NO_REQUEST, RequestState
 from flask_background.enqueueing import after_commit as commit
 from flask_background.enqueueing import after_response as response
-from flask_background.errors import EnqueueError, PayloadTooLargeError, SerializationError
+from flask_background.errors import ArgumentError, EnqueueError, PayloadTooLargeError, SerializationError
 from flask_background.payload import arguments
 
 if TYPE_CHECKING:
@@ -75,15 +76,21 @@ def submit(
             check_data(callee, args, kwargs, app_state.settings.max_payload)
         item: WorkItem[Any] = backend.make_item(callee, args, kwargs, state)
         if callee.describe is not None:
-            _describe(item, callee.describe, app_state)
+            describe_item(item, callee.describe, app_state)
         held = response.hold() if when == "response" else None
         due = None if callee.due is None else callee.due(item._enqueued)
         if moved is not None:
             item._adopt_uploads(moved.own)
-        if when == "commit":
-            accepted: WorkItem[Any] = commit.hold(app_state.app, backend, item, due)
-        else:
-            accepted = backend.accept(item, held is not None, due)
+        try:
+            if when == "commit":
+                accepted: WorkItem[Any] = commit.hold(app_state.app, backend, item, due)
+            else:
+                accepted = backend.accept(item, held is not None, due)
+        except Overflow as full:
+            backend, item = _make_durable(app_state, callee, args, kwargs, state)
+            if moved is not None:
+                item._adopt_uploads(moved.own)
+            accepted = _accept_overflow(app_state, backend, item, full, when, held is not None, due)
     except BaseException:
         if moved is not None:
             moved.give_back()
@@ -93,6 +100,46 @@ def submit(
     elif held is not None:
         held.append((backend, item))
     return accepted
+
+
+def _make_durable(
+    app_state: BackgroundState,
+    callee: Callee,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    state: RequestState | None,
+) -> tuple[Backend[Any], WorkItem[Any]]:
+    """Return an item for the journal, and its backend, because memory is full. Raises JournalError."""
+    durable = callee.using(durable=True, fallback=None)
+    try:
+        backend = app_state.backend_for(durable)
+    except EnqueueError as error:
+        app_state.backend.events.refused(callee.name, error)
+        raise
+    item: WorkItem[Any] = backend.make_item(durable, args, kwargs, state)
+    if durable.describe is not None:
+        describe_item(item, durable.describe, app_state)
+    return backend, item
+
+
+def _accept_overflow(
+    app_state: BackgroundState,
+    backend: Backend[Any],
+    item: WorkItem[Any],
+    full: Overflow,
+    when: When,
+    held: bool,
+    due: float | None,
+) -> WorkItem[Any]:
+    """Let the journal accept an item for which memory has no room. Raises QueueFull if it is not data."""
+    try:
+        if when == "commit":
+            return commit.hold(app_state.app, backend, item, due)
+        accepted: WorkItem[Any] = backend.accept(item, held, due)
+        return accepted
+    except ArgumentError as error:
+        app_state.backend.events.refused(item.task_name, full.refusal)
+        raise full.refusal from error
 
 
 def submit_callable(
@@ -115,7 +162,8 @@ def submit_callable(
     return submit(app_state, Callee.of_callable(func), args, kwargs)
 
 
-def _describe(item: WorkItem[Any], make: Describe, app_state: BackgroundState) -> None:
+def describe_item(item: WorkItem[Any], make: Describe, app_state: BackgroundState) -> None:
+    """Give an item the text that its task makes of its arguments."""
     from flask_background.core.description import describe  # imported for tasks that describe their items
 
     failed = partial(app_state.backend.events.not_described, item.task_name)

@@ -32,6 +32,10 @@ class Executor(ABC):
     def prepare(self, item: WorkItem[Any]) -> None:
         """Check an item of this process, in the view, and prepare its arguments. May raise ArgumentError."""
 
+    def arguments_of(self, item: WorkItem[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a queued item as its view gave them, whatever ``prepare`` made of them."""
+        return item._args, item._kwargs or {}
+
     @abstractmethod
     def put(self, item: WorkItem[Any]) -> None:
         """Take an item to run. Never blocks; called on any thread, with no lock held."""

@@ -42,6 +42,9 @@ _EXIT_WITHIN = 0.15
 # An INT and a QUIT less than this apart (seconds) are one Ctrl-C: the worker gets one of them from the
 # terminal and the other from its master.
 _ONE_PRESS = 1.0
+# A first INT or QUIT this long after the stop has begun (seconds) is not of the signal that began it, such as
+# TERM. gunicorn kills the worker 2 s later.
+_ANOTHER = 0.2
 
 
 class GunicornHost(Host):
@@ -155,8 +158,8 @@ class GunicornHost(Host):
         """Count INT or QUIT: the second one ends the wait. Safe in a signal handler, also inside itself."""
         now = time.monotonic()
         again = sig in self._pressed or any(now - when > _ONE_PRESS for when in (*self._pressed.values(),))
-        began = self._began
-        if again or (began is not None and now - began > _ONE_PRESS):
+        began, late = self._began, _ONE_PRESS if self._pressed else _ANOTHER
+        if again or (began is not None and now - began > late):
             self.cut()
         self._pressed[sig] = now
 

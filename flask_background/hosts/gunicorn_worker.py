@@ -24,6 +24,7 @@ RELIED_ON = {
     "worker.pid": "distinguishes a worker from its copy in a forked child",
     "worker.nr": "counts the requests, for a delayed recycle",
     "worker.max_requests": "delays a recycle",
+    "worker.age": "numbers the workers of a master, which tells that one follows another",
     "worker.tmp": "the heartbeat file: the master reads its modification time, a monotonic one",
     "worker.handle": "serves a connection: distinguishes a hanging request from a computing item",
     "arbiter.spawn_worker": "has the worker in its variable `worker`, wherever signal handlers were replaced",
@@ -74,6 +75,12 @@ def missing(worker: Worker) -> list[str]:
     owners = {"worker": worker, "arbiter": Arbiter}
     names = (entry.split(".") for entry in RELIED_ON)
     return [f"{owner}.{name}" for owner, name in names if not hasattr(owners[owner], name)]
+
+
+def follows_another(worker: Worker) -> bool:
+    """Return whether a worker replaces another one, which may still run: after HUP, USR2 or a recycle."""
+    # After USR2 the new master has the pid of the old one in its environment.
+    return getattr(worker, "age", 0) > worker.cfg.workers or "GUNICORN_PID" in os.environ
 
 
 class Heartbeat:

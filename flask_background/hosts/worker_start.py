@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Protocol
 from flask_background.concurrency import hub
 from flask_background.hosts.base import Host
 from flask_background.hosts.gunicorn_signals import hear_quit
-from flask_background.hosts.gunicorn_worker import find_worker, worker_on_stack
+from flask_background.hosts.gunicorn_worker import find_worker, follows_another, worker_on_stack
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
 
 
 class Starter(Protocol):
-    """An app that acts when its worker starts."""
+    """An app that acts when its worker starts. ``follows``: it replaces a worker that may still run."""
 
-    def worker_started(self) -> None: ...
+    def worker_started(self, *, follows: bool) -> None: ...
 
 
 _starters: weakref.WeakSet[Starter] = weakref.WeakSet()
@@ -54,7 +54,7 @@ def _arm(worker: Worker) -> None:
         hub.remember_main_hub()  # gevent patches a worker after its master has loaded the app
         hear_quit(worker, _host)
         for starter in tuple(_starters):
-            starter.worker_started()
+            starter.worker_started(follows=follows_another(worker))
 
     worker.cfg.set("post_worker_init", post_worker_init)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
 from flask_background.concurrency.stop_signals import interruptible_wait
-from flask_background.core.backend import Phase
+from flask_background.core.backend import Overflow, Phase
 from flask_background.core.callee import Callee
 from flask_background.core.executor_check import check_executor
 from flask_background.core.item import WorkItem
@@ -51,10 +51,7 @@ class Admission:
     def wait_and_enter(self, item: WorkItem[Any], executor: Executor) -> tuple[WorkItem[Any], bool]:
         """Wait for room, and admit an item. Return whether its caller has to run it; raise EnqueueError."""
         limit = executor.capacity + self._settings.max_queued
-        how = self._settings.overflow
-        if any(each.is_here() for each in self._executors.values()):
-            # A coroutine of ours must not wait here: it would block the items that it waits for.
-            how = "raise"
+        how = self._how()
         while True:
             with self._ledger.room_latch() as latch:
                 with self._one_by_one:
@@ -63,19 +60,81 @@ class Admission:
                 if how != "block" or self._ledger.phase is Phase.STOPPED:
                     break
                 _wait_for_room(latch)
+        if how == "journal" and _may_overflow(item) and self._ledger.phase is not Phase.STOPPED:
+            raise Overflow(self.refusal(item, executor))
         if how == "run" and (accepted := self.enter(item, executor, math.inf)) is not None:
             return accepted, accepted is item
         raise self.refusal(item, executor)
 
-    def refusal(self, item: WorkItem[Any], executor: Executor) -> EnqueueError:
-        """Return the error for an item that was not admitted."""
+    def enter_all(self, items: Sequence[WorkItem[Any]]) -> list[WorkItem[Any]]:
+        """Admit items, all or none; an item in flight with the same key stands for one. Raises EnqueueError.
+
+        With BACKGROUND_OVERFLOW = "run" there may be more items then than there is room for.
+        """
+        how, by_executor = self._how(), self._by_executor(items)
+        fits = all(len(own) <= self.most(executor) for executor, own in by_executor.items())
+        while True:
+            with self._ledger.room_latch() as latch:
+                with self._one_by_one:
+                    if (accepted := self._try_all(items, self.most)) is not None:
+                        return accepted
+                if how != "block" or not fits or self._ledger.phase is Phase.STOPPED:
+                    break
+                _wait_for_room(latch)
+        if how == "run" and (accepted := self._try_all(items, lambda _: math.inf)) is not None:
+            return accepted
+        executor = max(by_executor, key=lambda one: len(one.queued) + len(by_executor[one]))
+        refusal = self.refusal(by_executor[executor][0], executor, len(items))
+        if how == "journal" and all(map(_may_overflow, items)) and self._ledger.phase is not Phase.STOPPED:
+            raise Overflow(refusal)
+        raise refusal
+
+    def most(self, executor: Executor) -> float:
+        """Return how many items of an executor there may be."""
+        return executor.capacity + self._settings.max_queued
+
+    def _how(self) -> str:
+        if self._settings.overflow != "journal" and any(each.is_here() for each in self._executors.values()):
+            # A coroutine of ours must not wait here: it would block the items that it waits for.
+            return "raise"
+        return self._settings.overflow
+
+    def _by_executor(self, items: Iterable[WorkItem[Any]]) -> dict[Executor, list[WorkItem[Any]]]:
+        found: dict[Executor, list[WorkItem[Any]]] = {}
+        for item in items:
+            found.setdefault(self._executors[item._task.executor], []).append(item)
+        return found
+
+    def _try_all(
+        self, items: Sequence[WorkItem[Any]], most: Callable[[Executor], float]
+    ) -> list[WorkItem[Any]] | None:
+        def admit(new: Sequence[WorkItem[Any]]) -> bool:
+            return self._ledger.admit_all(self._by_executor(new), most)
+
+        if any(item._task.key is not None for item in items):
+            return self._keys.enter_all(items, admit)
+        return list(items) if admit(items) else None
+
+    def refusal(self, item: WorkItem[Any], executor: Executor, count: int = 1) -> EnqueueError:
+        """Return the error for an item that was not admitted, perhaps one of so many."""
         if self._ledger.phase is Phase.STOPPED:
             return Stopping.refusing(item.task_name)
+        what = f"{item.task_name} was not enqueued: {self._settings.max_queued} items wait"
+        if count > 1:
+            what = (
+                f"none of {count} calls was enqueued: with those of {item.task_name} more than"
+                f" {self._settings.max_queued} items would wait"
+            )
         return QueueFull(
-            f"{item.task_name} was not enqueued: {self._settings.max_queued} items wait for the executor"
-            f" {executor.name!r}, as many as BACKGROUND_MAX_QUEUED allows. Give it more workers,"
-            ' or let the view wait for room (BACKGROUND_OVERFLOW = "block"), or make the task durable'
+            f"{what} for the executor {executor.name!r}, as many as BACKGROUND_MAX_QUEUED allows. Give it"
+            ' more workers, or let the view wait for room (BACKGROUND_OVERFLOW = "block"), or let items go to'
+            ' the journal ("journal"), or make the task durable'
         )
+
+
+def _may_overflow(item: WorkItem[Any]) -> bool:
+    """Return whether an item may go to the journal. The keys of items in memory are not looked up there."""
+    return item._task.portable and item._task.key is None
 
 
 @interruptible_wait

@@ -1,4 +1,4 @@
-"""Items in the memory of this process: counted, run by executors, and lost with the process."""
+"""Items in the memory of this process: counted, run by executors, and at its end handed over or lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency.stop_signals import uninterruptible
 from flask_background.concurrency.timers import Timers
-from flask_background.core.backend import Companion, InProcessBackend, Phase, Stats
+from flask_background.core.backend import Companion, Entry, InProcessBackend, Phase, Stats
 from flask_background.core.executor_check import mismatch
 from flask_background.core.hub_events import make_events
 from flask_background.core.item import WorkItem
@@ -19,11 +19,20 @@ from flask_background.core.runner import perform
 from flask_background.core.settings import Settings
 from flask_background.core.status import Attempt, Outcome, Status
 from flask_background.core.token import CancellationSource, CancelReason
-from flask_background.errors import BackgroundError, EnqueuedInChildError, EnqueueError, ItemCancelledError
+from flask_background.errors import (
+    ArgumentError,
+    BackgroundError,
+    ConfigurationError,
+    EnqueuedInChildError,
+    EnqueueError,
+    ItemCancelledError,
+    Stopping,
+)
 from flask_background.executors import close_all, make_executors
 from flask_background.executors.base import Executor
 from flask_background.local.admission import Admission
 from flask_background.local.delayed import DelayedItems
+from flask_background.local.handover import HandOver
 from flask_background.local.keys import Keys
 from flask_background.local.ledger import Ledger
 from flask_background.local.lending import Lending
@@ -31,12 +40,15 @@ from flask_background.local.shutdown import ShutdownSequence
 from flask_background.local.uploads import UploadRoom, put_aside
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from flask import Flask
 
     from flask_background.core.callee import Callee
     from flask_background.core.registry import Registry
     from flask_background.core.request_state import RequestState
     from flask_background.hosts.base import Host
+    from flask_background.local.handover import Heir, Leaving
     from flask_background.local.uploads import Copies
 
 _RUNNING = Phase.RUNNING  # a local name, because every item passes here
@@ -45,7 +57,22 @@ _RUNNING = Phase.RUNNING  # a local name, because every item passes here
 class LocalBackend(InProcessBackend, RunHost):
     """The items of one app in one process."""
 
-    def __init__(self, app: Flask, settings: Settings, host: Host, registry: Registry) -> None:
+    can_retract = True
+
+    def __init__(
+        self,
+        app: Flask,
+        settings: Settings,
+        host: Host,
+        registry: Registry,
+        *,
+        open_heir: Callable[[], Heir | None] = lambda: None,
+        look_out: Callable[[], object] = lambda: None,
+    ) -> None:
+        """``open_heir`` opens the journal for the items that are handed over; None: there is none.
+
+        ``look_out`` is called now and then while items are in flight, and raises nothing.
+        """
         self._max_queued = settings.max_queued
         self._watcher = host
         self.keys = Keys()
@@ -62,11 +89,24 @@ class LocalBackend(InProcessBackend, RunHost):
         self._uploads = UploadRoom()
         self.companion: Companion | None = None
         self.admission = Admission(self.ledger, self.keys, self.executors, settings)
+        #: The ids of the items that wait for a response or a commit.
+        self._held: set[str] = set()
+        self._look_out = look_out
+        self._hand_over = HandOver(
+            self.ledger,
+            self.executors,
+            self.events,
+            may_go=self._may_go,
+            leave=self._leave,
+            end=self._end_leaving,
+            open_heir=open_heir,
+        )
         self.shutdown = ShutdownSequence(
             self.ledger,
             self.events,
             min(settings.grace_period, host.longest_grace),
             settings.host_limit,
+            hand_over=self._hand_over,
             source_of=self.source_of,
             withdraw=self.withdraw,
             look_after=self._look_after,
@@ -91,17 +131,21 @@ class LocalBackend(InProcessBackend, RunHost):
         executor.prepare(item)
         copies = None if item._uploads is None else self.enter_uploads(item)
         run_here = False
+        if held:
+            self._held.add(item.id)  # before anyone can see the item
         if task.key is not None or not self.ledger.admit(
             item, executor, executor.capacity + self._max_queued
         ):
             try:
                 accepted, run_here = self.admission.wait_and_enter(item, executor)
             except BaseException as error:
+                self._held.discard(item.id)
                 self.discard_uploads(item, copies)
                 if isinstance(error, EnqueueError):
                     self.events.refused(item.task_name, error)
                 raise
             if accepted is not item:
+                self._held.discard(item.id)
                 self.discard_uploads(item, copies)
                 return accepted  # the item that has the key
         if copies:
@@ -121,6 +165,72 @@ class LocalBackend(InProcessBackend, RunHost):
             else:
                 self._put(item, executor)
         return item
+
+    @uninterruptible
+    def accept_many(
+        self, entries: Sequence[Entry[WorkItem[Any]]], rest: Callable[[], object]
+    ) -> list[WorkItem[Any]]:
+        copies: dict[str, Copies] = {}
+        items = [entry.item for entry in entries]
+        try:
+            if self.ledger.phase is not _RUNNING and any(entry.due is not None for entry in entries):
+                raise Stopping.refusing(items[0].task_name)
+            for entry in entries:
+                self._prepare(entry, copies)
+            accepted = self.admission.enter_all(items)
+            try:
+                rest()
+            except BaseException:
+                for item in items:
+                    self._retract(item)
+                raise
+        except BaseException as error:
+            for item in items:
+                self.discard_uploads(item, copies.get(item.id))
+            if isinstance(error, EnqueueError):
+                self.events.refused(items[0].task_name, error)
+            raise
+        if not self._watcher.awake:
+            self._wake_watcher()
+        for entry, taken in zip(entries, accepted, strict=True):
+            if taken is entry.item:
+                put_aside(copies.get(taken.id, []))
+                self._start_new(taken, entry.due)
+            else:
+                self.discard_uploads(entry.item, copies.get(entry.item.id))
+        return accepted
+
+    def _prepare(self, entry: Entry[WorkItem[Any]], copies: dict[str, Copies]) -> None:
+        item, task = entry.item, entry.item._task
+        executor = self.executors.get(task.executor)
+        try:
+            if executor is None or (executor.coroutines_only and not task.is_coroutine):
+                raise mismatch(task, self.executors)
+            executor.prepare(item)
+        except (ArgumentError, ConfigurationError) as error:
+            raise entry.refusing(error) from error
+        if item._uploads is not None:
+            copies[item.id] = self._uploads.enter(item)
+
+    def _retract(self, item: WorkItem[Any]) -> None:
+        """Take back an item that has not started, because its batch was refused."""
+        if item._task.key is not None:  # others may have its handle
+            self.cancel_held(item, "the batch that it was enqueued with was refused")
+        elif self.is_in_flight(item):  # otherwise the stop has ended it
+            self.let_go(item)
+
+    def _start_new(self, item: WorkItem[Any], due: float | None) -> None:
+        executor = self.executors[item._task.executor]
+        try:
+            self.events.enqueued(item)
+        finally:  # a signal may raise here, when the item has been accepted
+            if due is not None:
+                self.later.try_again(item, due - self.timers.clock.time())
+            elif len(executor.queued) + len(executor.running) > self.admission.most(executor):
+                executor.run_here(item)
+                item.wait()  # BACKGROUND_OVERFLOW slows the caller down
+            else:
+                self._put(item, executor)
 
     @uninterruptible
     def take(self, item: WorkItem[Any], held: bool = False) -> bool:
@@ -157,6 +267,7 @@ class LocalBackend(InProcessBackend, RunHost):
 
     @uninterruptible
     def start_held(self, item: WorkItem[Any]) -> None:
+        self._held.discard(item.id)
         if self.is_in_flight(item):
             self._put(item, self.executors[item._task.executor])
 
@@ -172,6 +283,7 @@ class LocalBackend(InProcessBackend, RunHost):
         if due is None:
             self.start_held(item)
         elif self.is_in_flight(item):
+            self._held.discard(item.id)
             self.later.wait_until(item, due)
 
     def _wake_watcher(self) -> None:
@@ -294,6 +406,23 @@ class LocalBackend(InProcessBackend, RunHost):
         self.ledger.remove(item, self.ledger.leaving)
         return True
 
+    def _may_go(self, item: WorkItem[Any]) -> bool:
+        """Return whether a queued item may be handed over: it is in memory only, and waits for its run."""
+        return item._host is self and type(item) is WorkItem and item.id not in self._held
+
+    def _leave(self, item: WorkItem[Any], error: BaseException) -> None:
+        """Forget an item that was handed over: it goes on elsewhere, under the same id."""
+        item._end((Status.INTERRUPTED, None, error))
+        self._release(item)
+        self.ledger.let_go(item, self.ledger.leaving)
+        item._announce_end()
+
+    def _end_leaving(self, item: WorkItem[Any], outcome: Outcome) -> None:
+        """End an item that was taken out of the queue."""
+        item._end(outcome)
+        self._tell_end(item, outcome)
+        self.ledger.remove(item, self.ledger.leaving)
+
     def _look_after(self) -> None:
         """Start threads that have died or could not be started, and forget items that ended long ago.
 
@@ -303,11 +432,13 @@ class LocalBackend(InProcessBackend, RunHost):
         for executor in self.executors.values():
             executor.have_thread()
         self.ledger.let_old_go()
+        self._look_out()
 
-    def _stop_begins(self) -> None:
-        self.later.dismiss()
+    def _stop_begins(self, end: float) -> Leaving:
+        leaving = self._hand_over.take_waiting(self.later.dismiss(), self.later.end, end)
         if self.companion is not None:
             self.companion.stop_begins()
+        return leaving
 
     def _expect_kill(self) -> None:
         if self.companion is not None:
@@ -330,13 +461,19 @@ class LocalBackend(InProcessBackend, RunHost):
             if not corrects or outcome[0] is not Status.INTERRUPTED:
                 self.events.finished(item, outcome, corrects)
         finally:
-            if item._uploads is not None:
-                self._uploads.leave(item)
-            item._release_arguments()
-            if item._task.key is not None:
-                self.keys.give_back(item)
-            if self._lending.lent:
-                self._lending.give_back(item)
+            self._release(item)
+
+    def _release(self, item: WorkItem[Any]) -> None:
+        """Let go of what an item had here: it will not run here again."""
+        if item._uploads is not None:
+            self._uploads.leave(item)
+        item._release_arguments()
+        if item._task.key is not None:
+            self.keys.give_back(item)
+        if self._lending.lent:
+            self._lending.give_back(item)
+        if self._held:
+            self._held.discard(item.id)
 
     def is_in_flight(self, item: WorkItem[Any]) -> bool:
         executor = self.executors[item._task.executor]
@@ -352,3 +489,8 @@ class ChildBackend(LocalBackend):
             " and would be lost with it: make the task durable=True, so that the journal keeps the item, or"
             " call it as a function"
         )
+
+    def accept_many(
+        self, entries: Sequence[Entry[WorkItem[Any]]], rest: Callable[[], object]
+    ) -> list[WorkItem[Any]]:
+        return [self.accept(entry.item) for entry in entries]

@@ -1,7 +1,7 @@
 """Items of this process that wait for their delay to pass, or for their next attempt.
 
-Waiting items are counted as queued. When the process stops, their time can no longer come: they are ended and
-logged, and the stop does not wait for them.
+Waiting items are counted as queued. When the process stops, their time can no longer come: they are handed
+over, or ended and logged, and the stop does not wait for them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class DelayedItems:
         self._withdraw = withdraw
         self._log_error = log_error
         self._lock = native.new_lock()
-        self._waiting: dict[str, tuple[WorkItem[Any], Timer]] = {}
+        #: The waiting items by id, each with its timer and the time at which it is due (``time.time()``).
+        self._waiting: dict[str, tuple[WorkItem[Any], Timer, float]] = {}
         self._closed = False
 
     def wait_until(self, item: WorkItem[Any], due: float) -> None:
@@ -56,25 +57,39 @@ class DelayedItems:
     def try_again(self, item: WorkItem[Any], delay: float) -> None:
         """Let an item that is queued again wait delay seconds for its run; end it if the process stops."""
         if not self._enter(item, delay):
-            self._end(item)
+            self.end(item)
 
     def has(self, item: WorkItem[Any]) -> bool:
         """Return whether the item waits for its time."""
         return item.id in self._waiting
 
-    def dismiss(self) -> None:
-        """End the waiting items because the process stops, and take no more."""
+    def dismiss(self) -> list[tuple[WorkItem[Any], float]]:
+        """Let go of the waiting items because the process stops, and take no more.
+
+        Returns the items, which stay queued, each with the time at which it is due (``time.time()``).
+        """
         with self._lock:
             self._closed = True
             waiting, self._waiting = self._waiting, {}
-        for item, timer in waiting.values():
+        for _, timer, _ in waiting.values():
             self._timers.cancel(timer)
-            self._end(item)
+        return [(item, due) for item, _, due in waiting.values()]
+
+    def end(self, item: WorkItem[Any], why_kept: str = "") -> None:
+        """End an item whose time cannot come. ``why_kept``: why the item was not handed over."""
+        error = None if item._attempt is None else item._attempt.error
+        what = "its time" if error is None else f"its attempt {item.attempt + 1}"
+        why = ItemInterruptedError(
+            f"item {item.id} ({item.task_name}) waited for {what} when the host stopped{why_kept}"
+        )
+        why.__cause__ = error
+        self._withdraw(item, (Status.INTERRUPTED, None, why))
 
     def _enter(self, item: WorkItem[Any], seconds: float) -> bool:
         with self._lock:
             if not self._closed:
-                self._waiting[item.id] = item, self._timers.set(seconds, partial(self._call, item))
+                timer = self._timers.set(seconds, partial(self._call, item))
+                self._waiting[item.id] = item, timer, self._timers.clock.time() + seconds
             return not self._closed
 
     def _call(self, item: WorkItem[Any]) -> None:
@@ -88,13 +103,4 @@ class DelayedItems:
                 f"Item {item.id} ({item.task_name}) could not be started; the next try follows", error, item
             )
             if not self._enter(item, _NO_THREAD):
-                self._end(item)
-
-    def _end(self, item: WorkItem[Any]) -> None:
-        error = None if item._attempt is None else item._attempt.error
-        what = "its time" if error is None else f"its attempt {item.attempt + 1}"
-        why = ItemInterruptedError(
-            f"item {item.id} ({item.task_name}) waited for {what} when the host stopped"
-        )
-        why.__cause__ = error
-        self._withdraw(item, (Status.INTERRUPTED, None, why))
+                self.end(item)

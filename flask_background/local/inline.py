@@ -7,18 +7,18 @@ results.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flask_background.concurrency import native
 from flask_background.core.await_here import await_here
-from flask_background.core.backend import Backend
+from flask_background.core.backend import Backend, Entry
 from flask_background.core.executor_check import check_executor
 from flask_background.core.item import WorkItem
 from flask_background.core.run_host import RunHost
 from flask_background.core.runner import Run, perform
 from flask_background.core.status import Attempt, Outcome, Status
-from flask_background.errors import EnqueueError
+from flask_background.errors import ArgumentError, ConfigurationError, EnqueueError
 from flask_background.payload import data
 from flask_background.payload.outcomes import result_as_data, result_of
 
@@ -82,6 +82,22 @@ class InlineBackend(Backend[WorkItem[Any]], RunHost):
             if not held:
                 self.may_start(item, due)
         return item
+
+    def accept_many(
+        self, entries: Sequence[Entry[WorkItem[Any]]], rest: Callable[[], object]
+    ) -> list[WorkItem[Any]]:
+        """Accept items one after the other, when the arguments of all have passed the check."""
+        for entry in entries:
+            task = entry.item._task
+            try:
+                check_executor(task, self._local.executors)
+                if task.portable and (self._strict or _stands_for_data(task)):
+                    self._make_data(entry.item)
+            except (ArgumentError, ConfigurationError) as error:
+                for one in entries:
+                    self.forget(one.item)
+                raise entry.refusing(error) from error
+        return super().accept_many(entries, rest)
 
     def start_held(self, item: WorkItem[Any]) -> None:
         if self._local.is_in_flight(item):

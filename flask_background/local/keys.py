@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask_background.concurrency import native
@@ -40,6 +40,31 @@ class Keys:
                 if not admitted:
                     del self._items[key]
             return item if admitted else None
+
+    def enter_all(
+        self, items: Sequence[WorkItem[Any]], admit: Callable[[Sequence[WorkItem[Any]]], bool]
+    ) -> list[WorkItem[Any]] | None:
+        """Do the same for a batch: ``admit`` lets all items in that need it, or none.
+
+        Returns for each item the one that has its key, or None if they are not let in.
+        """
+        with self._lock:
+            accepted, new = [], []
+            for item in items:
+                key = item._task.key
+                other = item if key is None else self._items.setdefault((item.task_name, key), item)
+                accepted.append(other)
+                if other is item:
+                    new.append(item)
+            admitted = False
+            try:
+                admitted = admit(new)
+            finally:
+                if not admitted:
+                    for item in new:
+                        if item._task.key is not None:
+                            del self._items[item.task_name, item._task.key]
+            return accepted if admitted else None
 
     def give_back(self, item: WorkItem[Any]) -> None:
         """Free the key of an item that has ended."""

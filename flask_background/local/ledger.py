@@ -10,7 +10,7 @@ Nothing here calls foreign code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,23 @@ class Ledger:
         accepted = executor.queued.pop(item.id, None) is None
         self._wake_if_idle()
         return accepted
+
+    def admit_all(
+        self, items: Mapping[Executor, Sequence[WorkItem[Any]]], most: Callable[[Executor], float]
+    ) -> bool:
+        """Enter items, all or none; return False if an executor has too little room, or after the stop.
+
+        ``most`` returns how many items of an executor there may be.
+        """
+        with self.lock:
+            if self.phase is _STOPPED:
+                return False
+            for executor, own in items.items():
+                if len(executor.queued) + len(executor.running) + len(own) > most(executor):
+                    return False
+            for executor, own in items.items():
+                executor.queued.update({item.id: item for item in own})
+            return True
 
     def claim(self, item: WorkItem[Any], executor: Executor, attempt: Attempt) -> bool:
         """Move a queued item to the running ones; return False if it was withdrawn, or after the stop."""
@@ -103,6 +120,25 @@ class Ledger:
     def _wake_if_idle(self) -> None:
         if self._idle_latches and self.is_idle():
             _open(self._idle_latches)
+
+    def take_out(self, items: Iterable[WorkItem[Any]], executor: Executor) -> list[WorkItem[Any]]:
+        """Move queued items to the leaving ones, so that none starts; return those that were queued."""
+        taken = []
+        with self.lock:
+            for item in items:
+                # Set before the item leaves the queued ones, so that it is counted all the time.
+                self.leaving[item.id] = item
+                if executor.queued.pop(item.id, None) is None:
+                    del self.leaving[item.id]
+                else:
+                    taken.append(item)
+        return taken
+
+    def put_back(self, item: WorkItem[Any], executor: Executor) -> None:
+        """Queue an item again that was taken out."""
+        with self.lock:
+            executor.queued[item.id] = item
+            del self.leaving[item.id]
 
     def let_go(self, item: WorkItem[Any], book: dict[str, WorkItem[Any]]) -> bool:
         """Remove an item that goes on elsewhere from its book; return False if it is no longer there.
@@ -175,6 +211,10 @@ class Ledger:
             if requeues == self._requeues:
                 return True
 
+    def count_queued(self) -> int:
+        """Return how many items are queued."""
+        return sum(len(executor.queued) for executor in self._executors)
+
     def unfinished(self) -> list[WorkItem[Any]]:
         """Return the items in flight, in the order in which they were enqueued."""
         found: dict[str, WorkItem[Any]] = {}
@@ -221,7 +261,7 @@ class Ledger:
         with self.lock:
             counts = self._ended.counts()
             return Stats(
-                queued=sum(len(executor.queued) for executor in self._executors),
+                queued=self.count_queued(),
                 running=sum(len(executor.running) for executor in self._executors),
                 succeeded=counts[Status.SUCCEEDED],
                 failed=counts[Status.FAILED],

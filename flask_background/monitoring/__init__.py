@@ -1,1 +1,1 @@
-"""The monitor of an app's items, for people: pages, commands and metrics look and act through it."""
+"""The look at items, tasks and processes that pages, commands and metrics share, and their actions."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flask_background.core.backend import Backend
+from flask_background.core.backend import Backend, Entry
 from flask_background.core.checks import shown
 from flask_background.core.item import WorkItem
 from flask_background.core.options import TaskOptions
@@ -128,22 +128,31 @@ class RecordingBackend(Backend[WorkItem[Any]]):
     def __init__(self, items: RecordedItems, backend: Backend[Any]) -> None:
         self._items = items
         self._backend = backend
-        self._recorded: RecordedItem | None = None
+        self._recorded: dict[str, RecordedItem] = {}
+        self.takes_batches = backend.takes_batches
+        self.can_retract = backend.can_retract
 
     def make_item(
         self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any], state: RequestState | None
     ) -> WorkItem[Any]:
         item: WorkItem[Any] = self._backend.make_item(callee, args, kwargs, state)
-        self._recorded = RecordedItem(item, callee.name, args, kwargs, callee.options, callee.func)
+        self._recorded[item.id] = RecordedItem(item, callee.name, args, kwargs, callee.options, callee.func)
         return item
 
     def accept(self, item: WorkItem[Any], held: bool = False, due: float | None = None) -> WorkItem[Any]:
-        with self._recording(item) as taken:
+        with self._recording([item]) as taken:
             taken.append(self._backend.accept(item, held, due))
         return taken[0]
 
+    def accept_many(
+        self, entries: Sequence[Entry[WorkItem[Any]]], rest: Callable[[], object]
+    ) -> list[WorkItem[Any]]:
+        with self._recording([entry.item for entry in entries]) as taken:
+            taken.extend(self._backend.accept_many(entries, rest))
+        return taken
+
     def reserve(self, item: WorkItem[Any]) -> WorkItem[Any]:
-        with self._recording(item) as taken:
+        with self._recording([item]) as taken:
             taken.append(self._backend.reserve(item))
         return taken[0]
 
@@ -157,13 +166,14 @@ class RecordingBackend(Backend[WorkItem[Any]]):
         self._backend.submit_reserved(item, due)
 
     @contextmanager
-    def _recording(self, item: WorkItem[Any]) -> Iterator[list[WorkItem[Any]]]:
-        """Record the item before the backend takes it: an immediate item may enqueue others."""
-        assert self._recorded is not None
-        self._items.append(self._recorded)
+    def _recording(self, items: Sequence[WorkItem[Any]]) -> Iterator[list[WorkItem[Any]]]:
+        """Record items before the backend takes them: an immediate item may enqueue others."""
+        recorded = [self._recorded.pop(item.id) for item in items]
+        self._items.extend(recorded)
         taken: list[WorkItem[Any]] = []
         try:
             yield taken
         finally:
-            if taken != [item]:  # refused, or another item has its key
-                self._items.remove(self._recorded)
+            for index, record in enumerate(recorded):
+                if index >= len(taken) or taken[index] is not record.item:
+                    self._items.remove(record)  # refused, or another item has its key

@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import Result
 from flask import Flask
 
 from flask_background import Background, Status, current_item
-from flask_background.app_state import state_of
 from flask_background.cli.commands import background as group
 
 from ..helpers import BOUND, Site
-
-
-@pytest.fixture
-def site(make_site: Callable[..., Site], tmp_path: Path) -> Site:
-    """An app with three tasks, and a journal; it leaves durable items to workers."""
-    site = make_site(BACKGROUND_JOURNAL=tmp_path / "journal", BACKGROUND_RUN_IN_WEB=False)
-    site.background.task(durable=True, name="shop.double")(lambda n, suffix="": f"{n * 2}{suffix}")
-    site.background.task(durable=True, name="shop.fail")(lambda: [][0])
-    site.background.task(name="shop.greet")(lambda name: {"hello": name})
-    return site
-
-
-@pytest.fixture
-def flask(site: Site) -> Callable[..., Result]:
-    """Runs a command as ``flask background`` does."""
-
-    def call(*args: str) -> Result:
-        result: Result = site.app.test_cli_runner().invoke(group, args)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result
-
-    return call
-
-
-def said(result: Result) -> Any:
-    """The JSON that a command printed."""
-    assert result.exit_code == 0, result.output
-    return json.loads(result.output)
-
-
-def one_line(result: Result) -> str:
-    """The error of a command that failed."""
-    *_, line = result.stderr.strip().splitlines()
-    return line
-
+from .conftest import one_line, said
 
 SHOP = """
 import sys
@@ -61,8 +24,8 @@ app = Flask("shop")
 plain = Flask("plain")
 @app.cli.command("loaded")
 def loaded():
-    late = {"sqlite3", "flask_background.cli.commands", "flask_background.cli.items"}
-    print(sorted(late & set(sys.modules)))
+    late = ("sqlite3", *(f"flask_background.{n}" for n in ("monitoring", "cli.commands", "cli.items")))
+    print([name for name in late if name in sys.modules])
 from flask_background import Background
 background = Background(app)
 """
@@ -116,8 +79,21 @@ def test_run_in_memory(flask: Callable[..., Result]) -> None:
         (("run", "nothing"), 2, "there is no task named 'nothing'; there are: shop.double, shop.fail"),
         (("run", "double"), 2, "missing"),
         (("show", "abc"), 1, "no item 'abc'"),
-        (("cancel", "abc"), 1, "no item 'abc'"),
-        (("retry", "abc"), 1, "no item 'abc'"),
+        (("cancel", "abc"), 1, "item abc: it is not known"),
+        (("retry", "abc"), 1, "item abc: it is not known"),
+        (("purge", "abc"), 1, "item abc: it is not known"),
+        (("cancel",), 2, "give either IDs, or options that select items"),
+        (("retry", "abc", "--task", "mail.*"), 2, "give either IDs, or options that select items"),
+        (("purge", "--older-than", "a week"), 2, "'a week' is no length of time"),
+        (("list", "--since", "99999999999d"), 2, "is no time"),
+        (("list", "--since", "yesterday"), 2, "'yesterday' is no time"),
+        (("list", "--after", "x"), 2, "'x' is no cursor"),
+        (("stats", "--period", "1y"), 2, "'1y' is no length of time"),
+        (("pause",), 2, "give either the name of a task, or --executor NAME"),
+        (("pause", "shop.double", "--executor", "thread"), 2, "give either the name of a task"),
+        (("pause", "nothing"), 2, "there is no task named 'nothing'"),
+        (("resume", "--executor", "gpu"), 2, "there is no executor named 'gpu'"),
+        (("run-now", "shop.double"), 2, "there is no periodic task named 'shop.double'"),
         (("list", "--status", "lost"), 2, "lost"),
         (
             ("worker", "--executor", "gpu"),
@@ -142,36 +118,6 @@ def test_journal_that_cannot_be_opened(site: Site, flask: Callable[..., Result])
     assert "journal" in one_line(result)
 
 
-def test_a_day_of_an_item(site: Site, flask: Callable[..., Result]) -> None:
-    """An item is listed, shown, cancelled, retried, run, counted and deleted; its arguments are not shown."""
-    item_id = said(flask("run", "double", "21", "s3cret", "--json"))["id"]
-    said(flask("run", "fail", "--json"))
-    assert [entry["task"] for entry in said(flask("list", "--json"))] == ["shop.double", "shop.fail"]
-    assert [entry["id"] for entry in said(flask("list", "--json", "--task", "shop.double"))] == [item_id]
-    assert flask("list").output.splitlines()[0].split() == ["id", "status", "attempt", "age", "task"]
-    shown = said(flask("show", item_id, "--json"))
-    assert shown["enqueued"].endswith("+00:00")
-    assert "s3cret" not in flask("show", item_id).output + flask("list").output + json.dumps(shown)
-
-    assert said(flask("cancel", item_id, "--json")) == {"id": item_id, "status": "cancelled"}
-    assert "it has ended" in one_line(flask("cancel", item_id))
-    assert said(flask("retry", item_id, "--json")) == {"id": item_id, "status": "queued"}
-    assert "it is queued" in one_line(flask("retry", item_id))
-    assert said(flask("stats", "--json"))["queued"] == 2
-    assert state_of(site.app).durable.session.writer.flush(BOUND)
-
-
-def test_purge(site: Site, flask: Callable[..., Result]) -> None:
-    """``purge`` deletes ended items after a question, or only those of one status."""
-    item_id = said(flask("run", "double", "1", "--json"))["id"]
-    said(flask("run", "double", "2", "--json"))
-    flask("cancel", item_id)
-    assert flask("purge").exit_code == 1
-    assert said(flask("purge", "--yes", "--json", "--status", "failed")) == {"purged": 0}
-    assert said(flask("purge", "--yes", "--json")) == {"purged": 1}
-    assert said(flask("stats", "--json"))["queued"] == 1
-
-
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e\ud800 \u2713\nforged line"
 
 
@@ -189,7 +135,7 @@ def test_hostile_texts(
     monkeypatch.setattr(site.app.logger.getChild("background"), "disabled", True)
     site.background.task(durable=True, name="shop.hostile")(fail)
     assert flask("run", "hostile", "--wait").exit_code == 1
-    (item,) = said(flask("list", "--json"))
+    (item,) = said(flask("list", "--json"))["items"]
     item_id = item["id"]
     runner = site.app.test_cli_runner(charset=encoding)
     for args in (["show", item_id], ["show", item_id, "--json"], ["list"]):
@@ -203,7 +149,8 @@ def test_hostile_texts(
 
 def test_text_that_cannot_be_encoded(flask: Callable[..., Result]) -> None:
     """An option or a name with half of a surrogate pair is refused by name."""
-    for args in (["list", "--task", "\udcff"], ["show", "\udcff"], ["retry", "\udcff"], ["run", "\udcff"]):
+    commands = ["list", "--task"], ["show"], ["retry"], ["run"], ["list", "--text"], ["pause"]
+    for args in ([*command, "\udcff"] for command in commands):
         result = flask(*args)
         assert result.exit_code == 2
         assert "is no well-formed text" in result.output

@@ -27,6 +27,7 @@ def test_defaults() -> None:
     assert settings.grace_period == 90.0
     assert settings.max_queued == 10_000
     assert settings.overflow == "raise"
+    assert settings.hand_over is True
     assert (settings.kill_after, settings.app, settings.switch_interval) == (5.0, None, None)
     assert (settings.backend, settings.celery, settings.publish_timeout) == ("local", None, 2.0)
     assert set(settings.executors) == {"thread", "asyncio"}
@@ -94,8 +95,9 @@ def test_executors() -> None:
         ("BACKGROUND_WORKERS", "4", "a whole number from 1"),
         ("BACKGROUND_MAX_QUEUED", 0, "a whole number from 1"),
         ("BACKGROUND_MAX_QUEUED", None, "a whole number from 1"),
-        ("BACKGROUND_OVERFLOW", "drop", '"raise", "block" or "run"'),
-        ("BACKGROUND_OVERFLOW", None, '"raise", "block" or "run"'),
+        ("BACKGROUND_HAND_OVER", "no", "True or False"),
+        ("BACKGROUND_OVERFLOW", "drop", '"raise", "block", "run" or "journal"'),
+        ("BACKGROUND_OVERFLOW", None, '"raise", "block", "run" or "journal"'),
         ("BACKGROUND_EXECUTORS", ["mails"], "a dict"),
         ("BACKGROUND_PUBLISH_TIMEOUT", 0, "a number of seconds above 0"),
         ("BACKGROUND_PUBLISH_TIMEOUT", "2", "a number of seconds from 0"),

@@ -123,8 +123,9 @@ def test_signup(start_demo: Start, browser: Browser, size: tuple[int, int]) -> N
     browser.one("#name").send_keys("Ada Lovelace")
     browser.one("#address").send_keys("ada@example.com")
     browser.one("main form button").click()
-    browser.sees("welcome.png")
     browser.sees("Done")
+    browser.one(".letter img")  # the page looks for it when the item has ended
+    until(lambda: browser.script("return document.querySelector('.letter img')?.complete"))
     assert browser.script("return document.querySelector('.letter img').naturalWidth") == 960
     in_light_and_dark(browser, f"signup-{size[0]}", size)
 

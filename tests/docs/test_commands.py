@@ -23,6 +23,7 @@ pytestmark = pytest.mark.server
 ELSEWHERE = {
     'pip install ".[gunicorn]"': "make lint installs the package with extras in the same way",
     "gunicorn --workers 2 --threads 4 --graceful-timeout 91 shop:app": "tests/test_readme.py",
+    "flask --app shop background metrics --port 9464": "tests/contrib/test_gunicorn.py",
 }
 ENQUEUE = """
 from shop import create_app, tidy
@@ -72,6 +73,35 @@ def test_worker(start: Callable[..., Program], tmp_path: Path) -> None:
     workers.end()
 
 
+SHOP = """
+from flask import Flask
+from flask_background import Background
+app = Flask("shop")
+app.config["BACKGROUND_RUN_IN_WEB"] = False
+background = Background(app)
+@background.task(durable=True, name="mail.send")
+def send():
+    raise ConnectionError("the mail server is down")
+"""
+
+
+def test_repair(start: Callable[..., Program], tmp_path: Path) -> None:
+    """``guides/repair.md``: a task waits while it is paused; what has failed runs again."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    pause, resume, retry, purge, doctor = commands("guides/repair.md")
+    work = "flask --app shop background worker --burst"
+    start(pause).succeeds()
+    start("flask --app shop background run mail.send").succeeds()
+    assert "mail server is down" not in start(work).succeeds()
+    assert "paused" in start(doctor).succeeds()
+    start(resume).succeeds()
+    assert "mail server is down" in start(work).succeeds()
+    assert start(retry).succeeds().endswith("1 item retried\n")
+    nothing = start(purge)
+    assert nothing.process.wait(60) == 1
+    assert nothing.log == "0 items purged\n"
+
+
 def test_plain_process(start: Callable[..., Program], tmp_path: Path) -> None:
     """``guides/hosts.md``: a script waits for its item."""
     save_files("guides/hosts.md", tmp_path)
@@ -101,7 +131,14 @@ def test_celery(start: Callable[..., Program], tmp_path: Path, redis: Redis) -> 
 
 def test_every_command_is_run() -> None:
     """No page has a command that no test runs."""
-    run_here = ("guides/worker.md", "guides/hosts.md", "guides/celery.md", "deploy/index.md", *PROGRAMS)
+    run_here = (
+        "guides/worker.md",
+        "guides/repair.md",
+        "guides/hosts.md",
+        "guides/celery.md",
+        "deploy/index.md",
+        *PROGRAMS,
+    )
     doctor = commands("deploy/index.md")[0]
     left = {
         command

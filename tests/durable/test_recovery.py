@@ -106,6 +106,20 @@ def test_files_that_a_cleaner_removed(shop: Shop, owners: Path, within: tuple[st
     assert (row["attempt"], row["crashes"]) == (2, 1)
 
 
+def test_signal(shop: Shop) -> None:
+    """The process that finds the items of a dead one tells how many run again."""
+    dies = shop.start(HOLDS)
+    until(lambda: len(shop.runs()) == 1)
+    dies.kill()
+    finds = """
+    from flask_background import signals
+    receive = lambda app, count: say("recovered", count)
+    signals.items_recovered.connect(receive)
+    serve()
+    """
+    shop.start(finds).wait_for("recovered 1")
+
+
 def test_files_of_a_stopped_process(shop: Shop, owners: Path) -> None:
     """A process that is stopped cannot make its files again: its items wait until it goes on, or dies."""
     first = shop.start(HOLDS)

@@ -17,6 +17,8 @@ from flask_background.hosts.worker_start import tell_when_started
 class Config:
     """gunicorn's configuration, as far as it goes."""
 
+    workers = 2
+
     def __init__(self, log: list[str]) -> None:
         self.post_worker_init: Callable[[Any], object] = lambda worker: log.append("user's")
 
@@ -31,6 +33,7 @@ class Worker:
 
     def __init__(self, log: list[str]) -> None:
         self.cfg = Config(log)
+        self.age = 2
 
     def start(self) -> None:
         """Start as gunicorn's worker does when the app is loaded."""
@@ -44,9 +47,9 @@ class Starter:
         self._log = log
         self._name = name
 
-    def worker_started(self) -> None:
+    def worker_started(self, *, follows: bool) -> None:
         """It has started."""
-        self._log.append(self._name)
+        self._log.append(f"{self._name}, the next" if follows else self._name)
 
 
 def no_host() -> None:
@@ -78,6 +81,19 @@ def test_told(worker: Worker, log: list[str]) -> None:
     worker.start()
     assert log[0] == "user's"
     assert sorted(log[1:]) == ["first", "second"]
+
+
+def test_follows_another(worker: Worker, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A starter learns that its worker replaces another one, of this master or of one before it (USR2)."""
+    starter = Starter(log, "first")
+    tell_when_started(starter, no_host)
+    worker.start()
+    worker.age = 3
+    worker.start()
+    worker.age = 1
+    monkeypatch.setenv("GUNICORN_PID", "1")
+    worker.start()
+    assert log == ["user's", "first"] + ["user's", "first, the next"] * 2
 
 
 def test_nobody_wants_to_know(worker: Worker, log: list[str]) -> None:

@@ -69,7 +69,7 @@ def test_all_is_well(site: Site, make_site: Callable[..., Site], tmp_path: Path)
 
 def test_late_and_nobody_is_up(site: Site) -> None:
     """Items that have long been due, while no process is up that could run them."""
-    write(site, lambda db: db.execute("update item set due = ?", (NOW - 300,)))
+    write(site, lambda db: db.execute("update item set due = ?", (time.time() - 300,)))
     finding = findings(site)["task mail"]
     assert finding.level == "error"
     assert "late: 1 item (executor thread), the oldest for 5 min, and no process is up" in finding.text
@@ -82,7 +82,7 @@ def test_late_though_processes_are_up(shop: Shop, make_site: Callable[..., Site]
     until(lambda: [row["status"] for row in shop.rows()].count("running") == 2)
     site = make_site(BACKGROUND_JOURNAL=shop.folder / "journal", BACKGROUND_RUN_IN_WEB=False)
     site.background.task(durable=True, name="work")(print)
-    write(site, lambda db: db.execute("update item set due = ? where status = 'queued'", (NOW - 90,)))
+    write(site, lambda db: db.execute("update item set due = ? where status = 'queued'", (time.time() - 90,)))
     finding = findings(site)["task work"]
     assert finding.level == "warning"
     assert "late: 4 items (executor thread), the oldest for " in finding.text
@@ -169,7 +169,7 @@ def test_process_that_does_not_answer(
 def test_outbox(site: Site) -> None:
     """Items that have long waited to be forwarded."""
     box = state_of(site.app).durable.outbox
-    box.put(OutboxRow("item-0", "mail", "[[],{}]", "{}", None, None, NOW - 600))
+    box.put(OutboxRow("item-0", "mail", "[[],{}]", "{}", None, None, time.time() - 600))
     finding = findings(site)["outbox"]
     assert finding.level == "warning"
     assert "1 item waits to be forwarded" in finding.text

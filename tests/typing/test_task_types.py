@@ -14,6 +14,7 @@ from flask import Flask
 
 from flask_background import (
     Background,
+    Call,
     CancellationToken,
     CancelReason,
     Progress,
@@ -125,6 +126,17 @@ async def coroutines_keep_signatures() -> None:
     assert_type(await fetch("url", retries=1), bytes)
     assert_type(await later(), complex)
     await fetch(1)  # type: ignore[arg-type]
+
+
+def batches_give_items() -> None:
+    """A batch of one task's calls gives its items; a wrong call is an error where it is made."""
+    assert_type(resize.call(b"", 1), Call[str])
+    assert_type(fetch.using(delay=1).call("url"), Call[bytes])
+    assert_type(Shop().greet.call("bo"), Call[str])
+    assert_type(background.enqueue_many(fetch.call(url) for url in ("a", "b")), list[WorkItem[bytes]])
+    mixed: list[Call[object]] = [resize.call(b"", 1), fetch.call("url")]
+    assert_type(background.enqueue_many(mixed), list[WorkItem[object]])
+    resize.call(b"")  # type: ignore[call-arg]
 
 
 def enqueue_gives_items() -> None:

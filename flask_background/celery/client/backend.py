@@ -33,6 +33,8 @@ _ID = re.compile("[0-9a-f]{24}")
 class CeleryBackend(Backend[CeleryItem[Any]]):
     """The items that one process has sent to Celery, or asks it about."""
 
+    takes_batches = False
+
     def __init__(self, process: ThisProcess) -> None:
         """Find the app's Celery. Raises ConfigurationError."""
         self.pid = os.getpid()

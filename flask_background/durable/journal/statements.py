@@ -41,6 +41,17 @@ def insert(db: sqlite3.Connection, row: ItemRow) -> ItemRow | None:
     return None
 
 
+def insert_each(db: sqlite3.Connection, rows: Sequence[ItemRow]) -> list[ItemRow | None]:
+    """Enter items; return None for each, or the item in flight with the same key: then nothing was entered.
+
+    If one of them raises an error, the caller undoes the transaction.
+    """
+    if all(row.key is None for row in rows):
+        insert_all(db, rows)
+        return [None] * len(rows)
+    return [insert(db, row) for row in rows]
+
+
 def insert_all(db: sqlite3.Connection, rows: Sequence[ItemRow]) -> None:
     """Enter items that have no keys.
 

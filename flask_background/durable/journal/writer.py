@@ -50,16 +50,24 @@ class Writer:
         self._callbacks = Callbacks()
         self._running = False
 
-    def write(self, step: Step[T], *, sync: bool = True, undo: Step[None] | None = None) -> T:
+    def write(
+        self,
+        step: Step[T],
+        *,
+        sync: bool = True,
+        undo: Step[None] | None = None,
+        patience: float = _PATIENCE,
+    ) -> T:
         """Write a step, and return its return value. Raises JournalError if the step cannot be written.
 
         ``sync``: whether the step has to survive a power cut, at durability "power". ``undo``: a step to
         write if a signal or gevent's Timeout interrupts the wait too late to withdraw the first one.
+        ``patience``: how long the step waits until its transaction begins, in seconds.
         """
         write = Write(step, sync)
         try:
             if not self._write_alone(write):
-                self._wait_for(write)
+                self._wait_for(write, patience)
         except JournalError:
             raise
         except BaseException:
@@ -164,16 +172,16 @@ class Writer:
         self.transactions += 1
         return True
 
-    def _wait_for(self, write: Write) -> None:
+    def _wait_for(self, write: Write, patience: float) -> None:
         latch = write.latch = native.Latch()
         self._steps.put(write)
-        why: Exception = TimeoutError(f"another process has been writing for {_PATIENCE:g} s")
+        why: Exception = TimeoutError(f"another process has been writing for {patience:g} s")
         try:
             self._have_thread()
         except RuntimeError as error:
             why, written = error, False
         else:
-            written = latch.wait(_PATIENCE)
+            written = latch.wait(patience)
         if not written:
             if self._steps.withdraw(write):
                 raise self.failure(why)

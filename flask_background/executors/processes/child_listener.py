@@ -8,10 +8,15 @@ import time
 import traceback
 
 from flask_background.concurrency import native
+from flask_background.core.events import Events
 from flask_background.core.status import Attempt
 from flask_background.core.token import CancellationSource, CancelReason
 from flask_background.executors.processes import messages as parcels
 from flask_background.executors.processes.pipes import Pipes
+
+# How long the receivers of the child's last signal may take, in seconds. The parent kills the child after a
+# second.
+_RECEIVED_WITHIN = 0.95
 
 
 class Job:
@@ -50,8 +55,9 @@ class Job:
 class Listener:
     """Receives the parent's messages. One item runs at a time, so news of a token is about the last job."""
 
-    def __init__(self, pipes: Pipes) -> None:
+    def __init__(self, pipes: Pipes, events: Events) -> None:
         self._pipes = pipes
+        self._events = events
         self.jobs: native.SimpleQueue[Job] = native.SimpleQueue()
 
     def run(self) -> None:
@@ -68,6 +74,8 @@ class Listener:
                 del message  # otherwise an idle child would keep the arguments of its last item
         except (EOFError, OSError):
             if job is None or job.over:
+                self._events.child_ending()
+                self._events.wait_for_receivers(_RECEIVED_WITHIN)
                 flush()
             os._exit(0)
         except BaseException:

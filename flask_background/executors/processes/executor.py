@@ -28,6 +28,7 @@ from flask_background.executors.processes.app_location import locate
 from flask_background.executors.processes.call import Call, Killed, NotBegun, host_of, parcel_of
 from flask_background.executors.processes.child_log import LogReceiver, log_levels
 from flask_background.executors.processes.child_process import ChildProcess, Dead
+from flask_background.executors.processes.packing import unpack
 from flask_background.executors.processes.starts import Starts
 from flask_background.executors.threads import ThreadExecutor
 
@@ -80,6 +81,10 @@ class ProcessExecutor(ThreadExecutor):
         self.check(item._task)
         # Packed in the view, because the view has to get the refusal, and may change an argument later.
         item._take_arguments((parcel_of(item),))
+
+    def arguments_of(self, item: WorkItem[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        parcel = parcel_of(item)
+        return unpack(parcel.pickled, parcel.uploads)  # this process has packed them itself
 
     def setup(self) -> parcels.Setup:
         """Return the first message to a child; raise ConfigurationError if no child could find the app."""

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,29 @@ from ...children import SharedList, ship
 from ...helpers import BOUND, Script, our_threads, slack, until
 from ...integration.servers import alive
 from .conftest import CPU, Shop, children
+
+ENDING = """
+import os
+from pathlib import Path
+from flask_background import signals
+from tests.children import create_app
+
+@signals.child_ending.connect
+def note(app, **extra):
+    Path(__file__).with_name(f"ended-{os.getpid()}").touch()
+"""
+
+
+def test_child_that_ends_says_so(make_shop: Callable[..., Shop], tmp_path: Path) -> None:
+    """A child that is replaced sends a signal before it ends."""
+    (tmp_path / "ending.py").write_text(ENDING)
+    shop = make_shop(cpu=CPU | {"workers": 1, "max_items": 1}, BACKGROUND_APP="ending:create_app")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        replaced = shop.pid()
+        assert shop.pid() != replaced
+    until((tmp_path / f"ended-{replaced}").exists)
+    until(lambda: not alive(replaced))
 
 
 def test_enqueue_in_a_child(shop: Shop) -> None:
