@@ -26,8 +26,6 @@ from ..helpers import BOUND, Script, Site, stands_still, until
 
 pytestmark = pytest.mark.process
 
-NOW = time.time()
-
 
 @pytest.fixture
 def site(make_site: Callable[..., Site], tmp_path: Path) -> Site:
@@ -39,7 +37,8 @@ def site(make_site: Callable[..., Site], tmp_path: Path) -> Site:
 
 def enter(site: Site, count: int, **values: Any) -> None:
     """Enter items as a process would have, some time ago."""
-    rows = [ROW._replace(id=f"{number:024x}", due=NOW, enqueued=NOW, **values) for number in range(count)]
+    now = time.time()
+    rows = [ROW._replace(id=f"{number:024x}", due=now, enqueued=now, **values) for number in range(count)]
     write(site, lambda db: statements.insert_all(db, rows))
 
 

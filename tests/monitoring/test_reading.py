@@ -69,12 +69,12 @@ def test_items_of_both_places(site: Site, monitor: Monitor) -> None:
     assert [item.description for item in found[:2]] == ["order 9", "photo 8"]
     assert {item.status for item in found} == {Status.SUCCEEDED}
     assert all(item.wait is not None and item.duration is not None for item in found)
-    assert monitor.count() == 10
+    assert monitor.count().items == 10
     assert [item.id for item in pages(monitor, ItemQuery(task="ke*"))] == [
         item.id for item in items[::-1] if item.task_name == "kept"
     ]
-    assert monitor.count(ItemQuery(text="ORDER")) == len(pages(monitor, ItemQuery(text="ORDER"))) == 5
-    assert monitor.count(ItemQuery(text="photo", status=Status.SUCCEEDED)) == 5
+    assert monitor.count(ItemQuery(text="ORDER")).items == len(pages(monitor, ItemQuery(text="ORDER"))) == 5
+    assert monitor.count(ItemQuery(text="photo", status=Status.SUCCEEDED)).items == 5
     assert not pages(monitor, ItemQuery(until=now() - HOUR))
 
 
@@ -314,7 +314,7 @@ def test_hostile_items(site: Site, monitor: Monitor) -> None:
             assert shown is not None
             for text in (shown.description, shown.error, shown.progress and shown.progress.message):
                 assert text is None or (len(text) <= 500 and "\n" not in text and "\x1b" not in text)
-        assert monitor.count(ItemQuery(text="nowhere")) == 0
+        assert monitor.count(ItemQuery(text="nowhere")).items == 0
         assert monitor.counts().journal == {Status.FAILED: 3}
         assert {task.name for task in monitor.tasks()} == {"kept", "lost"}
         monitor.schedules()
@@ -329,7 +329,7 @@ def test_app_without_a_journal(make_site: Callable[..., Site], tmp_path: Path) -
     since = now()
     site.background.enqueue(time.sleep, 0).wait(BOUND)
     assert [item.task for item in monitor.items().items] == ["time.sleep"]
-    assert monitor.count() == 1
+    assert monitor.count().items == 1
     assert site.background.wait_idle(BOUND)
     assert [entry.items for entry in monitor.tally(since, now() + timedelta(minutes=1))] == [1]
     assert [task.ended for task in monitor.tasks()] == [1]
