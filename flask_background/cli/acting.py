@@ -14,7 +14,7 @@ from flask_background.cli.fields import print_json
 from flask_background.cli.filters import as_span, described, selects
 from flask_background.cli.formatting import printable, say, warn
 from flask_background.core.status import Status
-from flask_background.monitoring.snapshots import ItemQuery
+from flask_background.monitoring.snapshots import Count, ItemQuery
 
 if TYPE_CHECKING:
     from flask_background.monitoring.monitor import Monitor
@@ -53,7 +53,7 @@ def retry(monitor: Monitor, ids: tuple[str, ...], query: ItemQuery | None, yes: 
 @_ids
 @selects(_ENDED)
 @click.option(
-    "--older-than", metavar="SPAN", callback=as_span, help='Only items enqueued longer ago, as in "7d".'
+    "--older-than", metavar="SPAN", callback=as_span, help='Only items that ended longer ago, as in "7d".'
 )
 @_yes
 @json_option
@@ -67,16 +67,11 @@ def purge(
 ) -> None:
     """Delete items that have ended: the items with these IDs, all selected items, or all."""
     if older_than is not None:
-        query = _older_than(older_than, query or ItemQuery())
+        query = replace(query or ItemQuery(), ended_before=datetime.now(UTC) - older_than)
     elif query is None and not ids:
         query = ItemQuery()
     action = _Action(monitor, monitor.delete, "purge", "purged", _ENDED)
     action.perform(ids, query, yes, as_json)
-
-
-def _older_than(span: timedelta, query: ItemQuery) -> ItemQuery:
-    until = datetime.now(UTC) - span
-    return replace(query, until=until if query.until is None else min(until, query.until))
 
 
 class _Action(NamedTuple):
@@ -113,12 +108,18 @@ class _Action(NamedTuple):
         """Act on all items that a query selects, once the user has agreed to their number."""
         if not yes:
             statuses = self.allowed if query.status is None else [query.status]
-            count = sum(self.monitor.count(replace(query, status=status)) for status in statuses)
-            if not count:
+            count = self.monitor.count([replace(query, status=status) for status in statuses])
+            if count == Count(items=0):
                 return 0
-            question = f"{self.verb.capitalize()} {_items(count)} ({described(query)})?"
+            question = f"{self.verb.capitalize()} {_counted(count)} ({described(query)})?"
             click.confirm(printable(question), abort=True, err=True)
         return self.act(query, by=operator())
+
+
+def _counted(count: Count) -> str:
+    if count.is_exact:
+        return _items(count.items)
+    return f"at least {_items(count.items)}" if count.items else "an unknown number of items"
 
 
 def _items(count: int) -> str:

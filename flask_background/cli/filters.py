@@ -88,9 +88,9 @@ def selects(statuses: Sequence[Status]) -> Callable[[Callable[..., None]], Calla
 
 def described(query: ItemQuery) -> str:
     """Return a query for a question, as in "status failed, task mail.*"."""
-    parts = [
-        f"{name} {value.isoformat(timespec='seconds') if isinstance(value, datetime) else value}"
-        for name in ("status", *_NAMES)
-        if (value := getattr(query, name)) is not None
-    ]
+    parts = []
+    for name in ("status", *_NAMES, "ended_before"):
+        if (value := getattr(query, name)) is not None:
+            shown = value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
+            parts.append(f"{name.replace('_', ' ')} {shown}")
     return ", ".join(parts) or "all"

@@ -143,7 +143,7 @@ def _schedule_row(schedule: ScheduleSnapshot) -> tuple[str, ...]:
     last = schedule.last_item
     return (
         schedule.task if schedule.is_known else f"{schedule.task} (not in this version of the app)",
-        schedule.spec,
+        schedule.when,
         ago(schedule.next_at),
         ago(schedule.last_at),
         NONE if last is None else f"{last.status} {last.id}",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from ast import literal_eval
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 
@@ -83,6 +85,27 @@ class Cron:
 
 
 Schedule = Every | Cron
+
+
+def in_words(spec: str) -> str:
+    """Return the text of a schedule for people, from its ``repr``; a text that is no such repr stays."""
+    if found := re.fullmatch(r"Every\(seconds=([0-9.e+]{1,30})\)", spec):
+        return _every(float(found[1]))
+    try:
+        if found := re.fullmatch(r"Cron\(expression=(.{2,200}), timezone=(.{2,200})\)", spec):
+            expression, timezone = map(literal_eval, found.groups())
+            return f"{expression} ({timezone})"
+    except (ValueError, SyntaxError):
+        pass
+    return spec
+
+
+def _every(seconds: float) -> str:
+    for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
+        if seconds >= size and seconds % size == 0:
+            number = int(seconds // size)
+            return f"every {unit}" if number == 1 else f"every {number:,} {unit}s"
+    return f"every {seconds:,.6g} seconds"
 
 
 def to_timestamp(delay: float | timedelta | None, run_at: datetime | None, now: float) -> float:

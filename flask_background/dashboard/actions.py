@@ -16,7 +16,7 @@ from flask_background.dashboard.filters import FIELDS, Filter
 from flask_background.dashboard.text import count, shown
 from flask_background.dashboard.visits import Visit
 from flask_background.monitoring.monitor import Monitor
-from flask_background.monitoring.snapshots import ItemQuery, PauseKind
+from flask_background.monitoring.snapshots import Count, ItemQuery, PauseKind
 
 
 class Action(NamedTuple):
@@ -61,7 +61,8 @@ def confirm(visit: Visit, action: str) -> Response:
     if not visit.visitor.is_admin:
         raise Forbidden("You may look, but not act.")
     chosen, wanted = _action(action), _filter()
-    queries = _queries(chosen, _asked(wanted.query, visit.now))
+    queries = _queries(chosen, wanted.query)
+    number = visit.monitor.count(queries)
     names = [str(query.status) for query in queries]
     return visit.render(
         "confirm.html",
@@ -69,7 +70,8 @@ def confirm(visit: Visit, action: str) -> Response:
         name=action,
         filter=wanted,
         statuses=" and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])),
-        number=sum(visit.monitor.count(query) for query in queries),
+        is_any=number != Count(items=0),
+        items=_counted(number),
     )
 
 
@@ -157,6 +159,12 @@ def _asked(query: ItemQuery, at: datetime) -> ItemQuery:
 def _queries(action: Action, query: ItemQuery) -> list[ItemQuery]:
     statuses = action.statuses if query.status is None else action.statuses & {query.status}
     return [replace(query, status=status) for status in Status if status in statuses]
+
+
+def _counted(number: Count) -> str:
+    if number.is_exact:
+        return count(number.items, "item")
+    return f"at least {count(number.items, 'item')}" if number.items else "an unknown number of items"
 
 
 def _were(number: int) -> str:

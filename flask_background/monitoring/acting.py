@@ -130,7 +130,7 @@ class Actions:
         if self._state.has_journal() and query.status in (None, Status.QUEUED):
             found += self._state.durable.bulk.waiting(conditions)
         if self._state.has_celery():
-            for item_id, record in self._reader.in_celery(_MOST_IN_CELERY):
+            for item_id, record in self._reader.in_celery(_MOST_IN_CELERY, anew=True):
                 if celery_items.selects(conditions, query.status, record):
                     found.append(item_id)
         return found
@@ -138,18 +138,20 @@ class Actions:
     def _cancel_elsewhere(self, item_ids: Sequence[str]) -> int:
         """Cancel items in Celery, or on their way there."""
         if self._state.has_celery():
-            return sum(map(self._cancel_in_celery, item_ids))
+            count = 0
+            try:
+                for item_id in item_ids:
+                    count += self._cancel_in_celery(item_id)
+            except BrokerError as error:  # the other items would wait in vain, too
+                self._reader.celery_failed(error)
+            return count
         return self._state.durable.bulk.cancel_waiting(item_ids) if self._state.has_journal() else 0
 
     def _cancel_in_celery(self, item_id: str) -> bool:
         if self._state.backend.get(item_id) is not None:
             return False
-        try:
-            item = self._state.celery.get(item_id)
-            return item is not None and item.cancel()
-        except BrokerError as error:
-            self._reader.celery_error = str(error)
-            return False
+        item = self._state.celery.get(item_id)
+        return item is not None and item.cancel()
 
     def _log(self, count: int, what: str, items: ItemQuery | Sequence[str], by: str | None) -> None:
         self._tell(f"{count} item{'s'[: count != 1]} {what} ({_selection(items)})", by)

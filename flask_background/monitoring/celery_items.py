@@ -32,7 +32,7 @@ def selects(conditions: Conditions, status: Status | None, record: Record) -> bo
     return (
         status in (None, record.status)
         and conditions.key is None
-        and conditions.fit(record.task, EXECUTOR, None, record.enqueued)
+        and conditions.fit(record.task, EXECUTOR, None, record.enqueued, record.finished)
         and conditions.mentioned(record.description, record.reason, record.error)
     )
 

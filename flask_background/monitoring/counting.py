@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from flask_background.concurrency import native
 from flask_background.core.status import Status
 from flask_background.durable.journal import counts
-from flask_background.durable.journal.search import Counting
+from flask_background.durable.journal.counting import Counting
 from flask_background.monitoring.snapshots import LATE
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from flask_background.durable.journal.conditions import Conditions
     from flask_background.durable.journal.counts import TaskCounts
     from flask_background.durable.journal.writer import Writer
@@ -23,6 +25,8 @@ _QUICK = 0.002
 _TIMES = 20.0
 # How long one count reads without a break, in which views may read, in seconds.
 _CHUNK = 0.01
+# So many steps are made however little time there is, so that a count of a small journal is always exact.
+_STEPS = 4
 
 
 class JournalCounts:
@@ -45,15 +49,23 @@ class JournalCounts:
                 self._until = ended + _TIMES * (ended - began) if ended - began > _QUICK else 0.0
             return self._kept
 
-    def count(self, writer: Writer, conditions: Conditions, status: Status | None) -> int:
-        """Return how many items fulfil the conditions. Raises JournalError."""
+    def count(
+        self, writer: Writer, conditions: Conditions, statuses: Collection[Status], end: float
+    ) -> tuple[int, bool]:
+        """Return how many items fulfil the conditions, and whether all were counted.
+
+        The count stops at ``end`` (``time.monotonic()``). Raises JournalError.
+        """
         if not conditions.clause()[0]:
-            return sum(
-                sum(task.items.values()) if status is None else task.items.get(status, 0)
+            found = sum(
+                task.items.get(status, 0)
                 for name, task in self.by_task(writer).items()
                 if conditions.names(name)
+                for status in statuses
             )
-        counting = Counting(conditions, status)
-        while not writer.read(partial(counting.look, seconds=_CHUNK)):
-            pass
-        return counting.count
+            return found, True
+        counting = Counting(conditions, statuses)
+        while not (is_exact := writer.read(partial(counting.look, seconds=_CHUNK))):
+            if counting.steps >= _STEPS and time.monotonic() >= end:
+                break
+        return counting.count, is_exact

@@ -21,6 +21,8 @@ class Kept:
         self.counts = JournalCounts()
         self.tally = TallyReader()
         self.celery_error: str | None = None
+        #: Until when (``time.monotonic()``) Celery is not asked again, after it could not be asked.
+        self.celery_rests_until = 0.0
 
 
 def kept_of(state: BackgroundState) -> Kept:

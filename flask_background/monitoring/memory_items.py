@@ -31,7 +31,9 @@ def selects(conditions: Conditions, status: Status | None, item: WorkItem[Any]) 
     """Return whether an item fulfils all conditions."""
     return (
         status in (None, item._status)
-        and conditions.fit(item.task_name, item._task.executor, item._task.key, item._enqueued)
+        and conditions.fit(
+            item.task_name, item._task.executor, item._task.key, item._enqueued, _finished(item)
+        )
         and (conditions.text is None or conditions.mentions(item.description, _error_of(item)))
     )
 
@@ -80,6 +82,10 @@ def snapshot(item: WorkItem[Any], process: str, *, is_full: bool = False) -> Ite
         state=without_secrets(item.state) if is_full else {},
         runs=(run,) if is_full and started is not None else (),
     )
+
+
+def _finished(item: WorkItem[Any]) -> float | None:
+    return item._attempt.finished if item._status.is_final and item._attempt is not None else None
 
 
 def _error_of(item: WorkItem[Any]) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flask_background.monitoring.acting import Actions
 from flask_background.monitoring.reading import Reader
 from flask_background.monitoring.snapshots import (
+    Count,
     Counts,
     ItemQuery,
     ItemSnapshot,
@@ -54,9 +55,13 @@ class Monitor:
         """
         return self._reader.items(query, limit, after)
 
-    def count(self, query: ItemQuery = _EVERY) -> int:
-        """Return how many items the query selects, in the journal and in this process's memory."""
-        return self._reader.count(query)
+    def count(self, query: ItemQuery | Sequence[ItemQuery] = _EVERY, *, within: float | None = 0.05) -> Count:
+        """Return how many items the query selects, in the journal and in this process's memory.
+
+        Of several queries, none of which selects an item of another one, the items are added up. Counting
+        stops after ``within`` seconds, and then says that it is not exact; None: it goes on to the end.
+        """
+        return self._reader.count([query] if isinstance(query, ItemQuery) else query, within)
 
     def get(self, item_id: str) -> ItemSnapshot | None:
         """Return one item with its traceback and all of its runs; None if no such item is known."""

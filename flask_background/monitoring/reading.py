@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -21,6 +23,7 @@ from flask_background.monitoring import celery_items, journal_items, memory_item
 from flask_background.monitoring.kept import kept_of
 from flask_background.monitoring.pages import Source, page
 from flask_background.monitoring.snapshots import (
+    Count,
     Counts,
     ItemQuery,
     ItemSnapshot,
@@ -50,6 +53,8 @@ T = TypeVar("T")
 _WAIT = 0.05
 # How many items in flight of each kind a Celery cluster is asked for.
 _MOST_IN_CELERY = 200
+# After a look that has waited for Celery in vain, the looks of so many seconds do not wait for it.
+_REST = 5.0
 
 
 class Reader:
@@ -64,9 +69,10 @@ class Reader:
         """See ``Monitor.celery_error``."""
         return self._kept.celery_error
 
-    @celery_error.setter
-    def celery_error(self, error: str | None) -> None:
-        self._kept.celery_error = error
+    def celery_failed(self, error: BrokerError) -> None:
+        """Keep an error of Celery; for some seconds, looks do not ask Celery again."""
+        self._kept.celery_error = str(error)
+        self._kept.celery_rests_until = time.monotonic() + _REST
 
     def items(self, query: ItemQuery, limit: int, after: str | None) -> Page:
         """See ``Monitor.items``."""
@@ -81,18 +87,36 @@ class Reader:
             sources["celery"] = celery_source(self.in_celery(_MOST_IN_CELERY), conditions, status)
         return page(sources, limit, after)
 
-    def count(self, query: ItemQuery) -> int:
+    def count(self, queries: Sequence[ItemQuery], within: float | None) -> Count:
         """See ``Monitor.count``."""
-        conditions, status = conditions_of(query), query.status
+        end = math.inf if within is None else time.monotonic() + within
+        # Queries that differ by the status alone are counted together.
+        together: dict[ItemQuery, list[Status]] = {}
+        for query in queries:
+            statuses = [*Status] if query.status is None else [query.status]
+            together.setdefault(replace(query, status=None), []).extend(statuses)
+        found, is_exact = 0, True
+        for query, statuses in together.items():
+            count = self._count(conditions_of(query), statuses, end)
+            found += count.items
+            is_exact = is_exact and count.is_exact
+        return Count(items=found, is_exact=is_exact)
+
+    def _count(self, conditions: Conditions, statuses: Sequence[Status], end: float) -> Count:
         found = sum(
-            memory_items.selects(conditions, status, item)
+            item._status in statuses and memory_items.selects(conditions, None, item)
             for item in memory_items.items_of(self._state.backend)
         )
-        if (writer := self._writer) is not None:
-            found += self._kept.counts.count(writer, conditions, status)
-            statuses = [*Status] if status is None else [status]
-            found += sum(map(len, select_waiting_ids(writer, statuses, conditions, time.time())))
-        return found
+        if (writer := self._writer) is None:
+            return Count(items=found)
+        in_journal, is_exact = self._kept.counts.count(writer, conditions, statuses, end)
+        waiting = select_waiting_ids(writer, statuses, conditions, time.time())
+        for ids in waiting:
+            found += len(ids)
+            if time.monotonic() >= end and next(waiting, None) is not None:
+                is_exact = False
+                break
+        return Count(items=found + in_journal, is_exact=is_exact)
 
     def get(self, item_id: str) -> ItemSnapshot | None:
         """See ``Monitor.get``."""
@@ -187,18 +211,25 @@ class Reader:
         paused = {(pause.kind, pause.name) for pause in self.pauses()}
         return lambda task, executor: ("task", task) in paused or ("executor", executor) in paused
 
-    def in_celery(self, limit: int) -> list[tuple[str, Record]]:
-        """Return the ids and records of the app's items in flight in Celery, at most so many of each kind."""
+    def in_celery(self, limit: int, *, anew: bool = False) -> list[tuple[str, Record]]:
+        """Return the ids and records of the app's items in flight in Celery, at most so many of each kind.
+
+        ``anew``: ask Celery even if it could not be asked a moment ago.
+        """
+        if anew:
+            self._kept.celery_rests_until = 0.0
         nothing: list[tuple[str, Record]] = []
         return self._ask_celery(lambda celery: celery.in_flight(limit), nothing)
 
     def _ask_celery(self, ask: Callable[[CeleryBackend], T], otherwise: T) -> T:
+        if time.monotonic() < self._kept.celery_rests_until:
+            return otherwise
         try:
             answer = ask(self._state.celery)
         except BrokerError as error:
-            self.celery_error = str(error)
+            self.celery_failed(error)
             return otherwise
-        self.celery_error = None
+        self._kept.celery_error, self._kept.celery_rests_until = None, 0.0
         return answer
 
 
@@ -211,4 +242,5 @@ def conditions_of(query: ItemQuery) -> Conditions:
         text=query.text,
         since=None if query.since is None else query.since.timestamp(),
         until=None if query.until is None else query.until.timestamp(),
+        ended_before=None if query.ended_before is None else query.ended_before.timestamp(),
     )

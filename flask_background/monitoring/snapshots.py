@@ -26,7 +26,8 @@ class ItemQuery:
     """Selects items; None selects all. Every condition that is given has to hold.
 
     ``task``: a name, or a pattern such as "mail.*". ``text``: a part of the item's description or error, in
-    any case. ``since`` and ``until``: the times between which the item was enqueued.
+    any case. ``since`` and ``until``: the times between which the item was enqueued. ``ended_before``: the
+    item has ended, and before this time; so ``cancel`` finds no such item.
     """
 
     status: Status | None = None
@@ -36,6 +37,7 @@ class ItemQuery:
     text: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    ended_before: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +100,14 @@ class Page:
     items: tuple[ItemSnapshot, ...]
     next: str | None = None
     looked_back_to: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Count:
+    """How many items a query selects. ``is_exact`` is false if counting stopped: then there may be more."""
+
+    items: int
+    is_exact: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,10 +183,15 @@ class TaskSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleSnapshot:
-    """One periodic task. ``is_known``: this process has the task; another version of the app may have it."""
+    """One periodic task. ``is_known``: this process has the task; another version of the app may have it.
+
+    ``spec``: the schedule as code. ``when``: the same for people, as in "every 10 minutes" or
+    "30 4 * * MON-FRI (Europe/Berlin)".
+    """
 
     task: str
     spec: str
+    when: str
     next_at: datetime | None
     last_at: datetime | None = None
     last_item: ItemSnapshot | None = None

@@ -92,7 +92,7 @@ def outbox_source(writer: Writer, conditions: Conditions, status: Status | None)
     return ListSource(
         (row.enqueued, row.id, partial(journal_items.snapshot, row, now))
         for row in rows
-        if conditions.fit(row.task, row.executor, row.key, row.enqueued)
+        if conditions.fit(row.task, row.executor, row.key, row.enqueued, row.finished)
         and conditions.mentioned(row.description, row.reason, row.error)
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from flask_background.core.schedule import in_words
 from flask_background.core.status import Status
 from flask_background.durable.journal import counts, queries
 from flask_background.durable.journal import schedules as journal_schedules
@@ -110,10 +111,12 @@ def schedules(
         last = None
         if writer is not None and row is not None and row.last_id is not None:
             last = writer.read(partial(queries.get, item_id=row.last_id))
+        spec = repr(known[name].schedule) if row is None else row.spec
         found.append(
             ScheduleSnapshot(
                 task=name,
-                spec=repr(known[name].schedule) if row is None else row.spec,
+                spec=spec,
+                when=in_words(spec),
                 next_at=moment(known[name].schedule.next_after(now) if row is None else row.next),
                 last_at=None if row is None else moment(row.last),
                 last_item=None if last is None else journal_items.snapshot(last, now),

@@ -13,7 +13,8 @@ class Conditions(NamedTuple):
     """Conditions that all have to hold; None: none. Times are ``time.time()``.
 
     ``task``: a name or a pattern such as "mail.*". ``text``: a part of the description or the error, in any
-    case.
+    case. ``since`` and ``until`` are about the enqueue time. ``ended_before``: the item has ended, and before
+    this time.
     """
 
     task: str | None = None
@@ -22,12 +23,13 @@ class Conditions(NamedTuple):
     text: str | None = None
     since: float | None = None
     until: float | None = None
+    ended_before: float | None = None
 
     def names(self, task: str) -> bool:
         """Return whether a task fulfils the condition."""
         return self.task is None or task == self.task or fnmatchcase(task, self.task)
 
-    def fit(self, task: str, executor: str, key: str | None, enqueued: float) -> bool:
+    def fit(self, task: str, executor: str, key: str | None, enqueued: float, finished: float | None) -> bool:
         """Return whether an item fulfils all conditions but that of the text."""
         return (
             self.names(task)
@@ -35,6 +37,7 @@ class Conditions(NamedTuple):
             and self.key in (None, key)
             and (self.since is None or enqueued >= self.since)
             and (self.until is None or enqueued <= self.until)
+            and (self.ended_before is None or (finished is not None and finished < self.ended_before))
         )
 
     def clause(self) -> tuple[str, dict[str, object]]:
@@ -74,4 +77,5 @@ _SQL = {
     "key": "key = :key",
     "since": "enqueued >= :since",
     "until": "enqueued <= :until",
+    "ended_before": "finished < :ended_before",
 }

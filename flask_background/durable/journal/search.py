@@ -1,4 +1,4 @@
-"""Pages and counts of items, those entered last first, as functions on a connection.
+"""Pages of items, those entered last first, as functions on a connection.
 
 A search for what no index knows looks at some rows at a time, and stops after a while: the next page goes on
 from there. So no page holds up the other readers of the process, however many rows the journal has.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -18,11 +18,11 @@ from flask_background.durable.journal.conditions import Conditions
 from flask_background.durable.journal.queries import ALL, listed, to_row
 from flask_background.durable.journal.row import ItemRow
 
-# How many rows one statement looks at, first and at most.
-_FIRST, _MOST = 100, 4_000
-# Rows are nearly in the order of their enqueue times: an item is entered that many seconds late at most, if
-# it does not wait for the commit of a long transaction.
-_LATE = 60.0
+#: How many rows one statement looks at, first and at most.
+FIRST, MOST = 100, 4_000
+#: Rows are nearly in the order of their enqueue times: an item is entered that many seconds late at most, if
+#: it does not wait for the commit of a long transaction.
+LATE = 60.0
 
 
 class Found(NamedTuple):
@@ -38,16 +38,25 @@ class Found(NamedTuple):
 
 
 class Walk:
-    """Looks at rows from the latest back, some at a time. ``below``: the number below which it begins."""
+    """Looks at rows from the latest back, some at a time.
 
-    def __init__(self, conditions: Conditions, status: Status | None, below: int | None = None) -> None:
+    ``below``: the number below which it begins. ``floor``: the number at which it ends.
+    """
+
+    def __init__(
+        self,
+        conditions: Conditions,
+        statuses: Collection[Status],
+        below: int | None = None,
+        floor: int | None = None,
+    ) -> None:
         self.below = below
         self.is_over = False
         self.clause, self._values = conditions.clause()
         self._conditions = conditions
-        self._status = status
-        self._floor = 0
-        self._chunk = _FIRST
+        self._statuses = statuses
+        self._floor = floor
+        self._chunk = FIRST
         # The tasks and statuses of the rows, if the index knows which rows these are.
         self._kinds: list[tuple[str, str]] | None = None
         self._is_prepared = False
@@ -57,8 +66,8 @@ class Walk:
         if not self._is_prepared:
             self._prepare(db)
             self._is_prepared = True
-        count = self._chunk if self.clause else min(limit, _MOST)
-        self._chunk = min(_MOST, 2 * self._chunk)
+        count = self._chunk if self.clause else min(limit, MOST)
+        self._chunk = min(MOST, 2 * self._chunk)
         which = self._next_range(db, count) if self._kinds is None else self._next_numbers(db, count)
         if which is None:
             self.is_over = True
@@ -81,13 +90,14 @@ class Walk:
         if self.below is None:
             (top,) = db.execute("select max(number) from item").fetchone()
             self.below = (top or 0) + 1
-            if conditions.until is not None:
-                self.below = min(self.below, _first_number(db, conditions.until + _LATE))
-        if conditions.since is not None:
-            self._floor = _first_number(db, conditions.since - _LATE)
-        if self._status is not None or conditions.task is not None:
-            statuses = list(Status) if self._status is None else [self._status]
-            with_kinds, values = listed(statuses)
+            # An item has ended after it was enqueued.
+            for latest in (conditions.until, conditions.ended_before):
+                if latest is not None:
+                    self.below = min(self.below, first_number(db, latest + LATE))
+        if self._floor is None:
+            self._floor = 0 if conditions.since is None else first_number(db, conditions.since - LATE)
+        if len(self._statuses) < len(Status) or conditions.task is not None:
+            with_kinds, values = listed(self._statuses)
             found = db.execute(f"{with_kinds} select task, status from kind", values)
             self._kinds = [(task, status) for task, status in found if conditions.names(task)]
 
@@ -97,7 +107,7 @@ class Walk:
         ).fetchone()
         if top is None:
             return None
-        self.below = max(self._floor, top - count + 1)
+        self.below = max(self._floor or 0, top - count + 1)
         return f"number between {self.below} and {top}"
 
     def _next_numbers(self, db: sqlite3.Connection, count: int) -> str | None:
@@ -120,7 +130,7 @@ class Search:
     """A search for a page of items, which goes on with each call of ``look``."""
 
     def __init__(self, conditions: Conditions, status: Status | None, below: int | None, limit: int) -> None:
-        self._walk = Walk(conditions, status, below)
+        self._walk = Walk(conditions, [*Status] if status is None else [status], below)
         self._conditions = conditions
         self._limit = limit
         self._rows: list[tuple[int, ItemRow]] = []
@@ -149,31 +159,13 @@ class Search:
         return self._walk.is_over or len(self._rows) >= self._limit
 
 
-class Counting:
-    """A count of items, which goes on with each call of ``look``."""
-
-    def __init__(self, conditions: Conditions, status: Status | None) -> None:
-        self._walk = Walk(conditions, status)
-        self._conditions = conditions
-        self.count = 0
-
-    def look(self, db: sqlite3.Connection, seconds: float) -> bool:
-        """Count for that long; return whether all are counted."""
-        end = time.monotonic() + seconds
-        columns = "description, reason, error" if self._conditions.text is not None else "null, null, null"
-        while not self._walk.is_over and time.monotonic() < end:
-            for texts in self._walk.rows(db, columns, _MOST):
-                self.count += self._conditions.mentioned(*texts)
-        return self._walk.is_over
-
-
 def entered_since(db: sqlite3.Connection, at: float) -> int:
     """Return how many items were entered since then, those included that are gone by now."""
     (last,) = db.execute("select max(number) from item").fetchone()
-    return 0 if last is None else int(last) + 1 - _first_number(db, at)
+    return 0 if last is None else int(last) + 1 - first_number(db, at)
 
 
-def _first_number(db: sqlite3.Connection, at: float) -> int:
+def first_number(db: sqlite3.Connection, at: float) -> int:
     """Return the number from which on rows were enqueued at this time or later, by bisection."""
     (low,) = db.execute("select min(number) from item").fetchone()
     (high,) = db.execute("select max(number) + 1 from item").fetchone()

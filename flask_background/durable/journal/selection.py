@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 _MOST = 500
 
 
-_TIMES = "(:since is null or enqueued >= :since) and (:until is null or enqueued <= :until)"
+_TIMES = (
+    "(:since is null or enqueued >= :since) and (:until is null or enqueued <= :until)"
+    " and (:ended_before is null or coalesce(finished < :ended_before, false))"
+)
 _OTHERS = f"(:executor is null or executor = :executor) and (:key is null or key = :key) and {_TIMES}"
 
 
@@ -30,6 +33,9 @@ def select_ids(
 
     An item that gets another one of these statuses meanwhile may be returned again. Raises JournalError.
     """
+    if conditions.ended_before is not None:
+        yield from _select_ended(writer, statuses, conditions, now)
+        return
     kinds, top = writer.read(partial(_kinds, statuses=statuses))
     for task, status in kinds:
         if not conditions.names(task):
@@ -47,6 +53,19 @@ def select_ids(
             ids, after = writer.read(partial(_part, conditions=conditions, values=values))
             if ids:
                 yield ids
+
+
+def _select_ended(
+    writer: Writer, statuses: Collection[Status], conditions: Conditions, now: float
+) -> Iterator[list[str]]:
+    """Return parts of the items that ended before a time, those that ended first first."""
+    after: tuple[float, int] | None = (float("-inf"), 0)
+    while after is not None:
+        ids, after = writer.read(
+            partial(_part_of_ended, statuses=statuses, conditions=conditions, now=now, after=after)
+        )
+        if ids:
+            yield ids
 
 
 def select_waiting_ids(
@@ -97,11 +116,10 @@ def _part(
     db: sqlite3.Connection, conditions: Conditions, values: dict[str, object]
 ) -> tuple[list[str], int | None]:
     """Return the matching ones of the next rows, and the number of the last row; None at the end."""
-    texts = "null, null, null" if conditions.text is None else "description, reason, error"
     found = db.execute(
-        f"select number, id, {texts}, enqueued <= :now and {_OTHERS} from item indexed by item_listed"
-        " where task = :task and status = :status and number > :after and number <= :top"
-        " order by number limit :limit",
+        f"select number, id, {_texts(conditions)}, enqueued <= :now and {_OTHERS} from item"
+        " indexed by item_listed where task = :task and status = :status and number > :after"
+        " and number <= :top order by number limit :limit",
         {**values, "limit": _MOST},
     ).fetchall()
     ids = [
@@ -110,3 +128,30 @@ def _part(
         if matches and conditions.mentioned(description, reason, error)
     ]
     return ids, found[-1][0] if len(found) == _MOST else None
+
+
+def _part_of_ended(
+    db: sqlite3.Connection,
+    statuses: Collection[Status],
+    conditions: Conditions,
+    now: float,
+    after: tuple[float, int],
+) -> tuple[list[str], tuple[float, int] | None]:
+    """Return the matching ones of the next ended rows, and the place of the last row; None at the end."""
+    finished, number = after
+    found = db.execute(
+        f"select finished, number, id, task, status, {_texts(conditions)}, enqueued <= :now and {_OTHERS}"
+        " from item indexed by item_finished where finished is not null and finished < :ended_before"
+        " and (finished, number) > (:finished, :number) order by finished, number limit :limit",
+        {**conditions._asdict(), "now": now, "finished": finished, "number": number, "limit": _MOST},
+    ).fetchall()
+    ids = [
+        item_id
+        for _, _, item_id, task, status, *texts, matches in found
+        if matches and status in statuses and conditions.names(task) and conditions.mentioned(*texts)
+    ]
+    return ids, found[-1][:2] if len(found) == _MOST else None
+
+
+def _texts(conditions: Conditions) -> str:
+    return "null, null, null" if conditions.text is None else "description, reason, error"
