@@ -9,6 +9,8 @@ import pytest
 from flask_background.dashboard import charts, history, text
 from flask_background.monitoring.snapshots import BUCKETS, Distribution
 
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
