@@ -49,7 +49,9 @@ def command(name: str) -> Callable[[Callable[..., None]], click.Command]:
             except BackgroundError as error:
                 raise click.ClickException(printable(error)) from error
 
-        return background.command(name)(call)
+        # Otherwise the list of commands would cut the sentence in the middle.
+        sentence = " ".join((func.__doc__ or "").split()).partition(". ")[0].removesuffix(".")
+        return background.command(name, short_help=f"{sentence}.")(call)
 
     return decorate
 

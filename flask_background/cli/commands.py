@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from flask_background.core.item import WorkItem
 
 
-@background.command("worker")
+@background.command(
+    "worker", short_help="Run durable items until TERM or INT, then for up to the grace period."
+)
 @click.option(
     "--executor", "executors", multiple=True, help="Run only items of this executor; may be repeated."
 )

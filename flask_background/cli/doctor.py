@@ -28,11 +28,13 @@ def examine(state: BackgroundState) -> Iterator[Finding]:
     if any(options.kind == "process" for options in state.settings.executors.values()):
         yield _children(state)
     if state.has_journal():
-        yield _folder(state)
+        folder = _folder(state)
+        yield folder
         yield _durability(state)
-        from flask_background.monitoring import health  # imports sqlite3, for apps that have a journal
+        if folder.level == "ok":
+            from flask_background.monitoring import health  # imports sqlite3, for apps that have a journal
 
-        yield from health.examine(state)
+            yield from health.examine(state)
     if state.has_celery():
         from flask_background.celery import doctor  # imports Celery, for apps that name it
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
 
 from flask_background.cli.base import json_option, monitor_command, nothing_done, operator
 from flask_background.cli.fields import print_json
-from flask_background.cli.formatting import say
+from flask_background.cli.formatting import say, warn
 
 if TYPE_CHECKING:
     from flask_background.monitoring.monitor import Monitor
@@ -32,6 +33,10 @@ def pause(monitor: Monitor, task: str | None, executor: str | None, as_json: boo
         paused = monitor.pause(kind, name, by=operator())
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if kind == "task" and not any(
+        each.is_durable for each in monitor.tasks(timedelta(0)) if each.name == name
+    ):
+        warn(f"The task {name} is not durable: the pause holds back only those of its items that are")
     _tell(kind, name, "paused", paused, "it was paused already", as_json)
 
 

@@ -183,6 +183,7 @@ class DurableBackend(Backend[DurableItem[Any]]):
         writer = self.session.writer
         has_ended = self.outbox.close(_LAST_WRITES) & self.maintenance.close(_LAST_WRITES)
         self.maintenance.tally.close()
+        self.pauses.close()
         if writer.flush(_LAST_WRITES) and has_ended and self._local.ledger.is_idle():
             with suppress(JournalError):  # the items of this process are recovered when it is gone
                 self._give_all_back()

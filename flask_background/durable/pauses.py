@@ -85,6 +85,10 @@ class Pauses:
         if is_old or self._mark.read() != self._known.mark:
             self.refresh()
 
+    def close(self) -> None:
+        """Look at the mark no more: no run begins any more in this process."""
+        self._mark.close()
+
     def rows(self) -> list[PauseRow]:
         """Return all pauses. Raises JournalError."""
         return self._writer.read(pauses.pauses)

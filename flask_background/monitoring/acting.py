@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_args
 
 from flask_background.core.checks import is_text
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _MOST_IN_CELERY = 100_000
 # How many characters the name of whoever has asked may have.
 _LONGEST_NAME = 200
+# How many ids, and how many characters, the log gives of the items that were selected.
+_MOST_IDS, _LONGEST_SELECTION = 10, 500
 
 
 class Actions:
@@ -40,19 +43,19 @@ class Actions:
         count = sum(item.cancel() for item in self._in_memory(items))
         count += self._in_journal(items, lambda bulk: bulk.cancel)
         count += self._cancel_elsewhere(elsewhere)
-        self._log(count, "cancelled", by)
+        self._log(count, "cancelled", items, by)
         return count
 
     def retry(self, items: ItemQuery | Sequence[str], by: str | None) -> int:
         """See ``Monitor.retry``."""
         count = self._in_journal(items, lambda bulk: bulk.retry)
-        self._log(count, "retried", by)
+        self._log(count, "retried", items, by)
         return count
 
     def delete(self, items: ItemQuery | Sequence[str], by: str | None) -> int:
         """See ``Monitor.delete``."""
         count = self._in_journal(items, lambda bulk: bulk.delete)
-        self._log(count, "deleted", by)
+        self._log(count, "deleted", items, by)
         return count
 
     def run_now(self, task: str, by: str | None) -> str | None:
@@ -150,8 +153,8 @@ class Actions:
         item = self._state.celery.get(item_id)
         return item is not None and item.cancel()
 
-    def _log(self, count: int, what: str, by: str | None) -> None:
-        self._tell(f"{count} item{'s'[: count != 1]} {what}", by)
+    def _log(self, count: int, what: str, items: ItemQuery | Sequence[str], by: str | None) -> None:
+        self._tell(f"{count} item{'s'[: count != 1]} {what} ({_selection(items)})", by)
 
     def _tell(self, what: str, by: str | None) -> None:
         self._state.backend.events.acted(what, _name(by))
@@ -160,6 +163,16 @@ class Actions:
 def _name(by: str | None) -> str | None:
     """Return the name of whoever has asked as one line, for the log."""
     return None if by is None else one_line(by, _LONGEST_NAME)
+
+
+def _selection(items: ItemQuery | Sequence[str]) -> str:
+    """Return what was selected as one line, for the log, as in "status failed, task mail.*"."""
+    if isinstance(items, ItemQuery):
+        values = [(each.name, getattr(items, each.name)) for each in fields(items)]
+        parts = [f"{name} {value}" for name, value in values if value is not None] or ["all"]
+    else:
+        parts = [*map(str, items[:_MOST_IDS]), *[f"{len(items) - _MOST_IDS} more"][: len(items) > _MOST_IDS]]
+    return one_line(", ".join(parts), _LONGEST_SELECTION)
 
 
 def _check_name(what: str, name: str, known: Collection[str]) -> None:

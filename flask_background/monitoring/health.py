@@ -218,9 +218,11 @@ def _ended(state: BackgroundState, seconds: float) -> dict[str, Distribution]:
     now = datetime.now(UTC)
     found: dict[str, Distribution] = {}
     for entry in Reader(state).tally(now - timedelta(seconds=seconds), now + timedelta(minutes=1), None):
-        before = found.get(entry.task)
-        counts = entry.runs.counts if before is None else map(add, before.counts, entry.runs.counts)
-        found[entry.task] = Distribution(counts=tuple(counts), seconds=0.0)
+        runs, before = entry.runs, found.get(entry.task)
+        if before is not None:
+            counts = tuple(map(add, before.counts, runs.counts))
+            runs = Distribution(counts=counts, seconds=before.seconds + runs.seconds)
+        found[entry.task] = runs
     return found
 
 

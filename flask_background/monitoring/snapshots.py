@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import ceil
+from operator import mul
 from typing import Literal
 
 from flask_background.core.buckets import BUCKETS as BUCKETS
@@ -13,6 +15,10 @@ from flask_background.core.status import Progress, Status
 Place = Literal["journal", "memory", "celery"]
 #: What can be paused.
 PauseKind = Literal["task", "executor"]
+
+# The least and the greatest time of each bucket, in seconds; the last one has no other bound than its least.
+_LEAST = (0.0, *BUCKETS)
+_GREATEST = (*BUCKETS, BUCKETS[-1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,16 +123,25 @@ class Distribution:
         return sum(self.counts)
 
     def quantile(self, share: float) -> float | None:
-        """Return the time, in seconds, that this share (0 to 1) took at most, as far as buckets can tell.
+        """Return the time, in seconds, that this share (0 to 1) took at most, as far as can be told.
 
-        None if nothing was counted. A time above the highest bucket counts as that bucket's bound.
+        None if nothing was counted. Within a bucket times are taken to be spread evenly, as far as their sum
+        allows: the quantiles of a single time are that time. A time above the highest bucket counts as that
+        bucket's bound.
         """
         wanted, below = share * self.total, 0
         for number, count in enumerate(self.counts):
             if count and below + count >= wanted:
-                low = BUCKETS[number - 1] if number else 0.0
-                high = BUCKETS[number] if number < len(BUCKETS) else low
-                return low + (high - low) * (wanted - below) / count
+                low, high = _LEAST[number], _GREATEST[number]
+                time = low + (high - low) * (wanted - below) / count
+                # The sum of all times says more, unless rounding has put it outside of the buckets.
+                least, most = (sum(map(mul, self.counts, times)) for times in (_LEAST, _GREATEST))
+                rank = max(1, ceil(wanted - below))  # so many times of the bucket are no longer
+                if least <= self.seconds:
+                    time = min(time, low + (self.seconds - least) / (count - rank + 1))
+                if self.seconds <= most and not self.counts[-1]:
+                    time = max(time, high - (most - self.seconds) / rank)
+                return time
             below += count
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 
@@ -123,6 +124,14 @@ def test_pause(flask: Command, target: list[str]) -> None:
     assert flask("resume", *target).exit_code == 1
     assert flask("worker", "--burst").exit_code == 0
     assert statuses(flask) == ["succeeded"]
+
+
+def test_pause_of_a_task_in_memory(flask: Command) -> None:
+    """A pause holds back durable items alone, and the command says so where a task has none."""
+    paused = flask("pause", "shop.greet", "--json")
+    assert json.loads(paused.stdout)["paused"]
+    assert "The task shop.greet is not durable" in paused.stderr
+    assert flask("pause", "shop.double").stderr == ""
 
 
 def test_run_now(site: Site, flask: Command) -> None:

@@ -9,7 +9,6 @@ import pytest
 from flask_background.dashboard import charts, history, text
 from flask_background.monitoring.snapshots import BUCKETS, Distribution
 
-pytestmark = pytest.mark.unit
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 

@@ -47,12 +47,12 @@ def test_broken_off(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     journal = durable(site)
     wait_for = Writer._wait_for
 
-    def break_off(self: Writer, write: Any) -> None:
+    def break_off(self: Writer, write: Any, patience: float) -> None:
         if threading.current_thread() is not threading.main_thread():
-            wait_for(self, write)
+            wait_for(self, write, patience)
             return
         if written:
-            wait_for(self, write)
+            wait_for(self, write, patience)
         else:
             self._steps.put_back([write])
         raise BrokenOff

@@ -238,7 +238,7 @@ def test_processes_of_other_users(site: Site, caplog: pytest.LogCaptureFixture) 
 USER = """
     import sqlite3
     # Everything is imported while this process may still read it.
-    import flask.testing, flask_background.durable.backend
+    import flask.testing, flask_background.durable.backend, flask_background.local.tally
     app.test_cli_runner().invoke(args=["background", "doctor"])
     state_of(app).backend
     os.setgroups([])

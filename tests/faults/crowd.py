@@ -56,6 +56,7 @@ def create_app() -> Flask:
 
     @app.get("/enqueue")
     def enqueue() -> dict[str, Any]:
-        return {"ids": [task.enqueue().id for task in (steady, paused, cancelled, flaky) for _ in range(3)]}
+        tasks = steady, paused, cancelled, flaky, cancelled.using(delay=0.2)
+        return {"ids": [task.enqueue().id for task in tasks for _ in range(3)]}
 
     return app

@@ -126,7 +126,7 @@ class Street:
 
     def statuses(self) -> list[str]:
         """The statuses of the items in the journal, as another command tells them."""
-        items = json.loads(self.run(f"{BIN}/flask", "--app", "shop", "background", "list", "--json"))
+        items = json.loads(self.run(f"{BIN}/flask", "--app", "shop", "background", "list", "--json"))["items"]
         return [item["status"] for item in items]
 
 

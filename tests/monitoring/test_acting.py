@@ -82,9 +82,9 @@ def test_cancel_queued_and_running(
     assert statuses([running, *items]) == ["cancelled"] * 6
     assert monitor.cancel(ItemQuery()) == 0
     assert [line for line in lines(caplog) if "items" in line] == [
-        "2 items cancelled by ada",
-        "4 items cancelled by ada",
-        "0 items cancelled",
+        f"2 items cancelled ({items[0].id}, {items[3].id}, {'0' * 24}) by ada",
+        "4 items cancelled (all) by ada",
+        "0 items cancelled (all)",
     ]
 
 
@@ -274,8 +274,14 @@ def test_odd_texts(site: Site, monitor: Monitor, caplog: pytest.LogCaptureFixtur
     )
     for query in (ItemQuery(task=half), ItemQuery(key=half), ItemQuery(executor=half), ItemQuery(text=half)):
         assert monitor.retry(query, by=half) == monitor.cancel(query) == monitor.delete(query) == 0
-    assert "0 items retried by ada Item 1 succeeded" in lines(caplog)
-    assert "0 items retried by \ufffd" in lines(caplog)
+    assert "0 items retried (\ufffd) by ada Item 1 succeeded" in lines(caplog)
+    assert "0 items retried (task \ufffd) by \ufffd" in lines(caplog)
+    assert monitor.delete([str(number) for number in range(12)]) == 0
+    assert "0 items deleted (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 2 more)" in lines(caplog)
+    monitor.delete(ItemQuery(status=Status.FAILED, task="mail.*", text="a\nb" * 500))
+    line = lines(caplog)[-1]
+    assert line.startswith("0 items deleted (status failed, task mail.*, text a ba b")
+    assert len(line) < 600
     assert monitor.pause("task", "mail.send", by=half)
     assert monitor.pauses()[0].by == "\ufffd"
 

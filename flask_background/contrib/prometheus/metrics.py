@@ -163,7 +163,7 @@ class _Metrics:
         def histogram(name: str, what: str) -> Histogram:
             return Histogram(f"flask_background_{name}", what, ("task",), registry=registry, buckets=BUCKETS)
 
-        self.enqueued = counter("items_enqueued_total", "Items that were accepted.", "task")
+        self.enqueued = counter("items_enqueued_total", "Items that code has enqueued.", "task")
         self.ended = counter("items_total", "Items that have ended.", "task", "status")
         self.retried = counter("items_retried_total", "Runs that failed and are repeated.", "task")
         self.refused = counter("items_refused_total", "Items that were not accepted.", "task", "reason")

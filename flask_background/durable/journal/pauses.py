@@ -53,20 +53,26 @@ class PauseMark:
         self._path = str(folder / "paused")
         self._file = self._open()
         self._place = place_of(os.fstat(self._file))
-        # Not earlier, because a run may begin while its process ends.
-        weakref.finalize(self, os.close, self._file).atexit = False
+        self._close = weakref.finalize(self, os.close, self._file)
+        self._close.atexit = False  # a run may begin while its process ends
 
     def read(self) -> bytes:
-        """Return the content of the file."""
-        return os.pread(self._file, _SIZE, 0)
+        """Return the content of the file; nothing once the file is closed."""
+        file = self._file
+        return b"" if file < 0 else os.pread(file, _SIZE, 0)
 
     def change(self) -> None:
         """Give the file another content. Raises OSError."""
-        self.restore()
-        os.pwrite(self._file, os.urandom(_SIZE), 0)
+        file = self._open()
+        try:
+            os.pwrite(file, os.urandom(_SIZE), 0)
+        finally:
+            os.close(file)
 
     def restore(self) -> None:
         """Use the file of this name, if it was removed or replaced. Raises OSError."""
+        if self._file < 0:
+            return
         try:
             is_there = place_of(os.stat(self._path)) == self._place
         except FileNotFoundError:
@@ -76,6 +82,11 @@ class PauseMark:
             self._place = place_of(os.fstat(file))
             os.dup2(file, self._file, inheritable=False)  # other threads may be reading this descriptor
             os.close(file)
+
+    def close(self) -> None:
+        """Close the file: no run begins any more in this process."""
+        self._file = -1
+        self._close()
 
     def _open(self) -> int:
         return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
