@@ -65,7 +65,8 @@ class JournalCounts:
             )
             return found, True
         counting = Counting(conditions, statuses)
-        while not (is_exact := writer.read(partial(counting.look, seconds=_CHUNK))):
-            if counting.steps >= _STEPS and time.monotonic() >= end:
-                break
+        is_exact = False
+        while not is_exact and (counting.steps < _STEPS or time.monotonic() < end):
+            seconds = min(_CHUNK, end - time.monotonic())
+            is_exact = writer.read(partial(counting.look, seconds=seconds))
         return counting.count, is_exact
