@@ -128,7 +128,7 @@ def test_waiting_for_its_time(shop: Shop) -> None:
     later = shop.save.using(delay=3600).enqueue("later")
     shop.errors = 1
     again = shop.fail.enqueue("again")
-    until(lambda: again.attempt == 1 and again.status is Status.QUEUED)
+    until(lambda: again.attempt == 1 and again.status is Status.QUEUED and site.backend.later.has(again))
     site.backend.shutdown.begin(time.monotonic(), grace=60)
     assert {item.status for item in (soon, later, again)} == {Status.INTERRUPTED}
     assert site.background.wait_idle(0)

@@ -239,7 +239,8 @@ USER = """
     import sqlite3
     # Everything is imported while this process may still read it.
     import flask.testing, flask_background.durable.backend, flask_background.local.tally
-    app.test_cli_runner().invoke(args=["background", "doctor"])
+    import flask_background.cli.commands, flask_background.monitoring.health
+    app.test_cli_runner().invoke(args=["background", "--help"])
     state_of(app).backend
     os.setgroups([])
     os.setgid({user})
