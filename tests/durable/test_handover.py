@@ -28,6 +28,7 @@ from flask_background.errors import ItemCancelledError, ItemInterruptedError
 from flask_background.local import handover
 from flask_background.payload.data import load_call
 
+from ..children import hog
 from ..helpers import BOUND, ROOT, Script, Site, lines, receiving, until
 
 Make = Callable[..., Site]
@@ -174,16 +175,17 @@ def test_other_executors(shop: Shop, kind: str) -> None:
     site = shop.make(
         BACKGROUND_EXECUTORS={"narrow": {"kind": kind, **places}}, BACKGROUND_APP="tests.children:create_app"
     )
-    func = asyncio.sleep if kind == "asyncio" else time.sleep
-    task = site.background.task(name="shop.sleep", executor="narrow")(func)
-    items = [task.enqueue(30, *([("done", 1)] if kind == "asyncio" else [])) for _ in range(3)]
+    func: Any = asyncio.sleep if kind == "asyncio" else hog
+    args: tuple[Any, ...] = (30, ("done", 1)) if kind == "asyncio" else (str(shop.folder / "pid"),)
+    task = site.background.task(name=f"shop.{func.__name__}", executor="narrow")(func)
+    items = [task.enqueue(*args) for _ in range(3)]
     until(lambda: items[0].status is not Status.QUEUED)
     site.background.stop(0)
     with closing(sqlite3.connect(shop.folder / "journal.sqlite3")) as db:
         rows = dict(db.execute("select id, payload from item").fetchall())
     assert rows.keys() == {item.id for item in items[1:]}
     calls = [load_call(payload) for payload in rows.values()]
-    assert calls == [((30, ("done", 1)) if kind == "asyncio" else (30,), {})] * 2
+    assert calls == [(args, {})] * 2
 
 
 def test_what_stays(shop: Shop, caplog: pytest.LogCaptureFixture, gate: threading.Event) -> None:
