@@ -161,12 +161,11 @@ class WorkItem(Generic[R]):
 
     @property
     def due_at(self) -> datetime:
-        """The time before which the item does not start, in UTC; a Celery worker knows the enqueue time only.
+        """The time before which the last run does not start, in UTC; of a queued item, the next run.
 
-        A durable item that is retried has the time of its next run here.
+        A Celery worker knows the enqueue time only.
         """
-        due = self._task.due
-        return datetime.fromtimestamp(self._enqueued if due is None else due(self._enqueued), UTC)
+        return datetime.fromtimestamp(self._due, UTC)
 
     @property
     def started_at(self) -> datetime | None:
@@ -273,6 +272,15 @@ class WorkItem(Generic[R]):
     def _age(self) -> float:
         """The seconds since the item was enqueued."""
         return max(0.0, self._host.clock.time() - self._enqueued)
+
+    @property
+    def _due(self) -> float:
+        """See ``due_at``."""
+        attempt = self._attempt
+        due = None if attempt is None else attempt.next_due if self._status is QUEUED else attempt.due
+        if due is None:
+            due = self._enqueued if self._task.due is None else self._task.due(self._enqueued)
+        return due
 
     def _identify(self, item_id: str, enqueued: float) -> None:
         """Give a new object the id and the enqueue time (``time.time()``) of the item that it stands for."""

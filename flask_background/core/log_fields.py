@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def fields_of(item: WorkItem[Any], status: Status) -> dict[str, object]:
     """Return the fields of a line about an item that has this status now.
 
-    ``wait``: from enqueue to the beginning of the last run, or until now; ``duration``: how long that run has
-    taken; both in seconds, and None if there is no such time.
+    ``wait``: from the time at which the last run was due until that run began, or until now; ``duration``:
+    how long that run has taken; both in seconds, and None if there is no such time.
     """
     run, now = item._attempt, item._host.clock.time()
     started = None if run is None else run.started
@@ -23,7 +23,7 @@ def fields_of(item: WorkItem[Any], status: Status) -> dict[str, object]:
         item.task_name,
         status,
         attempt=0 if run is None or started is None else run.number,
-        wait=max(0.0, (now if started is None else started) - item._enqueued),
+        wait=max(0.0, (now if started is None else started) - item._due),
         duration=None if started is None else max(0.0, ended - started),
         description=item.description,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from flask_background.concurrency import native
@@ -77,9 +76,8 @@ class DurableItem(RemoteItem[R]):
         return item
 
     @property
-    def due_at(self) -> datetime:
-        """The time before which the item does not start, in UTC."""
-        return super().due_at if self.row is None else datetime.fromtimestamp(self.row.due, UTC)
+    def _due(self) -> float:
+        return super()._due if self.row is None else self.row.due
 
     def report_progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Report the progress of the run, which every process of the app can show."""

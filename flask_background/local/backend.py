@@ -83,7 +83,11 @@ class LocalBackend(InProcessBackend, RunHost):
         timers = Timers(self.timer_failed)
         super().__init__(app, make_events(app), timers, self.ledger.lock, registry.around_item)
         self.later = DelayedItems(
-            self.timers, start=self._start_waiting, withdraw=self.withdraw, log_error=self.log_error
+            self.timers,
+            start=self._start_waiting,
+            withdraw=self.withdraw,
+            log_error=self.log_error,
+            too_late=self._hand_over_late,
         )
         self.lending = self._lending = Lending(self.executors)
         self._uploads = UploadRoom()
@@ -409,6 +413,11 @@ class LocalBackend(InProcessBackend, RunHost):
     def _may_go(self, item: WorkItem[Any]) -> bool:
         """Return whether a queued item may be handed over: it is in memory only, and waits for its run."""
         return item._host is self and type(item) is WorkItem and item.id not in self._held
+
+    def _hand_over_late(self, item: WorkItem[Any], due: float) -> None:
+        """Hand over an item that was queued again just before the stop began, when the others were taken."""
+        end = self.shutdown.must_be_done_by()
+        self._hand_over.enter(self._hand_over.take_waiting([(item, due)], self.later.end, end))
 
     def _leave(self, item: WorkItem[Any], error: BaseException) -> None:
         """Forget an item that was handed over: it goes on elsewhere, under the same id."""

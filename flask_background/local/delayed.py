@@ -34,11 +34,14 @@ class DelayedItems:
         start: Callable[[WorkItem[Any]], None],
         withdraw: Callable[[WorkItem[Any], Outcome], bool],
         log_error: Callable[[str, BaseException, WorkItem[Any]], None],
+        too_late: Callable[[WorkItem[Any], float], None],
     ) -> None:
+        """``too_late`` gets an item that is queued again when the process stops, and when the item is due."""
         self._timers = timers
         self._start = start
         self._withdraw = withdraw
         self._log_error = log_error
+        self._too_late = too_late
         self._lock = native.new_lock()
         #: The waiting items by id, each with its timer and the time at which it is due (``time.time()``).
         self._waiting: dict[str, tuple[WorkItem[Any], Timer, float]] = {}
@@ -55,9 +58,9 @@ class DelayedItems:
             raise error
 
     def try_again(self, item: WorkItem[Any], delay: float) -> None:
-        """Let an item that is queued again wait delay seconds for its run; end it if the process stops."""
+        """Let an item that is queued again wait delay seconds for its run, unless the process stops."""
         if not self._enter(item, delay):
-            self.end(item)
+            self._too_late(item, self._timers.clock.time() + delay)
 
     def has(self, item: WorkItem[Any]) -> bool:
         """Return whether the item waits for its time."""

@@ -109,7 +109,7 @@ class ShutdownSequence:
         self._began, self._killed_at = began, began + allowance + _RECORD_BEFORE
         if not self.ledger.begin_stop():
             return
-        waiting = self._at_begin(self._must_be_done_by())
+        waiting = self._at_begin(self.must_be_done_by())
         items = self.ledger.unfinished()
         for item in items:
             source = self._source_of(item)
@@ -200,7 +200,7 @@ class ShutdownSequence:
 
     def _hand_queued_over(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Hand items over that have not started; call meanwhile as soon as no thread starts them any more."""
-        end = self._must_be_done_by()
+        end = self.must_be_done_by()
         with self._hand_over.announced(time.monotonic() + _AT_LEISURE):
             leaving = self._hand_over.take(end)
             meanwhile()
@@ -217,7 +217,7 @@ class ShutdownSequence:
         seconds = _TO_OPEN + _LEAD * self.ledger.count_queued()
         return min(seconds, _LARGEST_LEAD * (self.on_record_at - self._began))
 
-    def _must_be_done_by(self) -> float:
+    def must_be_done_by(self) -> float:
         """Return when items that are handed over from now on have to be in the journal."""
         now = time.monotonic()
         return min(now + _AT_LEISURE, max(now + _IN_HASTE, self._killed_at - _BEFORE_KILL))

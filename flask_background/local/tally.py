@@ -101,17 +101,14 @@ def _sample(items: Sequence[WorkItem[Any]]) -> tuple[list[WorkItem[Any]], list[i
 
 def _measure(item: WorkItem[Any]) -> tuple[TallyKey, float, float]:
     """Return where an item is counted, and how long it waited and ran, in seconds."""
-    attempt, task = item._attempt, item._task
+    attempt, task, due = item._attempt, item._task.name, item._due
     assert attempt is not None
     finished = attempt.finished or item._enqueued
-    due = attempt.due
-    if due is None:
-        due = item._enqueued if task.due is None else task.due(item._enqueued)
     started = attempt.started
     minute, status = int(finished // 60), str(item._status)
     if started is None:
         wait = max(0.0, finished - due)
-        return (minute, task.name, status, bisect_left(BUCKETS, wait), NO_RUN), wait, 0.0
+        return (minute, task, status, bisect_left(BUCKETS, wait), NO_RUN), wait, 0.0
     wait, run = max(0.0, started - due), max(0.0, finished - started)
-    key = minute, task.name, status, bisect_left(BUCKETS, wait), bisect_left(BUCKETS, run)
+    key = minute, task, status, bisect_left(BUCKETS, wait), bisect_left(BUCKETS, run)
     return key, wait, run

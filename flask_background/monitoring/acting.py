@@ -80,14 +80,14 @@ class Actions:
             )
         paused = self._state.durable.pauses.add(kind, name, _name(by))
         if paused:
-            self._tell(f"The {kind} {name} paused", by)
+            self._tell(f"The {kind} {name} was paused", by)
         return paused
 
     def resume(self, kind: PauseKind, name: str, by: str | None) -> bool:
         """See ``Monitor.resume``."""
         resumed = self._state.has_journal() and self._state.durable.pauses.remove(kind, name)
         if resumed:
-            self._tell(f"The {kind} {name} resumed", by)
+            self._tell(f"The {kind} {name} was resumed", by)
         else:  # the pause of a task that the app no longer has can be ended
             self._check(kind, name)
         return resumed

@@ -96,5 +96,5 @@ def _read(cursor: str) -> dict[str, Position]:
     except (ValueError, binascii.Error, RecursionError, AttributeError):
         positions = None
     if not isinstance(positions, dict):
-        raise ValueError(f"{cursor!r} is no cursor: give the next of a page, or None for the first page")
+        raise ValueError(f"{cursor!r} is no cursor: give that of a page before, or none for the first page")
     return positions

@@ -122,6 +122,27 @@ def test_next_process(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     assert elsewhere.result(BOUND) == 0
 
 
+def test_retry_as_the_stop_begins(shop: Shop) -> None:
+    """An item that is queued again in the moment in which the stop begins is handed over like the others."""
+    site = shop.make()
+    shop.errors = 1
+
+    def begin(app: Any, **values: Any) -> None:
+        site.backend.shutdown.begin(time.monotonic(), grace=60)
+
+    with signals.item_retried.connected_to(begin, site.app):
+        again = shop.fail.enqueue("again")
+        assert again.wait(BOUND)
+    assert again.status is Status.INTERRUPTED
+    assert "was handed over" in str(again.exception(0))
+    site.background.stop(0)
+    after = shop.make()
+    retried = after.background.get(again.id)
+    assert retried is not None
+    assert retried.status is Status.QUEUED
+    assert retried.attempt == 1
+
+
 def test_waiting_for_its_time(shop: Shop) -> None:
     """A delayed item keeps its time, and one that waits for another attempt the number of its attempts."""
     site = shop.make()
@@ -295,7 +316,7 @@ def test_no_time(shop: Shop, gate: threading.Event, monkeypatch: pytest.MonkeyPa
     items = [shop.save.enqueue(number) for number in range(3)]
     clock = site.backend.shutdown
     clock.begin(time.monotonic() - 60, grace=60, allowance=50)
-    monkeypatch.setattr(type(clock), "_must_be_done_by", lambda self: time.monotonic() - 1)
+    monkeypatch.setattr(type(clock), "must_be_done_by", lambda self: time.monotonic() - 1)
     clock.tick()
     assert {"the time was up" in str(item.exception(0)) for item in items} == {True}
     gate.set()

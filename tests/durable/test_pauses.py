@@ -286,9 +286,9 @@ def test_told_once(site: Site, make_site: Callable[..., Site], caplog: pytest.Lo
     site.background.monitor.resume("task", "work", by="bob")
     until(lambda: not state_of(other.app).durable.pauses.any)
     assert [line for line in lines(caplog) if "work" in line] == [
-        "The task work paused by ada",
+        "The task work was paused by ada",
         "The task work is paused by ada: its durable items wait until it is resumed",
-        "The task work resumed by bob",
+        "The task work was resumed by bob",
     ]
 
 
