@@ -16,7 +16,7 @@ JOBS ?= 5
 
 help:
 	@echo "make quick  run the tests that need no server and no other process: seconds"
-	@echo "make test   run every test, on real servers: about ten minutes; names what it installs from the system"
+	@echo "make test   run every test, on real servers: a quarter of an hour; names what it installs from the system"
 	@echo "make lint   ruff, mypy --strict, import-linter, and the project's own rules"
 	@echo "make docs   make the pages of docs/, in build/docs"
 	@echo "make package  make the wheel and the source distribution, in dist, and check both"
