@@ -52,6 +52,7 @@ class Journal(RuleBasedStateMachine):
             with self.database.write_lock:
                 check = self.database.open().execute("pragma integrity_check").fetchone()
                 self.database.close()
+            self.database.write_lock.close()
             shutil.rmtree(self.folder)
             assert check == ("ok",)
 
@@ -292,6 +293,7 @@ class Journal(RuleBasedStateMachine):
         """The file is closed, and opened by another process."""
         with self.database.write_lock:
             self.database.close()
+        self.database.write_lock.close()
         self.database = Database(self.folder, self.mode)
 
     @invariant()
